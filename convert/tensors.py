@@ -1,0 +1,53 @@
+"""A checkpoint's tensors before they are read: their names and shapes, and how to read a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxpaint.errors import UserError
+
+ROWS_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in a checkpoint file. `rows(start, stop)` reads that part of its first axis."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    file: str
+    rows: Callable[[int, int], np.ndarray]
+
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """The tensor in pieces of about 16 MiB, each with its place on the first axis."""
+        width = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        step = max(1, ROWS_BYTES // max(1, width))
+        for start in range(0, self.shape[0], step):
+            stop = min(start + step, self.shape[0])
+            yield slice(start, stop), self.rows(start, stop)
+
+
+def by_name(tensors: Sequence[Tensor], source: str) -> dict[str, Tensor]:
+    """The tensors by name. Raises UserError where two files hold the same name."""
+    found: dict[str, Tensor] = {}
+    duplicates = []
+    for tensor in tensors:
+        if tensor.name in found:
+            first = found[tensor.name]
+            duplicates.append(
+                f"{tensor.name} is in {first.file} as {list(first.shape)} and in {tensor.file} as {list(tensor.shape)}"
+            )
+        found[tensor.name] = tensor
+    if duplicates:
+        raise UserError(f"{source} holds tensors twice: {abbreviated(duplicates)}")
+    return found
+
+
+def abbreviated(items: Sequence[str], limit: int = 4) -> str:
+    """The first few of many, on one line."""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return "; ".join(items[:limit]) + more

@@ -1,0 +1,347 @@
+"""The converted store: a checkpoint's parameters, stacked by layer, with all that is needed to run them.
+
+A store is a folder:
+
+    parameters/              the stacked parameters (Orbax)
+    config.json              `LlamaConfig.to_dict`
+    huggingface_config.json  the source's own config
+    tokenizer/               the source's tokenizer files, where it had any
+    manifest.json            format, source, revision, dtype, versions, and each tensor's shape, dtype and hash
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from jaxpaint.errors import UserError
+from jaxpaint.models.config import LlamaConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jax.sharding import Sharding
+
+FORMAT = "jaxpaint store"
+FORMAT_VERSION = 1
+# Stored chunks hold part of one layer, so that a shard reads little more than its own bytes.
+CHUNK_BYTES = 16 * 2**20
+TOKENIZER_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is being done, the bytes done and the bytes in all."""
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether `path` is a folder that says it is a converted store (damaged ones included)."""
+    try:
+        return json.loads((Path(path) / "manifest.json").read_text()).get("format") == FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The store's manifest.
+
+    Raises:
+        UserError: the folder does not exist, is no store, is one of another format version, or is damaged.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"no folder {path}")
+    if not is_store(path):
+        damaged = (path / "parameters").is_dir()
+        reason = "its manifest.json is missing or unreadable" if damaged else "it has no manifest.json of one"
+        raise UserError(f"{path} is not a converted store: {reason}; make one with `jaxpaint convert`")
+    manifest = json.loads((path / "manifest.json").read_text())
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has store format version {manifest.get('format_version')}, this jaxpaint reads version "
+            f"{FORMAT_VERSION}; convert the checkpoint again"
+        )
+    lacking = [name for name in ("parameters", "config.json", "huggingface_config.json") if not (path / name).exists()]
+    if lacking:
+        raise UserError(f"the store {path} is damaged: it lacks {', '.join(lacking)}; convert the checkpoint again")
+    return manifest
+
+
+def read_config(path: str | Path) -> LlamaConfig:
+    """The architecture of a store. Raises UserError as `read_manifest` does."""
+    read_manifest(path)
+    return LlamaConfig.from_dict(json.loads((Path(path) / "config.json").read_text()))
+
+
+def tokenizer_path(path: str | Path) -> Path:
+    """The folder of a store's tokenizer files. Raises UserError where the source had none."""
+    manifest = read_manifest(path)
+    folder = Path(path) / "tokenizer"
+    if not any((folder / name).exists() for name in TOKENIZER_VOCABULARIES):
+        raise UserError(
+            f"the store {path} has no tokenizer, because {manifest['source']} had none (no "
+            f"{', '.join(TOKENIZER_VOCABULARIES)}); add its files there and convert again"
+        )
+    return folder
+
+
+def restore(
+    path: str | Path,
+    *,
+    dtype: Any = None,
+    sharding: Sharding | Callable[[str, tuple[int, ...]], Sharding] | None = None,
+) -> dict[str, Any]:
+    """The parameters as nested dictionaries of `jax.Array`, cast to `dtype` (default: as stored).
+
+    `sharding` is one sharding for every array (default: the default device), or a function of a parameter's path
+    (`blocks/mlp/up_proj/kernel`) and its shape. Each device's part is read and placed on its own.
+
+    Raises:
+        UserError: no such store, or a damaged one.
+    """
+    import jax
+    import jax.numpy as jnp
+    import orbax.checkpoint as ocp
+    from flax.traverse_util import unflatten_dict
+
+    tensors = read_manifest(path)["tensors"]
+    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]) if sharding is None else sharding
+    items, arguments = {}, {}
+    for name, tensor in tensors.items():
+        shape, kept = tuple(tensor["shape"]), jnp.dtype(dtype or tensor["dtype"])
+        items[name] = jax.ShapeDtypeStruct(shape, kept)
+        placed = default(name, shape) if callable(default) else default
+        arguments[name] = ocp.ArrayRestoreArgs(
+            restore_type=jax.Array, sharding=placed, global_shape=shape, dtype=kept
+        )
+    # Host memory holds about one array in flight beside those restored.
+    largest = max(math.prod(t["shape"]) * jnp.dtype(t["dtype"]).itemsize for t in tensors.values())
+    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=largest // 10**9 + 1)
+    try:
+        with contextlib.closing(ocp.Checkpointer(handler)) as checkpointer:
+            return checkpointer.restore(
+                (Path(path) / "parameters").resolve(),
+                args=ocp.args.PyTreeRestore(
+                    item=unflatten_dict(items, sep="/"), restore_args=unflatten_dict(arguments, sep="/")
+                ),
+            )
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:300]
+        raise UserError(f"the store {path} cannot be restored: {reason}; convert the checkpoint again") from error
+
+
+def read_tensor(path: str | Path, name: str, layer: int | None = None) -> np.ndarray:
+    """One stored parameter by its path in the tree, or one `layer` of it, on the host and nothing else read."""
+    import tensorstore
+
+    folder = Path(path).resolve() / "parameters" / name.replace("/", ".")
+    stored = tensorstore.open(
+        {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{folder}/"}}, open=True
+    ).result()
+    return (stored if layer is None else stored[layer]).read().result()
+
+
+def save(
+    destination: str | Path,
+    config: LlamaConfig,
+    fill: Callable[[str, int | None, np.ndarray], None],
+    *,
+    dtype: str,
+    huggingface_config: Mapping[str, Any],
+    tokenizer_files: Sequence[Path] = (),
+    source: str = "memory",
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes a store and returns its path. Nothing is there under that name until all of it is.
+
+    `fill(name, layer, out)` writes one layer of a stacked parameter into `out`, or, with `layer` None, a parameter
+    that is not stacked. It is called once for each, and `out` is memory-mapped: memory holds one layer at a time.
+
+    Raises:
+        UserError: `destination` exists, or its disk has not the room.
+    """
+    import jax.numpy as jnp
+
+    from jaxpaint.models import abstract_parameters
+
+    shapes = {name: tuple(value.shape) for name, value in abstract_parameters(config, jnp.dtype(dtype)).items()}
+    with new_folder(destination, overwrite=overwrite, replaces=is_store) as folder:
+        _require_room(folder, 2 * sum(map(math.prod, shapes.values())) * jnp.dtype(dtype).itemsize)
+        staging = folder / "staging"
+        staging.mkdir()
+        staged, hashes = _stage(staging, shapes, jnp.dtype(dtype), fill, progress)
+        _write_parameters(folder / "parameters", staged)
+        del staged
+        shutil.rmtree(staging)
+        tensors = {
+            name: {"shape": list(shape), "dtype": dtype, "sha256": hashes[name]} for name, shape in shapes.items()
+        }
+        _copy_tokenizer(folder / "tokenizer", tokenizer_files, huggingface_config)
+        _write_json(folder / "config.json", config.to_dict())
+        _write_json(folder / "huggingface_config.json", huggingface_config)
+        _write_json(
+            folder / "manifest.json",
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "source": source,
+                "revision": revision,
+                "dtype": dtype,
+                "tokenizer": sorted(file.name for file in tokenizer_files),
+                "versions": {name: _version(name) for name in ("jaxpaint", "jax", "flax", "orbax-checkpoint")},
+                "fingerprint": fingerprint(config, tensors),
+                "tensors": tensors,
+            },
+        )
+    return Path(destination)
+
+
+def fingerprint(config: LlamaConfig, tensors: Mapping[str, Mapping[str, Any]]) -> str:
+    """SHA-256 over the configuration and every tensor's shape, dtype and hash: equal for equal models."""
+    return hashlib.sha256(json.dumps([config.to_dict(), tensors], sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def new_folder(
+    destination: str | Path, *, overwrite: bool = False, replaces: Callable[[Path], bool] = lambda _: False
+) -> Iterator[Path]:
+    """A hidden folder beside `destination` that takes its name when the block ends well, and vanishes otherwise.
+
+    Processes that write the same destination take turns. What a killed one left is removed by the next.
+
+    Raises:
+        UserError: `destination` exists (an empty folder does not count) and is not to be replaced: `overwrite`
+            replaces only a folder that `replaces` recognises.
+    """
+    from filelock import FileLock
+
+    destination = Path(destination).absolute()
+    _refuse_existing(destination, overwrite, replaces)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(destination.with_name(f".{destination.name}.lock"))
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"cannot write into {destination.parent}: {error.strerror}") from error
+    partial = None
+    try:
+        _refuse_existing(destination, overwrite, replaces)
+        for stale in destination.parent.glob(f".{destination.name}.partial-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{destination.name}.partial-", dir=destination.parent))
+        yield partial
+        partial.chmod(0o755)
+        if destination.exists():
+            replaced = partial.with_name(f"{partial.name}-replaced")
+            destination.rename(replaced)
+            partial.rename(destination)
+            shutil.rmtree(replaced)
+        else:
+            partial.rename(destination)
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _refuse_existing(destination: Path, overwrite: bool, replaces: Callable[[Path], bool]) -> None:
+    if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
+        return
+    if not overwrite:
+        raise UserError(f"{destination} exists already; choose another folder, or remove it first")
+    if not replaces(destination):
+        raise UserError(f"{destination} exists and is not something this would have written; it is left alone")
+
+
+def _require_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder.parent} has {free / 1e9:.1f} GB free and conversion needs {needed / 1e9:.1f} GB (the store, and "
+            "as much again while it works); make room, or choose a destination on another disk"
+        )
+
+
+def _stage(
+    staging: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: Any,
+    fill: Callable[[str, int | None, np.ndarray], None],
+    progress: Progress | None,
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Fills memory-mapped files with the stacked tensors; returns them with their SHA-256 hashes."""
+    import numpy as np
+
+    total = sum(map(math.prod, shapes.values())) * dtype.itemsize
+    done = 0
+    staged, hashes = {}, {}
+    for name, shape in shapes.items():
+        file = staging / name.replace("/", ".")
+        mapped = np.memmap(file, mode="w+", dtype=dtype, shape=shape)
+        digest = hashlib.sha256()
+        layers: Sequence[int | None] = range(shape[0]) if name.startswith("blocks/") else [None]
+        for layer in layers:
+            out = np.asarray(mapped if layer is None else mapped[layer])
+            fill(name, layer, out)
+            digest.update(out.reshape(-1).view(np.uint8))
+            done += out.nbytes
+            if progress:
+                progress(f"stacking {name}", done, total)
+        mapped.flush()
+        hashes[name] = digest.hexdigest()
+        # Reopened read-only and as a plain array, the type that Orbax writes without a copy.
+        staged[name] = np.asarray(np.memmap(file, mode="r", dtype=dtype, shape=shape)).view(np.ndarray)
+    return staged, hashes
+
+
+def _write_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> None:
+    """Writes memory-mapped arrays with Orbax, holding a few chunks in memory."""
+    import numpy as np
+    import orbax.checkpoint as ocp
+    from flax.traverse_util import unflatten_dict
+
+    # By default Orbax copies host arrays first, which would bring the whole checkpoint into memory.
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False))
+    )
+    # One file per chunk: OCDBT's merging holds gigabytes. Weights barely compress.
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False, type_handler_registry=registry)
+    arguments = {}
+    for name, value in parameters.items():
+        stacked_and_large = name.startswith("blocks/") and value.nbytes > CHUNK_BYTES
+        arguments[name] = ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if stacked_and_large else ())
+    with contextlib.closing(ocp.Checkpointer(handler)) as checkpointer:
+        checkpointer.save(
+            folder.resolve(),
+            args=ocp.args.PyTreeSave(
+                item=unflatten_dict(dict(parameters), sep="/"), save_args=unflatten_dict(arguments, sep="/")
+            ),
+        )
+
+
+def _copy_tokenizer(folder: Path, files: Sequence[Path], huggingface_config: Mapping[str, Any]) -> None:
+    folder.mkdir()
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+    if files:
+        # Where tokenizer_config.json names no class, transformers looks at the model's type.
+        _write_json(folder / "config.json", huggingface_config)
+
+
+def _write_json(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

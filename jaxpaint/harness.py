@@ -1,0 +1,132 @@
+"""lm-evaluation-harness's `LM` interface over a model under a layer plan.
+
+What is asked, how it is encoded and truncated follows lm-eval's own `HFLM` (models/huggingface.py, 0.4.13), so
+that scores compare; only the computing differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import has_bos_prefix
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from jaxpaint.errors import UserError
+from jaxpaint.model import Model
+from jaxpaint.packing import Request
+from jaxpaint.plan import Plan
+from jaxpaint.score import score
+
+Bos: TypeAlias = Literal["auto", "on", "off"]
+Scored: TypeAlias = list[tuple[float, bool]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a call cost: tokens in the requests, and positions run (shared prefixes once, padding included)."""
+
+    request_tokens: int
+    computed_tokens: int
+
+
+class PlanLM(TemplateLM):
+    """Scores lm-eval requests with `model` under `plan`.
+
+    `bos` "on" and "off" say whether a beginning-of-sequence token precedes every text (lm-eval's `add_bos_token`);
+    "auto" leaves it to the tokenizer, as lm-eval 0.4.13 does. The paper's runs used off. `progress` gets the total
+    number of tokens to score, and returns a function that is told of the tokens done.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        *,
+        bos: Bos = "auto",
+        batch_tokens: int | None = None,
+        progress: Callable[[int], Callable[[int], None]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.plan = plan.validate(model.num_layers)
+        self.tokenizer = model.tokenizer
+        self.bos = bos
+        self.batch_tokens = batch_tokens
+        self.progress = progress
+        self.work: list[Work] = []
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before an empty context: BOS, or EOS where the tokenizer has no BOS (as `HFLM`)."""
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else bos
+
+    @property
+    def max_length(self) -> int:
+        return self.model.config.max_position_embeddings
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.model.manifest.get("source", "")).replace("/", "__")
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        if add_special_tokens is None:
+            add_special_tokens = {"on": True, "off": False}.get(self.bos)
+            if has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
+                add_special_tokens = False
+        chosen = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        tokens = list(self.tokenizer.encode(string, **chosen))
+        if self.bos == "on" and add_special_tokens and tokens[:1] != [self.tokenizer.bos_token_id]:
+            # Some tokenizers' templates lack the BOS token that the user asked for.
+            if self.tokenizer.bos_token_id is None:
+                raise UserError("--bos on: this checkpoint's tokenizer has no BOS token; use --bos off")
+            tokens = [self.tokenizer.bos_token_id, *tokens]
+        return tokens
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str] | None, list[int], list[int]]], **kwargs: Any
+    ) -> Scored:
+        packed = [Request.of(context, continuation, self.max_length) for _, context, continuation in requests]
+        progress = self.progress(sum(len(request.tokens) for request in packed)) if self.progress else None
+        scores = score(self.model, packed, self.plan, batch_tokens=self.batch_tokens, progress=progress)
+        self.work.append(Work(scores.request_tokens, scores.computed_tokens))
+        return [
+            (float(value), bool(greedy))
+            for value, greedy in zip(scores.loglikelihoods, scores.is_greedy, strict=True)
+        ]
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> Scored:
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
+        """Whole-text log-likelihoods over disjoint windows of `max_length`, each token predicted once."""
+        windows: list[tuple[None, list[int], list[int]]] = []
+        owners: list[int] = []
+        for number, request in enumerate(requests):
+            rolling = get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            for context, continuation in map(make_disjoint_window, rolling):
+                windows.append((None, context, continuation))
+                owners.append(number)
+        totals = [0.0] * len(requests)
+        for owner, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            totals[owner] += value
+        return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        raise UserError(
+            "this version scores log-likelihoods and does not generate yet; leave out generative tasks such as "
+            + ", ".join(sorted({request.task_name for request in requests if request.task_name}))
+        )

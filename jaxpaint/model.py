@@ -1,0 +1,190 @@
+"""A converted model in memory, ready to run under any layer plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxpaint import stack
+from jaxpaint.errors import UserError
+from jaxpaint.models import abstract_model
+from jaxpaint.models.config import LlamaConfig
+from jaxpaint.models.ops import AttentionImplementation
+from jaxpaint.plan import Plan
+from jaxpaint.program import Program
+
+DType: TypeAlias = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Architecture (`graphdef`, static) and parameters (`state`, a pytree), as `flax.nnx.split` gives them.
+
+    `store` is the converted store the parameters came from, None for a model made in memory.
+    """
+
+    config: LlamaConfig
+    graphdef: Any
+    state: Any
+    store: Path | None = None
+
+    @property
+    def num_layers(self) -> int:
+        return self.config.num_hidden_layers
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """What the parameters are kept in, and matrix products computed in."""
+        return jax.tree.leaves(self.state)[0].dtype
+
+    @property
+    def full_plan(self) -> Plan:
+        """Every layer once, in order."""
+        return Plan.of(range(self.num_layers))
+
+    @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """Where the parameters came from; empty for a model made in memory."""
+        from jaxpaint.checkpoint import read_manifest
+
+        return read_manifest(self.store) if self.store else {}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's Hugging Face tokenizer. Raises UserError where the checkpoint brought none."""
+        from jaxpaint.tokenizer import load_tokenizer
+
+        if self.store is None:
+            raise UserError("this model was made in memory and has no tokenizer; pass token ids")
+        return load_tokenizer(self.store)
+
+    def logits(
+        self, tokens: Int[Array, "B S"], plan: Plan | None = None, lengths: Int[Array, " B"] | None = None
+    ) -> Float[Array, "B S V"]:
+        """Next-token logits in float32 at every position, under `plan` (default: all layers in order).
+
+        `lengths` marks right-padding: positions at or beyond a row's length are not attended to, and their own
+        logits mean nothing. One executable serves every plan of a shape.
+
+        Raises:
+            PlanError: the plan names a layer that the model lacks.
+            UserError: tokens that are not [batch, seq] integers within the vocabulary, or lengths that do not fit.
+        """
+        plan = (plan or self.full_plan).validate(self.num_layers)
+        checked = _checked(np.asarray(tokens), lengths, self.config)
+        program = Program.of(plan)
+        return _logits(self.graphdef, self.state, program.instructions, program.length, program.nesting, *checked)
+
+
+def load(
+    model: str | Path,
+    *,
+    dtype: DType = "auto",
+    revision: str | None = None,
+    sharding: Any = None,
+) -> Model:
+    """Loads a converted store, a Hugging Face or Meta folder, or a hub id (converted into the cache on first use).
+
+    `dtype` "auto" is float32 on CPU and bfloat16 on accelerators. `sharding` places the parameters: a JAX
+    `Sharding`, or a function of (parameter path, shape) that returns one (`jaxpaint.sharding`).
+
+    Raises:
+        UserError: no such model, a damaged one, or one of a family that is not known.
+    """
+    from convert import store_for
+    from jaxpaint import checkpoint
+    from jaxpaint.compilation import enable_persistent_cache
+
+    store = store_for(model, revision=revision)
+    enable_persistent_cache()
+    chosen = resolve_dtype(dtype)
+    config = checkpoint.read_config(store)
+    parameters = checkpoint.restore(store, dtype=chosen, sharding=sharding)
+    return from_parameters(config, parameters, store=store)
+
+
+def from_parameters(config: LlamaConfig, parameters: dict[str, Any], *, store: Path | None = None) -> Model:
+    """A model of nested parameters as `jaxpaint.checkpoint.restore` returns them."""
+    dtype = jax.tree.leaves(parameters)[0].dtype
+    graphdef, state = nnx.split(abstract_model(config, dtype, attention_implementation(config, dtype)))
+    nnx.replace_by_pure_dict(state, parameters)
+    return Model(config, graphdef, state, store)
+
+
+def random_model(config: LlamaConfig, *, seed: int = 0, dtype: DType = "auto") -> Model:
+    """A model of random weights, for tests and throughput measurements at real shapes."""
+    from jaxpaint.models import model_class
+
+    chosen = resolve_dtype(dtype)
+
+    @jax.jit
+    def make():
+        implementation = attention_implementation(config, chosen)
+        module = model_class(config)(config, rngs=nnx.Rngs(seed), dtype=chosen, attention_implementation=implementation)
+        return nnx.split(module)[1]
+
+    graphdef = nnx.split(abstract_model(config, chosen, attention_implementation(config, chosen)))[0]
+    return Model(config, graphdef, make())
+
+
+def resolve_dtype(dtype: DType) -> jnp.dtype:
+    """float32 on CPU and bfloat16 on accelerators, unless one is named."""
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype {dtype!r} is not one of auto, float32, bfloat16")
+    return jnp.dtype(dtype)
+
+
+def attention_implementation(config: LlamaConfig, dtype: jnp.dtype) -> AttentionImplementation:
+    """cuDNN's flash attention where it serves: NVIDIA GPUs, bfloat16, head sizes it knows."""
+    nvidia = jax.default_backend() == "gpu" and "cuda" in jax.devices()[0].client.platform_version.lower()
+    fits = dtype == jnp.bfloat16 and config.head_dim % 8 == 0 and config.head_dim <= 128
+    return "cudnn" if nvidia and fits else "matmul"
+
+
+def embed_and_run(
+    model: Any, instructions: Array, length: Array, nesting: int, tokens: Array, positions: Array, visible_until: Array
+) -> Float[Array, "B S D"]:
+    """Hidden states before the final norm of a merged `nnx` model, under a plan given as data."""
+    graphdef, stacked = nnx.split(model.blocks)
+    context = model.context(positions, visible_until)
+
+    def block(parameters, x, context):
+        return nnx.merge(graphdef, parameters)(x, context)
+
+    return stack.run_program(block, stacked, instructions, length, nesting, model.embed(tokens), context)
+
+
+@partial(jax.jit, static_argnames=("graphdef", "nesting"))
+def _logits(graphdef, state, instructions, length, nesting, tokens, lengths):
+    model = nnx.merge(graphdef, state)
+    index = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    visible_until = jnp.where(index < lengths[:, None], tokens.shape[1], index + 1)
+    return model.logits(embed_and_run(model, instructions, length, nesting, tokens, index, visible_until))
+
+
+def _checked(tokens: np.ndarray, lengths: Any, config: LlamaConfig) -> tuple[np.ndarray, np.ndarray]:
+    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or tokens.size == 0:
+        raise UserError(f"tokens must be [batch, seq] integers, not {tokens.dtype} of shape {tokens.shape}")
+    if tokens.min() < 0 or tokens.max() >= config.vocab_size:
+        raise UserError(
+            f"token ids span {tokens.min()} to {tokens.max()}, but the vocabulary has {config.vocab_size} entries"
+        )
+    if tokens.shape[1] > config.max_position_embeddings:
+        raise UserError(
+            f"{tokens.shape[1]} positions are more than the model's {config.max_position_embeddings}; shorten the text"
+        )
+    lengths = np.full(tokens.shape[0], tokens.shape[1]) if lengths is None else np.asarray(lengths)
+    if lengths.shape != tokens.shape[:1] or lengths.min() < 1 or lengths.max() > tokens.shape[1]:
+        raise UserError(f"lengths must be {tokens.shape[0]} numbers from 1 to {tokens.shape[1]}, not {lengths}")
+    return tokens.astype(np.int32), lengths.astype(np.int32)

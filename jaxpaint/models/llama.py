@@ -1,0 +1,130 @@
+"""The Llama family (Llama 1/2/3, Mistral, SmolLM, TinyLlama) as Flax modules whose blocks are stacked.
+
+`Llama.blocks` is one `Block` whose parameters carry a leading layer axis; a layer plan decides which of them run
+(`jaxpaint.stack`). Parity with transformers' `LlamaForCausalLM` and `MistralForCausalLM` is tested.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxpaint.models import ops
+from jaxpaint.models.config import LlamaConfig
+
+
+class Context(NamedTuple):
+    """What every layer of one batch shares: rotary tables and the visibility mask."""
+
+    cos: Float[Array, "B S 1 H"]
+    sin: Float[Array, "B S 1 H"]
+    mask: Bool[Array, "B 1 S S"]
+
+
+def _activation(name: str):
+    return {
+        "silu": jax.nn.silu,
+        "relu": jax.nn.relu,
+        "gelu": partial(jax.nn.gelu, approximate=False),
+        "gelu_new": jax.nn.gelu,
+        "gelu_pytorch_tanh": jax.nn.gelu,
+    }[name]
+
+
+class Attention(nnx.Module):
+    """Grouped-query self-attention with rotary positions (transformers `LlamaAttention`)."""
+
+    def __init__(self, config: LlamaConfig, *, dtype, implementation: ops.AttentionImplementation, rngs: nnx.Rngs):
+        self.config, self.implementation = config, implementation
+        linear = partial(nnx.Linear, use_bias=config.attention_bias, param_dtype=dtype, rngs=rngs)
+        width, key_value_width = (
+            heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads)
+        )
+        self.q_proj = linear(config.hidden_size, width)
+        self.k_proj = linear(config.hidden_size, key_value_width)
+        self.v_proj = linear(config.hidden_size, key_value_width)
+        self.o_proj = linear(width, config.hidden_size)
+
+    def __call__(self, x: Float[Array, "B S D"], context: Context) -> Float[Array, "B S D"]:
+        batch, length, _ = x.shape
+        split = (batch, length, -1, self.config.head_dim)
+        query = ops.apply_rope(self.q_proj(x).reshape(split), context.cos, context.sin)
+        key = ops.apply_rope(self.k_proj(x).reshape(split), context.cos, context.sin)
+        value = self.v_proj(x).reshape(split)
+        mixed = ops.attention(query, key, value, context.mask, self.implementation)
+        return self.o_proj(mixed.reshape(batch, length, -1))
+
+
+class MLP(nnx.Module):
+    """Gated feed-forward: `down(act(gate(x)) * up(x))` (transformers `LlamaMLP`)."""
+
+    def __init__(self, config: LlamaConfig, *, dtype, rngs: nnx.Rngs):
+        self.activation = config.hidden_act
+        linear = partial(nnx.Linear, use_bias=config.mlp_bias, param_dtype=dtype, rngs=rngs)
+        self.gate_proj = linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = linear(config.intermediate_size, config.hidden_size)
+
+    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        return self.down_proj(_activation(self.activation)(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nnx.Module):
+    """One decoder layer, residuals included (transformers `LlamaDecoderLayer`)."""
+
+    def __init__(self, config: LlamaConfig, *, dtype, implementation: ops.AttentionImplementation, rngs: nnx.Rngs):
+        norm = partial(nnx.RMSNorm, config.hidden_size, epsilon=config.rms_norm_eps, param_dtype=dtype, rngs=rngs)
+        self.input_layernorm = norm()
+        self.self_attn = Attention(config, dtype=dtype, implementation=implementation, rngs=rngs)
+        self.post_attention_layernorm = norm()
+        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B S D"], context: Context) -> Float[Array, "B S D"]:
+        x = x + self.self_attn(self.input_layernorm(x), context)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Llama(nnx.Module):
+    """Embedding, stacked blocks, final norm and head. Parameters are in `dtype`; norms and softmax in float32."""
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+        attention_implementation: ops.AttentionImplementation = "matmul",
+    ):
+        self.config = config
+        make = partial(Block, config, dtype=dtype, implementation=attention_implementation)
+
+        def one(key: jax.Array):
+            return nnx.split(make(rngs=nnx.Rngs(key)))[1]
+
+        graphdef = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))[0]
+        self.embed = nnx.Embed(config.vocab_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
+        self.blocks = nnx.merge(graphdef, jax.vmap(one)(jax.random.split(rngs.params(), config.num_hidden_layers)))
+        self.norm = nnx.RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps, param_dtype=dtype, rngs=rngs)
+        self.lm_head = (
+            None
+            if config.tie_word_embeddings
+            else nnx.Linear(config.hidden_size, config.vocab_size, use_bias=False, param_dtype=dtype, rngs=rngs)
+        )
+
+    def context(self, positions: Int[Array, "B S"], visible_until: Int[Array, "B S"]) -> Context:
+        """What the layers need to know of a batch's layout; see `ops.visibility`."""
+        config = self.config
+        frequencies = ops.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        cos, sin = ops.rope_tables(positions, frequencies)
+        return Context(cos, sin, ops.visibility(positions, visible_until, config.sliding_window))
+
+    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Next-token logits in float32 of hidden states taken before the final norm."""
+        hidden = self.norm(hidden)
+        kernel = self.embed.embedding[...].T if self.lm_head is None else self.lm_head.kernel[...]
+        return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)

@@ -1,0 +1,93 @@
+"""The array operations that attention blocks share: rotary positions, visibility, attention.
+
+Axis letters, here and everywhere: B rows of a batch, S positions in a row, D hidden_size, N query heads,
+K key/value heads, H head_dim, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxpaint.models.config import RopeScaling
+
+AttentionImplementation = Literal["matmul", "cudnn"]
+
+
+def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[Array, H / 2]:
+    """Rotary frequencies in radians per token, rescaled as transformers' `ROPE_INIT_FUNCTIONS` does."""
+    frequencies = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling is None:
+        return frequencies
+    if scaling.rope_type == "linear":
+        return frequencies / scaling.factor
+    wavelengths = 2 * math.pi / frequencies
+    original = scaling.original_max_position_embeddings
+    # 0 at the lowest frequency that is fully rescaled, 1 at the highest that is kept.
+    blend = (original / wavelengths - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    blend = jnp.clip(blend, 0.0, 1.0)
+    return (1 - blend) * frequencies / scaling.factor + blend * frequencies
+
+
+def rope_tables(
+    positions: Int[Array, "B S"], frequencies: Float[Array, H / 2]
+) -> tuple[Float[Array, "B S 1 H"], Float[Array, "B S 1 H"]]:
+    """Cosines and sines of each position's angles, in float32, with an axis to broadcast over heads."""
+    angles = positions[:, :, None, None].astype(jnp.float32) * jnp.concatenate([frequencies, frequencies])
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def apply_rope(
+    x: Float[Array, "B S heads H"], cos: Float[Array, "B S 1 H"], sin: Float[Array, "B S 1 H"]
+) -> Float[Array, "B S heads H"]:
+    """Rotates each head's halves against each other (transformers' `rotate_half` layout)."""
+    first, second = jnp.split(x, 2, axis=-1)
+    return (x * cos + jnp.concatenate([-second, first], axis=-1) * sin).astype(x.dtype)
+
+
+def visibility(
+    positions: Int[Array, "B S"], visible_until: Int[Array, "B S"], sliding_window: int | None = None
+) -> Bool[Array, "B 1 S S"]:
+    """Which keys each query sees: key j is seen by query i when `j <= i < visible_until[j]`.
+
+    With a sequence's end in `visible_until`, several sequences lie side by side in one row; with the end of a
+    token's subtree, a row holds a tree of token blocks laid out depth first, in which each block sees its
+    ancestors. Padding carries `visible_until = its own index + 1` and sees only itself. A sliding window bounds
+    the distance in `positions` (tokens), as in Mistral: `position[i] - position[j] < sliding_window`.
+    """
+    index = jnp.arange(positions.shape[-1])
+    causal = index[None, :] <= index[:, None]
+    mask = causal[None] & (index[None, :, None] < visible_until[:, None, :])
+    if sliding_window is not None:
+        mask &= positions[:, :, None] - positions[:, None, :] < sliding_window
+    return mask[:, None]
+
+
+def attention(
+    query: Float[Array, "B S N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    mask: Bool[Array, "B 1 S S"],
+    implementation: AttentionImplementation = "matmul",
+) -> Float[Array, "B S N H"]:
+    """Scaled dot-product attention with grouped key/value heads, softmax in float32.
+
+    `cudnn` is cuDNN's flash attention (NVIDIA GPUs, bfloat16); `matmul` multiplies [B*K, N/K*S, H] with
+    [B*K, S, H], the form that plain matrix products run fastest in on a CPU.
+    """
+    if implementation == "cudnn":
+        return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+    batch, length, heads, head_dim = query.shape
+    groups = key.shape[2]
+    query = query.transpose(0, 2, 1, 3).reshape(batch * groups, heads // groups * length, head_dim)
+    key = key.transpose(0, 2, 1, 3).reshape(batch * groups, length, head_dim)
+    value = value.transpose(0, 2, 1, 3).reshape(batch * groups, length, head_dim)
+    scores = jnp.einsum("bqh,bkh->bqk", query * head_dim**-0.5, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask, scores.reshape(batch, heads, length, length), jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    mixed = jnp.einsum("bqk,bkh->bqh", weights.reshape(batch * groups, -1, length), value)
+    return mixed.reshape(batch, heads, length, head_dim).transpose(0, 2, 1, 3)

@@ -1,0 +1,86 @@
+"""Which YAML file of lm-evaluation-harness defines a task, without building its index of all tasks.
+
+lm-eval's `TaskManager` parses about 14,000 files, some ten seconds, before it can load one task. A task's
+file says `task: NAME` at the start of a line, so reading text is enough, and most tasks live in a folder
+that is named like them. Groups and tags are different: a tag may come out of an included file and a group's
+members may lie anywhere, so whoever asks for one needs the whole index.
+"""
+
+import difflib
+import functools
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+_DEFINES = re.compile(
+    r"""^["']?(?P<kind>task|group|tag|class)["']?[ \t]*:[ \t]*["']?(?P<name>[^"'\s#\[{-][^"'\n#]*)""", re.M
+)
+
+
+def find_task_files(names: Sequence[str]) -> dict[str, Path]:
+    """The YAML file of every name that is a stock task; groups, tags and unknown names are left out."""
+    found: dict[str, Path] = {}
+    for name in names:
+        likely = _defined_tasks(_read(_likely_folders(name)))
+        found |= {name: likely[name]} if name in likely else {}
+    if len(found) < len(set(names)):
+        everywhere = _defined_tasks(_stock_texts())
+        found |= {name: everywhere[name] for name in names if name in everywhere}
+    return found
+
+
+def may_be_group_or_tag(name: str) -> bool:
+    """Whether a stock file mentions the name as a whole word; if not, the full index lacks it, too."""
+    word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
+    return any(word.search(text) for text in _stock_texts().values())
+
+
+def near_names(name: str, others: Iterable[str] = ()) -> list[str]:
+    """Up to five names of stock tasks, groups or `others` spelled much like `name`, the nearest first."""
+    known = {match["name"].strip() for text in _stock_texts().values() for match in _DEFINES.finditer(text)}
+    return difflib.get_close_matches(name, sorted(known | set(others)), n=5)
+
+
+def _stock_folder() -> Path:
+    import lm_eval.tasks
+
+    return Path(lm_eval.tasks.__path__[0])
+
+
+def _likely_folders(name: str) -> list[Path]:
+    first_word = re.split(r"[_\W]", name, maxsplit=1)[0].lower()
+    if not first_word:
+        return []
+    return [
+        folder
+        for folder in sorted(_stock_folder().iterdir())
+        if folder.is_dir() and re.split(r"[_\W]", folder.name.lower())[0] == first_word
+    ]
+
+
+@functools.cache
+def _stock_texts() -> dict[Path, str]:
+    return _read([_stock_folder()])
+
+
+def _read(folders: Iterable[Path]) -> dict[Path, str]:
+    # Templates that only other files include often have no suffix; a tag may stand in one of them.
+    files = (
+        Path(parent, file)
+        for folder in folders
+        for parent, _, names in os.walk(folder)
+        for file in names
+        if Path(file).suffix in ("", ".yaml")
+    )
+    return {path: path.read_text(encoding="utf-8", errors="replace") for path in sorted(files)}
+
+
+def _defined_tasks(texts: dict[Path, str]) -> dict[str, Path]:
+    tasks: dict[str, Path] = {}
+    for path, text in texts.items():
+        defined = {match["kind"]: match["name"].strip() for match in _DEFINES.finditer(text)}
+        # As lm-eval reads them: a class is a task, a group is not, a file without the suffix is neither.
+        if path.suffix == ".yaml" and "task" in defined and ("class" in defined or "group" not in defined):
+            tasks.setdefault(defined["task"], path)
+    return tasks
