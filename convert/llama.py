@@ -22,32 +22,31 @@ class Weight:
     name: str
     transposed: bool
 
+    @property
+    def stacked(self) -> bool:
+        return "{layer}" in self.name
+
     def of_layer(self, layer: int | None) -> str:
         return self.name.format(layer=layer)
 
     def shape(self, stacked: tuple[int, ...]) -> tuple[int, ...]:
         """The Hugging Face tensor's shape, for the shape of our stacked one."""
-        shape = stacked[1:] if "{layer}" in self.name else stacked
+        shape = stacked[1:] if self.stacked else stacked
         return shape[::-1] if self.transposed else shape
-
-
-def weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Weight]:
-    """The table for a model, by our paths, from its parameters' paths."""
-    return {path: _weight(path) for path in shapes}
 
 
 def expected(shapes: Mapping[str, tuple[int, ...]], config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     """Every Hugging Face name that a checkpoint of this configuration has, with its shape."""
     found = {}
-    for path, weight in weights(shapes).items():
-        stacked = "{layer}" in weight.name
-        for layer in range(config.num_hidden_layers) if stacked else (None,):
-            found[weight.of_layer(layer)] = weight.shape(shapes[path])
+    for path, shape in shapes.items():
+        entry = weight(path)
+        for layer in range(config.num_hidden_layers if entry.stacked else 1):
+            found[entry.of_layer(layer)] = entry.shape(shape)
     return found
 
 
-def _weight(path: str) -> Weight:
-    """`blocks/mlp/up_proj/kernel` is `model.layers.{layer}.mlp.up_proj.weight`, transposed, and so on."""
+def weight(path: str) -> Weight:
+    """The entry of one of our paths: `blocks/mlp/up_proj/kernel` is `model.layers.{layer}.mlp.up_proj.weight`, transposed, and so on."""
     *modules, leaf = path.split("/")
     if modules == ["embed"]:
         return Weight(path, EMBEDDING, transposed=False)

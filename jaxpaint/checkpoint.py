@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import shutil
 import tempfile
@@ -36,7 +37,7 @@ CHUNK_BYTES = 16 * 2**20
 TOKENIZER_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is being done, the bytes done and the bytes in all."""
+"""Called with what is being done, the bytes done and the bytes in all (0 where there is only something to say)."""
 
 
 def is_store(path: str | Path) -> bool:
@@ -69,6 +70,22 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     lacking = [name for name in ("parameters", "config.json", "huggingface_config.json") if not (path / name).exists()]
     if lacking:
         raise UserError(f"the store {path} is damaged: it lacks {', '.join(lacking)}; convert the checkpoint again")
+    return manifest
+
+
+def require_whole(path: str | Path) -> dict[str, Any]:
+    """The store's manifest, once its parameter files are seen to be all there, in number and size.
+
+    Raises:
+        UserError: as `read_manifest`, or files are missing or truncated, as after an interrupted copy.
+    """
+    manifest = read_manifest(path)
+    found = _measure(Path(path) / "parameters")
+    if found != manifest["parameters"]:
+        raise UserError(
+            f"the store {path} is damaged: its parameters are {_described(found)}, and were "
+            f"{_described(manifest['parameters'])} when written; copy it or convert the checkpoint again"
+        )
     return manifest
 
 
@@ -109,30 +126,27 @@ def restore(
     import orbax.checkpoint as ocp
     from flax.traverse_util import unflatten_dict
 
-    tensors = read_manifest(path)["tensors"]
+    tensors = require_whole(path)["tensors"]
     default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]) if sharding is None else sharding
     items, arguments = {}, {}
     for name, tensor in tensors.items():
         shape, kept = tuple(tensor["shape"]), jnp.dtype(dtype or tensor["dtype"])
         items[name] = jax.ShapeDtypeStruct(shape, kept)
         placed = default(name, shape) if callable(default) else default
-        arguments[name] = ocp.ArrayRestoreArgs(
-            restore_type=jax.Array, sharding=placed, global_shape=shape, dtype=kept
-        )
+        arguments[name] = ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=placed, global_shape=shape, dtype=kept)
     # Host memory holds about one array in flight beside those restored.
     largest = max(math.prod(t["shape"]) * jnp.dtype(t["dtype"]).itemsize for t in tensors.values())
-    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=largest // 10**9 + 1)
     try:
-        with contextlib.closing(ocp.Checkpointer(handler)) as checkpointer:
+        with _orbax(restore_concurrent_gb=largest // 10**9 + 1) as checkpointer:
             return checkpointer.restore(
                 (Path(path) / "parameters").resolve(),
                 args=ocp.args.PyTreeRestore(
                     item=unflatten_dict(items, sep="/"), restore_args=unflatten_dict(arguments, sep="/")
                 ),
             )
-    except (FileNotFoundError, KeyError, ValueError) as error:
+    except (OSError, KeyError) as error:
         reason = str(error).strip().splitlines()[0][:300]
-        raise UserError(f"the store {path} cannot be restored: {reason}; convert the checkpoint again") from error
+        raise UserError(f"the store {path} cannot be restored: {reason}") from error
 
 
 def read_tensor(path: str | Path, name: str, layer: int | None = None) -> np.ndarray:
@@ -196,6 +210,7 @@ def save(
                 "dtype": dtype,
                 "tokenizer": sorted(file.name for file in tokenizer_files),
                 "versions": {name: _version(name) for name in ("jaxpaint", "jax", "flax", "orbax-checkpoint")},
+                "parameters": _measure(folder / "parameters"),
                 "fingerprint": fingerprint(config, tensors),
                 "tensors": tensors,
             },
@@ -291,7 +306,7 @@ def _stage(
         for layer in layers:
             out = np.asarray(mapped if layer is None else mapped[layer])
             fill(name, layer, out)
-            digest.update(out.reshape(-1).view(np.uint8))
+            digest.update(out.reshape(-1).view(np.uint8).data)
             done += out.nbytes
             if progress:
                 progress(f"stacking {name}", done, total)
@@ -312,19 +327,42 @@ def _write_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> Non
     registry = ocp.type_handlers.create_type_handler_registry(
         (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False))
     )
-    # One file per chunk: OCDBT's merging holds gigabytes. Weights barely compress.
-    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False, type_handler_registry=registry)
     arguments = {}
     for name, value in parameters.items():
         stacked_and_large = name.startswith("blocks/") and value.nbytes > CHUNK_BYTES
         arguments[name] = ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if stacked_and_large else ())
-    with contextlib.closing(ocp.Checkpointer(handler)) as checkpointer:
+    # One file per chunk: OCDBT's merging holds gigabytes. Weights barely compress.
+    with _orbax(use_ocdbt=False, use_compression=False, type_handler_registry=registry) as checkpointer:
         checkpointer.save(
             folder.resolve(),
             args=ocp.args.PyTreeSave(
                 item=unflatten_dict(dict(parameters), sep="/"), save_args=unflatten_dict(arguments, sep="/")
             ),
         )
+
+
+@contextlib.contextmanager
+def _orbax(**settings: Any) -> Iterator[Any]:
+    """A checkpointer of parameter trees that keeps its warnings about its own settings to itself."""
+    import orbax.checkpoint as ocp
+
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**settings)) as checkpointer:
+            yield checkpointer
+    finally:
+        logger.setLevel(level)
+
+
+def _measure(parameters: Path) -> dict[str, int]:
+    sizes = [file.stat().st_size for file in parameters.rglob("*") if file.is_file()]
+    return {"files": len(sizes), "bytes": sum(sizes)}
+
+
+def _described(measure: Mapping[str, int]) -> str:
+    return f"{measure['files']} files of {measure['bytes']} bytes"
 
 
 def _copy_tokenizer(folder: Path, files: Sequence[Path], huggingface_config: Mapping[str, Any]) -> None:

@@ -91,6 +91,11 @@ class PlanLM(TemplateLM):
             tokens = [self.tokenizer.bos_token_id, *tokens]
         return tokens
 
+    @property
+    def adds_bos(self) -> bool:
+        """Whether texts are in fact encoded with a leading BOS token."""
+        return self.tok_encode("a")[:1] == [self.tokenizer.bos_token_id]
+
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str] | None, list[int], list[int]]], **kwargs: Any
     ) -> Scored:

@@ -1,5 +1,6 @@
 """Local files in place of a task's dataset: `--data TASK=FILE` and `--data TASK:SPLIT=FILE`."""
 
+import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def with_local_data(config: Mapping[str, Any], files: LocalFiles, num_fewshot: i
         "custom_dataset": None,
         "dataset_path": builders.pop(),
         "dataset_name": None,
-        "dataset_kwargs": {"data_files": {split: str(path) for split, path in given.items()}},
+        "dataset_kwargs": {"data_files": {split: glob.escape(str(path)) for split, path in given.items()}},
     }
     # lm-eval looks up every split that the configuration names, used or not.
     for key in _SPLIT_KEYS:

@@ -1,0 +1,54 @@
+"""Stores made on first use, kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from convert import hub
+from convert.sources import files_read, require_known
+from convert.to_store import convert
+from jaxpaint.checkpoint import FORMAT_VERSION, Progress, is_store, read_manifest
+from jaxpaint.errors import UserError
+
+
+def store_for(model: str | Path, revision: str | None = None, progress: Progress | None = None) -> Path:
+    """The converted store of a model: a store itself, or a checkpoint's, converted on first use.
+
+    Converted stores are kept in `$JAXPAINT_CACHE`, or else the user's cache folder, by what the checkpoint's files
+    are: a changed checkpoint is converted anew.
+
+    Raises:
+        UserError: no such model, or one that does not convert.
+    """
+    path = Path(model).expanduser()
+    # A folder of parameters without a manifest is a damaged store, which read_manifest explains.
+    if is_store(path) or (path / "parameters").is_dir():
+        read_manifest(path)
+        return path
+    require_known(model)
+    if path.is_dir():
+        states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files_read(path)]
+        name, key, version = path.resolve().name, [str(path.resolve()), states], None
+    else:
+        version = hub.commit(str(model), revision)
+        name, key = str(model).replace("/", "--"), [str(model), version]
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, key]).encode()).hexdigest()[:16]
+    store = _cache_folder() / "stores" / f"{name}-{digest}"
+    if is_store(store):
+        return store
+    try:
+        return convert(path if path.is_dir() else str(model), store, revision=version, progress=progress)
+    except UserError:
+        # Another process may have been faster.
+        if is_store(store):
+            return store
+        raise
+
+
+def _cache_folder() -> Path:
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("JAXPAINT_CACHE") or user_cache_dir("jaxpaint"))

@@ -1,0 +1,138 @@
+"""Checkpoints on the Hugging Face hub: only the files that conversion needs, kept in the hub's own cache."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from jaxpaint.errors import UserError
+
+TOKENIZER_PATTERNS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.*",
+)
+# The first that a repository has is taken, with its files of the right-hand side.
+WEIGHTS = (
+    ("model*.safetensors", ("model*.safetensors", "model.safetensors.index.json")),
+    ("pytorch_model*.bin", ("pytorch_model*.bin", "pytorch_model.bin.index.json")),
+    ("consolidated.*.pth", ("consolidated.*.pth", "params.json")),
+)
+
+
+def is_hub_id(model: str) -> bool:
+    """`owner/name`, as the hub spells it."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model) is not None
+
+
+def needed(files: Sequence[str]) -> list[str]:
+    """Which of a repository's files conversion needs: config, tokenizer, one form of the weights."""
+    top = [file for file in files if "/" not in file]
+    patterns: tuple[str, ...] = ("config.json", *TOKENIZER_PATTERNS)
+    for marker, weights in WEIGHTS:
+        if any(fnmatch(file, marker) for file in top):
+            patterns += weights
+            break
+    return [file for file in top if any(fnmatch(file, pattern) for pattern in patterns)]
+
+
+def commit(repository: str, revision: str | None = None) -> str:
+    """The commit hash of a revision (branch, tag or hash; default: the main branch).
+
+    Asks the hub, or, without a network, its cache on this machine.
+
+    Raises:
+        UserError: no such repository or revision, no permission, or neither network nor cached copy.
+    """
+    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    found = _ask(repository, revision)
+    return found[0] if found else _cached(repository, revision).name
+
+
+def download(repository: str, revision: str | None = None) -> tuple[Path, str]:
+    """The folder of a repository's files in the hub's cache, and its commit hash. Raises as `commit` does."""
+    from huggingface_hub import snapshot_download
+
+    found = _ask(repository, revision)
+    if found is None:
+        folder = _cached(repository, revision)
+    else:
+        try:
+            folder = Path(snapshot_download(repository, revision=revision, allow_patterns=needed(found[1])))
+        except Exception as error:
+            raise _explained(error, repository, revision) from None
+    return folder, folder.name
+
+
+def _ask(repository: str, revision: str | None) -> tuple[str, list[str]] | None:
+    """A revision's commit hash and the names of its files, from the hub; None where that cannot be reached."""
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().model_info(repository, revision=revision)
+    except Exception as error:
+        if _is_network(error):
+            return None
+        raise _explained(error, repository, revision) from None
+    return str(info.sha), [file.rfilename for file in info.siblings or ()]
+
+
+def _cached(repository: str, revision: str | None) -> Path:
+    """The folder in the hub's cache on this machine, if it has weights."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in ("config.json", "params.json"):
+        file = try_to_load_from_cache(repository, name, revision=revision)
+        if isinstance(file, str) and any(any(Path(file).parent.glob(marker)) for marker, _ in WEIGHTS):
+            return Path(file).parent
+    raise _unreachable(repository, revision)
+
+
+def _is_network(error: Exception) -> bool:
+    """Whether the hub could not be reached, or had trouble of its own, so that a cached copy may serve."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if isinstance(error, HfHubHTTPError):
+        return error.response is not None and error.response.status_code >= 500
+    # The names of HTTP clients' errors: which client huggingface_hub uses depends on its version.
+    clients = {base.__name__ for base in type(error).__mro__}
+    return isinstance(error, OfflineModeIsEnabled | ConnectionError) or bool(
+        clients & {"TransportError", "ConnectionError", "Timeout"}
+    )
+
+
+def _explained(error: Exception, repository: str, revision: str | None) -> UserError:
+    """In our own words: the hub's messages could quote a request and its headers."""
+    from huggingface_hub import errors
+
+    at = f" at revision {revision}" if revision else ""
+    url = f"https://huggingface.co/{repository}"
+    if isinstance(error, errors.GatedRepoError):
+        return UserError(f"{repository} is gated: accept its terms at {url}, then set HF_TOKEN to your access token")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return UserError(f"{repository} has no revision {revision!r}; see {url}/tree/main for its branches and tags")
+    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+        return UserError(
+            f"no folder {repository} here and no repository {repository} on the Hugging Face hub; check the spelling, "
+            "or set HF_TOKEN if it is private"
+        )
+    if isinstance(error, errors.LocalEntryNotFoundError) or _is_network(error):
+        return _unreachable(repository, revision)
+    return UserError(
+        f"downloading {repository}{at} from the Hugging Face hub failed ({type(error).__name__}); try again"
+    )
+
+
+def _unreachable(repository: str, revision: str | None) -> UserError:
+    at = f" at revision {revision}" if revision else ""
+    return UserError(
+        f"no folder {repository} here, the Hugging Face hub cannot be reached, and {repository}{at} is not in its "
+        "cache; to work offline, give a local folder, or download the model where there is a network, copy the "
+        "cache (HF_HOME) and set HF_HUB_OFFLINE=1"
+    )

@@ -1,0 +1,120 @@
+"""A store under a series plan, written back as a Hugging Face checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert import llama
+from jaxpaint import checkpoint
+from jaxpaint.checkpoint import Progress
+from jaxpaint.errors import UserError
+from jaxpaint.plan import Plan
+
+SHARD_BYTES = 10**9
+
+
+def export(
+    store: str | Path,
+    destination: str | Path,
+    plan: Plan,
+    *,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes the model whose layers are those of a series plan, dropped, repeated or reordered, and returns its path.
+
+    Shards hold at most `shard_bytes`, or one tensor; memory holds two such.
+
+    Raises:
+        UserError: a plan that runs layers in parallel or names one that the model lacks, or no such store.
+    """
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    store = Path(store)
+    manifest, config = checkpoint.require_whole(store), checkpoint.read_config(store)
+    plan.validate(config.num_hidden_layers)
+    if not plan.is_series:
+        raise UserError(
+            f"only series plans can be exported: a Hugging Face {config.model_type} model has no layers side by side, "
+            f"as {plan} has"
+        )
+    layers = plan.sequence()
+    shards = _shards(_entries(manifest["tensors"], layers), shard_bytes)
+    total, done = sum(entry.size for shard in shards for entry in shard), 0
+    weight_map = {}
+    with checkpoint.new_folder(destination, overwrite=overwrite, replaces=_is_huggingface) as folder:
+        for number, shard in enumerate(shards, start=1):
+            file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            tensors = {}
+            for entry in shard:
+                value = checkpoint.read_tensor(store, entry.path, entry.layer)
+                tensors[entry.name] = np.ascontiguousarray(value.T if entry.transposed else value)
+                weight_map[entry.name] = file
+                done += entry.size
+                if progress:
+                    progress(f"writing {file}", done, total)
+            save_file(tensors, folder / file, metadata={"format": "pt"})
+            del tensors
+        if len(shards) > 1:
+            _write_json(
+                folder / "model.safetensors.index.json",
+                {"metadata": {"total_size": total}, "weight_map": weight_map},
+            )
+        original = json.loads((store / "huggingface_config.json").read_text())
+        _write_json(folder / "config.json", _rearranged(original, len(layers), manifest["dtype"]))
+        for name in manifest["tokenizer"]:
+            shutil.copyfile(store / "tokenizer" / name, folder / name)
+    return Path(destination)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor to write: its Hugging Face name, our path and stored layer, and its size in bytes."""
+
+    name: str
+    path: str
+    layer: int | None
+    transposed: bool
+    size: int
+
+
+def _entries(tensors: Mapping[str, Any], layers: Sequence[int]) -> Iterator[_Entry]:
+    import jax.numpy as jnp
+
+    for path, tensor in tensors.items():
+        weight = llama.weight(path)
+        size = math.prod(weight.shape(tuple(tensor["shape"]))) * jnp.dtype(tensor["dtype"]).itemsize
+        stored: Sequence[int | None] = layers if weight.stacked else [None]
+        for new, old in enumerate(stored):
+            yield _Entry(weight.of_layer(new), path, old, weight.transposed, size)
+
+
+def _shards(entries: Iterable[_Entry], limit: int) -> list[list[_Entry]]:
+    shards: list[list[_Entry]] = [[]]
+    for entry in entries:
+        if shards[-1] and sum(other.size for other in shards[-1]) + entry.size > limit:
+            shards.append([])
+        shards[-1].append(entry)
+    return shards
+
+
+def _rearranged(config: dict[str, Any], layers: int, dtype: str) -> dict[str, Any]:
+    """The source's config with as many layers as the plan runs, and the dtype of the weights."""
+    key = "dtype" if "dtype" in config else "torch_dtype"
+    return {**config, "num_hidden_layers": layers, key: dtype}
+
+
+def _is_huggingface(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
+
+
+def _write_json(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n")

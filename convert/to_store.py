@@ -1,0 +1,131 @@
+"""Conversion of a foreign checkpoint into a store, a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+
+from convert import llama
+from convert.sources import Source, resolve
+from convert.tensors import Tensor, abbreviated
+from jaxpaint import checkpoint
+from jaxpaint.checkpoint import Progress
+from jaxpaint.errors import UserError
+from jaxpaint.models.config import LlamaConfig, from_huggingface
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    dtype: str | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Converts a checkpoint into a store and returns the store's path.
+
+    Args:
+        source: a Hugging Face folder, a hub id, or a folder of Meta's original files.
+        destination: the new store; nothing is there until all of it is.
+        dtype: `bfloat16`, `float16` or `float32`; None keeps the checkpoint's (the widest, where they are mixed).
+        revision: branch, tag or commit of a hub id.
+        overwrite: replace a store that is there already.
+        progress: called with what is being done, bytes done and bytes in all.
+
+    Raises:
+        UserError: no such checkpoint, one that does not match its config, or a destination that cannot be written.
+    """
+    found = resolve(source, revision)
+    config = from_huggingface(found.config)
+    chosen = _choose_dtype(dtype, found)
+    shapes = _parameter_shapes(config)
+    _require_match(found, llama.expected(shapes, config), config)
+
+    def fill(path: str, layer: int | None, out: np.ndarray) -> None:
+        weight = llama.weight(path)
+        copy(found.tensors[weight.of_layer(layer)], out, weight.transposed)
+
+    if progress and not found.tokenizer_files:
+        progress(f"{found.name} has no tokenizer: the store will take token ids only", 0, 0)
+    return checkpoint.save(
+        destination,
+        config,
+        fill,
+        dtype=chosen,
+        huggingface_config=found.config,
+        tokenizer_files=found.tokenizer_files,
+        source=found.name,
+        revision=found.revision,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def copy(tensor: Tensor, out: np.ndarray, transposed: bool) -> None:
+    """Reads a tensor into `out` (its shape, or its transpose's), cast to the dtype of `out`."""
+    target = out.T if transposed else out
+    for place, block in tensor.blocks():
+        target[place] = block.astype(out.dtype, copy=False)
+
+
+def _parameter_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    import jax.numpy as jnp
+
+    from jaxpaint.models import abstract_parameters
+
+    return {path: tuple(value.shape) for path, value in abstract_parameters(config, jnp.float32).items()}
+
+
+def _choose_dtype(asked: str | None, source: Source) -> str:
+    present = {tensor.dtype for name, tensor in source.tensors.items() if not _is_ignored(name)}
+    dtype = asked or (reduce(np.promote_types, present).name if present else "float32")
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype} is not one of {', '.join(DTYPES)}; say which with --dtype")
+    return dtype
+
+
+def _is_ignored(name: str) -> bool:
+    return name.endswith(llama.IGNORED_SUFFIXES)
+
+
+def _require_match(source: Source, expected: Mapping[str, tuple[int, ...]], config: LlamaConfig) -> None:
+    """Raises UserError, with both sides, unless the checkpoint has just the tensors that its config implies."""
+    found = {name: tensor for name, tensor in source.tensors.items() if not _is_ignored(name)}
+    if config.tie_word_embeddings and llama.HEAD in found and llama.EMBEDDING in found:
+        _require_equal(found.pop(llama.HEAD), found[llama.EMBEDDING])
+    missing = [f"{name} {list(shape)}" for name, shape in expected.items() if name not in found]
+    unexpected = [f"{name} {list(tensor.shape)}" for name, tensor in found.items() if name not in expected]
+    misshapen = [
+        f"{name} is {list(found[name].shape)} in {found[name].file} and {list(shape)} by the config"
+        for name, shape in expected.items()
+        if name in found and found[name].shape != shape
+    ]
+    faults = [
+        f"{len(items)} {what}: {abbreviated(items)}"
+        for what, items in (
+            ("that the config implies and the checkpoint lacks", missing),
+            ("that the checkpoint has and the config does not imply", unexpected),
+            ("misshapen", misshapen),
+        )
+        if items
+    ]
+    if faults:
+        raise UserError(f"the tensors of {source.name} do not match its config: " + " | ".join(faults))
+
+
+def _require_equal(head: Tensor, embedding: Tensor) -> None:
+    same = head.shape == embedding.shape and all(
+        np.array_equal(block, other) for (_, block), (_, other) in zip(head.blocks(), embedding.blocks(), strict=True)
+    )
+    if not same:
+        raise UserError(
+            f"the config ties the output head to the embedding (tie_word_embeddings), but {head.name} "
+            f"{list(head.shape)} differs from {embedding.name} {list(embedding.shape)}; set it to false in config.json "
+            "to use both"
+        )
