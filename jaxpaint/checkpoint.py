@@ -16,8 +16,8 @@ import hashlib
 import json
 import logging
 import math
+import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -127,15 +127,15 @@ def restore(
     from flax.traverse_util import unflatten_dict
 
     tensors = require_whole(path)["tensors"]
-    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]) if sharding is None else sharding
+    default = jnp.zeros(()).sharding if sharding is None else sharding
     items, arguments = {}, {}
     for name, tensor in tensors.items():
         shape, kept = tuple(tensor["shape"]), jnp.dtype(dtype or tensor["dtype"])
         items[name] = jax.ShapeDtypeStruct(shape, kept)
         placed = default(name, shape) if callable(default) else default
         arguments[name] = ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=placed, global_shape=shape, dtype=kept)
-    # Host memory holds about one array in flight beside those restored.
-    largest = max(math.prod(t["shape"]) * jnp.dtype(t["dtype"]).itemsize for t in tensors.values())
+    # Bounds what is in flight on the host: at least the largest array, which Orbax would otherwise refuse.
+    largest = max(math.prod(item.shape) * item.dtype.itemsize for item in items.values())
     try:
         with _orbax(restore_concurrent_gb=largest // 10**9 + 1) as checkpointer:
             return checkpointer.restore(
@@ -191,6 +191,9 @@ def save(
         staging = folder / "staging"
         staging.mkdir()
         staged, hashes = _stage(staging, shapes, jnp.dtype(dtype), fill, progress)
+        if progress:
+            total = sum(value.nbytes for value in staged.values())
+            progress("writing the store", total, total)
         _write_parameters(folder / "parameters", staged)
         del staged
         shutil.rmtree(staging)
@@ -250,9 +253,9 @@ def new_folder(
         _refuse_existing(destination, overwrite, replaces)
         for stale in destination.parent.glob(f".{destination.name}.partial-*"):
             shutil.rmtree(stale, ignore_errors=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{destination.name}.partial-", dir=destination.parent))
+        partial = destination.with_name(f".{destination.name}.partial-{os.getpid()}")
+        partial.mkdir()
         yield partial
-        partial.chmod(0o755)
         if destination.exists():
             replaced = partial.with_name(f"{partial.name}-replaced")
             destination.rename(replaced)
@@ -263,7 +266,8 @@ def new_folder(
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()
         lock.release()
 
 
@@ -331,7 +335,7 @@ def _write_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> Non
     for name, value in parameters.items():
         stacked_and_large = name.startswith("blocks/") and value.nbytes > CHUNK_BYTES
         arguments[name] = ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if stacked_and_large else ())
-    # One file per chunk: OCDBT's merging holds gigabytes. Weights barely compress.
+    # One file per chunk: OCDBT's merging holds gigabytes in memory. Weights compress little.
     with _orbax(use_ocdbt=False, use_compression=False, type_handler_registry=registry) as checkpointer:
         checkpointer.save(
             folder.resolve(),

@@ -82,6 +82,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of the computation; auto is float32 on CPU and bfloat16 on accelerators (default: %(default)s)",
     )
+    parser.add_argument(
+        "--tensor-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="devices that share each weight, for models larger than one device; the others share the rows",
+    )
 
 
 def _add_plan_options(parser: argparse.ArgumentParser, plan_help: str) -> None:
@@ -263,8 +270,11 @@ def _report(results: dict, table: str) -> int:
 
 def _load(options: argparse.Namespace):
     from jaxpaint.model import load
+    from jaxpaint.sharding import device_mesh
 
-    return load(options.model, dtype=options.dtype, revision=options.revision)
+    return load(
+        options.model, dtype=options.dtype, revision=options.revision, mesh=device_mesh(options.tensor_parallel)
+    )
 
 
 # --- logits, plan -------------------------------------------------------------------------------------------

@@ -104,8 +104,7 @@ class PlanLM(TemplateLM):
         scores = score(self.model, packed, self.plan, batch_tokens=self.batch_tokens, progress=progress)
         self.work.append(Work(scores.request_tokens, scores.computed_tokens))
         return [
-            (float(value), bool(greedy))
-            for value, greedy in zip(scores.loglikelihoods, scores.is_greedy, strict=True)
+            (float(value), bool(greedy)) for value, greedy in zip(scores.loglikelihoods, scores.is_greedy, strict=True)
         ]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> Scored:
@@ -113,7 +112,7 @@ class PlanLM(TemplateLM):
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """Whole-text log-likelihoods over disjoint windows of `max_length`, each token predicted once."""
-        windows: list[tuple[None, list[int], list[int]]] = []
+        windows: list[tuple[tuple[str, str] | None, list[int], list[int]]] = []
         owners: list[int] = []
         for number, request in enumerate(requests):
             rolling = get_rolling_token_windows(

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from jaxpaint import stack
 from jaxpaint.errors import UserError
@@ -21,6 +23,7 @@ from jaxpaint.models.config import LlamaConfig
 from jaxpaint.models.ops import AttentionImplementation
 from jaxpaint.plan import Plan
 from jaxpaint.program import Program
+from jaxpaint.sharding import parameter_sharding
 
 DType: TypeAlias = Literal["auto", "float32", "bfloat16"]
 
@@ -29,13 +32,15 @@ DType: TypeAlias = Literal["auto", "float32", "bfloat16"]
 class Model:
     """Architecture (`graphdef`, static) and parameters (`state`, a pytree), as `flax.nnx.split` gives them.
 
-    `store` is the converted store the parameters came from, None for a model made in memory.
+    `store` is the converted store the parameters came from, None for a model made in memory; `mesh` the devices they
+    lie on, None for one device.
     """
 
     config: LlamaConfig
     graphdef: Any
     state: Any
     store: Path | None = None
+    mesh: Mesh | None = None
 
     @property
     def num_layers(self) -> int:
@@ -68,12 +73,18 @@ class Model:
         return load_tokenizer(self.store)
 
     def logits(
-        self, tokens: Int[Array, "B S"], plan: Plan | None = None, lengths: Int[Array, " B"] | None = None
+        self,
+        tokens: ArrayLike,
+        plan: Plan | None = None,
+        lengths: ArrayLike | None = None,
+        *,
+        static: bool = False,
     ) -> Float[Array, "B S V"]:
         """Next-token logits in float32 at every position, under `plan` (default: all layers in order).
 
-        `lengths` marks right-padding: positions at or beyond a row's length are not attended to, and their own
-        logits mean nothing. One executable serves every plan of a shape.
+        `tokens` are [B, S] integers. `lengths` [B] marks right-padding: positions at or beyond a row's length are
+        not attended to, and their own logits mean nothing. One executable serves every plan of a shape; with
+        `static` the plan itself is compiled, so that the layers of a parallel group run at once (`vmap`).
 
         Raises:
             PlanError: the plan names a layer that the model lacks.
@@ -81,8 +92,22 @@ class Model:
         """
         plan = (plan or self.full_plan).validate(self.num_layers)
         checked = _checked(np.asarray(tokens), lengths, self.config)
+        if static:
+            return _static_logits(self.graphdef, self.state, plan, *checked)
         program = Program.of(plan)
         return _logits(self.graphdef, self.state, program.instructions, program.length, program.nesting, *checked)
+
+    def hidden_states(
+        self, tokens: ArrayLike, plan: Plan | None = None, lengths: ArrayLike | None = None
+    ) -> Float[Array, "states B S D"]:
+        """The hidden states along the plan: the embeddings, then one after each step, before the final norm.
+
+        A step is a layer or a whole parallel group of the plan's series, repeats unrolled; the full plan has
+        `num_layers + 1` states (the paper's Figure 3). Compiled per plan. Arguments and errors as `logits`.
+        """
+        plan = (plan or self.full_plan).validate(self.num_layers)
+        checked = _checked(np.asarray(tokens), lengths, self.config)
+        return _hidden_states(self.graphdef, self.state, plan, *checked)
 
 
 def load(
@@ -90,12 +115,12 @@ def load(
     *,
     dtype: DType = "auto",
     revision: str | None = None,
-    sharding: Any = None,
+    mesh: Mesh | None = None,
 ) -> Model:
     """Loads a converted store, a Hugging Face or Meta folder, or a hub id (converted into the cache on first use).
 
-    `dtype` "auto" is float32 on CPU and bfloat16 on accelerators. `sharding` places the parameters: a JAX
-    `Sharding`, or a function of (parameter path, shape) that returns one (`jaxpaint.sharding`).
+    `dtype` "auto" is float32 on CPU and bfloat16 on accelerators. `mesh` (`jaxpaint.sharding.device_mesh`) spreads
+    the parameters over several devices, each reading its own part.
 
     Raises:
         UserError: no such model, a damaged one, or one of a family that is not known.
@@ -108,16 +133,19 @@ def load(
     enable_persistent_cache()
     chosen = resolve_dtype(dtype)
     config = checkpoint.read_config(store)
+    sharding = parameter_sharding(mesh) if mesh else None
     parameters = checkpoint.restore(store, dtype=chosen, sharding=sharding)
-    return from_parameters(config, parameters, store=store)
+    return from_parameters(config, parameters, store=store, mesh=mesh)
 
 
-def from_parameters(config: LlamaConfig, parameters: dict[str, Any], *, store: Path | None = None) -> Model:
+def from_parameters(
+    config: LlamaConfig, parameters: dict[str, Any], *, store: Path | None = None, mesh: Mesh | None = None
+) -> Model:
     """A model of nested parameters as `jaxpaint.checkpoint.restore` returns them."""
     dtype = jax.tree.leaves(parameters)[0].dtype
     graphdef, state = nnx.split(abstract_model(config, dtype, attention_implementation(config, dtype)))
     nnx.replace_by_pure_dict(state, parameters)
-    return Model(config, graphdef, state, store)
+    return Model(config, graphdef, state, store, mesh)
 
 
 def random_model(config: LlamaConfig, *, seed: int = 0, dtype: DType = "auto") -> Model:
@@ -156,21 +184,43 @@ def embed_and_run(
     model: Any, instructions: Array, length: Array, nesting: int, tokens: Array, positions: Array, visible_until: Array
 ) -> Float[Array, "B S D"]:
     """Hidden states before the final norm of a merged `nnx` model, under a plan given as data."""
-    graphdef, stacked = nnx.split(model.blocks)
+    block, stacked = _blocks(model)
     context = model.context(positions, visible_until)
-
-    def block(parameters, x, context):
-        return nnx.merge(graphdef, parameters)(x, context)
-
     return stack.run_program(block, stacked, instructions, length, nesting, model.embed(tokens), context)
+
+
+def _blocks(model: Any) -> tuple[stack.Block, Any]:
+    """One layer as a pure function, and the stacked parameters that it takes a layer of."""
+    graphdef, stacked = nnx.split(model.blocks)
+    return lambda parameters, x, context: nnx.merge(graphdef, parameters)(x, context), stacked
+
+
+def _row_layout(tokens: Array, lengths: Array) -> tuple[Array, Array]:
+    """Positions and `visible_until` of rows that each hold one right-padded text."""
+    index = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    return index, jnp.where(index < lengths[:, None], tokens.shape[1], index + 1)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "nesting"))
 def _logits(graphdef, state, instructions, length, nesting, tokens, lengths):
     model = nnx.merge(graphdef, state)
-    index = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    visible_until = jnp.where(index < lengths[:, None], tokens.shape[1], index + 1)
-    return model.logits(embed_and_run(model, instructions, length, nesting, tokens, index, visible_until))
+    return model.logits(embed_and_run(model, instructions, length, nesting, tokens, *_row_layout(tokens, lengths)))
+
+
+@partial(jax.jit, static_argnames=("graphdef", "plan"))
+def _static_logits(graphdef, state, plan, tokens, lengths):
+    model = nnx.merge(graphdef, state)
+    block, stacked = _blocks(model)
+    context = model.context(*_row_layout(tokens, lengths))
+    return model.logits(stack.run(block, stacked, plan, model.embed(tokens), context))
+
+
+@partial(jax.jit, static_argnames=("graphdef", "plan"))
+def _hidden_states(graphdef, state, plan, tokens, lengths):
+    model = nnx.merge(graphdef, state)
+    block, stacked = _blocks(model)
+    context = model.context(*_row_layout(tokens, lengths))
+    return stack.run_with_states(block, stacked, plan, model.embed(tokens), context)[1]
 
 
 def _checked(tokens: np.ndarray, lengths: Any, config: LlamaConfig) -> tuple[np.ndarray, np.ndarray]:

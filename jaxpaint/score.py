@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.errors import UserError
@@ -17,6 +18,7 @@ from jaxpaint.model import Model, embed_and_run
 from jaxpaint.packing import Batch, Request, pack
 from jaxpaint.plan import Plan
 from jaxpaint.program import Program
+from jaxpaint.sharding import DATA, rows
 
 # Bytes of float32 logits in memory at once; the head runs over scored positions in chunks of this size.
 HEAD_BYTES = {"cpu": 64 << 20, "accelerator": 512 << 20}
@@ -67,7 +69,13 @@ def score(
     """
     plan = (plan or model.full_plan).validate(model.num_layers)
     program = Program.of(plan)
-    batches = pack(requests, batch_tokens=batch_tokens or default_batch_tokens(), attention_cost=attention_cost(model))
+    shards = model.mesh.shape[DATA] if model.mesh else 1
+    batches = pack(
+        requests,
+        batch_tokens=batch_tokens or default_batch_tokens() * shards,
+        attention_cost=attention_cost(model),
+        rows_multiple=shards,
+    )
     totals = np.zeros(len(requests))
     greedy = np.ones(len(requests), bool)
     under_way: list[tuple[Batch, tuple[Array, Array]]] = []
@@ -102,6 +110,7 @@ def attention_cost(model: Model) -> float:
 
 def run_batch(model: Model, program: Program, batch: Batch) -> tuple[Float[Array, "M t"], Bool[Array, "M t"]]:
     """Log-probabilities of a batch's targets and whether each is the most likely token. Does not wait."""
+    layout = batch.tokens, batch.positions, batch.visible_until
     return _score_batch(
         model.graphdef,
         model.state,
@@ -109,9 +118,8 @@ def run_batch(model: Model, program: Program, batch: Batch) -> tuple[Float[Array
         program.length,
         program.nesting,
         _head_chunk(model.config.vocab_size, batch.scored.size),
-        batch.tokens,
-        batch.positions,
-        batch.visible_until,
+        model.mesh,
+        *(jax.device_put(layout, rows(model.mesh)) if model.mesh else layout),
         batch.scored,
         batch.targets,
         batch.count,
@@ -127,25 +135,46 @@ def _head_chunk(vocab_size: int, positions: int) -> int:
     return chunk
 
 
-@partial(jax.jit, static_argnames=("graphdef", "nesting", "chunk"))
+@partial(jax.jit, static_argnames=("graphdef", "nesting", "chunk", "mesh"))
 def _score_batch(
-    graphdef, state, instructions, length, nesting, chunk, tokens, positions, visible_until, scored, targets, count
+    graphdef,
+    state,
+    instructions,
+    length,
+    nesting,
+    chunk,
+    mesh,
+    tokens,
+    positions,
+    visible_until,
+    scored,
+    targets,
+    count,
 ):
     model = nnx.merge(graphdef, state)
     hidden = embed_and_run(model, instructions, length, nesting, tokens, positions, visible_until)
-    return target_logprobs(model, hidden.reshape(-1, hidden.shape[-1]), scored, targets, count, chunk)
+    return target_logprobs(model, hidden.reshape(-1, hidden.shape[-1]), scored, targets, count, chunk, mesh)
 
 
 def target_logprobs(
-    model, hidden: Float[Array, "tokens D"], scored: Int[Array, " M"], targets: Int[Array, "M t"], count, chunk: int
+    model,
+    hidden: Float[Array, "tokens D"],
+    scored: Int[Array, " M"],
+    targets: Int[Array, "M t"],
+    count,
+    chunk: int,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "M t"], Bool[Array, "M t"]]:
     """The head at the first `count` scored positions only, `chunk` at a time, so the [M, V] logits never exist."""
 
     def step(i, outputs):
         logprobs, greedy = outputs
-        rows = jax.lax.dynamic_slice_in_dim(scored, i * chunk, chunk)
+        where = jax.lax.dynamic_slice_in_dim(scored, i * chunk, chunk)
         wanted = jax.lax.dynamic_slice_in_dim(targets, i * chunk, chunk)
-        logits = model.logits(hidden[rows])
+        states = hidden[where]
+        if mesh is not None and chunk % mesh.shape[DATA] == 0:
+            states = jax.lax.with_sharding_constraint(states, rows(mesh))
+        logits = model.logits(states)
         at_targets = jnp.take_along_axis(logits, wanted, axis=-1)
         found = at_targets - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         best = at_targets >= logits.max(axis=-1, keepdims=True)

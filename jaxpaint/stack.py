@@ -88,7 +88,7 @@ def run_with_states(block: Block, stacked: Parameters, plan: Plan, x: Float[Arra
     return result, jnp.concatenate([x[None], states])
 
 
-def _combine(combine: str, total: Array, x: Array, count: int) -> Array:
+def _combine(combine: str, total: Array, x: Array, count: int | Int[Array, ""]) -> Array:
     """Mean of the branch outputs, or the input plus the sum of the branches' residual updates."""
     if combine == "mean":
         return (total / count).astype(x.dtype)

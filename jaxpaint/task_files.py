@@ -22,10 +22,11 @@ def find_task_files(names: Sequence[str]) -> dict[str, Path]:
     """The YAML file of every name that is a stock task; groups, tags and unknown names are left out."""
     found: dict[str, Path] = {}
     for name in names:
-        likely = _defined_tasks(_read(_likely_folders(name)))
-        found |= {name: likely[name]} if name in likely else {}
+        for folder in _stock_folders_by_word().get(_first_word(name), []):
+            if name in (likely := _defined_tasks(folder)):
+                found.setdefault(name, likely[name])
     if len(found) < len(set(names)):
-        everywhere = _defined_tasks(_stock_texts())
+        everywhere = _defined_tasks(_stock_folder())
         found |= {name: everywhere[name] for name in names if name in everywhere}
     return found
 
@@ -33,12 +34,13 @@ def find_task_files(names: Sequence[str]) -> dict[str, Path]:
 def may_be_group_or_tag(name: str) -> bool:
     """Whether a stock file mentions the name as a whole word; if not, the full index lacks it, too."""
     word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
-    return any(word.search(text) for text in _stock_texts().values())
+    return any(word.search(text) for text in _texts(_stock_folder()).values())
 
 
 def near_names(name: str, others: Iterable[str] = ()) -> list[str]:
     """Up to five names of stock tasks, groups or `others` spelled much like `name`, the nearest first."""
-    known = {match["name"].strip() for text in _stock_texts().values() for match in _DEFINES.finditer(text)}
+    texts = _texts(_stock_folder()).values()
+    known = {match["name"].strip() for text in texts for match in _DEFINES.finditer(text)}
     return difflib.get_close_matches(name, sorted(known | set(others)), n=5)
 
 
@@ -48,27 +50,23 @@ def _stock_folder() -> Path:
     return Path(lm_eval.tasks.__path__[0])
 
 
-def _likely_folders(name: str) -> list[Path]:
-    first_word = re.split(r"[_\W]", name, maxsplit=1)[0].lower()
-    if not first_word:
-        return []
-    return [
-        folder
-        for folder in sorted(_stock_folder().iterdir())
-        if folder.is_dir() and re.split(r"[_\W]", folder.name.lower())[0] == first_word
-    ]
+def _first_word(name: str) -> str:
+    return re.split(r"[_\W]", name.lower(), maxsplit=1)[0]
 
 
 @functools.cache
-def _stock_texts() -> dict[Path, str]:
-    return _read([_stock_folder()])
+def _stock_folders_by_word() -> dict[str, list[Path]]:
+    folders: dict[str, list[Path]] = {}
+    for folder in sorted(path for path in _stock_folder().iterdir() if path.is_dir()):
+        folders.setdefault(_first_word(folder.name), []).append(folder)
+    return folders
 
 
-def _read(folders: Iterable[Path]) -> dict[Path, str]:
+@functools.cache
+def _texts(folder: Path) -> dict[Path, str]:
     # Templates that only other files include often have no suffix; a tag may stand in one of them.
     files = (
         Path(parent, file)
-        for folder in folders
         for parent, _, names in os.walk(folder)
         for file in names
         if Path(file).suffix in ("", ".yaml")
@@ -76,9 +74,10 @@ def _read(folders: Iterable[Path]) -> dict[Path, str]:
     return {path: path.read_text(encoding="utf-8", errors="replace") for path in sorted(files)}
 
 
-def _defined_tasks(texts: dict[Path, str]) -> dict[str, Path]:
+@functools.cache
+def _defined_tasks(folder: Path) -> dict[str, Path]:
     tasks: dict[str, Path] = {}
-    for path, text in texts.items():
+    for path, text in _texts(folder).items():
         defined = {match["kind"]: match["name"].strip() for match in _DEFINES.finditer(text)}
         # As lm-eval reads them: a class is a task, a group is not, a file without the suffix is neither.
         if path.suffix == ".yaml" and "task" in defined and ("class" in defined or "group" not in defined):

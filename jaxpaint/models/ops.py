@@ -11,6 +11,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.models.config import RopeScaling
@@ -18,26 +19,28 @@ from jaxpaint.models.config import RopeScaling
 AttentionImplementation = Literal["matmul", "cudnn"]
 
 
-def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[Array, H / 2]:
-    """Rotary frequencies in radians per token, rescaled as transformers' `ROPE_INIT_FUNCTIONS` does."""
-    frequencies = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    if scaling is None:
-        return frequencies
-    if scaling.rope_type == "linear":
-        return frequencies / scaling.factor
-    wavelengths = 2 * math.pi / frequencies
-    original = scaling.original_max_position_embeddings
-    # 0 at the lowest frequency that is fully rescaled, 1 at the highest that is kept.
-    blend = (original / wavelengths - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    blend = jnp.clip(blend, 0.0, 1.0)
-    return (1 - blend) * frequencies / scaling.factor + blend * frequencies
+def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[np.ndarray, " half"]:
+    """Rotary frequencies in radians per token, rescaled as transformers' `ROPE_INIT_FUNCTIONS` does.
+
+    They are constants of a model, so they are computed on the host, in float64, and rounded once.
+    """
+    frequencies = 1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim)
+    if scaling is not None and scaling.rope_type == "linear":
+        frequencies = frequencies / scaling.factor
+    if scaling is not None and scaling.rope_type == "llama3":
+        wavelengths = 2 * math.pi / frequencies
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        # 0 at the lowest frequency that is fully rescaled, 1 at the highest that is kept.
+        blend = np.clip((scaling.original_max_position_embeddings / wavelengths - low) / (high - low), 0.0, 1.0)
+        frequencies = (1 - blend) * frequencies / scaling.factor + blend * frequencies
+    return frequencies.astype(np.float32)
 
 
 def rope_tables(
-    positions: Int[Array, "B S"], frequencies: Float[Array, H / 2]
-) -> tuple[Float[Array, "B S 1 H"], Float[Array, "B S 1 H"]]:
+    positions: Int[Array, "B S"], frequencies: Float[np.ndarray, " half"]
+) -> tuple[Float[Array, "B S 1 2*half"], Float[Array, "B S 1 2*half"]]:
     """Cosines and sines of each position's angles, in float32, with an axis to broadcast over heads."""
-    angles = positions[:, :, None, None].astype(jnp.float32) * jnp.concatenate([frequencies, frequencies])
+    angles = positions[:, :, None, None].astype(jnp.float32) * np.concatenate([frequencies, frequencies])
     return jnp.cos(angles), jnp.sin(angles)
 
 
