@@ -46,7 +46,7 @@ def expected(shapes: Mapping[str, tuple[int, ...]], config: LlamaConfig) -> dict
 
 
 def weight(path: str) -> Weight:
-    """The entry of one of our paths: `blocks/mlp/up_proj/kernel` is `model.layers.{layer}.mlp.up_proj.weight`, transposed, and so on."""
+    """The entry of our path: `blocks/mlp/up_proj/kernel` is `model.layers.{layer}.mlp.up_proj.weight`."""
     *modules, leaf = path.split("/")
     if modules == ["embed"]:
         return Weight(path, EMBEDDING, transposed=False)

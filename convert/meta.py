@@ -42,7 +42,7 @@ def is_meta_folder(folder: Path) -> bool:
     return (folder / "params.json").is_file() and any(folder.glob("consolidated.*.pth"))
 
 
-def read_meta_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_meta_folder(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     """A Hugging Face style config and the tensors under their Hugging Face names, shards joined, none read yet.
 
     Raises:
@@ -163,21 +163,20 @@ def _joined(name: str, parts: Sequence[Tensor], axis: int | None) -> Tensor:
                 f"{list(part.shape)} in {part.file}: are these shards of one checkpoint?"
             )
     if axis is None or len(parts) == 1:
-        return Tensor(name, first.shape, first.dtype, files, first.rows)
+        return Tensor(name, first.shape, first.dtype, files, first.part)
     shape = tuple(size * len(parts) if place == axis else size for place, size in enumerate(first.shape))
-    height = first.shape[0]
+    extent = first.shape[axis]
 
-    def rows(start: int, stop: int) -> np.ndarray:
-        if axis == 1:
-            return np.concatenate([part.rows(start, stop) for part in parts], axis=1)
+    def read(along: int, start: int, stop: int) -> np.ndarray:
+        if along != axis:
+            return np.concatenate([part.part(along, start, stop) for part in parts], axis=axis)
+        offsets = [(part, start - place * extent, stop - place * extent) for place, part in enumerate(parts)]
         pieces = [
-            part.rows(max(start - place * height, 0), min(stop - place * height, height))
-            for place, part in enumerate(parts)
-            if start < (place + 1) * height and stop > place * height
+            part.part(axis, max(low, 0), min(high, extent)) for part, low, high in offsets if low < extent and high > 0
         ]
-        return np.concatenate(pieces)
+        return np.concatenate(pieces, axis=axis)
 
-    return Tensor(name, shape, first.dtype, files, rows)
+    return Tensor(name, shape, first.dtype, files, read)
 
 
 def _half_split(tensor: Tensor, heads: int) -> Tensor:
@@ -187,8 +186,10 @@ def _half_split(tensor: Tensor, heads: int) -> Tensor:
     head_dim = tensor.shape[0] // heads
     origin = np.arange(tensor.shape[0]).reshape(heads, head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
 
-    def rows(start: int, stop: int) -> np.ndarray:
+    def read(along: int, start: int, stop: int) -> np.ndarray:
+        if along != 0:
+            return tensor.part(along, start, stop)[origin]
         first, last = start // head_dim * head_dim, -(-stop // head_dim) * head_dim
-        return tensor.rows(first, last)[origin[start:stop] - first]
+        return tensor.part(0, first, last)[origin[start:stop] - first]
 
-    return Tensor(tensor.name, tensor.shape, tensor.dtype, tensor.file, rows)
+    return Tensor(tensor.name, tensor.shape, tensor.dtype, tensor.file, read)

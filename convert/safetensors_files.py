@@ -45,9 +45,9 @@ def read_header(file: Path) -> list[Tensor]:
                 "use the checkpoint that is not quantised"
             )
         dtype = np.dtype(ml_dtypes.bfloat16) if kind == "BF16" else np.dtype(DTYPES.get(kind, "float32"))
-        tensors.append(Tensor(name, tuple(part.get_shape()), dtype, file.name, partial(_rows, part)))
+        tensors.append(Tensor(name, tuple(part.get_shape()), dtype, file.name, partial(_read, part)))
     return tensors
 
 
-def _rows(part: Any, start: int, stop: int) -> np.ndarray:
-    return part[start:stop]
+def _read(tensor: Any, axis: int, start: int, stop: int) -> np.ndarray:
+    return tensor[start:stop] if axis == 0 else tensor[:, start:stop]

@@ -43,10 +43,10 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
     """
     folder, commit = locate(source, revision)
     name = str(source) if commit else str(folder)
-    if (folder / "config.json").is_file():
-        config, tensors = _read_config(folder / "config.json"), _read_weights(folder)
-    elif is_meta_folder(folder):
+    if is_meta_folder(folder) and not _has_huggingface_weights(folder):
         config, tensors = read_meta_folder(folder)
+    elif (folder / "config.json").is_file():
+        config, tensors = _read_config(folder / "config.json"), _read_weights(folder)
     else:
         raise UserError(
             f"{folder} is not a checkpoint: it has neither config.json (Hugging Face) nor params.json with "
@@ -88,6 +88,10 @@ def _read_config(file: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{file} holds a JSON {type(config).__name__}, not a model's configuration")
     return config
+
+
+def _has_huggingface_weights(folder: Path) -> bool:
+    return any(any(folder.glob(pattern)) for _, pattern, _ in HUGGINGFACE_WEIGHTS)
 
 
 def _read_weights(folder: Path) -> Mapping[str, Tensor]:

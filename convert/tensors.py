@@ -1,7 +1,8 @@
-"""A checkpoint's tensors before they are read: their names and shapes, and how to read a few rows at a time."""
+"""A checkpoint's tensors before they are read: their names and shapes, and how to read a part at a time."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,26 +10,27 @@ import numpy as np
 
 from jaxpaint.errors import UserError
 
-ROWS_BYTES = 16 * 2**20
+BLOCK_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in a checkpoint file. `rows(start, stop)` reads that part of its first axis."""
+    """A tensor in a checkpoint file. `part(axis, start, stop)` reads those indices of one axis and all of others."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
     file: str
-    rows: Callable[[int, int], np.ndarray]
+    part: Callable[[int, int, int], np.ndarray]
 
-    def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """The tensor in pieces of about 16 MiB, each with its place on the first axis."""
-        width = int(np.prod(self.shape[1:])) * self.dtype.itemsize
-        step = max(1, ROWS_BYTES // max(1, width))
-        for start in range(0, self.shape[0], step):
-            stop = min(start + step, self.shape[0])
-            yield slice(start, stop), self.rows(start, stop)
+    def blocks(self, axis: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
+        """The tensor in pieces of about 16 MiB, each with its place on an axis."""
+        size = self.shape[axis]
+        width = math.prod(self.shape) // max(1, size) * self.dtype.itemsize
+        step = max(1, BLOCK_BYTES // max(1, width))
+        for start in range(0, size, step):
+            stop = min(start + step, size)
+            yield slice(start, stop), self.part(axis, start, stop)
 
 
 def by_name(tensors: Sequence[Tensor], source: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Conversion of a foreign checkpoint into a store, a few rows at a time."""
+"""Conversion of a foreign checkpoint into a store, a part of a tensor at a time."""
 
 from __future__ import annotations
 
@@ -43,9 +43,8 @@ def convert(
     """
     found = resolve(source, revision)
     config = from_huggingface(found.config)
+    _require_match(found, llama.expected(_parameter_shapes(config), config), config)
     chosen = _choose_dtype(dtype, found)
-    shapes = _parameter_shapes(config)
-    _require_match(found, llama.expected(shapes, config), config)
 
     def fill(path: str, layer: int | None, out: np.ndarray) -> None:
         weight = llama.weight(path)
@@ -69,9 +68,9 @@ def convert(
 
 def copy(tensor: Tensor, out: np.ndarray, transposed: bool) -> None:
     """Reads a tensor into `out` (its shape, or its transpose's), cast to the dtype of `out`."""
-    target = out.T if transposed else out
-    for place, block in tensor.blocks():
-        target[place] = block.astype(out.dtype, copy=False)
+    # Along the first axis of `out`, so that each of its pages is written once.
+    for place, block in tensor.blocks(axis=1 if transposed else 0):
+        out[place] = block.T if transposed else block
 
 
 def _parameter_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
@@ -83,8 +82,10 @@ def _parameter_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _choose_dtype(asked: str | None, source: Source) -> str:
+    import jax.numpy as jnp
+
     present = {tensor.dtype for name, tensor in source.tensors.items() if not _is_ignored(name)}
-    dtype = asked or (reduce(np.promote_types, present).name if present else "float32")
+    dtype = asked or reduce(jnp.promote_types, present).name
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype} is not one of {', '.join(DTYPES)}; say which with --dtype")
     return dtype

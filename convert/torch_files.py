@@ -48,7 +48,7 @@ def read_torch_file(file: Path) -> list[Tensor]:
         if value.dtype not in names:
             raise UserError(f"{name} in {file} has dtype {value.dtype}; only float weights convert")
         dtype = _numpy_dtype(names[value.dtype])
-        tensors.append(Tensor(name, tuple(value.shape), dtype, file.name, partial(_rows, value, dtype)))
+        tensors.append(Tensor(name, tuple(value.shape), dtype, file.name, partial(_read, value, dtype)))
     return tensors
 
 
@@ -58,9 +58,9 @@ def _numpy_dtype(name: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
 
 
-def _rows(value: Any, dtype: np.dtype, start: int, stop: int) -> np.ndarray:
+def _read(value: Any, dtype: np.dtype, axis: int, start: int, stop: int) -> np.ndarray:
     import torch
 
-    part = value[start:stop]
+    part = value.narrow(axis, start, stop - start)
     # numpy has no bfloat16 of its own: the same bytes, under ml_dtypes' name.
     return part.view(torch.int16).numpy().view(dtype) if part.dtype == torch.bfloat16 else part.numpy()

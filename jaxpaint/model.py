@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxpaint import stack
+from jaxpaint.compilation import enable_persistent_cache, jit
 from jaxpaint.errors import UserError
 from jaxpaint.models import abstract_model
 from jaxpaint.models.config import LlamaConfig
@@ -127,7 +128,6 @@ def load(
     """
     from convert import store_for
     from jaxpaint import checkpoint
-    from jaxpaint.compilation import enable_persistent_cache
 
     store = store_for(model, revision=revision)
     enable_persistent_cache()
@@ -201,13 +201,13 @@ def _row_layout(tokens: Array, lengths: Array) -> tuple[Array, Array]:
     return index, jnp.where(index < lengths[:, None], tokens.shape[1], index + 1)
 
 
-@partial(jax.jit, static_argnames=("graphdef", "nesting"))
+@jit("graphdef", "nesting")
 def _logits(graphdef, state, instructions, length, nesting, tokens, lengths):
     model = nnx.merge(graphdef, state)
     return model.logits(embed_and_run(model, instructions, length, nesting, tokens, *_row_layout(tokens, lengths)))
 
 
-@partial(jax.jit, static_argnames=("graphdef", "plan"))
+@jit("graphdef", "plan")
 def _static_logits(graphdef, state, plan, tokens, lengths):
     model = nnx.merge(graphdef, state)
     block, stacked = _blocks(model)
@@ -215,7 +215,7 @@ def _static_logits(graphdef, state, plan, tokens, lengths):
     return model.logits(stack.run(block, stacked, plan, model.embed(tokens), context))
 
 
-@partial(jax.jit, static_argnames=("graphdef", "plan"))
+@jit("graphdef", "plan")
 def _hidden_states(graphdef, state, plan, tokens, lengths):
     model = nnx.merge(graphdef, state)
     block, stacked = _blocks(model)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxpaint.compilation import jit
 from jaxpaint.errors import UserError
 from jaxpaint.model import Model, embed_and_run
 from jaxpaint.packing import Batch, Request, pack
@@ -135,7 +135,7 @@ def _head_chunk(vocab_size: int, positions: int) -> int:
     return chunk
 
 
-@partial(jax.jit, static_argnames=("graphdef", "nesting", "chunk", "mesh"))
+@jit("graphdef", "nesting", "chunk", "mesh")
 def _score_batch(
     graphdef,
     state,
@@ -174,10 +174,10 @@ def target_logprobs(
         states = hidden[where]
         if mesh is not None and chunk % mesh.shape[DATA] == 0:
             states = jax.lax.with_sharding_constraint(states, rows(mesh))
-        logits = model.logits(states)
-        at_targets = jnp.take_along_axis(logits, wanted, axis=-1)
-        found = at_targets - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-        best = at_targets >= logits.max(axis=-1, keepdims=True)
+        logits = model.vocabulary_logits(states)
+        at_targets = jnp.take_along_axis(logits, wanted.T, axis=0).T
+        found = at_targets - jax.nn.logsumexp(logits, axis=0)[:, None]
+        best = at_targets >= logits.max(axis=0)[:, None]
         return (
             jax.lax.dynamic_update_slice_in_dim(logprobs, found, i * chunk, axis=0),
             jax.lax.dynamic_update_slice_in_dim(greedy, best, i * chunk, axis=0),

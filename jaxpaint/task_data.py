@@ -134,9 +134,7 @@ def _checked(file: str, option: str) -> Path:
     if not path.is_file():
         raise UserError(f"{option}: there is no file {file}")
     if path.suffix not in BUILDERS:
-        raise UserError(
-            f"{option}: unknown kind of file {path.suffix or path.name!r}; expected {', '.join(BUILDERS)}"
-        )
+        raise UserError(f"{option}: unknown kind of file {path.suffix or path.name!r}; expected {', '.join(BUILDERS)}")
     if path.stat().st_size == 0:
         raise UserError(f"{option}: the file {file} is empty")
     return path

@@ -66,11 +66,7 @@ def load_tasks(
         raise _not_asked_for(unused[0], tasks["tasks"])
     for name, task in tasks["tasks"].items():
         shots = _shots(task.get_config("num_fewshot"), num_fewshot)
-        if (
-            name in data
-            and shots
-            and not _shots(manager.task_index[name].cfg.get("num_fewshot"), num_fewshot)
-        ):
+        if name in data and shots and not _shots(manager.task_index[name].cfg.get("num_fewshot"), num_fewshot):
             raise UserError(
                 f"a group gives {name!r} {shots} few-shot examples, the task itself none; with --data, ask "
                 f"for them by --num-fewshot {shots}"

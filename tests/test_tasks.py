@@ -57,27 +57,47 @@ def _lambada(number: int) -> dict:
 
 def _arc(number: int) -> dict:
     answers = [NOUNS[(number + shift) % 10] for shift in range(4)]
-    return {"id": str(number), "question": f"Which of these is thing number {number}?",
-            "choices": {"text": answers, "label": ["A", "B", "C", "D"]}, "answerKey": "ABCD"[number % 4]}
+    return {
+        "id": str(number),
+        "question": f"Which of these is thing number {number}?",
+        "choices": {"text": answers, "label": ["A", "B", "C", "D"]},
+        "answerKey": "ABCD"[number % 4],
+    }
 
 
 def _hellaswag(number: int) -> dict:
-    return {"ind": number, "activity_label": "Packing", "ctx_a": f"A woman [title] lifts the {NOUNS[number % 10]}.",
-            "ctx_b": "then she", "ctx": "", "endings": [f"drops {noun} {number}." for noun in NOUNS[:4]],
-            "label": str(number % 4)}
+    return {
+        "ind": number,
+        "activity_label": "Packing",
+        "ctx_a": f"A woman [title] lifts the {NOUNS[number % 10]}.",
+        "ctx_b": "then she",
+        "ctx": "",
+        "endings": [f"drops {noun} {number}." for noun in NOUNS[:4]],
+        "label": str(number % 4),
+    }
 
 
 def _winogrande(number: int) -> dict:
-    return {"sentence": f"Ada gave Bea the {NOUNS[number % 10]} number {number} because _ had asked for it.",
-            "option1": "Ada", "option2": "Bea", "answer": str(number % 2 + 1)}
+    return {
+        "sentence": f"Ada gave Bea the {NOUNS[number % 10]} number {number} because _ had asked for it.",
+        "option1": "Ada",
+        "option2": "Bea",
+        "answer": str(number % 2 + 1),
+    }
 
 
 def _gsm8k(number: int) -> dict:
     return {"question": f"What is {number} and {number}?", "answer": f"It is {2 * number}.\n#### {2 * number}"}
 
 
-ITEMS = {"lambada_openai": _lambada, "arc_challenge": _arc, "arc_easy": _arc, "hellaswag": _hellaswag,
-         "winogrande": _winogrande, "gsm8k": _gsm8k}
+ITEMS = {
+    "lambada_openai": _lambada,
+    "arc_challenge": _arc,
+    "arc_easy": _arc,
+    "hellaswag": _hellaswag,
+    "winogrande": _winogrande,
+    "gsm8k": _gsm8k,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -105,8 +125,9 @@ def files(tmp_path):
     made = {}
     for task, item in ITEMS.items():
         made[task] = rows_file(tmp_path / f"{task}.jsonl", [item(number) for number in range(12)])
-        made[f"{task}:train"] = rows_file(tmp_path / f"{task}_train.jsonl",
-                                          [item(number) for number in range(100, 130)])
+        made[f"{task}:train"] = rows_file(
+            tmp_path / f"{task}_train.jsonl", [item(number) for number in range(100, 130)]
+        )
     return made
 
 
@@ -116,8 +137,18 @@ def local(files: dict[str, Path], *names: str) -> dict:
 
 @pytest.mark.parametrize(
     ("task", "num_fewshot"),
-    [("lambada_openai", None), ("arc_challenge", None), ("arc_challenge", 3), ("arc_easy", 1), ("hellaswag", None),
-     ("hellaswag", 2), ("winogrande", None), ("winogrande", 2), ("gsm8k", None), ("gsm8k", 0)],
+    [
+        ("lambada_openai", None),
+        ("arc_challenge", None),
+        ("arc_challenge", 3),
+        ("arc_easy", 1),
+        ("hellaswag", None),
+        ("hellaswag", 2),
+        ("winogrande", None),
+        ("winogrande", 2),
+        ("gsm8k", None),
+        ("gsm8k", 0),
+    ],
 )
 def test_results_and_prompts_equal_lm_evals_own(task, num_fewshot, files, tmp_path, no_network, monkeypatch):
     given = [task] if task == "lambada_openai" else [task, f"{task}:train"]
@@ -127,17 +158,23 @@ def test_results_and_prompts_equal_lm_evals_own(task, num_fewshot, files, tmp_pa
 
     stock = next(path for path in STOCK.rglob("*.yaml") if f"\ntask: {task}\n" in f"\n{path.read_text()}")
     splits = {"train": str(files[f"{task}:train"]), "validation": str(files[task]), "test": str(files[task])}
-    config = {"include": str(stock), "dataset_path": "json", "dataset_name": None,
-              "dataset_kwargs": {"data_files": splits}}
+    config = {
+        "include": str(stock),
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": splits},
+    }
     folder = tmp_path / "theirs"
     folder.mkdir()
     (folder / "task.yaml").write_text(json.dumps(config))
     monkeypatch.setenv("DISABLE_MULTIPROC", "1")
     manager = TaskManager(include_defaults=False, include_path=folder)
-    theirs = lm_eval.simple_evaluate(theirs_lm, tasks=[task], task_manager=manager, num_fewshot=num_fewshot,
-                                     bootstrap_iters=200)
+    theirs = lm_eval.simple_evaluate(
+        theirs_lm, tasks=[task], task_manager=manager, num_fewshot=num_fewshot, bootstrap_iters=200
+    )
 
-    assert ours_lm.requests and ours_lm.requests == theirs_lm.requests
+    assert ours_lm.requests
+    assert ours_lm.requests == theirs_lm.requests
     assert ours["results"].keys() == theirs["results"].keys() == {task}
     for metric, value in theirs["results"][task].items():
         expected = pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
@@ -145,14 +182,16 @@ def test_results_and_prompts_equal_lm_evals_own(task, num_fewshot, files, tmp_pa
     for key in ("n-shot", "n-samples", "versions", "higher_is_better"):
         assert ours[key] == theirs[key]
     assert [sample["doc_hash"] for sample in ours["samples"][task]] == [
-        sample["doc_hash"] for sample in theirs["samples"][task]]
+        sample["doc_hash"] for sample in theirs["samples"][task]
+    ]
 
 
 def test_several_tasks_at_once_and_the_table(files, no_network):
     names = ["arc_challenge", "hellaswag", "lambada_openai"]
     results = evaluate(HashLM(), load_tasks(names, data=local(files, *names)), limit=5, bootstrap_iters=0)
     assert results["n-samples"] == {name: {"original": 12, "effective": 5} for name in names}
-    assert results["config"]["limit"] == 5 and results["config"]["fewshot_seed"] == 1234
+    assert results["config"]["limit"] == 5
+    assert results["config"]["fewshot_seed"] == 1234
     assert "samples" not in results
     table = results_table(results)
     assert all(name in table for name in names)
@@ -177,8 +216,11 @@ def test_parquet_and_named_splits(files, tmp_path, no_network):
 def test_a_stock_task_is_found_where_lm_eval_finds_it():
     # By its folder's name, in a folder of another name, as a Python class inside a group's file.
     found = find_task_files(["hellaswag", "cola", "scrolls_qasper", "ai2_arc", "no_such_task"])
-    assert found == {"hellaswag": STOCK / "hellaswag/hellaswag.yaml", "cola": STOCK / "glue/cola/default.yaml",
-                     "scrolls_qasper": STOCK / "scrolls/scrolls_qasper.yaml"}
+    assert found == {
+        "hellaswag": STOCK / "hellaswag/hellaswag.yaml",
+        "cola": STOCK / "glue/cola/default.yaml",
+        "scrolls_qasper": STOCK / "scrolls/scrolls_qasper.yaml",
+    }
 
 
 @pytest.mark.slow
@@ -190,16 +232,27 @@ def test_every_stock_task_is_found_where_lm_eval_finds_it():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ai2_arc", "arc_[ce]*[ye]"])
-def test_tags_and_patterns(name, files, no_network):
+@pytest.mark.parametrize("names", [["ai2_arc"], ["arc_eas[y]", "arc_challenge"]])
+def test_tags_and_patterns(names, files, no_network):
     data = local(files, "arc_easy", "arc_challenge")
-    if "*" in name:
-        with pytest.raises(UserError, match="cannot load the dataset|needs a package"):
-            load_tasks([name], data=data)
-        return
-    assert sorted(load_tasks([name], data=data)["tasks"]) == ["arc_challenge", "arc_easy"]
+    assert sorted(load_tasks(names, data=data)["tasks"]) == ["arc_challenge", "arc_easy"]
+
+
+@pytest.mark.slow
+def test_groups_aggregate_their_tasks(files, own_folder, no_network):
+    (own_folder / "group.yaml").write_text(
+        "group: own_group\ntask: [arc_easy, own_task]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
+    )
+    data = local(files, "arc_easy") | parse_data_option([f"own_task={own_folder / 'items.jsonl'}"])
+    tasks = load_tasks(["own_group"], data=data, include_path=own_folder)
+    results = evaluate(HashLM(), tasks)
+    scores = {name: results["results"][name]["acc,none"] for name in ("arc_easy", "own_task")}
+    assert results["groups"]["own_group"]["acc,none"] == pytest.approx(
+        (12 * scores["arc_easy"] + 9 * scores["own_task"]) / 21
+    )
+    assert results_table(results).count("own_group") == 2
     with pytest.raises(UserError, match="group of tasks"):
-        load_tasks([name], data={name: {None: files["arc_easy"]}})
+        load_tasks(["own_group"], data={"own_group": {None: files["arc_easy"]}}, include_path=own_folder)
 
 
 OWN_TASK = """
@@ -244,10 +297,10 @@ def test_bad_task_names(tmp_path):
         load_tasks(["qqxxqqxx"])
     with pytest.raises(UserError, match="no tasks"):
         load_tasks([])
-    with pytest.raises(UserError, match="cannot read the task file .*missing.yaml"):
+    with pytest.raises(UserError, match=r"cannot read the task file .*missing.yaml"):
         load_tasks([str(tmp_path / "missing.yaml")])
     (tmp_path / "bad.yaml").write_text("task: [unclosed\n")
-    with pytest.raises(UserError, match="cannot read the task file .*bad.yaml"):
+    with pytest.raises(UserError, match=r"cannot read the task file .*bad.yaml"):
         load_tasks([str(tmp_path / "bad.yaml")])
     with pytest.raises(UserError, match="not a folder"):
         load_tasks(["hellaswag"], include_path=tmp_path / "absent")
@@ -258,10 +311,16 @@ def test_the_data_option(tmp_path):
     assert parse_data_option([f"t={file}", f"t:train={file}"]) == {"t": {None: file, "train": file}}
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "table.csv").write_text("a\n1\n")
-    for text, complaint in [("t", "expected TASK=FILE"), ("=f", "expected TASK=FILE"), ("t:=f", "expected TASK"),
-                            ("t=", "expected TASK=FILE"), (f"t={tmp_path}/no.jsonl", "there is no file"),
-                            (f"t={tmp_path}/table.csv", r"unknown kind of file '.csv'; expected .jsonl"),
-                            (f"t={tmp_path}/empty.jsonl", "is empty"), (f"t={tmp_path}", "there is no file")]:
+    for text, complaint in [
+        ("t", "expected TASK=FILE"),
+        ("=f", "expected TASK=FILE"),
+        ("t:=f", "expected TASK"),
+        ("t=", "expected TASK=FILE"),
+        (f"t={tmp_path}/no.jsonl", "there is no file"),
+        (f"t={tmp_path}/table.csv", r"unknown kind of file '.csv'; expected .jsonl"),
+        (f"t={tmp_path}/empty.jsonl", "is empty"),
+        (f"t={tmp_path}", "there is no file"),
+    ]:
         with pytest.raises(UserError, match=complaint):
             parse_data_option([text])
     with pytest.raises(UserError, match="gives 't:train' twice"):
@@ -275,9 +334,9 @@ def test_data_that_does_not_fit_the_task(files, tmp_path):
         load_tasks(["hellaswag"], data={"hellaswag": {"dev": files["hellaswag"]}})
     with pytest.raises(UserError, match="'test' split of task 'gsm8k' twice"):
         load_tasks(["gsm8k"], data={"gsm8k": {None: files["gsm8k"], "test": files["gsm8k"]}})
-    with pytest.raises(UserError, match="evaluated on its 'test' split.*add --data gsm8k:test=FILE"):
+    with pytest.raises(UserError, match=r"evaluated on its 'test' split.*add --data gsm8k:test=FILE"):
         load_tasks(["gsm8k"], data=local(files, "gsm8k:train"))
-    with pytest.raises(UserError, match="takes its 5 few-shot examples .* add --data gsm8k:train=FILE"):
+    with pytest.raises(UserError, match=r"takes its 5 few-shot examples .* add --data gsm8k:train=FILE"):
         load_tasks(["gsm8k"], data=local(files, "gsm8k"))
     with pytest.raises(UserError, match="--data arc_easy:train=FILE"):
         load_tasks(["arc_easy"], data=local(files, "arc_easy"), num_fewshot=2)
@@ -291,8 +350,14 @@ def test_data_that_does_not_fit_the_task(files, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("blank.jsonl", b"\n\n"), ("cut.jsonl", b'{"text": "a b"}\n{"text": \n'), ("prose.jsonl", b"Once upon a time\n"),
-     ("numbers.jsonl", b"1\n2\n"), ("bad.parquet", b"PAR1 and nothing else"), ("binary.jsonl", bytes(range(256)))],
+    [
+        ("blank.jsonl", b"\n\n"),
+        ("cut.jsonl", b'{"text": "a b"}\n{"text": \n'),
+        ("prose.jsonl", b"Once upon a time\n"),
+        ("numbers.jsonl", b"1\n2\n"),
+        ("bad.parquet", b"PAR1 and nothing else"),
+        ("binary.jsonl", bytes(range(256))),
+    ],
 )
 def test_unreadable_files_are_named_in_one_line(name, content, tmp_path, capfd):
     (tmp_path / name).write_bytes(content)
@@ -317,14 +382,14 @@ def test_a_document_that_breaks_later_is_told_with_its_number(tmp_path):
     file = rows_file(tmp_path / "items.jsonl", rows)
     tasks = load_tasks(["winogrande"], data=parse_data_option([f"winogrande={file}"]))
     assert evaluate(HashLM(), tasks, limit=4)["n-samples"]["winogrande"]["effective"] == 4
-    with pytest.raises(UserError, match="task 'winogrande', document 4 cannot use .*items.jsonl: ValueError"):
+    with pytest.raises(UserError, match=r"task 'winogrande', document 4 cannot use .*items.jsonl: ValueError"):
         evaluate(HashLM(), tasks)
 
 
 def test_too_few_examples_and_bad_numbers(files, tmp_path):
     few = rows_file(tmp_path / "few.jsonl", [_gsm8k(1)])
     data = {"gsm8k": {None: files["gsm8k"], "train": few}}
-    with pytest.raises(UserError, match="task 'gsm8k'.*Sample larger than population"):
+    with pytest.raises(UserError, match=r"task 'gsm8k'.*Sample larger than population"):
         evaluate(HashLM(), load_tasks(["gsm8k"], data=data))
     with pytest.raises(UserError, match="num_fewshot is -1"):
         load_tasks(["gsm8k"], data=data, num_fewshot=-1)
@@ -375,8 +440,13 @@ def test_bootstrap_in_blocks_draws_the_same(monkeypatch):
 
 
 def in_python(code: str, *arguments: object, **environment: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True,
-                          env={**os.environ, **environment}, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -427,7 +497,9 @@ except UserError as error:
 def test_no_network_says_how_to_work_offline(tmp_path):
     told = in_python(OFFLINE, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1").strip()
     assert "\n" not in told
-    assert "'arc_easy'" in told and "--data arc_easy=FILE" in told and "HF_DATASETS_OFFLINE=1" in told
+    assert "'arc_easy'" in told
+    assert "--data arc_easy=FILE" in told
+    assert "HF_DATASETS_OFFLINE=1" in told
 
 
 SHARED = Path(__file__).parents[2] / "shared" / "assets" / "data"
@@ -435,9 +507,15 @@ SHARED = Path(__file__).parents[2] / "shared" / "assets" / "data"
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared benchmark files are absent")
 def test_stock_tasks_on_real_files():
-    files = {"lambada_openai": "lambada_openai", "hellaswag": "hellaswag", "arc_easy": "arc_easy",
-             "arc_challenge": "arc_challenge", "winogrande": "winogrande", "gsm8k": "gsm8k_test",
-             "gsm8k:train": "gsm8k_train"}
+    files = {
+        "lambada_openai": "lambada_openai",
+        "hellaswag": "hellaswag",
+        "arc_easy": "arc_easy",
+        "arc_challenge": "arc_challenge",
+        "winogrande": "winogrande",
+        "gsm8k": "gsm8k_test",
+        "gsm8k:train": "gsm8k_train",
+    }
     data = parse_data_option([f"{target}={SHARED / file}.jsonl" for target, file in files.items()])
     results = evaluate(HashLM(), load_tasks(list(data), data=data), limit=20, bootstrap_iters=0)
     assert {name: count["effective"] for name, count in results["n-samples"].items()} == dict.fromkeys(data, 20)

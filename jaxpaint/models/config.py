@@ -100,6 +100,16 @@ HARMLESS = frozenset(
         "tokenizer_class",
         "unsloth_version",
         "unsloth_fixed",
+        # Settings of generation, which older configs carry.
+        "max_length",
+        "min_length",
+        "temperature",
+        "top_k",
+        "top_p",
+        "do_sample",
+        "num_beams",
+        "repetition_penalty",
+        "chat_template",
     }
 )
 # Values that transformers assumes where a config.json is silent, by model type.
@@ -125,6 +135,7 @@ def from_huggingface(raw: Mapping[str, Any]) -> LlamaConfig:
     if missing:
         raise ConfigError(f"config.json lacks {', '.join(missing)}: is it the config of a {model_type} checkpoint?")
     values = {**DEFAULTS[model_type], **raw}
+    default_length = DEFAULTS[model_type]["max_position_embeddings"]
     rope_theta, rope_scaling = _rope(values)
     fields = {field.name for field in dataclasses.fields(LlamaConfig)}
     handled = fields | {"rope_parameters", "rope_scaling", "rope_theta"} | HARMLESS
@@ -136,20 +147,24 @@ def from_huggingface(raw: Mapping[str, Any]) -> LlamaConfig:
             f"config.json sets {listed}, which jaxpaint does not handle for {model_type} and which may change the "
             "result; remove it from config.json only if you know that it does not"
         )
-    heads = values["num_attention_heads"]
-    key_value_heads = values.get("num_key_value_heads") or heads
+    numbers = {name: _number(values, name) for name in REQUIRED}
+    heads = numbers["num_attention_heads"]
+    key_value_heads = _number(values, "num_key_value_heads", heads)
     if heads % key_value_heads:
         raise ConfigError(f"num_attention_heads={heads} is not a multiple of num_key_value_heads={key_value_heads}")
+    head_dim = _number(values, "head_dim", numbers["hidden_size"] // heads)
+    if head_dim % 2:
+        raise ConfigError(f"head_dim={head_dim} is odd: rotary positions turn halves of a head against each other")
     hidden_act = values.get("hidden_act") or "silu"
     if hidden_act not in HIDDEN_ACTIVATIONS:
         raise ConfigError(f"hidden_act={hidden_act!r} is not handled; known: {', '.join(HIDDEN_ACTIVATIONS)}")
     return LlamaConfig(
         model_type=model_type,
-        **{name: int(values[name]) for name in REQUIRED},
+        **numbers,
         num_key_value_heads=key_value_heads,
-        head_dim=values.get("head_dim") or values["hidden_size"] // heads,
-        max_position_embeddings=int(values["max_position_embeddings"]),
-        rms_norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+        head_dim=head_dim,
+        max_position_embeddings=_number(values, "max_position_embeddings", default_length),
+        rms_norm_eps=_number(values, "rms_norm_eps", 1e-6, float),
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
         sliding_window=values.get("sliding_window") if model_type == "mistral" else None,
@@ -160,8 +175,19 @@ def from_huggingface(raw: Mapping[str, Any]) -> LlamaConfig:
     )
 
 
+def _number(values: Mapping[str, Any], name: str, default: float | None = None, kind: type = int) -> Any:
+    """A positive number; null is as good as silence."""
+    value = default if values.get(name) is None else values[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or value != kind(value):
+        raise ConfigError(f"{name}={value!r} in config.json is not a positive {'whole ' * (kind is int)}number")
+    return kind(value)
+
+
 def _rope(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     """Both spellings: `rope_theta` + `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5)."""
+    for name in ("rope_scaling", "rope_parameters"):
+        if not isinstance(values.get(name) or {}, Mapping):
+            raise ConfigError(f"{name}={values[name]!r} in config.json is not an object of rope parameters")
     parameters = {**(values.get("rope_scaling") or {}), **(values.get("rope_parameters") or {})}
     theta = float(parameters.pop("rope_theta", None) or values.get("rope_theta") or 10000.0)
     rope_type = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
@@ -173,7 +199,12 @@ def _rope(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
         raise ConfigError(f"rope scaling {rope_type!r}{detail} is not handled; known types: default, linear, llama3")
     if rope_type == "default":
         return theta, None
-    if "factor" not in parameters:
-        raise ConfigError(f"rope scaling {rope_type!r} in config.json lacks its factor")
+    if rope_type == "llama3" and parameters.get("original_max_position_embeddings") is None:
+        # As transformers' `standardize_rope_params` does.
+        parameters["original_max_position_embeddings"] = values["max_position_embeddings"]
+    required = ("factor", "low_freq_factor", "high_freq_factor") if rope_type == "llama3" else ("factor",)
+    lacking = [name for name in required if parameters.get(name) is None]
+    if lacking:
+        raise ConfigError(f"rope scaling {rope_type!r} in config.json lacks {', '.join(lacking)}")
     scaling = {name: value for name, value in parameters.items() if name in known and value is not None}
     return theta, RopeScaling(rope_type="llama3" if rope_type == "llama3" else "linear", **scaling)

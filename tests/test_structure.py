@@ -1,0 +1,131 @@
+"""The house's shape: which way imports point, and which rooms stay free of heavy packages."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "torch", "transformers", "lm_eval", "datasets", "matplotlib"}
+WITHOUT_NUMPY = (
+    "jaxpaint",
+    "jaxpaint.cli",
+    "jaxpaint.compilation",
+    "jaxpaint.errors",
+    "jaxpaint.evaluation",
+    "jaxpaint.models.config",
+    "jaxpaint.plan",
+    "jaxpaint.plan_drawing",
+    "jaxpaint.plan_nodes",
+    "jaxpaint.plan_text",
+    "jaxpaint.program",
+    "jaxpaint.progress",
+    "jaxpaint.strategies",
+    "jaxpaint.task_data",
+    "jaxpaint.task_files",
+    "jaxpaint.tokenizer",
+)
+WITH_NUMPY = ("convert", "jaxpaint.bootstrap", "jaxpaint.checkpoint", "jaxpaint.tasks")
+
+# What a room may import of ours. Rooms that are not listed are bound only by the rules below.
+ALLOWED = {
+    "jaxpaint.errors": set(),
+    "jaxpaint.plan_nodes": {"errors"},
+    "jaxpaint.plan_text": {"errors", "plan_nodes"},
+    "jaxpaint.plan_drawing": {"errors", "plan_nodes", "plan_text"},
+    "jaxpaint.plan": {"errors", "plan_nodes", "plan_text", "plan_drawing"},
+    "jaxpaint.strategies": {"errors", "plan"},
+    "jaxpaint.program": {"plan"},
+    "jaxpaint.stack": {"plan", "program"},
+    "jaxpaint.packing": {"errors"},
+    "jaxpaint.models": {"models.config", "models.llama", "models.ops"},
+    "jaxpaint.models.config": {"errors"},
+    "jaxpaint.models.ops": {"models.config"},
+    "jaxpaint.models.llama": {"models.config", "models.ops"},
+    "jaxpaint.compilation": set(),
+    "jaxpaint.progress": set(),
+}
+MAY_IMPORT_CONVERT = {"jaxpaint.model", "jaxpaint.cli"}
+CONVERT_MAY_IMPORT = ("jaxpaint.models", "jaxpaint.checkpoint", "jaxpaint.errors", "jaxpaint.plan")
+
+
+def _modules() -> dict[str, Path]:
+    """Every module of the two packages by its dotted name."""
+    files = [file for package in ("jaxpaint", "convert") for file in sorted((ROOT / package).rglob("*.py"))]
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+MODULES = _modules()
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Our own modules that a module imports anywhere: at the top, within functions, or for annotations."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in names}
+    return frozenset(found & MODULES.keys())
+
+
+def test_the_walk_sees_imports() -> None:
+    assert {"jaxpaint.plan", "jaxpaint.stack", "jaxpaint.checkpoint", "convert"} <= imports("jaxpaint.model")
+    assert "convert.hub" in imports("convert.sources")
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_rooms_import_only_what_they_may(module: str) -> None:
+    assert imports(module) <= {f"jaxpaint.{name}" for name in ALLOWED[module]}
+
+
+def test_no_arrow_runs_back() -> None:
+    TopologicalSorter({module: imports(module) for module in MODULES}).prepare()  # raises on a cycle
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("jaxpaint")])
+def test_only_the_top_imports_convert(module: str) -> None:
+    from_convert = {name for name in imports(module) if name.split(".")[0] == "convert"}
+    assert not from_convert or module in MAY_IMPORT_CONVERT
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("convert")])
+def test_convert_knows_models_and_store_alone(module: str) -> None:
+    ours = {name for name in imports(module) if name.startswith("jaxpaint")}
+    assert all(name.startswith(CONVERT_MAY_IMPORT) for name in ours), ours
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("jaxpaint.models")])
+def test_models_and_stack_do_not_know_each_other(module: str) -> None:
+    assert all(name.startswith(("jaxpaint.models", "jaxpaint.errors")) for name in imports(module))
+
+
+def _loaded(modules: tuple[str, ...]) -> set[str]:
+    """Top-level packages in memory after importing `modules` in a fresh interpreter."""
+    code = f"import sys, {', '.join(modules)}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_rooms_without_heavy_packages() -> None:
+    assert not _loaded(WITHOUT_NUMPY) & (HEAVY | {"numpy"})
+    assert not _loaded(WITH_NUMPY) & HEAVY
+
+
+def test_import_is_fast() -> None:
+    """The best of a few, because other work may be running on the machine."""
+    code = "import time; start = time.perf_counter(); import jaxpaint; print(time.perf_counter() - start)"
+    seconds = [
+        float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(seconds) < 0.3
