@@ -184,12 +184,12 @@ def embed_and_run(
     model: Any, instructions: Array, length: Array, nesting: int, tokens: Array, positions: Array, visible_until: Array
 ) -> Float[Array, "B S D"]:
     """Hidden states before the final norm of a merged `nnx` model, under a plan given as data."""
-    block, stacked = _blocks(model)
+    block, stacked = layer_stack(model)
     context = model.context(positions, visible_until)
     return stack.run_program(block, stacked, instructions, length, nesting, model.embed(tokens), context)
 
 
-def _blocks(model: Any) -> tuple[stack.Block, Any]:
+def layer_stack(model: Any) -> tuple[stack.Block, Any]:
     """One layer as a pure function, and the stacked parameters that it takes a layer of."""
     graphdef, stacked = nnx.split(model.blocks)
     return lambda parameters, x, context: nnx.merge(graphdef, parameters)(x, context), stacked
@@ -210,7 +210,7 @@ def _logits(graphdef, state, instructions, length, nesting, tokens, lengths):
 @jit("graphdef", "plan")
 def _static_logits(graphdef, state, plan, tokens, lengths):
     model = nnx.merge(graphdef, state)
-    block, stacked = _blocks(model)
+    block, stacked = layer_stack(model)
     context = model.context(*_row_layout(tokens, lengths))
     return model.logits(stack.run(block, stacked, plan, model.embed(tokens), context))
 
@@ -218,7 +218,7 @@ def _static_logits(graphdef, state, plan, tokens, lengths):
 @jit("graphdef", "plan")
 def _hidden_states(graphdef, state, plan, tokens, lengths):
     model = nnx.merge(graphdef, state)
-    block, stacked = _blocks(model)
+    block, stacked = layer_stack(model)
     context = model.context(*_row_layout(tokens, lengths))
     return stack.run_with_states(block, stacked, plan, model.embed(tokens), context)[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,13 +70,7 @@ def score(
     """
     plan = (plan or model.full_plan).validate(model.num_layers)
     program = Program.of(plan)
-    shards = model.mesh.shape[DATA] if model.mesh else 1
-    batches = pack(
-        requests,
-        batch_tokens=batch_tokens or default_batch_tokens() * shards,
-        attention_cost=attention_cost(model),
-        rows_multiple=shards,
-    )
+    batches = pack_for(model, requests, batch_tokens)
     totals = np.zeros(len(requests))
     greedy = np.ones(len(requests), bool)
     under_way: list[tuple[Batch, tuple[Array, Array]]] = []
@@ -101,6 +96,23 @@ def score(
     return Scores(totals, greedy, sum(len(r.tokens) for r in requests), sum(batch.tokens.size for batch in batches))
 
 
+def pack_for(model: Model, requests: Sequence[Request], batch_tokens: int | None = None) -> list[Batch]:
+    """`pack` with the costs of this model and the sizes of its devices."""
+    shards = model.mesh.shape[DATA] if model.mesh else 1
+    return pack(
+        requests,
+        batch_tokens=batch_tokens or default_batch_tokens() * shards,
+        attention_cost=attention_cost(model),
+        rows_multiple=shards,
+    )
+
+
+def place(model: Model, batch: Batch) -> tuple[Any, Any, Any]:
+    """A batch's tokens, positions and `visible_until`, rows spread over the devices."""
+    layout = batch.tokens, batch.positions, batch.visible_until
+    return jax.device_put(layout, rows(model.mesh)) if model.mesh else layout
+
+
 def attention_cost(model: Model) -> float:
     """What attending to one more key costs, relative to all else a layer does for a token."""
     config = model.config
@@ -110,23 +122,22 @@ def attention_cost(model: Model) -> float:
 
 def run_batch(model: Model, program: Program, batch: Batch) -> tuple[Float[Array, "M t"], Bool[Array, "M t"]]:
     """Log-probabilities of a batch's targets and whether each is the most likely token. Does not wait."""
-    layout = batch.tokens, batch.positions, batch.visible_until
     return _score_batch(
         model.graphdef,
         model.state,
         program.instructions,
         program.length,
         program.nesting,
-        _head_chunk(model.config.vocab_size, batch.scored.size),
+        head_chunk(model.config.vocab_size, batch.scored.size),
         model.mesh,
-        *(jax.device_put(layout, rows(model.mesh)) if model.mesh else layout),
+        *place(model, batch),
         batch.scored,
         batch.targets,
         batch.count,
     )
 
 
-def _head_chunk(vocab_size: int, positions: int) -> int:
+def head_chunk(vocab_size: int, positions: int) -> int:
     """Scored positions per chunk of the head: a power of two within the memory allowed, that divides them."""
     allowed = HEAD_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"] // (4 * vocab_size)
     chunk = 1

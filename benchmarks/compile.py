@@ -1,0 +1,91 @@
+"""Executables and compile seconds for many different plans on one batch shape.
+
+    python benchmarks/compile.py [--plans 100] [--layers 32] [--json FILE]
+
+Plans are drawn from every strategy of the paper and from random nested groups. "as data" is how scoring runs them
+(`stack.run_program`); "static" compiles each plan for itself, timed on the first few and scaled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plans", type=int, default=100)
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--static", type=int, default=10, help="plans to compile statically (default: %(default)s)")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    import jax
+    import numpy as np
+
+    from jaxpaint import model as model_module
+    from jaxpaint import score as score_module
+    from jaxpaint.model import random_model
+    from jaxpaint.models.config import LlamaConfig
+    from jaxpaint.packing import Request
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    config = LlamaConfig("llama", 1000, 128, 344, options.layers, 4, 4, 32, 512, 1e-5, 1e4)
+    model = random_model(config, dtype="float32")
+    plans = _plans(options.plans, options.layers)
+    rng = np.random.default_rng(0)
+    requests = [Request.of(list(rng.integers(0, 1000, 40)), list(rng.integers(0, 1000, 4)), 512) for _ in range(16)]
+
+    started = time.perf_counter()
+    score_module.score(model, requests, plans[0])
+    first = time.perf_counter() - started
+    started = time.perf_counter()
+    for plan in plans[1:]:
+        score_module.score(model, requests, plan)
+    rest = time.perf_counter() - started
+    executables = score_module._score_batch.executables()
+
+    tokens = np.zeros((2, 64), np.int32)
+    started = time.perf_counter()
+    for plan in plans[: options.static]:
+        model.logits(tokens, plan, static=True).block_until_ready()
+    static = (time.perf_counter() - started) / options.static
+    print(f"{len(plans)} different plans, {options.layers} layers, one batch shape")
+    print(
+        f"as data: {executables} executable, first plan {first:.1f} s with compilation, then {rest:.1f} s for the rest"
+    )
+    print(
+        f"static:  {model_module._static_logits.executables()} executables for {options.static} plans, "
+        f"{static:.1f} s each"
+    )
+    figures = {"plans": len(plans), "executables": executables, "first": first, "rest": rest, "static_each": static}
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2))
+    if executables > 3:
+        raise SystemExit("more than 3 executables for one batch shape")
+
+
+def _plans(count: int, layers: int):
+    """Different plans of all kinds, in a fixed shuffle."""
+    from jaxpaint import strategies
+    from jaxpaint.plan import Layer, Parallel, Plan, Repeat
+
+    found = {}
+    for name in strategies.STRATEGIES:
+        for variant in strategies.family(name, layers, seeds=range(3), iterations=(2, 3, 5)):
+            found[variant.plan] = None
+    draw = random.Random(0)
+    for _ in range(count):
+        pair = Parallel((Layer(draw.randrange(layers)), Layer(draw.randrange(layers))), "sum")
+        group = Parallel((Repeat(Layer(draw.randrange(layers)), 2), Layer(draw.randrange(layers))))
+        found[Plan.of(0, group, pair, layers - 1)] = None
+    plans = list(found)
+    draw.shuffle(plans)
+    return plans[:count]
+
+
+if __name__ == "__main__":
+    main()
