@@ -53,9 +53,12 @@ def main() -> None:
     for plan in plans[: options.static]:
         model.logits(tokens, plan, static=True).block_until_ready()
     static = (time.perf_counter() - started) / options.static
-    print(f"{len(plans)} different plans, {options.layers} layers, one batch shape")
+    nested = sum(plan.nesting > 1 for plan in plans)
     print(
-        f"as data: {executables} executable, first plan {first:.1f} s with compilation, then {rest:.1f} s for the rest"
+        f"{len(plans)} different plans, {nested} of them with nested groups, {options.layers} layers, one batch shape"
+    )
+    print(
+        f"as data: {executables} executable(s), first plan {first:.1f} s with compilation, then {rest:.1f} s for the rest"
     )
     print(
         f"static:  {model_module._static_logits.executables()} executables for {options.static} plans, "
@@ -78,10 +81,11 @@ def _plans(count: int, layers: int):
         for variant in strategies.family(name, layers, seeds=range(3), iterations=(2, 3, 5)):
             found[variant.plan] = None
     draw = random.Random(0)
-    for _ in range(count):
+    for nesting in range(count):
         pair = Parallel((Layer(draw.randrange(layers)), Layer(draw.randrange(layers))), "sum")
-        group = Parallel((Repeat(Layer(draw.randrange(layers)), 2), Layer(draw.randrange(layers))))
-        found[Plan.of(0, group, pair, layers - 1)] = None
+        for _ in range(nesting % 4):
+            pair = Parallel((Repeat(Layer(draw.randrange(layers)), 2), pair, Layer(draw.randrange(layers))))
+        found[Plan.of(0, pair, layers - 1)] = None
     plans = list(found)
     draw.shuffle(plans)
     return plans[:count]

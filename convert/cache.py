@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from convert import hub
-from convert.sources import files_read, require_known
+from convert.sources import files_read, refuse_revision, require_known
 from convert.to_store import convert
 from jaxpaint.checkpoint import FORMAT_VERSION, Progress, is_store, read_manifest
 from jaxpaint.errors import UserError
@@ -24,6 +24,7 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
         UserError: no such model, or one that does not convert.
     """
     path = Path(model).expanduser()
+    refuse_revision(path, revision)
     # A folder of parameters without a manifest is a damaged store, which read_manifest explains.
     if is_store(path) or (path / "parameters").is_dir():
         read_manifest(path)

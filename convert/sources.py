@@ -55,9 +55,16 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
     return Source(name, commit, folder, config, tensors, _tokenizer_files(folder))
 
 
+def refuse_revision(path: Path, revision: str | None) -> None:
+    """A folder has no revisions. Raises UserError where one is asked for."""
+    if revision is not None and path.is_dir():
+        raise UserError(f"revision {revision!r} belongs to a hub id, and {path} is a folder; leave it out")
+
+
 def locate(source: str | Path, revision: str | None = None) -> tuple[Path, str | None]:
     """The folder of a checkpoint's files, downloaded if need be, and its commit hash if it is on the hub."""
     path = Path(source).expanduser()
+    refuse_revision(path, revision)
     if path.is_dir():
         return path.resolve(), None
     require_known(source)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from convert.tensors import Tensor
-from jaxpaint.errors import UserError
+from jaxpaint.errors import UserError, first_line
 
 
 def read_torch_file(file: Path) -> list[Tensor]:
@@ -35,7 +35,7 @@ def read_torch_file(file: Path) -> list[Tensor]:
             "checkpoint's safetensors files"
         ) from error
     except (RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{file} is truncated, corrupt or in torch's format of before 2020 ({reason}); download it again, or "
             "save it again with torch.save"

@@ -18,12 +18,13 @@ import logging
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from jaxpaint.errors import UserError
+from jaxpaint.errors import UserError, first_line
 from jaxpaint.models.config import LlamaConfig
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def restore(
                 ),
             )
     except (OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:300]
+        reason = first_line(error)[:300]
         raise UserError(f"the store {path} cannot be restored: {reason}") from error
 
 
@@ -244,7 +245,9 @@ def new_folder(
     _refuse_existing(destination, overwrite, replaces)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(destination.with_name(f".{destination.name}.lock"))
+        # Not beside the destination: a lock file that others may wait for cannot be removed safely.
+        name = hashlib.sha256(str(destination).encode()).hexdigest()[:32]
+        lock = FileLock(Path(tempfile.gettempdir()) / f"jaxpaint-{name}.lock", mode=0o666)
         lock.acquire()
     except OSError as error:
         raise UserError(f"cannot write into {destination.parent}: {error.strerror}") from error
@@ -266,8 +269,6 @@ def new_folder(
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            Path(lock.lock_file).unlink()
         lock.release()
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from jaxpaint import __version__
 from jaxpaint.errors import UserError
 from jaxpaint.plan import Plan
 from jaxpaint.strategies import STRATEGIES, build
+
+if TYPE_CHECKING:
+    from jaxpaint.model import Model
 
 INTERRUPTED = 130
 
@@ -27,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"jaxpaint: error: {error}", file=sys.stderr)
         return 2
@@ -35,11 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("jaxpaint: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()
+        # The reader, such as `head`, has seen enough. Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"jaxpaint: error: {where}{error.strerror or error}", file=sys.stderr)
+        reason = error.strerror or next(iter(str(error).splitlines()), type(error).__name__)
+        print(f"jaxpaint: error: {where}{reason}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:  # jax.errors.JaxRuntimeError, without importing jax
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print("jaxpaint: error: the device is out of memory; try a lower --batch-tokens", file=sys.stderr)
         return 2
 
 
@@ -106,16 +119,29 @@ def _add_strategy_options(group) -> None:
     group.add_argument("--layer", type=int, metavar="I", help="of strategies skip-one and switch")
 
 
+def _check_plan_options(options: argparse.Namespace) -> None:
+    """What can be said without a model, before the long work of loading one."""
+    if options.strategy is not None and options.plan is not None:
+        raise UserError("give a plan or a --strategy, not both")
+    if options.plan is not None:
+        Plan.parse(options.plan)
+    if options.strategy is None and (stray := [f"--{name}" for name in _strategy_details(options)]):
+        raise UserError(
+            f"{', '.join(stray)}: belongs to a --strategy, and none is given; name one of {', '.join(STRATEGIES)}"
+        )
+
+
 def _chosen_plan(options: argparse.Namespace, num_layers: int) -> Plan:
     """The plan that the options name, checked against the model's layers."""
-    details = {name: getattr(options, name) for name in ("start", "seed", "iterations", "times", "layer")}
-    if options.strategy and options.plan:
-        raise UserError("give --plan or --strategy, not both")
-    if options.strategy:
-        return build(options.strategy, num_layers, **details).plan
-    if stray := [f"--{name}" for name, value in details.items() if value is not None]:
-        raise UserError(f"{', '.join(stray)} belongs to a --strategy; name one of {', '.join(STRATEGIES)}")
-    return Plan.parse(options.plan).validate(num_layers) if options.plan else Plan.of(range(num_layers))
+    _check_plan_options(options)
+    if options.strategy is not None:
+        return build(options.strategy, num_layers, **_strategy_details(options)).plan
+    return Plan.of(range(num_layers)) if options.plan is None else Plan.parse(options.plan).validate(num_layers)
+
+
+def _strategy_details(options: argparse.Namespace) -> dict[str, int]:
+    given = {name: getattr(options, name) for name in ("start", "seed", "iterations", "times", "layer")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 # --- convert, export ----------------------------------------------------------------------------------------
@@ -130,10 +156,11 @@ def _add_convert(commands) -> None:
         """examples:
   jaxpaint convert path/to/llama-2-7b-hf llama2-7b
   jaxpaint convert HuggingFaceTB/SmolLM2-135M smollm2 --dtype float32
-  jaxpaint convert path/to/meta/llama-2-7b llama2-7b      (consolidated.*.pth + params.json)
+  jaxpaint convert path/to/meta/llama-2-7b llama2-7b
 
-A hub id needs the network, or a filled Hugging Face cache with HF_HUB_OFFLINE=1;
-a gated one needs HF_TOKEN in the environment.""",
+A folder has Hugging Face's config.json and weights, or Meta's params.json and
+consolidated.*.pth. A hub id needs the network, or a filled Hugging Face cache
+with HF_HUB_OFFLINE=1; a gated one needs HF_TOKEN in the environment.""",
     )
     parser.add_argument("source", metavar="SRC", help="a Hugging Face folder, a Meta folder, or a hub id")
     parser.add_argument("destination", metavar="DST", type=Path, help="the store to write (a folder)")
@@ -177,10 +204,13 @@ ordinary checkpoint that transformers loads. Parallel groups have no such form."
 
 
 def _export(options: argparse.Namespace) -> int:
-    from convert import export, store_for
+    from convert import export
+    from jaxpaint.progress import byte_bar
 
     plan = Plan.parse(options.plan)
-    folder = export(store_for(options.store), options.destination, plan)
+    store = _store(options.store)
+    with byte_bar() as progress:
+        folder = export(store, options.destination, plan, progress=progress)
     print(f"exported {plan} ({plan.cost} layers) into {folder}")
     return 0
 
@@ -196,11 +226,15 @@ def _add_eval(commands) -> None:
         "score a model under a plan on lm-evaluation-harness tasks",
         """examples:
   jaxpaint eval --model llama2-7b --tasks lambada_openai,hellaswag
-  jaxpaint eval --model llama2-7b --plan '0-8 {9-22}*3 23-31' --tasks arc_challenge --limit 200
-  jaxpaint eval --model llama2-7b --strategy skip --start 8 --tasks winogrande --output skip8.json
-  jaxpaint eval --model llama2-7b --tasks hellaswag --data hellaswag=hellaswag.jsonl   (no network)
+  jaxpaint eval --model llama2-7b --tasks arc_challenge --limit 200 \\
+      --plan '0-8 {9-22}*3 23-31'
+  jaxpaint eval --model llama2-7b --tasks winogrande --output skip8.json \\
+      --strategy skip --start 8
+  jaxpaint eval --model llama2-7b --tasks hellaswag \\
+      --data hellaswag=hellaswag.jsonl      (without a network)
 
-Prompts, few-shot examples and metrics are lm-eval's. The paper's runs used --bos off.""",
+Prompts, few-shot examples and metrics are lm-eval's. The paper's runs used
+--bos off. Ctrl-C keeps the tasks that are finished.""",
     )
     _add_model_options(parser)
     parser.add_argument("--tasks", required=True, metavar="A,B", help="tasks, groups or task YAML files, by commas")
@@ -226,7 +260,9 @@ Prompts, few-shot examples and metrics are lm-eval's. The paper's runs used --bo
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from jaxpaint.evaluation import check_writable, evaluate_tasks, write_json
+    from convert.sources import require_known
+    from jaxpaint.checkpoint import read_config
+    from jaxpaint.evaluation import check_writable, evaluate_tasks, refuse_generative, write_json
     from jaxpaint.task_data import parse_data_option
     from jaxpaint.tasks import load_tasks, results_table
 
@@ -238,9 +274,13 @@ def _eval(options: argparse.Namespace) -> int:
     if options.batch_tokens is not None and options.batch_tokens < 1:
         raise UserError(f"--batch-tokens is {options.batch_tokens}; expected 1 or more")
     data = parse_data_option(options.data)
-    model = _load(options)
-    plan = _chosen_plan(options, model.num_layers)
+    _check_plan_options(options)
+    require_known(options.model)
     tasks = load_tasks(names, data=data, num_fewshot=options.num_fewshot)
+    refuse_generative(tasks)
+    store = _store(options.model, options.revision)
+    plan = _chosen_plan(options, read_config(store).num_hidden_layers)
+    model = _load(store, options)
 
     from jaxpaint.harness import PlanLM
     from jaxpaint.progress import token_bar
@@ -248,33 +288,47 @@ def _eval(options: argparse.Namespace) -> int:
     with token_bar("scoring") as progress:
         lm = PlanLM(model, plan, bos=options.bos, batch_tokens=options.batch_tokens, progress=progress)
         results = evaluate_tasks(lm, tasks, limit=options.limit, log_samples=options.log_samples)
-    if options.output:
-        write_json(results, options.output)
-    return _report(results, results_table(results) if results.get("results") else "")
+    try:
+        # What is there already is worth more than a file of nothing.
+        if options.output and results.get("results"):
+            write_json(results, options.output)
+    finally:  # hours of work are not lost to a full disk
+        _report(results, results_table(results) if results.get("results") else "")
+    return INTERRUPTED if "interrupted" in results else 2 if "failed" in results else 0
 
 
-def _report(results: dict, table: str) -> int:
+def _report(results: dict, table: str) -> None:
+    for task, reason in results.get("failed", {}).items():
+        print(f"jaxpaint: error: {task}: {reason}", file=sys.stderr)
+    if not table:
+        if "interrupted" in results:
+            print("jaxpaint: interrupted; no task was finished", file=sys.stderr)
+        return
     config, timing = results["config"], results["timing"]
     print(f"plan {config['plan']} (cost {config['plan_cost']}, depth {config['plan_depth']} layers)")
     print(
         f"{config['dtype']}, BOS {config['bos']} ({'added' if config['bos_token_added'] else 'not added'}), "
         f"{timing['wall_seconds']:.1f} s, {timing['tokens_per_second']:.0f} tokens/s"
     )
-    if table:
-        print(table)
+    print(table)
     if missing := results.get("interrupted"):
         print(f"jaxpaint: interrupted; not finished: {', '.join(missing)}", file=sys.stderr)
-        return INTERRUPTED
-    return 0
 
 
-def _load(options: argparse.Namespace):
+def _store(model: str, revision: str | None = None) -> Path:
+    """The model's converted store, made on first use."""
+    from convert import store_for
+    from jaxpaint.progress import byte_bar
+
+    with byte_bar() as progress:
+        return store_for(model, revision, progress=progress)
+
+
+def _load(store: Path, options: argparse.Namespace) -> Model:
     from jaxpaint.model import load
     from jaxpaint.sharding import device_mesh
 
-    return load(
-        options.model, dtype=options.dtype, revision=options.revision, mesh=device_mesh(options.tensor_parallel)
-    )
+    return load(store, dtype=options.dtype, mesh=device_mesh(options.tensor_parallel))
 
 
 # --- logits, plan -------------------------------------------------------------------------------------------
@@ -287,7 +341,8 @@ def _add_logits(commands) -> None:
         _logits,
         "show the most likely next tokens after a text",
         """example:
-  jaxpaint logits --model llama2-7b --plan '0-8 {9-22} 23-31' --text 'The capital of France is'""",
+  jaxpaint logits --model llama2-7b --plan '0-8 {9-22} 23-31' \\
+      --text 'The capital of France is'""",
     )
     _add_model_options(parser)
     parser.add_argument("--text", required=True, metavar="T", help="the text to continue")
@@ -296,13 +351,17 @@ def _add_logits(commands) -> None:
 
 
 def _logits(options: argparse.Namespace) -> int:
+    from jaxpaint.checkpoint import read_config
     from jaxpaint.next_tokens import most_likely_next
 
-    model = _load(options)
-    plan = _chosen_plan(options, model.num_layers)
+    _check_plan_options(options)
+    store = _store(options.model, options.revision)
+    plan = _chosen_plan(options, read_config(store).num_hidden_layers)
+    model = _load(store, options)
+    tokens = most_likely_next(model, plan, options.text, options.top)
     print(f"plan {plan} (cost {plan.cost}, depth {plan.depth} layers)")
     print(f"{'logit':>9} {'probability':>12}  token")
-    for token in most_likely_next(model, plan, options.text, options.top):
+    for token in tokens:
         print(f"{token.logit:9.3f} {token.probability:12.4f}  {token.text!r} ({token.id})")
     return 0
 
@@ -325,7 +384,7 @@ def _add_plan(commands) -> None:
 def _plan(options: argparse.Namespace) -> int:
     if options.layers < 1:
         raise UserError(f"--layers is {options.layers}; a model has at least 1")
-    if not options.plan and not options.strategy:
+    if options.plan is None and options.strategy is None:
         raise UserError("give a plan such as '0-8 {9-22}*3 23-31', or --strategy NAME")
     plan = _chosen_plan(options, options.layers)
     print(plan.draw())

@@ -25,7 +25,6 @@ def enable_persistent_cache() -> None:
     if settings["jax_compilation_cache_dir"] is None and settings["jax_enable_compilation_cache"]:
         folder = Path(os.environ.get("JAXPAINT_CACHE") or user_cache_dir("jaxpaint")) / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @functools.cache
@@ -54,7 +53,11 @@ def jit(*static_argnames: str) -> Callable[[Callable[..., Any]], Any]:
 
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
-            return compiled()(*arguments)
+            import jax
+
+            # Accelerators multiply float32 in fewer bits unless asked; bfloat16 is not affected.
+            with jax.default_matmul_precision("highest"):
+                return compiled()(*arguments)
 
         call.executables = lambda: compiled()._cache_size()  # type: ignore[attr-defined]
         call.clear_cache = lambda: compiled().clear_cache()  # type: ignore[attr-defined]

@@ -30,7 +30,8 @@ def evaluate_tasks(
 
     `config` gains the plan, its cost and depth, BOS, dtype, model source, revision and fingerprint; `environment`
     the device and library versions; `timing` wall seconds, tokens and tokens/s. Tasks run one after the other, so
-    that an interruption (Ctrl-C) keeps what is finished: then `interrupted` lists the tasks that are missing.
+    that what is finished is kept: after an interruption (Ctrl-C) `interrupted` lists the tasks that are missing, and
+    `failed` says of each task that could not be scored why.
     """
     from jaxpaint.tasks import evaluate
 
@@ -39,14 +40,21 @@ def evaluate_tasks(
     missing = list(tasks["tasks"])
     # A group's own score needs its members together.
     portions = [tasks] if tasks.get("groups") else [{"tasks": {name: task}} for name, task in tasks["tasks"].items()]
+    failed: dict[str, str] = {}
     try:
         for portion in portions:
-            results = evaluate(lm, portion, limit=limit, log_samples=log_samples)  # type: ignore[arg-type]
+            try:
+                results = evaluate(lm, portion, limit=limit, log_samples=log_samples)  # type: ignore[arg-type]
+            except UserError as error:
+                failed |= dict.fromkeys(portion["tasks"], str(error))
+                results = {}
             for key, value in results.items():
                 merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
             missing = [name for name in missing if name not in portion["tasks"]]
     except KeyboardInterrupt:
         merged["interrupted"] = missing
+    if failed:
+        merged["failed"] = failed
     return {
         **merged,
         "config": {**merged.get("config", {}), **_setting(lm)},
@@ -102,6 +110,15 @@ def _timing(lm: PlanLM, wall_seconds: float) -> dict[str, float]:
     }
 
 
+def refuse_generative(tasks: Mapping[str, Any]) -> None:
+    """Raises UserError for tasks that need generation, before any work is done for the others."""
+    generative = [name for name, task in tasks["tasks"].items() if task.OUTPUT_TYPE == "generate_until"]
+    if generative:
+        raise UserError(
+            f"{', '.join(generative)}: this version scores log-likelihoods and does not generate yet; leave it out"
+        )
+
+
 def write_json(results: Mapping[str, Any], path: Path) -> None:
     """Writes results beside `path` and renames, so that a crash leaves the old file or the new one, whole.
 
@@ -112,7 +129,8 @@ def write_json(results: Mapping[str, Any], path: Path) -> None:
 
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        partial.write_text(json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False))
+        text = json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False)
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -123,5 +141,5 @@ def check_writable(path: Path) -> None:
     """Fails before hours of work rather than after them. Raises UserError."""
     if path.is_dir():
         raise UserError(f"--output {path} is a folder; give the name of a JSON file")
-    if not os.access(path.parent, os.W_OK):
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise UserError(f"--output {path}: the folder {path.parent} does not exist or cannot be written to")

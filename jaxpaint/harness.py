@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 from lm_eval.api.instance import Instance
@@ -39,6 +40,10 @@ class PlanLM(TemplateLM):
     `bos` "on" and "off" say whether a beginning-of-sequence token precedes every text (lm-eval's `add_bos_token`);
     "auto" leaves it to the tokenizer, as lm-eval 0.4.13 does. The paper's runs used off. `progress` gets the total
     number of tokens to score, and returns a function that is told of the tokens done.
+
+    Raises:
+        PlanError: the plan names a layer that the model lacks.
+        UserError: the tokenizer is missing, or lacks the BOS token asked for.
     """
 
     def __init__(
@@ -58,6 +63,13 @@ class PlanLM(TemplateLM):
         self.batch_tokens = batch_tokens
         self.progress = progress
         self.work: list[Work] = []
+        if bos == "on" and self.tokenizer.bos_token_id is None:
+            raise UserError("--bos on: this checkpoint's tokenizer has no BOS token; use --bos off")
+        if self.prefix_token_id is None:
+            raise UserError(
+                "this checkpoint's tokenizer has neither a BOS nor an EOS token to stand before an empty context; name "
+                "one in its tokenizer_config.json and convert again"
+            )
 
     @property
     def eot_token_id(self) -> int:
@@ -83,11 +95,10 @@ class PlanLM(TemplateLM):
             if has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
                 add_special_tokens = False
         chosen = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        tokens = list(self.tokenizer.encode(string, **chosen))
+        # Not verbose, because a text longer than the model is cut or windowed here: nothing to warn of.
+        tokens = list(self.tokenizer.encode(string, verbose=False, **chosen))
         if self.bos == "on" and add_special_tokens and tokens[:1] != [self.tokenizer.bos_token_id]:
             # Some tokenizers' templates lack the BOS token that the user asked for.
-            if self.tokenizer.bos_token_id is None:
-                raise UserError("--bos on: this checkpoint's tokenizer has no BOS token; use --bos off")
             tokens = [self.tokenizer.bos_token_id, *tokens]
         return tokens
 
@@ -100,6 +111,13 @@ class PlanLM(TemplateLM):
         self, requests: list[tuple[tuple[str, str] | None, list[int], list[int]]], **kwargs: Any
     ) -> Scored:
         packed = [Request.of(context, continuation, self.max_length) for _, context, continuation in requests]
+        largest = max(chain.from_iterable((*request.tokens, *request.targets) for request in packed), default=0)
+        if largest >= self.model.config.vocab_size:
+            # JAX would take the last entry in its place, without a word.
+            raise UserError(
+                f"the tokenizer gives token id {largest}, but the model's vocabulary has "
+                f"{self.model.config.vocab_size} entries; is it this model's tokenizer?"
+            )
         progress = self.progress(sum(len(request.tokens) for request in packed)) if self.progress else None
         scores = score(self.model, packed, self.plan, batch_tokens=self.batch_tokens, progress=progress)
         self.work.append(Work(scores.request_tokens, scores.computed_tokens))

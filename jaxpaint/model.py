@@ -73,6 +73,12 @@ class Model:
             raise UserError("this model was made in memory and has no tokenizer; pass token ids")
         return load_tokenizer(self.store)
 
+    def checked_plan(self, plan: Plan | None) -> Plan:
+        """`plan`, or the full plan for None. Raises PlanError if it names a layer that the model lacks."""
+        if plan is not None and not isinstance(plan, Plan):
+            raise UserError(f"plan is {plan!r}; give a jaxpaint.Plan, such as Plan.parse('0-8 {{9-22}} 23-31')")
+        return (plan or self.full_plan).validate(self.num_layers)
+
     def logits(
         self,
         tokens: ArrayLike,
@@ -91,7 +97,7 @@ class Model:
             PlanError: the plan names a layer that the model lacks.
             UserError: tokens that are not [batch, seq] integers within the vocabulary, or lengths that do not fit.
         """
-        plan = (plan or self.full_plan).validate(self.num_layers)
+        plan = self.checked_plan(plan)
         checked = _checked(np.asarray(tokens), lengths, self.config)
         if static:
             return _static_logits(self.graphdef, self.state, plan, *checked)
@@ -106,7 +112,7 @@ class Model:
         A step is a layer or a whole parallel group of the plan's series, repeats unrolled; the full plan has
         `num_layers + 1` states (the paper's Figure 3). Compiled per plan. Arguments and errors as `logits`.
         """
-        plan = (plan or self.full_plan).validate(self.num_layers)
+        plan = self.checked_plan(plan)
         checked = _checked(np.asarray(tokens), lengths, self.config)
         return _hidden_states(self.graphdef, self.state, plan, *checked)
 
@@ -175,7 +181,9 @@ def resolve_dtype(dtype: DType) -> jnp.dtype:
 
 def attention_implementation(config: LlamaConfig, dtype: jnp.dtype) -> AttentionImplementation:
     """cuDNN's flash attention where it serves: NVIDIA GPUs, bfloat16, head sizes it knows."""
-    nvidia = jax.default_backend() == "gpu" and "cuda" in jax.devices()[0].client.platform_version.lower()
+    device = jax.devices()[0]
+    nvidia = device.platform == "gpu" and "cuda" in device.client.platform_version.lower()
+    nvidia = nvidia and float(device.compute_capability) >= 8.0
     fits = dtype == jnp.bfloat16 and config.head_dim % 8 == 0 and config.head_dim <= 128
     return "cudnn" if nvidia and fits else "matmul"
 
@@ -195,6 +203,14 @@ def layer_stack(model: Any) -> tuple[stack.Block, Any]:
     return lambda parameters, x, context: nnx.merge(graphdef, parameters)(x, context), stacked
 
 
+def _merge_for(plan: Plan, graphdef: Any, state: Any) -> Any:
+    """The model to compile a plan into. Under `vmap` cuDNN's attention pairs rows with the wrong masks: not there."""
+    model = nnx.merge(graphdef, state)
+    if not plan.is_series:
+        model.blocks.self_attn.implementation = "matmul"
+    return model
+
+
 def _row_layout(tokens: Array, lengths: Array) -> tuple[Array, Array]:
     """Positions and `visible_until` of rows that each hold one right-padded text."""
     index = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
@@ -209,7 +225,7 @@ def _logits(graphdef, state, instructions, length, nesting, tokens, lengths):
 
 @jit("graphdef", "plan")
 def _static_logits(graphdef, state, plan, tokens, lengths):
-    model = nnx.merge(graphdef, state)
+    model = _merge_for(plan, graphdef, state)
     block, stacked = layer_stack(model)
     context = model.context(*_row_layout(tokens, lengths))
     return model.logits(stack.run(block, stacked, plan, model.embed(tokens), context))
@@ -217,7 +233,7 @@ def _static_logits(graphdef, state, plan, tokens, lengths):
 
 @jit("graphdef", "plan")
 def _hidden_states(graphdef, state, plan, tokens, lengths):
-    model = nnx.merge(graphdef, state)
+    model = _merge_for(plan, graphdef, state)
     block, stacked = layer_stack(model)
     context = model.context(*_row_layout(tokens, lengths))
     return stack.run_with_states(block, stacked, plan, model.embed(tokens), context)[1]

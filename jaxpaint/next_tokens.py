@@ -32,7 +32,7 @@ def most_likely_next(model: Model, plan: Plan, text: str, count: int = 10) -> li
     """
     if count < 1:
         raise UserError(f"{count} tokens to show; expected 1 or more")
-    tokens = model.tokenizer.encode(text)
+    tokens = model.tokenizer.encode(text, verbose=False)
     if not tokens:
         raise UserError("the text is empty; give at least one token to continue")
     # A power of two, so that texts of many lengths share an executable.

@@ -16,22 +16,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
-from jaxpaint.plan import Layer, Node, Parallel, Plan, Repeat, Series
+from jaxpaint.plan import MAX_NESTING, Layer, Node, Parallel, Plan, Repeat, Series
 
 if TYPE_CHECKING:
     import numpy as np
 
 LAYER, FORK, BRANCH, MEAN, SUM = range(5)
 Instruction: TypeAlias = tuple[int, int, int]
-# Executables are compiled for a program's padded size, so nearly all programs share one.
-SMALLEST_SIZE = 4096
+# Executables are compiled for a program's padded size and number of slots, so all but extreme programs share one.
+SMALLEST_SIZE = 65536
+SLOTS = (4, MAX_NESTING)
 
 
 @dataclass(frozen=True)
 class Program:
     """`instructions` [size, 3] int32 (opcode, layer or slot, count), of which the first `length` are run.
 
-    `nesting` slots are needed; it is at least 1, so that series plans and one-level groups share an executable.
+    `nesting` slots are set aside, at least as many as parallel groups nest: few different numbers, for few executables.
     """
 
     instructions: np.ndarray
@@ -46,7 +47,7 @@ class Program:
         size = max(SMALLEST_SIZE, 1 << (len(steps) - 1).bit_length())
         instructions = np.zeros((size, 3), np.int32)
         instructions[: len(steps)] = steps
-        return cls(instructions, len(steps), max(1, plan.nesting))
+        return cls(instructions, len(steps), next(slots for slots in SLOTS if slots >= plan.nesting))
 
 
 def _instructions(node: Node, slot: int) -> Iterator[Instruction]:

@@ -1,29 +1,25 @@
-"""Progress bars in tokens: rate and time left on a terminal, one line a minute elsewhere."""
+"""Progress bars with rate and time left: on a terminal at once, elsewhere a line a minute of what takes longer."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+LOG_INTERVAL = 60.0  # seconds between a bar's lines in a log file
 
 
 @contextmanager
 def token_bar(description: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
     """Gives a function that opens a bar of so many tokens and returns the one that advances it."""
-    from tqdm import tqdm
-
     bars: list[tqdm] = []
 
     def start(total: int) -> Callable[[int], None]:
-        bar = tqdm(
-            total=total,
-            desc=description,
-            unit=" tokens",
-            unit_scale=True,
-            mininterval=0.2 if sys.stderr.isatty() else 60.0,
-            dynamic_ncols=True,
-            file=sys.stderr,
-        )
+        bar = _bar(description, total, " tokens")
         bars.append(bar)
 
         def advance(tokens: int) -> None:
@@ -54,10 +50,7 @@ def byte_bar() -> Iterator[Callable[[str, int, int], None]]:
             tqdm.write(what, file=sys.stderr)
             return
         if bar is None:
-            interval = 0.2 if sys.stderr.isatty() else 60.0
-            bar = tqdm(
-                total=total, unit="B", unit_scale=True, mininterval=interval, dynamic_ncols=True, file=sys.stderr
-            )
+            bar = _bar(what, total, "B")
         bar.set_description(what, refresh=False)
         bar.update(done - bar.n)
 
@@ -66,3 +59,20 @@ def byte_bar() -> Iterator[Callable[[str, int, int], None]]:
     finally:
         if bar is not None:
             bar.close()
+
+
+def _bar(description: str, total: int, unit: str) -> tqdm:
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        desc=description,
+        total=total,
+        unit=unit,
+        unit_scale=True,
+        mininterval=0.2 if terminal else LOG_INTERVAL,
+        maxinterval=10 if terminal else LOG_INTERVAL,
+        delay=0 if terminal else LOG_INTERVAL,
+        dynamic_ncols=True,
+        file=sys.stderr,
+    )

@@ -68,7 +68,7 @@ def score(
         PlanError: the plan names a layer that the model lacks.
         ModelOutputError: NaN or infinite logits.
     """
-    plan = (plan or model.full_plan).validate(model.num_layers)
+    plan = model.checked_plan(plan)
     program = Program.of(plan)
     batches = pack_for(model, requests, batch_tokens)
     totals = np.zeros(len(requests))

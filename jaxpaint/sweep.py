@@ -64,8 +64,10 @@ def score_plans(
     """
     for plan in plans:
         plan.validate(model.num_layers)
+    if not plans:
+        return SweepScores(np.zeros((0, len(requests))), np.ones((0, len(requests)), bool), 0, 0, 0)
     tree = prefix_tree(plans)
-    nesting = max(1, *(plan.nesting for plan in plans))
+    nesting = max(Program.of(plan).nesting for plan in plans)
     batches = pack_for(model, requests, batch_tokens)
     totals = np.zeros((len(plans), len(requests)))
     greedy = np.ones((len(plans), len(requests)), bool)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxpaint.errors import UserError
+from jaxpaint.errors import UserError, first_line
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}  # suffix -> builder of `datasets`
 
@@ -122,11 +122,6 @@ def _reason(error: BaseException) -> str:
     if isinstance(deepest, StopIteration) or "corresponds to no data" in str(deepest):
         return "it holds no rows"
     return first_line(deepest)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type where there is none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _checked(file: str, option: str) -> Path:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import math
 import random
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,8 +12,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.bootstrap import bootstrap_in_process
-from jaxpaint.errors import UserError
-from jaxpaint.task_data import LocalFiles, check_local_data, first_line, with_local_data
+from jaxpaint.errors import UserError, first_line
+from jaxpaint.task_data import LocalFiles, check_local_data, with_local_data
 from jaxpaint.task_files import find_task_files, may_be_group_or_tag, near_names
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def evaluate(
     """
     from lm_eval import evaluator
 
-    if limit is not None and limit <= 0:
+    if limit is not None and not 0 < limit < math.inf:
         raise UserError(f"limit is {limit}; expected a number of documents per task, or a fraction below 1")
     # A second run must not continue the first one's random numbers: it would draw other few-shot examples.
     _set_seeds()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from jaxpaint.errors import UserError
+from jaxpaint.errors import UserError, first_line
 
 
 def load_tokenizer(store: Path) -> Any:
@@ -14,6 +15,7 @@ def load_tokenizer(store: Path) -> Any:
     Raises:
         UserError: the checkpoint brought none, or transformers cannot read it.
     """
+    logging.getLogger("transformers").addFilter(_wanted)
     from transformers import AutoTokenizer
 
     from jaxpaint.checkpoint import tokenizer_path
@@ -22,5 +24,10 @@ def load_tokenizer(store: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"the tokenizer in {folder} cannot be loaded: {reason}") from error
+
+
+def _wanted(record: logging.LogRecord) -> bool:
+    """Not the advice to install PyTorch, which nothing here needs."""
+    return "PyTorch was not found" not in str(record.msg)

@@ -122,8 +122,10 @@ def test_without_its_first_layer_the_model_is_unstable_and_our_error_is_that_of_
     assert np.abs(our_logits(model, plan, *texts) - exact).max() < 2 * theirs
 
 
+@pytest.mark.parametrize("start", [4, 9])
 @pytest.mark.parametrize("name", ["parallel", "looped-parallel", "parallel-pairs"])
-def test_parallel_strategies_equal_the_slow_twin(name, model, texts):
+def test_parallel_strategies_equal_the_slow_twin(name, start, model, texts):
+    """The plan as data, and the plan compiled."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -131,8 +133,8 @@ def test_parallel_strategies_equal_the_slow_twin(name, model, texts):
     from jaxpaint import stack
     from jaxpaint.compilation import compiler_options
 
-    plan = strategies.build(name, 30, start=8).plan
-    tokens, lengths = (array[:4] for array in texts)
+    plan = strategies.build(name, 30, start=start).plan
+    tokens, lengths = texts
     module = nnx.merge(model.graphdef, model.state)
     graphdef, stacked = nnx.split(module.blocks)
     index = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
@@ -151,6 +153,8 @@ def test_parallel_strategies_equal_the_slow_twin(name, model, texts):
     )
     twin = np.asarray(module.logits(hidden))[index < lengths[:, None]]
     assert np.abs(our_logits(model, plan, tokens, lengths) - twin).max() < TWIN_TOLERANCE
+    static = np.asarray(model.logits(tokens, plan, lengths, static=True))[index < lengths[:, None]]
+    assert np.abs(static - twin).max() < TWIN_TOLERANCE
 
 
 @pytest.mark.parametrize("bos", ["on", "off"])

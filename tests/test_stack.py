@@ -301,9 +301,12 @@ class TestCompilations:
             run_as_data(plan)
         assert as_data._cache_size() == 1
 
-    def test_one_executable_per_nesting(self) -> None:
+    def test_one_executable_for_plans_nested_to_any_likely_depth_and_one_for_deeper_ones(self) -> None:
         as_data.clear_cache()
-        for text in ("{0 {1 2}}", "{{0 1} {1 2}}*3 4", "{0 (1 {1 3})*2}", "{0 1}"):
+        for text in ("0", "0*5000", "{0 1}", "{0 {1 2}}", "{{0 1} {1 2}}*3 4", "{0 (1 {1 3})*2}", "{0 {1 {2 {3 4}}}}"):
+            run_as_data(Plan.parse(text))
+        assert as_data._cache_size() == 1
+        for text in ("{0 {1 {2 {3 {4 0}}}}}", "{0 {1 {2 {3 {4 {0 1}}}}}}"):
             run_as_data(Plan.parse(text))
         assert as_data._cache_size() == 2
 

@@ -158,6 +158,7 @@ def from_huggingface(raw: Mapping[str, Any]) -> LlamaConfig:
     hidden_act = values.get("hidden_act") or "silu"
     if hidden_act not in HIDDEN_ACTIVATIONS:
         raise ConfigError(f"hidden_act={hidden_act!r} is not handled; known: {', '.join(HIDDEN_ACTIVATIONS)}")
+    windowed = model_type == "mistral" and values.get("sliding_window") is not None
     return LlamaConfig(
         model_type=model_type,
         **numbers,
@@ -167,10 +168,10 @@ def from_huggingface(raw: Mapping[str, Any]) -> LlamaConfig:
         rms_norm_eps=_number(values, "rms_norm_eps", 1e-6, float),
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
-        sliding_window=values.get("sliding_window") if model_type == "mistral" else None,
-        tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
-        attention_bias=bool(values.get("attention_bias", False)),
-        mlp_bias=bool(values.get("mlp_bias", False)),
+        sliding_window=_number(values, "sliding_window") if windowed else None,
+        tie_word_embeddings=_switch(values, "tie_word_embeddings"),
+        attention_bias=_switch(values, "attention_bias"),
+        mlp_bias=_switch(values, "mlp_bias"),
         hidden_act=hidden_act,
     )
 
@@ -183,13 +184,22 @@ def _number(values: Mapping[str, Any], name: str, default: float | None = None, 
     return kind(value)
 
 
+def _switch(values: Mapping[str, Any], name: str) -> bool:
+    """True or false; silent and null are false."""
+    value = values.get(name) or False
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r} in config.json is neither true nor false")
+    return value
+
+
 def _rope(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     """Both spellings: `rope_theta` + `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5)."""
     for name in ("rope_scaling", "rope_parameters"):
         if not isinstance(values.get(name) or {}, Mapping):
             raise ConfigError(f"{name}={values[name]!r} in config.json is not an object of rope parameters")
     parameters = {**(values.get("rope_scaling") or {}), **(values.get("rope_parameters") or {})}
-    theta = float(parameters.pop("rope_theta", None) or values.get("rope_theta") or 10000.0)
+    in_parameters = parameters.pop("rope_theta", None)
+    theta = _number(values if in_parameters is None else {"rope_theta": in_parameters}, "rope_theta", 10000.0, float)
     rope_type = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
     parameters.pop("type", None)
     known = {field.name for field in dataclasses.fields(RopeScaling)}
@@ -206,5 +216,12 @@ def _rope(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     lacking = [name for name in required if parameters.get(name) is None]
     if lacking:
         raise ConfigError(f"rope scaling {rope_type!r} in config.json lacks {', '.join(lacking)}")
-    scaling = {name: value for name, value in parameters.items() if name in known and value is not None}
+    scaling = {name: _number(parameters, name, kind=float) for name in required}
+    if rope_type == "llama3":
+        scaling["original_max_position_embeddings"] = _number(parameters, "original_max_position_embeddings")
+        if scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
+            raise ConfigError(
+                f"rope scaling 'llama3' has low_freq_factor={scaling['low_freq_factor']} not below "
+                f"high_freq_factor={scaling['high_freq_factor']}"
+            )
     return theta, RopeScaling(rope_type="llama3" if rope_type == "llama3" else "linear", **scaling)

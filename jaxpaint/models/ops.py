@@ -17,6 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxpaint.models.config import RopeScaling
 
 AttentionImplementation = Literal["matmul", "cudnn"]
+# Float32 attention scores in memory at once.
+SCORES_BYTES = 1 << 30
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[np.ndarray, " half"]:
@@ -80,17 +82,37 @@ def attention(
     """Scaled dot-product attention with grouped key/value heads, softmax in float32.
 
     `cudnn` is cuDNN's flash attention (NVIDIA GPUs, bfloat16); `matmul` multiplies [B*K, N/K*S, H] with
-    [B*K, S, H], the form that plain matrix products run fastest in on a CPU.
+    [B*K, S, H], the form that plain matrix products run fastest in on a CPU, by blocks of queries where the scores
+    of all would take more than `SCORES_BYTES`.
     """
     if implementation == "cudnn":
         return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
-    batch, length, heads, head_dim = query.shape
-    groups = key.shape[2]
-    query = query.transpose(0, 2, 1, 3).reshape(batch * groups, heads // groups * length, head_dim)
+    batch, length, heads, _ = query.shape
+    blocks = 1
+    while batch * heads * (length // blocks) * length * 4 > SCORES_BYTES and length % (blocks * 2) == 0:
+        blocks *= 2
+    if blocks == 1:
+        return _matmul_attention(query, key, value, mask)
+    queries = jnp.moveaxis(query.reshape(batch, blocks, length // blocks, heads, -1), 1, 0)
+    masks = jnp.moveaxis(mask.reshape(batch, 1, blocks, length // blocks, length), 2, 0)
+    mixed = jax.lax.map(lambda block: _matmul_attention(block[0], key, value, block[1]), (queries, masks))
+    return jnp.moveaxis(mixed, 0, 1).reshape(query.shape)
+
+
+def _matmul_attention(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    mask: Bool[Array, "B 1 T S"],
+) -> Float[Array, "B T N H"]:
+    """Attention of T queries to S keys by plain matrix products."""
+    batch, queries, heads, head_dim = query.shape
+    length, groups = key.shape[1:3]
+    query = query.transpose(0, 2, 1, 3).reshape(batch * groups, heads // groups * queries, head_dim)
     key = key.transpose(0, 2, 1, 3).reshape(batch * groups, length, head_dim)
     value = value.transpose(0, 2, 1, 3).reshape(batch * groups, length, head_dim)
-    scores = jnp.einsum("bqh,bkh->bqk", query * head_dim**-0.5, key, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores.reshape(batch, heads, length, length), jnp.finfo(jnp.float32).min)
+    scores = jnp.einsum("bqh,bkh->bqk", query, key, preferred_element_type=jnp.float32) * head_dim**-0.5
+    scores = jnp.where(mask, scores.reshape(batch, heads, queries, length), jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     mixed = jnp.einsum("bqk,bkh->bqh", weights.reshape(batch * groups, -1, length), value)
-    return mixed.reshape(batch, heads, length, head_dim).transpose(0, 2, 1, 3)
+    return mixed.reshape(batch, heads, queries, head_dim).transpose(0, 2, 1, 3)
