@@ -57,9 +57,7 @@ def main() -> None:
     print(
         f"{len(plans)} different plans, {nested} of them with nested groups, {options.layers} layers, one batch shape"
     )
-    print(
-        f"as data: {executables} executable(s), first plan {first:.1f} s with compilation, then {rest:.1f} s for the rest"
-    )
+    print(f"as data: {executables} executable(s), first plan {first:.1f} s with compilation, then {rest:.1f} s in all")
     print(
         f"static:  {model_module._static_logits.executables()} executables for {options.static} plans, "
         f"{static:.1f} s each"

@@ -439,12 +439,11 @@ class TestEval:
         def interrupted(*_, **__):
             raise KeyboardInterrupt
 
-        *_, whole = evaluate(store)
         monkeypatch.setattr(harness, "score", interrupted)
         status, out, err, results = evaluate(store)
         assert (status, out) == (130, "")
         assert err == "jaxpaint: interrupted; no task was finished\n"
-        assert results == whole  # the file of an earlier run is left as it was
+        assert results is None  # nothing is written over the file of an earlier run
         monkeypatch.setattr("convert.store_for", interrupted)
         assert run("logits", "--model", store, "--text", "A") == (130, "", "jaxpaint: interrupted\n")
 
