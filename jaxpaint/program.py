@@ -5,9 +5,9 @@ and a running sum of its branches:
 
     LAYER   layer          x = layer(x)
     FORK    slot           input[slot] = x; sum[slot] = 0
-    BRANCH  slot           sum[slot] += x; x = input[slot]           (a branch ends, another follows)
+    BRANCH  slot, updates  sum[slot] += x - updates * input[slot]; x = input[slot]    (a branch ends, another follows)
     MEAN    slot, count    x = (sum[slot] + x) / count               (the last branch ends)
-    SUM     slot, count    x = sum[slot] + x - (count - 1) * input[slot]
+    SUM     slot, count    x = input[slot] + (sum[slot] + (x - input[slot]))
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _instructions(node: Node, slot: int) -> Iterator[Instruction]:
             yield FORK, slot, 0
             for branch in branches[:-1]:
                 yield from _instructions(branch, slot + 1)
-                yield BRANCH, slot, 0
+                yield BRANCH, slot, int(combine == "sum")
             yield from _instructions(branches[-1], slot + 1)
             yield (MEAN if combine == "mean" else SUM), slot, len(branches)
         case _:

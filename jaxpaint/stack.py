@@ -66,7 +66,7 @@ def run_with_states(block: Block, stacked: Parameters, plan: Plan, x: Float[Arra
                 total = jnp.zeros(x.shape, jnp.float32)
                 for members, member_layers in _alike(branches, layers, adjacent=False):
                     outputs, _ = jax.vmap(partial(apply, members[0]), in_axes=(0, None))(member_layers, x)
-                    total += outputs.astype(jnp.float32).sum(axis=0)
+                    total += _contribution(combine, outputs, x).sum(axis=0)
                 x = _combine(combine, total, x, len(branches))
                 return x, x[None]
 
@@ -92,7 +92,13 @@ def _combine(combine: str, total: Array, x: Array, count: int | Int[Array, ""]) 
     """Mean of the branch outputs, or the input plus the sum of the branches' residual updates."""
     if combine == "mean":
         return (total / count).astype(x.dtype)
-    return (total - (count - 1) * x.astype(jnp.float32)).astype(x.dtype)
+    return (x.astype(jnp.float32) + total).astype(x.dtype)
+
+
+def _contribution(combine: str, output: Array, x: Array) -> Array:
+    """What a branch adds to its group's total, in float32: its output, or its residual update of the input x."""
+    output = output.astype(jnp.float32)
+    return output if combine == "mean" else output - x.astype(jnp.float32)
 
 
 def _leaves(node: Node):
@@ -160,12 +166,14 @@ def run_program(
 
     def branch(state, slot, count):
         x, inputs, sums = state
-        return inputs[slot], inputs, sums.at[slot].add(x.astype(jnp.float32))
+        output = x.astype(jnp.float32) - count * inputs[slot].astype(jnp.float32)
+        return inputs[slot], inputs, sums.at[slot].add(output)
 
     def join(combine):
         def apply(state, slot, count):
             x, inputs, sums = state
-            return _combine(combine, sums[slot] + x.astype(jnp.float32), inputs[slot], count), inputs, sums
+            total = sums[slot] + _contribution(combine, x, inputs[slot])
+            return _combine(combine, total, inputs[slot], count), inputs, sums
 
         return apply
 
