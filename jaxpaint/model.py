@@ -91,7 +91,7 @@ class Model:
 
         `tokens` are [B, S] integers. `lengths` [B] marks right-padding: positions at or beyond a row's length are
         not attended to, and their own logits mean nothing. One executable serves every plan of a shape; with
-        `static` the plan itself is compiled, so that the layers of a parallel group run at once (`vmap`).
+        `static` the plan itself is compiled, so that on accelerators the layers of a group run at once (`vmap`).
 
         Raises:
             PlanError: the plan names a layer that the model lacks.
@@ -203,6 +203,10 @@ def layer_stack(model: Any) -> tuple[stack.Block, Any]:
     return lambda parameters, x, context: nnx.merge(graphdef, parameters)(x, context), stacked
 
 
+def _at_once() -> bool:
+    return jax.default_backend() != "cpu"
+
+
 def _merge_for(plan: Plan, graphdef: Any, state: Any) -> Any:
     """The model to compile a plan into. Under `vmap` cuDNN's attention pairs rows with the wrong masks: not there."""
     model = nnx.merge(graphdef, state)
@@ -228,7 +232,7 @@ def _static_logits(graphdef, state, plan, tokens, lengths):
     model = _merge_for(plan, graphdef, state)
     block, stacked = layer_stack(model)
     context = model.context(*_row_layout(tokens, lengths))
-    return model.logits(stack.run(block, stacked, plan, model.embed(tokens), context))
+    return model.logits(stack.run(block, stacked, plan, model.embed(tokens), context, at_once=_at_once()))
 
 
 @jit("graphdef", "plan")
@@ -236,7 +240,7 @@ def _hidden_states(graphdef, state, plan, tokens, lengths):
     model = _merge_for(plan, graphdef, state)
     block, stacked = layer_stack(model)
     context = model.context(*_row_layout(tokens, lengths))
-    return stack.run_with_states(block, stacked, plan, model.embed(tokens), context)[1]
+    return stack.run_with_states(block, stacked, plan, model.embed(tokens), context, at_once=_at_once())[1]
 
 
 def _checked(tokens: np.ndarray, lengths: Any, config: LlamaConfig) -> tuple[np.ndarray, np.ndarray]:

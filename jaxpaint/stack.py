@@ -39,12 +39,20 @@ def layer_parameters(stacked: Parameters, index: int | Int[Array, ""]) -> Parame
 # --- The plan compiled ------------------------------------------------------------------------------------
 
 
-def run(block: Block, stacked: Parameters, plan: Plan, x: Float[Array, "B S D"], context: Context):
-    """The hidden state [B, S, D] after the plan. `plan` is static: call under `jax.jit` with it closed over."""
-    return run_with_states(block, stacked, plan, x, context)[0]
+def run(
+    block: Block, stacked: Parameters, plan: Plan, x: Float[Array, "B S D"], context: Context, *, at_once: bool = True
+):
+    """The hidden state [B, S, D] after the plan. `plan` is static: call under `jax.jit` with it closed over.
+
+    Without `at_once` the branches of a parallel group run one after the other, as suits a CPU: it has no room to run
+    them at once, and its batched matrix products are slower and add up in another order than single ones.
+    """
+    return run_with_states(block, stacked, plan, x, context, at_once=at_once)[0]
 
 
-def run_with_states(block: Block, stacked: Parameters, plan: Plan, x: Float[Array, "B S D"], context: Context):
+def run_with_states(
+    block: Block, stacked: Parameters, plan: Plan, x: Float[Array, "B S D"], context: Context, *, at_once: bool = True
+):
     """`(x, states)`: the result and the hidden states along the plan, [1 + steps, B, S, D], the input first.
 
     A step is a layer, or a whole parallel group, of the top-level series; repeats are unrolled, so that a looped
@@ -65,7 +73,10 @@ def run_with_states(block: Block, stacked: Parameters, plan: Plan, x: Float[Arra
             case Parallel(branches, combine):
                 total = jnp.zeros(x.shape, jnp.float32)
                 for members, member_layers in _alike(branches, layers, adjacent=False):
-                    outputs, _ = jax.vmap(partial(apply, members[0]), in_axes=(0, None))(member_layers, x)
+                    if at_once:
+                        outputs, _ = jax.vmap(partial(apply, members[0]), in_axes=(0, None))(member_layers, x)
+                    else:
+                        outputs, _ = jax.lax.map(partial(step, members[0], x), member_layers)
                     total += _contribution(combine, outputs, x).sum(axis=0)
                 x = _combine(combine, total, x, len(branches))
                 return x, x[None]
