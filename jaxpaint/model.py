@@ -189,11 +189,18 @@ def attention_implementation(config: LlamaConfig, dtype: jnp.dtype) -> Attention
 
 
 def embed_and_run(
-    model: Any, instructions: Array, length: Array, nesting: int, tokens: Array, positions: Array, visible_until: Array
+    model: Any,
+    instructions: Array,
+    length: Array,
+    nesting: int,
+    tokens: Array,
+    positions: Array,
+    visible_until: Array,
+    lookback: int = 0,
 ) -> Float[Array, "B S D"]:
     """Hidden states before the final norm of a merged `nnx` model, under a plan given as data."""
     block, stacked = layer_stack(model)
-    context = model.context(positions, visible_until)
+    context = model.context(positions, visible_until, lookback)
     return stack.run_program(block, stacked, instructions, length, nesting, model.embed(tokens), context)
 
 

@@ -1,20 +1,22 @@
 """Scoring requests packed into few batch shapes, with every shared token prefix laid out once.
 
-A row holds trees of token blocks, depth first: the requests that begin alike share the nodes of what they share,
-from the token ids alone. `positions` is a token's depth in its tree and `visible_until` the end of its subtree,
-which is all that attention needs (`jaxpaint.models.ops.visibility`). Trees are then packed into rows of one
-length, best fit first. References: tree attention (SpecInfer, arXiv 2305.09781), Hydragen (arXiv 2402.05099).
+A batch is a stream of token blocks without gaps. The requests that begin alike form a tree, laid out depth first from
+the token ids alone: `positions` is a token's depth in its tree and `visible_until` the end of its subtree, which is
+all that attention needs (`jaxpaint.models.ops.visibility`). The stream is cut into rows; a row's queries look back
+over as many rows as the largest tree is long. References: tree attention (SpecInfer, arXiv 2305.09781), Hydragen
+(arXiv 2402.05099); a window over a stream in place of padded rows is sliding-window attention's (arXiv 2004.05150).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice, pairwise
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise, product, takewhile
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 
 from jaxpaint.errors import UserError
 
@@ -23,6 +25,12 @@ TARGETS_PER_POSITION = 4
 # Sequences share a tree if they share at least this part of the later one's tokens; sharing less saves little and
 # makes trees that fill rows badly.
 SMALLEST_SHARE = 0.25
+# Rows that a query's tree may reach back over: more of them see fewer keys in vain, and copy keys more often.
+LOOKBACK = 3
+# Scored positions are topped up to a multiple of this; the head runs over the real ones only.
+SCORED_MULTIPLE = 64
+# What a batch costs beyond its tokens, as a part of a full one's.
+BATCH_OVERHEAD = 0.1
 
 
 @dataclass(frozen=True)
@@ -51,16 +59,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of S tokens and the M positions scored in them; arrays are int32.
+    """A stream of B*S tokens in B rows of S, and the M positions scored in it; arrays are int32.
 
-    `scored` are positions in the flattened [B*S] tokens, `targets` up to four token ids at each, `count` how many
-    of the M are real. `request_ids` and `slots` (flat positions in `targets`) say where each request's target log-
-    probabilities come out; `real_tokens` counts what is not padding.
+    `visible_until` counts from the start of a token's row and may lie `lookback` rows further on. `scored` are
+    positions in the flattened [B*S] tokens, `targets` up to four token ids at each, `count` how many of the M are real.
+    `request_ids` and `slots` (flat positions in `targets`) say where each request's target log-probabilities come out;
+    `real_tokens` counts what is not padding.
     """
 
     tokens: Int[np.ndarray, "B S"]
     positions: Int[np.ndarray, "B S"]
     visible_until: Int[np.ndarray, "B S"]
+    lookback: int
     scored: Int[np.ndarray, " M"]
     targets: Int[np.ndarray, "M targets"]
     count: int
@@ -68,54 +78,63 @@ class Batch:
     slots: Int[np.ndarray, " E"]
     real_tokens: int
 
+    @cached_property
+    def requests(self) -> Int[np.ndarray, " R"]:
+        """The requests that the batch scores, ascending."""
+        return np.unique(self.request_ids)
 
-@dataclass
+    def per_request(
+        self, logprobs: Float[np.ndarray, "M targets"], is_greedy: Bool[np.ndarray, "M targets"]
+    ) -> tuple[Float[np.ndarray, " R"], Bool[np.ndarray, " R"]]:
+        """A head's output at the scored positions, as each request's log-likelihood and whether all of it is greedy."""
+        owners = np.searchsorted(self.requests, self.request_ids)
+        loglikelihoods = np.zeros(len(self.requests))
+        np.add.at(loglikelihoods, owners, logprobs.reshape(-1)[self.slots].astype(np.float64))
+        greedy = np.ones(len(self.requests), bool)
+        np.logical_and.at(greedy, owners, is_greedy.reshape(-1)[self.slots])
+        return loglikelihoods, greedy
+
+
+@dataclass(frozen=True)
 class _Tree:
-    """Requests that share a prefix, in sorted order; `nodes` tokens once shared ones are counted once."""
+    """Requests that share a prefix, in sorted order; `size` is their tokens, shared ones counted once."""
 
-    members: list[int]
-    nodes: int
-    targets: int
+    members: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Trees that run in batches of one shape: rows of `length`, each seeing the `lookback` rows before it."""
+
+    trees: list[_Tree]
+    length: int
 
     @property
-    def size(self) -> int:
-        """Room in a row: for the tokens, and for the scored positions, of which a row has as many as tokens.
+    def lookback(self) -> int:
+        return -(-(max(tree.size for tree in self.trees) - 1) // self.length)
 
-        A node scores its one next token within the tree, except where requests part or end: one more a request.
-        """
-        return max(self.nodes, min(self.targets, self.nodes + len(self.members)))
+    def cost(self, attention_cost: float, batch_tokens: int) -> float:
+        """In tokens without attention; every batch costs some more, for reading weights and running less than full."""
+        keys, tokens = (self.lookback + 1) * self.length, sum(tree.size for tree in self.trees)
+        return tokens * (1 + attention_cost * keys) + BATCH_OVERHEAD * batch_tokens * -(-tokens // batch_tokens)
 
 
 def pack(
     requests: Sequence[Request], *, batch_tokens: int, attention_cost: float, rows_multiple: int = 1
 ) -> list[Batch]:
-    """Packs requests into batches of at most about `batch_tokens` tokens, of one or two row lengths.
+    """Packs requests into batches of at most about `batch_tokens` tokens, of one or two shapes.
 
-    Row lengths are chosen to cost least, where a token costs `1 + attention_cost * row length` (the cost of
-    attending to one more token relative to all else a layer does for a token). The number of rows in a batch is a
+    Row lengths are chosen to cost least, where a token costs `1 + attention_cost * keys in its reach` (the cost of
+    attending to one more key relative to all else a layer does for a token). The number of rows in a batch is a
     multiple of `rows_multiple`, the number of devices that share the rows.
     """
     order = sorted((i for i, r in enumerate(requests) if r.targets), key=lambda i: requests[i].tokens)
     if not order:
         return []
-    shared = [0, *(_shared_prefix(requests[a].tokens, requests[b].tokens) for a, b in pairwise(order))]
-    longest = max(len(requests[i].tokens) for i in order)
-
-    def plan_rows(length: int) -> tuple[float, list[tuple[int, list[list[_Tree]]]]]:
-        """Rows of `length`, and of the length of the longest request for those that do not fit."""
-        rows = _fill_rows(_grow_trees(requests, order, shared, length), length, _row_length_for(longest))
-        cost = sum(size * len(group) * (1 + attention_cost * size) for size, group in rows)
-        return cost, rows
-
-    _, rows = min((plan_rows(length) for length in _row_lengths(longest, batch_tokens)), key=lambda found: found[0])
-    batches = []
-    for length, group in rows:
-        most = max(1, batch_tokens // length // rows_multiple) * rows_multiple
-        number = -(-len(group) // most)
-        height = -(-len(group) // number // rows_multiple) * rows_multiple
-        remaining = iter(group)
-        while chunk := list(islice(remaining, height)):
-            batches.append(_lay_out(requests, chunk, height, length))
+    batches: list[Batch] = []
+    for group in _cheapest_groups(requests, order, attention_cost, batch_tokens):
+        batches += _with_equal_room(_batches(requests, group, batch_tokens, rows_multiple))
     return batches
 
 
@@ -126,82 +145,139 @@ def _shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return next(i for i in range(limit) if first[i] != second[i])
 
 
-def _row_length_for(tokens: int) -> int:
-    """The smallest row length that holds so many tokens: steps of 64, growing to an eighth of the length."""
-    step = 64
-    while step * 8 < tokens:
-        step *= 2
-    return -(-tokens // step) * step
+def _row_lengths() -> Iterator[int]:
+    """16, 32, 48, 64, 96, 128, 192, ...: steps of a third to a half."""
+    yield from (16, 32)
+    length = 32
+    while True:
+        yield from (length * 3 // 2, length * 2)
+        length *= 2
 
 
-def _row_lengths(longest: int, batch_tokens: int) -> Iterator[int]:
-    """Candidates, from 64 up to room for a few of the longest requests."""
-    length, limit = 64, max(_row_length_for(longest), min(batch_tokens, 4 * _row_length_for(longest)))
-    while length <= limit:
-        yield length
-        length = _row_length_for(length + 1)
+def _cheapest_groups(
+    requests: Sequence[Request], order: list[int], attention_cost: float, batch_tokens: int
+) -> list[_Group]:
+    """One group, or two where some requests are much longer than the others."""
+    sizes = [len(requests[i].tokens) for i in order]
+    shared = [0, *(_shared_prefix(requests[a].tokens, requests[b].tokens) for a, b in pairwise(order))]
+    sequences = list(zip(order, sizes, shared, strict=True))
+    longest = max(sizes)
+    lengths = list(takewhile(lambda length: length * LOOKBACK < 2 * longest, _row_lengths()))
+    lengths.append(next(length for length in _row_lengths() if length * LOOKBACK >= 2 * longest))
+
+    def group(length: int, longer_than: int, at_most: int) -> _Group | None:
+        trees = _grow_trees(sequences, longer_than, at_most, length * LOOKBACK)
+        return _Group(trees, length) if trees else None
+
+    def cost(groups: list[_Group]) -> float:
+        return sum(found.cost(attention_cost, batch_tokens) for found in groups)
+
+    choices = []
+    for length in lengths:
+        reach = length * LOOKBACK
+        short = group(length, 0, reach)
+        long = [group(other, reach, longest) for other in lengths if other * LOOKBACK >= longest > reach]
+        for pair in product([short], long or [None]):
+            choices.append([found for found in pair if found])
+    return min(choices, key=cost)
 
 
-def _grow_trees(requests: Sequence[Request], order: list[int], shared: list[int], length: int) -> list[_Tree]:
-    """Neighbours in sorted order join one tree as long as it fits into a row and they share enough."""
+def _grow_trees(sequences: list[tuple[int, int, int]], longer_than: int, at_most: int, largest: int) -> list[_Tree]:
+    """Trees of at most `largest` tokens of those (request, tokens, tokens shared with the one before) of these sizes.
+
+    Neighbours in sorted order join one tree as long as it fits and they share enough.
+    """
     trees: list[_Tree] = []
-    for i, common in zip(order, shared, strict=True):
-        tokens, targets = len(requests[i].tokens), len(requests[i].targets)
-        if trees and common >= SMALLEST_SHARE * tokens:
-            last = trees[-1]
-            grown = _Tree([*last.members, i], last.nodes + tokens - common, last.targets + targets)
-            if grown.size <= length:
-                trees[-1] = grown
-                continue
-        trees.append(_Tree([i], tokens, targets))
+    members: list[int] = []
+    size = common = 0
+    for request, tokens, shared in sequences:
+        # What two sequences share is the least that any two neighbours between them do.
+        common = min(common, shared)
+        if not longer_than < tokens <= at_most:
+            continue
+        if members and common >= SMALLEST_SHARE * tokens and size + tokens - common <= largest:
+            members.append(request)
+            size += tokens - common
+        else:
+            if members:
+                trees.append(_Tree(tuple(members), size))
+            members, size = [request], tokens
+        common = tokens
+    if members:
+        trees.append(_Tree(tuple(members), size))
     return trees
 
 
-def _fill_rows(trees: list[_Tree], length: int, longest: int) -> list[tuple[int, list[list[_Tree]]]]:
-    """Best-fit decreasing into rows of `length`, or of `longest` for a tree that does not fit: (length, rows)."""
-    rows: dict[int, list[list[_Tree]]] = {}
-    free: list[tuple[int, int, int]] = []  # (room left, row length, row), ascending
+def _batches(requests: Sequence[Request], group: _Group, batch_tokens: int, rows_multiple: int) -> list[Batch]:
+    """As few batches as the trees fill, all of the same height."""
+    largest, total = max(tree.size for tree in group.trees), sum(tree.size for tree in group.trees)
+    row = group.length * rows_multiple
+    most = max(batch_tokens // row, -(-largest // row))
+    number = -(-total // (most * row))
+    while True:
+        for height in range(max(-(-total // (number * row)), -(-largest // row)), most + 1):
+            bins = _fill(group.trees, height * row)
+            if len(bins) <= number:
+                shape = height * rows_multiple, group.length
+                return [_lay_out(requests, trees, shape, group.lookback) for trees in bins]
+        number += 1
+
+
+def _fill(trees: list[_Tree], room: int) -> list[list[_Tree]]:
+    """Best-fit decreasing: bins whose trees take at most `room` tokens."""
+    bins: list[list[_Tree]] = []
+    free: list[tuple[int, int]] = []  # (room left, bin), ascending
     for tree in sorted(trees, key=lambda tree: -tree.size):
-        fit = bisect_left(free, (tree.size, 0, 0))
+        fit = bisect_left(free, (tree.size, 0))
         if fit < len(free):
-            room, size, row = free.pop(fit)
+            left, number = free.pop(fit)
         else:
-            room = size = length if tree.size <= length else longest
-            row = len(rows.setdefault(size, []))
-            rows[size].append([])
-        rows[size][row].append(tree)
-        insort(free, (room - tree.size, size, row))
-    return list(rows.items())
+            left, number = room, len(bins)
+            bins.append([])
+        bins[number].append(tree)
+        insort(free, (left - tree.size, number))
+    return bins
 
 
-def _lay_out(requests: Sequence[Request], rows: list[list[_Tree]], height: int, length: int) -> Batch:
-    """Arrays for the rows, topped up with empty ones to `height`."""
-    tokens = np.zeros((height, length), np.int32)
-    positions = np.zeros((height, length), np.int32)
-    visible_until = np.tile(np.arange(1, length + 1, dtype=np.int32), (height, 1))
-    found: dict[int, list[list[int]]] = {}  # flat token position -> its targets, in lists of at most four
-    entries: list[tuple[int, int, int, int]] = []  # request, flat token position, list, place in the list
-    real_tokens = 0
-    for row, trees in enumerate(rows):
-        end = 0
-        for tree in trees:
-            path: list[int] = []
-            previous: tuple[int, ...] = ()
-            for i in tree.members:
-                request = requests[i]
-                common = _shared_prefix(previous, request.tokens)
-                visible_until[row, path[common:]] = end
-                new = len(request.tokens) - common
-                tokens[row, end : end + new] = request.tokens[common:]
-                positions[row, end : end + new] = range(common, len(request.tokens))
-                path[common:] = range(end, end + new)
-                end += new
-                previous = request.tokens
-                for node, target in zip(path[-len(request.targets) :], request.targets, strict=True):
-                    entries.append((i, row * length + node, *_place(found.setdefault(row * length + node, []), target)))
-            visible_until[row, path] = end
-        real_tokens += end
-    return _with_scores(tokens, positions, visible_until, found, entries, real_tokens)
+def _lay_out(requests: Sequence[Request], trees: list[_Tree], shape: tuple[int, int], lookback: int) -> Batch:
+    """The trees one after the other, topped up with padding."""
+    room = shape[0] * shape[1]
+    tokens = np.zeros(room, np.int32)
+    positions = np.zeros(room, np.int32)
+    visible_until = np.arange(1, room + 1, dtype=np.int32)
+    found: dict[int, list[list[int]]] = {}  # token -> its targets, in lists of at most four
+    entries: list[tuple[int, int, int, int]] = []  # request, token, list, place in the list
+    end = 0
+    for tree in trees:
+        path: list[int] = []
+        previous: tuple[int, ...] = ()
+        for i in tree.members:
+            request = requests[i]
+            common = _shared_prefix(previous, request.tokens)
+            visible_until[path[common:]] = end
+            new = len(request.tokens) - common
+            tokens[end : end + new] = request.tokens[common:]
+            positions[end : end + new] = range(common, len(request.tokens))
+            path[common:] = range(end, end + new)
+            end += new
+            previous = request.tokens
+            for node, target in zip(path[-len(request.targets) :], request.targets, strict=True):
+                entries.append((i, node, *_place(found.setdefault(node, []), target)))
+        visible_until[path] = end
+    starts = np.arange(0, room, shape[1], dtype=np.int32)[:, None]
+    scored, targets, slots = _scored_positions(found, entries)
+    return Batch(
+        tokens.reshape(shape),
+        positions.reshape(shape),
+        visible_until.reshape(shape) - starts,
+        lookback,
+        scored,
+        targets,
+        len(scored),
+        np.array([entry[0] for entry in entries], np.int32),
+        slots,
+        end,
+    )
 
 
 def _place(lists: list[list[int]], target: int) -> tuple[int, int]:
@@ -215,26 +291,29 @@ def _place(lists: list[list[int]], target: int) -> tuple[int, int]:
     return len(lists) - 1, len(lists[-1]) - 1
 
 
-def _with_scores(tokens, positions, visible_until, found, entries, real_tokens) -> Batch:
-    scored = np.zeros(tokens.size, np.int32)
-    targets = np.zeros((tokens.size, TARGETS_PER_POSITION), np.int32)
+def _scored_positions(
+    found: dict[int, list[list[int]]], entries: list[tuple[int, int, int, int]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scored positions [count], their targets [count, 4], and the slot of each entry."""
     starts: dict[int, int] = {}
-    count = 0
+    scored: list[int] = []
+    targets: list[list[int]] = []
     for node, lists in sorted(found.items()):
-        starts[node] = count
-        for known in lists:
-            scored[count] = node
-            targets[count, : len(known)] = known
-            count += 1
+        starts[node] = len(scored)
+        scored += [node] * len(lists)
+        targets += [known + [0] * (TARGETS_PER_POSITION - len(known)) for known in lists]
     slots = [(starts[node] + number) * TARGETS_PER_POSITION + place for _, node, number, place in entries]
-    return Batch(
-        tokens,
-        positions,
-        visible_until,
-        scored,
-        targets,
-        count,
-        np.array([entry[0] for entry in entries], np.int32),
-        np.array(slots, np.int32),
-        real_tokens,
-    )
+    return np.array(scored, np.int32), np.array(targets, np.int32), np.array(slots, np.int32)
+
+
+def _with_equal_room(batches: list[Batch]) -> list[Batch]:
+    """The batches with as many scored positions each, so that they share executables."""
+    room = -(-max(batch.count for batch in batches) // SCORED_MULTIPLE) * SCORED_MULTIPLE
+    return [
+        replace(
+            batch,
+            scored=np.pad(batch.scored, (0, room - batch.count)),
+            targets=np.pad(batch.targets, ((0, room - batch.count), (0, 0))),
+        )
+        for batch in batches
+    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from jaxpaint.plan import Node, Plan, Repeat, Series
 
@@ -20,7 +21,13 @@ class Branch:
     ends: tuple[int, ...]
     branches: tuple[Branch, ...]
 
-    @property
+    @cached_property
+    def held(self) -> int:
+        """Hidden states that a walk of `branches` in their order holds at once for those still to come."""
+        *before, last = (branch.held for branch in self.branches) if self.branches else (0,)
+        return max([last, *(1 + held for held in before)])
+
+    @cached_property
     def cost(self) -> int:
         """Layer applications of the whole subtree, each distinct one once."""
         own = Plan.of(*self.units).cost if self.units else 0
@@ -45,7 +52,11 @@ def units(plan: Plan) -> Iterator[Node]:
 
 
 def prefix_tree(plans: Sequence[Plan]) -> Branch:
-    """The tree of `plans`; its root has no units of its own unless all plans begin alike."""
+    """The tree of `plans`; its root has no units of its own unless all plans begin alike.
+
+    Branches come in the order that holds the fewest hidden states: the one that itself holds most comes last, when
+    nothing need be held for a next one (Sethi and Ullman's order for registers).
+    """
     return _branch([(index, tuple(units(plan))) for index, plan in enumerate(plans)])
 
 
@@ -62,5 +73,5 @@ def _branch(members: list[tuple[int, tuple[Node, ...]]]) -> Branch:
     return Branch(
         first[:shared],
         tuple(index for index, rest in members if len(rest) == shared),
-        tuple(_branch(group) for group in groups.values()),
+        tuple(sorted(map(_branch, groups.values()), key=lambda branch: branch.held)),
     )

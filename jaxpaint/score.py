@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,8 +22,11 @@ from jaxpaint.plan import Plan
 from jaxpaint.program import Program
 from jaxpaint.sharding import DATA, rows
 
-# Bytes of float32 logits in memory at once; the head runs over scored positions in chunks of this size.
-HEAD_BYTES = {"cpu": 64 << 20, "accelerator": 512 << 20}
+# Bytes of float32 logits in memory at once; the head runs over scored positions in chunks and, where caches are small,
+# over the vocabulary in blocks.
+HEAD_BYTES = {"cpu": 8 << 20, "accelerator": 512 << 20}
+VOCABULARY_BLOCK = {"cpu": 4608, "accelerator": 1 << 20}
+MOST_POSITIONS = 4096  # per chunk
 # Tokens a batch: enough for large matrix products, few enough for caches (CPU) and memory (accelerators).
 BATCH_TOKENS = {"cpu": 2048, "accelerator": 32768}
 # Attending to a key costs about twice what its share of the floating-point operations says (softmax, memory).
@@ -49,7 +53,11 @@ class Scores:
 
 
 def default_batch_tokens() -> int:
-    return BATCH_TOKENS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+    return BATCH_TOKENS[_device()]
+
+
+def _device() -> str:
+    return "cpu" if jax.default_backend() == "cpu" else "accelerator"
 
 
 def score(
@@ -76,16 +84,15 @@ def score(
     under_way: list[tuple[Batch, tuple[Array, Array]]] = []
 
     def collect(batch: Batch, output: tuple[Array, Array]) -> None:
-        logprobs, is_greedy = (np.asarray(array).reshape(-1)[batch.slots] for array in output)
-        if not np.isfinite(logprobs).all():
+        loglikelihoods, is_greedy = batch.per_request(*(np.asarray(array) for array in output))
+        if not np.isfinite(loglikelihoods).all():
             raise ModelOutputError(
                 f"NaN or infinite logits under plan {plan}: no score was made. Check the checkpoint, or try "
                 "--dtype float32"
             )
-        np.add.at(totals, batch.request_ids, logprobs.astype(np.float64))
-        np.logical_and.at(greedy, batch.request_ids, is_greedy)
+        totals[batch.requests], greedy[batch.requests] = loglikelihoods, is_greedy
         if progress:
-            progress(sum(len(requests[i].tokens) for i in np.unique(batch.request_ids)))
+            progress(sum(len(requests[i].tokens) for i in batch.requests))
 
     for batch in batches:
         under_way.append((batch, run_batch(model, program, batch)))
@@ -130,6 +137,7 @@ def run_batch(model: Model, program: Program, batch: Batch) -> tuple[Float[Array
         program.nesting,
         head_chunk(model.config.vocab_size, batch.scored.size),
         model.mesh,
+        batch.lookback,
         *place(model, batch),
         batch.scored,
         batch.targets,
@@ -138,15 +146,17 @@ def run_batch(model: Model, program: Program, batch: Batch) -> tuple[Float[Array
 
 
 def head_chunk(vocab_size: int, positions: int) -> int:
-    """Scored positions per chunk of the head: a power of two within the memory allowed, that divides them."""
-    allowed = HEAD_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"] // (4 * vocab_size)
-    chunk = 1
-    while chunk * 2 <= min(allowed, positions) and positions % (chunk * 2) == 0:
-        chunk *= 2
-    return chunk
+    """Scored positions per chunk of the head: an equal part of all, within the memory allowed."""
+    allowed = max(1, min(MOST_POSITIONS, HEAD_BYTES[_device()] // (4 * vocabulary_block(vocab_size))))
+    return -(-positions // -(-positions // allowed))
 
 
-@jit("graphdef", "nesting", "chunk", "mesh")
+def vocabulary_block(vocab_size: int) -> int:
+    """Tokens whose logits are computed at once: an equal part of the vocabulary that caches hold."""
+    return -(-vocab_size // -(-vocab_size // VOCABULARY_BLOCK[_device()]))
+
+
+@jit("graphdef", "nesting", "chunk", "mesh", "lookback")
 def _score_batch(
     graphdef,
     state,
@@ -155,6 +165,7 @@ def _score_batch(
     nesting,
     chunk,
     mesh,
+    lookback,
     tokens,
     positions,
     visible_until,
@@ -163,7 +174,7 @@ def _score_batch(
     count,
 ):
     model = nnx.merge(graphdef, state)
-    hidden = embed_and_run(model, instructions, length, nesting, tokens, positions, visible_until)
+    hidden = embed_and_run(model, instructions, length, nesting, tokens, positions, visible_until, lookback)
     return target_logprobs(model, hidden.reshape(-1, hidden.shape[-1]), scored, targets, count, chunk, mesh)
 
 
@@ -176,23 +187,57 @@ def target_logprobs(
     chunk: int,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "M t"], Bool[Array, "M t"]]:
-    """The head at the first `count` scored positions only, `chunk` at a time, so the [M, V] logits never exist."""
+    """The head at the first `count` scored positions only, `chunk` at a time, so the [M, V] logits never exist.
 
-    def step(i, outputs):
-        logprobs, greedy = outputs
-        where = jax.lax.dynamic_slice_in_dim(scored, i * chunk, chunk)
-        wanted = jax.lax.dynamic_slice_in_dim(targets, i * chunk, chunk)
+    What remains after the last whole chunk runs in quarters of one.
+    """
+    vocab_size = model.config.vocab_size
+    block = vocabulary_block(vocab_size)
+
+    def step(size: int, first, i, outputs):
+        start = first + i * size
+        where = jax.lax.dynamic_slice_in_dim(scored, start, size)
+        wanted = jax.lax.dynamic_slice_in_dim(targets, start, size)
         states = hidden[where]
-        if mesh is not None and chunk % mesh.shape[DATA] == 0:
+        if mesh is not None and size % mesh.shape[DATA] == 0:
             states = jax.lax.with_sharding_constraint(states, rows(mesh))
-        logits = model.vocabulary_logits(states)
-        at_targets = jnp.take_along_axis(logits, wanted.T, axis=0).T
-        found = at_targets - jax.nn.logsumexp(logits, axis=0)[:, None]
-        best = at_targets >= logits.max(axis=0)[:, None]
+        at_targets, largest, total = _over_vocabulary(model, model.norm(states), wanted, block)
+        logprobs, greedy = outputs
         return (
-            jax.lax.dynamic_update_slice_in_dim(logprobs, found, i * chunk, axis=0),
-            jax.lax.dynamic_update_slice_in_dim(greedy, best, i * chunk, axis=0),
+            jax.lax.dynamic_update_slice_in_dim(logprobs, at_targets - (largest + jnp.log(total))[:, None], start, 0),
+            jax.lax.dynamic_update_slice_in_dim(greedy, at_targets >= largest[:, None], start, 0),
         )
 
     outputs = jnp.zeros(targets.shape, jnp.float32), jnp.zeros(targets.shape, bool)
-    return jax.lax.fori_loop(0, -(-count // chunk), step, outputs)
+    part = -(-chunk // 4)
+    # More than three parts cost as much as a chunk. A slice that would reach beyond the end starts earlier and computes
+    # positions again, to the same result.
+    whole = (count + chunk - 3 * part - 1) // chunk
+    outputs = jax.lax.fori_loop(0, whole, partial(step, chunk, 0), outputs)
+    parts = jnp.maximum(0, -(-(count - whole * chunk) // part))
+    return jax.lax.fori_loop(0, parts, partial(step, part, whole * chunk), outputs)
+
+
+def _over_vocabulary(
+    model, normed: Float[Array, "m D"], wanted: Int[Array, "m t"], block: int
+) -> tuple[Float[Array, "m t"], Float[Array, " m"], Float[Array, " m"]]:
+    """The logits at `wanted`, the largest, and the sum of exp(logit - largest), block by block of the vocabulary."""
+
+    vocab_size = model.config.vocab_size
+
+    def step(i, found):
+        at_targets, largest, total = found
+        # The last block may reach back over tokens that the one before it has done.
+        first = jnp.minimum(i * block, vocab_size - block)
+        logits = model.vocabulary_logits(normed, first, block)
+        inside = (wanted >= first) & (wanted < first + block)
+        here = jnp.take_along_axis(logits, jnp.clip(wanted - first, 0, block - 1).T, axis=0).T
+        if vocab_size % block:
+            logits = jnp.where((first + jnp.arange(block) >= i * block)[:, None], logits, -jnp.inf)
+        new_largest = jnp.maximum(largest, logits.max(axis=0))
+        total = total * jnp.exp(largest - new_largest) + jnp.exp(logits - new_largest).sum(axis=0)
+        return jnp.where(inside, here, at_targets), new_largest, total
+
+    positions = normed.shape[0]
+    found = jnp.zeros(wanted.shape), jnp.full(positions, jnp.finfo(jnp.float32).min), jnp.zeros(positions)
+    return jax.lax.fori_loop(0, -(-vocab_size // block), step, found)

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpaint.plan import Layer, Node, Parallel, Plan, Repeat, Series
-from jaxpaint.program import BRANCH, MEAN, SUM
+from jaxpaint.program import BRANCH, FORK, LAYER, MEAN, SUM
 
 Parameters: TypeAlias = Any
 Context = TypeVar("Context")
@@ -167,37 +167,54 @@ def run_program(
     number of steps is known only when it runs.
     """
 
-    def layer(state, operand, count):
-        x, inputs, sums = state
-        return block(layer_parameters(stacked, operand), x, context), inputs, sums
+    def stretch(i, x):
+        """Runs layers up to the first instruction that is not one."""
 
-    def fork(state, slot, count):
-        x, inputs, sums = state
-        return x, inputs.at[slot].set(x), sums.at[slot].set(0.0)
+        def more(state):
+            return (state[0] < length) & (instructions[state[0], 0] == LAYER)
 
-    def branch(state, slot, count):
-        x, inputs, sums = state
-        output = x.astype(jnp.float32) - count * inputs[slot].astype(jnp.float32)
-        return inputs[slot], inputs, sums.at[slot].add(output)
+        def layer(state):
+            i, x = state
+            return i + 1, block(layer_parameters(stacked, instructions[i, 1]), x, context)
+
+        return jax.lax.while_loop(more, layer, (i, x))
+
+    if nesting == 0:
+        return stretch(0, x)[1]
+
+    def nothing(x, fork_input, total, count):
+        return x, fork_input, total
+
+    def fork(x, fork_input, total, count):
+        return x, x, jnp.zeros_like(total)
+
+    def branch(x, fork_input, total, count):
+        output = x.astype(jnp.float32) - count * fork_input.astype(jnp.float32)
+        return fork_input, fork_input, total + output
 
     def join(combine):
-        def apply(state, slot, count):
-            x, inputs, sums = state
-            total = sums[slot] + _contribution(combine, x, inputs[slot])
-            return _combine(combine, total, inputs[slot], count), inputs, sums
+        def apply(x, fork_input, total, count):
+            total += _contribution(combine, x, fork_input)
+            return _combine(combine, total, fork_input, count), fork_input, total
 
         return apply
 
-    def step(i, state):
-        opcode, operand, count = instructions[i]
-        return jax.lax.switch(opcode, [layer, fork, branch, join("mean"), join("sum")], state, operand, count)
+    def step(state):
+        # A stretch of layers carries the hidden state alone, the switch one group's: each copies what it carries.
+        i, x, inputs, totals = state
+        i, x = stretch(i, x)
+        opcode, slot, count = jnp.where(i < length, instructions[jnp.minimum(i, length - 1)], 0)
+        x, fork_input, total = jax.lax.switch(
+            opcode, [nothing, fork, branch, join("mean"), join("sum")], x, inputs[slot], totals[slot], count
+        )
+        return i + 1, x, inputs.at[slot].set(fork_input), totals.at[slot].set(total)
 
     inputs = jnp.zeros((nesting, *x.shape), x.dtype)
-    sums = jnp.zeros((nesting, *x.shape), jnp.float32)
-    return jax.lax.fori_loop(0, length, step, (x, inputs, sums))[0]
+    totals = jnp.zeros((nesting, *x.shape), jnp.float32)
+    return jax.lax.while_loop(lambda state: state[0] < length, step, (0, x, inputs, totals))[1]
 
 
-assert (BRANCH, MEAN, SUM) == (2, 3, 4), "run_program lists its branches in the order of the opcodes"
+assert (LAYER, FORK, BRANCH, MEAN, SUM) == (0, 1, 2, 3, 4), "run_program lists what it does in the order of the opcodes"
 
 
 # --- The slow twin ----------------------------------------------------------------------------------------

@@ -121,7 +121,20 @@ def test_the_head_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = make_tiny("tied embeddings")
     requests = _requests(tiny)
     monkeypatch.setattr(score_module, "HEAD_BYTES", {"cpu": 4 * VOCAB_SIZE * 5, "accelerator": 0})
+    score_module._score_batch.clear_cache()
     _assert_scores(score(tiny.model, requests, batch_tokens=128), _by_transformers(tiny, requests))
+
+
+@pytest.mark.parametrize("largest", [1, 20, 30, 60])
+@pytest.mark.parametrize("variation", ["grouped-query", "tied embeddings"])
+def test_the_vocabulary_in_blocks(monkeypatch: pytest.MonkeyPatch, variation: str, largest: int) -> None:
+    """Blocks that divide the vocabulary of 61, and blocks of which the last overlaps."""
+    tiny = make_tiny(variation)
+    requests = _requests(tiny)
+    monkeypatch.setattr(score_module, "VOCABULARY_BLOCK", {"cpu": largest})
+    score_module._score_batch.clear_cache()
+    _assert_scores(score(tiny.model, requests), _by_transformers(tiny, requests))
+    score_module._score_batch.clear_cache()
 
 
 def test_nothing_to_score() -> None:

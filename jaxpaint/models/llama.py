@@ -23,7 +23,7 @@ class Context(NamedTuple):
 
     cos: Float[Array, "B S 1 H"]
     sin: Float[Array, "B S 1 H"]
-    mask: Bool[Array, "B 1 S S"]
+    mask: Bool[Array, "B 1 S keys"]
 
 
 def _activation(name: str):
@@ -116,20 +116,25 @@ class Llama(nnx.Module):
             else nnx.Linear(config.hidden_size, config.vocab_size, use_bias=False, param_dtype=dtype, rngs=rngs)
         )
 
-    def context(self, positions: Int[Array, "B S"], visible_until: Int[Array, "B S"]) -> Context:
+    def context(self, positions: Int[Array, "B S"], visible_until: Int[Array, "B S"], lookback: int = 0) -> Context:
         """What the layers need to know of a batch's layout; see `ops.visibility`."""
         config = self.config
         frequencies = ops.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         cos, sin = ops.rope_tables(positions, frequencies)
-        return Context(cos, sin, ops.visibility(positions, visible_until, config.sliding_window))
+        return Context(cos, sin, ops.visibility(positions, visible_until, config.sliding_window, lookback))
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Next-token logits in float32 of hidden states taken before the final norm."""
-        flat = self.vocabulary_logits(hidden.reshape(-1, hidden.shape[-1]))
-        return flat.T.reshape(*hidden.shape[:-1], -1)
+        normed = self.norm(hidden.reshape(-1, hidden.shape[-1]))
+        return self.vocabulary_logits(normed, 0, self.config.vocab_size).T.reshape(*hidden.shape[:-1], -1)
 
-    def vocabulary_logits(self, hidden: Float[Array, "M D"]) -> Float[Array, "V M"]:
-        """`logits` with the vocabulary as the leading axis: the layout in which CPUs multiply it fastest."""
-        hidden = self.norm(hidden)
-        kernel = self.embed.embedding[...] if self.lm_head is None else self.lm_head.kernel[...].T
-        return jnp.matmul(kernel, hidden.T, preferred_element_type=jnp.float32)
+    def vocabulary_logits(self, normed: Float[Array, "M D"], first, size: int) -> Float[Array, "size M"]:
+        """Logits in float32 of `size` tokens from id `first` on, of hidden states after the final norm.
+
+        The vocabulary is the leading axis: the layout in which CPUs multiply it fastest.
+        """
+        if self.lm_head is None:
+            kernel = jax.lax.dynamic_slice_in_dim(self.embed.embedding[...], first, size)
+        else:
+            kernel = jax.lax.dynamic_slice_in_dim(self.lm_head.kernel[...], first, size, axis=1).T
+        return jnp.matmul(kernel, normed.T, preferred_element_type=jnp.float32)

@@ -12,7 +12,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxpaint.models.config import RopeScaling
 
@@ -55,46 +55,64 @@ def apply_rope(
 
 
 def visibility(
-    positions: Int[Array, "B S"], visible_until: Int[Array, "B S"], sliding_window: int | None = None
-) -> Bool[Array, "B 1 S S"]:
-    """Which keys each query sees: key j is seen by query i when `j <= i < visible_until[j]`.
+    positions: Int[Array, "B S"],
+    visible_until: Int[Array, "B S"],
+    sliding_window: int | None = None,
+    lookback: int = 0,
+) -> Bool[Array, "B 1 S keys"]:
+    """Which keys each query sees: those of its own row and of the `lookback` rows before it, the furthest first.
 
-    With a sequence's end in `visible_until`, several sequences lie side by side in one row; with the end of a
-    token's subtree, a row holds a tree of token blocks laid out depth first, in which each block sees its
-    ancestors. Padding carries `visible_until = its own index + 1` and sees only itself. A sliding window bounds
-    the distance in `positions` (tokens), as in Mistral: `position[i] - position[j] < sliding_window`.
+    Key j is seen by query i when `j <= i < visible_until[j]`, all counted from the start of the key's row. With a
+    sequence's end in `visible_until`, sequences lie side by side; with the end of a token's subtree, tokens laid out
+    depth first form trees, in which each block sees its ancestors. What is longer than a row goes on in the next.
+    Padding carries `visible_until = its own index + 1` and sees only itself. A sliding window bounds the distance in
+    `positions` (tokens), as in Mistral: `position[i] - position[j] < sliding_window`.
     """
-    index = jnp.arange(positions.shape[-1])
-    causal = index[None, :] <= index[:, None]
-    mask = causal[None] & (index[None, :, None] < visible_until[:, None, :])
+    length = positions.shape[-1]
+    index = jnp.arange(length)
+    # Before the first row come the last ones, whose sequences have ended by then: no query sees them.
+    distance = jnp.arange(lookback, -1, -1)[:, None] * length
+    query = (index[:, None, None] + distance).reshape(length, -1, 1)
+    ends = with_lookback(visible_until, lookback).reshape(-1, 1, lookback + 1, length)
+    mask = (index <= query) & (query < ends)
+    mask = mask.reshape(-1, length, (lookback + 1) * length)
     if sliding_window is not None:
-        mask &= positions[:, :, None] - positions[:, None, :] < sliding_window
+        mask &= positions[:, :, None] - with_lookback(positions, lookback)[:, None, :] < sliding_window
     return mask[:, None]
+
+
+def with_lookback(x: Shaped[Array, "B S *rest"], lookback: int) -> Shaped[Array, "B keys *rest"]:
+    """Each row after the `lookback` rows before it: [B, (lookback + 1) * S, ...]."""
+    if lookback == 0:
+        return x
+    return jnp.concatenate([jnp.roll(x, distance, axis=0) for distance in range(lookback, -1, -1)], axis=1)
 
 
 def attention(
     query: Float[Array, "B S N H"],
     key: Float[Array, "B S K H"],
     value: Float[Array, "B S K H"],
-    mask: Bool[Array, "B 1 S S"],
+    mask: Bool[Array, "B 1 S keys"],
     implementation: AttentionImplementation = "matmul",
 ) -> Float[Array, "B S N H"]:
-    """Scaled dot-product attention with grouped key/value heads, softmax in float32.
+    """Scaled dot-product attention with grouped key/value heads, softmax in float32, as far back as `mask` reaches.
 
     `cudnn` is cuDNN's flash attention (NVIDIA GPUs, bfloat16); `matmul` multiplies [B*K, N/K*S, H] with
-    [B*K, S, H], the form that plain matrix products run fastest in on a CPU, by blocks of queries where the scores
+    [B*K, keys, H], the form that plain matrix products run fastest in on a CPU, by blocks of queries where the scores
     of all would take more than `SCORES_BYTES`.
     """
+    batch, length, heads, _ = query.shape
+    lookback = mask.shape[-1] // length - 1
+    key, value = with_lookback(key, lookback), with_lookback(value, lookback)
     if implementation == "cudnn":
         return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
-    batch, length, heads, _ = query.shape
     blocks = 1
-    while batch * heads * (length // blocks) * length * 4 > SCORES_BYTES and length % (blocks * 2) == 0:
+    while batch * heads * (length // blocks) * mask.shape[-1] * 4 > SCORES_BYTES and length % (blocks * 2) == 0:
         blocks *= 2
     if blocks == 1:
         return _matmul_attention(query, key, value, mask)
     queries = jnp.moveaxis(query.reshape(batch, blocks, length // blocks, heads, -1), 1, 0)
-    masks = jnp.moveaxis(mask.reshape(batch, 1, blocks, length // blocks, length), 2, 0)
+    masks = jnp.moveaxis(mask.reshape(batch, 1, blocks, length // blocks, -1), 2, 0)
     mixed = jax.lax.map(lambda block: _matmul_attention(block[0], key, value, block[1]), (queries, masks))
     return jnp.moveaxis(mixed, 0, 1).reshape(query.shape)
 
@@ -113,6 +131,9 @@ def _matmul_attention(
     value = value.transpose(0, 2, 1, 3).reshape(batch * groups, length, head_dim)
     scores = jnp.einsum("bqh,bkh->bqk", query, key, preferred_element_type=jnp.float32) * head_dim**-0.5
     scores = jnp.where(mask, scores.reshape(batch, heads, queries, length), jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    mixed = jnp.einsum("bqk,bkh->bqh", weights.reshape(batch * groups, -1, length), value)
-    return mixed.reshape(batch, heads, queries, head_dim).transpose(0, 2, 1, 3)
+    # The softmax's division comes after the product, where there is less to divide.
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    total = weights.sum(axis=-1).reshape(batch * groups, -1, 1)
+    weights = weights.astype(value.dtype).reshape(batch * groups, -1, length)
+    mixed = jnp.einsum("bqk,bkh->bqh", weights, value, preferred_element_type=jnp.float32) / total
+    return mixed.astype(value.dtype).reshape(batch, heads, queries, head_dim).transpose(0, 2, 1, 3)
