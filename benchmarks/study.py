@@ -6,8 +6,8 @@
 
 Sets of plans: `main` is the paper's strategies with seeds, single skips and switches; `looped` its map of looped
 parallel, 1 to 28 iterations at every start; `preset` both. jaxpaint runs every plan of a set, from nothing compiled.
-The peer is lm-eval's hf backend at batch size 8, its model's layer list rearranged, a parallel group one module that gives
-the mean of its layers' outputs. It runs `--peer-plans` plans of each set, evenly spread over the set sorted by cost,
+The peer is lm-eval's hf backend at batch size 8, its model's layer list rearranged, a parallel group one module that
+gives the mean of its layers' outputs. It runs `--peer-plans` plans of each set, evenly spread over the set sorted by cost,
 half of them before jaxpaint and half after; a straight line through its seconds over cost stands for the others
 (printed with its largest error). Every log-likelihood of these plans is compared.
 """
@@ -53,7 +53,9 @@ def main() -> None:
 
     torch.set_num_threads(os.cpu_count() or 1)
     ours, peer, instances, requests = _random() if options.random else _real(options)
-    print(f"{len(requests)} requests, {sum(len(r.tokens) for r in requests)} tokens; {os.cpu_count()} cores", flush=True)
+    print(
+        f"{len(requests)} requests, {sum(len(r.tokens) for r in requests)} tokens; {os.cpu_count()} cores", flush=True
+    )
     figures = {"jax": jax.__version__, "torch": torch.__version__, "sets": {}}
     for name in options.set or ["main", "looped"]:
         plans = _plans(name, ours.num_layers)[:: options.every]

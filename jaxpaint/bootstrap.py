@@ -5,7 +5,6 @@ it may hang.
 """
 
 import contextlib
-import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -39,10 +38,29 @@ def bootstrap_stderr(f: Metric, xs: Sequence[Any], iters: int) -> float:
     """
     from lm_eval.api import metrics
 
-    resample = _perplexities if f is metrics.perplexity else functools.partial(_resample, f)
+    if f is metrics.perplexity:
+        return float(perplexity_stderrs(np.array([xs], np.float64), iters)[0])
     chunk = min(CHUNK, iters)
-    estimates = [estimate for seed in range(iters // chunk) for estimate in resample(xs, seed, chunk)]
+    estimates = [estimate for seed in range(iters // chunk) for estimate in _resample(f, xs, seed, chunk)]
     return float(metrics.sample_stddev(estimates))
+
+
+def perplexity_stderrs(loglikelihoods: np.ndarray, iters: int) -> np.ndarray:
+    """`bootstrap_stderr` of lm-eval's perplexity for each row of [rows, documents], over the same resamples.
+
+    The random draws are made once: a resample is how often it takes each document, so that a block of resamples of all
+    rows is one matrix product.
+    """
+    chunk = min(CHUNK, iters)
+    means = np.concatenate(
+        [
+            counts @ loglikelihoods.T / loglikelihoods.shape[1]
+            for seed in range(iters // chunk)
+            for counts in _times_drawn(loglikelihoods.shape[1], seed, chunk)
+        ]
+    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.std(np.exp(-means), axis=0, ddof=1)
 
 
 def _resample(metric: Metric, values: Sequence[Any], seed: int, count: int) -> list[float]:
@@ -50,15 +68,15 @@ def _resample(metric: Metric, values: Sequence[Any], seed: int, count: int) -> l
     return [metric(generator.choices(values, k=len(values))) for _ in range(count)]
 
 
-def _perplexities(values: Sequence[float], seed: int, count: int) -> list[float]:
+def _times_drawn(size: int, seed: int, count: int) -> Iterator[np.ndarray]:
+    """How often each of `size` values is in each of `count` resamples, [resamples, size] in blocks of resamples."""
     # NumPy's legacy generator, given the state of Python's, continues with the same numbers.
     *key, position = random.Random(seed).getstate()[1]
     generator = np.random.RandomState()
     generator.set_state(("MT19937", np.array(key, np.uint32), position, 0, 0.0))
-    loglikelihoods, size = np.asarray(values, np.float64), len(values)
     rows = max(1, BLOCK // size)
-    estimates: list[float] = []
     for start in range(0, count, rows):
-        chosen = (generator.random_sample((min(rows, count - start), size)) * size).astype(np.intp)
-        estimates.extend(np.exp(-loglikelihoods[chosen].mean(axis=1)).tolist())
-    return estimates
+        block = min(rows, count - start)
+        chosen = (generator.random_sample((block, size)) * size).astype(np.intp)
+        chosen += np.arange(block)[:, None] * size
+        yield np.bincount(chosen.reshape(-1), minlength=block * size).reshape(block, size).astype(np.float64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import time
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.errors import UserError
+from jaxpaint.files import write_whole
 
 if TYPE_CHECKING:
     from jaxpaint.harness import PlanLM
@@ -58,7 +58,7 @@ def evaluate_tasks(
     return {
         **merged,
         "config": {**merged.get("config", {}), **_setting(lm)},
-        "environment": _environment(),
+        "environment": environment(),
         "timing": _timing(lm, time.perf_counter() - started),
     }
 
@@ -81,7 +81,8 @@ def _setting(lm: PlanLM) -> dict[str, Any]:
     }
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """The device and the versions of what computes on it."""
     import jax
 
     versions = {}
@@ -120,26 +121,7 @@ def refuse_generative(tasks: Mapping[str, Any]) -> None:
 
 
 def write_json(results: Mapping[str, Any], path: Path) -> None:
-    """Writes results beside `path` and renames, so that a crash leaves the old file or the new one, whole.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Writes results whole. Raises UserError where the file cannot be written."""
     from lm_eval.utils import handle_non_serializable
 
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        text = json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def check_writable(path: Path) -> None:
-    """Fails before hours of work rather than after them. Raises UserError."""
-    if path.is_dir():
-        raise UserError(f"--output {path} is a folder; give the name of a JSON file")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"--output {path}: the folder {path.parent} does not exist or cannot be written to")
+    write_whole(json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False), path)

@@ -24,6 +24,7 @@ from jaxpaint.score import score
 
 Bos: TypeAlias = Literal["auto", "on", "off"]
 Scored: TypeAlias = list[tuple[float, bool]]
+TokenPair: TypeAlias = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -107,17 +108,47 @@ class PlanLM(TemplateLM):
         """Whether texts are in fact encoded with a leading BOS token."""
         return self.tok_encode("a")[:1] == [self.tokenizer.bos_token_id]
 
-    def _loglikelihood_tokens(
-        self, requests: list[tuple[tuple[str, str] | None, list[int], list[int]]], **kwargs: Any
-    ) -> Scored:
-        packed = [Request.of(context, continuation, self.max_length) for _, context, continuation in requests]
-        largest = max(chain.from_iterable((*request.tokens, *request.targets) for request in packed), default=0)
+    def encode(self, instance: Instance) -> tuple[Request, ...]:
+        """What runs to score an instance: one request, or for a rolling text one for each window, in order.
+
+        Raises:
+            UserError: a continuation longer than the model's context, or a token id outside its vocabulary.
+        """
+        return tuple(self._request(*pair) for pair in self._token_pairs(instance))
+
+    def _token_pairs(self, instance: Instance) -> list[TokenPair]:
+        """Contexts and continuations: one pair, or for a rolling text disjoint windows that predict each token once."""
+        if instance.request_type == "loglikelihood_rolling":
+            windows = get_rolling_token_windows(
+                token_list=self.tok_encode(instance.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            return [make_disjoint_window(window) for window in windows]
+        context, continuation = instance.args
+        if context:
+            return [self._encode_pair(context, continuation)]
+        # As `TemplateLM.loglikelihood`: a text that begins with BOS is its own context.
+        tokens = self.tok_encode(continuation, add_special_tokens=False)
+        own = tokens[:1] == [self.prefix_token_id]
+        return [(tokens[:1], tokens[1:]) if own else ([self.prefix_token_id], tokens)]
+
+    def _request(self, context: list[int], continuation: list[int]) -> Request:
+        request = Request.of(context, continuation, self.max_length)
+        largest = max(chain(request.tokens, request.targets), default=0)
         if largest >= self.model.config.vocab_size:
             # JAX would take the last entry in its place, without a word.
             raise UserError(
                 f"the tokenizer gives token id {largest}, but the model's vocabulary has "
                 f"{self.model.config.vocab_size} entries; is it this model's tokenizer?"
             )
+        return request
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str] | None, list[int], list[int]]], **kwargs: Any
+    ) -> Scored:
+        packed = [self._request(context, continuation) for _, context, continuation in requests]
         progress = self.progress(sum(len(request.tokens) for request in packed)) if self.progress else None
         scores = score(self.model, packed, self.plan, batch_tokens=self.batch_tokens, progress=progress)
         self.work.append(Work(scores.request_tokens, scores.computed_tokens))
@@ -126,24 +157,16 @@ class PlanLM(TemplateLM):
         ]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> Scored:
-        return super().loglikelihood(requests, disable_tqdm=True)
+        return self._loglikelihood_tokens(
+            [(None, *pair) for request in requests for pair in self._token_pairs(request)]
+        )
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """Whole-text log-likelihoods over disjoint windows of `max_length`, each token predicted once."""
-        windows: list[tuple[tuple[str, str] | None, list[int], list[int]]] = []
-        owners: list[int] = []
-        for number, request in enumerate(requests):
-            rolling = get_rolling_token_windows(
-                token_list=self.tok_encode(request.args[0]),
-                prefix_token=self.prefix_token_id,
-                max_seq_len=self.max_length,
-                context_len=1,
-            )
-            for context, continuation in map(make_disjoint_window, rolling):
-                windows.append((None, context, continuation))
-                owners.append(number)
+        windows = [(number, pair) for number, request in enumerate(requests) for pair in self._token_pairs(request)]
+        scored = self._loglikelihood_tokens([(None, *pair) for _, pair in windows])
         totals = [0.0] * len(requests)
-        for owner, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+        for (owner, _), (value, _) in zip(windows, scored, strict=True):
             totals[owner] += value
         return totals
 

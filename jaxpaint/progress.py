@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -35,19 +36,83 @@ def token_bar(description: str) -> Iterator[Callable[[int], Callable[[int], None
 
 
 @contextmanager
+def study_bar() -> Iterator[Callable[[int], Callable[[int, str], None]]]:
+    """Gives a function that opens a bar of so many tokens, counted under each plan, and returns the one that
+    advances it: `advance(tokens, note)`, with what else is worth saying, such as the best plan so far.
+
+    On a terminal it is a bar; elsewhere a line of text a minute, with a last one where there was a first.
+    """
+    bars: list[tqdm | _Log] = []
+
+    def start(total: int) -> Callable[[int, str], None]:
+        if not sys.stderr.isatty():
+            log = _Log("study", total)
+            bars.append(log)
+            return log.advance
+        bar = _bar("study", total, " tokens")
+        bars.append(bar)
+
+        def advance(tokens: int, note: str = "") -> None:
+            bar.set_postfix_str(note, refresh=False)
+            bar.update(tokens)
+
+        return advance
+
+    try:
+        yield start
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+class _Log:
+    """A bar for files: whole lines, one a minute."""
+
+    def __init__(self, description: str, total: int) -> None:
+        self.description, self.total, self.done, self.note = description, total, 0, ""
+        self.started = self.said = time.monotonic()
+        self.lines = 0
+
+    def advance(self, tokens: int, note: str = "") -> None:
+        self.done += tokens
+        self.note = note
+        if time.monotonic() - self.said >= LOG_INTERVAL:
+            self._say()
+
+    def close(self) -> None:
+        if self.lines:
+            self._say()
+
+    def _say(self) -> None:
+        from tqdm import tqdm
+
+        self.said = time.monotonic()
+        self.lines += 1
+        seconds = self.said - self.started
+        size = tqdm.format_sizeof
+        share = self.done / self.total if self.total else 1.0
+        parts = [
+            f"{self.description}: {share:.1%}, {size(self.done)} of {size(self.total)} tokens",
+            f"{size(self.done / seconds)} tokens/s" if seconds else "",
+            f"{tqdm.format_interval(seconds)} gone",
+            f"{tqdm.format_interval(seconds / share - seconds)} left" if share else "",
+            self.note,
+        ]
+        print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
+
+
+@contextmanager
 def byte_bar() -> Iterator[Callable[[str, int, int], None]]:
     """Gives a function of (what is being done, bytes done, bytes in all) that draws a bar.
 
     With 0 bytes in all there is only something to say: it gets a line of its own.
     """
-    from tqdm import tqdm
-
     bar: tqdm | None = None
 
     def report(what: str, done: int, total: int) -> None:
         nonlocal bar
         if not total:
-            tqdm.write(what, file=sys.stderr)
+            say(what)
             return
         if bar is None:
             bar = _bar(what, total, "B")
@@ -59,6 +124,13 @@ def byte_bar() -> Iterator[Callable[[str, int, int], None]]:
     finally:
         if bar is not None:
             bar.close()
+
+
+def say(line: str) -> None:
+    """A line of its own on standard error, above the bars that are there."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
 
 
 def _bar(description: str, total: int, unit: str) -> tqdm:

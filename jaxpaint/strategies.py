@@ -102,10 +102,15 @@ STRATEGIES: Mapping[str, Callable[..., Plan]] = MappingProxyType(
 )
 """The strategies by the names the command line uses; a strategy's options are its function's parameters."""
 
+CUSTOM = "custom"
+
 
 @dataclass(frozen=True)
 class Variant:
-    """One plan of a strategy, with the options that made it; those the strategy does not take are None."""
+    """One plan of a strategy, with the options that made it; those the strategy does not take are None.
+
+    A plan of someone's own has the strategy "custom" and no options.
+    """
 
     strategy: str
     plan: Plan
@@ -117,15 +122,20 @@ class Variant:
     layer: int | None = None
 
     @property
-    def affected(self) -> int:
-        """How many layers the strategy changes: M for those with a start, 1 for skip-one, 2 for switch."""
+    def affected(self) -> int | None:
+        """How many layers the strategy changes: M for those with a start, 1 for skip-one, 2 for switch.
+
+        None for a plan of someone's own.
+        """
         if self.start is not None:
             return self.num_layers - 2 * self.start - 1
-        return {"full": 0, "skip-one": 1, "switch": 2}[self.strategy]
+        return {"full": 0, "skip-one": 1, "switch": 2, CUSTOM: None}[self.strategy]
 
     @property
     def label(self) -> str:
-        """The strategy and its options, such as "looped-parallel start=8 iterations=3"."""
+        """The strategy and its options, such as "looped-parallel start=8 iterations=3"; the text of one's own plan."""
+        if self.strategy == CUSTOM:
+            return str(self.plan)
         return " ".join([self.strategy, *(f"{name}={getattr(self, name)}" for name in _options(self.strategy))])
 
 

@@ -53,7 +53,7 @@ def load_tasks(
         raise UserError(f"num_fewshot is {num_fewshot}; expected 0 or more examples")
     data = data or {}
     _set_seeds()
-    with _quiet(), _task_errors():
+    with in_tasks():
         manager, known_names = _manager(names, include_path)
         for name, files in data.items():
             _use_local_data(manager, name, files, num_fewshot)
@@ -103,13 +103,9 @@ def evaluate(
     """
     from lm_eval import evaluator
 
-    if limit is not None and not 0 < limit < math.inf:
-        raise UserError(f"limit is {limit}; expected a number of documents per task, or a fraction below 1")
-    # A second run must not continue the first one's random numbers: it would draw other few-shot examples.
-    _set_seeds()
-    for task in tasks["tasks"].values():
-        task.set_fewshot_seed(FEWSHOT_SEED)
-    with _quiet(), _task_errors(), bootstrap_in_process():
+    _check_limit(limit)
+    _begin_anew(tasks)
+    with in_tasks(), bootstrap_in_process():
         # lm-eval's request cache is keyed by task and tokenizer alone, so no two plans may share it.
         results = evaluator.evaluate(
             lm,
@@ -129,12 +125,42 @@ def evaluate(
     return {**results, "config": config}
 
 
+def build_instances(tasks: "TaskDict", *, limit: int | float | None = None) -> None:
+    """Build every task's `instances` (prompts with their answers), the same as `evaluate` would. Errors as there."""
+    from lm_eval.evaluator_utils import get_sample_size
+
+    _check_limit(limit)
+    _begin_anew(tasks)
+    with in_tasks():
+        for task in tasks["tasks"].values():
+            task.build_all_requests(limit=get_sample_size(task, limit))
+
+
+@contextlib.contextmanager
+def in_tasks() -> Iterator[None]:
+    """For calls into tasks' own code: the libraries are silent, and an error in it becomes a UserError."""
+    with _quiet(), _task_errors():
+        yield
+
+
 def results_table(results: Mapping[str, Any]) -> str:
     """lm-eval's Markdown table of the results, with a second one for groups where there are any."""
     from lm_eval.utils import make_table
 
     columns = ["results", "groups"] if results.get("groups") else ["results"]
     return "\n".join(make_table(results, column) for column in columns)
+
+
+def _check_limit(limit: int | float | None) -> None:
+    if limit is not None and not 0 < limit < math.inf:
+        raise UserError(f"limit is {limit}; expected a number of documents per task, or a fraction below 1")
+
+
+def _begin_anew(tasks: "TaskDict") -> None:
+    """A second run must not continue the first one's random numbers: it would draw other few-shot examples."""
+    _set_seeds()
+    for task in tasks["tasks"].values():
+        task.set_fewshot_seed(FEWSHOT_SEED)
 
 
 def _shots(own: int | None, asked: int | None) -> int:

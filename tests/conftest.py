@@ -26,6 +26,9 @@ with install_import_hook([f"jaxpaint.{name}" for name in CHECKED], "beartype.bea
     from jaxpaint.model import Model, from_parameters
     from jaxpaint.models.config import from_huggingface
 
+# Fixtures that several files of tests share.
+pytest_plugins = ["cli_fixtures"]
+
 # An example that compiles takes far longer than the next.
 settings.register_profile("jaxpaint", deadline=None)
 settings.load_profile("jaxpaint")

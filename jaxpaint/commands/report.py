@@ -1,0 +1,46 @@
+"""jaxpaint report: figures, tables and answers from a results store."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from jaxpaint.commands.options import add_command
+from jaxpaint.errors import UserError
+
+
+def add(commands) -> None:
+    parser = add_command(
+        commands,
+        "report",
+        run,
+        "draw the figures and write the report of a study, from its store alone",
+        """example:
+  jaxpaint report study.sqlite -o report
+
+The folder gets report.html, which opens without a network, every figure of the
+paper for which there is data (PNG and PDF), and the tables (CSV and Markdown).""",
+    )
+    parser.add_argument("file", metavar="FILE", type=Path, help="the results store of a study")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", type=Path, required=True, help="the folder to write, made if missing"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    write(options.file, options.output)
+    return 0
+
+
+def write(store: Path, folder: Path) -> None:
+    """Writes the report and says where. Raises UserError."""
+    check_folder(folder, "--output")
+    from jaxpaint.report import write_report
+
+    print(f"report: {write_report(store, folder)}")
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Raises UserError for what cannot be made a folder."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{option} {folder} is a file; give a folder")

@@ -1,0 +1,130 @@
+"""jaxpaint study: many plans on many tasks, every result kept."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from jaxpaint.commands import INTERRUPTED, report
+from jaxpaint.commands.loading import model_store
+from jaxpaint.commands.options import add_command, add_model_options, add_task_options
+from jaxpaint.errors import UserError
+from jaxpaint.strategies import STRATEGIES
+from jaxpaint.study_settings import PRESETS, spec_from
+from jaxpaint.study_spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
+
+# What is not part of a study's settings.
+_OF_THE_COMMAND = ("run", "file", "dry_run", "report")
+
+
+def add(commands) -> None:
+    parser = add_command(
+        commands,
+        "study",
+        run,
+        "score a model under many plans on many tasks, every result kept",
+        """examples:
+  jaxpaint study --model llama2-7b --tasks lambada_openai,hellaswag \\
+      --strategies skip,reverse,random --seeds 5 --store study.sqlite
+  jaxpaint study --model llama2-7b --tasks arc_challenge --limit 200 \\
+      --strategies looped-parallel --loops 1-28 --starts 0-14/2 \\
+      --store map.sqlite
+  jaxpaint study --model llama2-7b --preset paper --store paper.sqlite --dry-run
+  jaxpaint study study.toml --limit 100
+
+The full model is always scored, too. The same command again continues where it
+stopped, by Ctrl-C or otherwise; more plans, tasks or documents compute what is
+missing. Several processes may work on one store. In a job array every job has
+--shard I/N and a store of its own; jaxpaint results --merge joins them.
+
+NUMBERS are 4, or 0,2,4, or 0-14, or 0-14/2. A FILE.toml has the same names as
+the options, which go before it:
+
+  model = "llama2-7b"
+  tasks = ["lambada_openai", "hellaswag"]
+  strategies = ["skip", "looped-parallel"]
+  loops = "1-28"
+  plans = ["0-8 {9-22}*3 23-31"]
+  store = "study.sqlite"
+
+--preset paper is the paper's study: every strategy at every start, 10 seeds,
+1 to 28 iterations of looped-parallel, without BOS, on lambada_openai,
+hellaswag, arc_challenge and winogrande (gsm8k is generative: not yet), and the
+similarity of hidden states on 100 LAMBADA texts. Other options go before it.""",
+    )
+    parser.add_argument("file", metavar="FILE.toml", nargs="?", type=Path, help="settings, in place of options")
+    parser.add_argument("--preset", metavar="NAME", help=f"settings to begin with: {', '.join(PRESETS)}")
+    parser.add_argument("--store", metavar="FILE", help="the results store (SQLite), made or continued")
+    parser.add_argument("--dry-run", action="store_true", help="say what there is to do and how long it may take")
+    parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
+    parser.add_argument("--shard", metavar="I/N", help="the I-th of N parts of nearly equal work; I from 1")
+    add_model_options(parser.add_argument_group("model"), defaults=False)
+    add_task_options(parser.add_argument_group("tasks"), defaults=False)
+    plans = parser.add_argument_group("plans")
+    plans.add_argument("--strategies", metavar="A,B", help=f"by commas, of {', '.join(STRATEGIES)}")
+    plans.add_argument("--starts", metavar="NUMBERS", help="start layers (default: all that the model has)")
+    plans.add_argument("--seeds", metavar="N", help="of random: how many, or NUMBERS such as 3-7 (default: 10)")
+    plans.add_argument("--loops", metavar="NUMBERS", help="iterations of looped-parallel (default: 3)")
+    plans.add_argument("--times", metavar="NUMBERS", help="of block-repeat (default: 2,3)")
+    plans.add_argument("--plans-file", metavar="F", help="plans of your own, one a line, # for comments")
+    analyses = parser.add_argument_group("analyses of hidden states")
+    analyses.add_argument("--analyses", metavar="A,B", help=f"by commas, of {', '.join(ANALYSES)} (default: none)")
+    analyses.add_argument(
+        "--analysis-samples", type=int, metavar="N", help=f"texts to run them on (default: {ANALYSIS_SAMPLES})"
+    )
+    analyses.add_argument("--analysis-task", metavar="TASK", help=f"whose texts (default: {ANALYSIS_TASK})")
+
+
+def run(options: argparse.Namespace) -> int:
+    from convert.sources import require_known
+    from jaxpaint.task_data import parse_data_option
+
+    settings = {name.replace("_", "-"): value for name, value in vars(options).items() if name not in _OF_THE_COMMAND}
+    spec = spec_from(settings, options.file)
+    parse_data_option(spec.data)
+    if options.report is not None:
+        report.check_folder(options.report, "--report")
+    _check_store(spec.store)
+    require_known(spec.model)
+    if options.dry_run:
+        return _dry_run(spec)
+    status = _study(spec)
+    if status == 0 and options.report is not None:
+        report.write(spec.store, options.report)
+    return status
+
+
+def _study(spec: StudySpec) -> int:
+    from jaxpaint.progress import say, study_bar
+    from jaxpaint.study import run_study
+
+    try:
+        model_store(spec.model, spec.revision)  # converts on first use, with a bar
+        with study_bar() as progress:
+            summary = run_study(spec, progress=progress, tell=say, command=shlex.join(sys.argv))
+    except KeyboardInterrupt:
+        print(
+            f"jaxpaint: interrupted; {spec.store} keeps what is done, and the same command continues", file=sys.stderr
+        )
+        return INTERRUPTED
+    print(f"{spec.store}: {summary}")
+    return 0
+
+
+def _check_store(store: Path) -> None:
+    if store.is_dir():
+        raise UserError(f"--store {store} is a folder; give the name of a file, such as study.sqlite")
+    if not store.parent.is_dir():
+        raise UserError(f"--store {store}: the folder {store.parent} does not exist")
+
+
+def _dry_run(spec: StudySpec) -> int:
+    store = model_store(spec.model, spec.revision)
+
+    from jaxpaint.study_estimate import describe
+
+    for line in describe(spec, store):
+        print(line, flush=True)
+    return 0

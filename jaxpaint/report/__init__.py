@@ -1,0 +1,58 @@
+"""A report made from a results store alone: figures, tables, and the paper's questions answered in plain words.
+
+Nothing here imports JAX or lm-eval.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from jaxpaint.errors import UserError
+
+MARKER = ".jaxpaint-report.json"
+
+
+def write_report(store: Path, out: Path) -> Path:
+    """Makes the report of the results store `store` in the folder `out`; returns its `report.html`.
+
+    The folder appears whole or not at all. It replaces an empty folder, or a report that nothing was added to.
+
+    Raises:
+        UserError: the store cannot be read, holds no results or none of the full model; or `out` is something else
+            than an earlier report, or cannot be written.
+    """
+    from jaxpaint.checkpoint import new_folder
+    from jaxpaint.report.data import read_store
+    from jaxpaint.report.page import write_page
+
+    store, out = Path(store), Path(out)
+    studies = read_store(store)
+    if not any(study.has_full_model for study in studies):
+        tasks = ",".join(dict.fromkeys(result.task.benchmark for study in studies for result in study.results))
+        command = f"jaxpaint study --model {studies[0].model.source or 'M'} --tasks {tasks or 'TASKS'} --store {store}"
+        raise UserError(
+            f"{store} has no finished result of the full model, which every score is compared with; run `{command}` "
+            "to the end first"
+        )
+    if out.resolve() == Path.cwd():
+        raise UserError(f"the report takes a folder of its own, not the current one ({out}); name another")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; name the folder that the report is to make")
+    try:
+        with new_folder(out, overwrite=True, replaces=_is_report) as folder:
+            write_page(studies, store.name, folder)
+            files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+            (folder / MARKER).write_text(json.dumps({"format": "jaxpaint report", "files": files}), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write the report {out}: {error.strerror or error}") from error
+    return out / "report.html"
+
+
+def _is_report(folder: Path) -> bool:
+    """Whether a folder is an earlier report and holds nothing else."""
+    try:
+        files = set(json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if not file.is_dir()} <= files | {MARKER}

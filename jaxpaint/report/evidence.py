@@ -1,0 +1,66 @@
+"""What is measured to answer the paper's questions: estimates with intervals, and what each says of a claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from jaxpaint.report.bootstrap import interval
+from jaxpaint.report.curves import Curve
+
+Verdict: TypeAlias = Literal["supported", "not supported", "mixed", "not enough data"]
+
+NEGLIGIBLE = 0.02
+"""A difference that lies wholly below this share of the full model's score refutes the claim that there is one."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One measured number: what it is, its 95 % interval (NaN where none can be had), and what it says of the claim.
+
+    Without a verdict it is context only.
+    """
+
+    what: str
+    value: float
+    low: float
+    high: float
+    verdict: Verdict | None
+
+
+def difference(what: str, values: np.ndarray, *, decides: bool = True) -> Evidence:
+    """Of a claim that the difference is positive. `values` are float64 [1 + DRAWS], the point estimate first."""
+    return above(what, values, 0.0, slack=NEGLIGIBLE, decides=decides)
+
+
+def above(what: str, values: np.ndarray, threshold: float, *, slack: float = 0.0, decides: bool = True) -> Evidence:
+    """Of a claim that the value is above a threshold; refuted where all of the interval is below it plus `slack`."""
+    low, high = (float(end) for end in interval(values[1:]))
+    verdict: Verdict = "supported" if low > threshold else "not supported" if high < threshold + slack else UNDECIDED
+    return Evidence(what, float(values[0]), low, high, verdict if decides else None)
+
+
+UNDECIDED: Verdict = "not enough data"
+
+
+def combine(evidence: Sequence[Evidence]) -> Verdict:
+    """One verdict of several numbers: what they agree on, and mixed where one supports what another refutes."""
+    verdicts = {item.verdict for item in evidence if item.verdict}
+    if len(verdicts) == 1:
+        return verdicts.pop()
+    return "mixed" if {"supported", "not supported"} <= verdicts else UNDECIDED
+
+
+def shared(curves: Mapping[str, Curve]) -> list[int]:
+    """Numbers of affected layers that all curves have; not 1, where most strategies are the full model."""
+    common = set.intersection(*(set(curve.affected.tolist()) for curve in curves.values())) if curves else set()
+    return sorted(common - {1})
+
+
+def matched(curves: Mapping[str, Curve]) -> dict[str, np.ndarray]:
+    """Each curve's mean over the numbers of affected layers that all of them have: [1 + DRAWS]; empty if none are."""
+    affected = shared(curves)
+    return {name: curve.at(affected).mean(axis=1) for name, curve in curves.items()} if affected else {}

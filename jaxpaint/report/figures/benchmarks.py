@@ -1,0 +1,116 @@
+"""Figures 4 to 9 and 17: one strategy each, every benchmark and their median."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxpaint.report.curves import Curve
+from jaxpaint.report.figures.style import (
+    AFFECTED,
+    BLACK,
+    LEFT_OUT,
+    NORMALISED,
+    Drawn,
+    affected_ticks,
+    fit_normalised,
+    legend_below,
+    look,
+    mark_missing,
+    plot_curve,
+    reference_lines,
+)
+from jaxpaint.report.measurements import NAMES, Measurements
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FIGURES = {"skip": "4", "middle-repeat": "5", "reverse": "6", "random": "7", "parallel": "8", "looped-parallel": "9"}
+
+
+def benchmark_figures(measured: Measurements) -> list[Drawn]:
+    """Those that have data."""
+    drawn = []
+    left_out = [score.task for score in measured.scores.left_out]
+    gone = f" Left out, see the notes: {', '.join(left_out)}." if left_out else ""
+    for strategy, number in FIGURES.items():
+        curves = _curves(measured, strategy)
+        if curves:
+            name = measured.name(strategy)
+            caption = f"Each benchmark and their median under {name}. {_bars(curves)}"
+            title = name[0].upper() + name[1:]
+            drawn.append(Drawn(number, strategy, title, caption + gone, partial(_one, curves, left_out)))
+    repeats = {times: _curves(measured, "block-repeat", times) for times in measured.times}
+    repeats = {times: curves for times, curves in repeats.items() if curves}
+    if repeats:
+        first = next(iter(repeats.values()))
+        drawn.append(
+            Drawn(
+                "17",
+                NAMES["block-repeat"].replace(" ", "-"),
+                "The middle block in order, several times",
+                f"Each benchmark and their median with the whole middle block repeated in series. {_bars(first)}{gone}",
+                partial(_side_by_side, repeats, left_out),
+                (max(6.4, 4.4 * len(repeats)), 4.6),
+            )
+        )
+    return drawn
+
+
+def _curves(measured: Measurements, strategy: str, times: int | None = None) -> dict[str | None, Curve]:
+    """By task, the median under None; tasks that are left out of the median are not drawn either."""
+    found: dict[str | None, Curve] = {
+        task: measured.curve(strategy, task, times=times) for task in (*measured.scores.tasks, None)
+    }
+    return found if any(found.values()) else {}
+
+
+def _bars(curves: dict[str | None, Curve]) -> str:
+    text = "Bars: 95 % intervals (cut where they leave the plot), bootstrap over documents"
+    seeds = max((int(curve.seeds.max()) for curve in curves.values() if curve), default=1)
+    return f"{text} and {seeds} seeds; shaded: the median's lowest to highest seed." if seeds > 1 else f"{text}."
+
+
+def _one(curves: dict[str | None, Curve], left_out: Sequence[str], figure: Figure) -> None:
+    axes = figure.subplots()
+    _draw(axes, curves, left_out)
+    axes.set_ylabel(NORMALISED)
+    legend_below(figure, axes)
+
+
+def _side_by_side(repeats: dict[int, dict[str | None, Curve]], left_out: Sequence[str], figure: Figure) -> None:
+    panels = figure.subplots(1, len(repeats), sharey=True, squeeze=False)[0]
+    for axes, (times, curves) in zip(panels, repeats.items(), strict=True):
+        _draw(axes, curves, left_out)
+        axes.set_title({2: "double repeat", 3: "triple repeat"}.get(times, f"block {times} times"))
+    fit_normalised(panels[0], [curve for curves in repeats.values() for curve in curves.values() if curve])
+    panels[0].set_ylabel(NORMALISED)
+    legend_below(figure, panels[0], 5)
+
+
+def _shift(index: int, count: int) -> float:
+    """Keeps the bars of several curves apart, within one affected layer."""
+    return 0.24 * (index - (count - 1) / 2)
+
+
+def _draw(axes: Axes, curves: dict[str | None, Curve], left_out: Sequence[str]) -> None:
+    reference_lines(axes)
+    tasks = [task for task in curves if task is not None]
+    for index, task in enumerate(tasks):
+        if curves[task]:
+            plot_curve(axes, curves[task], look(index), task, shift=_shift(index, len(tasks)), width=1.1)
+    median = curves[None]
+    if median and len(tasks) > 1:
+        if median.seeds.max() > 1:
+            axes.fill_between(median.affected, median.lowest, median.highest, color=BLACK, alpha=0.12, linewidth=0)
+        plot_curve(axes, median, (BLACK, "o", "-"), "median", width=2.6)
+    for task in left_out:
+        axes.plot([], [], " ", label=task + LEFT_OUT)
+    fit_normalised(axes, [curve for curve in curves.values() if curve])
+    mark_missing(axes, np.unique(np.concatenate([curve.missing for curve in curves.values()])))
+    axes.set_xlabel(AFFECTED)
+    affected_ticks(axes, curves.values())

@@ -1,0 +1,207 @@
+"""Figures 3, 10, 14 and 15: heat maps, and the variance of hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxpaint.report.figures.style import (
+    BLACK,
+    NORMALISED,
+    STRATEGY_LOOKS,
+    VERMILLION,
+    Drawn,
+    legend_below,
+    log_scale,
+    whole_numbers,
+)
+from jaxpaint.report.measurements import NAMES, Measurements
+from jaxpaint.report.questions_variants import iteration_map
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+PAPER_START = 13 / 32  # figure 15's start layer, as a share of the layers
+STATE = "hidden state (0: embedding output)"
+MISSING = "#d9d9d9"
+
+
+def iteration_figure(measured: Measurements) -> list[Drawn]:
+    """Figure 10, from two numbers of iterations on."""
+    affected, values = iteration_map(measured)
+    if len(measured.iterations) < 2 or not len(affected) or np.isnan(values[0]).all():
+        return []
+    return [
+        Drawn(
+            "10",
+            "iterations",
+            "Iterations of looped parallel",
+            "Normalised score (median over benchmarks) by the number of parallel layers and of iterations. Framed: the "
+            f"best number of iterations for each number of layers.{_count_missing(values[0])}",
+            lambda f: _iterations(f, affected, np.array(measured.iterations), values[0]),
+            (6.4, 5.6),
+        )
+    ]
+
+
+def best_iterations(values: np.ndarray) -> np.ndarray:
+    """The row of the best value in each column of [N, M]; -1 in columns without any."""
+    filled = np.where(np.isnan(values), -np.inf, values)
+    return np.where(np.isinf(filled).all(axis=0), -1, filled.argmax(axis=0))
+
+
+def similarity_figure(measured: Measurements) -> list[Drawn]:
+    """Figure 3."""
+    similarity = measured.analysis("similarity", measured.study.full)
+    if similarity is None:
+        return []
+    return [
+        Drawn(
+            "3",
+            "similarity",
+            "Similarity of hidden states",
+            f"Mean cosine similarity between the {len(similarity)} hidden states of {measured.study.model.name}: after "
+            "the embedding, then after each layer, before the final norm. No interval: a store holds the mean over the "
+            f"texts{_texts(measured, measured.study.full)}.",
+            lambda f: _similarities(f, [("", similarity)]),
+            (6.4, 5.4),
+        )
+    ]
+
+
+def similarity_across_models(all_measured: Sequence[Measurements]) -> list[Drawn]:
+    """Figure 14, for two models or more."""
+    found = {m.study.model.name: m.analysis("similarity", m.study.full) for m in all_measured}
+    panels = [(name, matrix) for name, matrix in found.items() if matrix is not None]
+    if len(panels) < 2:
+        return []
+    rows = (len(panels) + 1) // 2
+    return [
+        Drawn(
+            "14",
+            "similarity-across-models",
+            "Similarity of hidden states, several models",
+            "Mean cosine similarity between the hidden states of each full model.",
+            lambda f: _similarities(f, panels),
+            (7.6, 0.6 + 3.5 * rows),
+        )
+    ]
+
+
+def states_figure(measured: Measurements) -> list[Drawn]:
+    """Figure 15: skip and middle repeat at the start nearest to the paper's of 13 in 32 layers."""
+    starts: dict[int, dict[str, int]] = {}
+    for variant in measured.study.variants:
+        if variant.strategy in ("skip", "middle-repeat") and variant.start is not None:
+            kinds = ("similarity", "variance")
+            if all(measured.analysis(kind, variant.column) is not None for kind in kinds):
+                starts.setdefault(variant.start, {})[variant.strategy] = variant.column
+    if not starts:
+        return []
+    start = min(starts, key=lambda s: (-len(starts[s]), abs(s - PAPER_START * measured.num_layers)))
+    columns = dict(sorted(starts[start].items(), reverse=True))
+    if measured.study.full is not None:
+        columns = {"full": measured.study.full, **columns}
+    maps = [(NAMES[s], m) for s, c in columns.items() if (m := measured.analysis("similarity", c)) is not None]
+    lines = {s: v for s, c in columns.items() if (v := measured.analysis("variance", c)) is not None}
+    return [
+        Drawn(
+            "15",
+            "states-under-skip-and-repeat",
+            f"Hidden states under skip and middle repeat, start layer {start}",
+            "Mean cosine similarity between hidden states, and their variance, by executed layer"
+            f"{_texts(measured, next(iter(columns.values())))}.",
+            lambda f: _states(f, maps, lines),
+            (7.6, 7.2),
+        )
+    ]
+
+
+def _iterations(figure: Figure, affected: np.ndarray, iterations: np.ndarray, values: np.ndarray) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch, Rectangle
+
+    axes = figure.subplots()
+    axes.grid(False)
+    image = axes.imshow(
+        np.ma.masked_invalid(values), origin="lower", aspect="auto", cmap="cividis", interpolation="none"
+    )
+    axes.set_facecolor(MISSING)
+    for column, row in enumerate(best_iterations(values)):
+        if row >= 0:
+            frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=VERMILLION, linewidth=2.2)
+            axes.add_patch(frame)
+    _ticks(axes, affected, iterations)
+    axes.set_xlabel("number of parallel layers")
+    axes.set_ylabel("iterations")
+    figure.colorbar(image, ax=axes, label=NORMALISED)
+    handles: list = [Line2D([], [], marker="s", markersize=9, mfc="none", mec=VERMILLION, mew=2, ls="", label="best")]
+    if np.isnan(values).any():
+        handles.append(Patch(color=MISSING, label=f"missing ({np.isnan(values).sum()})"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=10)
+
+
+def _ticks(axes: Axes, affected: np.ndarray, iterations: np.ndarray) -> None:
+    for axis, values in ((axes.xaxis, affected), (axes.yaxis, iterations)):
+        step = max(1, -(-len(values) // 15))
+        axis.set_ticks(range(0, len(values), step), [str(value) for value in values[::step]])
+
+
+def _similarities(figure: Figure, panels: Sequence[tuple[str, np.ndarray]]) -> None:
+    columns = 1 if len(panels) == 1 else 2
+    all_axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).ravel()
+    lowest = min(float(np.nanmin(matrix)) for _, matrix in panels)
+    for axes, (name, matrix) in zip(all_axes, panels, strict=False):
+        image = _similarity(axes, matrix, lowest)
+        axes.set_title(name)
+    for axes in all_axes[len(panels) :]:
+        axes.set_axis_off()
+    figure.colorbar(image, ax=list(all_axes), label="cosine similarity", shrink=0.8)
+
+
+def _similarity(axes: Axes, matrix: np.ndarray, lowest: float) -> AxesImage:
+    axes.grid(False)
+    axes.set_facecolor(MISSING)
+    image = axes.imshow(
+        np.ma.masked_invalid(matrix), vmin=min(0, lowest), vmax=1, cmap="cividis", origin="lower", interpolation="none"
+    )
+    for which in ("x", "y"):
+        whole_numbers(axes, which)
+    axes.set_xlabel(STATE)
+    axes.set_ylabel(STATE)
+    return image
+
+
+def _states(figure: Figure, maps: Sequence[tuple[str, np.ndarray]], lines: dict[str, np.ndarray]) -> None:
+    grid = figure.add_gridspec(2, len(maps))
+    lowest = min(float(np.nanmin(matrix)) for _, matrix in maps)
+    top = [figure.add_subplot(grid[0, column]) for column in range(len(maps))]
+    for axes, (name, matrix) in zip(top, maps, strict=True):
+        image = _similarity(axes, matrix, lowest)
+        axes.set_title(name)
+        axes.set_xlabel("hidden state")
+        axes.set_ylabel("hidden state" if axes is top[0] else "")
+    figure.colorbar(image, ax=top, label="cosine similarity", location="bottom", shrink=0.5)
+    axes = figure.add_subplot(grid[1, :])
+    for strategy, variance in lines.items():
+        colour, marker, line = STRATEGY_LOOKS.get(strategy, (BLACK, "o", "-"))
+        axes.plot(variance, color=colour, marker=marker, linestyle=line, markersize=4, label=NAMES[strategy])
+    log_scale(axes)
+    axes.set_xlabel(STATE)
+    axes.set_ylabel("variance (log)")
+    whole_numbers(axes)
+    legend_below(figure, axes)
+
+
+def _texts(measured: Measurements, column: int | None) -> str:
+    texts = measured.analysed_texts("similarity", column)
+    return f" ({texts})" if texts else ""
+
+
+def _count_missing(values: np.ndarray) -> str:
+    count = int(np.isnan(values).sum())
+    return f" Grey: missing ({count} of {values.size})." if count else ""

@@ -1,0 +1,195 @@
+"""Figures 11 and 12, tasks against each other, and score against cost: all strategies in one plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxpaint.report.bootstrap import interval
+from jaxpaint.report.curves import Curve
+from jaxpaint.report.evidence import matched
+from jaxpaint.report.figures.style import (
+    AFFECTED,
+    BLACK,
+    GREY,
+    NORMALISED,
+    STRATEGY_LOOKS,
+    Drawn,
+    affected_ticks,
+    fit_normalised,
+    legend_below,
+    look,
+    mark_missing,
+    plot_curve,
+    reference_lines,
+)
+from jaxpaint.report.measurements import PAPER, Measurements
+from jaxpaint.report.questions_order import ORDERS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TRADED = ("skip", "parallel", "looped-parallel", "parallel-pairs", "block-repeat", "custom")
+
+
+def strategy_figures(measured: Measurements) -> list[Drawn]:
+    """Those of one study that have data."""
+    drawn = []
+    curves = measured.curves(*PAPER, "parallel-pairs")
+    tasks = measured.scores.tasks
+    of = f"the median over {len(tasks)} benchmarks" if len(tasks) > 1 else f"{tasks[0]} alone" if tasks else ""
+    bars = "Bars: 95 % intervals, bootstrap over documents and seeds."
+    if curves:
+        drawn.append(
+            Drawn(
+                "11",
+                "all-strategies",
+                "All strategies",
+                f"Every strategy at each number of affected layers: {of}. {bars}",
+                lambda f: _all(f, measured, curves),
+            )
+        )
+    points = trade_off(measured)
+    if points:
+        drawn.append(
+            Drawn(
+                "tradeoff",
+                "score-against-cost",
+                "Score against latency and compute",
+                f"Every plan: {of}, against its depth (latency in layers, if parallel branches truly run at once) and "
+                "its cost (layer applications), both relative to the full model. Above and left is better. "
+                f"{bars} Strategies that run as many layers as the full model, one after the other, are not shown.",
+                lambda f: _trade_off(f, measured, points),
+                (8.6, 4.8),
+            )
+        )
+    by_task = {s: {task: measured.curve(s, task) for task in tasks} for s in ORDERS}
+    by_task = {strategy: found for strategy, found in by_task.items() if matched(found)}
+    if len(tasks) > 1 and by_task:
+        drawn.append(
+            Drawn(
+                "tasks",
+                "tasks-under-other-orders",
+                "What each task keeps when layers run out of order",
+                f"Means over the numbers of affected layers (2 or more) that all tasks have. {bars}",
+                lambda f: _tasks(f, measured, by_task),
+                (6.4, 1.6 + 0.5 * len(tasks)),
+            )
+        )
+    return drawn
+
+
+def skip_across_models(all_measured: Sequence[Measurements]) -> list[Drawn]:
+    """Figure 12, for two models or more."""
+    curves = [(m, m.curve("skip")) for m in all_measured]
+    curves = [(m, curve) for m, curve in curves if curve]
+    if len({m.study.model.id for m, _ in curves}) < 2:
+        return []
+    return [
+        Drawn(
+            "12",
+            "skip-across-models",
+            "Skip, several models",
+            "The median over benchmarks against the share of layers left out. Bars: 95 % intervals, bootstrap over "
+            "documents.",
+            lambda f: _across(f, curves),
+        )
+    ]
+
+
+def trade_off(measured: Measurements) -> dict[str, list[Curve]]:
+    """Curves by strategy: every number of iterations and repeats, plans of one's own as single points."""
+    found: dict[str, list[Curve]] = {}
+    for strategy in TRADED:
+        if strategy == "looped-parallel":
+            curves = [measured.curve(strategy, iterations=measured.looped)] if measured.looped else []
+        elif strategy == "block-repeat":
+            curves = [measured.curve(strategy, times=times) for times in measured.times]
+        else:
+            curves = [measured.own_plans if strategy == "custom" else measured.curve(strategy)]
+        if any(curves):
+            found[strategy] = [curve for curve in curves if curve]
+    return found
+
+
+def _all(figure: Figure, measured: Measurements, curves: dict[str, Curve]) -> None:
+    axes = figure.subplots()
+    reference_lines(axes)
+    for index, (strategy, curve) in enumerate(curves.items()):
+        shift = 0.16 * (index - (len(curves) - 1) / 2)
+        plot_curve(axes, curve, STRATEGY_LOOKS[strategy], measured.name(strategy), shift=shift)
+    fit_normalised(axes, list(curves.values()))
+    mark_missing(axes, np.unique(np.concatenate([curve.missing for curve in curves.values()])))
+    axes.set_xlabel(AFFECTED)
+    axes.set_ylabel(NORMALISED)
+    affected_ticks(axes, curves.values())
+    legend_below(figure, axes, 3)
+
+
+def _across(figure: Figure, curves: Sequence[tuple[Measurements, Curve]]) -> None:
+    axes = figure.subplots()
+    reference_lines(axes)
+    for index, (measured, curve) in enumerate(curves):
+        bos = f", BOS {measured.study.bos}" if len({m.study.bos for m, _ in curves}) > 1 else ""
+        label = f"{measured.study.model.name} ({measured.num_layers} layers{bos})"
+        plot_curve(axes, curve, look(index), label, x=100 * curve.affected / measured.num_layers)
+    fit_normalised(axes, [curve for _, curve in curves])
+    axes.set_xlabel("layers skipped, % of the model's layers")
+    axes.set_ylabel(NORMALISED)
+    legend_below(figure, axes, 2)
+
+
+def _trade_off(figure: Figure, measured: Measurements, points: dict[str, list[Curve]]) -> None:
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, of in ((left, "depth"), (right, "cost")):
+        reference_lines(axes)
+        axes.axvline(1, color=BLACK, linewidth=1)
+        for strategy, curves in points.items():
+            colour, marker, _ = STRATEGY_LOOKS[strategy]
+            for number, curve in enumerate(curves):
+                x = (curve.depth if of == "depth" else curve.cost) / measured.num_layers
+                label = measured.name(strategy) if number == 0 else "_"
+                size = 10 if strategy == "custom" else 5
+                axes.errorbar(
+                    x,
+                    curve.value,
+                    yerr=np.maximum(0, [curve.value - curve.low, curve.high - curve.value]),
+                    color=colour,
+                    marker=marker,
+                    markersize=size,
+                    linestyle="none",
+                    elinewidth=0.7,
+                    alpha=0.85,
+                    label=label,
+                )
+    fit_normalised(left, [curve for curves in points.values() for curve in curves])
+    left.set_ylabel(NORMALISED)
+    left.set_xlabel("depth ÷ full model's")
+    right.set_xlabel("layer applications ÷ full model's")
+    legend_below(figure, left, 4)
+
+
+def _tasks(figure: Figure, measured: Measurements, by_task: dict[str, dict[str, Curve]]) -> None:
+    axes = figure.subplots()
+    tasks = measured.scores.tasks
+    for index, (strategy, curves) in enumerate(by_task.items()):
+        means = np.stack([matched(curves)[task] for task in tasks], axis=1)
+        low, high = interval(means[1:])
+        colour, marker, _ = STRATEGY_LOOKS[strategy]
+        axes.errorbar(
+            means[0],
+            np.arange(len(tasks)) + 0.2 * (index - (len(by_task) - 1) / 2),
+            xerr=np.maximum(0, [means[0] - low, high - means[0]]),
+            color=colour,
+            marker=marker,
+            linestyle="none",
+            capsize=2,
+            label=measured.name(strategy),
+        )
+    axes.axvline(0, color=GREY, linewidth=1, linestyle=(0, (1, 1.5)), label="chance")
+    axes.set_yticks(range(len(tasks)), tasks)
+    axes.invert_yaxis()
+    axes.set_xlabel(NORMALISED)
+    legend_below(figure, axes)

@@ -1,0 +1,171 @@
+"""How figures look: colours that colour-blind readers tell apart (Okabe and Ito), never colour alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from jaxpaint.report.curves import Curve
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#B8A800", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+GREY = "#6b6b6b"
+
+Look = tuple[str, str, str]
+"""Colour, marker and line style."""
+STRATEGY_LOOKS: Mapping[str, Look] = {
+    "skip": (ORANGE, "s", "--"),
+    "middle-repeat": (VERMILLION, "X", ":"),
+    "reverse": (PURPLE, "v", "-."),
+    "random": (SKY, "D", "-"),
+    "parallel": (GREEN, "^", "--"),
+    "looped-parallel": (BLUE, "o", "-"),
+    "block-repeat": (YELLOW, "P", "-."),
+    "parallel-pairs": (BLACK, "h", ":"),
+    "custom": (GREY, "*", "none"),
+    "skip-one": (ORANGE, ".", "none"),
+    "switch": (GREEN, ".", "none"),
+}
+SERIES_LOOKS: tuple[Look, ...] = (
+    (BLUE, "o", "-"),
+    (ORANGE, "s", "--"),
+    (GREEN, "^", "-."),
+    (VERMILLION, "D", ":"),
+    (PURPLE, "v", "-"),
+    (SKY, "P", "--"),
+    (YELLOW, "X", "-."),
+)
+RC: Any = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e2e2e2",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "text.parse_math": False,  # a name may hold a dollar sign
+}
+NORMALISED = "normalised score\n(full model = 1, chance = 0)"
+AFFECTED = "number of affected layers"
+LEFT_OUT = ": left out"
+LOW_LIMIT, HIGH_LIMIT = -0.45, 1.35
+"""What a normalised axis shows at most; wide intervals are cut there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A figure of the report. `number` is the paper's, or a word of our own; `caption` says what is to be seen.
+
+    `draw` fills a new matplotlib figure.
+    """
+
+    number: str
+    slug: str
+    title: str
+    caption: str
+    draw: Callable[[Figure], None]
+    size: tuple[float, float] = (6.4, 4.6)
+
+
+def look(index: int) -> Look:
+    return SERIES_LOOKS[index % len(SERIES_LOOKS)]
+
+
+def plot_curve(
+    axes: Axes,
+    curve: Curve,
+    style: Look,
+    label: str,
+    *,
+    shift: float = 0.0,
+    x: np.ndarray | None = None,
+    width: float = 1.5,
+) -> None:
+    """A curve with its intervals. `shift` keeps the bars of several curves apart."""
+    colour, marker, line = style
+    where = (curve.affected if x is None else x) + shift
+    axes.errorbar(
+        where,
+        curve.value,
+        yerr=np.maximum(0, [curve.value - curve.low, curve.high - curve.value]),
+        color=colour,
+        marker=marker,
+        linestyle=line,
+        linewidth=width,
+        elinewidth=0.8,
+        capsize=1.5,
+        zorder=2 + width,
+        label=label,
+    )
+
+
+def reference_lines(axes: Axes) -> None:
+    """The full model and chance."""
+    axes.axhline(1, color=BLACK, linewidth=1, label="full model")
+    axes.axhline(0, color=GREY, linewidth=1, linestyle=(0, (1, 1.5)), label="chance")
+
+
+def fit_normalised(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Limits around the points, with what fits of their intervals."""
+    low = min((float(np.min(curve.low)) for curve in curves), default=0)
+    high = max((float(np.max(curve.high)) for curve in curves), default=1)
+    axes.set_ylim(max(LOW_LIMIT, min(low, 0) - 0.05), min(HIGH_LIMIT, max(high, 1) + 0.05))
+    points = [float(value) for curve in curves for value in curve.value]
+    if points and (min(points) < LOW_LIMIT or max(points) > HIGH_LIMIT):
+        axes.set_ylim(min(LOW_LIMIT, min(points) - 0.05), max(HIGH_LIMIT, max(points) + 0.05))
+
+
+def mark_missing(axes: Axes, missing: np.ndarray) -> None:
+    """Crosses at the foot of the axes where something was asked for and has no score."""
+    if len(missing):
+        axes.plot(
+            missing,
+            np.full(len(missing), 0.02),
+            "x",
+            color=GREY,
+            markersize=7,
+            transform=axes.get_xaxis_transform(),
+            clip_on=False,
+            label=f"missing ({len(missing)})",
+        )
+
+
+def affected_ticks(axes: Axes, curves: Iterable[Curve]) -> None:
+    """Ticks at numbers of affected layers that occur, as many as have room."""
+    found = sorted({int(value) for curve in curves for value in (*curve.affected, *curve.missing)})
+    axes.set_xticks(found[:: -(-len(found) // 15) or 1])
+
+
+def whole_numbers(axes: Axes, which: str = "x") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+
+
+def log_scale(axes: Axes) -> None:
+    from matplotlib.ticker import LogFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.2, 0.5)))
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
+    """One legend under the plots, where it covers nothing; each label once."""
+    entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    entries.sort(key=lambda entry: entry[1].startswith("missing (") or entry[1].endswith(LEFT_OUT))
+    handles, labels = zip(*entries, strict=True)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=10, columnspacing=1.2)

@@ -1,0 +1,188 @@
+"""The paper's eight questions, answered from a study in plain words, with the numbers behind each answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from jaxpaint.report import questions_layers, questions_order, questions_variants
+from jaxpaint.report.evidence import UNDECIDED, Evidence, Verdict, combine
+from jaxpaint.report.measurements import Measurements
+
+
+@dataclass(frozen=True)
+class Question:
+    """One of the paper's questions: its claim, how evidence is found and judged, and what to say of it.
+
+    `says` are the answers by verdict. `figures` are those that show it, by number. `needs` says what a study must
+    hold to answer. `aside` adds a sentence that no verdict hangs on, or nothing.
+    """
+
+    number: int
+    text: str
+    claim: str
+    says: Mapping[Verdict, str]
+    evidence: Callable[[Measurements], Sequence[Evidence]]
+    figures: tuple[str, ...]
+    needs: str
+    judge: Callable[[Sequence[Evidence]], Verdict] = combine
+    aside: Callable[[Measurements], str] = lambda _: ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a study says of a question, in one sentence, and the numbers that decide it in a sentence each."""
+
+    question: Question
+    verdict: Verdict
+    lead: str
+    sentences: tuple[str, ...]
+    evidence: tuple[Evidence, ...]
+
+    @property
+    def text(self) -> str:
+        """All of it in words."""
+        return " ".join([self.lead, *self.sentences])
+
+
+QUESTIONS = (
+    Question(
+        1,
+        "Do layers use the same representation space?",
+        "The middle layers share one representation space; the first and last few do not.",
+        {
+            "supported": "Yes: the middle layers share a representation space.",
+            "not supported": "No: the middle layers of this model do not show a shared representation space.",
+            "mixed": "In part: one measurement speaks for a shared space among the middle layers, another against it.",
+        },
+        questions_layers.shared_space,
+        ("3", "14", "2"),
+        "the similarity analysis of the full model, or the strategies switch and skip-one",
+    ),
+    Question(
+        2,
+        "Are all the layers necessary?",
+        "A few middle layers can be left out with little loss.",
+        {
+            "supported": "No: middle layers can be left out with little loss.",
+            "not supported": "Yes: leaving out even a few middle layers costs this model much of its score.",
+        },
+        questions_layers.necessary,
+        ("4", "12"),
+        "the strategies skip-one, or skip with few affected layers",
+        questions_layers.any_supports,
+    ),
+    Question(
+        3,
+        "Are the middle layers all doing the same function?",
+        "They are not: repeating one middle layer is far worse than skipping them all.",
+        {
+            "supported": "No: putting the middle layer in the others' place is worse than leaving them all out.",
+            "not supported": "Not refuted here: repeating the middle layer is no worse than skipping the middle.",
+        },
+        questions_layers.same_function,
+        ("5", "15"),
+        "the strategies skip and middle-repeat",
+    ),
+    Question(
+        4,
+        "Does the order of the layers matter?",
+        "Somewhat: other orders lose score gracefully, and random order beats the reverse order.",
+        {
+            "supported": "Yes: changing the order of the middle layers costs score, and random order beats reverse.",
+            "not supported": "Not as the paper found: these orders cost nothing, or reverse is as good as random.",
+            "mixed": "Order matters, or random beats reverse, but not both as the paper found.",
+        },
+        questions_order.order,
+        ("6", "7"),
+        "the strategies random and reverse",
+    ),
+    Question(
+        5,
+        "Can the layers run in parallel?",
+        "Yes: running middle layers side by side degrades gracefully and beats skipping them.",
+        {
+            "supported": "Yes: middle layers run side by side lose score gracefully and beat skipping them.",
+            "not supported": "No: running middle layers side by side neither beats skipping them nor keeps the score.",
+            "mixed": "In part: of beating skip and keeping half the score at a quarter of the layers, one holds.",
+        },
+        questions_order.in_parallel,
+        ("8",),
+        "the strategies parallel and skip",
+        aside=questions_order.without_arithmetic,
+    ),
+    Question(
+        6,
+        "Does order matter more for some tasks than for others?",
+        "Yes: arithmetic and reasoning lose more than semantic tasks when order changes.",
+        {
+            "supported": "Yes: reasoning tasks lose more than semantic ones when layers run out of order.",
+            "not supported": "No: reasoning tasks do not lose more than semantic ones here.",
+        },
+        questions_order.by_task,
+        ("tasks",),
+        "random, reverse or parallel on a reasoning task (GSM8K, ARC) and on a semantic one (LAMBADA, HellaSwag, "
+        "WinoGrande), with the full model clearly above chance on both",
+        aside=questions_order.without_arithmetic,
+    ),
+    Question(
+        7,
+        "Does looping help layers in parallel?",
+        "Yes, and the best number of iterations is roughly proportional to the number of parallel layers.",
+        {
+            "supported": "Yes: feeding the parallel block's output back into it helps.",
+            "not supported": "No: looping the parallel block does not help here.",
+            "mixed": "In part: of looping's gain and the growth of the best number of iterations, one holds.",
+        },
+        questions_variants.looping,
+        ("9", "10", "17"),
+        "the strategies parallel and looped-parallel",
+    ),
+    Question(
+        8,
+        "Which variants harm the least?",
+        "Random order and looped parallel do the least harm; repeating a single layer is the worst by far.",
+        {
+            "supported": "As in the paper: random order and looped parallel harm least, repeating one layer most.",
+            "not supported": "Another order than the paper's.",
+            "mixed": "Half as in the paper: of its best two and its worst, one holds.",
+        },
+        questions_variants.least_harm,
+        ("11", "tradeoff"),
+        "the strategies random, looped-parallel, middle-repeat and at least one of skip, reverse, parallel",
+        aside=questions_variants.ranking,
+    ),
+)
+
+
+def answers(measured: Measurements) -> tuple[Answer, ...]:
+    """All eight, in the paper's order."""
+    return tuple(_answer(question, measured) for question in QUESTIONS)
+
+
+def _answer(question: Question, measured: Measurements) -> Answer:
+    evidence = tuple(question.evidence(measured))
+    decisive = [item for item in evidence if item.verdict]
+    if not decisive:
+        verdict, lead = UNDECIDED, f"Not enough data: this takes {question.needs}."
+        if measured.study.results and not measured.scores.tasks:
+            lead = "Not enough data: the full model is not clearly above chance on any task."
+    else:
+        verdict = question.judge(decisive)
+        lead = question.says.get(verdict, UNSETTLED)
+    sentences = [*map(_sentence, decisive), question.aside(measured)]
+    return Answer(question, verdict, lead, tuple(filter(None, sentences)), evidence)
+
+
+UNSETTLED = "Not settled: some interval reaches over its threshold, which more documents or seeds would narrow."
+
+
+def _sentence(item: Evidence) -> str:
+    return f"{item.what[0].upper()}{item.what[1:]}: {number(item)}, {item.verdict}."
+
+
+def number(item: Evidence) -> str:
+    """The value with its interval, where it has one."""
+    value, low, high = (f"{part:z.2f}" for part in (item.value, item.low, item.high))
+    return f"{value}, without an interval" if math.isnan(item.low) else f"{value} (95 % interval {low} to {high})"

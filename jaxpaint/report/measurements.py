@@ -1,0 +1,126 @@
+"""One study with what is drawn and asked of it again and again: its normalised scores and its strategies' curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+
+from jaxpaint.report.curves import Curve, curve, own_plans
+from jaxpaint.report.data import Analysis, Study
+from jaxpaint.report.normalise import Normalised, normalise
+
+STANDARD_ITERATIONS = 3  # of looped-parallel, in the paper
+NAMES: Mapping[str, str] = {
+    "full": "full model",
+    "skip": "skip",
+    "middle-repeat": "middle repeat",
+    "reverse": "reverse",
+    "random": "random order",
+    "parallel": "parallel",
+    "looped-parallel": "looped parallel",
+    "block-repeat": "block repeat",
+    "parallel-pairs": "parallel pairs",
+    "skip-one": "skip one",
+    "switch": "switch",
+    "custom": "own plan",
+}
+"""The strategies in words, those of the paper first."""
+PAPER = ("skip", "middle-repeat", "reverse", "random", "parallel", "looped-parallel")
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """A study, normalised. Curves are made once each."""
+
+    study: Study
+    scores: Normalised
+
+    @classmethod
+    def of(cls, study: Study) -> Measurements:
+        return cls(study, normalise(study))
+
+    @property
+    def num_layers(self) -> int:
+        return self.study.model.num_layers
+
+    @cached_property
+    def iterations(self) -> tuple[int, ...]:
+        """The iterations that looped-parallel ran with; 1 also where `parallel` ran."""
+        found = {v.iterations for v in self.study.variants if v.strategy == "looped-parallel"} - {None}
+        parallel = {1} if any(v.strategy == "parallel" for v in self.study.variants) else set()
+        return tuple(sorted(value for value in found | parallel if value is not None))
+
+    @cached_property
+    def times(self) -> tuple[int, ...]:
+        """The times that block-repeat ran its block."""
+        return tuple(sorted({v.times for v in self.study.variants if v.strategy == "block-repeat" and v.times}))
+
+    @cached_property
+    def looped(self) -> int | None:
+        """The iterations that stand for looped-parallel where one number is wanted: 3, or the least above 1."""
+        several = [count for count in self.iterations if count > 1]
+        return STANDARD_ITERATIONS if STANDARD_ITERATIONS in several else several[0] if several else None
+
+    def curve(
+        self, strategy: str, task: str | None = None, *, iterations: int | None = None, times: int | None = None
+    ) -> Curve:
+        """A strategy's curve; `iterations` of looped-parallel are `looped` unless given. Empty without data."""
+        if strategy == "looped-parallel" and iterations is None:
+            iterations = self.looped
+        return self._curves(strategy, task, iterations, times)
+
+    @cached_property
+    def _curves(self):
+        return cache(
+            lambda strategy, task, iterations, times: curve(
+                self.study, self.scores, strategy, task=task, iterations=iterations, times=times
+            )
+        )
+
+    @cached_property
+    def own_plans(self) -> Curve:
+        """Plans of the user's own, one point each."""
+        return own_plans(self.study, self.scores)
+
+    def curves(self, *strategies: str, task: str | None = None) -> dict[str, Curve]:
+        """The curves of those of the strategies that have data."""
+        found = {strategy: self.curve(strategy, task) for strategy in strategies}
+        return {strategy: curve for strategy, curve in found.items() if curve}
+
+    def name(self, strategy: str) -> str:
+        """A strategy in words, with the iterations that stand for looped-parallel."""
+        return f"{NAMES[strategy]} ×{self.looped}" if strategy == "looped-parallel" else NAMES.get(strategy, strategy)
+
+    def by_layer(self, strategy: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of skip-one or switch: layers [N], and the median's point [N] and draws [DRAWS, N], without missing ones."""
+        point, draws = self.scores.median
+        found = [(v.layer, v.column) for v in self.study.variants if v.strategy == strategy and v.layer is not None]
+        kept = sorted((layer, column) for layer, column in found if not np.isnan(point[column]))
+        columns = [column for _, column in kept]
+        return np.array([layer for layer, _ in kept], np.int64), point[columns], draws[:, columns]
+
+    def analysis(self, name: str, column: int | None) -> np.ndarray | None:
+        """A stored analysis of one plan; None where there is none, or it holds no finite number.
+
+        Of several, the one under the study's own BOS setting and over most texts.
+        """
+        found = self._analyses(name, column)
+        value = np.array(found[0].value if found else [], np.float64)
+        return value if np.isfinite(value).any() else None
+
+    def analysed_texts(self, name: str, column: int | None) -> str:
+        """What `analysis` was made on, in words; empty where the store does not say."""
+        found = self._analyses(name, column)
+        settings = found[0].settings if found else {}
+        if not {"samples", "task"} <= settings.keys():
+            return ""
+        return f"{settings['samples']} texts of {settings['task']}, BOS {settings.get('bos', 'not recorded')}"
+
+    def _analyses(self, name: str, column: int | None) -> list[Analysis]:
+        return sorted(
+            (a for a in self.study.analyses if a.name == name and a.column == column),
+            key=lambda a: (a.settings.get("bos") != self.study.bos, -a.settings.get("samples", 0), str(a.settings)),
+        )

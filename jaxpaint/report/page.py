@@ -1,0 +1,242 @@
+"""report.html: one page that needs no network, from the finding to the figure to the numbers."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from jaxpaint import __version__
+from jaxpaint.report import tables
+from jaxpaint.report.bootstrap import DRAWS
+from jaxpaint.report.data import NOT_FINITE, RUNNING, Study
+from jaxpaint.report.figures import figures_across, save, study_figures
+from jaxpaint.report.figures.style import Drawn
+from jaxpaint.report.findings import Answer, answers
+from jaxpaint.report.measurements import Measurements
+from jaxpaint.report.tables import Table
+
+PAPER_FIGURES = {
+    "2": "--strategies skip-one,switch on lambada_openai",
+    "3": "--analyses similarity",
+    "4": "--strategies skip",
+    "5": "--strategies middle-repeat",
+    "6": "--strategies reverse",
+    "7": "--strategies random",
+    "8": "--strategies parallel",
+    "9": "--strategies looped-parallel",
+    "10": "--strategies looped-parallel --loops 1-28",
+    "11": "several strategies",
+    "12": "skip on a second model, in the same store",
+    "13": "fine-tuning, which is not part of a study",
+    "14": "the similarity analysis of a second model, in the same store",
+    "15": "--strategies skip,middle-repeat --analyses similarity,variance",
+    "17": "--strategies block-repeat",
+}
+"""The paper's figures and what a study needs to have run for each."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the page shows it: the PNG inside the page, and both files beside it."""
+
+    drawn: Drawn
+    anchor: str
+    png: str
+    pdf: str
+    data: str
+
+    @property
+    def heading(self) -> str:
+        """The figure's title, with the paper's number where it has one."""
+        return f"Figure {self.drawn.number}: {self.drawn.title}" if self.drawn.number.isdigit() else self.drawn.title
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table as the page shows it, its rows as texts, and its files."""
+
+    table: Table
+    rows: list[list[str]] | None
+    csv: str
+    markdown: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One study on the page."""
+
+    anchor: str
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    answers: tuple[tuple[Answer, tuple[Picture, ...]], ...]
+    pictures: tuple[Picture, ...]
+    listings: tuple[Listing, ...]
+    absent: tuple[tuple[str, str], ...]
+
+
+def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
+    """Draws and writes everything into `folder`: report.html, figures/ and tables/.
+
+    Studies without the full model are named on the page and left out.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    shown = [Measurements.of(study) for study in studies if study.has_full_model]
+    titles = _titles(studies)
+    across = _pictures(figures_across(shown), "", folder, "")
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+        files("jaxpaint.report").joinpath("page.html").read_text(encoding="utf-8")
+    )
+    text = page.render(
+        store=store,
+        version=__version__,
+        draws=DRAWS,
+        sections=[
+            _section(
+                measured,
+                titles[id(measured.study)],
+                folder,
+                [picture.drawn.number for picture in across],
+                "" if len(shown) == 1 else f"{index}-{_slug(titles[id(measured.study)])}",
+            )
+            for index, measured in enumerate(shown, start=1)
+        ],
+        across=across,
+        left_out=[titles[id(study)] for study in studies if not study.has_full_model],
+    )
+    (folder / "report.html").write_text(text, encoding="utf-8")
+
+
+def _section(measured: Measurements, title: str, folder: Path, across: Sequence[str], prefix: str) -> Section:
+    study = measured.study
+    pictures = _pictures(study_figures(measured), study.model.name, folder, prefix)
+    found = answers(measured)
+    by_number = {picture.drawn.number: picture for picture in pictures}
+    placed = [(answer, tuple(by_number[n] for n in answer.question.figures if n in by_number)) for answer in found]
+    shown = {picture.drawn.number for _, some in placed for picture in some}
+    absent = tuple(
+        (number, how) for number, how in PAPER_FIGURES.items() if number not in by_number and number not in across
+    )
+    return Section(
+        f"study-{prefix}" if prefix else "study",
+        title,
+        _facts(measured),
+        tuple(_notes(measured)),
+        tuple(placed),
+        tuple(picture for picture in pictures if picture.drawn.number not in shown),
+        tuple(_listings(measured, found, folder, prefix)),
+        absent,
+    )
+
+
+def _pictures(drawn: Sequence[Drawn], model: str, folder: Path, prefix: str) -> list[Picture]:
+    where = folder / "figures" / prefix
+    if drawn:
+        where.mkdir(parents=True, exist_ok=True)
+    pictures = []
+    for figure in drawn:
+        png, pdf = save(figure, model, where)
+        data = base64.b64encode(png.read_bytes()).decode("ascii")
+        anchor = "-".join(part for part in (prefix, png.stem) if part)
+        pictures.append(Picture(figure, anchor, _link(png, folder), _link(pdf, folder), data))
+    return pictures
+
+
+def _listings(measured: Measurements, found: Sequence[Answer], folder: Path, prefix: str) -> list[Listing]:
+    where = folder / "tables" / prefix
+    where.mkdir(parents=True, exist_ok=True)
+    listings = []
+    for table in tables.study_tables(measured, found):
+        as_csv, as_markdown = tables.save(table, where)
+        rows = _shown_rows(table, measured)
+        listings.append(Listing(table, rows, _link(as_csv, folder), _link(as_markdown, folder)))
+    return listings
+
+
+def _shown_rows(table: Table, measured: Measurements) -> list[list[str]] | None:
+    """What the page shows of a table: the medians of the strategies, nothing of what the page says elsewhere."""
+    if table.name in ("answers", "scores"):
+        return None
+    if table.name != "strategies":
+        return table.texts()
+    iterations, task = table.columns.index("iterations"), table.columns.index("task")
+    kept = [row[task] == "median" and row[iterations] in (None, measured.looped) for row in table.rows]
+    return [texts for texts, keep in zip(table.texts(), kept, strict=True) if keep]
+
+
+def _facts(measured: Measurements) -> tuple[tuple[str, str], ...]:
+    study = measured.study
+    counts = study.statuses()
+    tasks = "; ".join(
+        f"{score.task} ({score.documents} documents, {result.task.num_fewshot}-shot)"
+        for score, result in zip(measured.scores.full, study.results, strict=True)
+    )
+    cells = "; ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    seconds = sum(float(result.seconds.sum()) for result in study.results)
+    model = study.model
+    return (
+        ("Model", f"{model.source or model.name}{f', revision {model.revision}' if model.revision else ''}"),
+        ("Layers", str(model.num_layers)),
+        ("Computed in", model.dtype),
+        ("BOS token", study.bos or "not recorded"),
+        ("Tasks", tasks or "none"),
+        ("Plans", str(len(study.plans))),
+        ("Results", cells or "analyses only"),
+        ("Device time", f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"),
+        ("Fingerprint", model.fingerprint[:16]),
+    )
+
+
+def _notes(measured: Measurements) -> list[str]:
+    """What a reader must know before trusting the figures."""
+    study, scores = measured.study, measured.scores
+    notes = [
+        f"{score.task} is left out of the normalised figures, the median and the answers: {score.left_out}."
+        for score in scores.left_out
+    ]
+    if not scores.tasks and study.results:
+        notes.append("No task can be normalised, so no strategy can be judged; the scores are in the tables.")
+    if len(scores.tasks) == 1:
+        notes.append(f"The median is over one benchmark, {scores.tasks[0]}: it says nothing of others.")
+    counts = study.statuses()
+    fewer = sum(
+        int((~np.isnan(result.main.value) & (result.documents < result.documents[study.full])).sum())
+        for result in study.results
+        if study.full is not None
+    )
+    for count, one, several, rest in (
+        (counts[NOT_FINITE], "is", "are", "not finite (logits overflowed): shown as missing, and left out of means"),
+        (counts[RUNNING], "is", "are", "not finished: the report shows what there is"),
+        (fewer, "covers", "cover", "fewer documents than the full model's: compared on the shared ones"),
+    ):
+        if count:
+            notes.append(f"{count} of {counts.total()} results {one if count == 1 else several} {rest}.")
+    benchmarks = [result.task.benchmark for result in study.results if result.task.name in scores.tasks]
+    if len(set(benchmarks)) < len(benchmarks):
+        notes.append("Some benchmark was run in several settings, each of which counts in the median.")
+    return notes
+
+
+def _titles(studies: Sequence[Study]) -> dict[int, str]:
+    """By the study's id(): the model, and the BOS setting where it ran under several."""
+    count = Counter(study.model.name for study in studies)
+    return {
+        id(study): f"{study.model.name}, BOS {study.bos}" if count[study.model.name] > 1 else study.model.name
+        for study in studies
+    }
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-.")
+
+
+def _link(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()

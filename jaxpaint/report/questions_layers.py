@@ -1,0 +1,114 @@
+"""Evidence on questions 1 to 3: what single layers and the middle as a whole are for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxpaint.report.evidence import NEGLIGIBLE, Evidence, Verdict, above, combine, difference, matched, shared
+from jaxpaint.report.measurements import Measurements
+
+RETAINED = 0.8  # of the full model's score above chance: what "little loss" means here
+A_FEW = 6  # at most a sixth of the layers
+
+
+def shared_space(measured: Measurements) -> list[Evidence]:
+    """Question 1: similar middle states (figures 3 and 14), and neighbours that can be switched (figure 2)."""
+    found: list[Evidence] = []
+    similarity = measured.analysis("similarity", measured.study.full)
+    if similarity is not None and (contrast := _contrast(similarity)):
+        within, advantage = contrast
+        verdict: Verdict = "supported" if advantage > NEGLIGIBLE else "not supported"
+        found += [
+            Evidence(
+                "cosine similarity of two middle states, beyond that of two as far apart with one outside the middle",
+                advantage,
+                math.nan,
+                math.nan,
+                verdict,
+            ),
+            Evidence("mean cosine similarity of two middle states", within, math.nan, math.nan, None),
+        ]
+    first, last = _middle_half(measured.num_layers)
+    layers, values = _by_layer(measured, "switch")
+    middle = (layers >= first) & (layers < last)
+    if middle.any():
+        what = "score kept on average when two neighbours of the middle half switch places"
+        found.append(above(f"{what} (little loss: {RETAINED} or more)", values[:, middle].mean(axis=1), RETAINED))
+    if (~middle).any():
+        what = "score kept on average when two neighbours outside the middle half switch places"
+        found.append(above(what, values[:, ~middle].mean(axis=1), RETAINED, decides=False))
+    return found
+
+
+def necessary(measured: Measurements) -> list[Evidence]:
+    """Question 2: one middle layer left out, or a few (figure 4)."""
+    found: list[Evidence] = []
+    first, last = _middle_half(measured.num_layers)
+    layers, values = _by_layer(measured, "skip-one")
+    middle = (layers >= first) & (layers <= last)
+    if middle.any():
+        what = f"score kept on average without one layer of the middle half (little loss: {RETAINED} or more)"
+        found.append(above(what, values[:, middle].mean(axis=1), RETAINED))
+    skip = measured.curve("skip")
+    few = [int(count) for count in skip.affected if 1 < count <= measured.num_layers / A_FEW]
+    if few:
+        what = f"score kept without {few[-1]} of {measured.num_layers} layers (little loss: {RETAINED} or more)"
+        found.append(above(what, skip.at(few[-1:])[:, 0], RETAINED))
+    if skip:
+        count = int(skip.affected[np.argmin(np.abs(skip.affected - measured.num_layers / 2))])
+        what = f"score kept without {count} of {measured.num_layers} layers"
+        found.append(above(what, skip.at([count])[:, 0], RETAINED, decides=False))
+    return found
+
+
+def any_supports(evidence: Sequence[Evidence]) -> Verdict:
+    """That layers can be dropped is shown by one way to drop them."""
+    return "supported" if any(item.verdict == "supported" for item in evidence) else combine(evidence)
+
+
+def same_function(measured: Measurements) -> list[Evidence]:
+    """Question 3: one middle layer in the place of all, against none (figure 5)."""
+    curves = measured.curves("skip", "middle-repeat")
+    means = matched(curves)
+    if len(means) < 2:
+        return []
+    over = f"over {len(shared(curves))} numbers of affected layers"
+    return [
+        difference(f"advantage of skip over middle repeat, mean {over}", means["skip"] - means["middle-repeat"]),
+        above(f"score under middle repeat, mean {over}", means["middle-repeat"], RETAINED, decides=False),
+        above(f"score under skip, mean {over}", means["skip"], RETAINED, decides=False),
+    ]
+
+
+def _middle_half(num_layers: int) -> tuple[int, int]:
+    """Its first and last layer."""
+    return num_layers // 4, num_layers - num_layers // 4 - 1
+
+
+def _by_layer(measured: Measurements, strategy: str) -> tuple[np.ndarray, np.ndarray]:
+    """Layers [N] and the median's values under each, [1 + DRAWS, N]."""
+    layers, point, draws = measured.by_layer(strategy)
+    return layers, np.vstack([point, draws])
+
+
+def _contrast(similarity: np.ndarray) -> tuple[float, float] | None:
+    """Mean similarity of two middle states, and by how much it exceeds that of pairs equally far apart.
+
+    States that are near each other in depth are alike in any model, so pairs are compared at equal distance.
+    """
+    states = len(similarity)
+    first, last = _middle_half(states)
+    middle = (np.arange(states) >= first) & (np.arange(states) <= last)
+    within: list[float] = []
+    advantages: list[float] = []
+    for distance in range(1, last - first + 1):
+        pairs = np.diagonal(similarity, distance)
+        both = middle[:-distance] & middle[distance:]
+        one = middle[:-distance] ^ middle[distance:]
+        if both.any() and one.any() and np.isfinite(pairs).all():
+            within.extend(pairs[both])
+            advantages.append(pairs[both].mean() - pairs[one].mean())
+    return (float(np.mean(within)), float(np.mean(advantages))) if advantages else None

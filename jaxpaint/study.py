@@ -1,0 +1,170 @@
+"""A study from its settings to its results store: hundreds of plans on many tasks, each score computed once."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from jaxpaint.evaluation import environment, refuse_generative
+from jaxpaint.harness import PlanLM
+from jaxpaint.model import Model, load
+from jaxpaint.results import Store, Worker
+from jaxpaint.score import default_batch_tokens
+from jaxpaint.sharding import DATA, device_mesh
+from jaxpaint.study_analyses import analysis_texts, run_analyses
+from jaxpaint.study_cells import register
+from jaxpaint.study_run import Run, Work
+from jaxpaint.study_spec import StudySpec
+from jaxpaint.task_data import parse_data_option
+from jaxpaint.task_requests import load_requests
+from jaxpaint.tasks import load_tasks
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """How a study stands, and what this process did for it.
+
+    Of `cells` (a plan on a task), `finished` have metrics and `not_finite` have scores that are no numbers. `work` is
+    this process's, which took `seconds` from beginning to end; `analysed` are the plans it analysed.
+    """
+
+    plans: int
+    cells: int
+    finished: int
+    not_finite: int
+    analysed: int
+    work: Work
+    seconds: float
+
+    def __str__(self) -> str:
+        """In words, in one line."""
+        done = f"{self.plans} plans, {self.finished + self.not_finite} of {self.cells} results finished"
+        if self.not_finite:
+            done += f" ({self.not_finite} not finite)"
+        if self.analysed:
+            done += f", {self.analysed} plans analysed"
+        if not self.work.executed:
+            return f"{done}; there was nothing to compute"
+        saved = self.work.separate / self.work.executed
+        return f"{done}; {self.work.scores} scores in {self.seconds:.0f} s, {saved:.1f} times less work than one by one"
+
+
+def run_study(
+    spec: StudySpec,
+    *,
+    progress: Callable[[int], Callable[[int, str], None]] | None = None,
+    tell: Callable[[str], None] | None = None,
+    command: str | None = None,
+) -> StudySummary:
+    """Runs what the study's store lacks, and returns when nothing of the spec's shard is missing.
+
+    It may be ended at any moment, and called again. Several processes may run it on one store at once: they divide
+    the work, and each returns when all of it is done.
+
+    Args:
+        spec: What to run.
+        progress: Told the number of tokens to score, counted under each plan; gives what is called with the number of
+            tokens done and a note, such as `jaxpaint.progress.study_bar` gives.
+        tell: Called with lines that the user should read; by default they go to stderr.
+        command: What the user typed, for the record.
+
+    Raises:
+        UserError: a model, task or plan that cannot be used; a store that cannot be written, or that knows other
+            texts; a device whose memory does not hold a single request. What was written before stands.
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    tell = tell or (lambda line: print(line, file=sys.stderr))
+    with Store.open(spec.store, create=True) as store:
+        tasks = _tasks(spec)
+        model = load(
+            spec.model,
+            dtype=spec.dtype,  # type: ignore[arg-type]
+            revision=spec.revision,
+            mesh=device_mesh(spec.tensor_parallel),
+        )
+        lm = PlanLM(model, model.full_plan, bos=spec.bos)  # type: ignore[arg-type]
+        requests = load_requests(lm, tasks, limit=spec.limit) if tasks else ()
+        model_id = store.model(
+            fingerprint=model.manifest["fingerprint"],
+            dtype=str(model.dtype),
+            source=model.manifest.get("source"),
+            revision=model.manifest.get("revision"),
+            num_layers=model.num_layers,
+        )
+        study = register(store, model, spec.shard_variants(model.num_layers), requests, model_id=model_id)
+        with Worker(spec.store) as worker:
+
+            def keep(work: Work) -> None:
+                if work.executed:
+                    store.add_run(
+                        worker,
+                        started,
+                        seconds=work.seconds,
+                        executed=work.executed,
+                        distinct_work=work.distinct,
+                        separate=work.separate,
+                        command=command,
+                    )
+
+            run = Run(
+                study,
+                store,
+                worker,
+                environment=environment(),
+                batch_tokens=spec.batch_tokens or default_batch_tokens() * _shards(model),
+                progress=progress or (lambda total: lambda tokens, note: None),
+                tell=tell,
+                keep=keep,
+            )
+            run.run()
+            analysed = 0
+            if spec.analyses and study.plans:
+                texts, settings = analysis_texts(lm, _analysis_task(spec), spec.analysis_samples)
+                analysed = run_analyses(
+                    model,
+                    store,
+                    model_id,
+                    dict(zip(study.plan_ids, study.plans, strict=True)),
+                    spec.analyses,
+                    texts,
+                    settings,
+                    batch_tokens=spec.batch_tokens,
+                    tell=tell,
+                )
+        statuses = [state.status for state in store.states(study.cells.reshape(-1).tolist())]
+    return StudySummary(
+        plans=len(study.plans),
+        cells=len(statuses),
+        finished=statuses.count("finished"),
+        not_finite=statuses.count("not finite"),
+        analysed=analysed,
+        work=run.work,
+        seconds=time.perf_counter() - clock,
+    )
+
+
+def _tasks(spec: StudySpec) -> Any:
+    """What is scored, loaded; local files for the analyses' texts alone are left to them."""
+    if not spec.tasks:
+        return None
+    data = parse_data_option(spec.data)
+    if spec.analyses and spec.analysis_task not in spec.tasks:
+        data.pop(spec.analysis_task, None)
+    tasks = load_tasks(spec.tasks, data=data, num_fewshot=spec.num_fewshot)
+    refuse_generative(tasks)
+    return tasks
+
+
+def _analysis_task(spec: StudySpec) -> Any:
+    """The task whose texts are analysed, without examples before them."""
+    data = parse_data_option(spec.data)
+    own = {spec.analysis_task: data[spec.analysis_task]} if spec.analysis_task in data else {}
+    return load_tasks([spec.analysis_task], data=own, num_fewshot=0)
+
+
+def _shards(model: Model) -> int:
+    return model.mesh.shape[DATA] if model.mesh else 1

@@ -1,0 +1,87 @@
+"""What a study is: one model, many plans, many tasks, one results store. How it runs is `jaxpaint.study`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxpaint.errors import UserError, first_line
+from jaxpaint.plan import Plan
+from jaxpaint.strategies import CUSTOM, Variant, family
+from jaxpaint.study_shards import shard_of
+
+ANALYSES = ("similarity", "variance", "block_influence", "angular_distance")
+ANALYSIS_TASK = "lambada_openai"  # whose texts the paper's analyses run on
+ANALYSIS_SAMPLES = 100
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """The settings of a study, as the options of `jaxpaint study` name them; paths as the user gave them.
+
+    `data` are texts TASK[:SPLIT]=FILE; `limit` documents per task, or a fraction below 1; `starts` None is every start
+    that the model has; `loops` are the iterations of looped-parallel, `times` those of block-repeat; `plans` texts of
+    plans of one's own; `shard` (i, n) the i-th of n parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first
+    `analysis_samples` texts of `analysis_task`.
+
+    `jaxpaint.study_settings.spec_from` makes one of options and a TOML file, and checks every value.
+    """
+
+    model: str
+    store: Path
+    tasks: tuple[str, ...] = ()
+    revision: str | None = None
+    dtype: str = "auto"
+    tensor_parallel: int = 1
+    data: tuple[str, ...] = ()
+    num_fewshot: int | None = None
+    limit: float | None = None
+    bos: str = "auto"
+    strategies: tuple[str, ...] = ()
+    starts: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] = tuple(range(10))
+    loops: tuple[int, ...] = (3,)
+    times: tuple[int, ...] = (2, 3)
+    plans: tuple[str, ...] = ()
+    analyses: tuple[str, ...] = ()
+    analysis_samples: int = ANALYSIS_SAMPLES
+    analysis_task: str = ANALYSIS_TASK
+    shard: tuple[int, int] = (1, 1)
+    batch_tokens: int | None = None
+
+    def variants(self, num_layers: int) -> tuple[Variant, ...]:
+        """Every variant of the whole study on a model of `num_layers` layers, each once: the full model first.
+
+        Plans of one's own have the strategy "custom". Two variants may have equal plans, such as one iteration of
+        looped-parallel and parallel.
+
+        Raises:
+            UserError: a start or a plan that does not fit the model.
+        """
+        found = [
+            variant
+            for name in ("full", *self.strategies)
+            for variant in family(
+                name, num_layers, starts=self.starts, seeds=self.seeds, iterations=self.loops, times=self.times
+            )
+        ]
+        found += [_custom(text, num_layers) for text in self.plans]
+        return tuple(dict.fromkeys(found))
+
+    def shard_variants(self, num_layers: int) -> tuple[Variant, ...]:
+        """The variants of this spec's shard. Errors as `variants`."""
+        return of_shard(self.variants(num_layers), *self.shard)
+
+
+def of_shard(variants: Sequence[Variant], index: int, count: int) -> tuple[Variant, ...]:
+    """Those whose plan lies in shard `index` of `count` of all the variants' plans."""
+    shards = shard_of([variant.plan for variant in variants], count)
+    return tuple(variant for variant, shard in zip(variants, shards, strict=True) if shard == index)
+
+
+def _custom(text: str, num_layers: int) -> Variant:
+    try:
+        return Variant(CUSTOM, Plan.parse(text).validate(num_layers), num_layers)
+    except UserError as error:
+        raise UserError(f"plan {text!r} of this study: {first_line(error)}") from None

@@ -1,0 +1,49 @@
+"""jaxpaint plan."""
+
+from __future__ import annotations
+
+import pytest
+
+import jaxpaint
+
+pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
+
+
+def test_it_draws_and_counts(run) -> None:
+    status, out, err = run("plan", "0-8 {9-22}*3 23-31", "--layers", 32)
+    assert (status, err) == (0, "")
+    plan = jaxpaint.Plan.parse("0-8 {9-22}*3 23-31")
+    assert out.startswith(plan.draw())
+    assert "plan    0-8 {9-22}*3 23-31\n" in out
+    assert "cost    60 layer applications (1.88 of the full model's)\n" in out
+    assert "depth   21 layers" in out
+    assert "layers  32 of 32 used\n" in out
+
+
+def test_a_strategy(run) -> None:
+    spelled = run("plan", "0-8 {9-22}*3 23-31", "--layers", 32)
+    named = run("plan", "--strategy", "looped-parallel", "--start", 8, "--layers", 32)
+    assert named[0] == 0
+    assert "plan    0-8 {9-23}*3 24-31\n" in named[1]
+    assert named[1] != spelled[1]
+    skip = run("plan", "--strategy", "skip", "--start", 1, "--layers", 5)[1]
+    assert "plan    0 1 4\n" in skip
+    assert "cost    3 layer" in skip
+    assert "layers  3 of 5 used" in skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--layers", 5], ("give a plan", "--strategy NAME")),
+        (["0", "--layers", 0], ("--layers is 0", "at least 1")),
+        (["0-5", "--layers", 5], ("layer 5", "the model has 5 layers")),
+        (["0", "--strategy", "skip", "--start", 1, "--layers", 5], ("not both",)),
+        (["--strategy", "skip", "--layers", 5], ("strategy skip needs a start layer", "0-1")),
+        (["--strategy", "skip", "--start", 2, "--layers", 5], ("start 2 is out of range", "0-1")),
+        (["--strategy", "skp", "--layers", 5], ("unknown strategy 'skp'", "did you mean skip")),
+        (["0-4", "--seed", 3, "--layers", 5], ("--seed", "--strategy")),
+    ],
+)
+def test_mistakes(refused, arguments, expected) -> None:
+    refused("plan", *arguments, expected=expected)
