@@ -7,8 +7,8 @@
 Sets of plans: `main` is the paper's strategies with seeds, single skips and switches; `looped` its map of looped
 parallel, 1 to 28 iterations at every start; `preset` both. jaxpaint runs every plan of a set, from nothing compiled.
 The peer is lm-eval's hf backend at batch size 8, its model's layer list rearranged, a parallel group one module that
-gives the mean of its layers' outputs. It runs `--peer-plans` plans of each set, evenly spread over the set sorted by cost,
-half of them before jaxpaint and half after; a straight line through its seconds over cost stands for the others
+gives the mean of its layers' outputs. It runs `--peer-plans` plans of each set, evenly spread over the set sorted by
+cost, half of them before jaxpaint and half after; a straight line through its seconds over cost stands for the others
 (printed with its largest error). Every log-likelihood of these plans is compared.
 """
 

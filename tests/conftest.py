@@ -27,7 +27,7 @@ with install_import_hook([f"jaxpaint.{name}" for name in CHECKED], "beartype.bea
     from jaxpaint.models.config import from_huggingface
 
 # Fixtures that several files of tests share.
-pytest_plugins = ["cli_fixtures"]
+pytest_plugins = ["cli_fixtures", "real_assets"]
 
 # An example that compiles takes far longer than the next.
 settings.register_profile("jaxpaint", deadline=None)

