@@ -18,7 +18,7 @@ from jaxpaint.models import abstract_model
 from jaxpaint.packing import Batch
 from jaxpaint.plan import Plan, Repeat
 from jaxpaint.results_schema import canonical_json, reading
-from jaxpaint.score import head_chunk, pack_for
+from jaxpaint.score import head_chunk, pack_for, vocabulary_block
 from jaxpaint.study_spec import StudySpec
 from jaxpaint.study_work import (
     PlanWork,
@@ -174,7 +174,7 @@ def _memory_text(model: Model, plans: PlanWork, batch: Batch) -> str:
         parameter_bytes=_parameters(model) * model.dtype.itemsize,
         state_bytes=batch.tokens.size * model.config.hidden_size * model.dtype.itemsize,
         held_bytes=HELD_BYTES[platform],
-        logits_bytes=4 * vocabulary * head_chunk(vocabulary, batch.scored.size),
+        logits_bytes=4 * vocabulary_block(vocabulary) * head_chunk(vocabulary, batch.scored.size),
     )
     parts = (
         f"parameters {_bytes(used.parameters)}, hidden states {_bytes(used.held_states)}, logits {_bytes(used.logits)}"
