@@ -122,13 +122,18 @@ def run_study(
             )
             run.run()
             analysed = 0
-            if spec.analyses and study.plans:
+            analysed_plans = set(spec.analysed_plans(model.num_layers))
+            if analysed_plans:
                 texts, settings = analysis_texts(lm, _analysis_task(spec), spec.analysis_samples)
                 analysed = run_analyses(
                     model,
                     store,
                     model_id,
-                    dict(zip(study.plan_ids, study.plans, strict=True)),
+                    {
+                        plan_id: plan
+                        for plan_id, plan in zip(study.plan_ids, study.plans, strict=True)
+                        if plan in analysed_plans
+                    },
                     spec.analyses,
                     texts,
                     settings,

@@ -60,7 +60,8 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
         yield from _shard_lines(spec.shard[0], shards, whole)
     if spec.analyses:
         texts = f"{_count(spec.analysis_samples, 'text')} of {spec.analysis_task}"
-        yield _line("also", f"{', '.join(spec.analyses)} of {_count(own.plans, 'plan')} on {texts}, not counted below")
+        analysed = _count(len(spec.analysed_plans(model.num_layers)), "plan")
+        yield _line("also", f"{', '.join(spec.analyses)} of {analysed} on {texts}, not counted below")
     if not spec.tasks or not own.plans:
         return
     tasks = _load(spec, model)

@@ -26,12 +26,13 @@ PAPER: Mapping[str, Any] = MappingProxyType(
         "seeds": 10,
         "loops": "1-28",
         "times": "2,3",
-        "analyses": ["similarity"],
+        "analyses": ["similarity", "variance"],
+        "analysis-strategies": ["full", "skip", "middle-repeat"],
         "analysis-samples": 100,
         "analysis-task": "lambada_openai",
     }
 )
-"""The paper's study but for GSM8K, which is generative: figures 2 to 11 and 17, benchmarks as its figures show."""
+"""The paper's study but for GSM8K, which is generative: figures 2 to 11, 15 and 17, benchmarks as its figures show."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"paper": PAPER})
 COMMAND_LINE_ONLY = ("dry-run", "report")
@@ -275,6 +276,7 @@ _KINDS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "plans": _plans,
         "plans-file": _path,
         "analyses": partial(_names, known=ANALYSES, what="analysis", whats="analyses"),
+        "analysis-strategies": partial(_names, known=STRATEGIES, what="strategy", whats="strategies"),
         "analysis-samples": partial(_whole, least=1),
         "analysis-task": _text,
         "store": _path,

@@ -23,7 +23,7 @@ class StudySpec:
     `data` are texts TASK[:SPLIT]=FILE; `limit` documents per task, or a fraction below 1; `starts` None is every start
     that the model has; `loops` are the iterations of looped-parallel, `times` those of block-repeat; `plans` texts of
     plans of one's own; `shard` (i, n) the i-th of n parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first
-    `analysis_samples` texts of `analysis_task`.
+    `analysis_samples` texts of `analysis_task`, for the plans of `analysis_strategies` (none named: for all plans).
 
     `jaxpaint.study_settings.spec_from` makes one of options and a TOML file, and checks every value.
     """
@@ -45,6 +45,7 @@ class StudySpec:
     times: tuple[int, ...] = (2, 3)
     plans: tuple[str, ...] = ()
     analyses: tuple[str, ...] = ()
+    analysis_strategies: tuple[str, ...] = ()
     analysis_samples: int = ANALYSIS_SAMPLES
     analysis_task: str = ANALYSIS_TASK
     shard: tuple[int, int] = (1, 1)
@@ -68,6 +69,15 @@ class StudySpec:
         ]
         found += [_custom(text, num_layers) for text in self.plans]
         return tuple(dict.fromkeys(found))
+
+    def analysed_plans(self, num_layers: int) -> tuple[Plan, ...]:
+        """The plans of this spec's shard that the analyses run on. Errors as `variants`."""
+        chosen = (
+            variant.plan
+            for variant in self.shard_variants(num_layers)
+            if self.analyses and (not self.analysis_strategies or variant.strategy in self.analysis_strategies)
+        )
+        return tuple(dict.fromkeys(chosen))
 
     def shard_variants(self, num_layers: int) -> tuple[Variant, ...]:
         """The variants of this spec's shard. Errors as `variants`."""

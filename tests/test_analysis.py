@@ -154,11 +154,11 @@ def test_the_full_plan_equals_numpy_over_transformers_states(tiny, texts):
 
 @pytest.mark.slow
 @needs_assets
-def test_the_real_model_equals_numpy_over_transformers_states(model, torch_model):
+def test_the_real_model_equals_numpy_over_transformers_states(real_model, real_torch_model):
     lines = (DATA / "lambada_openai.jsonl").read_text().splitlines()[:8]
-    texts = [model.tokenizer.encode(json.loads(line)["text"]) for line in lines]
-    (found,) = analyse(model, texts, [model.full_plan])
-    assert_close(found, expected(*all_torch_states(torch_model, texts)), 2e-5)
+    texts = [real_model.tokenizer.encode(json.loads(line)["text"]) for line in lines]
+    (found,) = analyse(real_model, texts, [real_model.full_plan])
+    assert_close(found, expected(*all_torch_states(real_torch_model, texts)), 2e-5)
 
 
 def test_identities(tiny, texts):

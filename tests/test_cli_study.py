@@ -139,6 +139,9 @@ class TestDryRun:
     def test_analyses(self, run, settings) -> None:
         lines = self.lines(run("study", settings, "--analyses", "similarity,variance", "--dry-run")[1])
         assert lines["also"] == "similarity, variance of 5 plans on 100 texts of lambada_openai, not counted below"
+        some = ("--analyses", "similarity", "--analysis-strategies", "full")
+        lines = self.lines(run("study", settings, *some, "--dry-run")[1])
+        assert lines["also"] == "similarity of 1 plan on 100 texts of lambada_openai, not counted below"
 
     def test_a_store_that_has_some(self, run, settings, monkeypatch) -> None:
         monkeypatch.undo()

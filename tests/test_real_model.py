@@ -21,10 +21,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="session")
-def texts(model):
+def texts(real_model):
     """20 LAMBADA texts of mixed length, right-padded: tokens [20, S] and lengths [20]."""
     lines = (DATA / "lambada_openai.jsonl").read_text().splitlines()
-    encoded = [model.tokenizer.encode(json.loads(line)["text"]) for line in lines[:20]]
+    encoded = [real_model.tokenizer.encode(json.loads(line)["text"]) for line in lines[:20]]
     lengths = np.array([len(tokens) for tokens in encoded])
     assert len(set(lengths)) > 10
     tokens = np.zeros((20, lengths.max()), np.int32)
@@ -68,31 +68,31 @@ def series_variants() -> list[strategies.Variant]:
 
 
 @pytest.mark.parametrize("variant", series_variants(), ids=lambda variant: variant.label)
-def test_logits_equal_transformers_with_its_layers_rearranged(variant, model, torch_model, texts):
-    ours = our_logits(model, variant.plan, *texts)
-    theirs = torch_logits(torch_model, variant.plan.sequence(), *texts)
+def test_logits_equal_transformers_with_its_layers_rearranged(variant, real_model, real_torch_model, texts):
+    ours = our_logits(real_model, variant.plan, *texts)
+    theirs = torch_logits(real_torch_model, variant.plan.sequence(), *texts)
     assert np.abs(ours - theirs).max() < LOGITS_TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["skip-one", "switch"])
 def test_without_its_first_layer_the_model_is_unstable_and_our_error_is_that_of_transformers(
-    name, model, torch_model, folder, texts
+    name, real_model, real_torch_model, real_folder, texts
 ):
     """float32 itself is 4e-3 (skip) and 4e-2 (switch) away from float64 there, in transformers too."""
     import torch
     from transformers import AutoModelForCausalLM
 
     plan = strategies.build(name, 30, layer=0).plan
-    double = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    double = AutoModelForCausalLM.from_pretrained(real_folder, dtype=torch.float64).eval()
     exact = torch_logits(double, plan.sequence(), *texts)
-    theirs = np.abs(torch_logits(torch_model, plan.sequence(), *texts) - exact).max()
+    theirs = np.abs(torch_logits(real_torch_model, plan.sequence(), *texts) - exact).max()
     assert theirs > LOGITS_TOLERANCE
-    assert np.abs(our_logits(model, plan, *texts) - exact).max() < 2 * theirs
+    assert np.abs(our_logits(real_model, plan, *texts) - exact).max() < 2 * theirs
 
 
 @pytest.mark.parametrize("start", [4, 9])
 @pytest.mark.parametrize("name", ["parallel", "looped-parallel", "parallel-pairs"])
-def test_parallel_strategies_equal_the_slow_twin(name, start, model, texts):
+def test_parallel_strategies_equal_the_slow_twin(name, start, real_model, texts):
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -102,7 +102,7 @@ def test_parallel_strategies_equal_the_slow_twin(name, start, model, texts):
 
     plan = strategies.build(name, 30, start=start).plan
     tokens, lengths = texts
-    module = nnx.merge(model.graphdef, model.state)
+    module = nnx.merge(real_model.graphdef, real_model.state)
     graphdef, stacked = nnx.split(module.blocks)
     index = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     visible_until = np.where(index < lengths[:, None], tokens.shape[1], index + 1)
@@ -120,11 +120,11 @@ def test_parallel_strategies_equal_the_slow_twin(name, start, model, texts):
         module.context(jnp.asarray(index), jnp.asarray(visible_until)),
     )
     twin = np.asarray(head(hidden))[index < lengths[:, None]]
-    assert np.abs(our_logits(model, plan, tokens, lengths) - twin).max() < TWIN_TOLERANCE
+    assert np.abs(our_logits(real_model, plan, tokens, lengths) - twin).max() < TWIN_TOLERANCE
 
 
 @pytest.mark.parametrize("bos", ["on", "off"])
-def test_scores_equal_lm_evals_own_backend(bos, model, folder):
+def test_scores_equal_lm_evals_own_backend(bos, real_model, real_folder):
     """acc, acc_norm, perplexity and every log-likelihood, on 100 documents of three tasks."""
     import torch
     from lm_eval.models.huggingface import HFLM
@@ -136,10 +136,10 @@ def test_scores_equal_lm_evals_own_backend(bos, model, folder):
     torch.set_num_threads(2)
     names = ["lambada_openai", "hellaswag", "arc_challenge"]
     tasks = load_tasks(names, data=parse_data_option([f"{name}={DATA / name}.jsonl" for name in names]))
-    peer = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=8, add_bos_token=bos == "on")
+    peer = HFLM(pretrained=str(real_folder), dtype="float32", device="cpu", batch_size=8, add_bos_token=bos == "on")
     ours, theirs = (
         evaluate(lm, tasks, limit=100, log_samples=True, bootstrap_iters=100)
-        for lm in (PlanLM(model, model.full_plan, bos=bos), peer)
+        for lm in (PlanLM(real_model, real_model.full_plan, bos=bos), peer)
     )
     for name in names:
         for sample, expected in zip(ours["samples"][name], theirs["samples"][name], strict=True):

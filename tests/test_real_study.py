@@ -106,23 +106,23 @@ def _assert_equal_alone(store, model, tasks, plans) -> None:
     print(f"{len(plans)} plans: largest difference {largest:.1e}")
 
 
-def test_every_score_equals_the_plans_alone(folder, tmp_path) -> None:
+def test_every_score_equals_the_plans_alone(real_folder, tmp_path) -> None:
     plans = plans_of_all_kinds()
     assert len(set(plans)) == 40
     if DOCUMENTS < 60:
         plans = plans[::4]
     store = tmp_path / "study.sqlite"
-    run_study(_study(folder, store, TASKS, plans))
+    run_study(_study(real_folder, store, TASKS, plans))
     data = parse_data_option([f"{task}={DATA / f'{task}.jsonl'}" for task in TASKS])
-    _assert_equal_alone(store, load(folder, dtype="float32"), load_tasks(TASKS, data=data), plans)
+    _assert_equal_alone(store, load(real_folder, dtype="float32"), load_tasks(TASKS, data=data), plans)
 
 
-def test_few_shot_prompts_share_their_examples(folder, tmp_path) -> None:
+def test_few_shot_prompts_share_their_examples(real_folder, tmp_path) -> None:
     plans = plans_of_all_kinds()[:: 4 if DOCUMENTS >= 60 else 20]
     store = tmp_path / "study.sqlite"
-    spec = _study(folder, store, ("arc_challenge",), plans, num_fewshot=5)
+    spec = _study(real_folder, store, ("arc_challenge",), plans, num_fewshot=5)
     examples = f"arc_challenge:train={DATA / 'arc_easy.jsonl'}"
     spec = replace(spec, data=(*spec.data, examples))
     run_study(spec)
     tasks = load_tasks(spec.tasks, data=parse_data_option(spec.data), num_fewshot=5)
-    _assert_equal_alone(store, load(folder, dtype="float32"), tasks, plans)
+    _assert_equal_alone(store, load(real_folder, dtype="float32"), tasks, plans)

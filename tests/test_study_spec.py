@@ -102,7 +102,10 @@ class TestVariants:
     def test_the_papers_other_settings(self, paper) -> None:
         assert paper.tasks == ("lambada_openai", "hellaswag", "arc_challenge", "winogrande")
         assert (paper.bos, paper.num_fewshot, paper.limit) == ("off", None, None)
-        assert (paper.analyses, paper.analysis_samples, paper.analysis_task) == (("similarity",), 100, "lambada_openai")
+        assert (paper.analyses, paper.analysis_samples) == (("similarity", "variance"), 100)
+        assert paper.analysis_task == "lambada_openai"
+        # Figures 3 and 15: skip and middle repeat at 16 starts, of which the last repeat is the full model.
+        assert len(paper.analysed_plans(32)) == 32
         assert "gsm8k" not in PAPER["tasks"]
 
 

@@ -52,7 +52,8 @@ the options, which go before it:
 --preset paper is the paper's study: every strategy at every start, 10 seeds,
 1 to 28 iterations of looped-parallel, without BOS, on lambada_openai,
 hellaswag, arc_challenge and winogrande (gsm8k is generative: not yet), and the
-similarity of hidden states on 100 LAMBADA texts. Other options go before it.""",
+similarity and variance of hidden states on 100 LAMBADA texts under the full
+model, skip and middle-repeat. Other options go before it.""",
     )
     parser.add_argument("file", metavar="FILE.toml", nargs="?", type=Path, help="settings, in place of options")
     parser.add_argument("--preset", metavar="NAME", help=f"settings to begin with: {', '.join(PRESETS)}")
@@ -71,6 +72,9 @@ similarity of hidden states on 100 LAMBADA texts. Other options go before it."""
     plans.add_argument("--plans-file", metavar="F", help="plans of your own, one a line, # for comments")
     analyses = parser.add_argument_group("analyses of hidden states")
     analyses.add_argument("--analyses", metavar="A,B", help=f"by commas, of {', '.join(ANALYSES)} (default: none)")
+    analyses.add_argument(
+        "--analysis-strategies", metavar="A,B", help="run them on the plans of these strategies (default: on all)"
+    )
     analyses.add_argument(
         "--analysis-samples", type=int, metavar="N", help=f"texts to run them on (default: {ANALYSIS_SAMPLES})"
     )
