@@ -301,6 +301,21 @@ def test_workers_with_other_batches_share_requests_and_no_score(spec, monkeypatc
     assert_equal_stores(spec.store, undisturbed(whole))
 
 
+def test_a_study_of_many_plans_has_few_executables(spec, monkeypatch):
+    """At most 4 for a batch shape, and at most 6 shapes, whatever the number of plans."""
+    shapes = set()
+    watched(monkeypatch, lambda number, batch: shapes.add((batch.tokens.shape, batch.lookback, batch.scored.shape)))
+    executables = (sweep._embed, sweep._segment, sweep._head)
+    for executable in executables:
+        executable.clear_cache()
+    names = ("skip", "reverse", "random", "parallel", "looped-parallel", "block-repeat", "skip-one", "switch")
+    summary = run_study(replace(spec, strategies=names, loops=tuple(range(1, 29)), plans=("0 {1 {2 (3 4)*2}} 4",)))
+    assert summary.plans >= 80
+    assert 1 <= len(shapes) <= 6
+    assert summary.work.distinct <= summary.work.executed < summary.work.separate / 20
+    assert sum(executable.executables() for executable in executables) <= 4 * len(shapes)
+
+
 def test_shards_merge_into_the_whole(spec, tmp_path, undisturbed):
     stores = [tmp_path / "first.sqlite", tmp_path / "second.sqlite"]
     summaries = [run_study(replace(spec, store=store, shard=(i + 1, 2))) for i, store in enumerate(stores)]
