@@ -3,14 +3,13 @@
 import hashlib
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from real_assets import DATA, needs_assets
 
 datasets = pytest.importorskip("datasets")
 lm_eval = pytest.importorskip("lm_eval")
@@ -19,10 +18,8 @@ from lm_eval.api import metrics  # noqa: E402
 from lm_eval.api.model import LM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
-from jaxpaint.bootstrap import bootstrap_stderr  # noqa: E402
 from jaxpaint.errors import UserError  # noqa: E402
 from jaxpaint.task_data import parse_data_option  # noqa: E402
-from jaxpaint.task_files import find_task_files  # noqa: E402
 from jaxpaint.tasks import evaluate, load_tasks, results_table  # noqa: E402
 
 STOCK = Path(lm_eval.__file__).parent / "tasks"
@@ -213,24 +210,6 @@ def test_parquet_and_named_splits(files, tmp_path, no_network):
     assert evaluate(HashLM(), parquet)["results"] == evaluate(HashLM(), jsonl)["results"]
 
 
-def test_a_stock_task_is_found_where_lm_eval_finds_it():
-    # By its folder's name, in a folder of another name, as a Python class inside a group's file.
-    found = find_task_files(["hellaswag", "cola", "scrolls_qasper", "ai2_arc", "no_such_task"])
-    assert found == {
-        "hellaswag": STOCK / "hellaswag/hellaswag.yaml",
-        "cola": STOCK / "glue/cola/default.yaml",
-        "scrolls_qasper": STOCK / "scrolls/scrolls_qasper.yaml",
-    }
-
-
-@pytest.mark.slow
-def test_every_stock_task_is_found_where_lm_eval_finds_it():
-    index = TaskManager().task_index
-    tasks = {name: entry.yaml_path for name, entry in index.items() if entry.kind.name in ("TASK", "PY_TASK")}
-    assert len(tasks) > 10_000
-    assert find_task_files([*tasks, "no_such_task"]) == tasks
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [["ai2_arc"], ["arc_eas[y]", "arc_challenge"]])
 def test_tags_and_patterns(names, files, no_network):
@@ -288,43 +267,6 @@ def test_a_users_own_task(by_path, own_folder, no_network):
     results = evaluate(HashLM(), tasks)
     assert results["versions"] == {"own_task": 7}
     assert results["n-shot"] == {"own_task": 0}  # a task that sets 0 itself keeps 0
-
-
-def test_bad_task_names(tmp_path):
-    with pytest.raises(UserError, match=r"^unknown task 'helaswag'; near names: hellaswag.*$"):
-        load_tasks(["helaswag"])
-    with pytest.raises(UserError, match="unknown task 'qqxxqqxx'"):
-        load_tasks(["qqxxqqxx"])
-    with pytest.raises(UserError, match="no tasks"):
-        load_tasks([])
-    with pytest.raises(UserError, match=r"cannot read the task file .*missing.yaml"):
-        load_tasks([str(tmp_path / "missing.yaml")])
-    (tmp_path / "bad.yaml").write_text("task: [unclosed\n")
-    with pytest.raises(UserError, match=r"cannot read the task file .*bad.yaml"):
-        load_tasks([str(tmp_path / "bad.yaml")])
-    with pytest.raises(UserError, match="not a folder"):
-        load_tasks(["hellaswag"], include_path=tmp_path / "absent")
-
-
-def test_the_data_option(tmp_path):
-    file = rows_file(tmp_path / "a=b.jsonl", [{"text": "one two"}])
-    assert parse_data_option([f"t={file}", f"t:train={file}"]) == {"t": {None: file, "train": file}}
-    (tmp_path / "empty.jsonl").touch()
-    (tmp_path / "table.csv").write_text("a\n1\n")
-    for text, complaint in [
-        ("t", "expected TASK=FILE"),
-        ("=f", "expected TASK=FILE"),
-        ("t:=f", "expected TASK"),
-        ("t=", "expected TASK=FILE"),
-        (f"t={tmp_path}/no.jsonl", "there is no file"),
-        (f"t={tmp_path}/table.csv", r"unknown kind of file '.csv'; expected .jsonl"),
-        (f"t={tmp_path}/empty.jsonl", "is empty"),
-        (f"t={tmp_path}", "there is no file"),
-    ]:
-        with pytest.raises(UserError, match=complaint):
-            parse_data_option([text])
-    with pytest.raises(UserError, match="gives 't:train' twice"):
-        parse_data_option([f"t:train={file}", f"t:train={file}"])
 
 
 def test_data_that_does_not_fit_the_task(files, tmp_path):
@@ -422,23 +364,6 @@ def test_lm_evals_state_is_put_back(files, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("metric", [metrics.perplexity, metrics.median])
-@pytest.mark.parametrize("iters", [300, 2500])
-def test_bootstrap_equals_lm_evals(metric, iters, monkeypatch):
-    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
-    values = [-20 * random.Random(7).random() for _ in range(50)] + list(np.random.default_rng(0).normal(-3, 1, 87))
-    expected = metrics.bootstrap_stderr(metric, values, iters)
-    assert expected > 0
-    assert bootstrap_stderr(metric, values, iters) == pytest.approx(expected, rel=1e-9)
-
-
-def test_bootstrap_in_blocks_draws_the_same(monkeypatch):
-    values = list(np.random.default_rng(0).normal(-3, 1, 64))
-    whole = bootstrap_stderr(metrics.perplexity, values, 2000)
-    monkeypatch.setattr("jaxpaint.bootstrap.BLOCK", 640)
-    assert bootstrap_stderr(metrics.perplexity, values, 2000) == pytest.approx(whole, rel=1e-12)
-
-
 def in_python(code: str, *arguments: object, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -502,10 +427,7 @@ def test_no_network_says_how_to_work_offline(tmp_path):
     assert "HF_DATASETS_OFFLINE=1" in told
 
 
-SHARED = Path(__file__).parents[2] / "shared" / "assets" / "data"
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared benchmark files are absent")
+@needs_assets
 def test_stock_tasks_on_real_files():
     files = {
         "lambada_openai": "lambada_openai",
@@ -516,6 +438,6 @@ def test_stock_tasks_on_real_files():
         "gsm8k": "gsm8k_test",
         "gsm8k:train": "gsm8k_train",
     }
-    data = parse_data_option([f"{target}={SHARED / file}.jsonl" for target, file in files.items()])
+    data = parse_data_option([f"{target}={DATA / file}.jsonl" for target, file in files.items()])
     results = evaluate(HashLM(), load_tasks(list(data), data=data), limit=20, bootstrap_iters=0)
     assert {name: count["effective"] for name, count in results["n-samples"].items()} == dict.fromkeys(data, 20)
