@@ -8,8 +8,9 @@ Sets of plans: `main` is the paper's strategies with seeds, single skips and swi
 parallel, 1 to 28 iterations at every start; `preset` both. jaxpaint runs every plan of a set, from nothing compiled.
 The peer is lm-eval's hf backend at batch size 8, its model's layer list rearranged, a parallel group one module that
 gives the mean of its layers' outputs. It runs `--peer-plans` plans of each set, evenly spread over the set sorted by
-cost, half of them before jaxpaint and half after; a straight line through its seconds over cost stands for the others
-(printed with its largest error). Every log-likelihood of these plans is compared.
+cost, at even intervals while jaxpaint, whose clock then stands still, works on its own; a straight line through its
+seconds over cost stands for the others (printed with its largest error). Every log-likelihood of these plans is
+compared.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ def _compare(name, plans, model, peer, instances, requests, peer_plans) -> dict:
     import jax
     import numpy as np
 
+    from jaxpaint.plan_tree import prefix_tree
+    from jaxpaint.score import pack_for
     from jaxpaint.sweep import score_plans
 
     by_cost = sorted(range(len(plans)), key=lambda i: plans[i].cost)
@@ -86,20 +89,31 @@ def _compare(name, plans, model, peer, instances, requests, peer_plans) -> dict:
     differences = []
     results = {}
 
-    def run_peer(indices):
-        for i in indices:
-            started = time.perf_counter()
-            results[i] = peer(plans[i], instances)
-            seconds[i] = time.perf_counter() - started
-            print(f"  peer: cost {plans[i].cost:4d} {seconds[i]:7.1f} s  {plans[i]}", flush=True)
+    def run_peer(i) -> float:
+        started = time.perf_counter()
+        results[i] = peer(plans[i], instances)
+        seconds[i] = time.perf_counter() - started
+        print(f"  peer: cost {plans[i].cost:4d} {seconds[i]:7.1f} s  {plans[i]}", flush=True)
+        return seconds[i]
+
+    work = prefix_tree(plans).cost * sum(batch.real_tokens for batch in pack_for(model, requests))
+    # Neither cheap plans first nor dear ones.
+    left = [i for pair in zip(chosen, reversed(chosen), strict=True) for i in pair][: len(chosen)]
+    done = paused = 0.0
+
+    def progress(executed: int) -> None:
+        nonlocal done, paused
+        done += executed
+        while left and done > work * (1 - (len(left) - 0.5) / len(chosen)):
+            paused += run_peer(left.pop(0))
 
     peer(plans[chosen[0]], instances)  # not counted: first touch of memory and threads
-    run_peer(chosen[::2])
     jax.clear_caches()
     started = time.perf_counter()
-    found = score_plans(model, requests, plans)
-    ours = time.perf_counter() - started
-    run_peer(chosen[1::2])
+    found = score_plans(model, requests, plans, progress=progress)
+    ours = time.perf_counter() - started - paused
+    for i in left:
+        run_peer(i)
     for i in chosen:
         differences.append(float(np.abs(found.loglikelihoods[i] - np.array(results[i])).max()))
     costs = np.array([plans[i].cost for i in chosen])

@@ -164,7 +164,7 @@ def _walk(
         depth = len(path)
         for unit in branch.units:
             program, cost = _program(unit)
-            instructions = program.instructions, program.length, program.nesting
+            instructions = program.instructions, program.length, program.room
             arrive(*_step(model.graphdef, model.state, *instructions, path[-1], lengths))
             if progress:
                 progress(cost * tokens.size)
@@ -196,13 +196,13 @@ def _embed(graphdef, state, tokens, lengths):
     return x, _variance(x, lengths)
 
 
-@jit("graphdef", "nesting")
-def _step(graphdef, state, instructions, length, nesting, x, lengths):
+@jit("graphdef", "room")
+def _step(graphdef, state, instructions, length, room, x, lengths):
     """The next state, the variance of its entries, and its step's influence summed over tokens."""
     model = nnx.merge(graphdef, state)
     block, stacked = layer_stack(model)
     context = model.context(*_row_layout(x[:, :, 0], lengths))
-    y = stack.run_program(block, stacked, instructions, length, nesting, x, context)
+    y = stack.run_program(block, stacked, instructions, length, room, x, context)
     y = _without_padding(y, lengths)
     # 1 - cos of two vectors is half the squared distance of their directions, which loses no digits near 0.
     distance = jnp.square(_direction(x) - _direction(y)).sum(axis=-1) / 2

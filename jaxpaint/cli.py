@@ -9,10 +9,22 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jaxpaint import __version__
-from jaxpaint.commands import INTERRUPTED, MISTAKE, convert, eval, export, logits, plan, report, results, study
+from jaxpaint.commands import (
+    INTERRUPTED,
+    MISTAKE,
+    convert,
+    eval,
+    export,
+    generate,
+    logits,
+    plan,
+    report,
+    results,
+    study,
+)
 from jaxpaint.errors import UserError
 
-COMMANDS = (convert, export, eval, logits, plan, study, results, report)
+COMMANDS = (convert, export, eval, logits, generate, plan, study, results, report)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -41,15 +41,26 @@ def compiler_options() -> dict[str, str] | None:
     return dict(EIGEN_MATMUL)
 
 
-def jit(*static_argnames: str) -> Callable[[Callable[..., Any]], Any]:
-    """`jax.jit` with `compiler_options`, made at the first call: the backend is not known, nor started, before."""
+def jit(
+    *static_argnames: str, donate: tuple[str, ...] = (), few_rows: bool = False
+) -> Callable[[Callable[..., Any]], Any]:
+    """`jax.jit` with `compiler_options`, made at the first call: the backend is not known, nor started, before.
+
+    `donate` names arguments whose memory the result takes over. With `few_rows`, products of few rows with many
+    weights, matrix products are left to XLA's default library, which reads weights faster (docs/log.md).
+    """
 
     def decorate(function: Callable[..., Any]) -> Any:
         @functools.cache
         def compiled() -> Any:
             import jax
 
-            return jax.jit(function, static_argnames=static_argnames, compiler_options=compiler_options())
+            return jax.jit(
+                function,
+                static_argnames=static_argnames,
+                donate_argnames=donate,
+                compiler_options=None if few_rows else compiler_options(),
+            )
 
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:

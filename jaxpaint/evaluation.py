@@ -28,9 +28,10 @@ def evaluate_tasks(
 ) -> dict[str, Any]:
     """Evaluates loaded tasks (`jaxpaint.tasks.load_tasks`) and returns lm-eval's results dictionary, extended.
 
-    `config` gains the plan, its cost and depth, BOS, dtype, model source, revision and fingerprint; `environment`
-    the device and library versions; `timing` wall seconds, tokens and tokens/s. Tasks run one after the other, so
-    that what is finished is kept: after an interruption (Ctrl-C) `interrupted` lists the tasks that are missing, and
+    `config` gains the plan, its cost and depth, BOS, cache, dtype, model source, revision and fingerprint;
+    `environment` the device and library versions; `timing` wall seconds, tokens and tokens/s. Tasks run one after the
+    other, so that what is finished is kept: after an interruption (Ctrl-C) `interrupted` lists the tasks that are
+    missing, and `failed` says of each task that could not be scored why.
     `failed` says of each task that could not be scored why.
     """
     from jaxpaint.tasks import evaluate
@@ -77,6 +78,7 @@ def _setting(lm: PlanLM) -> dict[str, Any]:
         "bos": lm.bos,
         "bos_token_added": lm.adds_bos,
         "dtype": str(lm.model.dtype),
+        "kv": lm.kv,
         "max_length": lm.max_length,
     }
 
@@ -109,15 +111,6 @@ def _timing(lm: PlanLM, wall_seconds: float) -> dict[str, float]:
         "computed_tokens": sum(work.computed_tokens for work in lm.work),
         "tokens_per_second": request_tokens / wall_seconds,
     }
-
-
-def refuse_generative(tasks: Mapping[str, Any]) -> None:
-    """Raises UserError for tasks that need generation, before any work is done for the others."""
-    generative = [name for name, task in tasks["tasks"].items() if task.OUTPUT_TYPE == "generate_until"]
-    if generative:
-        raise UserError(
-            f"{', '.join(generative)}: this version scores log-likelihoods and does not generate yet; leave it out"
-        )
 
 
 def write_json(results: Mapping[str, Any], path: Path) -> None:

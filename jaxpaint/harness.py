@@ -6,21 +6,27 @@ that scores compare; only the computing differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import has_bos_prefix
+from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from jaxpaint.errors import UserError
+from jaxpaint.generation import Continuation, Prompt, Sampling, generate
+from jaxpaint.generation.cache import CacheKind
+from jaxpaint.generation.text import finished_text
 from jaxpaint.model import Model
 from jaxpaint.packing import Request
 from jaxpaint.plan import Plan
-from jaxpaint.score import score
+from jaxpaint.score import ModelOutputError, score
+
+# New tokens where a task does not say how many, as in lm-eval's HFLM.
+DEFAULT_MAX_GEN_TOKS = 256
 
 Bos: TypeAlias = Literal["auto", "on", "off"]
 Scored: TypeAlias = list[tuple[float, bool]]
@@ -35,12 +41,26 @@ class Work:
     computed_tokens: int
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A prompt with how its tokens are drawn."""
+
+    prompt: Prompt
+    sampling: Sampling
+
+    def text(self, tokenizer: Any, found: Continuation) -> str:
+        """A continuation of the prompt as lm-eval takes it."""
+        return finished_text(tokenizer, found.tokens, self.prompt.stop)
+
+
 class PlanLM(TemplateLM):
     """Scores lm-eval requests with `model` under `plan`.
 
     `bos` "on" and "off" say whether a beginning-of-sequence token precedes every text (lm-eval's `add_bos_token`);
-    "auto" leaves it to the tokenizer, as lm-eval 0.4.13 does. The paper's runs used off. `progress` gets the total
-    number of tokens to score, and returns a function that is told of the tokens done.
+    "auto" leaves it to the tokenizer, as lm-eval 0.4.13 does. The paper's runs used off. `batch_tokens` bounds the
+    positions scored at once, `batch_size` the texts written at once; `kv` is the cache of generation
+    (`jaxpaint.generation.cache`). `progress` gets the total number of tokens to score, or that may be written, and
+    returns a function that is told of the tokens done.
 
     Raises:
         PlanError: the plan names a layer that the model lacks.
@@ -54,6 +74,8 @@ class PlanLM(TemplateLM):
         *,
         bos: Bos = "auto",
         batch_tokens: int | None = None,
+        kv: CacheKind = "exact",
+        batch_size: int | None = None,
         progress: Callable[[int], Callable[[int], None]] | None = None,
     ) -> None:
         super().__init__()
@@ -62,6 +84,8 @@ class PlanLM(TemplateLM):
         self.tokenizer = model.tokenizer
         self.bos = bos
         self.batch_tokens = batch_tokens
+        self.kv = kv
+        self.batch_size = batch_size
         self.progress = progress
         self.work: list[Work] = []
         if bos == "on" and self.tokenizer.bos_token_id is None:
@@ -81,6 +105,11 @@ class PlanLM(TemplateLM):
         """What stands before an empty context: BOS, or EOS where the tokenizer has no BOS (as `HFLM`)."""
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else bos
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """How it generates, for `jaxpaint.generation.generate`."""
+        return {"kv": self.kv, "batch_size": self.batch_size}
 
     @property
     def max_length(self) -> int:
@@ -136,14 +165,17 @@ class PlanLM(TemplateLM):
 
     def _request(self, context: list[int], continuation: list[int]) -> Request:
         request = Request.of(context, continuation, self.max_length)
-        largest = max(chain(request.tokens, request.targets), default=0)
+        self._check_vocabulary(chain(request.tokens, request.targets))
+        return request
+
+    def _check_vocabulary(self, tokens: Iterable[int]) -> None:
+        largest = max(tokens, default=0)
         if largest >= self.model.config.vocab_size:
             # JAX would take the last entry in its place, without a word.
             raise UserError(
                 f"the tokenizer gives token id {largest}, but the model's vocabulary has "
                 f"{self.model.config.vocab_size} entries; is it this model's tokenizer?"
             )
-        return request
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str] | None, list[int], list[int]]], **kwargs: Any
@@ -171,7 +203,59 @@ class PlanLM(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        raise UserError(
-            "this version scores log-likelihoods and does not generate yet; leave out generative tasks such as "
-            + ", ".join(sorted({request.task_name for request in requests if request.task_name}))
-        )
+        """What the plan writes after each context, up to the task's stop strings.
+
+        Raises:
+            UserError: generation settings that are not known, or a cache that does not fit.
+            ModelOutputError: NaN or infinite logits.
+        """
+        asked = [self.encode_prompt(request) for request in requests]
+        texts = [""] * len(asked)
+        progress = self.progress(sum(each.prompt.max_new_tokens for each in asked)) if self.progress else None
+        for sampling in dict.fromkeys(each.sampling for each in asked):
+            members = [number for number, each in enumerate(asked) if each.sampling == sampling]
+            prompts = [asked[number].prompt for number in members]
+            for found in generate(self.model, prompts, [self.plan], sampling=sampling, **self.generation):
+                number = members[found.prompt]
+                if found.ending == "not finite":
+                    raise ModelOutputError(
+                        f"NaN or infinite logits under plan {self.plan}: nothing was written. Check the checkpoint, or "
+                        "try --dtype float32"
+                    )
+                texts[number] = asked[number].text(self.tokenizer, found)
+                if progress:
+                    progress(asked[number].prompt.max_new_tokens)
+        tokens = sum(len(each.prompt.tokens) for each in asked)
+        self.work.append(Work(tokens, tokens))
+        return texts
+
+    def encode_prompt(self, instance: Instance) -> Asked:
+        """What a generative instance asks for; a context too long for the model loses its beginning, as in `HFLM`.
+
+        Raises:
+            UserError: generation settings that are not known, a token id outside the model's vocabulary, or no room
+                for a context beside the new tokens.
+        """
+        context, settings = instance.args
+        values = {**normalize_gen_kwargs(settings, DEFAULT_MAX_GEN_TOKS)}
+        end = self.tokenizer.decode(self.eot_token_id, skip_special_tokens=False)
+        stop = tuple(handle_stop_sequences(values.pop("until", None), eos=end))
+        new = values.pop("max_gen_toks")
+        room = self.max_length - new
+        if room < 1:
+            raise UserError(
+                f"{instance.task_name}: {new} new tokens leave no room for a prompt in the model's {self.max_length} "
+                "positions"
+            )
+        tokens = (self.tok_encode(context) or [self.prefix_token_id])[-room:]
+        self._check_vocabulary(tokens)
+        do_sample = values.pop("do_sample", False)
+        temperature = values.pop("temperature", None)
+        known = {name: values.pop(name) for name in ("top_k", "top_p", "seed") if name in values}
+        if values:
+            raise UserError(
+                f"{instance.task_name}: the generation setting {next(iter(values))!r} is not known; known are until, "
+                "max_gen_toks, do_sample, temperature, top_k, top_p, seed"
+            )
+        sampling = Sampling(temperature or 1.0, **known) if do_sample else Sampling()
+        return Asked(Prompt(tuple(tokens), new, stop), sampling)

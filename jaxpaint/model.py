@@ -73,6 +73,21 @@ class Model:
             raise UserError("this model was made in memory and has no tokenizer; pass token ids")
         return load_tokenizer(self.store)
 
+    @cached_property
+    def layers(self) -> tuple[Any, ...] | None:
+        """Each layer's parameters by themselves, sharing memory with `state`; None on accelerators and meshes.
+
+        A CPU copies a layer that it takes out of the stack, which costs a decoding step more than its arithmetic.
+        """
+        if self.mesh is not None or jax.default_backend() != "cpu":
+            return None
+        stacked = jax.tree.map(np.asarray, self.state["blocks"])
+
+        def layer(index: int) -> Any:
+            return jax.tree.map(lambda leaf: jax.device_put(leaf[index]), stacked)
+
+        return tuple(map(layer, range(self.num_layers)))
+
     def checked_plan(self, plan: Plan | None) -> Plan:
         """`plan`, or the full plan for None. Raises PlanError if it names a layer that the model lacks."""
         if plan is not None and not isinstance(plan, Plan):
@@ -102,7 +117,7 @@ class Model:
         if static:
             return _static_logits(self.graphdef, self.state, plan, *checked)
         program = Program.of(plan)
-        return _logits(self.graphdef, self.state, program.instructions, program.length, program.nesting, *checked)
+        return _logits(self.graphdef, self.state, program.instructions, program.length, program.room, *checked)
 
     def hidden_states(
         self, tokens: ArrayLike, plan: Plan | None = None, lengths: ArrayLike | None = None
@@ -192,7 +207,7 @@ def embed_and_run(
     model: Any,
     instructions: Array,
     length: Array,
-    nesting: int,
+    room: int,
     tokens: Array,
     positions: Array,
     visible_until: Array,
@@ -201,7 +216,7 @@ def embed_and_run(
     """Hidden states before the final norm of a merged `nnx` model, under a plan given as data."""
     block, stacked = layer_stack(model)
     context = model.context(positions, visible_until, lookback)
-    return stack.run_program(block, stacked, instructions, length, nesting, model.embed(tokens), context)
+    return stack.run_program(block, stacked, instructions, length, room, model.embed(tokens), context)
 
 
 def layer_stack(model: Any) -> tuple[stack.Block, Any]:
@@ -228,10 +243,10 @@ def _row_layout(tokens: Array, lengths: Array) -> tuple[Array, Array]:
     return index, jnp.where(index < lengths[:, None], tokens.shape[1], index + 1)
 
 
-@jit("graphdef", "nesting")
-def _logits(graphdef, state, instructions, length, nesting, tokens, lengths):
+@jit("graphdef", "room")
+def _logits(graphdef, state, instructions, length, room, tokens, lengths):
     model = nnx.merge(graphdef, state)
-    return model.logits(embed_and_run(model, instructions, length, nesting, tokens, *_row_layout(tokens, lengths)))
+    return model.logits(embed_and_run(model, instructions, length, room, tokens, *_row_layout(tokens, lengths)))
 
 
 @jit("graphdef", "plan")

@@ -138,20 +138,25 @@ def pack(
     return batches
 
 
-def _shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     limit = min(len(first), len(second))
     if first[:limit] == second[:limit]:
         return limit
     return next(i for i in range(limit) if first[i] != second[i])
 
 
-def _row_lengths() -> Iterator[int]:
+def row_lengths(smallest: int = 16) -> Iterator[int]:
     """16, 32, 48, 64, 96, 128, 192, ...: steps of a third to a half."""
-    yield from (16, 32)
-    length = 32
+    yield from (smallest, smallest * 2)
+    length = smallest * 2
     while True:
         yield from (length * 3 // 2, length * 2)
         length *= 2
+
+
+def row_length(at_least: int, smallest: int = 16) -> int:
+    """The smallest of `row_lengths` that is enough: few different sizes, for few executables."""
+    return next(length for length in row_lengths(smallest) if length >= at_least)
 
 
 def _cheapest_groups(
@@ -159,11 +164,11 @@ def _cheapest_groups(
 ) -> list[_Group]:
     """One group, or two where some requests are much longer than the others."""
     sizes = [len(requests[i].tokens) for i in order]
-    shared = [0, *(_shared_prefix(requests[a].tokens, requests[b].tokens) for a, b in pairwise(order))]
+    shared = [0, *(shared_prefix(requests[a].tokens, requests[b].tokens) for a, b in pairwise(order))]
     sequences = list(zip(order, sizes, shared, strict=True))
     longest = max(sizes)
-    lengths = list(takewhile(lambda length: length * LOOKBACK < 2 * longest, _row_lengths()))
-    lengths.append(next(length for length in _row_lengths() if length * LOOKBACK >= 2 * longest))
+    lengths = list(takewhile(lambda length: length * LOOKBACK < 2 * longest, row_lengths()))
+    lengths.append(next(length for length in row_lengths() if length * LOOKBACK >= 2 * longest))
 
     def group(length: int, longer_than: int, at_most: int) -> _Group | None:
         trees = _grow_trees(sequences, longer_than, at_most, length * LOOKBACK)
@@ -216,26 +221,26 @@ def _batches(requests: Sequence[Request], group: _Group, batch_tokens: int, rows
     number = -(-total // (most * row))
     while True:
         for height in range(max(-(-total // (number * row)), -(-largest // row)), most + 1):
-            bins = _fill(group.trees, height * row)
+            bins = best_fit([tree.size for tree in group.trees], height * row)
             if len(bins) <= number:
                 shape = height * rows_multiple, group.length
-                return [_lay_out(requests, trees, shape, group.lookback) for trees in bins]
+                return [_lay_out(requests, [group.trees[i] for i in trees], shape, group.lookback) for trees in bins]
         number += 1
 
 
-def _fill(trees: list[_Tree], room: int) -> list[list[_Tree]]:
-    """Best-fit decreasing: bins whose trees take at most `room` tokens."""
-    bins: list[list[_Tree]] = []
+def best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
+    """Best-fit decreasing: bins of indices whose sizes add up to at most `room`."""
+    bins: list[list[int]] = []
     free: list[tuple[int, int]] = []  # (room left, bin), ascending
-    for tree in sorted(trees, key=lambda tree: -tree.size):
-        fit = bisect_left(free, (tree.size, 0))
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        fit = bisect_left(free, (sizes[index], 0))
         if fit < len(free):
             left, number = free.pop(fit)
         else:
             left, number = room, len(bins)
             bins.append([])
-        bins[number].append(tree)
-        insort(free, (left - tree.size, number))
+        bins[number].append(index)
+        insort(free, (left - sizes[index], number))
     return bins
 
 
@@ -253,7 +258,7 @@ def _lay_out(requests: Sequence[Request], trees: list[_Tree], shape: tuple[int, 
         previous: tuple[int, ...] = ()
         for i in tree.members:
             request = requests[i]
-            common = _shared_prefix(previous, request.tokens)
+            common = shared_prefix(previous, request.tokens)
             visible_until[path[common:]] = end
             new = len(request.tokens) - common
             tokens[end : end + new] = request.tokens[common:]

@@ -6,11 +6,14 @@ plans have the same hidden states until their units part, so a walk of the tree 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from jaxpaint.plan import Node, Plan, Repeat, Series
+
+State = TypeVar("State")
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,7 @@ class Branch:
     @cached_property
     def cost(self) -> int:
         """Layer applications of the whole subtree, each distinct one once."""
-        own = Plan.of(*self.units).cost if self.units else 0
-        return own + sum(branch.cost for branch in self.branches)
+        return _cost(self.units) + sum(branch.cost for branch in self.branches)
 
 
 def units(plan: Plan) -> Iterator[Node]:
@@ -75,3 +77,51 @@ def _branch(members: list[tuple[int, tuple[Node, ...]]]) -> Branch:
         tuple(index for index, rest in members if len(rest) == shared),
         tuple(sorted(map(_branch, groups.values()), key=lambda branch: branch.held)),
     )
+
+
+def walk(
+    tree: Branch, start: State, advance: Callable[[State, Plan, int], State], held_states: int
+) -> Iterator[tuple[Branch, State, int]]:
+    """Yields each branch, the state after its units, and the layer applications run for it, depth first.
+
+    `advance(state, part, before)` is the state after `part`, that part of the plans which follows their first `before`
+    layer applications. At most `held_states` states are held at branch points; beyond them the way from the last one
+    held is run again. Let go of a state before asking for the next one.
+    """
+
+    def run(state: State, before: int, way: tuple[Node, ...]) -> State:
+        return advance(state, Plan.of(*way), before) if way else state
+
+    def visit(
+        branch: Branch, state: State | None, anchor: State | None, anchored: int, pending: tuple[Node, ...], held: int
+    ) -> Iterator[tuple[Branch, State, int]]:
+        """The branch from `state`, its own first; where that is None, by way of `pending` from the held `anchor`.
+
+        `anchored` counts the layer applications before `anchor`. A state is dropped (set to None) as soon as no one
+        needs it: frames of the walk outlive it.
+        """
+        x: State | None
+        way = (*pending, *branch.units)
+        if state is None:
+            x, cost = run(anchor, anchored, way), _cost(way)  # type: ignore[arg-type]
+        else:
+            x, cost = run(state, anchored + _cost(pending), branch.units), _cost(branch.units)
+        state, pending = None, way
+        yield branch, x, cost
+        if held < held_states or len(branch.branches) == 1:
+            anchor, anchored, pending = x, anchored + _cost(pending), ()
+        hold = anchor is x
+        for number, child in enumerate(branch.branches):
+            last = number == len(branch.branches) - 1
+            rest = visit(child, x, anchor, anchored, pending, held + 1 if hold and not last else held)
+            if last:
+                x = anchor = None
+            elif not hold:
+                x = None
+            yield from rest
+
+    return visit(tree, start, start, 0, (), 0)
+
+
+def _cost(way: tuple[Node, ...]) -> int:
+    return Plan.of(*way).cost if way else 0

@@ -1,13 +1,18 @@
 """A plan as runtime data: a short list of instructions that one compiled executable can follow for any plan.
 
-The instructions work on a hidden state `x` and, per nesting level ("slot") of parallel groups, the group's input
-and a running sum of its branches:
+A parallel group of single layers, the paper's, needs no more than a running sum beside the hidden state `x`:
 
-    LAYER   layer          x = layer(x)
-    FORK    slot           input[slot] = x; sum[slot] = 0
-    BRANCH  slot, updates  sum[slot] += x - updates * input[slot]; x = input[slot]    (a branch ends, another follows)
-    MEAN    slot, count    x = (sum[slot] + x) / count               (the last branch ends)
-    SUM     slot, count    x = input[slot] + (sum[slot] + (x - input[slot]))
+    LAYER   layer, number         x = layer(x)
+    MEMBER  layer, number, count  sum += layer(x)           (`number` counts the layers run before: a cache's place)
+    LAST    layer, number, count  x = (sum + layer(x)) / count; sum = 0
+
+A negative count says that residual updates are summed: `sum += layer(x) - x`, and in the end `x += sum`. Groups whose
+branches are more than a layer keep, per nesting level ("slot"), their input and a running sum:
+
+    FORK    slot           input[slot] = x; sums[slot] = 0
+    BRANCH  slot, updates  sums[slot] += x - updates * input[slot]; x = input[slot]    (a branch ends, another follows)
+    MEAN    slot, count    x = (sums[slot] + x) / count               (the last branch ends)
+    SUM     slot, count    x = input[slot] + (sums[slot] + (x - input[slot]))
 """
 
 from __future__ import annotations
@@ -21,23 +26,23 @@ from jaxpaint.plan import MAX_NESTING, Layer, Node, Parallel, Plan, Repeat, Seri
 if TYPE_CHECKING:
     import numpy as np
 
-LAYER, FORK, BRANCH, MEAN, SUM = range(5)
-Instruction: TypeAlias = tuple[int, int, int]
-# Executables are compiled for a program's padded size and number of slots, so all but extreme programs share one.
+LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM = range(7)
+Instruction: TypeAlias = tuple[int, int, int, int]
+# Executables are compiled for a program's padded size and its room, so all but extreme programs share one.
 SMALLEST_SIZE = 65536
-SLOTS = (4, MAX_NESTING)
+ROOMS = (5, MAX_NESTING + 1)
 
 
 @dataclass(frozen=True)
 class Program:
-    """`instructions` [size, 3] int32 (opcode, layer or slot, count), of which the first `length` are run.
+    """`instructions` [size, 4] int32 (opcode, layer or slot, number or count, count), the first `length` of which run.
 
-    `nesting` slots are set aside, at least as many as parallel groups nest: few different numbers, for few executables.
+    `room` is what is set aside for groups, at least `room_for` the plan: few different numbers, for few executables.
     """
 
     instructions: np.ndarray
     length: int
-    nesting: int
+    room: int
 
     @classmethod
     def of(cls, plan: Plan) -> Program:
@@ -45,26 +50,57 @@ class Program:
 
         steps = list(_instructions(plan.root, 0))
         size = max(SMALLEST_SIZE, 1 << (len(steps) - 1).bit_length())
-        instructions = np.zeros((size, 3), np.int32)
+        instructions = np.zeros((size, 4), np.int32)
         instructions[: len(steps)] = steps
-        return cls(instructions, len(steps), next(slots for slots in SLOTS if slots >= plan.nesting))
+        layers = np.flatnonzero(instructions[: len(steps), 0] <= LAST)
+        instructions[layers, 2] = np.arange(len(layers))
+        return cls(instructions, len(steps), next(room for room in ROOMS if room >= room_for(plan)))
+
+
+def room_for(plan: Plan) -> int:
+    """What a plan's groups need beside the hidden state: nothing (0), a running sum (1), or also slots (1 + slots)."""
+
+    def visit(node: Node) -> int:
+        match node:
+            case Layer():
+                return 0
+            case Series(items):
+                return max(map(visit, items))
+            case Repeat(body):
+                return visit(body)
+            case Parallel() if _members(node):
+                return 1
+            case Parallel(branches):
+                return max(2, 1 + max(map(visit, branches)))
+
+    return visit(plan.root)
+
+
+def _members(group: Parallel) -> list[int]:
+    """The layers of a group whose branches are single layers; none of any other group."""
+    layers = [branch.index for branch in group.branches if isinstance(branch, Layer)]
+    return layers if len(layers) == len(group.branches) else []
 
 
 def _instructions(node: Node, slot: int) -> Iterator[Instruction]:
     match node:
         case Layer(index):
-            yield LAYER, index, 0
+            yield LAYER, index, 0, 0
         case Series(items):
             for item in items:
                 yield from _instructions(item, slot)
         case Repeat(body, times):
             yield from list(_instructions(body, slot)) * times
+        case Parallel(branches, combine) if members := _members(node):
+            count = len(branches) if combine == "mean" else -len(branches)
+            yield from ((MEMBER, index, 0, count) for index in members[:-1])
+            yield LAST, members[-1], 0, count
         case Parallel(branches, combine):
-            yield FORK, slot, 0
+            yield FORK, slot, 0, 0
             for branch in branches[:-1]:
                 yield from _instructions(branch, slot + 1)
-                yield BRANCH, slot, int(combine == "sum")
+                yield BRANCH, slot, int(combine == "sum"), 0
             yield from _instructions(branches[-1], slot + 1)
-            yield (MEAN if combine == "mean" else SUM), slot, len(branches)
+            yield (MEAN if combine == "mean" else SUM), slot, len(branches), 0
         case _:
             assert_never(node)

@@ -168,10 +168,22 @@ class Store:
         """
         with self._writing() as connection:
             results_scores.add(connection, rows)
-            connection.executemany(
-                "UPDATE cells SET seconds = seconds + ? WHERE id = ?",
-                [(float(spent), int(cell)) for cell, spent in seconds.items()],
-            )
+            _spend(connection, seconds)
+
+    def add_texts(self, rows: Iterable[tuple[int, int, str | None]], seconds: Mapping[int, float]) -> None:
+        """As `add_scores`, of a generative task: (cell, request, text), None where the logits were not finite."""
+        with self._writing() as connection:
+            results_scores.add_texts(connection, rows)
+            _spend(connection, seconds)
+
+    def texts(self, cell: int, requests: Sequence[int]) -> list[str | None]:
+        """What a cell's plan wrote, None where its logits were not finite.
+
+        Raises:
+            LookupError: a request has no text yet.
+        """
+        with self._reading() as connection:
+            return results_scores.read_texts(connection, cell, requests)
 
     def scores(self, cell: int, requests: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """A cell's log-likelihoods, float64 [requests], NaN where not finite, and whether greedy, bool [requests].
@@ -269,6 +281,13 @@ class Store:
             finally:
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
+
+
+def _spend(connection: sqlite3.Connection, seconds: Mapping[int, float]) -> None:
+    connection.executemany(
+        "UPDATE cells SET seconds = seconds + ? WHERE id = ?",
+        [(float(spent), int(cell)) for cell, spent in seconds.items()],
+    )
 
 
 def _nested(value: Any) -> Any:

@@ -151,8 +151,8 @@ def _add_scores(connection: sqlite3.Connection, newest: int) -> None:
     for there, here in pairs:
         before = _count(connection, "main", here)
         connection.execute(
-            "INSERT OR IGNORE INTO main.scores (cell, request, loglikelihood, is_greedy) "
-            "SELECT ?, q.here, s.loglikelihood, s.is_greedy FROM source.scores AS s "
+            "INSERT OR IGNORE INTO main.scores (cell, request, loglikelihood, is_greedy, text) "
+            "SELECT ?, q.here, s.loglikelihood, s.is_greedy, s.text FROM source.scores AS s "
             "JOIN temp.requests_ids AS q ON q.there = s.request WHERE s.cell = ?",
             (here, there),
         )

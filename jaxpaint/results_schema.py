@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxpaint.errors import UserError, first_line
 
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = 0x4A505354  # "JPST"
 LOCK_SECONDS = 60.0
 
@@ -86,8 +86,9 @@ CREATE TABLE cells (
 CREATE TABLE scores (
     cell INTEGER NOT NULL REFERENCES cells,
     request INTEGER NOT NULL REFERENCES requests,
-    loglikelihood REAL,             -- nats, NULL: the logits were not finite
+    loglikelihood REAL,             -- nats, NULL: the logits were not finite, or the task generates
     is_greedy INTEGER NOT NULL,
+    text TEXT,                      -- what a generative task's model wrote, NULL: the logits were not finite
     PRIMARY KEY (cell, request)
 ) WITHOUT ROWID;
 CREATE TABLE metrics (
@@ -155,7 +156,18 @@ CREATE VIEW loglikelihoods AS       -- one row per cell and request
     JOIN models m ON m.id = c.model
     JOIN tasks t ON t.id = c.task
     JOIN plans p ON p.id = c.plan
-    JOIN requests q ON q.id = s.request;
+    JOIN requests q ON q.id = s.request
+    WHERE json_extract(t.settings, '$.kv') IS NULL;
+CREATE VIEW generations AS          -- one row per cell and request of generative tasks
+    SELECT m.source AS model, m.fingerprint, m.dtype, t.name AS task, t.num_fewshot, t.bos, t.settings, p.text AS plan,
+        q.document, q.number, s.text, s.cell
+    FROM scores s
+    JOIN cells c ON c.id = s.cell
+    JOIN models m ON m.id = c.model
+    JOIN tasks t ON t.id = c.task
+    JOIN plans p ON p.id = c.plan
+    JOIN requests q ON q.id = s.request
+    WHERE json_extract(t.settings, '$.kv') IS NOT NULL;
 CREATE VIEW document_results AS     -- one row per cell, document and metric
     SELECT m.source AS model, m.fingerprint, m.dtype, t.name AS task, t.num_fewshot, t.bos, p.text AS plan,
         d.document, d.metric, d.filter, d.value, d.cell

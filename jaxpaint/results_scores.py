@@ -1,4 +1,4 @@
-"""The log-likelihoods of a results store: which are missing, adding them, and the metrics made from them.
+"""The log-likelihoods and texts of a results store: which are missing, adding them, and the metrics made from them.
 
 Every function here runs inside its caller's transaction.
 """
@@ -102,12 +102,23 @@ def _absent(connection: sqlite3.Connection, cell: int, wanted: _Wanted) -> np.nd
 
 def add(connection: sqlite3.Connection, rows: Iterable[tuple[int, int, float, bool]]) -> None:
     """Adds (cell, request, log-likelihood, is_greedy) where there is no score yet; reopens cells that gain some."""
-    values = [(int(cell), int(request), real(value), int(greedy)) for cell, request, value, greedy in rows]
+    _insert(
+        connection,
+        [(int(cell), int(request), real(value), int(greedy), None) for cell, request, value, greedy in rows],
+    )
+
+
+def add_texts(connection: sqlite3.Connection, rows: Iterable[tuple[int, int, str | None]]) -> None:
+    """As `add`, of what a model wrote: (cell, request, text), None where the logits were not finite."""
+    _insert(connection, [(int(cell), int(request), None, 0, text) for cell, request, text in rows])
+
+
+def _insert(connection: sqlite3.Connection, values: list[tuple[int, int, float | None, int, str | None]]) -> None:
     ended = connection.execute("SELECT id FROM cells WHERE status <> 'running'")
     reopened = {cell for (cell,) in ended}.intersection(cell for cell, *_ in values)
     before = {cell: _count(connection, cell) for cell in reopened}
     connection.executemany(
-        "INSERT OR IGNORE INTO scores (cell, request, loglikelihood, is_greedy) VALUES (?, ?, ?, ?)", values
+        "INSERT OR IGNORE INTO scores (cell, request, loglikelihood, is_greedy, text) VALUES (?, ?, ?, ?, ?)", values
     )
     connection.executemany(
         "UPDATE cells SET status = 'running' WHERE id = ?",
@@ -125,16 +136,28 @@ def read(connection: sqlite3.Connection, cell: int, requests: Sequence[int]) -> 
     Raises:
         LookupError: a request has no score.
     """
-    rows = connection.execute("SELECT request, loglikelihood, is_greedy FROM scores WHERE cell = ?", (int(cell),))
-    stored = {request: (math.nan if value is None else value, greedy) for request, value, greedy in rows}
-    absent = [int(request) for request in requests if int(request) not in stored]
-    if absent:
-        raise LookupError(f"cell {cell} has no score for {len(absent)} requests, the first is {absent[0]}")
-    found = [stored[int(request)] for request in requests]
+    found = [
+        (math.nan if value is None else value, greedy)
+        for value, greedy in _read(connection, "loglikelihood, is_greedy", cell, requests)
+    ]
     return (
         np.array([value for value, _ in found], dtype=np.float64),
         np.array([greedy for _, greedy in found], dtype=np.bool_),
     )
+
+
+def read_texts(connection: sqlite3.Connection, cell: int, requests: Sequence[int]) -> list[str | None]:
+    """What was written, None where the logits were not finite. Errors as `read`."""
+    return [text for (text,) in _read(connection, "text", cell, requests)]
+
+
+def _read(connection: sqlite3.Connection, columns: str, cell: int, requests: Sequence[int]) -> list[tuple[Any, ...]]:
+    rows = connection.execute(f"SELECT request, {columns} FROM scores WHERE cell = ?", (int(cell),))
+    stored = {request: tuple(values) for request, *values in rows}
+    absent = [int(request) for request in requests if int(request) not in stored]
+    if absent:
+        raise LookupError(f"cell {cell} has no score for {len(absent)} requests, the first is {absent[0]}")
+    return [stored[int(request)] for request in requests]
 
 
 def finish(

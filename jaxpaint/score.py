@@ -134,7 +134,7 @@ def run_batch(model: Model, program: Program, batch: Batch) -> tuple[Float[Array
         model.state,
         program.instructions,
         program.length,
-        program.nesting,
+        program.room,
         head_chunk(model.config.vocab_size, batch.scored.size),
         model.mesh,
         batch.lookback,
@@ -156,13 +156,13 @@ def vocabulary_block(vocab_size: int) -> int:
     return -(-vocab_size // -(-vocab_size // VOCABULARY_BLOCK[_device()]))
 
 
-@jit("graphdef", "nesting", "chunk", "mesh", "lookback")
+@jit("graphdef", "room", "chunk", "mesh", "lookback")
 def _score_batch(
     graphdef,
     state,
     instructions,
     length,
-    nesting,
+    room,
     chunk,
     mesh,
     lookback,
@@ -174,7 +174,7 @@ def _score_batch(
     count,
 ):
     model = nnx.merge(graphdef, state)
-    hidden = embed_and_run(model, instructions, length, nesting, tokens, positions, visible_until, lookback)
+    hidden = embed_and_run(model, instructions, length, room, tokens, positions, visible_until, lookback)
     return target_logprobs(model, hidden.reshape(-1, hidden.shape[-1]), scored, targets, count, chunk, mesh)
 
 

@@ -24,10 +24,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpaint.plan import Layer, Node, Parallel, Plan, Repeat, Series
-from jaxpaint.program import BRANCH, FORK, LAYER, MEAN, SUM
+from jaxpaint.program import BRANCH, FORK, LAST, LAYER, MEAN, MEMBER, SUM
 
 Parameters: TypeAlias = Any
 Context = TypeVar("Context")
+Memory = TypeVar("Memory")
 Block: TypeAlias = Callable[[Parameters, Array, Context], Array]
 
 
@@ -155,32 +156,66 @@ def _alike(nodes: Sequence[Node], layers, *, adjacent: bool):
 def run_program(
     block: Block,
     stacked: Parameters,
-    instructions: Int[Array, "size 3"],
+    instructions: Int[Array, "size 4"],
     length: Int[Array, ""],
-    nesting: int,
+    room: int,
     x: Float[Array, "B S D"],
     context: Context,
 ) -> Float[Array, "B S D"]:
     """The hidden state after the first `length` instructions of a `jaxpaint.program.Program`.
 
-    Only `nesting` and the shapes are static, so one executable runs every plan. Not reverse-differentiable: the
-    number of steps is known only when it runs.
+    Only `room` (`jaxpaint.program.room_for`) and the shapes are static, so one executable runs every plan. Not
+    reverse-differentiable: the number of steps is known only when it runs.
     """
 
-    def stretch(i, x):
-        """Runs layers up to the first instruction that is not one."""
+    def layer(index, number, x, memory):
+        return block(layer_parameters(stacked, index), x, context), memory
 
-        def more(state):
-            return (state[0] < length) & (instructions[state[0], 0] == LAYER)
+    return follow(layer, instructions, length, room, x, ())[0]
 
-        def layer(state):
-            i, x = state
-            return i + 1, block(layer_parameters(stacked, instructions[i, 1]), x, context)
 
-        return jax.lax.while_loop(more, layer, (i, x))
+def follow(
+    layer: Callable[[Array, Array, Array, Memory], tuple[Array, Memory]],
+    instructions: Int[Array, "size 4"],
+    length: Int[Array, ""],
+    room: int,
+    x: Float[Array, "B S D"],
+    memory: Memory,
+) -> tuple[Float[Array, "B S D"], Memory]:
+    """`(x, memory)` after a program whose layers also write to a memory, such as their keys and values.
 
-    if nesting == 0:
-        return stretch(0, x)[1]
+    `layer(index, number, x, memory)` runs the layer `index`; `number` counts the layers run before it, so it tells
+    a repeated layer's runs apart.
+    """
+
+    def is_layer(i):
+        return (i < length) & (instructions[i, 0] <= LAST)
+
+    def in_series(state):
+        i, x, memory = state
+        return i + 1, *layer(instructions[i, 1], instructions[i, 2], x, memory)
+
+    if room == 0:
+        return jax.lax.while_loop(lambda state: is_layer(state[0]), in_series, (0, x, memory))[1:]
+
+    def in_series_or_group(state):
+        i, x, memory, total = state
+        opcode, index, number, count = instructions[i]
+        output, memory = layer(index, number, x, memory)
+        # The arithmetic of all three opcodes at once: it is small beside a layer, and a branch would copy its operands.
+        wide, summed = x.astype(jnp.float32), count < 0
+        sum_of_all = total + (output.astype(jnp.float32) - jnp.where(summed, wide, 0.0))
+        joined = jnp.where(summed, wide + sum_of_all, sum_of_all / count).astype(x.dtype)
+        y = jnp.where(opcode == LAYER, output, jnp.where(opcode == MEMBER, x, joined))
+        return i + 1, y, memory, jnp.where(opcode == MEMBER, sum_of_all, 0.0)
+
+    def stretch(i, x, memory):
+        """Runs layers and groups of layers up to the first instruction that is neither."""
+        total = jnp.zeros(x.shape, jnp.float32)
+        return jax.lax.while_loop(lambda state: is_layer(state[0]), in_series_or_group, (i, x, memory, total))[:3]
+
+    if room == 1:
+        return stretch(0, x, memory)[1:]
 
     def nothing(x, fork_input, total, count):
         return x, fork_input, total
@@ -200,21 +235,55 @@ def run_program(
         return apply
 
     def step(state):
-        # A stretch of layers carries the hidden state alone, the switch one group's: each copies what it carries.
-        i, x, inputs, totals = state
-        i, x = stretch(i, x)
-        opcode, slot, count = jnp.where(i < length, instructions[jnp.minimum(i, length - 1)], 0)
+        # A stretch carries no group's state, the switch one group's and no memory: each copies what it carries.
+        i, x, memory, inputs, totals = state
+        i, x, memory = stretch(i, x, memory)
+        opcode, slot, count, _ = jnp.where(i < length, instructions[jnp.minimum(i, length - 1)], 0)
         x, fork_input, total = jax.lax.switch(
-            opcode, [nothing, fork, branch, join("mean"), join("sum")], x, inputs[slot], totals[slot], count
+            jnp.maximum(opcode - LAST, 0),
+            [nothing, fork, branch, join("mean"), join("sum")],
+            *(x, inputs[slot], totals[slot], count),
         )
-        return i + 1, x, inputs.at[slot].set(fork_input), totals.at[slot].set(total)
+        return i + 1, x, memory, inputs.at[slot].set(fork_input), totals.at[slot].set(total)
 
-    inputs = jnp.zeros((nesting, *x.shape), x.dtype)
-    totals = jnp.zeros((nesting, *x.shape), jnp.float32)
-    return jax.lax.while_loop(lambda state: state[0] < length, step, (0, x, inputs, totals))[1]
+    inputs = jnp.zeros((room - 1, *x.shape), x.dtype)
+    totals = jnp.zeros((room - 1, *x.shape), jnp.float32)
+    return jax.lax.while_loop(lambda state: state[0] < length, step, (0, x, memory, inputs, totals))[1:3]
 
 
-assert (LAYER, FORK, BRANCH, MEAN, SUM) == (0, 1, 2, 3, 4), "run_program lists what it does in the order of the opcodes"
+OPCODES = (LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM)
+assert list(OPCODES) == list(range(7)), "`follow` lists what it does in the order of the opcodes"
+
+
+def follow_plan(
+    layer: Callable[[int, int, Array, Memory], tuple[Array, Memory]],
+    plan: Plan,
+    x: Float[Array, "B S D"],
+    memory: Memory,
+) -> tuple[Float[Array, "B S D"], Memory]:
+    """As `follow`, with the plan itself compiled, every layer by itself: nothing is indexed while it runs."""
+    number = 0
+
+    def visit(node: Node, x: Array) -> Array:
+        nonlocal number, memory
+        match node:
+            case Layer(index):
+                x, memory = layer(index, number, x, memory)
+                number += 1
+            case Series(items):
+                for item in items:
+                    x = visit(item, x)
+            case Repeat(body, times):
+                for _ in range(times):
+                    x = visit(body, x)
+            case Parallel(branches, combine):
+                total = jnp.zeros(x.shape, jnp.float32)
+                for branch in branches:
+                    total += _contribution(combine, visit(branch, x), x)
+                x = _combine(combine, total, x, len(branches))
+        return x
+
+    return visit(plan.root, x), memory
 
 
 # --- The slow twin ----------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from jaxpaint.evaluation import environment, refuse_generative
+from jaxpaint.evaluation import environment
+from jaxpaint.generation.cache import groups
 from jaxpaint.harness import PlanLM
 from jaxpaint.model import Model, load
 from jaxpaint.results import Store, Worker
@@ -17,6 +18,7 @@ from jaxpaint.score import default_batch_tokens
 from jaxpaint.sharding import DATA, device_mesh
 from jaxpaint.study_analyses import analysis_texts, run_analyses
 from jaxpaint.study_cells import register
+from jaxpaint.study_generation import GenerationRun
 from jaxpaint.study_run import Run, Work
 from jaxpaint.study_spec import StudySpec
 from jaxpaint.task_data import parse_data_option
@@ -29,7 +31,8 @@ class StudySummary:
     """How a study stands, and what this process did for it.
 
     Of `cells` (a plan on a task), `finished` have metrics and `not_finite` have scores that are no numbers. `work` is
-    this process's, which took `seconds` from beginning to end; `analysed` are the plans it analysed.
+    this process's scoring and `written` the texts that it generated, all in `seconds` from beginning to end; `analysed`
+    are the plans it analysed.
     """
 
     plans: int
@@ -38,6 +41,7 @@ class StudySummary:
     not_finite: int
     analysed: int
     work: Work
+    written: int
     seconds: float
 
     def __str__(self) -> str:
@@ -47,10 +51,13 @@ class StudySummary:
             done += f" ({self.not_finite} not finite)"
         if self.analysed:
             done += f", {self.analysed} plans analysed"
-        if not self.work.executed:
-            return f"{done}; there was nothing to compute"
-        saved = self.work.separate / self.work.executed
-        return f"{done}; {self.work.scores} scores in {self.seconds:.0f} s, {saved:.1f} times less work than one by one"
+        new = [f"{self.written} texts"] if self.written else []
+        if self.work.executed:
+            saved = self.work.separate / self.work.executed
+            new = [f"{self.work.scores} scores with {saved:.1f} times less work than one by one", *new]
+        return (
+            f"{done}; {' and '.join(new)} in {self.seconds:.0f} s" if new else f"{done}; there was nothing to compute"
+        )
 
 
 def run_study(
@@ -86,8 +93,10 @@ def run_study(
             revision=spec.revision,
             mesh=device_mesh(spec.tensor_parallel),
         )
-        lm = PlanLM(model, model.full_plan, bos=spec.bos)  # type: ignore[arg-type]
+        lm = PlanLM(model, model.full_plan, bos=spec.bos, kv=spec.kv)  # type: ignore[arg-type]
         requests = load_requests(lm, tasks, limit=spec.limit) if tasks else ()
+        scored = [task for task in requests if not task.is_generative]
+        generative = [task for task in requests if task.is_generative]
         model_id = store.model(
             fingerprint=model.manifest["fingerprint"],
             dtype=str(model.dtype),
@@ -95,7 +104,12 @@ def run_study(
             revision=model.manifest.get("revision"),
             num_layers=model.num_layers,
         )
-        study = register(store, model, spec.shard_variants(model.num_layers), requests, model_id=model_id)
+        variants = spec.shard_variants(model.num_layers)
+        study = register(store, model, variants, scored, model_id=model_id)
+        written_study = register(store, model, variants, generative, model_id=model_id)
+        if spec.kv == "mean" and generative:
+            for plan in study.plans:
+                groups(plan, plan.cost)
         with Worker(spec.store) as worker:
 
             def keep(work: Work) -> None:
@@ -121,6 +135,16 @@ def run_study(
                 keep=keep,
             )
             run.run()
+            generation = GenerationRun(
+                written_study,
+                store,
+                worker,
+                kv=spec.kv,  # type: ignore[arg-type]
+                environment=environment(),
+                progress=progress or (lambda total: lambda tokens, note: None),
+                tell=tell,
+            )
+            generation.run()
             analysed = 0
             analysed_plans = set(spec.analysed_plans(model.num_layers))
             if analysed_plans:
@@ -140,7 +164,8 @@ def run_study(
                     batch_tokens=spec.batch_tokens,
                     tell=tell,
                 )
-        statuses = [state.status for state in store.states(study.cells.reshape(-1).tolist())]
+        cells = [*study.cells.reshape(-1).tolist(), *written_study.cells.reshape(-1).tolist()]
+        statuses = [state.status for state in store.states(cells)]
     return StudySummary(
         plans=len(study.plans),
         cells=len(statuses),
@@ -148,6 +173,7 @@ def run_study(
         not_finite=statuses.count("not finite"),
         analysed=analysed,
         work=run.work,
+        written=generation.written,
         seconds=time.perf_counter() - clock,
     )
 
@@ -159,9 +185,7 @@ def _tasks(spec: StudySpec) -> Any:
     data = parse_data_option(spec.data)
     if spec.analyses and spec.analysis_task not in spec.tasks:
         data.pop(spec.analysis_task, None)
-    tasks = load_tasks(spec.tasks, data=data, num_fewshot=spec.num_fewshot)
-    refuse_generative(tasks)
-    return tasks
+    return load_tasks(spec.tasks, data=data, num_fewshot=spec.num_fewshot)
 
 
 def _analysis_task(spec: StudySpec) -> Any:

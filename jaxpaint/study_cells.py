@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -16,8 +16,11 @@ from jaxpaint.packing import Request
 from jaxpaint.plan import Plan
 from jaxpaint.results import MetricRow, PlanRow, Store
 from jaxpaint.strategies import Variant
-from jaxpaint.task_metrics import task_metrics
+from jaxpaint.task_metrics import task_metrics, text_metrics
 from jaxpaint.task_requests import TaskRequests
+
+if TYPE_CHECKING:
+    from jaxpaint.harness import Asked
 
 CELLS_AT_ONCE = 128  # whose metrics are computed together: what they share once, within memory
 
@@ -40,6 +43,11 @@ class Study:
     def requests(self) -> tuple[Request, ...]:
         """Encoded on first use: a study that misses nothing needs none."""
         return tuple(chain.from_iterable(task.requests for task in self.tasks))
+
+    @cached_property
+    def prompts(self) -> tuple[Asked, ...]:
+        """As `requests`, where the tasks are generative."""
+        return tuple(chain.from_iterable(task.prompts for task in self.tasks))
 
     def unfinished(self, store: Store) -> Bool[np.ndarray, "tasks plans"]:
         """The cells without metrics over all documents that this study wants."""
@@ -123,9 +131,15 @@ def finish_cells(
     ids = study.request_ids[study.task_of == task].tolist()
     for start in range(0, len(plans), CELLS_AT_ONCE):
         cells = study.cells[task, plans[start : start + CELLS_AT_ONCE]].tolist()
-        loglikelihoods, is_greedy = map(np.array, zip(*(store.scores(cell, ids) for cell in cells), strict=True))
-        finite = np.isfinite(loglikelihoods).all(axis=1)
-        for cell, metrics, kept in zip(cells, task_metrics(requests, loglikelihoods, is_greedy), finite, strict=True):
+        if requests.is_generative:
+            texts = [store.texts(cell, ids) for cell in cells]
+            finite = [None not in row for row in texts]
+            found = text_metrics(requests, texts)
+        else:
+            loglikelihoods, is_greedy = map(np.array, zip(*(store.scores(cell, ids) for cell in cells), strict=True))
+            finite = np.isfinite(loglikelihoods).all(axis=1).tolist()
+            found = task_metrics(requests, loglikelihoods, is_greedy)
+        for cell, metrics, kept in zip(cells, found, finite, strict=True):
             store.finish(
                 cell,
                 documents=requests.documents,

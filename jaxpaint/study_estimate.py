@@ -12,7 +12,6 @@ import jax
 from flax import nnx
 
 from jaxpaint.checkpoint import read_config
-from jaxpaint.evaluation import refuse_generative
 from jaxpaint.model import Model, attention_implementation, random_model, resolve_dtype
 from jaxpaint.models import abstract_model
 from jaxpaint.packing import Batch
@@ -67,7 +66,10 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
     tasks = _load(spec, model)
     for number, task in enumerate(tasks):
         yield _line("" if number else "tasks", _task_text(task))
+    tasks = [task for task in tasks if not task.is_generative]
     requests = [request for task in tasks for request in task.requests]
+    if not requests:
+        return
     batches = pack_for(model, requests, spec.batch_tokens)
     tokens = token_work(requests, batches)
     yield _line("tokens", _instead(tokens.distinct, tokens.separate, "distinct", "text by text"))
@@ -137,8 +139,7 @@ def _load(spec: StudySpec, model: Model) -> Sequence[TaskRequests]:
     from jaxpaint.task_requests import load_requests
 
     tasks = load_tasks(spec.tasks, data=parse_data_option(spec.data), num_fewshot=spec.num_fewshot)
-    refuse_generative(tasks)
-    lm = PlanLM(model, model.full_plan, bos=spec.bos)  # type: ignore[arg-type]
+    lm = PlanLM(model, model.full_plan, bos=spec.bos, kv=spec.kv)  # type: ignore[arg-type]
     return load_requests(lm, tasks, limit=spec.limit)
 
 
@@ -162,6 +163,12 @@ def _shard_lines(index: int, shards: Sequence[PlanWork], whole: PlanWork) -> Ite
 
 
 def _task_text(task: TaskRequests) -> str:
+    if task.is_generative:
+        prompts = [asked.prompt for asked in task.prompts]
+        tokens = sum(len(prompt.tokens) for prompt in prompts)
+        most = max(prompt.max_new_tokens for prompt in prompts)
+        prompt_tokens = f"{_count(task.documents, 'document')}, {_count(tokens, 'prompt token')}"
+        return f"{task.name}: {prompt_tokens}, up to {most} new ones each; not counted below"
     tokens = sum(len(request.tokens) for request in task.requests)
     counts = _count(task.documents, "document"), _count(len(task.requests), "request"), _count(tokens, "token")
     return f"{task.name}: {', '.join(counts)}"

@@ -20,7 +20,8 @@ ANALYSIS_SAMPLES = 100
 class StudySpec:
     """The settings of a study, as the options of `jaxpaint study` name them; paths as the user gave them.
 
-    `data` are texts TASK[:SPLIT]=FILE; `limit` documents per task, or a fraction below 1; `starts` None is every start
+    `data` are texts TASK[:SPLIT]=FILE; `limit` documents per task, or a fraction below 1; `kv` the cache of generative
+    tasks (`jaxpaint.generation.cache`); `starts` None is every start
     that the model has; `loops` are the iterations of looped-parallel, `times` those of block-repeat; `plans` texts of
     plans of one's own; `shard` (i, n) the i-th of n parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first
     `analysis_samples` texts of `analysis_task`, for the plans of `analysis_strategies` (none named: for all plans).
@@ -38,6 +39,7 @@ class StudySpec:
     num_fewshot: int | None = None
     limit: float | None = None
     bos: str = "auto"
+    kv: str = "exact"
     strategies: tuple[str, ...] = ()
     starts: tuple[int, ...] | None = None
     seeds: tuple[int, ...] = tuple(range(10))

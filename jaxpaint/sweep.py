@@ -20,15 +20,19 @@ from jaxpaint import stack
 from jaxpaint.compilation import jit
 from jaxpaint.model import Model, layer_stack
 from jaxpaint.packing import Batch, Request
-from jaxpaint.plan import Node, Plan
-from jaxpaint.plan_tree import Branch, prefix_tree
-from jaxpaint.program import Program
+from jaxpaint.plan import Plan
+from jaxpaint.plan_tree import prefix_tree, walk
+from jaxpaint.program import Program, room_for
 from jaxpaint.score import head_chunk, pack_for, place, target_logprobs
 
 # Bytes of hidden states held where plans part.
 HELD_BYTES = {"cpu": 1 << 30, "accelerator": 8 << 30}
 # Outputs under way before the host waits for the oldest.
 PLANS_IN_FLIGHT = 2
+
+
+def held_bytes_default() -> int:
+    return HELD_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
 
 
 @dataclass(frozen=True)
@@ -110,18 +114,31 @@ def sweep_batch(
         plan.validate(model.num_layers)
     if not plans:
         return
-    if held_bytes is None:
-        held_bytes = HELD_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+    held_bytes = held_bytes_default() if held_bytes is None else held_bytes
     state_bytes = batch.tokens.size * model.config.hidden_size * model.dtype.itemsize
-    nesting = max(plan.nesting for plan in plans)
+    room = max(room_for(plan) for plan in plans)
     under_way: deque[tuple[tuple[int, ...], tuple[Array, Array], int]] = deque()
     executed = 0
-    for ends, output, cost in _walk(model, prefix_tree(plans), batch, nesting, held_bytes // state_bytes):
+    x, context = _embed(model.graphdef, model.state, *place(model, batch), batch.lookback)
+    chunk = head_chunk(model.config.vocab_size, batch.scored.size)
+
+    def advance(x: Array, part: Plan, before: int) -> Array:
+        program = Program.of(part)
+        # One executable for series, one for groups: many stretches are short, and room for groups costs time.
+        own = 0 if part.is_series else room
+        return _segment(model.graphdef, model.state, program.instructions, program.length, own, x, context)
+
+    steps = walk(prefix_tree(plans), x, advance, held_bytes // state_bytes)
+    del x
+    for branch, state, cost in steps:
         executed += cost * batch.tokens.size
-        if output is None:
-            continue
-        under_way.append((ends, output, executed))
-        executed = 0
+        if branch.ends:
+            scored = batch.scored, batch.targets, batch.count
+            under_way.append(
+                (branch.ends, _head(model.graphdef, model.state, chunk, model.mesh, state, *scored), executed)
+            )
+            executed = 0
+        del state
         if len(under_way) > PLANS_IN_FLIGHT:
             yield _collect(batch, *under_way.popleft())
     while under_way:
@@ -133,63 +150,16 @@ def _collect(batch: Batch, ends: tuple[int, ...], output: tuple[Array, Array], e
     return PlanScores(ends, np.where(np.isfinite(loglikelihoods), loglikelihoods, np.nan), is_greedy, executed)
 
 
-def _walk(
-    model: Model, tree: Branch, batch: Batch, nesting: int, held_states: int
-) -> Iterator[tuple[tuple[int, ...], tuple[Array, Array] | None, int]]:
-    """Yields (plans that end, their head's output, layer applications run for it), depth first."""
-    x, context = _embed(model.graphdef, model.state, *place(model, batch), batch.lookback)
-    chunk = head_chunk(model.config.vocab_size, batch.scored.size)
-
-    def advance(x: Array | None, units: tuple[Node, ...]) -> tuple[Array | None, int]:
-        if not units:
-            return x, 0
-        plan = Plan.of(*units)
-        program = Program.of(plan)
-        # One executable for series, one for groups: many stretches are short, and room for groups costs time.
-        slots = 0 if plan.is_series else nesting
-        x = _segment(model.graphdef, model.state, program.instructions, program.length, slots, x, context)
-        return x, plan.cost
-
-    def visit(
-        branch: Branch, start: Array | None, anchor: Array | None, pending: tuple[Node, ...], held: int
-    ) -> Iterator[tuple[tuple[int, ...], tuple[Array, Array] | None, int]]:
-        """The branch, from its own first state `start`; where that is None, from `pending` run on a held `anchor`.
-
-        A state is dropped (set to None) as soon as no one needs it: frames of the walk outlive it.
-        """
-        x: Array | None
-        x, cost = advance(start, branch.units) if start is not None else advance(anchor, (*pending, *branch.units))
-        start = None
-        pending = (*pending, *branch.units)
-        output = None
-        if branch.ends:
-            output = _head(model.graphdef, model.state, chunk, model.mesh, x, batch.scored, batch.targets, batch.count)
-        yield branch.ends, output, cost
-        if held < held_states or len(branch.branches) == 1:
-            anchor, pending = x, ()
-        hold = anchor is x
-        for number, child in enumerate(branch.branches):
-            last = number == len(branch.branches) - 1
-            rest = visit(child, x, anchor, pending, held + 1 if hold and not last else held)
-            if last:
-                x = anchor = None
-            elif not hold:
-                x = None
-            yield from rest
-
-    yield from visit(tree, x, x, (), 0)
-
-
 @jit("graphdef", "lookback")
 def _embed(graphdef, state, tokens, positions, visible_until, lookback):
     model = nnx.merge(graphdef, state)
     return model.embed(tokens), model.context(positions, visible_until, lookback)
 
 
-@jit("graphdef", "nesting")
-def _segment(graphdef, state, instructions, length, nesting, x, context):
+@jit("graphdef", "room")
+def _segment(graphdef, state, instructions, length, room, x, context):
     block, stacked = layer_stack(nnx.merge(graphdef, state))
-    return stack.run_program(block, stacked, instructions, length, nesting, x, context)
+    return stack.run_program(block, stacked, instructions, length, room, x, context)
 
 
 @jit("graphdef", "chunk", "mesh")

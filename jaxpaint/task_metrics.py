@@ -1,4 +1,4 @@
-"""Log-likelihoods to metrics by lm-eval's own code, for many plans: what they share is computed once."""
+"""Log-likelihoods and texts to metrics by lm-eval's own code, for many plans: what they share is computed once."""
 
 from __future__ import annotations
 
@@ -67,13 +67,29 @@ def task_metrics(
         UserError: the task's own code fails on a document.
     """
     finite = np.isfinite(loglikelihoods).all(axis=1)
+    responses = [
+        _scored(requests, row if kept else np.zeros_like(row), greedy)
+        for row, greedy, kept in zip(loglikelihoods, is_greedy, finite, strict=True)
+    ]
+    return _metrics(requests, responses, finite.tolist(), bootstrap_iters)
+
+
+def text_metrics(
+    requests: TaskRequests, texts: Sequence[Sequence[str | None]], *, bootstrap_iters: int = BOOTSTRAP_ITERS
+) -> list[TaskMetrics]:
+    """As `task_metrics`, of what each plan wrote after each prompt; None where its logits were not finite."""
+    finite = [None not in row for row in texts]
+    return _metrics(requests, [[text or "" for text in row] for row in texts], finite, bootstrap_iters)
+
+
+def _metrics(
+    requests: TaskRequests, responses: Sequence[Sequence[Any]], finite: Sequence[bool], bootstrap_iters: int
+) -> list[TaskMetrics]:
+    """`responses` of each plan are those to each of the task's instances."""
     with in_tasks(), bootstrap_in_process():
         task = _quick_copy(requests)
-        raw = [
-            _per_document(requests, task, row if kept else np.zeros_like(row), greedy)
-            for row, greedy, kept in zip(loglikelihoods, is_greedy, finite, strict=True)
-        ]
-        stderrs = _perplexity_stderrs(task, raw, bootstrap_iters if finite.any() else 0)
+        raw = [_per_document(requests, task, each) for each in responses]
+        stderrs = _perplexity_stderrs(task, raw, bootstrap_iters if any(finite) else 0)
         return [
             _aggregated(task, each, stderr, bootstrap_iters) if kept else _without_values(task, each)
             for each, stderr, kept in zip(raw, stderrs, finite, strict=True)
@@ -104,17 +120,24 @@ def _quick_copy(requests: TaskRequests) -> Task:
     return task
 
 
-def _per_document(requests: TaskRequests, task: Task, loglikelihoods: np.ndarray, is_greedy: np.ndarray) -> Raw:
-    """As lm_eval.evaluator.evaluate: responses, filters, then `process_results` for each filter and document."""
+def _scored(requests: TaskRequests, loglikelihoods: np.ndarray, is_greedy: np.ndarray) -> list[Any]:
+    """Each instance's response as lm-eval's models give it, of its requests' scores."""
     owners = np.asarray(requests.owners)
     values = np.zeros(len(requests.instances))
     np.add.at(values, owners, loglikelihoods)
     greedy = np.ones(len(requests.instances), bool)
     np.logical_and.at(greedy, owners, is_greedy)
+    return [
+        value if instance.request_type == "loglikelihood_rolling" else (value, flag)
+        for instance, value, flag in zip(requests.instances, values.tolist(), greedy.tolist(), strict=True)
+    ]
+
+
+def _per_document(requests: TaskRequests, task: Task, responses: Sequence[Any]) -> Raw:
+    """As lm_eval.evaluator.evaluate: responses, filters, then `process_results` for each filter and document."""
     of_document: dict[int, list[Instance]] = defaultdict(list)
-    for instance, value, flag in zip(requests.instances, values.tolist(), greedy.tolist(), strict=True):
-        rolling = instance.request_type == "loglikelihood_rolling"
-        instance.resps = [value if rolling else (value, flag)] * (instance.repeats or 1)
+    for instance, response in zip(requests.instances, responses, strict=True):
+        instance.resps = [response] * (instance.repeats or 1)
         instance.filtered_resps = {}
         of_document[instance.doc_id].append(instance)
     task.apply_filters()
@@ -122,8 +145,8 @@ def _per_document(requests: TaskRequests, task: Task, loglikelihoods: np.ndarray
     for name in requests.instances[0].filtered_resps:
         for document, members in of_document.items():
             members.sort(key=lambda instance: instance.idx)
-            responses = [instance.filtered_resps[name] for instance in members]
-            for metric, value in task.process_results(members[0].doc, responses).items():
+            filtered = [instance.filtered_resps[name] for instance in members]
+            for metric, value in task.process_results(members[0].doc, filtered).items():
                 raw[metric, name][document] = value
     return raw
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.tasks.manager import TaskDict
 
-    from jaxpaint.harness import PlanLM
+    from jaxpaint.harness import Asked, PlanLM
     from jaxpaint.packing import Request
 
 # What a task's configuration says of where its data lies, or of the number of shots, which have places of their own:
@@ -35,7 +35,7 @@ NOT_SETTINGS = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class TaskRequests:
-    """One task's requests, each a text to score, in the order of lm-eval's instances.
+    """One task's requests, each a text to score or to continue, in the order of lm-eval's instances.
 
     `identities` are (document, number among the document's requests, hash of the text and of the right answer): the
     same documents give the same ones, however many more there are. `owners` says which of `instances` each request
@@ -55,6 +55,12 @@ class TaskRequests:
     identities: tuple[tuple[int, int, str], ...]
     owners: tuple[int, ...]
     encode: Callable[[Instance], tuple[Request, ...]]
+    encode_prompt: Callable[[Instance], Asked]
+
+    @property
+    def is_generative(self) -> bool:
+        """Whether the model writes answers, rather than scores given ones."""
+        return self.task.OUTPUT_TYPE == "generate_until"
 
     @property
     def documents(self) -> int:
@@ -69,6 +75,15 @@ class TaskRequests:
             UserError: a continuation that is longer than the model's context, or a token outside its vocabulary.
         """
         return tuple(chain.from_iterable(map(self.encode, self.instances)))
+
+    @cached_property
+    def prompts(self) -> tuple[Asked, ...]:
+        """Of a generative task, one for each of `identities`.
+
+        Raises:
+            UserError: generation settings that are not known, or a token outside the vocabulary.
+        """
+        return tuple(map(self.encode_prompt, self.instances))
 
 
 def load_requests(lm: PlanLM, tasks: TaskDict, *, limit: float | None = None) -> tuple[TaskRequests, ...]:
@@ -112,6 +127,7 @@ def _of_task(lm: PlanLM, name: str, task: Task) -> TaskRequests:
             "random_seed": RANDOM_SEED,
             "numpy_seed": NUMPY_SEED,
             "fewshot_seed": FEWSHOT_SEED,
+            **({"kv": lm.kv} if task.OUTPUT_TYPE == "generate_until" else {}),
         },
         chance=_chance(task, instances),
         main_metric=_main_metric(task),
@@ -120,12 +136,13 @@ def _of_task(lm: PlanLM, name: str, task: Task) -> TaskRequests:
         identities=tuple(identities),
         owners=tuple(owners),
         encode=lm.encode,
+        encode_prompt=lm.encode_prompt,
     )
 
 
 def _chance(task: Task, instances: Sequence[Instance]) -> float | None:
     """Of guessing among a document's choices, mean over documents; 0 where a text has to be predicted."""
-    if task.OUTPUT_TYPE in ("loglikelihood", "loglikelihood_rolling"):
+    if task.OUTPUT_TYPE in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
         return 0.0
     if task.OUTPUT_TYPE != "multiple_choice":
         return None

@@ -15,7 +15,7 @@ from tiny_folder import NUM_LAYERS
 
 import jaxpaint
 
-COMMANDS = ("convert", "export", "eval", "logits", "plan", "study", "results", "report")
+COMMANDS = ("convert", "export", "eval", "logits", "generate", "plan", "study", "results", "report")
 
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from cli_fixtures import in_process, scoring
 from safetensors.torch import load_file, save_file
@@ -96,12 +94,3 @@ def test_an_output_that_cannot_be_written_is_told_first(refused, files, tmp_path
         # Before the model is looked for.
         refused(*scoring("no/such/folder", files), "--output", output, expected=("--output", str(output)))
     assert (tmp_path / "file").read_text() == "kept"
-
-
-def test_generative_tasks(refused, store, tmp_path) -> None:
-    data = tmp_path / "gsm8k.jsonl"
-    data.write_text(json.dumps({"question": "What is 1 and 1?", "answer": "2\n#### 2"}) + "\n")
-    refused(
-        *("eval", "--model", store, "--tasks", "gsm8k", "--num-fewshot", 0, "--data", f"gsm8k={data}"),
-        expected=("does not generate", "gsm8k"),
-    )

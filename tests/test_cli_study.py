@@ -48,7 +48,7 @@ def test_it_runs_what_the_settings_say_and_continues(run, settings, tmp_path) ->
     file = tmp_path / "study.sqlite"
     status, out, err = run("study", settings, "--tasks", tmp_path / "tiny_word.yaml", "--strategies", "skip")
     assert (status, err) == (0, "")
-    assert out.startswith(f"{file}: 3 plans, 3 of 3 results finished; 12 scores in ")
+    assert out.startswith(f"{file}: 3 plans, 3 of 3 results finished; 12 scores with ")
     assert finished(file) == {(plan, "tiny_word") for plan in ("0-4", "0", "0 1 4")}
     before = scores(file)
 

@@ -182,12 +182,6 @@ def test_nothing_to_score(plain: Pair) -> None:
     assert lm.loglikelihood(requests([("A", "")], "loglikelihood")) == [(0.0, True)]
 
 
-def test_generation_is_refused(plain: Pair) -> None:
-    asked = [Instance("generate_until", {}, ("Hello", {}), 0, task_name=name, metadata=(name, 0, 1)) for name in "ba"]
-    with pytest.raises(UserError, match=r"does not generate.* a, b$"):
-        plain.ours("auto").generate_until(asked)
-
-
 def test_a_plan_of_other_layers_is_refused(plain: Pair) -> None:
     with pytest.raises(jp.PlanError, match=f"the model has {NUM_LAYERS} layers"):
         plain.ours("auto", f"0-{NUM_LAYERS}")

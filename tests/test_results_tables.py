@@ -198,7 +198,7 @@ def test_json_holds_the_stores_tables(whole: Path) -> None:
     with Store.open(whole, create=False) as store:
         store.add_analysis(1, 2, "variance", {"texts": 100}, [1.0, math.nan])
     found = json.loads(results_text(whole, "json"))
-    assert found["version"] == 1
+    assert found["version"] == 2
     assert found["models"] == [{"id": 1, **MODEL}]
     assert [{**task, "id": None} for task in found["tasks"]] == [{**task, "id": None} for task in TASKS.values()]
     assert [plan["text"] for plan in found["plans"]] == [plan.text for plan in PLANS]

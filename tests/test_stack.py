@@ -60,7 +60,8 @@ def _simple_inputs() -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
             strict=True,
         )
     )
-    return {"weight": weight, "bias": bias}, x, context
+    # Small, because forty layers of larger ones amplify the last bit of a float beyond any tolerance.
+    return {"weight": 0.25 * weight, "bias": bias}, x, context
 
 
 STACKED, X, CONTEXT = _simple_inputs()
@@ -71,14 +72,14 @@ def compiled(stacked: Any, plan: Plan, x: jax.Array, context: jax.Array) -> Any:
     return stack.run_with_states(simple_block, stacked, plan, x, context)
 
 
-@partial(jax.jit, static_argnames="nesting")
-def as_data(stacked: Any, instructions: Any, length: Any, nesting: int, x: jax.Array, context: jax.Array) -> jax.Array:
-    return stack.run_program(simple_block, stacked, instructions, length, nesting, x, context)
+@partial(jax.jit, static_argnames="room")
+def as_data(stacked: Any, instructions: Any, length: Any, room: int, x: jax.Array, context: jax.Array) -> jax.Array:
+    return stack.run_program(simple_block, stacked, instructions, length, room, x, context)
 
 
-def run_as_data(plan: Plan, nesting: int = 0) -> jax.Array:
+def run_as_data(plan: Plan, room: int = 0) -> jax.Array:
     program = Program.of(plan)
-    return as_data(STACKED, program.instructions, program.length, max(nesting, program.nesting), X, CONTEXT)
+    return as_data(STACKED, program.instructions, program.length, max(room, program.room), X, CONTEXT)
 
 
 def slowly(plan: Plan) -> tuple[jax.Array, jax.Array]:
@@ -124,7 +125,7 @@ class TestExecutorsAgree:
     @settings(max_examples=100)
     @given(plans)
     def test_data_is_the_twin(self, plan: Plan) -> None:
-        assert_close(run_as_data(plan, nesting=4), slowly(plan)[0])
+        assert_close(run_as_data(plan, room=5), slowly(plan)[0])
 
     @settings(max_examples=60)
     @given(plans)

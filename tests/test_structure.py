@@ -82,6 +82,9 @@ ALLOWED = {
         "stack",
         "text_rows",
     },
+    "jaxpaint.generation.sampling": {"errors"},
+    "jaxpaint.generation.layout": {"errors", "packing"},
+    "jaxpaint.generation.text": set(),
     "jaxpaint.number_ranges": {"errors"},
     "jaxpaint.study_shards": {"plan", "plan_tree"},
     "jaxpaint.study_spec": {"errors", "plan", "strategies", "study_shards"},
@@ -184,3 +187,11 @@ def test_import_is_fast() -> None:
         for _ in range(3)
     ]
     assert min(seconds) < 0.3
+
+
+def test_every_package_is_installed() -> None:
+    import tomllib
+
+    installed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {file.parent for package in ("jaxpaint", "convert") for file in (ROOT / package).rglob("__init__.py")}
+    assert sorted(installed) == sorted(".".join(folder.relative_to(ROOT).parts) for folder in folders)

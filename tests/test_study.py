@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from study_store import assert_equal_stores, metrics, rows, scores, statuses
 from tiny_folder import make_folder
-from tiny_tasks import CONFIGURATIONS, make_task
+from tiny_tasks import SCORED, make_task
 
 import jaxpaint as jp
 from convert import convert
@@ -88,7 +88,7 @@ def watched(monkeypatch, before: Callable[[int, sweep.Batch], None] = lambda num
     return computed
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", SCORED)
 def test_scores_and_metrics_equal_those_of_each_plan_alone(name, spec, tmp_path):
     task = make_task(tmp_path, name, documents=7)
     spec = replace(spec, tasks=(task,))

@@ -11,7 +11,7 @@ from jaxpaint.errors import UserError
 from jaxpaint.plan import Plan
 from jaxpaint.plan_tree import prefix_tree
 from jaxpaint.strategies import Variant, starts
-from jaxpaint.study_settings import PAPER, spec_from
+from jaxpaint.study_settings import spec_from
 from jaxpaint.study_shards import shard_of
 from jaxpaint.study_spec import StudySpec
 
@@ -100,13 +100,12 @@ class TestVariants:
         assert len(main) == 304
 
     def test_the_papers_other_settings(self, paper) -> None:
-        assert paper.tasks == ("lambada_openai", "hellaswag", "arc_challenge", "winogrande")
-        assert (paper.bos, paper.num_fewshot, paper.limit) == ("off", None, None)
+        assert paper.tasks == ("lambada_openai", "hellaswag", "arc_challenge", "winogrande", "gsm8k")
+        assert (paper.bos, paper.kv, paper.num_fewshot, paper.limit) == ("off", "mean", None, None)
         assert (paper.analyses, paper.analysis_samples) == (("similarity", "variance"), 100)
         assert paper.analysis_task == "lambada_openai"
         # Figures 3 and 15: skip and middle repeat at 16 starts, of which the last repeat is the full model.
         assert len(paper.analysed_plans(32)) == 32
-        assert "gsm8k" not in PAPER["tasks"]
 
 
 class TestShards:

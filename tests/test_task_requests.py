@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_folder import MAX_LENGTH, make_folder
-from tiny_tasks import CONFIGURATIONS, make_task
+from tiny_tasks import SCORED, make_task
 
 import jaxpaint as jp
 from convert import convert
@@ -52,7 +52,7 @@ def scores(model: jp.Model, requests: TaskRequests, plans: list[jp.Plan]) -> tup
 @pytest.mark.parametrize("limit", [None, 0.4])
 @pytest.mark.parametrize(
     ("name", "shots", "bos"),
-    [(name, 0, "auto") for name in CONFIGURATIONS] + [("tiny_choice", 2, "on"), ("tiny_word", 1, "off")],
+    [(name, 0, "auto") for name in SCORED] + [("tiny_choice", 2, "on"), ("tiny_word", 1, "off")],
 )
 def test_metrics_equal_lm_evals(name, shots, bos, limit, model, tmp_path):
     tasks = load_tasks([make_task(tmp_path, name, shots=shots)])
@@ -89,7 +89,7 @@ def test_rolling_texts_have_windows(model, tmp_path):
     assert max(map(len, numbers.values())) > 1
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", SCORED)
 def test_more_documents_leave_the_identities_of_the_first(name, model, tmp_path):
     task = make_task(tmp_path, name, documents=10, shots=2 if name == "tiny_choice" else 0)
     few, more, all_of_them = (requests_of(model, task, limit=limit) for limit in (4, 7, None))

@@ -71,6 +71,23 @@ CONFIGURATIONS: dict[str, tuple[Callable[[int], dict[str, Any]], dict[str, Any]]
             "metric_list": _metrics("acc"),
         },
     ),
+    "tiny_write": (
+        _last_word,
+        {
+            "output_type": "generate_until",
+            "doc_to_text": "{{context}}",
+            "doc_to_target": "{{word}}",
+            "generation_kwargs": {"until": ["e", "\n"], "max_gen_toks": 9, "do_sample": False},
+            "filter_list": [
+                {"name": "whole", "filter": [{"function": "take_first"}]},
+                {
+                    "name": "letter",
+                    "filter": [{"function": "regex", "regex_pattern": "([a-z])"}, {"function": "take_first"}],
+                },
+            ],
+            "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        },
+    ),
     "tiny_text": (
         _text,
         {
@@ -81,6 +98,9 @@ CONFIGURATIONS: dict[str, tuple[Callable[[int], dict[str, Any]], dict[str, Any]]
         },
     ),
 }
+
+
+SCORED = [name for name, (_, task) in CONFIGURATIONS.items() if task["output_type"] != "generate_until"]
 
 
 def make_task(folder: Path, name: str, *, documents: int = 12, shots: int = 0, **changes: Any) -> str:

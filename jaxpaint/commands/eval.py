@@ -47,7 +47,7 @@ Prompts, few-shot examples and metrics are lm-eval's. The paper's runs used
 
 def run(options: argparse.Namespace) -> int:
     from convert.sources import require_known
-    from jaxpaint.evaluation import evaluate_tasks, refuse_generative, write_json
+    from jaxpaint.evaluation import evaluate_tasks, write_json
     from jaxpaint.files import check_writable
     from jaxpaint.task_data import parse_data_option
     from jaxpaint.tasks import load_tasks, results_table
@@ -62,14 +62,13 @@ def run(options: argparse.Namespace) -> int:
     check_plan_options(options)
     require_known(options.model)
     tasks = load_tasks(names, data=data, num_fewshot=options.num_fewshot)
-    refuse_generative(tasks)
     model, plan = load_with_plan(options)
 
     from jaxpaint.harness import PlanLM
     from jaxpaint.progress import token_bar
 
     with token_bar("scoring") as progress:
-        lm = PlanLM(model, plan, bos=options.bos, batch_tokens=options.batch_tokens, progress=progress)
+        lm = PlanLM(model, plan, bos=options.bos, batch_tokens=options.batch_tokens, kv=options.kv, progress=progress)
         results = evaluate_tasks(lm, tasks, limit=options.limit, log_samples=options.log_samples)
     try:
         # What is there already is worth more than a file of nothing.

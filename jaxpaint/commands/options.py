@@ -10,6 +10,7 @@ from jaxpaint.plan import Plan
 from jaxpaint.strategies import STRATEGIES, build
 
 DTYPES = ("auto", "float32", "bfloat16")
+CACHES = ("exact", "mean")
 BOS = ("auto", "on", "off")
 
 
@@ -66,7 +67,19 @@ def add_task_options(parser, *, defaults: bool = True) -> None:
         metavar="TASK[:SPLIT]=FILE",
         help="a local JSONL or Parquet file in place of a task's dataset; give it once per split",
     )
+    add_cache_option(parser, defaults=defaults)
     parser.add_argument("--batch-tokens", type=int, metavar="N", help="tokens per batch (default: by device)")
+
+
+def add_cache_option(parser, *, defaults: bool = True) -> None:
+    """--kv, of generation."""
+    parser.add_argument(
+        "--kv",
+        choices=CACHES,
+        default="exact" if defaults else None,
+        help="keys and values while generating: each executed layer's own, or a parallel group's mean, as the "
+        "paper's code has it (default: exact)",
+    )
 
 
 def add_plan_options(parser: argparse.ArgumentParser, plan_help: str) -> None:

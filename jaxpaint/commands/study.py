@@ -51,9 +51,10 @@ the options, which go before it:
 
 --preset paper is the paper's study: every strategy at every start, 10 seeds,
 1 to 28 iterations of looped-parallel, without BOS, on lambada_openai,
-hellaswag, arc_challenge and winogrande (gsm8k is generative: not yet), and the
-similarity and variance of hidden states on 100 LAMBADA texts under the full
-model, skip and middle-repeat. Other options go before it.""",
+hellaswag, arc_challenge, winogrande and gsm8k (written with a mean cache, as
+the paper's code does), and the similarity and variance of hidden states on 100
+LAMBADA texts under the full model, skip and middle-repeat. Other options go
+before it.""",
     )
     parser.add_argument("file", metavar="FILE.toml", nargs="?", type=Path, help="settings, in place of options")
     parser.add_argument("--preset", metavar="NAME", help=f"settings to begin with: {', '.join(PRESETS)}")

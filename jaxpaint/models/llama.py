@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.models import ops
 from jaxpaint.models.config import LlamaConfig
+
+# Of one layer's tokens, each [B, S, K, H].
+KeysValues: TypeAlias = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
 
 
 class Context(NamedTuple):
@@ -51,13 +55,23 @@ class Attention(nnx.Module):
         self.o_proj = linear(width, config.hidden_size)
 
     def __call__(self, x: Float[Array, "B S D"], context: Context) -> Float[Array, "B S D"]:
-        batch, length, _ = x.shape
-        split = (batch, length, -1, self.config.head_dim)
+        mixed = ops.attention(*self._projected(x, context), context.mask, self.implementation)
+        return self.o_proj(mixed.reshape(*x.shape[:2], -1))
+
+    def with_past(
+        self, x: Float[Array, "B S D"], context: Context, pasts: Sequence[ops.Past]
+    ) -> tuple[Float[Array, "B S D"], KeysValues]:
+        """As a call that also attends to `pasts`; with the keys and values of x."""
+        query, key, value = self._projected(x, context)
+        mixed = ops.attention_with_past(query, key, value, context.mask, pasts)
+        return self.o_proj(mixed.reshape(*x.shape[:2], -1)), (key, value)
+
+    def _projected(self, x: Float[Array, "B S D"], context: Context) -> tuple[Array, Array, Array]:
+        """Query, key and value, each [B, S, heads, H], rotated by their positions."""
+        split = (*x.shape[:2], -1, self.config.head_dim)
         query = ops.apply_rope(self.q_proj(x).reshape(split), context.cos, context.sin)
         key = ops.apply_rope(self.k_proj(x).reshape(split), context.cos, context.sin)
-        value = self.v_proj(x).reshape(split)
-        mixed = ops.attention(query, key, value, context.mask, self.implementation)
-        return self.o_proj(mixed.reshape(batch, length, -1))
+        return query, key, self.v_proj(x).reshape(split)
 
 
 class MLP(nnx.Module):
@@ -87,6 +101,14 @@ class Block(nnx.Module):
     def __call__(self, x: Float[Array, "B S D"], context: Context) -> Float[Array, "B S D"]:
         x = x + self.self_attn(self.input_layernorm(x), context)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+    def with_past(
+        self, x: Float[Array, "B S D"], context: Context, pasts: Sequence[ops.Past]
+    ) -> tuple[Float[Array, "B S D"], KeysValues]:
+        """As a call whose attention also reads `pasts`; with the keys and values of x, for a cache."""
+        attended, keys_values = self.self_attn.with_past(self.input_layernorm(x), context, pasts)
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x)), keys_values
 
 
 class Llama(nnx.Module):

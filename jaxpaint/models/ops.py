@@ -7,7 +7,8 @@ K key/value heads, H head_dim, V vocabulary, L layers.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -137,3 +138,74 @@ def _matmul_attention(
     weights = weights.astype(value.dtype).reshape(batch * groups, -1, length)
     mixed = jnp.einsum("bqk,bkh->bqh", weights, value, preferred_element_type=jnp.float32) / total
     return mixed.astype(value.dtype).reshape(batch, heads, queries, head_dim).transpose(0, 2, 1, 3)
+
+
+# Queries whose keys are cut off together, where tokens see none that come after them.
+CAUSAL_BLOCK = 256
+
+
+class Past(NamedTuple):
+    """Keys and values of earlier tokens, laid out for attention to read: one layer's part of a cache.
+
+    Where there are fewer rows than a batch has, all of the batch shares the one row.
+    """
+
+    key: Float[Array, "rows K P H"]
+    value: Float[Array, "rows K P H"]
+    mask: Bool[Array, "B 1 T P"]
+
+
+def attention_with_past(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B T K H"],
+    value: Float[Array, "B T K H"],
+    mask: Bool[Array, "B 1 T T"],
+    pasts: Sequence[Past],
+) -> Float[Array, "B T N H"]:
+    """As `attention` to the tokens' own keys and to those of every past, under one softmax.
+
+    No token may see own keys that come after it. A past that all rows share is multiplied once for all of them
+    (Hydragen, arXiv 2402.05099).
+    """
+    length = query.shape[1]
+    mixed = []
+    for start in range(0, length, CAUSAL_BLOCK):
+        stop = min(start + CAUSAL_BLOCK, length)
+        seen = [past._replace(mask=past.mask[:, :, start:stop]) for past in pasts]
+        own = Past(
+            key[:, :stop].transpose(0, 2, 1, 3), value[:, :stop].transpose(0, 2, 1, 3), mask[:, :, start:stop, :stop]
+        )
+        mixed.append(_attention_to_parts(query[:, start:stop], [*seen, own]))
+    return jnp.concatenate(mixed, axis=1)
+
+
+def _attention_to_parts(query: Float[Array, "B T N H"], parts: Sequence[Past]) -> Float[Array, "B T N H"]:
+    batch, length, heads, head_dim = query.shape
+    groups = parts[0].key.shape[1]
+    query = query.transpose(0, 2, 1, 3).reshape(batch, groups, heads // groups * length, head_dim)
+    shared = query.transpose(1, 0, 2, 3).reshape(1, groups, -1, head_dim)
+
+    def scores(part: Past) -> Float[Array, "B N T keys"]:
+        if part.key.shape[0] == batch:
+            found = jnp.einsum("bkqh,bksh->bkqs", query, part.key, preferred_element_type=jnp.float32)
+        else:
+            found = jnp.einsum("bkqh,bksh->bkqs", shared, part.key, preferred_element_type=jnp.float32)
+            found = found.reshape(groups, batch, -1, part.key.shape[2]).transpose(1, 0, 2, 3)
+        found = found.reshape(batch, heads, length, -1) * head_dim**-0.5
+        return jnp.where(part.mask, found, jnp.finfo(jnp.float32).min)
+
+    def mixed(part: Past, weights: Float[Array, "B N T keys"]) -> Float[Array, "B K queries H"]:
+        weights = weights.astype(part.value.dtype).reshape(batch, groups, -1, part.value.shape[2])
+        if part.value.shape[0] == batch:
+            return jnp.einsum("bkqs,bksh->bkqh", weights, part.value, preferred_element_type=jnp.float32)
+        weights = weights.transpose(1, 0, 2, 3).reshape(1, groups, -1, part.value.shape[2])
+        found = jnp.einsum("bkqs,bksh->bkqh", weights, part.value, preferred_element_type=jnp.float32)
+        return found.reshape(groups, batch, -1, head_dim).transpose(1, 0, 2, 3)
+
+    each = [scores(part) for part in parts]
+    largest = jnp.stack([found.max(axis=-1) for found in each]).max(axis=0)[..., None]
+    weights = [jnp.exp(found - largest) for found in each]
+    total = jnp.stack([found.sum(axis=-1) for found in weights]).sum(axis=0).reshape(batch, groups, -1, 1)
+    whole = jnp.stack([mixed(part, found) for part, found in zip(parts, weights, strict=True)]).sum(axis=0) / total
+    whole = whole.astype(query.dtype).reshape(batch, heads, length, head_dim)
+    return whole.transpose(0, 2, 1, 3)

@@ -1,0 +1,10 @@
+"""Text written under a plan: prompts prefilled once, decoded on the device, for any plan through two executables.
+
+`layout` cuts prompts into what is prefilled together; `cache` holds keys and values per executed layer instance;
+`engine` is what is compiled; `serve` walks plans and keeps rows busy; `text` ends texts at stop strings.
+"""
+
+from jaxpaint.generation.sampling import Sampling
+from jaxpaint.generation.serve import Continuation, Prompt, generate
+
+__all__ = ["Continuation", "Prompt", "Sampling", "generate"]

@@ -1,0 +1,136 @@
+"""Keys and values of a plan's executed layers: one slot for each time that a layer runs.
+
+A layer that is repeated, each iteration of a loop and each branch of a parallel group has its own slot, numbered in the
+order that they run (`jaxpaint.program`): the *exact* cache, under which generation equals plain forward passes of the
+plan. The *mean* cache is that of the paper's released code: the slots of a parallel group hold the mean of what its
+layers computed, each iteration its own, and a layer sees its own keys and values of the token at hand only. There,
+reading a prompt still uses each layer's own.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxpaint.errors import UserError
+from jaxpaint.generation.layout import Shape
+from jaxpaint.model import Model
+from jaxpaint.plan import Layer, Node, Parallel, Plan, Repeat, Series
+
+CacheKind: TypeAlias = Literal["exact", "mean"]
+# Set aside for keys and values.
+CACHE_BYTES = {"cpu": 2 << 30, "accelerator": 16 << 30}
+
+
+# [slots, B, K, tokens, H], or for each slot [B, K, tokens, H].
+Slots: TypeAlias = Float[Array, "slots B K tokens H"] | tuple[Float[Array, "B K tokens H"], ...]
+
+
+class Stored(NamedTuple):
+    """Keys and values of the prefilled tokens of a wave of prompts, the trunk's first."""
+
+    key: Float[Array, "slots K stored H"]
+    value: Float[Array, "slots K stored H"]
+
+
+class Rows(NamedTuple):
+    """The texts under way, one a row: their prompts' own parts, and a ring of what was written since.
+
+    Keys and values are one array of all slots, or where the plan itself is compiled a tuple with an array for each.
+    All rows write the ring's same `column`; a row sees the last `made` before it. `token` is fed next, at `position`;
+    `left` counts the tokens that may still be written, 0 where a row is idle. `prompt` numbers the prompts.
+    """
+
+    own_key: Slots
+    own_value: Slots
+    made_key: Slots
+    made_value: Slots
+    own_length: Int[Array, " B"]
+    made: Int[Array, " B"]
+    token: Int[Array, " B"]
+    position: Int[Array, " B"]
+    left: Int[Array, " B"]
+    prompt: Int[Array, " B"]
+    column: Int[Array, ""]
+
+
+def token_bytes(model: Model) -> int:
+    """Of one token's keys and values in one slot."""
+    config = model.config
+    return 2 * config.num_key_value_heads * config.head_dim * model.dtype.itemsize
+
+
+def cache_budget() -> int:
+    return CACHE_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+
+
+def empty(model: Model, shape: Shape, *, by_slot: bool) -> tuple[Stored, Rows]:
+    """Caches without content; with `by_slot` an array for each of the rows' slots."""
+    config = model.config
+    heads, head_dim = config.num_key_value_heads, config.head_dim
+
+    def zeros(*middle: int) -> Array:
+        return jnp.zeros((shape.slots, *middle, head_dim), model.dtype)
+
+    def slots(*sizes: int) -> Slots:
+        if not by_slot:
+            return zeros(*sizes)
+        return tuple(jnp.zeros((*sizes, head_dim), model.dtype) for _ in range(shape.slots))
+
+    def counters() -> Array:
+        return jnp.zeros(shape.rows, jnp.int32)
+
+    stored = Stored(zeros(heads, shape.stored), zeros(heads, shape.stored))
+    own_key, own_value = (slots(shape.rows, heads, shape.own) for _ in range(2))
+    made_key, made_value = (slots(shape.rows, heads, shape.made) for _ in range(2))
+    column = jnp.zeros((), jnp.int32)
+    own_length, made, token, position, left, prompt = (counters() for _ in range(6))
+    return stored, Rows(
+        own_key, own_value, made_key, made_value, own_length, made, token, position, left, prompt, column
+    )
+
+
+def groups(plan: Plan, slots: int) -> Int[np.ndarray, " slots"]:
+    """For each slot, the first of those whose mean it holds in a mean cache: itself outside of parallel groups.
+
+    Raises:
+        UserError: a parallel group has a branch that is not one layer; the released code has no such groups.
+    """
+    found = np.arange(slots, dtype=np.int32)
+
+    def visit(node: Node, slot: int) -> int:
+        match node:
+            case Layer():
+                return slot + 1
+            case Series(items):
+                for item in items:
+                    slot = visit(item, slot)
+                return slot
+            case Repeat(body, times):
+                for _ in range(times):
+                    slot = visit(body, slot)
+                return slot
+            case Parallel(branches):
+                if not all(isinstance(branch, Layer) for branch in branches):
+                    raise UserError(
+                        f"plan {plan}: a mean cache is defined for parallel groups of single layers only; "
+                        "use --kv exact"
+                    )
+                found[slot : slot + len(branches)] = slot
+                return slot + len(branches)
+
+    visit(plan.root, 0)
+    return found
+
+
+def averaged(array: Float[Array, "slots ..."], first: Int[Array, " slots"]) -> Float[Array, "slots ..."]:
+    """The mean over the slots of each group, in all of its slots. `first` is from `groups`."""
+    slots = array.shape[0]
+    size = jnp.zeros(slots).at[first].add(1.0)
+    total = jax.ops.segment_sum(array.astype(jnp.float32), first, slots)
+    mean = total / jnp.maximum(size, 1).reshape(-1, *[1] * (array.ndim - 1))
+    return mean[first].astype(array.dtype)

@@ -1,0 +1,360 @@
+"""Many prompts under many plans: what plans and prompts share is prefilled once, and rows never idle while one waits.
+
+For each wave of prompts the prefix tree of the plans is walked depth first (`jaxpaint.plan_tree`). A part of the tree
+writes the slots of its own layers, so where a plan ends, the slots of all its layers are filled for all prompts, and
+the plans that part from it later keep what they share. Then the plan's rows are decoded, in stretches; between two of
+them texts that ended leave their rows to prompts that wait.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxpaint.errors import UserError
+from jaxpaint.generation import cache, engine
+from jaxpaint.generation.cache import CacheKind, Rows, Stored
+from jaxpaint.generation.layout import Layout, Wave, lay_out
+from jaxpaint.generation.sampling import GREEDY, Sampling
+from jaxpaint.generation.text import stopped
+from jaxpaint.model import Model
+from jaxpaint.packing import row_length
+from jaxpaint.plan import Plan
+from jaxpaint.plan_tree import prefix_tree, walk
+from jaxpaint.program import Program
+from jaxpaint.sweep import held_bytes_default
+
+Ending: TypeAlias = Literal["end", "stop", "length", "not finite"]
+CHUNK_TOKENS = {"cpu": 512, "accelerator": 2048}
+BATCH_SIZE = {"cpu": 16, "accelerator": 64}
+# A plan compiled layer by layer takes a quarter of a second for each.
+MOST_STATIC_LAYERS = 64
+# Tokens between two searches for stop strings: what is written after one is thrown away.
+SEARCH_EVERY = 8
+SHOW_EVERY = 2  # where someone watches
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids to go on from, at most `max_new_tokens` of them, up to the first of the strings in `stop`."""
+
+    tokens: tuple[int, ...]
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a plan (by index) wrote after a prompt (by index): token ids, and why it ended.
+
+    `end`: a token that ends texts, which is left out; `stop`: a stop string, which the tokens still hold; `length`:
+    `max_new_tokens`; `not finite`: logits that are no numbers, before which the tokens end.
+    """
+
+    plan: int
+    prompt: int
+    tokens: tuple[int, ...]
+    ending: Ending
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[Prompt],
+    plans: Sequence[Plan],
+    *,
+    sampling: Sampling = GREEDY,
+    kv: CacheKind = "exact",
+    static: bool | None = None,
+    batch_size: int | None = None,
+    cache_bytes: int | None = None,
+    on_tokens: Callable[[int, int, tuple[int, ...]], None] | None = None,
+) -> Iterator[Continuation]:
+    """Continues every prompt under every plan; continuations come as they end. Mistakes are told at once.
+
+    Args:
+        kv: What a cache slot of a parallel group holds; see `jaxpaint.generation.cache`.
+        static: Compile the plan into decoding, one executable a plan, where every layer and slot is read in place; by
+            default where there is a single plan of few layers and a CPU, which otherwise copies what it indexes.
+        batch_size: Texts under way at once. By default 16 on a CPU and 64 on an accelerator.
+        cache_bytes: Memory for keys and values; fewer texts are under way where it has no room for more.
+        on_tokens: Told of a plan, a prompt and the tokens just written, in order, as they come.
+
+    Raises:
+        PlanError: a plan names a layer that the model lacks.
+        UserError: an empty prompt; one that with its new tokens is longer than the model's context; a plan that a
+            mean cache is not defined for; a cache that does not fit.
+    """
+    _check(model, prompts)
+    by_slots: dict[int, list[int]] = {}
+    for index, plan in enumerate(plans):
+        plan.validate(model.num_layers)
+        by_slots.setdefault(row_length(plan.cost), []).append(index)
+        if kv == "mean":
+            cache.groups(plan, plan.cost)
+    if static is None:
+        static = len(plans) == 1 and plans[0].cost <= MOST_STATIC_LAYERS and model.layers is not None
+    budget = cache_bytes or cache.cache_budget()
+    rows = batch_size or BATCH_SIZE[_device()]
+    return _by_slots(model, prompts, plans, by_slots, sampling, kv, static, rows, budget, on_tokens)
+
+
+def _by_slots(
+    model: Model,
+    prompts: Sequence[Prompt],
+    plans: Sequence[Plan],
+    by_slots: Mapping[int, list[int]],
+    sampling: Sampling,
+    kv: CacheKind,
+    static: bool,
+    batch_size: int,
+    cache_bytes: int,
+    on_tokens: Callable[[int, int, tuple[int, ...]], None] | None,
+) -> Iterator[Continuation]:
+    """Plans of about as many layers together: the cache has as many slots as the longest needs."""
+    if not prompts:
+        return
+    for slots, indices in sorted(by_slots.items()):
+        # Decoding begins with a prompt's last token. With a mean cache that one, too, must see the prompt as it was
+        # read.
+        end = None if kv == "mean" else -1
+        layout = lay_out(
+            [prompt.tokens[:end] for prompt in prompts],
+            max(prompt.max_new_tokens for prompt in prompts),
+            slots=slots,
+            chunk_tokens=CHUNK_TOKENS[_device()],
+            batch_size=batch_size,
+            token_bytes=cache.token_bytes(model),
+            cache_bytes=cache_bytes,
+        )
+        run = _Run(model, prompts, [plans[index] for index in indices], layout, sampling, kv, static)
+        for found in run.all(on_tokens and _renamed(on_tokens, indices)):
+            yield Continuation(indices[found.plan], found.prompt, found.tokens, found.ending)
+
+
+def _renamed(
+    on_tokens: Callable[[int, int, tuple[int, ...]], None], indices: Sequence[int]
+) -> Callable[[int, int, tuple[int, ...]], None]:
+    return lambda plan, prompt, tokens: on_tokens(indices[plan], prompt, tokens)
+
+
+def _device() -> str:
+    return "cpu" if jax.default_backend() == "cpu" else "accelerator"
+
+
+def _check(model: Model, prompts: Sequence[Prompt]) -> None:
+    room, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
+    for prompt in prompts:
+        if not prompt.tokens:
+            raise UserError("the prompt is empty; give at least one token to go on from")
+        if prompt.max_new_tokens < 1:
+            raise UserError(f"{prompt.max_new_tokens} new tokens; expected 1 or more")
+        if max(prompt.tokens) >= vocabulary or min(prompt.tokens) < 0:
+            raise UserError(
+                f"token ids span {min(prompt.tokens)} to {max(prompt.tokens)}, but the vocabulary has {vocabulary} "
+                "entries"
+            )
+        excess = len(prompt.tokens) + prompt.max_new_tokens - room
+        if excess > 0:
+            raise UserError(
+                f"a prompt of {len(prompt.tokens)} tokens and {prompt.max_new_tokens} new ones are {excess} more than "
+                f"the model's {room} positions; shorten the prompt, or ask for fewer new tokens"
+            )
+
+
+class _Run:
+    """Prompts and plans of one cache shape."""
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: Sequence[Prompt],
+        plans: Sequence[Plan],
+        layout: Layout,
+        sampling: Sampling,
+        kv: CacheKind,
+        static: bool,
+    ) -> None:
+        self._model, self._prompts, self._plans, self._layout = model, prompts, plans, layout
+        self._sampling = tuple(map(np.asarray, sampling.data))
+        self._mean = kv == "mean"
+        self._room = max(Program.of(plan).room for plan in plans)
+        self._ends = _ending_tokens(model)
+        self._stored: Stored
+        self._rows: Rows
+        self._static = static
+        self._stored, self._rows = cache.empty(model, layout.shape, by_slot=static)
+
+    def all(self, on_tokens: Callable[[int, int, tuple[int, ...]], None] | None) -> Iterator[Continuation]:
+        tree = prefix_tree(self._plans)
+        shape = self._layout.shape
+        for number, wave in enumerate(self._layout.waves):
+            # A single plan's trunk is still there.
+            kept = number > 0 and len(self._plans) == 1 and not self._mean
+            first = shape.trunk // shape.chunk if kept else 0
+
+            def advance(
+                state: Mapping[int, Array], part: Plan, before: int, wave: Wave = wave, first: int = first
+            ) -> Mapping[int, Array]:
+                chunks = range(first, len(wave.tokens))
+                return {chunk: self._prefill(wave, chunk, state.get(chunk), part, before) for chunk in chunks}
+
+            size = wave.tokens.size * self._model.config.hidden_size * self._model.dtype.itemsize
+            start: Mapping[int, Array] = {}
+            for branch, state, _ in walk(tree, start, advance, held_bytes_default() // size):
+                for plan in branch.ends[:1]:
+                    for found in self._decode(wave, state, self._plans[plan], plan, on_tokens):
+                        yield found
+                        # Plans that are equal write the same.
+                        for other in branch.ends[1:]:
+                            yield Continuation(other, found.prompt, found.tokens, found.ending)
+                del state
+
+    def _prefill(self, wave: Wave, chunk: int, x: Array | None, part: Plan, before: int) -> Array:
+        model, program = self._model, Program.of(part)
+        if x is None:
+            x = jnp.zeros((1, self._layout.shape.chunk, model.config.hidden_size), model.dtype)
+        x, self._stored = engine.prefill(
+            model.graphdef,
+            model.state,
+            model.layers,
+            program.instructions,
+            program.length,
+            self._room,
+            before,
+            x,
+            self._stored,
+            chunk,
+            wave.tokens[chunk, None],
+            wave.positions[chunk, None],
+            wave.visible_until[chunk, None],
+            wave.trunk_seen[chunk],
+            self._layout.shape.trunk,
+        )
+        return x
+
+    def _decode(
+        self,
+        wave: Wave,
+        hidden: Mapping[int, Array],
+        plan: Plan,
+        index: int,
+        on_tokens: Callable[[int, int, tuple[int, ...]], None] | None,
+    ) -> Iterator[Continuation]:
+        """Continues the wave's prompts under a plan whose slots are filled; `hidden` are their last hidden states."""
+        shape, trunk, model = self._layout.shape, self._layout.trunk, self._model
+        program = Program.of(plan)
+        slots = cache.groups(plan, shape.slots) if self._mean else np.arange(shape.slots, dtype=np.int32)
+        stored, texts = self._stored, dict[int, list[int]]()
+
+        def ended(prompt: int, fresh: list[int], goes_on: bool, finite: bool) -> Continuation | None:
+            text = texts.setdefault(prompt, [])
+            text += fresh
+            if on_tokens and fresh:
+                on_tokens(index, prompt, tuple(token for token in fresh if token not in self._ends))
+            ending = self._ending(prompt, text, goes_on, finite)
+            if ending is None:
+                return None
+            return Continuation(index, prompt, tuple(text[:-1] if ending == "end" else text), ending)
+
+        waiting = deque(range(len(wave.prompts)))
+        if self._mean:
+            stored, first, finite = self._begin_with_means(wave, hidden, slots)
+            for place in list(waiting):
+                prompt = wave.prompts[place]
+                goes_on = self._prompts[prompt].max_new_tokens > 1
+                if found := ended(prompt, [int(first[place])] if finite[place] else [], goes_on, bool(finite[place])):
+                    waiting.remove(place)
+                    yield found
+        in_row: list[int | None] = [None] * shape.rows
+        stop = np.ones(shape.rows, bool)  # whoever ran last may have left before its rows were done
+        searched = any(any(self._prompts[prompt].stop) for prompt in wave.prompts)
+        steps = SHOW_EVERY if on_tokens else SEARCH_EVERY if searched else engine.STRETCH
+        while waiting or any(prompt is not None for prompt in in_row):
+            entries = []
+            for row, occupant in enumerate(in_row):
+                if occupant is None and waiting:
+                    place = waiting.popleft()
+                    in_row[row] = number = wave.prompts[place]
+                    asked = self._prompts[number]
+                    whole = [*asked.tokens, *texts.get(number, [])]
+                    still = asked.max_new_tokens - (len(whole) - len(asked.tokens))
+                    last = len(whole) - 1
+                    entries.append((row, wave.starts[place], last - trunk, whole[-1], last, still, number))
+            columns = np.zeros((7, shape.rows), np.int32)
+            if entries:
+                columns[:, : len(entries)] = np.array(entries, np.int32).T
+            self._rows, written, finite = engine.decode(
+                model.graphdef,
+                model.state,
+                model.layers,
+                plan if self._static else None,
+                program.instructions,
+                program.length,
+                self._room,
+                shape.trunk,
+                trunk,
+                stored,
+                self._rows,
+                engine.Admissions(*map(jnp.asarray, (stop, len(entries), *columns))),
+                steps,
+                bool(waiting),
+                self._ends,
+                self._sampling,
+                self._mean,
+                slots,
+            )
+            new, left, good = np.asarray(written), np.asarray(self._rows.left), np.asarray(finite)
+            stop = np.zeros(shape.rows, bool)
+            for row, occupant in enumerate(in_row):
+                if occupant is None:
+                    continue
+                fresh = [int(token) for token in new[:, row] if token >= 0]
+                if found := ended(occupant, fresh, bool(left[row]), bool(good[row])):
+                    in_row[row], stop[row] = None, left[row] > 0
+                    del texts[occupant]
+                    yield found
+
+    def _begin_with_means(
+        self, wave: Wave, hidden: Mapping[int, Array], slots: np.ndarray
+    ) -> tuple[Stored, np.ndarray, np.ndarray]:
+        """The store averaged over groups, and each prompt's first new token and whether its logits were finite."""
+        shape, trunk, model = self._layout.shape, self._layout.trunk, self._model
+        lengths = np.array([len(self._prompts[prompt].tokens) for prompt in wave.prompts])
+        last = np.where(lengths > trunk, wave.starts + lengths - trunk, trunk) - 1
+        nothing = jnp.zeros((1, shape.chunk, model.config.hidden_size), model.dtype)
+        room = (0, row_length(len(lengths)) - len(lengths))
+        stored, first, finite = engine.begin_with_means(
+            model.graphdef,
+            model.state,
+            self._stored,
+            slots,
+            tuple(hidden.get(chunk, nothing) for chunk in range(shape.chunks)),
+            np.pad(last.astype(np.int32), room),
+            np.pad(np.array(wave.prompts, np.int32), room),
+            np.pad(lengths.astype(np.int32) - 1, room),
+            self._sampling,
+        )
+        return stored, np.asarray(first), np.asarray(finite)
+
+    def _ending(self, prompt: int, tokens: Sequence[int], goes_on: bool, finite: bool) -> Ending | None:
+        if not finite:
+            return "not finite"
+        if tokens and tokens[-1] in self._ends:
+            return "end"
+        asked = self._prompts[prompt]
+        if any(asked.stop) and stopped(self._model.tokenizer, tokens, asked.stop):
+            return "stop"
+        return None if goes_on else "length"
+
+
+def _ending_tokens(model: Model) -> np.ndarray:
+    """Token ids that end a text: the tokenizer's end of sequence; none for a model without a tokenizer."""
+    ids = [] if model.store is None else [model.tokenizer.eos_token_id]
+    return np.array([*(token for token in ids if token is not None), -1], np.int32)
