@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -78,16 +79,48 @@ def test_logits_equal_transformers_with_its_layers_rearranged(variant, real_mode
 def test_without_its_first_layer_the_model_is_unstable_and_our_error_is_that_of_transformers(
     name, real_model, real_torch_model, real_folder, texts
 ):
-    """float32 itself is 4e-3 (skip) and 4e-2 (switch) away from float64 there, in transformers too."""
+    """Layer 11 amplifies roundings: one unit in the last place of an embedding moves the logits of some texts by 0.1.
+
+    So float32's error there is that of transformers over several roundings of its input, not of one draw: its
+    largest is 1.2e-2 to 1.5e-1 (switch) from seed to seed, its median over texts 3e-3.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     plan = strategies.build(name, 30, layer=0).plan
     double = AutoModelForCausalLM.from_pretrained(real_folder, dtype=torch.float64).eval()
     exact = torch_logits(double, plan.sequence(), *texts)
-    theirs = np.abs(torch_logits(real_torch_model, plan.sequence(), *texts) - exact).max()
-    assert theirs > LOGITS_TOLERANCE
-    assert np.abs(our_logits(real_model, plan, *texts) - exact).max() < 2 * theirs
+    ends = np.cumsum(texts[1])[:-1]
+
+    def errors(logits) -> np.ndarray:
+        return np.array([np.abs(text).max() for text in np.split(logits - exact, ends)])
+
+    theirs = [errors(torch_logits(real_torch_model, plan.sequence(), *texts))]
+    for seed in range(3):
+        with embeddings_rounded_otherwise(real_torch_model, seed):
+            theirs.append(errors(torch_logits(real_torch_model, plan.sequence(), *texts)))
+    ours = errors(our_logits(real_model, plan, *texts))
+    assert np.max(theirs) > LOGITS_TOLERANCE
+    assert ours.max() < 2 * np.max(theirs)
+    assert np.median(ours) < 2 * np.median(theirs[0])
+
+
+@contextlib.contextmanager
+def embeddings_rounded_otherwise(torch_model, seed):
+    """Each number of the embedded tokens goes to the float32 next above or below it, at random."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def nudge(_module, _inputs, hidden):
+        up = torch.rand(hidden.shape, generator=generator) < 0.5
+        return torch.nextafter(hidden, torch.where(up, torch.inf, -torch.inf))
+
+    handle = torch_model.model.embed_tokens.register_forward_hook(nudge)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @pytest.mark.parametrize("start", [4, 9])

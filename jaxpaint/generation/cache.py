@@ -9,7 +9,7 @@ reading a prompt still uses each layer's own.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jaxpaint.model import Model
 from jaxpaint.plan import Layer, Node, Parallel, Plan, Repeat, Series
 
 CacheKind: TypeAlias = Literal["exact", "mean"]
+Arrays = TypeVar("Arrays")
 # Set aside for keys and values.
 CACHE_BYTES = {"cpu": 2 << 30, "accelerator": 16 << 30}
 
@@ -89,9 +90,19 @@ def empty(model: Model, shape: Shape, *, by_slot: bool) -> tuple[Stored, Rows]:
     made_key, made_value = (slots(shape.rows, heads, shape.made) for _ in range(2))
     column = jnp.zeros((), jnp.int32)
     own_length, made, token, position, left, prompt = (counters() for _ in range(6))
-    return stored, Rows(
-        own_key, own_value, made_key, made_value, own_length, made, token, position, left, prompt, column
-    )
+    rows = Rows(own_key, own_value, made_key, made_value, own_length, made, token, position, left, prompt, column)
+    return beside(model, (stored, rows))
+
+
+def beside(model: Model, arrays: Arrays) -> Arrays:
+    """The arrays on the model's device, as results are: JAX compiles again for arrays that are bound to no device.
+
+    Over a mesh the compiler decides where they lie.
+    """
+    if model.mesh is not None:
+        return arrays
+    (device,) = jax.tree.leaves(model.state)[0].devices()
+    return jax.device_put(arrays, device)
 
 
 def groups(plan: Plan, slots: int) -> Int[np.ndarray, " slots"]:

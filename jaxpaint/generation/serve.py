@@ -190,6 +190,7 @@ class _Run:
         self._rows: Rows
         self._static = static
         self._stored, self._rows = cache.empty(model, layout.shape, by_slot=static)
+        self._nothing = cache.beside(model, jnp.zeros((1, layout.shape.chunk, model.config.hidden_size), model.dtype))
 
     def all(self, on_tokens: Callable[[int, int, tuple[int, ...]], None] | None) -> Iterator[Continuation]:
         tree = prefix_tree(self._plans)
@@ -218,8 +219,6 @@ class _Run:
 
     def _prefill(self, wave: Wave, chunk: int, x: Array | None, part: Plan, before: int) -> Array:
         model, program = self._model, Program.of(part)
-        if x is None:
-            x = jnp.zeros((1, self._layout.shape.chunk, model.config.hidden_size), model.dtype)
         x, self._stored = engine.prefill(
             model.graphdef,
             model.state,
@@ -228,7 +227,7 @@ class _Run:
             program.length,
             self._room,
             before,
-            x,
+            self._nothing if x is None else x,
             self._stored,
             chunk,
             wave.tokens[chunk, None],
@@ -328,14 +327,13 @@ class _Run:
         shape, trunk, model = self._layout.shape, self._layout.trunk, self._model
         lengths = np.array([len(self._prompts[prompt].tokens) for prompt in wave.prompts])
         last = np.where(lengths > trunk, wave.starts + lengths - trunk, trunk) - 1
-        nothing = jnp.zeros((1, shape.chunk, model.config.hidden_size), model.dtype)
         room = (0, row_length(len(lengths)) - len(lengths))
         stored, first, finite = engine.begin_with_means(
             model.graphdef,
             model.state,
             self._stored,
             slots,
-            tuple(hidden.get(chunk, nothing) for chunk in range(shape.chunks)),
+            tuple(hidden.get(chunk, self._nothing) for chunk in range(shape.chunks)),
             np.pad(last.astype(np.int32), room),
             np.pad(np.array(wave.prompts, np.int32), room),
             np.pad(lengths.astype(np.int32) - 1, room),
