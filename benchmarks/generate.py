@@ -18,7 +18,7 @@ import statistics
 import time
 from pathlib import Path
 
-from throughput import SHAPES
+from random_weights import SHAPES, random_models
 
 
 def main() -> None:
@@ -36,14 +36,11 @@ def main() -> None:
     options = parser.parse_args()
     if bool(options.model) == bool(options.random):
         parser.error("give --model FOLDER or --random SHAPE")
-    # Both hold a model on the same device.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-
+    model, torch_model, texts = _random(options) if options.random else _real(options)
     import jax
 
     from jaxpaint.generation import Prompt, generate
 
-    model, torch_model, texts = _random(options) if options.random else _real(options)
     print(f"{len(texts)} prompts of {min(map(len, texts))} to {max(map(len, texts))} tokens, {options.new} new ones")
 
     def ours(new: int) -> list[list[int]]:
@@ -128,35 +125,12 @@ def _real(options):
 
 
 def _random(options):
-    import jax
     import numpy as np
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers import LlamaConfig as HuggingFaceConfig
 
-    from jaxpaint.model import random_model
-    from jaxpaint.models.config import LlamaConfig
-
-    if jax.default_backend() != options.device:
-        raise SystemExit(f"--device {options.device}: JAX runs on {jax.default_backend()} here")
-    vocab, hidden, inner, layers, heads, kv_heads, head_dim, positions, eps, theta = SHAPES[options.random]
-    config = LlamaConfig("llama", vocab, hidden, inner, layers, heads, kv_heads, head_dim, positions, eps, theta)
-    device, dtype = ("cuda", torch.bfloat16) if options.device == "gpu" else ("cpu", torch.float32)
-    shape = HuggingFaceConfig(
-        vocab_size=vocab,
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        max_position_embeddings=positions,
-        eos_token_id=None,
-    )
-    with torch.device(device):
-        torch_model = AutoModelForCausalLM.from_config(shape, dtype=dtype, attn_implementation="sdpa").eval()
+    model, torch_model = random_models(options.random, options.device)
     rng = np.random.default_rng(0)
-    texts = [tuple(int(token) for token in rng.integers(0, vocab, 128)) for _ in range(options.batch)]
-    return random_model(config), torch_model, texts
+    texts = [tuple(rng.integers(0, model.config.vocab_size, 128).tolist()) for _ in range(options.batch)]
+    return model, torch_model, texts
 
 
 if __name__ == "__main__":

@@ -21,11 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-SHAPES = {
-    # vocab, hidden, intermediate, layers, heads, key/value heads, head size, positions, eps, theta
-    "llama2-7b": (32000, 4096, 11008, 32, 32, 32, 128, 4096, 1e-5, 1e4),
-    "llama2-small": (32000, 512, 1376, 8, 8, 8, 64, 4096, 1e-5, 1e4),
-}
+from random_weights import SHAPES, random_models
 
 
 def main() -> None:
@@ -148,25 +144,16 @@ def _peak_memory(name: str) -> float:
 
 
 def _random(options) -> dict:
-    # Both hold a model on the same device.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
     import numpy as np
     import torch
-    from transformers import AutoModelForCausalLM
-    from transformers import LlamaConfig as HuggingFaceConfig
 
-    from jaxpaint.model import random_model
-    from jaxpaint.models.config import LlamaConfig
     from jaxpaint.packing import Request
     from jaxpaint.score import score
 
-    if jax.default_backend() != options.device:
-        raise SystemExit(f"--device {options.device}: JAX runs on {jax.default_backend()} here")
-    vocab, hidden, inner, layers, heads, kv_heads, head_dim, positions, eps, theta = SHAPES[options.random]
-    config = LlamaConfig("llama", vocab, hidden, inner, layers, heads, kv_heads, head_dim, positions, eps, theta)
-    device, dtype = ("cuda", torch.bfloat16) if options.device == "gpu" else ("cpu", torch.float32)
     torch.set_num_threads(options.threads)
+    model, torch_model = random_models(options.random, options.device)
+    vocab, positions = model.config.vocab_size, model.config.max_position_embeddings
     rng = np.random.default_rng(0)
     lengths = rng.integers(64, 256, options.sequences)
     texts = [tuple(int(t) for t in rng.integers(0, vocab, n)) for n in lengths]
@@ -174,17 +161,6 @@ def _random(options) -> dict:
     tokens = sum(len(request.tokens) for request in requests)
 
     def transformers_peer():
-        shape = HuggingFaceConfig(
-            vocab_size=vocab,
-            hidden_size=hidden,
-            intermediate_size=inner,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=kv_heads,
-            max_position_embeddings=positions,
-        )
-        with torch.device(device):
-            model = AutoModelForCausalLM.from_config(shape, dtype=dtype, attn_implementation="sdpa").eval()
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].tokens))
 
         def run():
@@ -196,12 +172,13 @@ def _random(options) -> dict:
                     batch = torch.zeros(len(rows), width, dtype=torch.long)
                     for row, request in zip(batch, rows, strict=True):
                         row[: len(request.tokens)] = torch.tensor(request.tokens)
-                    total += float(model(batch.to(device), use_cache=False).logits.float().logsumexp(-1).sum())
+                    total += float(
+                        torch_model(batch.to(torch_model.device), use_cache=False).logits.float().logsumexp(-1).sum()
+                    )
             return total
 
         return run
 
-    model = random_model(config)
     peers = {"jaxpaint": lambda: score(model, requests), "transformers": transformers_peer()}
     seconds: dict[str, list[float]] = {name: [] for name in peers}
     for number in range(options.rounds + 1):

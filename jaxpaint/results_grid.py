@@ -6,7 +6,8 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+
+from jaxpaint.results_filter import main_filter
 
 WIDTH = 80
 LONGEST_LABEL = 38
@@ -90,19 +91,19 @@ def _setting(num_fewshot: int, bos: str) -> str:
 
 
 def _column(connection: sqlite3.Connection, model: int, task: int, name: str, setting: str, metric: str) -> _Column:
-    """Of several filters of the main metric, the first in the alphabet."""
+    filter = main_filter(connection, task, metric)
     rows = connection.execute(
         "SELECT c.plan, c.status, c.documents, m.value, m.stderr FROM cells AS c "
-        "LEFT JOIN metrics AS m ON m.cell = c.id AND m.metric = ? WHERE c.model = ? AND c.task = ? "
-        "ORDER BY c.plan, m.filter",
-        (metric, model, task),
+        "LEFT JOIN metrics AS m ON m.cell = c.id AND m.metric = ? AND m.filter = ? WHERE c.model = ? AND c.task = ?",
+        (metric, filter, model, task),
     ).fetchall()
-    first = {plan: next(group) for plan, group in groupby(rows, key=lambda row: row[0])}
-    counts = {documents for _, _, documents, *_ in first.values() if documents is not None}
+    counts = {documents for _, _, documents, *_ in rows if documents is not None}
+    if filter != "none":
+        setting = f"{setting}, {filter}" if setting else filter
     number = f", n={min(counts)}{f'-{max(counts)}' if len(counts) > 1 else ''}" if counts else ""
     return _Column(
         (name, setting, f"{metric}{number}"),
-        {plan: _value(status, documents, value, stderr) for plan, status, documents, value, stderr in first.values()},
+        {plan: _value(status, documents, value, stderr) for plan, status, documents, value, stderr in rows},
     )
 
 

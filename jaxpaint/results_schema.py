@@ -148,26 +148,21 @@ CREATE VIEW results AS              -- one row per cell, strategy that its plan 
     JOIN plans p ON p.id = c.plan
     LEFT JOIN variants v ON v.plan = c.plan AND v.num_layers = m.num_layers
     LEFT JOIN metrics r ON r.cell = c.id;
-CREATE VIEW loglikelihoods AS       -- one row per cell and request
-    SELECT m.source AS model, m.fingerprint, m.dtype, t.name AS task, t.num_fewshot, t.bos, p.text AS plan,
-        q.document, q.number, s.loglikelihood, s.is_greedy, s.cell
-    FROM scores s
-    JOIN cells c ON c.id = s.cell
-    JOIN models m ON m.id = c.model
-    JOIN tasks t ON t.id = c.task
-    JOIN plans p ON p.id = c.plan
-    JOIN requests q ON q.id = s.request
-    WHERE json_extract(t.settings, '$.kv') IS NULL;
-CREATE VIEW generations AS          -- one row per cell and request of generative tasks
+CREATE VIEW responses AS            -- one row per cell and request, of whichever kind
     SELECT m.source AS model, m.fingerprint, m.dtype, t.name AS task, t.num_fewshot, t.bos, t.settings, p.text AS plan,
-        q.document, q.number, s.text, s.cell
+        q.document, q.number, s.loglikelihood, s.is_greedy, s.text, s.cell
     FROM scores s
     JOIN cells c ON c.id = s.cell
     JOIN models m ON m.id = c.model
     JOIN tasks t ON t.id = c.task
     JOIN plans p ON p.id = c.plan
-    JOIN requests q ON q.id = s.request
-    WHERE json_extract(t.settings, '$.kv') IS NOT NULL;
+    JOIN requests q ON q.id = s.request;
+CREATE VIEW loglikelihoods AS       -- those of tasks that score texts
+    SELECT model, fingerprint, dtype, task, num_fewshot, bos, plan, document, number, loglikelihood, is_greedy, cell
+    FROM responses WHERE json_extract(settings, '$.kv') IS NULL;
+CREATE VIEW generations AS          -- those of tasks that write them
+    SELECT model, fingerprint, dtype, task, num_fewshot, bos, settings, plan, document, number, text, cell
+    FROM responses WHERE json_extract(settings, '$.kv') IS NOT NULL;
 CREATE VIEW document_results AS     -- one row per cell, document and metric
     SELECT m.source AS model, m.fingerprint, m.dtype, t.name AS task, t.num_fewshot, t.bos, p.text AS plan,
         d.document, d.metric, d.filter, d.value, d.cell

@@ -15,6 +15,7 @@ from jaxpaint.model import Model
 from jaxpaint.packing import Request
 from jaxpaint.plan import Plan
 from jaxpaint.results import MetricRow, PlanRow, Store
+from jaxpaint.results_filter import main_filter
 from jaxpaint.strategies import Variant
 from jaxpaint.task_metrics import task_metrics, text_metrics
 from jaxpaint.task_requests import TaskRequests
@@ -35,6 +36,7 @@ class Study:
     plan_ids: tuple[int, ...]
     labels: tuple[str, ...]
     tasks: tuple[TaskRequests, ...]
+    task_ids: tuple[int, ...]
     cells: Int[np.ndarray, "tasks plans"]
     request_ids: Int[np.ndarray, " requests"]
     task_of: Int[np.ndarray, " requests"]
@@ -113,20 +115,42 @@ def register(
         plan_ids=tuple(first),
         labels=tuple(variant.label for variant in first.values()),
         tasks=tuple(tasks),
+        task_ids=tuple(task_ids),
         cells=np.array(cells, np.int64).reshape(len(tasks), len(first)),
         request_ids=np.array(list(chain.from_iterable(request_ids)), np.int64),
         task_of=np.repeat(np.arange(len(tasks)), [len(each) for each in request_ids]),
     )
 
 
-def finish_cells(
+class Finishing:
+    """Finishes a study's cells when nothing of them is missing any more; `standing` is how far it is, in a line."""
+
+    def __init__(self, study: Study, store: Store, environment: Mapping[str, Any]) -> None:
+        self.standing = self._best = ""
+        self._study, self._store, self._environment = study, store, environment
+
+    def of_all_but(self, missing: Bool[np.ndarray, "plans requests"]) -> None:
+        """Computes and stores the metrics of unfinished cells that have all of their results.
+
+        Raises:
+            UserError: the task's own code fails on a document, or the store cannot be written.
+        """
+        study, store = self._study, self._store
+        unfinished = study.unfinished(store)
+        for task in range(len(study.tasks)):
+            complete = ~missing[:, study.task_of == task].any(axis=1)
+            plans = np.flatnonzero(unfinished[task] & complete)
+            if plans.size:
+                _finish(study, store, task, plans, self._environment)
+                unfinished[task, plans] = False
+                self._best = _best_plan(study, store, task) or self._best
+        done = f"{(~unfinished).sum()} of {unfinished.size} results finished"
+        self.standing = f"{done}, {self._best}" if self._best else done
+
+
+def _finish(
     study: Study, store: Store, task: int, plans: Int[np.ndarray, " P"], environment: Mapping[str, Any]
 ) -> None:
-    """Computes and stores the metrics of cells all of whose scores are in the store.
-
-    Raises:
-        UserError: the task's own code fails on a document, or the store cannot be written.
-    """
     requests = study.tasks[task]
     ids = study.request_ids[study.task_of == task].tolist()
     for start in range(0, len(plans), CELLS_AT_ONCE):
@@ -153,17 +177,18 @@ def finish_cells(
             )
 
 
-def best_plan(study: Study, store: Store, task: int) -> str:
+def _best_plan(study: Study, store: Store, task: int) -> str:
     """The study's plan with the best main metric among a task's finished cells, in words; "" while there is none."""
     requests = study.tasks[task]
     by_cell = dict(zip(study.cells[task].tolist(), study.labels, strict=True))
     query = (
         "SELECT m.cell, m.value, m.higher_is_better FROM metrics AS m JOIN cells AS c ON c.id = m.cell "
-        "WHERE c.model = ? AND c.status = 'finished' AND m.metric = ? AND m.value IS NOT NULL"
+        "WHERE c.model = ? AND c.status = 'finished' AND m.metric = ? AND m.filter = ? AND m.value IS NOT NULL"
     )
+    filter = main_filter(store.connection, study.task_ids[task], requests.main_metric)
     found = [
         (-value if better == 0 else value, cell, value)
-        for cell, value, better in store.connection.execute(query, (study.model_id, requests.main_metric))
+        for cell, value, better in store.connection.execute(query, (study.model_id, requests.main_metric, filter))
         if by_cell.get(cell, "full") != "full"
     ]
     if not found:

@@ -17,7 +17,7 @@ from jaxpaint.errors import UserError
 from jaxpaint.generation import generate
 from jaxpaint.generation.cache import CacheKind, cache_budget
 from jaxpaint.results import Store, Worker
-from jaxpaint.study_cells import Study, best_plan, finish_cells
+from jaxpaint.study_cells import Finishing, Study
 from jaxpaint.study_run import WAIT_SECONDS, WRITE_SECONDS
 
 PROMPTS_AT_ONCE = 128  # claimed together: enough to share a prefill, few enough that other processes find some
@@ -44,9 +44,8 @@ class GenerationRun:
     ) -> None:
         self.written = 0
         self._study, self._store, self._worker, self._kv = study, store, worker, kv
-        self._environment, self._progress, self._tell = environment, progress, tell
+        self._finishing, self._progress, self._tell = Finishing(study, store, environment), progress, tell
         self._cache_bytes = cache_budget()
-        self._note = self._best = ""
 
     def run(self) -> None:
         """Goes on until nothing is missing, waiting for what other processes write.
@@ -72,17 +71,8 @@ class GenerationRun:
 
     def _look(self) -> np.ndarray:
         """What is missing, after finishing what can be."""
-        study = self._study
-        missing = study.all_missing(self._store)
-        unfinished = study.unfinished(self._store)
-        for task in range(len(study.tasks)):
-            plans = np.flatnonzero(unfinished[task] & ~missing[:, study.task_of == task].any(axis=1))
-            if plans.size:
-                finish_cells(study, self._store, task, plans, self._environment)
-                unfinished[task, plans] = False
-                self._best = best_plan(study, self._store, task) or self._best
-        done = f"{(~unfinished).sum()} of {unfinished.size} results finished"
-        self._note = f"{done}, {self._best}" if self._best else done
+        missing = self._study.all_missing(self._store)
+        self._finishing.of_all_but(missing)
         return missing
 
     def _portions(self, missing: np.ndarray) -> Iterator[Int[np.ndarray, " R"]]:
@@ -164,7 +154,7 @@ class GenerationRun:
                     text = None if each.ending == "not finite" else asked[number].text(tokenizer, each)
                     cell = int(study.cells[task, plans[each.plan]])
                     pending.append((cell, int(study.request_ids[requests[number]]), text))
-                    self._advance(asked[number].prompt.max_new_tokens, self._note)
+                    self._advance(asked[number].prompt.max_new_tokens, self._finishing.standing)
                     if time.perf_counter() - written >= WRITE_SECONDS:
                         write()
         finally:

@@ -17,7 +17,7 @@ from jaxpaint import sweep
 from jaxpaint.errors import UserError
 from jaxpaint.plan_tree import prefix_tree
 from jaxpaint.results import Store, Worker
-from jaxpaint.study_cells import Study, best_plan, finish_cells
+from jaxpaint.study_cells import Finishing, Study
 from jaxpaint.study_portions import Portion, portions, regrouped
 
 WRITE_SECONDS = 1.0  # of computing between transactions: so much may be lost
@@ -69,10 +69,9 @@ class Run:
     ) -> None:
         self.work = Work()
         self._study, self._store, self._worker = study, store, worker
-        self._environment, self._batch_tokens = environment, batch_tokens
+        self._finishing, self._batch_tokens = Finishing(study, store, environment), batch_tokens
         self._progress, self._tell, self._keep = progress, tell, keep
         self._missing = np.zeros((0, 0), bool)
-        self._best = self._note = ""
 
     def run(self) -> None:
         """Goes on until nothing is missing, waiting for what other processes compute.
@@ -99,7 +98,7 @@ class Run:
 
     def _look(self) -> None:
         self._missing = self._study.all_missing(self._store)
-        self._finish()
+        self._finishing.of_all_but(self._missing)
 
     def _everything_left(self) -> list[Portion]:
         study = self._study
@@ -154,7 +153,7 @@ class Run:
                     self._sweep(part)
         finally:
             store.release(self._worker, claimed)
-        self._finish()
+        self._finishing.of_all_but(self._missing)
         self._keep(self.work)
         return True
 
@@ -174,7 +173,7 @@ class Run:
                 if time.perf_counter() - written >= WRITE_SECONDS:
                     self._write(portion, pending, {})
                     written = time.perf_counter()
-                self._advance(len(plans) * int(lengths.sum()), self._note)
+                self._advance(len(plans) * int(lengths.sum()), self._finishing.standing)
         except RuntimeError as error:  # jax.errors.JaxRuntimeError
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -235,18 +234,4 @@ class Run:
         if rows:
             self._store.add_scores(rows, {})
             self._missing[:, empty] = False
-            self._finish()
-
-    def _finish(self) -> None:
-        """Computes the metrics of cells of which no score is missing any more."""
-        study = self._study
-        unfinished = study.unfinished(self._store)
-        for task in range(len(study.tasks)):
-            complete = ~self._missing[:, study.task_of == task].any(axis=1)
-            plans = np.flatnonzero(unfinished[task] & complete)
-            if plans.size:
-                finish_cells(study, self._store, task, plans, self._environment)
-                unfinished[task, plans] = False
-                self._best = best_plan(study, self._store, task) or self._best
-        done = f"{(~unfinished).sum()} of {unfinished.size} results finished"
-        self._note = f"{done}, {self._best}" if self._best else done
+            self._finishing.of_all_but(self._missing)

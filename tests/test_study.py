@@ -20,7 +20,7 @@ from tiny_tasks import SCORED, make_task
 import jaxpaint as jp
 from convert import convert
 from jaxpaint import study as study_module
-from jaxpaint import study_analyses, study_run, sweep
+from jaxpaint import study_analyses, study_cells, study_run, sweep
 from jaxpaint.analysis import analyse
 from jaxpaint.errors import UserError
 from jaxpaint.harness import PlanLM
@@ -123,7 +123,7 @@ def test_a_second_run_computes_nothing(spec, monkeypatch):
         (first.work.executed, first.work.distinct, first.work.separate)
     ]
     monkeypatch.setattr(sweep, "sweep_batch", None)
-    monkeypatch.setattr(study_run, "finish_cells", None)
+    monkeypatch.setattr(study_cells, "task_metrics", None)
     second = run_study(spec)
     assert second.work == study_run.Work()
     assert (second.plans, second.cells, second.finished) == (7, 14, 14)

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxpaint.errors import UserError
 from jaxpaint.plan import Plan
+from jaxpaint.results_filter import main_filter
 from jaxpaint.results_schema import reading
 
 FINISHED, NOT_FINITE, RUNNING = "finished", "not finite", "running"
@@ -217,7 +218,7 @@ def _tasks(connection: sqlite3.Connection, model: int, bos: str) -> list[TaskRow
         " WHERE bos = ? AND id IN (SELECT task FROM cells WHERE model = ?) ORDER BY name, num_fewshot, id",
         (bos, model),
     ).fetchall()
-    tasks = [TaskRow(*(*row, _filter(connection, row[0], row[-1]))) for row in rows]
+    tasks = [TaskRow(*(*row, main_filter(connection, row[0], row[-1]))) for row in rows]
     shots = defaultdict(set)
     for task in tasks:
         shots[task.benchmark].add(task.num_fewshot)
@@ -227,17 +228,6 @@ def _tasks(connection: sqlite3.Connection, model: int, bos: str) -> list[TaskRow
     ]
     count = Counter(task.name for task in named)
     return [replace(task, name=f"{task.name} #{task.id}") if count[task.name] > 1 else task for task in named]
-
-
-def _filter(connection: sqlite3.Connection, task: int, metric: str) -> str:
-    """lm-eval's filter that the main metric is taken under: none, a generated answer's strict match, or another."""
-    found = connection.execute(
-        "SELECT DISTINCT filter FROM metrics JOIN cells ON cells.id = cell WHERE task = ? AND metric = ?",
-        (task, metric),
-    )
-    order = ("none", "strict-match")
-    names = [name for (name,) in found]
-    return min(names, key=lambda name: (order.index(name) if name in order else len(order), name), default="none")
 
 
 def _task_results(connection: sqlite3.Connection, task: TaskRow, model: int, columns: Mapping[int, int]) -> TaskResults:
