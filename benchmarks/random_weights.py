@@ -1,0 +1,48 @@
+"""Models of real shapes and random weights, here and in transformers on torch: what speed needs and no download."""
+
+from __future__ import annotations
+
+import os
+
+SHAPES = {
+    "llama2-7b": {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,
+    },
+    "llama2-small": {
+        "vocab_size": 32000,
+        "hidden_size": 512,
+        "intermediate_size": 1376,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 4096,
+    },
+}
+
+
+def random_models(shape: str, device: str):
+    """`(our model, transformers' model)` on "cpu" in float32 or on "gpu" in bfloat16, with weights of their own.
+
+    Call it before anything starts JAX: both hold a model on the same device.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from jaxpaint.model import random_model
+    from jaxpaint.models.config import from_huggingface
+
+    if jax.default_backend() != device:
+        raise SystemExit(f"--device {device}: JAX runs on {jax.default_backend()} here")
+    config = LlamaConfig(**SHAPES[shape], eos_token_id=None)
+    torch_device, dtype = ("cuda", torch.bfloat16) if device == "gpu" else ("cpu", torch.float32)
+    with torch.device(torch_device):
+        theirs = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
+    return random_model(from_huggingface(config.to_dict())), theirs
