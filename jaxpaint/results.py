@@ -10,6 +10,7 @@ join the ids into readable rows.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -291,8 +292,7 @@ def _spend(connection: sqlite3.Connection, seconds: Mapping[int, float]) -> None
 
 
 def _nested(value: Any) -> Any:
-    """Lists of lists of numbers, None for those that are not finite, which JSON cannot say."""
-    array = np.asarray(value, dtype=np.float64)
-    numbers = array.astype(object)
-    numbers[~np.isfinite(array)] = None
-    return numbers.tolist()
+    """Lists of lists of numbers, of whatever lengths, None for those that are not finite, which JSON cannot say."""
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_nested(each) for each in value]
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -22,7 +22,7 @@ from jaxpaint.tasks import build_instances, evaluate, load_tasks
 DOCUMENTS = int(os.environ.get("JAXPAINT_GSM8K", "2"))
 # Of an answer; the whole of it is what a score needs.
 NEW_TOKENS = 256 if DOCUMENTS >= 40 else 24
-SERIES = {"full": {}, "skip": {"start": 12}, "switch": {"layer": 20}, "middle-repeat": {"start": 13}}
+SERIES = {"full": {}, "skip": {"start": 12}, "switch": {"layer": 14}, "middle-repeat": {"start": 13}}
 GROUPS = {"parallel": {"start": 11}, "looped-parallel": {"start": 12, "iterations": 2}}
 
 pytestmark = [pytest.mark.slow, needs_assets]
@@ -85,10 +85,13 @@ def test_texts_and_scores_equal_lm_evals_own_backend(name, real_model, real_torc
         {key: value for key, value in each["results"]["gsm8k"].items() if key.startswith("exact_match")}
         for each in (ours, theirs)
     ]
-    print(f"\n{name}: {len(pairs) - len(different)} of {len(pairs)} texts equal, {scores[0]}")
+    characters = sum(len(sample["resps"][0][0]) for sample, _ in pairs)
+    equal = len(pairs) - len(different)
+    print(f"\n{name}: {equal} of {len(pairs)} texts equal, {characters} characters, {scores[0]}")
     assert not different
     assert scores[0] == scores[1]
-    assert any(sample["resps"][0][0].strip() for sample, _ in pairs)
+    if name == "full":
+        assert any(sample["resps"][0][0].strip() for sample, _ in pairs)
 
 
 @pytest.mark.parametrize("name", GROUPS)

@@ -339,7 +339,7 @@ def test_analyses_are_kept_and_not_made_again(spec, tmp_path, monkeypatch):
         spec,
         tasks=(),
         strategies=("skip",),
-        analyses=("similarity", "variance"),
+        analyses=("similarity", "variance", "block_influence", "angular_distance"),
         analysis_task=make_task(tmp_path, "tiny_word"),
         analysis_samples=4,
     )
@@ -357,6 +357,9 @@ def test_analyses_are_kept_and_not_made_again(spec, tmp_path, monkeypatch):
     values = {row["name"]: json.loads(row["value"]) for row in found if row["text"] == "0 1 4"}
     np.testing.assert_allclose(values["similarity"], expected.similarity, atol=1e-5)
     np.testing.assert_allclose(values["variance"], expected.variance, rtol=1e-4)
+    np.testing.assert_allclose(values["block_influence"], expected.block_influence, atol=1e-5)
+    assert [len(row) for row in values["angular_distance"]] == [3, 2, 1]
+    np.testing.assert_allclose(values["angular_distance"][0], expected.angular_distance[0, 1:], atol=1e-5)
     monkeypatch.setattr(study_analyses, "analyse", None)
     assert run_study(spec).analysed == 0
     assert rows(spec.store, query) == found
