@@ -199,3 +199,15 @@ def test_the_trade_off_shows_depth_and_cost_and_own_plans(tmp_path: Path) -> Non
     assert lines(cost)["parallel pairs"][:, 0].tolist() == [1, 1, 1, 1]
     assert lines(depth)["parallel pairs"][:, 0].tolist() == [8 / 8, 7 / 8, 6 / 8, 5 / 8]
     assert lines(cost)["skip"][:, 0].tolist() == [7 / 8, 5 / 8, 3 / 8, 1 / 8]
+
+
+def test_legends_of_long_names_stay_on_the_figure(tmp_path: Path) -> None:
+    tasks = [FakeTask(f"a_benchmark_with_a_long_name_{number}", lambda v: 0.4, chance=0.25) for number in range(3)]
+    (one,) = measured(tmp_path / "s", FakeModel(variants("skip", "random"), tasks, LAYERS))
+    figures = study_figures(one)
+    for drawn in figures:
+        figure = draw(figures, drawn.number)
+        for legend in figure.legends:
+            box = legend.get_window_extent()
+            assert box.x0 >= 0, drawn.slug
+            assert box.x1 <= figure.bbox.width, drawn.slug

@@ -164,8 +164,13 @@ def log_scale(axes: Axes) -> None:
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
-    """One legend under the plots, where it covers nothing; each label once."""
+    """One legend under the plots, where it covers nothing; each label once, in as many columns as have room."""
     entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
     entries.sort(key=lambda entry: entry[1].startswith("missing (") or entry[1].endswith(LEFT_OUT))
     handles, labels = zip(*entries, strict=True)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=10, columnspacing=1.2)
+    for count in range(columns, 0, -1):
+        place = "outside lower center"
+        legend = figure.legend(handles, labels, loc=place, ncols=count, fontsize=10, columnspacing=1.2)
+        if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
