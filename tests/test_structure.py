@@ -30,6 +30,7 @@ WITHOUT_NUMPY = (
     "jaxpaint.program",
     "jaxpaint.progress",
     "jaxpaint.results_claims",
+    "jaxpaint.results_filter",
     "jaxpaint.results_grid",
     "jaxpaint.results_keys",
     "jaxpaint.results_merge",
@@ -106,7 +107,8 @@ ALLOWED = {
         "results_schema",
         "results_scores",
     },
-    "jaxpaint.results_grid": set(),
+    "jaxpaint.results_filter": set(),
+    "jaxpaint.results_grid": {"results_filter"},
     "jaxpaint.results_tables": {"errors", "results_grid", "results_schema"},
 }
 MAY_IMPORT_CONVERT = ("jaxpaint.model.", "jaxpaint.commands.")

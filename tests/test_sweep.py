@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from itertools import product
 
 import jax
@@ -90,9 +91,15 @@ def test_held_states_bound_memory(tiny, requests, monkeypatch):
     alive: list[int] = []
     run = sweep._segment
 
+    def states() -> int:
+        return sum(array.shape == shape for array in jax.live_arrays())
+
     def watched(*arguments):
-        alive.append(sum(array.shape == shape for array in jax.live_arrays()))
+        alive.append(states() - left_by_others)
         return run(*arguments)
+
+    gc.collect()
+    left_by_others = states()
 
     monkeypatch.setattr(sweep, "_segment", watched)
     peaks = []
