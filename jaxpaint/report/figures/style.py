@@ -169,8 +169,7 @@ def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
     entries.sort(key=lambda entry: entry[1].startswith("missing (") or entry[1].endswith(LEFT_OUT))
     handles, labels = zip(*entries, strict=True)
     for count in range(columns, 0, -1):
-        place = "outside lower center"
-        legend = figure.legend(handles, labels, loc=place, ncols=count, fontsize=10, columnspacing=1.2)
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=count, fontsize=10, columnspacing=1.2)
         if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
             return
         legend.remove()
