@@ -1,6 +1,6 @@
 """GSM8K on the real model: the texts that transformers writes with its layers rearranged, and lm-eval's own scores.
 
-JAXPAINT_GSM8K=40 runs 40 documents with answers of up to 256 tokens, as docs/generation.md reports; by default two.
+JAXPAINT_GSM8K=40 runs 40 documents, under the full plan with answers of up to 256 tokens; by default two, of 24.
 """
 
 from __future__ import annotations
