@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.families import BUFFERS
 from convert.tensors import Tensor
 from jaxpaint.errors import UserError
 
@@ -39,7 +40,7 @@ def read_header(file: Path) -> list[Tensor]:
     for name in names:
         part = opened.get_slice(name)
         kind = part.get_dtype()
-        if kind not in DTYPES and not name.endswith("rotary_emb.inv_freq"):
+        if kind not in DTYPES and not name.endswith(BUFFERS):
             raise UserError(
                 f"{name} in {file} has dtype {kind}; only float weights convert ({', '.join(DTYPES)}): "
                 "use the checkpoint that is not quantised"

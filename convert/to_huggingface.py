@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert import llama
+from convert.families import FAMILIES
+from convert.weights import Names
 from jaxpaint import checkpoint
 from jaxpaint.checkpoint import Progress
 from jaxpaint.errors import UserError
@@ -47,7 +48,7 @@ def export(
             f"as {plan} has"
         )
     layers = plan.sequence()
-    shards = _shards(_entries(manifest["tensors"], layers), shard_bytes)
+    shards = _shards(_entries(FAMILIES[config.model_type], manifest["tensors"], layers), shard_bytes)
     total, done = sum(entry.size for shard in shards for entry in shard), 0
     weight_map = {}
     with checkpoint.new_folder(destination, overwrite=overwrite, replaces=_is_huggingface) as folder:
@@ -86,11 +87,11 @@ class _Entry:
     size: int
 
 
-def _entries(tensors: Mapping[str, Any], layers: Sequence[int]) -> Iterator[_Entry]:
+def _entries(names: Names, tensors: Mapping[str, Any], layers: Sequence[int]) -> Iterator[_Entry]:
     import jax.numpy as jnp
 
     for path, tensor in tensors.items():
-        weight = llama.weight(path)
+        weight = names.weight(path)
         size = math.prod(weight.shape(tuple(tensor["shape"]))) * jnp.dtype(tensor["dtype"]).itemsize
         stored: Sequence[int | None] = layers if weight.stacked else [None]
         for new, old in enumerate(stored):

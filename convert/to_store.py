@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from convert import llama
-from convert.sources import Source, resolve
+from convert.families import FAMILIES
+from convert.sources import resolve
 from convert.tensors import Tensor, abbreviated
+from convert.weights import Names
 from jaxpaint import checkpoint
 from jaxpaint.checkpoint import Progress
 from jaxpaint.errors import UserError
-from jaxpaint.models.config import LlamaConfig, from_huggingface
+from jaxpaint.models.config import Config, from_huggingface
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -43,12 +44,14 @@ def convert(
     """
     found = resolve(source, revision)
     config = from_huggingface(found.config)
-    _require_match(found, llama.expected(_parameter_shapes(config), config), config)
-    chosen = _choose_dtype(dtype, found)
+    names = FAMILIES[config.model_type]
+    tensors = {name: tensor for name, tensor in found.tensors.items() if not name.endswith(names.buffers)}
+    _require_match(found.name, tensors, config, names)
+    chosen = _choose_dtype(dtype, tensors)
 
     def fill(path: str, layer: int | None, out: np.ndarray) -> None:
-        weight = llama.weight(path)
-        copy(found.tensors[weight.of_layer(layer)], out, weight.transposed)
+        weight = names.weight(path)
+        copy(tensors[weight.of_layer(layer)], out, weight.transposed)
 
     if progress and not found.tokenizer_files:
         progress(f"{found.name} has no tokenizer: the store will take token ids only", 0, 0)
@@ -73,33 +76,21 @@ def copy(tensor: Tensor, out: np.ndarray, transposed: bool) -> None:
         out[place] = block.T if transposed else block
 
 
-def _parameter_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+def _choose_dtype(asked: str | None, tensors: Mapping[str, Tensor]) -> str:
     import jax.numpy as jnp
 
-    from jaxpaint.models import abstract_parameters
-
-    return {path: tuple(value.shape) for path, value in abstract_parameters(config, jnp.float32).items()}
-
-
-def _choose_dtype(asked: str | None, source: Source) -> str:
-    import jax.numpy as jnp
-
-    present = {tensor.dtype for name, tensor in source.tensors.items() if not _is_ignored(name)}
-    dtype = asked or reduce(jnp.promote_types, present).name
+    dtype = asked or reduce(jnp.promote_types, {tensor.dtype for tensor in tensors.values()}).name
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype} is not one of {', '.join(DTYPES)}; say which with --dtype")
     return dtype
 
 
-def _is_ignored(name: str) -> bool:
-    return name.endswith(llama.IGNORED_SUFFIXES)
-
-
-def _require_match(source: Source, expected: Mapping[str, tuple[int, ...]], config: LlamaConfig) -> None:
+def _require_match(source: str, found: Mapping[str, Tensor], config: Config, names: Names) -> None:
     """Raises UserError, with both sides, unless the checkpoint has just the tensors that its config implies."""
-    found = {name: tensor for name, tensor in source.tensors.items() if not _is_ignored(name)}
-    if config.tie_word_embeddings and llama.HEAD in found and llama.EMBEDDING in found:
-        _require_equal(found.pop(llama.HEAD), found[llama.EMBEDDING])
+    expected = names.expected(_parameter_shapes(config), config.num_hidden_layers)
+    if config.tie_word_embeddings and names.head in found and names.embedding in found:
+        _require_equal(found[names.head], found[names.embedding])
+        found = {name: tensor for name, tensor in found.items() if name != names.head}
     missing = [f"{name} {list(shape)}" for name, shape in expected.items() if name not in found]
     unexpected = [f"{name} {list(tensor.shape)}" for name, tensor in found.items() if name not in expected]
     misshapen = [
@@ -117,7 +108,15 @@ def _require_match(source: Source, expected: Mapping[str, tuple[int, ...]], conf
         if items
     ]
     if faults:
-        raise UserError(f"the tensors of {source.name} do not match its config: " + " | ".join(faults))
+        raise UserError(f"the tensors of {source} do not match its config: " + " | ".join(faults))
+
+
+def _parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    import jax.numpy as jnp
+
+    from jaxpaint.models import abstract_parameters
+
+    return {path: tuple(value.shape) for path, value in abstract_parameters(config, jnp.float32).items()}
 
 
 def _require_equal(head: Tensor, embedding: Tensor) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.families import BUFFERS
 from convert.tensors import Tensor
 from jaxpaint.errors import UserError, first_line
 
@@ -45,9 +46,9 @@ def read_torch_file(file: Path) -> list[Tensor]:
     for name, value in state.items() if isinstance(state, dict) else ():
         if not isinstance(value, torch.Tensor):
             raise UserError(f"{name} in {file} is a {type(value).__name__}, not a tensor: is it a model's weights?")
-        if value.dtype not in names:
+        if value.dtype not in names and not name.endswith(BUFFERS):
             raise UserError(f"{name} in {file} has dtype {value.dtype}; only float weights convert")
-        dtype = _numpy_dtype(names[value.dtype])
+        dtype = _numpy_dtype(names.get(value.dtype, "float32"))
         tensors.append(Tensor(name, tuple(value.shape), dtype, file.name, partial(_read, value, dtype)))
     return tensors
 

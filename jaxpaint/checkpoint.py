@@ -3,7 +3,7 @@
 A store is a folder:
 
     parameters/              the stacked parameters (Orbax)
-    config.json              `LlamaConfig.to_dict`
+    config.json              the configuration's `to_dict`
     huggingface_config.json  the source's own config
     tokenizer/               the source's tokenizer files, where it had any
     manifest.json            format, source, revision, dtype, versions, and each tensor's shape, dtype and hash
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jaxpaint.errors import UserError, first_line
-from jaxpaint.models.config import LlamaConfig
+from jaxpaint.models.config import Config, from_dict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,10 +90,10 @@ def require_whole(path: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def read_config(path: str | Path) -> LlamaConfig:
+def read_config(path: str | Path) -> Config:
     """The architecture of a store. Raises UserError as `read_manifest` does."""
     read_manifest(path)
-    return LlamaConfig.from_dict(json.loads((Path(path) / "config.json").read_text()))
+    return from_dict(json.loads((Path(path) / "config.json").read_text()))
 
 
 def tokenizer_path(path: str | Path) -> Path:
@@ -163,7 +163,7 @@ def read_tensor(path: str | Path, name: str, layer: int | None = None) -> np.nda
 
 def save(
     destination: str | Path,
-    config: LlamaConfig,
+    config: Config,
     fill: Callable[[str, int | None, np.ndarray], None],
     *,
     dtype: str,
@@ -222,7 +222,7 @@ def save(
     return Path(destination)
 
 
-def fingerprint(config: LlamaConfig, tensors: Mapping[str, Mapping[str, Any]]) -> str:
+def fingerprint(config: Config, tensors: Mapping[str, Mapping[str, Any]]) -> str:
     """SHA-256 over the configuration and every tensor's shape, dtype and hash: equal for equal models."""
     return hashlib.sha256(json.dumps([config.to_dict(), tensors], sort_keys=True).encode()).hexdigest()
 

@@ -20,7 +20,7 @@ from jaxpaint import stack
 from jaxpaint.compilation import enable_persistent_cache, jit
 from jaxpaint.errors import UserError
 from jaxpaint.models import abstract_model
-from jaxpaint.models.config import LlamaConfig
+from jaxpaint.models.config import Config
 from jaxpaint.models.ops import AttentionImplementation
 from jaxpaint.plan import Plan
 from jaxpaint.program import Program
@@ -37,7 +37,7 @@ class Model:
     lie on, None for one device.
     """
 
-    config: LlamaConfig
+    config: Config
     graphdef: Any
     state: Any
     store: Path | None = None
@@ -160,7 +160,7 @@ def load(
 
 
 def from_parameters(
-    config: LlamaConfig, parameters: dict[str, Any], *, store: Path | None = None, mesh: Mesh | None = None
+    config: Config, parameters: dict[str, Any], *, store: Path | None = None, mesh: Mesh | None = None
 ) -> Model:
     """A model of nested parameters as `jaxpaint.checkpoint.restore` returns them."""
     dtype = jax.tree.leaves(parameters)[0].dtype
@@ -169,7 +169,7 @@ def from_parameters(
     return Model(config, graphdef, state, store, mesh)
 
 
-def random_model(config: LlamaConfig, *, seed: int = 0, dtype: DType = "auto") -> Model:
+def random_model(config: Config, *, seed: int = 0, dtype: DType = "auto") -> Model:
     """A model of random weights, for tests and throughput measurements at real shapes."""
     from jaxpaint.models import model_class
 
@@ -194,7 +194,7 @@ def resolve_dtype(dtype: DType) -> jnp.dtype:
     return jnp.dtype(dtype)
 
 
-def attention_implementation(config: LlamaConfig, dtype: jnp.dtype) -> AttentionImplementation:
+def attention_implementation(config: Config, dtype: jnp.dtype) -> AttentionImplementation:
     """cuDNN's flash attention where it serves: NVIDIA GPUs, bfloat16, head sizes it knows."""
     device = jax.devices()[0]
     nvidia = device.platform == "gpu" and "cuda" in device.client.platform_version.lower()
@@ -233,7 +233,9 @@ def _merge_for(plan: Plan, graphdef: Any, state: Any) -> Any:
     """The model to compile a plan into. Under `vmap` cuDNN's attention pairs rows with the wrong masks: not there."""
     model = nnx.merge(graphdef, state)
     if not plan.is_series:
-        model.blocks.self_attn.implementation = "matmul"
+        for _, module in nnx.iter_modules(model.blocks):
+            if hasattr(module, "implementation"):
+                module.implementation = "matmul"
     return model
 
 
@@ -265,7 +267,7 @@ def _hidden_states(graphdef, state, plan, tokens, lengths):
     return stack.run_with_states(block, stacked, plan, model.embed(tokens), context, at_once=_at_once())[1]
 
 
-def _checked(tokens: np.ndarray, lengths: Any, config: LlamaConfig) -> tuple[np.ndarray, np.ndarray]:
+def _checked(tokens: np.ndarray, lengths: Any, config: Config) -> tuple[np.ndarray, np.ndarray]:
     if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or tokens.size == 0:
         raise UserError(f"tokens must be [batch, seq] integers, not {tokens.dtype} of shape {tokens.shape}")
     if tokens.min() < 0 or tokens.max() >= config.vocab_size:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxpaint.errors import UserError
-from jaxpaint.models.config import LlamaConfig
+from jaxpaint.models.config import Config
 
 Tokens = Int[np.ndarray, " tokens"]
 
@@ -24,7 +24,7 @@ class TextRows:
     real_rows: int
 
 
-def checked_texts(texts: Sequence[Sequence[int]], config: LlamaConfig) -> list[Tokens]:
+def checked_texts(texts: Sequence[Sequence[int]], config: Config) -> list[Tokens]:
     """The texts as arrays.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Tiny random models in every variation that the Llama family knows, on torch and here, and shape checks."""
+"""Tiny random decoders in every variation that the families know, on torch and here, and shape checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,17 @@ from flax.traverse_util import unflatten_dict
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-CHECKED = ("models.ops", "models.llama", "next_tokens", "packing", "program", "score", "stack")
+CHECKED = (
+    "models.decoder",
+    "models.llama",
+    "models.neox",
+    "models.ops",
+    "next_tokens",
+    "packing",
+    "program",
+    "score",
+    "stack",
+)
 # The array annotations of the modules that are first imported here are checked, in tests only. `jaxpaint.model` is
 # left out: its face is for people, whose mistakes it reports itself.
 with install_import_hook([f"jaxpaint.{name}" for name in CHECKED], "beartype.beartype"):
@@ -70,7 +80,22 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "llama3 rope": {"rope_parameters": _LLAMA3},
     "sliding window": {"model_type": "mistral", "head_dim": 8, "sliding_window": WINDOW},
     "no sliding window": {"model_type": "mistral", "head_dim": 8, "sliding_window": None},
+    "neox": {"model_type": "gpt_neox"},
+    "neox, residuals in series": {"model_type": "gpt_neox", "use_parallel_residual": False},
+    "neox, whole heads turn": {
+        "model_type": "gpt_neox",
+        "rope_parameters": {**_LINEAR, "partial_rotary_factor": 1.0},
+        "hidden_act": "gelu_fast",
+    },
+    "neox, tied, no attention bias": {
+        "model_type": "gpt_neox",
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default", "partial_rotary_factor": 0.5},
+    },
 }
+# Attributes of the Llama family that GPT-NeoX has under another name, or not at all.
+_NEOX = {"num_key_value_heads": None, "rms_norm_eps": "layer_norm_eps"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +111,11 @@ class Tiny:
         return json.loads(self.torch.config.to_json_string())
 
     @property
+    def torch_layers(self) -> Any:
+        """transformers' list of layers."""
+        return self.torch.base_model.layers
+
+    @property
     def module(self) -> Any:
         """Ours as a Flax module."""
         return nnx.merge(self.model.graphdef, self.model.state)
@@ -99,7 +129,7 @@ class Tiny:
         """transformers' logits, right-padded texts masked beyond their lengths, its layer list rearranged."""
         lengths = np.full(len(tokens), tokens.shape[1]) if lengths is None else np.asarray(lengths)
         mask = torch.tensor(np.arange(tokens.shape[1]) < lengths[:, None]).long()
-        network, config, original = self.torch.model, self.torch.config, self.torch.model.layers
+        network, config, original = self.torch.base_model, self.torch.config, self.torch_layers
         order = range(len(original)) if layers is None else layers
         try:
             network.layers = torch.nn.ModuleList(original[index] for index in order)
@@ -113,13 +143,14 @@ class Tiny:
 @cache
 def make_tiny(variation: str) -> Tiny:
     # Here, because it takes seconds that most test files can do without.
-    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+    import transformers
 
     values = {**_SIZES, **VARIATIONS[variation]}
-    if values.pop("model_type", "llama") == "mistral":
-        network = MistralForCausalLM(MistralConfig(**values, attn_implementation="eager"))
-    else:
-        network = LlamaForCausalLM(LlamaConfig(**values, attn_implementation="eager"))
+    family = {"llama": "Llama", "mistral": "Mistral", "gpt_neox": "GPTNeoX"}[values.pop("model_type", "llama")]
+    if family == "GPTNeoX":
+        values = {_NEOX.get(name, name): value for name, value in values.items() if _NEOX.get(name, name)}
+    config = getattr(transformers, f"{family}Config")(**values, attn_implementation="eager")
+    network = getattr(transformers, f"{family}ForCausalLM")(config)
     randomise(network.eval())
     config = from_huggingface(json.loads(network.config.to_json_string()))
     return Tiny(network, from_parameters(config, stacked_parameters(network.state_dict(), config.num_hidden_layers)))
@@ -142,16 +173,17 @@ def randomise(network: torch.nn.Module, seed: int = 0) -> None:
 
 def stacked_parameters(state_dict: Mapping[str, torch.Tensor], num_layers: int) -> dict[str, Any]:
     """Torch weights as ours, independently of `convert`: kernels transposed, layers stacked."""
-    flat: dict[str, np.ndarray] = {
-        "embed/embedding": state_dict["model.embed_tokens.weight"].numpy(),
-        "norm/scale": state_dict["model.norm.weight"].numpy(),
-    }
-    embedding, head = (state_dict[name] for name in ("model.embed_tokens.weight", "lm_head.weight"))
-    if embedding.data_ptr() != head.data_ptr():
-        flat["lm_head/kernel"] = head.numpy().T
-    first = "model.layers.0."
+    neox = any(name.startswith("gpt_neox.") for name in state_dict)
+    base, embedding, norm = ("gpt_neox", "embed_in", "final_layer_norm") if neox else ("model", "embed_tokens", "norm")
+    flat: dict[str, np.ndarray] = {"embed/embedding": state_dict[f"{base}.{embedding}.weight"].numpy()}
+    for kind, leaf in (("weight", "scale"), ("bias", "bias")):
+        if (name := f"{base}.{norm}.{kind}") in state_dict:
+            flat[f"norm/{leaf}"] = state_dict[name].numpy()
+    if state_dict[f"{base}.{embedding}.weight"].data_ptr() != state_dict["lm_head.weight"].data_ptr():
+        flat["lm_head/kernel"] = state_dict["lm_head.weight"].numpy().T
+    first = f"{base}.layers.0."
     for name in (key.removeprefix(first) for key in state_dict if key.startswith(first)):
-        stacked = np.stack([state_dict[f"model.layers.{layer}.{name}"].numpy() for layer in range(num_layers)])
+        stacked = np.stack([state_dict[f"{base}.layers.{layer}.{name}"].numpy() for layer in range(num_layers)])
         path, kind = name.replace(".", "/").rsplit("/", 1)
         if kind == "bias":
             flat[f"blocks/{path}/bias"] = stacked

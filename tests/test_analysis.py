@@ -103,7 +103,7 @@ def texts() -> list[list[int]]:
     return [draw.integers(0, VOCAB_SIZE, length).tolist() for length in (7, LONGEST, 2, 1, 15, 15, 40)]
 
 
-@pytest.mark.parametrize("variation", ["grouped-query", "sliding window"])
+@pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "neox"])
 def test_every_plan_equals_numpy_over_the_slow_twins_states(variation, texts):
     tiny = make_tiny(variation)
     tokens, lengths = padded(texts)

@@ -24,6 +24,7 @@ from checkpoints import (
     edit_tensors,
     make_model,
 )
+from conftest import make_tiny
 from flax.traverse_util import flatten_dict
 from safetensors.torch import load_file, save_file
 
@@ -38,6 +39,33 @@ def test_every_tensor_arrives(tmp_path, tiny):
     store = convert(tmp_path / "model", tmp_path / "store")
     assert_converted(store, tiny.torch)
     assert checkpoint.read_config(store) == tiny.model.config
+
+
+@pytest.mark.parametrize("saved", ["safetensors", "torch"])
+def test_masks_of_older_pythia_checkpoints_are_passed_over(tmp_path, saved):
+    """Each layer's causal mask, in a dtype that no weight has."""
+    network, folder = make_tiny("neox").torch, tmp_path / "model"
+    network.save_pretrained(folder)
+
+    def add_masks(tensors):
+        for layer in range(network.config.num_hidden_layers):
+            prefix = f"gpt_neox.layers.{layer}.attention"
+            tensors[f"{prefix}.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+            tensors[f"{prefix}.masked_bias"] = torch.tensor(-1e9)
+            tensors[f"{prefix}.rotary_emb.inv_freq"] = torch.ones(2)
+
+    edit_tensors(folder, add_masks)
+    if saved == "torch":
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    assert_converted(convert(folder, tmp_path / "store"), network)
+
+
+def test_a_mask_in_another_family_is_refused(tmp_path):
+    make_model(tmp_path / "model")
+    edit_tensors(tmp_path / "model", lambda t: t.update({"model.layers.0.attention.bias": torch.ones(2)}))
+    with pytest.raises(UserError, match=r"does not imply: model.layers.0.attention.bias"):
+        convert(tmp_path / "model", tmp_path / "store")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

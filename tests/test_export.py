@@ -38,11 +38,11 @@ def assert_rearranged(exported: Path, original, layers: list[int]) -> None:
     assert loaded.config.num_hidden_layers == len(layers)
     expected = {}
     for name, value in original.state_dict().items():
-        if not name.startswith("model.layers."):
+        if ".layers." not in name:
             expected[name] = value
     for new, old in enumerate(layers):
-        for name, value in original.model.layers[old].state_dict().items():
-            expected[f"model.layers.{new}.{name}"] = value
+        for name, value in original.base_model.layers[old].state_dict().items():
+            expected[f"{original.base_model_prefix}.layers.{new}.{name}"] = value
     found = loaded.state_dict()
     assert found.keys() == expected.keys()
     for name, value in expected.items():

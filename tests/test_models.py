@@ -1,4 +1,4 @@
-"""The Llama family against transformers on torch, up a ladder of rungs, and the reader of its config.json."""
+"""The decoder families against transformers on torch, up a ladder of rungs, and the readers of their config.json."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import pytest
 import torch
 from conftest import LONGEST, NUM_LAYERS, VARIATIONS, VOCAB_SIZE, Tiny, make_tiny
 from jaxtyping import TypeCheckError
+from transformers import GPTNeoXConfig as TorchNeoxConfig
 from transformers import LlamaConfig as TorchLlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from jaxpaint.errors import UserError
 from jaxpaint.models import abstract_parameters, ops
-from jaxpaint.models.config import HIDDEN_ACTIVATIONS, ConfigError, LlamaConfig, from_huggingface
+from jaxpaint.models.config import from_dict, from_huggingface
+from jaxpaint.models.config_fields import HIDDEN_ACTIVATIONS, ConfigError
 
 LENGTHS = np.array([LONGEST, 3, 15])
 
@@ -42,8 +44,12 @@ def _torch_context(tiny: Tiny, hidden: np.ndarray) -> dict[str, Any]:
     window = getattr(tiny.torch.config, "sliding_window", None) or length
     seen = (key <= query) & (query - key < window)
     mask = torch.where(torch.tensor(seen), 0.0, torch.finfo(torch.float32).min).expand(2, 1, -1, -1)
-    tables = tiny.torch.model.rotary_emb(torch.tensor(hidden), torch.arange(length)[None])
+    tables = tiny.torch.base_model.rotary_emb(torch.tensor(hidden), torch.arange(length)[None])
     return {"position_embeddings": tables, "attention_mask": mask}
+
+
+def _attention(layer: Any) -> Any:
+    return layer.attention if hasattr(layer, "attention") else layer.self_attn
 
 
 def _close(ours: Any, theirs: torch.Tensor, tolerance: float) -> None:
@@ -56,30 +62,33 @@ class TestLadder:
     def test_norm(self, tiny: Tiny, hidden: np.ndarray) -> None:
         for scale in (1.0, 0.01):  # where the statistics matter, and where epsilon does
             x = hidden * scale
-            _close(tiny.module.norm(x), tiny.torch.model.norm(torch.tensor(x)), 1e-5)
-            theirs = tiny.torch.model.layers[3].post_attention_layernorm(torch.tensor(x))
+            base = tiny.torch.base_model
+            last = base.final_layer_norm if hasattr(base, "final_layer_norm") else base.norm
+            _close(tiny.module.norm(x), last(torch.tensor(x)), 1e-5)
+            theirs = tiny.torch_layers[3].post_attention_layernorm(torch.tensor(x))
             _close(tiny.block(3).post_attention_layernorm(x), theirs, 1e-5)
 
     def test_rope(self, tiny: Tiny) -> None:
         config = tiny.model.config
         positions = np.random.default_rng(2).integers(0, 64, (2, 17))
-        frequencies = ops.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        turning = getattr(config, "rotary_dim", config.head_dim)
+        frequencies = ops.rope_frequencies(turning, config.rope_theta, config.rope_scaling)
         cos, sin = ops.rope_tables(jnp.array(positions), frequencies)
-        expected = tiny.torch.model.rotary_emb(torch.zeros(1), torch.tensor(positions))
+        expected = tiny.torch.base_model.rotary_emb(torch.zeros(1), torch.tensor(positions))
         _close(cos[:, :, 0], expected[0], 1e-5)
         _close(sin[:, :, 0], expected[1], 1e-5)
 
     def test_attention(self, tiny: Tiny, hidden: np.ndarray) -> None:
         context = tiny.module.context(*_everything_visible(LONGEST))
-        theirs, _ = tiny.torch.model.layers[1].self_attn(torch.tensor(hidden), **_torch_context(tiny, hidden))
-        _close(tiny.block(1).self_attn(jnp.array(hidden), context), theirs, 1e-5)
+        theirs, _ = _attention(tiny.torch_layers[1])(torch.tensor(hidden), **_torch_context(tiny, hidden))
+        _close(_attention(tiny.block(1))(jnp.array(hidden), context), theirs, 1e-5)
 
     def test_mlp(self, tiny: Tiny, hidden: np.ndarray) -> None:
-        _close(tiny.block(2).mlp(jnp.array(hidden)), tiny.torch.model.layers[2].mlp(torch.tensor(hidden)), 1e-5)
+        _close(tiny.block(2).mlp(jnp.array(hidden)), tiny.torch_layers[2].mlp(torch.tensor(hidden)), 1e-5)
 
     def test_block(self, tiny: Tiny, hidden: np.ndarray) -> None:
         context = tiny.module.context(*_everything_visible(LONGEST))
-        theirs = tiny.torch.model.layers[4](torch.tensor(hidden), **_torch_context(tiny, hidden))
+        theirs = tiny.torch_layers[4](torch.tensor(hidden), **_torch_context(tiny, hidden))
         _close(tiny.block(4)(jnp.array(hidden), context), theirs, 1e-5)
 
     def test_model(self, tiny: Tiny, texts: np.ndarray) -> None:
@@ -180,15 +189,15 @@ LLAMA3_SCALING = {
 class TestConfig:
     def test_reads_what_transformers_writes(self, tiny: Tiny) -> None:
         config, theirs = from_huggingface(tiny.raw_config), tiny.torch.config
-        for field in dataclasses.fields(LlamaConfig):
+        for field in dataclasses.fields(config):
             if field.name not in ("rope_theta", "rope_scaling") and hasattr(theirs, field.name):
                 assert getattr(config, field.name) == getattr(theirs, field.name), field.name
         assert config.rope_theta == theirs.rope_parameters["rope_theta"]
 
     def test_round_trip(self, tiny: Tiny) -> None:
         config = tiny.model.config
-        assert LlamaConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-        assert hash(config) == hash(LlamaConfig.from_dict(config.to_dict()))
+        assert from_dict(json.loads(json.dumps(config.to_dict()))) == config
+        assert hash(config) == hash(from_dict(config.to_dict()))
 
     def test_silent_attributes_take_the_defaults_of_transformers(self) -> None:
         config = from_huggingface(LLAMA)
@@ -251,6 +260,41 @@ class TestConfig:
         with pytest.raises(ConfigError, match=named):
             from_huggingface({**LLAMA, **change})
 
+    def test_gpt_neox_in_the_spelling_of_its_checkpoints(self) -> None:
+        """Pythia's own config.json; what it does not say is as transformers has it."""
+        raw = {**LLAMA, "model_type": "gpt_neox", "hidden_size": 64, "rotary_pct": 0.5, "rotary_emb_base": 5000}
+        config = from_huggingface(raw)
+        theirs = TorchNeoxConfig(**{name: value for name, value in raw.items() if name != "model_type"})
+        assert (config.rotary_dim, config.rope_theta) == (8, theirs.rope_parameters["rope_theta"])
+        new = {key: value for key, value in raw.items() if not key.startswith("rotary")}
+        assert from_huggingface({**new, "rope_parameters": theirs.rope_parameters}) == config
+        assert from_huggingface(new).rotary_dim == 4
+        for name in (
+            "max_position_embeddings",
+            "layer_norm_eps",
+            "hidden_act",
+            "use_parallel_residual",
+            "attention_bias",
+        ):
+            assert getattr(config, name) == getattr(theirs, name), name
+
+    @pytest.mark.parametrize(
+        ("change", "named"),
+        [
+            ({"rotary_pct": 2.0}, "rotary_pct=2.0"),
+            ({"rotary_pct": 0.2}, "turns 0 of a head's 4"),
+            ({"rotary_pct": "most"}, "rotary_pct='most'"),
+            ({"num_attention_heads": 3}, "num_attention_heads=3"),
+            ({"use_parallel_residual": "yes"}, "use_parallel_residual='yes'"),
+            ({"rms_norm_eps": 1e-5}, "rms_norm_eps"),
+            ({"rope_theta": 5000.0}, "rope_theta"),
+            ({"layer_norm_eps": -1.0}, "layer_norm_eps"),
+        ],
+    )
+    def test_gpt_neox_refused_by_name(self, change: dict[str, Any], named: str) -> None:
+        with pytest.raises(ConfigError, match=named):
+            from_huggingface({**LLAMA, "model_type": "gpt_neox", "rotary_pct": 0.5, **change})
+
     @pytest.mark.parametrize("name", [name for name in LLAMA if name != "model_type"])
     def test_missing_numbers_are_named(self, name: str) -> None:
         with pytest.raises(ConfigError, match=name):
@@ -277,8 +321,6 @@ class TestConfig:
     def test_every_activation_is_that_of_transformers(self, name: str) -> None:
         from transformers.activations import ACT2FN
 
-        from jaxpaint.models.llama import _activation
-
-        activation: Callable[[Any], Any] = _activation(name)
+        activation: Callable[[Any], Any] = ops.activation(name)
         x = np.linspace(-6, 6, 301, dtype=np.float32)
         np.testing.assert_allclose(activation(x), ACT2FN[name](torch.tensor(x)).numpy(), atol=1e-6)

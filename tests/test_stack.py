@@ -228,7 +228,7 @@ class TestStates:
         tiny, llama = make_tiny("grouped-query"), _llama("grouped-query")
         _, states = stack.run_with_states(llama.block, llama.stacked, tiny.model.full_plan, llama.x, llama.context)
         with torch.no_grad():
-            theirs = tiny.torch.model(torch.tensor(_TOKENS), output_hidden_states=True).hidden_states
+            theirs = tiny.torch.base_model(torch.tensor(_TOKENS), output_hidden_states=True).hidden_states
         assert len(states) == len(theirs)
         for ours, expected in zip(states[:-1], theirs[:-1], strict=True):  # their last one is after the norm
             assert_close(ours, expected.numpy())
@@ -243,7 +243,7 @@ def _variants(*, series: bool) -> list[Variant]:
 class TestStrategies:
     """Every strategy of `jaxpaint.strategies` on a whole model, through `Model.logits`."""
 
-    @pytest.mark.parametrize("variation", ["grouped-query", "sliding window"])
+    @pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "neox"])
     @pytest.mark.parametrize("variant", _variants(series=True), ids=lambda variant: variant.label)
     def test_series_are_transformers_with_its_layers_rearranged(
         self, variation: str, variant: Variant, texts: np.ndarray
@@ -252,7 +252,7 @@ class TestStrategies:
         expected = tiny.torch_logits(texts, layers=variant.plan.sequence())
         np.testing.assert_allclose(tiny.model.logits(texts, variant.plan), expected, rtol=1e-4, atol=1e-4)
 
-    @pytest.mark.parametrize("variation", ["grouped-query", "sliding window"])
+    @pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "neox"])
     @pytest.mark.parametrize("variant", _variants(series=False), ids=lambda variant: variant.label)
     def test_parallel_are_the_twin(self, variation: str, variant: Variant) -> None:
         tiny = make_tiny(variation)

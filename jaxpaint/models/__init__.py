@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jaxpaint.models.config import LlamaConfig
+from jaxpaint.models.config import Config
 
 if TYPE_CHECKING:
-    from jaxpaint.models.llama import Llama
     from jaxpaint.models.ops import AttentionImplementation
 
 
-def model_class(config: LlamaConfig) -> type[Llama]:
+def model_class(config: Config) -> Any:
     """The Flax module of a configuration's family."""
     from jaxpaint.models.llama import Llama
+    from jaxpaint.models.neox import Neox
 
-    return {"llama": Llama, "mistral": Llama}[config.model_type]
+    return {"llama": Llama, "mistral": Llama, "gpt_neox": Neox}[config.model_type]
 
 
-def abstract_model(
-    config: LlamaConfig, dtype: Any, attention_implementation: AttentionImplementation = "matmul"
-) -> Llama:
+def abstract_model(config: Config, dtype: Any, attention_implementation: AttentionImplementation = "matmul") -> Any:
     """The model with shapes in place of arrays: nothing is allocated."""
     from flax import nnx
 
@@ -31,7 +29,7 @@ def abstract_model(
     )
 
 
-def abstract_parameters(config: LlamaConfig, dtype: Any) -> dict[str, Any]:
+def abstract_parameters(config: Config, dtype: Any) -> dict[str, Any]:
     """Every parameter's path (`blocks/mlp/up_proj/kernel`) with its stacked shape and dtype.
 
     Block parameters have a leading layer axis of `num_hidden_layers`; kernels are [in, out].

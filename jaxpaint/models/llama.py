@@ -8,36 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jaxpaint.models import ops
-from jaxpaint.models.config import LlamaConfig
-
-# Of one layer's tokens, each [B, S, K, H].
-KeysValues: TypeAlias = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
-
-
-class Context(NamedTuple):
-    """What every layer of one batch shares: rotary tables and the visibility mask."""
-
-    cos: Float[Array, "B S 1 H"]
-    sin: Float[Array, "B S 1 H"]
-    mask: Bool[Array, "B 1 S keys"]
-
-
-def _activation(name: str):
-    return {
-        "silu": jax.nn.silu,
-        "relu": jax.nn.relu,
-        "gelu": partial(jax.nn.gelu, approximate=False),
-        "gelu_new": jax.nn.gelu,
-        "gelu_pytorch_tanh": jax.nn.gelu,
-    }[name]
+from jaxpaint.models import decoder, ops
+from jaxpaint.models.decoder import Context, KeysValues
+from jaxpaint.models.llama_config import LlamaConfig
 
 
 class Attention(nnx.Module):
@@ -85,7 +63,7 @@ class MLP(nnx.Module):
         self.down_proj = linear(config.intermediate_size, config.hidden_size)
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        return self.down_proj(_activation(self.activation)(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(ops.activation(self.activation)(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Block(nnx.Module):
@@ -124,13 +102,8 @@ class Llama(nnx.Module):
     ):
         self.config = config
         make = partial(Block, config, dtype=dtype, implementation=attention_implementation)
-
-        def one(key: jax.Array):
-            return nnx.split(make(rngs=nnx.Rngs(key)))[1]
-
-        graphdef = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))[0]
         self.embed = nnx.Embed(config.vocab_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
-        self.blocks = nnx.merge(graphdef, jax.vmap(one)(jax.random.split(rngs.params(), config.num_hidden_layers)))
+        self.blocks = decoder.stacked(make, config.num_hidden_layers, rngs.params())
         self.norm = nnx.RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps, param_dtype=dtype, rngs=rngs)
         self.lm_head = (
             None
@@ -142,21 +115,12 @@ class Llama(nnx.Module):
         """What the layers need to know of a batch's layout; see `ops.visibility`."""
         config = self.config
         frequencies = ops.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        cos, sin = ops.rope_tables(positions, frequencies)
-        return Context(cos, sin, ops.visibility(positions, visible_until, config.sliding_window, lookback))
+        return decoder.context(positions, visible_until, frequencies, config.sliding_window, lookback)
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Next-token logits in float32 of hidden states taken before the final norm."""
-        normed = self.norm(hidden.reshape(-1, hidden.shape[-1]))
-        return self.vocabulary_logits(normed, 0, self.config.vocab_size).T.reshape(*hidden.shape[:-1], -1)
+        return decoder.logits(self, hidden)
 
     def vocabulary_logits(self, normed: Float[Array, "M D"], first, size: int) -> Float[Array, "size M"]:
-        """Logits in float32 of `size` tokens from id `first` on, of hidden states after the final norm.
-
-        The vocabulary is the leading axis: the layout in which CPUs multiply it fastest.
-        """
-        if self.lm_head is None:
-            kernel = jax.lax.dynamic_slice_in_dim(self.embed.embedding[...], first, size)
-        else:
-            kernel = jax.lax.dynamic_slice_in_dim(self.lm_head.kernel[...], first, size, axis=1).T
-        return jnp.matmul(kernel, normed.T, preferred_element_type=jnp.float32)
+        """Logits in float32 of `size` tokens from id `first` on, of hidden states after the final norm."""
+        return decoder.vocabulary_logits(self.embed, self.lm_head, normed, first, size)

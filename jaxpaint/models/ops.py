@@ -7,7 +7,8 @@ K key/value heads, H head_dim, V vocabulary, L layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -15,11 +16,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jaxpaint.models.config import RopeScaling
+from jaxpaint.models.config_fields import RopeScaling
 
 AttentionImplementation = Literal["matmul", "cudnn"]
 # Float32 attention scores in memory at once.
 SCORES_BYTES = 1 << 30
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The function that a config.json calls by this name."""
+    known: dict[str, Callable[[Array], Array]] = {
+        "silu": jax.nn.silu,
+        "relu": jax.nn.relu,
+        "gelu": partial(jax.nn.gelu, approximate=False),
+        "gelu_new": jax.nn.gelu,
+        "gelu_fast": jax.nn.gelu,
+        "gelu_pytorch_tanh": jax.nn.gelu,
+    }
+    return known[name]
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[np.ndarray, " half"]:

@@ -1,0 +1,67 @@
+"""What the decoder families share: a batch's context, stacked blocks, the output head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxpaint.models import ops
+
+# Of one layer's tokens, each [B, S, K, H].
+KeysValues: TypeAlias = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
+
+
+class Context(NamedTuple):
+    """What every layer of one batch shares: rotary tables and the visibility mask."""
+
+    cos: Float[Array, "B S 1 rotary"]
+    sin: Float[Array, "B S 1 rotary"]
+    mask: Bool[Array, "B 1 S keys"]
+
+
+def context(
+    positions: Int[Array, "B S"],
+    visible_until: Int[Array, "B S"],
+    frequencies: Float[np.ndarray, " half"],
+    sliding_window: int | None,
+    lookback: int,
+) -> Context:
+    """What the layers need to know of a batch's layout; see `ops.visibility`."""
+    cos, sin = ops.rope_tables(positions, frequencies)
+    return Context(cos, sin, ops.visibility(positions, visible_until, sliding_window, lookback))
+
+
+def stacked(make: Callable[..., nnx.Module], count: int, key: jax.Array) -> Any:
+    """One block whose parameters are those of `count` random ones along a leading layer axis."""
+
+    def one(key: jax.Array) -> Any:
+        return nnx.split(make(rngs=nnx.Rngs(key)))[1]
+
+    graphdef = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))[0]
+    return nnx.merge(graphdef, jax.vmap(one)(jax.random.split(key, count)))
+
+
+def logits(model: Any, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+    """Next-token logits in float32 of hidden states taken before the final norm."""
+    normed = model.norm(hidden.reshape(-1, hidden.shape[-1]))
+    return model.vocabulary_logits(normed, 0, model.config.vocab_size).T.reshape(*hidden.shape[:-1], -1)
+
+
+def vocabulary_logits(
+    embed: nnx.Embed, lm_head: nnx.Linear | None, normed: Float[Array, "M D"], first: Any, size: int
+) -> Float[Array, "size M"]:
+    """Logits in float32 of `size` tokens from id `first` on; without a head, the embedding is it.
+
+    The vocabulary is the leading axis: the layout in which CPUs multiply it fastest.
+    """
+    if lm_head is None:
+        kernel = jax.lax.dynamic_slice_in_dim(embed.embedding[...], first, size)
+    else:
+        kernel = jax.lax.dynamic_slice_in_dim(lm_head.kernel[...], first, size, axis=1).T
+    return jnp.matmul(kernel, normed.T, preferred_element_type=jnp.float32)
