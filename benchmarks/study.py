@@ -16,8 +16,10 @@ compared.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -228,10 +230,11 @@ def _random():
     torch_model = LlamaForCausalLM(LlamaConfig(**RANDOM, max_position_embeddings=2048)).eval()
     vocabulary = Tokenizer(WordLevel({str(i): i for i in range(RANDOM["vocab_size"])}, unk_token="0"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, eos_token="0")
-    with tempfile.TemporaryDirectory() as folder:
-        torch_model.save_pretrained(folder)
-        os.environ["JAXPAINT_CACHE"] = f"{folder}/cache"
-        model = load(folder, dtype="float32")
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)  # compiled executables are kept there to the end
+    torch_model.save_pretrained(folder)
+    os.environ["JAXPAINT_CACHE"] = f"{folder}/cache"
+    model = load(folder, dtype="float32")
     source = np.random.default_rng(0)
 
     def text(shortest, longest):

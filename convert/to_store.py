@@ -45,7 +45,8 @@ def convert(
     found = resolve(source, revision)
     config = from_huggingface(found.config)
     names = FAMILIES[config.model_type]
-    tensors = {name: tensor for name, tensor in found.tensors.items() if not name.endswith(names.buffers)}
+    tensors = _canonical(found.tensors, names)
+    config = names.adapt(config, tensors)
     _require_match(found.name, tensors, config, names)
     chosen = _choose_dtype(dtype, tensors)
 
@@ -74,6 +75,18 @@ def copy(tensor: Tensor, out: np.ndarray, transposed: bool) -> None:
     # Along the first axis of `out`, so that each of its pages is written once.
     for place, block in tensor.blocks(axis=1 if transposed else 0):
         out[place] = block.T if transposed else block
+
+
+def _canonical(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+    """The weights under one spelling of their names. Raises UserError where two spellings of one are there."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(names.buffers):
+            continue
+        other = found.setdefault(names.canonical(name), tensor)
+        if other is not tensor:
+            raise UserError(f"{other.name} in {other.file} and {name} in {tensor.file} are the same weight; keep one")
+    return found
 
 
 def _choose_dtype(asked: str | None, tensors: Mapping[str, Tensor]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,18 @@ class Weight:
 
 @dataclass(frozen=True)
 class Names:
-    """A family's names: `weight` gives the entry of our path, `buffers` are endings of names that hold no weights."""
+    """A family's names.
+
+    `weight` gives the entry of our path; `buffers` are endings of names that hold no weights of ours. `canonical` makes
+    one spelling of several, and `adapt` gives the configuration of a checkpoint with these (canonical) names.
+    """
 
     weight: Callable[[str], Weight]
     embedding: str
     head: str
     buffers: tuple[str, ...]
+    canonical: Callable[[str], str] = str
+    adapt: Callable[[Any, Collection[str]], Any] = lambda config, names: config
 
     def expected(self, shapes: Mapping[str, tuple[int, ...]], num_layers: int) -> dict[str, tuple[int, ...]]:
         """Every Hugging Face name that a checkpoint with our parameters' shapes has, with its shape."""

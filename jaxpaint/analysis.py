@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from jaxpaint import stack
 from jaxpaint.compilation import jit
 from jaxpaint.errors import UserError
-from jaxpaint.model import Model, _row_layout, layer_stack
+from jaxpaint.model import Model, layer_stack
 from jaxpaint.plan import Node, Plan
 from jaxpaint.plan_tree import Branch, prefix_tree, units
 from jaxpaint.program import Program
@@ -201,7 +201,7 @@ def _step(graphdef, state, instructions, length, room, x, lengths):
     """The next state, the variance of its entries, and its step's influence summed over tokens."""
     model = nnx.merge(graphdef, state)
     block, stacked = layer_stack(model)
-    context = model.context(*_row_layout(x[:, :, 0], lengths))
+    context = model.row_context(lengths, x.shape[1])
     y = stack.run_program(block, stacked, instructions, length, room, x, context)
     y = _without_padding(y, lengths)
     # 1 - cos of two vectors is half the squared distance of their directions, which loses no digits near 0.

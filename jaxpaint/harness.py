@@ -64,7 +64,7 @@ class PlanLM(TemplateLM):
 
     Raises:
         PlanError: the plan names a layer that the model lacks.
-        UserError: the tokenizer is missing, or lacks the BOS token asked for.
+        UserError: an encoder, or the tokenizer is missing, or lacks the BOS token asked for.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class PlanLM(TemplateLM):
         progress: Callable[[int], Callable[[int], None]] | None = None,
     ) -> None:
         super().__init__()
+        model.require_decoder("this evaluation")
         self.model = model
         self.plan = plan.validate(model.num_layers)
         self.tokenizer = model.tokenizer

@@ -19,7 +19,9 @@ from jaxtyping import Array, Float
 from jaxpaint import stack
 from jaxpaint.compilation import enable_persistent_cache, jit
 from jaxpaint.errors import UserError
+from jaxpaint.inputs import Inputs, checked_inputs
 from jaxpaint.models import abstract_model
+from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.models.config import Config
 from jaxpaint.models.ops import AttentionImplementation
 from jaxpaint.plan import Plan
@@ -99,28 +101,53 @@ class Model:
         tokens: ArrayLike,
         plan: Plan | None = None,
         lengths: ArrayLike | None = None,
+        token_types: ArrayLike | None = None,
         *,
         static: bool = False,
     ) -> Float[Array, "B S V"]:
-        """Next-token logits in float32 at every position, under `plan` (default: all layers in order).
+        """Logits in float32 at every position under `plan` (default: all layers in order).
 
-        `tokens` are [B, S] integers. `lengths` [B] marks right-padding: positions at or beyond a row's length are
-        not attended to, and their own logits mean nothing. One executable serves every plan of a shape; with
-        `static` the plan itself is compiled, so that on accelerators the layers of a group run at once (`vmap`).
+        They are of the next token, or for an encoder, through its masked-LM head, of the token itself. `tokens` are
+        [B, S] integers. `lengths` [B] marks right-padding: positions at or beyond a row's length are not attended to,
+        and their own logits mean nothing. `token_types` [B, S] tell the texts of a pair apart (BERT; default: all 0).
+        One executable serves every plan of a shape; with `static` the plan itself is compiled, so that on accelerators
+        the layers of a group run at once (`vmap`).
 
         Raises:
             PlanError: the plan names a layer that the model lacks.
-            UserError: tokens that are not [batch, seq] integers within the vocabulary, or lengths that do not fit.
+            UserError: tokens that are not [batch, seq] integers within the vocabulary, lengths or token types that do
+                not fit, or an encoder without a masked-LM head.
         """
+        if isinstance(self.config, BertConfig) and not self.config.has_masked_lm_head:
+            raise UserError("this checkpoint has no masked-LM head, so it has no logits; take its hidden_states")
         plan = self.checked_plan(plan)
-        checked = _checked(np.asarray(tokens), lengths, self.config)
+        inputs = checked_inputs(self.config, tokens, lengths, token_types)
         if static:
-            return _static_logits(self.graphdef, self.state, plan, *checked)
-        program = Program.of(plan)
-        return _logits(self.graphdef, self.state, program.instructions, program.length, program.room, *checked)
+            return _static_logits(self.graphdef, self.state, plan, inputs)
+        return _logits(self.graphdef, self.state, *_as_data(plan), inputs)
+
+    def pooled(
+        self,
+        tokens: ArrayLike,
+        plan: Plan | None = None,
+        lengths: ArrayLike | None = None,
+        token_types: ArrayLike | None = None,
+    ) -> Float[Array, "B D"]:
+        """What a classifier reads of an encoder: its first token's last state through the pooler.
+
+        Arguments and errors as `logits`; UserError for a model without a pooler.
+        """
+        if not isinstance(self.config, BertConfig) or not self.config.has_pooler:
+            raise UserError(f"this {self.config.model_type} checkpoint has no pooler; take its hidden_states")
+        inputs = checked_inputs(self.config, tokens, lengths, token_types)
+        return _pooled(self.graphdef, self.state, *_as_data(self.checked_plan(plan)), inputs)
 
     def hidden_states(
-        self, tokens: ArrayLike, plan: Plan | None = None, lengths: ArrayLike | None = None
+        self,
+        tokens: ArrayLike,
+        plan: Plan | None = None,
+        lengths: ArrayLike | None = None,
+        token_types: ArrayLike | None = None,
     ) -> Float[Array, "states B S D"]:
         """The hidden states along the plan: the embeddings, then one after each step, before the final norm.
 
@@ -128,8 +155,16 @@ class Model:
         `num_layers + 1` states (the paper's Figure 3). Compiled per plan. Arguments and errors as `logits`.
         """
         plan = self.checked_plan(plan)
-        checked = _checked(np.asarray(tokens), lengths, self.config)
-        return _hidden_states(self.graphdef, self.state, plan, *checked)
+        inputs = checked_inputs(self.config, tokens, lengths, token_types)
+        return _hidden_states(self.graphdef, self.state, plan, inputs)
+
+    def require_decoder(self, purpose: str) -> None:
+        """Raises UserError for an encoder, which does not read from left to right."""
+        if isinstance(self.config, BertConfig):
+            raise UserError(
+                f"{purpose} needs a decoder (Llama, Mistral, Pythia), and this model is an encoder "
+                f"({self.config.model_type})"
+            )
 
 
 def load(
@@ -239,46 +274,44 @@ def _merge_for(plan: Plan, graphdef: Any, state: Any) -> Any:
     return model
 
 
-def _row_layout(tokens: Array, lengths: Array) -> tuple[Array, Array]:
-    """Positions and `visible_until` of rows that each hold one right-padded text."""
-    index = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    return index, jnp.where(index < lengths[:, None], tokens.shape[1], index + 1)
+def _as_data(plan: Plan) -> tuple[np.ndarray, int, int]:
+    program = Program.of(plan)
+    return program.instructions, program.length, program.room
+
+
+def _run_rows(model: Any, instructions: Array, length: Array, room: int, inputs: Inputs) -> Float[Array, "B S D"]:
+    block, stacked = layer_stack(model)
+    return stack.run_program(block, stacked, instructions, length, room, *start(model, inputs))
+
+
+def start(model: Any, inputs: Inputs) -> tuple[Float[Array, "B S D"], Any]:
+    """The first hidden state of a merged `nnx` model, and the context that its layers read."""
+    tokens, lengths, token_types = inputs
+    x = model.embed(tokens) if token_types is None else model.embed(tokens, token_types)
+    return x, model.row_context(lengths, tokens.shape[1])
 
 
 @jit("graphdef", "room")
-def _logits(graphdef, state, instructions, length, room, tokens, lengths):
+def _logits(graphdef, state, instructions, length, room, inputs):
     model = nnx.merge(graphdef, state)
-    return model.logits(embed_and_run(model, instructions, length, room, tokens, *_row_layout(tokens, lengths)))
+    return model.logits(_run_rows(model, instructions, length, room, inputs))
+
+
+@jit("graphdef", "room")
+def _pooled(graphdef, state, instructions, length, room, inputs):
+    model = nnx.merge(graphdef, state)
+    return model.pooled(_run_rows(model, instructions, length, room, inputs))
 
 
 @jit("graphdef", "plan")
-def _static_logits(graphdef, state, plan, tokens, lengths):
+def _static_logits(graphdef, state, plan, inputs):
     model = _merge_for(plan, graphdef, state)
     block, stacked = layer_stack(model)
-    context = model.context(*_row_layout(tokens, lengths))
-    return model.logits(stack.run(block, stacked, plan, model.embed(tokens), context, at_once=_at_once()))
+    return model.logits(stack.run(block, stacked, plan, *start(model, inputs), at_once=_at_once()))
 
 
 @jit("graphdef", "plan")
-def _hidden_states(graphdef, state, plan, tokens, lengths):
+def _hidden_states(graphdef, state, plan, inputs):
     model = _merge_for(plan, graphdef, state)
     block, stacked = layer_stack(model)
-    context = model.context(*_row_layout(tokens, lengths))
-    return stack.run_with_states(block, stacked, plan, model.embed(tokens), context, at_once=_at_once())[1]
-
-
-def _checked(tokens: np.ndarray, lengths: Any, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or tokens.size == 0:
-        raise UserError(f"tokens must be [batch, seq] integers, not {tokens.dtype} of shape {tokens.shape}")
-    if tokens.min() < 0 or tokens.max() >= config.vocab_size:
-        raise UserError(
-            f"token ids span {tokens.min()} to {tokens.max()}, but the vocabulary has {config.vocab_size} entries"
-        )
-    if tokens.shape[1] > config.max_position_embeddings:
-        raise UserError(
-            f"{tokens.shape[1]} positions are more than the model's {config.max_position_embeddings}; shorten the text"
-        )
-    lengths = np.full(tokens.shape[0], tokens.shape[1]) if lengths is None else np.asarray(lengths)
-    if lengths.shape != tokens.shape[:1] or lengths.min() < 1 or lengths.max() > tokens.shape[1]:
-        raise UserError(f"lengths must be {tokens.shape[0]} numbers from 1 to {tokens.shape[1]}, not {lengths}")
-    return tokens.astype(np.int32), lengths.astype(np.int32)
+    return stack.run_with_states(block, stacked, plan, *start(model, inputs), at_once=_at_once())[1]

@@ -27,9 +27,10 @@ def most_likely_next(model: Model, plan: Plan, text: str, count: int = 10) -> li
     """The `count` most likely tokens after `text`, which the tokenizer encodes with its own special tokens.
 
     Raises:
-        UserError: an empty text, or a count below 1.
+        UserError: an empty text, a count below 1, or an encoder.
         ModelOutputError: NaN or infinite logits.
     """
+    model.require_decoder("what comes next")
     if count < 1:
         raise UserError(f"{count} tokens to show; expected 1 or more")
     tokens = model.tokenizer.encode(text, verbose=False)

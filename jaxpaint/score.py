@@ -104,7 +104,8 @@ def score(
 
 
 def pack_for(model: Model, requests: Sequence[Request], batch_tokens: int | None = None) -> list[Batch]:
-    """`pack` with the costs of this model and the sizes of its devices."""
+    """`pack` with the costs of this model and the sizes of its devices. Raises UserError for an encoder."""
+    model.require_decoder("scoring what follows a text")
     shards = model.mesh.shape[DATA] if model.mesh else 1
     return pack(
         requests,

@@ -12,8 +12,12 @@ from jaxpaint.errors import UserError
 DATA, MODEL = "data", "model"
 # Megatron's split (arXiv 1909.08053): the output features of what enters a block's inner width, the input features
 # of what leaves it, and the vocabulary.
-SPLIT_OUTPUT = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "query_key_value", "dense_h_to_4h", "lm_head")
-SPLIT_INPUT = ("o_proj", "down_proj", "dense", "dense_4h_to_h")
+SPLIT_OUTPUT = (
+    *("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head"),
+    *("query_key_value", "dense_h_to_4h"),
+    *("query", "key", "value", "intermediate"),
+)
+SPLIT_INPUT = ("o_proj", "down_proj", "dense", "dense_4h_to_h", "output")
 
 
 def device_mesh(tensor_parallel: int = 1) -> Mesh | None:

@@ -90,7 +90,7 @@ def register(
     Raises:
         UserError: the store knows other text for a request, or another plan for a label.
     """
-    ids = store.plans([_row(variant) for variant in variants])
+    ids = store.plans([plan_row(variant) for variant in variants])
     first: dict[int, Variant] = {}
     for plan_id, variant in zip(ids, variants, strict=True):
         first.setdefault(plan_id, variant)
@@ -197,7 +197,7 @@ def _best_plan(study: Study, store: Store, task: int) -> str:
     return f"best on {requests.name}: {by_cell[cell]}, {requests.main_metric} {value:.4g}"
 
 
-def _row(variant: Variant) -> PlanRow:
+def plan_row(variant: Variant) -> PlanRow:
     return PlanRow(
         text=str(variant.plan),
         cost=variant.plan.cost,

@@ -17,11 +17,16 @@ Tokens = Int[np.ndarray, " tokens"]
 
 @dataclass(frozen=True, eq=False)
 class TextRows:
-    """Texts of the given lengths in the first `real_rows` rows; the other rows are padding of length 1."""
+    """Texts of the given lengths, those with the indices `texts` in the first rows; others are padding of length 1."""
 
     tokens: Int[np.ndarray, "B S"]
     lengths: Int[np.ndarray, " B"]
-    real_rows: int
+    texts: tuple[int, ...]
+
+    @property
+    def real_rows(self) -> int:
+        """How many rows hold a text."""
+        return len(self.texts)
 
 
 def checked_texts(texts: Sequence[Sequence[int]], config: Config) -> list[Tokens]:
@@ -53,15 +58,17 @@ def checked_texts(texts: Sequence[Sequence[int]], config: Config) -> list[Tokens
     return checked
 
 
-def right_padded(texts: Sequence[Tokens], batch_tokens: int, rows_multiple: int = 1) -> Iterator[TextRows]:
+def right_padded(
+    texts: Sequence[Tokens], batch_tokens: int, rows_multiple: int = 1, shortest: int = 32
+) -> Iterator[TextRows]:
     """Batches of at most `batch_tokens` positions, but at least one row, shortest texts first.
 
-    All batches of a row length have one shape; their number of rows is a multiple of `rows_multiple`, the number of
-    devices that share the rows.
+    All batches of a row length, the least of which is `shortest`, have one shape; their number of rows is a multiple of
+    `rows_multiple`, the number of devices that share the rows.
     """
-    by_length: dict[int, list[Tokens]] = defaultdict(list)
-    for text in sorted(texts, key=len):
-        by_length[_row_length(len(text))].append(text)
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index in sorted(range(len(texts)), key=lambda index: len(texts[index])):
+        by_length[_row_length(len(texts[index]), shortest)].append(index)
     for length, group in by_length.items():
         most = max(1, batch_tokens // length // rows_multiple) * rows_multiple
         batches = -(-len(group) // most)
@@ -69,14 +76,13 @@ def right_padded(texts: Sequence[Tokens], batch_tokens: int, rows_multiple: int 
         for start in range(0, len(group), height):
             members = group[start : start + height]
             tokens, lengths = np.zeros((height, length), np.int32), np.ones(height, np.int32)
-            for row, text in enumerate(members):
-                tokens[row, : len(text)], lengths[row] = text, len(text)
-            yield TextRows(tokens, lengths, len(members))
+            for row, index in enumerate(members):
+                tokens[row, : len(texts[index])], lengths[row] = texts[index], len(texts[index])
+            yield TextRows(tokens, lengths, tuple(members))
 
 
-def _row_length(tokens: int) -> int:
-    """Steps of 32, growing to a quarter of the length: little padding, few shapes."""
-    step = 32
+def _row_length(tokens: int, step: int) -> int:
+    """Steps that grow to a quarter of the length: little padding, few shapes."""
     while step * 4 < tokens:
         step *= 2
     return -(-tokens // step) * step

@@ -18,6 +18,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 CHECKED = (
+    "models.bert",
     "models.decoder",
     "models.llama",
     "models.neox",
@@ -162,7 +163,7 @@ def randomise(network: torch.nn.Module, seed: int = 0) -> None:
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if "norm" in name:
+            if "norm" in name.lower() and name.endswith("weight"):
                 parameter.copy_(1 + 0.3 * noise)
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * noise)

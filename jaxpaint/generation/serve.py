@@ -91,6 +91,7 @@ def generate(
         UserError: an empty prompt; one that with its new tokens is longer than the model's context; a plan that a
             mean cache is not defined for; a cache that does not fit.
     """
+    model.require_decoder("writing text")
     _check(model, prompts)
     by_slots: dict[int, list[int]] = {}
     for index, plan in enumerate(plans):

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 def model_class(config: Config) -> Any:
     """The Flax module of a configuration's family."""
+    from jaxpaint.models.bert import Bert
     from jaxpaint.models.llama import Llama
     from jaxpaint.models.neox import Neox
 
-    return {"llama": Llama, "mistral": Llama, "gpt_neox": Neox}[config.model_type]
+    return {"llama": Llama, "mistral": Llama, "gpt_neox": Neox, "bert": Bert}[config.model_type]
 
 
 def abstract_model(config: Config, dtype: Any, attention_implementation: AttentionImplementation = "matmul") -> Any:

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from jaxpaint.models import llama_config, neox_config
+from jaxpaint.models import bert_config, llama_config, neox_config
+from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.models.config_fields import ConfigError, RopeScaling
 from jaxpaint.models.llama_config import LlamaConfig
 from jaxpaint.models.neox_config import NeoxConfig
 
-Config: TypeAlias = LlamaConfig | NeoxConfig
+Config: TypeAlias = LlamaConfig | NeoxConfig | BertConfig
 READERS: dict[str, Callable[[Mapping[str, Any]], Config]] = {
     "llama": llama_config.from_huggingface,
     "mistral": llama_config.from_huggingface,
     "gpt_neox": neox_config.from_huggingface,
+    "bert": bert_config.from_huggingface,
 }
-CONFIGS: dict[str, type[Config]] = {"llama": LlamaConfig, "mistral": LlamaConfig, "gpt_neox": NeoxConfig}
+CONFIGS: dict[str, type[Config]] = {
+    "llama": LlamaConfig,
+    "mistral": LlamaConfig,
+    "gpt_neox": NeoxConfig,
+    "bert": BertConfig,
+}
 
 
 def from_huggingface(raw: Mapping[str, Any]) -> Config:

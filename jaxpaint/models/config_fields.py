@@ -85,7 +85,7 @@ HARMLESS = frozenset(
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
-def sizes(raw: Mapping[str, Any]) -> dict[str, int]:
+def sizes(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers that every family's config.json must have. Raises ConfigError for a missing or senseless one."""
     missing = [name for name in REQUIRED if raw.get(name) is None]
     if missing:

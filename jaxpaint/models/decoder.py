@@ -1,8 +1,7 @@
-"""What the decoder families share: a batch's context, stacked blocks, the output head."""
+"""What the decoder families share: a batch's context, the output head."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -37,14 +36,10 @@ def context(
     return Context(cos, sin, ops.visibility(positions, visible_until, sliding_window, lookback))
 
 
-def stacked(make: Callable[..., nnx.Module], count: int, key: jax.Array) -> Any:
-    """One block whose parameters are those of `count` random ones along a leading layer axis."""
-
-    def one(key: jax.Array) -> Any:
-        return nnx.split(make(rngs=nnx.Rngs(key)))[1]
-
-    graphdef = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))[0]
-    return nnx.merge(graphdef, jax.vmap(one)(jax.random.split(key, count)))
+def row_layout(lengths: Int[Array, " B"], size: int) -> tuple[Int[Array, "B S"], Int[Array, "B S"]]:
+    """Positions and `visible_until` of rows of `size` that each hold one right-padded text."""
+    index = jnp.broadcast_to(jnp.arange(size), (lengths.shape[0], size))
+    return index, jnp.where(index < lengths[:, None], size, index + 1)
 
 
 def logits(model: Any, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxpaint.models import decoder, ops
+from jaxpaint.models import blocks, decoder, ops
 from jaxpaint.models.decoder import Context, KeysValues
 from jaxpaint.models.llama_config import LlamaConfig
 
@@ -103,7 +103,7 @@ class Llama(nnx.Module):
         self.config = config
         make = partial(Block, config, dtype=dtype, implementation=attention_implementation)
         self.embed = nnx.Embed(config.vocab_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
-        self.blocks = decoder.stacked(make, config.num_hidden_layers, rngs.params())
+        self.blocks = blocks.stacked(make, config.num_hidden_layers, rngs.params())
         self.norm = nnx.RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps, param_dtype=dtype, rngs=rngs)
         self.lm_head = (
             None
@@ -116,6 +116,10 @@ class Llama(nnx.Module):
         config = self.config
         frequencies = ops.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         return decoder.context(positions, visible_until, frequencies, config.sliding_window, lookback)
+
+    def row_context(self, lengths: Int[Array, " B"], size: int) -> Context:
+        """The context of rows of `size` that each hold one right-padded text."""
+        return self.context(*decoder.row_layout(lengths, size))
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Next-token logits in float32 of hidden states taken before the final norm."""

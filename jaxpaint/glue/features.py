@@ -1,0 +1,86 @@
+"""What a classifier reads of examples: the pooled output of an encoder under many plans, each distinct work once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Int
+
+from jaxpaint.compilation import jit
+from jaxpaint.encoder_sweep import last_states
+from jaxpaint.glue.examples import Examples
+from jaxpaint.inputs import Inputs
+from jaxpaint.model import Model
+from jaxpaint.plan import Plan
+from jaxpaint.sharding import DATA
+from jaxpaint.text_rows import right_padded
+
+BATCH_TOKENS = {"cpu": 2048, "accelerator": 65536}
+SHORTEST_ROW = 8  # sentences are short: rows of 8, 16, 24, 32, 48, 64, 96, 128
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Examples as token ids with their token types, one array each."""
+
+    tokens: tuple[Int[np.ndarray, " tokens"], ...]
+    token_types: tuple[Int[np.ndarray, " tokens"], ...]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def encode(tokenizer: Any, examples: Examples, max_length: int) -> Encoded:
+    """The examples with the tokenizer's special tokens, cut to `max_length` from the longer text of a pair first."""
+    columns = [list(column) for column in zip(*examples.texts, strict=True)]
+    found = tokenizer(
+        *columns, truncation=True, max_length=max_length, return_token_type_ids=True, return_attention_mask=False
+    )
+    return Encoded(
+        tuple(np.array(ids, np.int32) for ids in found["input_ids"]),
+        tuple(np.array(types, np.int32) for types in found["token_type_ids"]),
+    )
+
+
+def pooled_features(
+    model: Model,
+    encoded: Encoded,
+    plans: Sequence[Plan],
+    *,
+    batch_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Float[np.ndarray, "plans examples D"]:
+    """The pooled output of every example under every plan, in float32.
+
+    `progress` is called with the number of examples done under all plans.
+
+    Raises:
+        PlanError: a plan names a layer that the model lacks.
+    """
+    features = np.empty((len(plans), len(encoded), model.config.hidden_size), np.float32)
+    backend = "cpu" if jax.default_backend() == "cpu" else "accelerator"
+    shards = model.mesh.shape[DATA] if model.mesh else 1
+    budget = batch_tokens or BATCH_TOKENS[backend] * shards
+    for batch in right_padded(encoded.tokens, budget, shards, SHORTEST_ROW):
+        token_types = np.zeros_like(batch.tokens)
+        for row, example in enumerate(batch.texts):
+            token_types[row, : batch.lengths[row]] = encoded.token_types[example]
+        chosen = list(batch.texts)
+        for ends, state in last_states(model, Inputs(batch.tokens, batch.lengths, token_types), plans):
+            pooled = np.asarray(_pooled(model.graphdef, model.state, state))[: batch.real_rows]
+            del state
+            for plan in ends:
+                features[plan, chosen] = pooled
+        if progress:
+            progress(batch.real_rows)
+    return features
+
+
+@jit("graphdef")
+def _pooled(graphdef, state, hidden):
+    return nnx.merge(graphdef, state).pooled(hidden).astype(np.float32)

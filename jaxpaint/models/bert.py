@@ -1,0 +1,138 @@
+"""BERT (base, large, MiniLM and kin) as Flax modules whose blocks are stacked.
+
+LayerNorms after each residual sum, learned positions, token types; a pooler and a masked-LM head where the checkpoint
+has them. Parity with transformers' `BertModel` and `BertForMaskedLM` is tested.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxpaint.models import blocks, ops
+from jaxpaint.models.bert_config import BertConfig
+
+
+class Context(NamedTuple):
+    """What every layer of one batch shares: which tokens are text."""
+
+    mask: Bool[Array, "B 1 S S"]
+
+
+class Embeddings(nnx.Module):
+    """Words, positions and token types, summed and normalised (transformers `BertEmbeddings`)."""
+
+    def __init__(self, config: BertConfig, *, dtype, rngs: nnx.Rngs):
+        embed = partial(nnx.Embed, features=config.hidden_size, param_dtype=dtype, rngs=rngs)
+        self.word = embed(config.vocab_size)
+        self.position = embed(config.max_position_embeddings)
+        self.token_type = embed(config.type_vocab_size)
+        self.norm = _layer_norm(config, dtype, rngs)
+
+    def __call__(
+        self, tokens: Int[Array, "B S"], token_types: Int[Array, "B S"] | None = None
+    ) -> Float[Array, "B S D"]:
+        token_types = jnp.zeros_like(tokens) if token_types is None else token_types
+        # Rows may be padded beyond the last position.
+        positions = self.position(jnp.minimum(jnp.arange(tokens.shape[1]), self.position.num_embeddings - 1))
+        return self.norm(self.word(tokens) + self.token_type(token_types) + positions)
+
+
+class Attention(nnx.Module):
+    """Self-attention of every token to all of the text (transformers `BertSelfAttention`, `BertSelfOutput.dense`)."""
+
+    def __init__(self, config: BertConfig, *, dtype, implementation: ops.AttentionImplementation, rngs: nnx.Rngs):
+        self.config, self.implementation = config, implementation
+        linear = partial(nnx.Linear, config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
+        self.query, self.key, self.value, self.output = linear(), linear(), linear(), linear()
+
+    def __call__(self, x: Float[Array, "B S D"], context: Context) -> Float[Array, "B S D"]:
+        split = (*x.shape[:2], -1, self.config.head_dim)
+        query, key, value = (project(x).reshape(split) for project in (self.query, self.key, self.value))
+        return self.output(ops.attention(query, key, value, context.mask, self.implementation).reshape(x.shape))
+
+
+class MLP(nnx.Module):
+    """Feed-forward (transformers `BertIntermediate`, `BertOutput.dense`)."""
+
+    def __init__(self, config: BertConfig, *, dtype, rngs: nnx.Rngs):
+        self.activation = config.hidden_act
+        self.intermediate = nnx.Linear(config.hidden_size, config.intermediate_size, param_dtype=dtype, rngs=rngs)
+        self.output = nnx.Linear(config.intermediate_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        return self.output(ops.activation(self.activation)(self.intermediate(x)))
+
+
+class Block(nnx.Module):
+    """One encoder layer, residuals and norms included (transformers `BertLayer`)."""
+
+    def __init__(self, config: BertConfig, *, dtype, implementation: ops.AttentionImplementation, rngs: nnx.Rngs):
+        self.attention = Attention(config, dtype=dtype, implementation=implementation, rngs=rngs)
+        self.attention_norm = _layer_norm(config, dtype, rngs)
+        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+        self.mlp_norm = _layer_norm(config, dtype, rngs)
+
+    def __call__(self, x: Float[Array, "B S D"], context: Context) -> Float[Array, "B S D"]:
+        x = self.attention_norm(x + self.attention(x, context))
+        return self.mlp_norm(x + self.mlp(x))
+
+
+class MaskedLMHead(nnx.Module):
+    """What precedes the product with the word embeddings, and its bias (transformers `BertLMPredictionHead`)."""
+
+    def __init__(self, config: BertConfig, *, dtype, rngs: nnx.Rngs):
+        self.activation = config.hidden_act
+        self.transform = nnx.Linear(config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
+        self.norm = _layer_norm(config, dtype, rngs)
+        self.bias = nnx.Param(jnp.zeros(config.vocab_size, dtype))
+
+    def __call__(self, hidden: Float[Array, "*batch D"], word: nnx.Embed) -> Float[Array, "*batch V"]:
+        x = self.norm(ops.activation(self.activation)(self.transform(hidden)))
+        logits = jnp.matmul(x, word.embedding[...].T, preferred_element_type=jnp.float32)
+        return logits + self.bias[...].astype(jnp.float32)
+
+
+class Bert(nnx.Module):
+    """Embeddings, stacked blocks, and the heads that the checkpoint has."""
+
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+        attention_implementation: ops.AttentionImplementation = "matmul",
+    ):
+        self.config = config
+        make = partial(Block, config, dtype=dtype, implementation=attention_implementation)
+        self.embed = Embeddings(config, dtype=dtype, rngs=rngs)
+        self.blocks = blocks.stacked(make, config.num_hidden_layers, rngs.params())
+        width = config.hidden_size
+        self.pooler = nnx.Linear(width, width, param_dtype=dtype, rngs=rngs) if config.has_pooler else None
+        self.masked_lm = MaskedLMHead(config, dtype=dtype, rngs=rngs) if config.has_masked_lm_head else None
+
+    def row_context(self, lengths: Int[Array, " B"], size: int) -> Context:
+        """The context of rows of `size` that each hold one right-padded text: every token sees all of the text."""
+        seen = jnp.arange(size) < lengths[:, None]
+        return Context(jnp.broadcast_to(seen[:, None, None, :], (len(lengths), 1, size, size)))
+
+    def pooled(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B D"]:
+        """What classifiers read: the first token's last state through the pooler. For models with one."""
+        assert self.pooler is not None
+        return jnp.tanh(self.pooler(hidden[:, 0]))
+
+    def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+        """Logits in float32 of the token at each position. For models with a masked-LM head."""
+        assert self.masked_lm is not None
+        return self.masked_lm(hidden, self.embed.word)
+
+
+def _layer_norm(config: BertConfig, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(
+        config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, param_dtype=dtype, rngs=rngs
+    )
