@@ -39,17 +39,15 @@ class Stored(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The texts under way, one a row: their prompts' own parts, and a ring of what was written since.
+    """The texts under way, one a row: their prompts' own parts, and after them a ring of what was written since.
 
     Keys and values are one array of all slots, or where the plan itself is compiled a tuple with an array for each.
     All rows write the ring's same `column`; a row sees the last `made` before it. `token` is fed next, at `position`;
     `left` counts the tokens that may still be written, 0 where a row is idle. `prompt` numbers the prompts.
     """
 
-    own_key: Slots
-    own_value: Slots
-    made_key: Slots
-    made_value: Slots
+    key: Slots
+    value: Slots
     own_length: Int[Array, " B"]
     made: Int[Array, " B"]
     token: Int[Array, " B"]
@@ -86,11 +84,10 @@ def empty(model: Model, shape: Shape, *, by_slot: bool) -> tuple[Stored, Rows]:
         return jnp.zeros(shape.rows, jnp.int32)
 
     stored = Stored(zeros(heads, shape.stored), zeros(heads, shape.stored))
-    own_key, own_value = (slots(shape.rows, heads, shape.own) for _ in range(2))
-    made_key, made_value = (slots(shape.rows, heads, shape.made) for _ in range(2))
+    key, value = (slots(shape.rows, heads, shape.own + shape.made) for _ in range(2))
     column = jnp.zeros((), jnp.int32)
     own_length, made, token, position, left, prompt = (counters() for _ in range(6))
-    rows = Rows(own_key, own_value, made_key, made_value, own_length, made, token, position, left, prompt, column)
+    rows = Rows(key, value, own_length, made, token, position, left, prompt, column)
     return beside(model, (stored, rows))
 
 

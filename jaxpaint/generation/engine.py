@@ -87,7 +87,7 @@ def prefill(
     return x, Stored(*written)
 
 
-@jit("graphdef", "room", "trunk_room", "mean", "plan", donate=("rows",), few_rows=True)
+@jit("graphdef", "room", "trunk_room", "own_room", "mean", "plan", donate=("rows",), few_rows=True)
 def decode(
     graphdef,
     state,
@@ -97,6 +97,7 @@ def decode(
     length,
     room,
     trunk_room,
+    own_room,
     trunk,
     stored,
     rows,
@@ -116,10 +117,10 @@ def decode(
     """
     model = nnx.merge(graphdef, state)
     run_layer = _layers(model, layers)
-    rows = _admit(rows, stored, admissions)
+    rows = _admit(rows, stored, admissions, own_room)
     was_free = rows.left == 0
-    number_of_rows, ring = rows.token.shape[0], rows.made_key[0].shape[-2]
-    trunk_index, own_index = jnp.arange(trunk_room), jnp.arange(rows.own_key[0].shape[-2])
+    number_of_rows, ring = rows.token.shape[0], rows.key[0].shape[-2] - own_room
+    trunk_index, own_index = jnp.arange(trunk_room), jnp.arange(own_room)
     shared = jax.tree.map(lambda array: array[:, :, :trunk_room][:, None], stored)
     if plan is not None:
         shared = jax.tree.map(lambda array: tuple(array[slot] for slot in range(plan.cost)), shared)
@@ -141,25 +142,24 @@ def decode(
         trunk_seen = seen(jnp.broadcast_to(trunk_index < trunk, (number_of_rows, trunk_room)), position - trunk_index)
         own_seen = seen(own_index < rows.own_length[:, None], position - trunk - own_index)
         made_seen = seen(age < rows.made[:, None], jnp.broadcast_to(age + 1, (number_of_rows, ring)))
+        row_seen = jnp.concatenate([own_seen, made_seen], axis=-1)
 
         def layer(index, slot, x, memory):
             pasts = [
                 Past(_at(shared.key, slot), _at(shared.value, slot), trunk_seen),
-                Past(_at(rows.own_key, slot), _at(rows.own_value, slot), own_seen),
-                Past(_at(rows.made_key, slot), _at(rows.made_value, slot), made_seen),
+                Past(_at(rows.key, slot), _at(rows.value, slot), row_seen),
             ]
-            x, (key, value) = run_layer(index, x, context, pasts if trunk_room else pasts[1:])
-            return x, (_put(memory[0], key, slot), _put(memory[1], value, slot))
+            x, keys_values = run_layer(index, x, context, pasts if trunk_room else pasts[1:])
+            return x, tuple(_added(each, new, slot) for each, new in zip(memory, keys_values, strict=True))
 
-        slots = len(rows.made_key)
-        nothing = jnp.zeros((slots, *rows.made_key[0][..., :1, :].shape), rows.made_key[0].dtype)
-        x, memory = model.embed(rows.token[:, None]), (nothing, nothing)
+        x = model.embed(rows.token[:, None])
         if plan is None:
-            x, (key, value) = stack.follow(layer, instructions, length, room, x, memory)
+            nothing = jnp.zeros((len(rows.key), *rows.key[0][..., :1, :].shape), rows.key[0].dtype)
+            x, (key, value) = stack.follow(layer, instructions, length, room, x, (nothing, nothing))
         else:
-            x, (key, value) = stack.follow_plan(layer, plan, x, memory)
+            x, (key, value) = stack.follow_plan(layer, plan, x, ((), ()))
         if mean:
-            key, value = averaged(key, first), averaged(value, first)
+            key, value = (averaged(jnp.stack(each), first[: len(each)]) for each in (key, value))
         logits = model.logits(x[:, 0])
         token = next_tokens(logits, rows.prompt, rows.position, sampling)
         active = rows.left > 0
@@ -168,8 +168,8 @@ def decode(
         return (
             i + 1,
             rows._replace(
-                made_key=_in_ring(rows.made_key, key, rows.column),
-                made_value=_in_ring(rows.made_value, value, rows.column),
+                key=_in_column(rows.key, key, own_room + rows.column),
+                value=_in_column(rows.value, value, own_room + rows.column),
                 made=jnp.minimum(rows.made + 1, ring),
                 token=token,
                 position=rows.position + 1,
@@ -218,15 +218,14 @@ def _layers(model, layers):
     return run_layer
 
 
-def _admit(rows: Rows, stored: Stored, admissions: Admissions) -> Rows:
+def _admit(rows: Rows, stored: Stored, admissions: Admissions, own_room: int) -> Rows:
     rows = rows._replace(left=jnp.where(admissions.stop, 0, rows.left))
-    own = rows.own_key[0].shape[-2]
 
     def admit(i, rows):
         row = admissions.rows[i]
 
         def copied(cache, store):
-            part = jax.lax.dynamic_slice_in_dim(store, admissions.starts[i], own, 2)
+            part = jax.lax.dynamic_slice_in_dim(store, admissions.starts[i], own_room, 2)
             if isinstance(cache, tuple):
                 return tuple(
                     jax.lax.dynamic_update_slice_in_dim(each, part[slot, None], row, 0)
@@ -235,8 +234,8 @@ def _admit(rows: Rows, stored: Stored, admissions: Admissions) -> Rows:
             return jax.lax.dynamic_update_slice_in_dim(cache, part[:, None], row, 1)
 
         return rows._replace(
-            own_key=copied(rows.own_key, stored.key),
-            own_value=copied(rows.own_value, stored.value),
+            key=copied(rows.key, stored.key),
+            value=copied(rows.value, stored.value),
             own_length=rows.own_length.at[row].set(admissions.own_length[i]),
             made=rows.made.at[row].set(0),
             token=rows.token.at[row].set(admissions.token[i]),
@@ -261,11 +260,20 @@ def _at(cache: Slots, slot: int | Array) -> Float[Array, "rows K tokens H"]:
     return cache[slot] if isinstance(cache, tuple) else jax.lax.dynamic_index_in_dim(cache, slot, keepdims=False)
 
 
-def _in_ring(cache: Slots, new: Float[Array, "slots B K 1 H"], column: Array) -> Slots:
+def _in_column(cache: Slots, new: Slots, column: Array) -> Slots:
     """The cache with a token's keys or values of all slots in a column."""
     if isinstance(cache, tuple):
-        return tuple(jax.lax.dynamic_update_slice_in_dim(each, new[slot], column, 2) for slot, each in enumerate(cache))
+        written = [
+            jax.lax.dynamic_update_slice_in_dim(each, new[slot], column, 2)
+            for slot, each in enumerate(cache[: len(new)])
+        ]
+        return (*written, *cache[len(new) :])
     return jax.lax.dynamic_update_slice_in_dim(cache, new, column, 3)
+
+
+def _added(memory: Slots, new: Float[Array, "B 1 K H"], slot: int | Array) -> Slots:
+    """A token's keys or values, those of one more layer among them."""
+    return (*memory, jnp.swapaxes(new, -3, -2)) if isinstance(memory, tuple) else _put(memory, new, slot)
 
 
 def _put(memory: Float[Array, "slots ..."], new: Float[Array, "... S K H"], slot: Array) -> Array:

@@ -299,6 +299,7 @@ class _Run:
                 program.length,
                 self._room,
                 shape.trunk,
+                shape.own,
                 trunk,
                 stored,
                 self._rows,
