@@ -16,6 +16,7 @@ from jaxpaint.commands import (
     eval,
     export,
     generate,
+    glue,
     logits,
     plan,
     report,
@@ -24,7 +25,7 @@ from jaxpaint.commands import (
 )
 from jaxpaint.errors import UserError
 
-COMMANDS = (convert, export, eval, logits, generate, plan, study, results, report)
+COMMANDS = (convert, export, eval, logits, generate, plan, study, glue, results, report)
 
 
 class _Parser(argparse.ArgumentParser):

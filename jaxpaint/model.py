@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -254,10 +254,10 @@ def embed_and_run(
     return stack.run_program(block, stacked, instructions, length, room, model.embed(tokens), context)
 
 
-def layer_stack(model: Any) -> tuple[stack.Block, Any]:
-    """One layer as a pure function, and the stacked parameters that it takes a layer of."""
+def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
+    """One layer as a pure function of its parameters and inputs, and the stack of parameters to take a layer of."""
     graphdef, stacked = nnx.split(model.blocks)
-    return lambda parameters, x, context: nnx.merge(graphdef, parameters)(x, context), stacked
+    return lambda parameters, *inputs: nnx.merge(graphdef, parameters)(*inputs), stacked
 
 
 def _at_once() -> bool:

@@ -36,7 +36,9 @@ def token_bar(description: str) -> Iterator[Callable[[int], Callable[[int], None
 
 
 @contextmanager
-def study_bar() -> Iterator[Callable[[int], Callable[[int, str], None]]]:
+def study_bar(
+    description: str = "study", unit: str = "tokens"
+) -> Iterator[Callable[[int], Callable[[int, str], None]]]:
     """Gives a function that opens a bar of so many tokens, counted under each plan, and returns the one that
     advances it: `advance(tokens, note)`, with what else is worth saying, such as the best plan so far.
 
@@ -46,10 +48,10 @@ def study_bar() -> Iterator[Callable[[int], Callable[[int, str], None]]]:
 
     def start(total: int) -> Callable[[int, str], None]:
         if not sys.stderr.isatty():
-            log = _Log("study", total)
+            log = _Log(description, unit, total)
             bars.append(log)
             return log.advance
-        bar = _bar("study", total, " tokens")
+        bar = _bar(description, total, f" {unit}")
         bars.append(bar)
 
         def advance(tokens: int, note: str = "") -> None:
@@ -68,8 +70,8 @@ def study_bar() -> Iterator[Callable[[int], Callable[[int, str], None]]]:
 class _Log:
     """A bar for files: whole lines, one a minute."""
 
-    def __init__(self, description: str, total: int) -> None:
-        self.description, self.total, self.done, self.note = description, total, 0, ""
+    def __init__(self, description: str, unit: str, total: int) -> None:
+        self.description, self.unit, self.total, self.done, self.note = description, unit, total, 0, ""
         self.started = self.said = time.monotonic()
         self.lines = 0
 
@@ -92,8 +94,8 @@ class _Log:
         size = tqdm.format_sizeof
         share = self.done / self.total if self.total else 1.0
         parts = [
-            f"{self.description}: {share:.1%}, {size(self.done)} of {size(self.total)} tokens",
-            f"{size(self.done / seconds)} tokens/s" if seconds else "",
+            f"{self.description}: {share:.1%}, {size(self.done)} of {size(self.total)} {self.unit}",
+            f"{size(self.done / seconds)} {self.unit}/s" if seconds else "",
             f"{tqdm.format_interval(seconds)} gone",
             f"{tqdm.format_interval(seconds / share - seconds)} left" if share else "",
             self.note,

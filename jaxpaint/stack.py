@@ -3,7 +3,7 @@
 Three ways to run the same plan, tested equal:
 
 - `run` compiles the plan itself: series become scans, parallel groups a `vmap` over the stacked layers, repeats
-  a scan. Differentiable. One executable per plan.
+  a scan. Differentiable. One executable per plan. `run_training` is the same with dropout.
 - `run_program` takes the plan as data (`jaxpaint.program`): one executable per batch shape for every plan.
 - `run_slowly` is plain Python, layer by layer: the oracle of the other two.
 
@@ -21,7 +21,7 @@ from typing import Any, TypeAlias, TypeVar, assert_never
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from jaxpaint.plan import Layer, Node, Parallel, Plan, Repeat, Series
 from jaxpaint.program import BRANCH, FORK, LAST, LAYER, MEAN, MEMBER, SUM
@@ -60,44 +60,117 @@ def run_with_states(
     parallel block has one state per iteration. The paper's Figures 3 and 15 compare such states.
     """
 
-    def apply(node: Node, layers: Int[Array, " leaves"], x: Array) -> tuple[Array, Array]:
-        """The result of a node whose layer indices are `layers`, in order, and the states [steps, ...] within."""
+    def layer(index: Int[Array, ""], key: Array | None, x: Array) -> Array:
+        return block(layer_parameters(stacked, index), x, context)
+
+    result, states = _walk(layer, lambda x: x[None], plan, _layers(plan), None, x, at_once)
+    return result, jnp.concatenate([x[None], states])
+
+
+def with_own_layers(plan: Plan) -> tuple[Plan, Int[Array, " leaves"]]:
+    """`(form, layers)`: the plan with its layers counted in the order they are written, and which layers those are.
+
+    Plans that differ in nothing but their layers have one form, and so one executable of `run_training`.
+    """
+    count = iter(range(plan.cost))
+
+    def counted(node: Node) -> Node:
         match node:
             case Layer():
-                x = block(layer_parameters(stacked, layers[0]), x, context)
-                return x, x[None]
-            case Repeat(body, times):
-                x, states = jax.lax.scan(lambda x, _: apply(body, layers, x), x, length=times)
-                return x, states.reshape(-1, *x.shape)
+                return Layer(next(count))
             case Series(items):
-                return apply_series(items, layers, x)
+                return Series(tuple(map(counted, items)))
+            case Parallel(branches, combine):
+                return Parallel(tuple(map(counted, branches)), combine)
+            case Repeat(body, times):
+                return Repeat(counted(body), times)
+
+    return Plan.of(counted(plan.root)), _layers(plan)
+
+
+def run_training(
+    block: Callable[[Parameters, Array, Context, Array | None], Array],
+    stacked: Parameters,
+    form: Plan,
+    layers: Int[Array, " leaves"],
+    x: Float[Array, "B S D"],
+    context: Context,
+    key: Array | None,
+    *,
+    at_once: bool = True,
+    remat: bool = False,
+):
+    """As `run`, for a plan given as `with_own_layers` does, and made to be differentiated.
+
+    The block's last argument is a key of its own for everything that runs, each iteration of a repeat included, so
+    that no two draw the same dropout; None without a `key`. The parameters are taken out of the stack once, so that
+    their gradient is put together once. With `remat` a layer's insides are computed again on the way back rather
+    than kept.
+    """
+    own = jax.tree.map(lambda leaf: leaf.at[layers].get(mode="promise_in_bounds"), stacked)
+
+    def layer(leaf: tuple[Parameters, Array], key: Array | None, x: Array) -> Array:
+        parameters, number = leaf
+        return block(parameters, x, context, None if key is None else jax.random.fold_in(key, number))
+
+    layer = jax.checkpoint(layer) if remat else layer
+    return _walk(layer, lambda x: (), form, (own, jnp.arange(len(layers))), key, x, at_once)[0]
+
+
+def _walk(
+    layer: Callable[[Any, Array | None, Array], Array],
+    keep: Callable[[Array], Any],
+    plan: Plan,
+    leaves: Any,
+    key: Array | None,
+    x: Array,
+    at_once: bool,
+) -> tuple[Array, Any]:
+    """`(x, states)` after a plan of `layer(leaf, key, x) -> x`.
+
+    `leaves` is a tree of arrays whose leading axis is the layers of the plan in the order they are written; a repeat
+    folds the number of its iteration into the key. `keep` makes of a state what is collected along a leading axis.
+    """
+
+    def apply(node: Node, leaves: Any, key: Array | None, x: Array) -> tuple[Array, Any]:
+        match node:
+            case Layer():
+                x = layer(jax.tree.map(lambda leaf: leaf[0], leaves), key, x)
+                return x, keep(x)
+            case Repeat(body, times):
+                x, states = jax.lax.scan(partial(iterate, body, leaves, key), x, jnp.arange(times))
+                return x, _joined(states)
+            case Series(items):
+                collected = []
+                for members, parts in _alike(items, leaves, adjacent=True):
+                    if len(members) == 1:
+                        x, states = apply(members[0], jax.tree.map(lambda leaf: leaf[0], parts), key, x)
+                    else:
+                        x, states = jax.lax.scan(partial(step, members[0], key), x, parts)
+                        states = _joined(states)
+                    collected.append(states)
+                return x, jax.tree.map(lambda *states: jnp.concatenate(states), *collected)
             case Parallel(branches, combine):
                 total = jnp.zeros(x.shape, jnp.float32)
-                for members, member_layers in _alike(branches, layers, adjacent=False):
-                    if at_once:
-                        outputs, _ = jax.vmap(partial(apply, members[0]), in_axes=(0, None))(member_layers, x)
-                    else:
-                        outputs, _ = jax.lax.map(partial(step, members[0], x), member_layers)
+                for members, parts in _alike(branches, leaves, adjacent=False):
+                    branch = partial(step, members[0], key, x)
+                    outputs, _ = jax.vmap(branch)(parts) if at_once else jax.lax.map(branch, parts)
                     total += _contribution(combine, outputs, x).sum(axis=0)
                 x = _combine(combine, total, x, len(branches))
-                return x, x[None]
+                return x, keep(x)
 
-    def step(node: Node, x: Array, layers: Int[Array, " leaves"]) -> tuple[Array, Array]:
-        return apply(node, layers, x)
+    def iterate(node: Node, leaves: Any, key: Array | None, x: Array, number: Array) -> tuple[Array, Any]:
+        return apply(node, leaves, None if key is None else jax.random.fold_in(key, number), x)
 
-    def apply_series(items: Sequence[Node], layers: Int[Array, " leaves"], x: Array) -> tuple[Array, Array]:
-        collected = []
-        for members, member_layers in _alike(items, layers, adjacent=True):
-            if len(members) == 1:
-                x, states = apply(members[0], member_layers[0], x)
-            else:
-                x, states = jax.lax.scan(partial(step, members[0]), x, member_layers)
-                states = states.reshape(-1, *x.shape)
-            collected.append(states)
-        return x, jnp.concatenate(collected)
+    def step(node: Node, key: Array | None, x: Array, leaves: Any) -> tuple[Array, Any]:
+        return apply(node, leaves, key, x)
 
-    result, states = apply_series(plan.root.items, jnp.array(list(_leaves(plan.root)), jnp.int32), x)
-    return result, jnp.concatenate([x[None], states])
+    return apply(plan.root, leaves, key, x)
+
+
+def _joined(states: Any) -> Any:
+    """The two leading axes as one."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), states)
 
 
 def _combine(combine: str, total: Array, x: Array, count: int | Int[Array, ""]) -> Array:
@@ -111,6 +184,10 @@ def _contribution(combine: str, output: Array, x: Array) -> Array:
     """What a branch adds to its group's total, in float32: its output, or its residual update of the input x."""
     output = output.astype(jnp.float32)
     return output if combine == "mean" else output - x.astype(jnp.float32)
+
+
+def _layers(plan: Plan) -> Int[Array, " leaves"]:
+    return jnp.array(list(_leaves(plan.root)), jnp.int32)
 
 
 def _leaves(node: Node):
@@ -138,16 +215,24 @@ def _shape(node: Node) -> tuple:
             return ("repeat", times, _shape(body))
 
 
-def _alike(nodes: Sequence[Node], layers, *, adjacent: bool):
-    """Groups nodes of one shape, neighbours only where order matters; yields (nodes, layer indices [n, leaves])."""
+def _alike(nodes: Sequence[Node], leaves: Any, *, adjacent: bool):
+    """Groups nodes of one shape, neighbours only where order matters; yields (nodes, their leaves [n, own, ...])."""
     stops = np.cumsum([0, *(sum(1 for _ in _leaves(node)) for node in nodes)])
-    pieces = [layers[start:stop] for start, stop in pairwise(stops)]
-    indexed = [(_shape(node), node, piece) for node, piece in zip(nodes, pieces, strict=True)]
+    indexed = [(_shape(node), node, np.arange(*span)) for node, span in zip(nodes, pairwise(stops), strict=True)]
     if not adjacent:
         indexed.sort(key=lambda item: repr(item[0]))
     for _, group in groupby(indexed, key=lambda item: item[0]):
         members = list(group)
-        yield [node for _, node, _ in members], jnp.stack([leaves for _, _, leaves in members])
+        own = np.stack([span for _, _, span in members])
+        yield [node for _, node, _ in members], jax.tree.map(partial(_taken, own), leaves)
+
+
+def _taken(own: Int[np.ndarray, "n own"], leaf: Shaped[Array, "leaves ..."]) -> Shaped[Array, "n own ..."]:
+    """`leaf[own]`, without indexing where it is a slice."""
+    first, last = own.flat[0], own.flat[-1] + 1
+    if np.array_equal(own.ravel(), np.arange(first, last)):
+        return leaf[first:last].reshape(*own.shape, *leaf.shape[1:])
+    return leaf[own]
 
 
 # --- The plan as data -------------------------------------------------------------------------------------

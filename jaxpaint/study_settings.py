@@ -64,6 +64,23 @@ def spec_from(options: Mapping[str, Any], file: Path | None = None) -> StudySpec
     return StudySpec(**{name.replace("-", "_"): value for name, value in values.items()})
 
 
+def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of other commands that are named as a study's (None: not given), checked and converted.
+
+    A file of plans becomes `plans`. Raises UserError as `spec_from`.
+    """
+    values = _checked_all("--", {name: value for name, value in options.items() if value is not None})
+    if "plans-file" in values:
+        values["plans"] = read_plans(values.pop("plans-file"))
+    _refuse_unused(values, values)
+    return values
+
+
+def seeds(where: str, text: str) -> tuple[int, ...]:
+    """How many seeds, from 0 on, or which. Raises UserError, which names `where`."""
+    return _checked(where, text, _count_or_numbers)
+
+
 def read_toml(file: Path) -> dict[str, Any]:
     """The settings in a TOML file; names are checked, values not yet."""
     try:

@@ -62,15 +62,9 @@ class StudySpec:
         Raises:
             UserError: a start or a plan that does not fit the model.
         """
-        found = [
-            variant
-            for name in ("full", *self.strategies)
-            for variant in family(
-                name, num_layers, starts=self.starts, seeds=self.seeds, iterations=self.loops, times=self.times
-            )
-        ]
-        found += [_custom(text, num_layers) for text in self.plans]
-        return tuple(dict.fromkeys(found))
+        return variants_of(
+            num_layers, self.strategies, self.plans, self.starts, self.seeds, iterations=self.loops, times=self.times
+        )
 
     def analysed_plans(self, num_layers: int) -> tuple[Plan, ...]:
         """The plans of this spec's shard that the analyses run on. Errors as `variants`."""
@@ -84,6 +78,26 @@ class StudySpec:
     def shard_variants(self, num_layers: int) -> tuple[Variant, ...]:
         """The variants of this spec's shard. Errors as `variants`."""
         return of_shard(self.variants(num_layers), *self.shard)
+
+
+def variants_of(
+    num_layers: int,
+    strategies: Sequence[str],
+    plans: Sequence[str],
+    starts: Sequence[int] | None,
+    seeds: Sequence[int],
+    *,
+    iterations: Sequence[int],
+    times: Sequence[int],
+) -> tuple[Variant, ...]:
+    """The full model, every variant of the strategies, and plans of one's own; see `StudySpec.variants`."""
+    found = [
+        variant
+        for name in ("full", *strategies)
+        for variant in family(name, num_layers, starts=starts, seeds=seeds, iterations=iterations, times=times)
+    ]
+    found += [_custom(text, num_layers) for text in plans]
+    return tuple(dict.fromkeys(found))
 
 
 def of_shard(variants: Sequence[Variant], index: int, count: int) -> tuple[Variant, ...]:

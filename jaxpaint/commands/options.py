@@ -25,8 +25,11 @@ def add_command(
     return parser
 
 
-def add_model_options(parser, *, defaults: bool = True) -> None:
-    """--model and how to load it. Without `defaults` nothing is required, and what is not given is None."""
+def add_model_options(parser, *, defaults: bool = True, parallel: bool = True) -> None:
+    """--model and how to load it. Without `defaults` nothing is required, and what is not given is None.
+
+    Without `parallel` it is not spread over devices.
+    """
     parser.add_argument(
         "--model",
         required=defaults,
@@ -40,13 +43,14 @@ def add_model_options(parser, *, defaults: bool = True) -> None:
         default="auto" if defaults else None,
         help="of the computation; auto is float32 on CPU and bfloat16 on accelerators (default: auto)",
     )
-    parser.add_argument(
-        "--tensor-parallel",
-        type=int,
-        default=1 if defaults else None,
-        metavar="N",
-        help="devices that share each weight, for models larger than one device; the others share the rows",
-    )
+    if parallel:
+        parser.add_argument(
+            "--tensor-parallel",
+            type=int,
+            default=1 if defaults else None,
+            metavar="N",
+            help="devices that share each weight, for models larger than one device; the others share the rows",
+        )
 
 
 def add_task_options(parser, *, defaults: bool = True) -> None:

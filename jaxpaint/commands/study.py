@@ -64,13 +64,7 @@ before it.""",
     parser.add_argument("--shard", metavar="I/N", help="the I-th of N parts of nearly equal work; I from 1")
     add_model_options(parser.add_argument_group("model"), defaults=False)
     add_task_options(parser.add_argument_group("tasks"), defaults=False)
-    plans = parser.add_argument_group("plans")
-    plans.add_argument("--strategies", metavar="A,B", help=f"by commas, of {', '.join(STRATEGIES)}")
-    plans.add_argument("--starts", metavar="NUMBERS", help="start layers (default: all that the model has)")
-    plans.add_argument("--seeds", metavar="N", help="of random: how many, or NUMBERS such as 3-7 (default: 10)")
-    plans.add_argument("--loops", metavar="NUMBERS", help="iterations of looped-parallel (default: 3)")
-    plans.add_argument("--times", metavar="NUMBERS", help="of block-repeat (default: 2,3)")
-    plans.add_argument("--plans-file", metavar="F", help="plans of your own, one a line, # for comments")
+    add_variant_options(parser.add_argument_group("plans"))
     analyses = parser.add_argument_group("analyses of hidden states")
     analyses.add_argument("--analyses", metavar="A,B", help=f"by commas, of {', '.join(ANALYSES)} (default: none)")
     analyses.add_argument(
@@ -82,6 +76,16 @@ before it.""",
     analyses.add_argument("--analysis-task", metavar="TASK", help=f"whose texts (default: {ANALYSIS_TASK})")
 
 
+def add_variant_options(plans) -> None:
+    """--strategies with what many plans are made of, and --plans-file."""
+    plans.add_argument("--strategies", metavar="A,B", help=f"by commas, of {', '.join(STRATEGIES)}")
+    plans.add_argument("--starts", metavar="NUMBERS", help="start layers (default: all that the model has)")
+    plans.add_argument("--seeds", metavar="N", help="of random: how many, or NUMBERS such as 3-7 (default: 10)")
+    plans.add_argument("--loops", metavar="NUMBERS", help="iterations of looped-parallel (default: 3)")
+    plans.add_argument("--times", metavar="NUMBERS", help="of block-repeat (default: 2,3)")
+    plans.add_argument("--plans-file", metavar="F", help="plans of your own, one a line, # for comments")
+
+
 def run(options: argparse.Namespace) -> int:
     from convert.sources import require_known
     from jaxpaint.task_data import parse_data_option
@@ -91,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     parse_data_option(spec.data)
     if options.report is not None:
         report.check_folder(options.report, "--report")
-    _check_store(spec.store)
+    check_store(spec.store)
     require_known(spec.model)
     if options.dry_run:
         return _dry_run(spec)
@@ -118,7 +122,8 @@ def _study(spec: StudySpec) -> int:
     return 0
 
 
-def _check_store(store: Path) -> None:
+def check_store(store: Path) -> None:
+    """Raises UserError for what cannot be made a file."""
     if store.is_dir():
         raise UserError(f"--store {store} is a folder; give the name of a file, such as study.sqlite")
     if not store.parent.is_dir():

@@ -153,6 +153,8 @@ def decode(
             return x, tuple(_added(each, new, slot) for each, new in zip(memory, keys_values, strict=True))
 
         x = model.embed(rows.token[:, None])
+        key: Slots
+        value: Slots
         if plan is None:
             nothing = jnp.zeros((len(rows.key), *rows.key[0][..., :1, :].shape), rows.key[0].dtype)
             x, (key, value) = stack.follow(layer, instructions, length, room, x, (nothing, nothing))
@@ -162,14 +164,16 @@ def decode(
             key, value = (averaged(jnp.stack(each), first[: len(each)]) for each in (key, value))
         logits = model.logits(x[:, 0])
         token = next_tokens(logits, rows.prompt, rows.position, sampling)
+        # Always 0, but known after all layers only: what they read is not copied for what is then written in its place.
+        column = own_room + rows.column + jnp.minimum(token.min(), 0)
         active = rows.left > 0
         good = jnp.isfinite(logits).all(axis=-1)
         left = jnp.where(good & ~(token[:, None] == ends).any(axis=-1), rows.left - 1, 0)
         return (
             i + 1,
             rows._replace(
-                key=_in_column(rows.key, key, own_room + rows.column),
-                value=_in_column(rows.value, value, own_room + rows.column),
+                key=_in_column(rows.key, key, column),
+                value=_in_column(rows.value, value, column),
                 made=jnp.minimum(rows.made + 1, ring),
                 token=token,
                 position=rows.position + 1,
@@ -268,7 +272,7 @@ def _in_column(cache: Slots, new: Slots, column: Array) -> Slots:
             for slot, each in enumerate(cache[: len(new)])
         ]
         return (*written, *cache[len(new) :])
-    return jax.lax.dynamic_update_slice_in_dim(cache, new, column, 3)
+    return jax.lax.dynamic_update_slice_in_dim(cache, jnp.asarray(new), column, 3)
 
 
 def _added(memory: Slots, new: Float[Array, "B 1 K H"], slot: int | Array) -> Slots:
@@ -276,7 +280,7 @@ def _added(memory: Slots, new: Float[Array, "B 1 K H"], slot: int | Array) -> Sl
     return (*memory, jnp.swapaxes(new, -3, -2)) if isinstance(memory, tuple) else _put(memory, new, slot)
 
 
-def _put(memory: Float[Array, "slots ..."], new: Float[Array, "... S K H"], slot: Array) -> Array:
+def _put(memory: Float[Array, "slots ..."], new: Float[Array, "... S K H"], slot: int | Array) -> Array:
     """The memory with one layer's keys or values, heads before tokens, in a slot."""
     return jax.lax.dynamic_update_index_in_dim(memory, jnp.swapaxes(new, -3, -2), slot, 0)
 

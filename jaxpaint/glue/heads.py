@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxpaint.compilation import jit
+from jaxpaint.glue.batches import shuffled
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def train_heads(
     `num_labels` 1 is a regression of float labels (mean squared error), else `labels` are classes (cross-entropy). A
     seed decides the order of examples, the initial weights and the dropout, the same ones under every plan.
     """
-    orders, weights = zip(*(_batches(len(labels), seed, settings) for seed in seeds), strict=True)
+    steps = [shuffled(len(labels), settings.batch_size, settings.epochs, seed) for seed in seeds]
+    orders, weights = zip(*steps, strict=True)
     heads = [initial_head(seed, features.shape[-1], num_labels) for seed in seeds]
     starts = jax.tree.map(lambda *each: jnp.stack(each), *heads)
     keys = jnp.stack([jax.random.split(jax.random.key(seed))[1] for seed in seeds])
@@ -54,20 +56,6 @@ def initial_head(seed: int, width: int, num_labels: int) -> dict[str, Array]:
     """A classifier's first weights: normal with a deviation of 0.02, and zeros, as BERT's."""
     first, _ = jax.random.split(jax.random.key(seed))
     return {"kernel": 0.02 * jax.random.normal(first, (width, num_labels)), "bias": jnp.zeros(num_labels)}
-
-
-def _batches(
-    examples: int, seed: int, settings: HeadSettings
-) -> tuple[Int[np.ndarray, "steps batch"], Float[np.ndarray, "steps batch"]]:
-    """Example indices of every step, and their weights in its mean: 0 fills up the last batch of an epoch."""
-    random, size = np.random.default_rng(seed), settings.batch_size
-    steps = -(-examples // size)
-    order = np.zeros((settings.epochs, steps * size), np.int32)
-    weight = np.zeros((settings.epochs, steps * size), np.float32)
-    for epoch in range(settings.epochs):
-        order[epoch, :examples], weight[epoch, :examples] = random.permutation(examples), 1.0
-    weight = weight.reshape(-1, size)
-    return order.reshape(-1, size), weight / weight.sum(axis=1, keepdims=True)
 
 
 @jit("settings")

@@ -48,6 +48,7 @@ TASKS: Mapping[str, GlueTask] = MappingProxyType(
 # What the paper averages: it leaves out MNLI and QQP.
 PAPER = ("cola", "mrpc", "qnli", "rte", "sst2", "stsb", "wnli")
 SCORE = "score"
+MAJORITY = "majority_score"  # of answering every example with the most frequent class of the training examples
 
 
 def glue_task(name: str) -> GlueTask:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.models import blocks, ops
 from jaxpaint.models.bert_config import BertConfig
+from jaxpaint.models.dropout import Dropout, dropout
 
 
 class Context(NamedTuple):
@@ -50,10 +52,13 @@ class Attention(nnx.Module):
         linear = partial(nnx.Linear, config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
         self.query, self.key, self.value, self.output = linear(), linear(), linear(), linear()
 
-    def __call__(self, x: Float[Array, "B S D"], context: Context) -> Float[Array, "B S D"]:
+    def __call__(
+        self, x: Float[Array, "B S D"], context: Context, dropped: Dropout | None = None
+    ) -> Float[Array, "B S D"]:
         split = (*x.shape[:2], -1, self.config.head_dim)
         query, key, value = (project(x).reshape(split) for project in (self.query, self.key, self.value))
-        return self.output(ops.attention(query, key, value, context.mask, self.implementation).reshape(x.shape))
+        mixed = ops.attention(query, key, value, context.mask, self.implementation, dropped)
+        return self.output(mixed.reshape(x.shape))
 
 
 class MLP(nnx.Module):
@@ -72,14 +77,21 @@ class Block(nnx.Module):
     """One encoder layer, residuals and norms included (transformers `BertLayer`)."""
 
     def __init__(self, config: BertConfig, *, dtype, implementation: ops.AttentionImplementation, rngs: nnx.Rngs):
+        self.config = config
         self.attention = Attention(config, dtype=dtype, implementation=implementation, rngs=rngs)
         self.attention_norm = _layer_norm(config, dtype, rngs)
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
         self.mlp_norm = _layer_norm(config, dtype, rngs)
 
-    def __call__(self, x: Float[Array, "B S D"], context: Context) -> Float[Array, "B S D"]:
-        x = self.attention_norm(x + self.attention(x, context))
-        return self.mlp_norm(x + self.mlp(x))
+    def __call__(self, x: Float[Array, "B S D"], context: Context, key: Array | None = None) -> Float[Array, "B S D"]:
+        """With a key the layer trains: it drops attention probabilities and outputs at the config's rates."""
+        inside = first = second = None
+        if key is not None:
+            keys, rate = jax.random.split(key, 3), self.config.hidden_dropout_prob
+            inside = Dropout(self.config.attention_probs_dropout_prob, keys[0])
+            first, second = Dropout(rate, keys[1]), Dropout(rate, keys[2])
+        x = self.attention_norm(x + dropout(self.attention(x, context, inside), first))
+        return self.mlp_norm(x + dropout(self.mlp(x), second))
 
 
 class MaskedLMHead(nnx.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxpaint.models.config_fields import RopeScaling
+from jaxpaint.models.dropout import Dropout, dropout
 
 AttentionImplementation = Literal["matmul", "cudnn"]
 # Float32 attention scores in memory at once.
@@ -109,8 +110,11 @@ def attention(
     value: Float[Array, "B S K H"],
     mask: Bool[Array, "B 1 S keys"],
     implementation: AttentionImplementation = "matmul",
+    dropped: Dropout | None = None,
 ) -> Float[Array, "B S N H"]:
     """Scaled dot-product attention with grouped key/value heads, softmax in float32, as far back as `mask` reaches.
+
+    `dropped` says which of the softmax's probabilities to drop, in `matmul` alone.
 
     `cudnn` is cuDNN's flash attention (NVIDIA GPUs, bfloat16); `matmul` multiplies [B*K, N/K*S, H] with
     [B*K, keys, H], the form that plain matrix products run fastest in on a CPU, by blocks of queries where the scores
@@ -120,15 +124,22 @@ def attention(
     lookback = mask.shape[-1] // length - 1
     key, value = with_lookback(key, lookback), with_lookback(value, lookback)
     if implementation == "cudnn":
+        assert dropped is None
         return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
     blocks = 1
     while batch * heads * (length // blocks) * mask.shape[-1] * 4 > SCORES_BYTES and length % (blocks * 2) == 0:
         blocks *= 2
     if blocks == 1:
-        return _matmul_attention(query, key, value, mask)
+        return _matmul_attention(query, key, value, mask, dropped)
     queries = jnp.moveaxis(query.reshape(batch, blocks, length // blocks, heads, -1), 1, 0)
     masks = jnp.moveaxis(mask.reshape(batch, 1, blocks, length // blocks, -1), 2, 0)
-    mixed = jax.lax.map(lambda block: _matmul_attention(block[0], key, value, block[1]), (queries, masks))
+    keys = None if dropped is None else jax.random.split(dropped.key, blocks)
+
+    def block(parts: tuple[Any, ...]) -> Array:
+        own = None if dropped is None else dropped._replace(key=parts[2])
+        return _matmul_attention(parts[0], key, value, parts[1], own)
+
+    mixed = jax.lax.map(block, (queries, masks, keys))
     return jnp.moveaxis(mixed, 0, 1).reshape(query.shape)
 
 
@@ -137,6 +148,7 @@ def _matmul_attention(
     key: Float[Array, "B S K H"],
     value: Float[Array, "B S K H"],
     mask: Bool[Array, "B 1 T S"],
+    dropped: Dropout | None = None,
 ) -> Float[Array, "B T N H"]:
     """Attention of T queries to S keys by plain matrix products."""
     batch, queries, heads, head_dim = query.shape
@@ -147,9 +159,9 @@ def _matmul_attention(
     scores = jnp.einsum("bqh,bkh->bqk", query, key, preferred_element_type=jnp.float32) * head_dim**-0.5
     scores = jnp.where(mask, scores.reshape(batch, heads, queries, length), jnp.finfo(jnp.float32).min)
     # The softmax's division comes after the product, where there is less to divide.
-    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1).reshape(batch * groups, -1, 1)
-    weights = weights.astype(value.dtype).reshape(batch * groups, -1, length)
+    weights = dropout(weights.astype(value.dtype), dropped).reshape(batch * groups, -1, length)
     mixed = jnp.einsum("bqk,bkh->bqh", weights, value, preferred_element_type=jnp.float32) / total
     return mixed.astype(value.dtype).reshape(batch, heads, queries, head_dim).transpose(0, 2, 1, 3)
 
@@ -200,7 +212,9 @@ def _attention_to_parts(query: Float[Array, "B T N H"], parts: Sequence[Past]) -
     shared = query.transpose(1, 0, 2, 3).reshape(1, groups, -1, head_dim)
 
     def scores(part: Past) -> Float[Array, "B N T keys"]:
-        if part.key.shape[0] == batch:
+        if part.key.shape[2] == 1 and part.key.shape[0] == batch:  # not worth a product
+            found = (query.astype(jnp.float32) * part.key).sum(axis=-1, keepdims=True)
+        elif part.key.shape[0] == batch:
             found = jnp.einsum("bkqh,bksh->bkqs", query, part.key, preferred_element_type=jnp.float32)
         else:
             found = jnp.einsum("bkqh,bksh->bkqs", shared, part.key, preferred_element_type=jnp.float32)
@@ -210,6 +224,8 @@ def _attention_to_parts(query: Float[Array, "B T N H"], parts: Sequence[Past]) -
 
     def mixed(part: Past, weights: Float[Array, "B N T keys"]) -> Float[Array, "B K queries H"]:
         weights = weights.astype(part.value.dtype).reshape(batch, groups, -1, part.value.shape[2])
+        if part.value.shape[2] == 1 and part.value.shape[0] == batch:
+            return weights.astype(jnp.float32) * part.value
         if part.value.shape[0] == batch:
             return jnp.einsum("bkqs,bksh->bkqh", weights, part.value, preferred_element_type=jnp.float32)
         weights = weights.transpose(1, 0, 2, 3).reshape(1, groups, -1, part.value.shape[2])

@@ -1,0 +1,65 @@
+"""Batches of examples to train on: their order, and rows of few shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxpaint.glue.features import Encoded
+from jaxpaint.inputs import Inputs
+
+ROW_STEP = 32  # rows of 32, 64, 96, 128: each is compiled for
+
+
+class Batch(NamedTuple):
+    """Examples and what the loss of each counts in the batch's mean: 0 for rows that hold none."""
+
+    inputs: Inputs
+    labels: np.ndarray
+    weights: Float[np.ndarray, " B"]
+
+
+def shuffled(
+    examples: int, batch_size: int, epochs: int, seed: int
+) -> tuple[Int[np.ndarray, "steps batch"], Float[np.ndarray, "steps batch"]]:
+    """Example indices of every step, and their weights in its mean: 0 fills up the last batch of an epoch."""
+    random = np.random.default_rng(seed)
+    steps = -(-examples // batch_size)
+    order = np.zeros((epochs, steps * batch_size), np.int32)
+    weight = np.zeros((epochs, steps * batch_size), np.float32)
+    for epoch in range(epochs):
+        order[epoch, :examples], weight[epoch, :examples] = random.permutation(examples), 1.0
+    weight = weight.reshape(-1, batch_size)
+    return order.reshape(-1, batch_size), weight / weight.sum(axis=1, keepdims=True)
+
+
+@dataclass(frozen=True, eq=False)
+class ShuffledBatches:
+    """Encoded examples in the order of `shuffled`; called with a step, the batches from it on."""
+
+    encoded: Encoded
+    labels: np.ndarray
+    order: Int[np.ndarray, "steps batch"]
+    weights: Float[np.ndarray, "steps batch"]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __call__(self, first: int) -> Iterator[Batch]:
+        for order, weights in zip(self.order[first:], self.weights[first:], strict=True):
+            yield self._batch(order, weights)
+
+    def _batch(self, order: np.ndarray, weights: np.ndarray) -> Batch:
+        chosen = order[weights > 0]
+        longest = max(len(self.encoded.tokens[example]) for example in chosen)
+        tokens = np.zeros((len(order), -(-longest // ROW_STEP) * ROW_STEP), np.int32)
+        token_types, lengths = np.zeros_like(tokens), np.ones(len(order), np.int32)
+        for row, example in enumerate(chosen):
+            text = self.encoded.tokens[example]
+            tokens[row, : len(text)], lengths[row] = text, len(text)
+            token_types[row, : len(text)] = self.encoded.token_types[example]
+        return Batch(Inputs(tokens, lengths, token_types), self.labels[order], weights)

@@ -1,0 +1,159 @@
+"""A model's plans on a GLUE task in the results store: which lack results, and what is kept of those computed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxpaint.errors import UserError
+from jaxpaint.glue.examples import Examples
+from jaxpaint.glue.tasks import MAJORITY, SCORE, GlueTask, task_metrics
+from jaxpaint.model import Model
+from jaxpaint.plan import Plan
+from jaxpaint.results import MetricRow, Store
+from jaxpaint.strategies import Variant
+from jaxpaint.study_cells import plan_row
+
+VERSION = "1"  # of what a score means here: another one is another task in a store
+RESAMPLES = 100
+
+
+@dataclass(frozen=True, eq=False)
+class GlueCells:
+    """Distinct plans by the ids of their cells, the labels of the examples they are scored on, the class to beat.
+
+    `majority` is the most frequent class among the training labels, None for a regression.
+    """
+
+    task: GlueTask
+    labels: np.ndarray
+    majority: int | None
+    plans: Mapping[int, Plan]
+
+    def lacking(self, store: Store) -> dict[int, Plan]:
+        """Those without results over all examples."""
+        states = zip(self.plans.items(), store.states(list(self.plans)), strict=True)
+        return {
+            cell: plan
+            for (cell, plan), state in states
+            if state.status == "running" or (state.documents or 0) < len(self.labels)
+        }
+
+    def finish(
+        self,
+        store: Store,
+        cell: int,
+        logits: Float[np.ndarray, "seeds examples labels"],
+        *,
+        environment: Mapping[str, Any],
+    ) -> None:
+        """Keeps the metrics of classifiers that differ by their seed alone.
+
+        Where any logit is not finite the cell is "not finite", and has no metrics.
+
+        Raises:
+            UserError: the store cannot be written.
+        """
+        finite = bool(np.isfinite(logits).all())
+        predictions = logits[..., 0] if self.task.is_regression else logits.argmax(axis=-1)
+        store.finish(
+            cell,
+            documents=len(self.labels),
+            status="finished" if finite else "not finite",
+            metrics=self._metrics(predictions) if finite else [],
+            document_scores=self._document_scores(predictions) if finite else [],
+            environment=environment,
+        )
+
+    def _metrics(self, predictions: np.ndarray) -> list[MetricRow]:
+        """Means over seeds [seeds, examples], and their standard errors over resampled examples."""
+        random, names = np.random.default_rng(0), [*self.task.metrics, SCORE]
+
+        def means(chosen: np.ndarray) -> list[float]:
+            each = [task_metrics(self.task, of_seed[chosen], self.labels[chosen]) for of_seed in predictions]
+            return [float(np.mean([found[name] for found in each])) for name in names]
+
+        size = len(self.labels)
+        values = means(np.arange(size))
+        drawn = [means(random.integers(size, size=size)) for _ in range(RESAMPLES)]
+        errors = np.std(drawn, axis=0, ddof=1)
+        rows = [
+            MetricRow(name, "none", value, float(error), True)
+            for name, value, error in zip(names, values, errors, strict=True)
+        ]
+        return [*rows, MetricRow(MAJORITY, "none", self._majority_score(), None, True)]
+
+    def _majority_score(self) -> float:
+        """The score of the same answer to every example; the correlations of a regression are 0."""
+        if self.majority is None:
+            return 0.0
+        return task_metrics(self.task, np.full(len(self.labels), self.majority), self.labels)[SCORE]
+
+    def _document_scores(self, predictions: np.ndarray) -> list[tuple[int, str, str, float | None]]:
+        """Whether each example's class is right, averaged over seeds; nothing for a regression."""
+        if self.task.is_regression:
+            return []
+        right = (predictions == self.labels).mean(axis=0)
+        return [(document, "accuracy", "none", float(value)) for document, value in enumerate(right)]
+
+
+def register(
+    store: Store,
+    model: Model,
+    task: GlueTask,
+    train: Examples,
+    validation: Examples,
+    variants: Sequence[Variant],
+    settings: Mapping[str, Any],
+) -> GlueCells:
+    """Writes into the store what is to be scored: another model, or other `settings` or training examples, are others.
+
+    Raises:
+        UserError: a model without a pooler, or a store that cannot be written or knows other validation examples.
+    """
+    require_pooler(model)
+    ids = store.plans([plan_row(variant) for variant in variants])
+    plans = {plan_id: variant.plan for plan_id, variant in zip(ids, variants, strict=True)}
+    model_id = store.model(
+        fingerprint=model.manifest["fingerprint"],
+        dtype=str(model.dtype),
+        source=model.manifest.get("source"),
+        revision=model.manifest.get("revision"),
+        num_layers=model.num_layers,
+    )
+    task_id = store.task(
+        name=task.name,
+        version=VERSION,
+        num_fewshot=0,
+        bos="auto",
+        settings={"trained_on": digest(*train.texts, train.labels.tolist()), **settings},
+        chance=None,  # of the examples scored, so a metric of each cell: MAJORITY
+        main_metric=SCORE,
+    )
+    store.requests(
+        task_id,
+        [
+            (number, 0, digest(*texts, label))
+            for number, (texts, label) in enumerate(zip(validation.texts, validation.labels.tolist(), strict=True))
+        ],
+    )
+    cells = store.cells(model_id, task_id, list(plans))
+    majority = None if task.is_regression else int(np.bincount(train.labels).argmax())
+    return GlueCells(task, validation.labels, majority, dict(zip(cells, plans.values(), strict=True)))
+
+
+def require_pooler(model: Model) -> None:
+    """Raises UserError for a model without the pooled output that GLUE's classifiers read."""
+    if not getattr(model.config, "has_pooler", False):
+        raise UserError(f"this {model.config.model_type} checkpoint has no pooler, which GLUE's classifiers read")
+
+
+def digest(*parts: Any) -> str:
+    """Tells examples apart from others."""
+    return hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,0 +1,138 @@
+"""Fine-tuning an encoder with a plan in place on one task, for one seed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from jaxpaint.errors import UserError
+from jaxpaint.glue.batches import ROW_STEP, ShuffledBatches, shuffled
+from jaxpaint.glue.classifier import Parameters, PlannedClassifier, evaluate, first_parameters, planned_classifier
+from jaxpaint.glue.features import Encoded
+from jaxpaint.model import Model
+from jaxpaint.models.bert_config import BertConfig
+from jaxpaint.plan import Plan
+from jaxpaint.sharding import DATA, rows
+from jaxpaint.training import AdamW, train
+from jaxpaint.training_checkpoints import TrainingCheckpoints
+
+# XLA on a CPU draws these in fewer operations than JAX's default generator.
+GENERATOR = "rbg"
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """The paper's: transformers' `run_glue.py` with AdamW, a learning rate that falls linearly to 0, no weight decay.
+
+    `max_length` tokens an example; one run for each of `seeds`, whose scores are averaged; `dropout` replaces the rates
+    of the model's config.
+
+    Raises:
+        UserError: a setting that cannot be trained with.
+    """
+
+    learning_rate: float = 2e-5
+    epochs: int = 3
+    batch_size: int = 32
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+    dropout: float | None = None
+    max_length: int = 128
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "epochs", "batch_size", "max_grad_norm", "max_length"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} is {getattr(self, name)}; fine-tuning needs one above 0")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"seeds are {list(self.seeds)}; give at least one, and each once")
+        if self.weight_decay < 0:
+            raise UserError(f"weight_decay is {self.weight_decay}; give 0 or more")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise UserError(f"dropout is {self.dropout}; give a probability of 0 or more and below 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Finetuned:
+    """A model under a plan after fine-tuning; `parameters` hold the `encoder`'s and the `classifier`'s, float32."""
+
+    model: Model
+    classifier: PlannedClassifier
+    parameters: Parameters
+
+    def logits(self, encoded: Encoded) -> Float[np.ndarray, "examples labels"]:
+        """Logits of examples, the plan in place."""
+        return evaluate(self.classifier, self.parameters, encoded, self.model.mesh)
+
+
+def finetune(
+    model: Model,
+    plan: Plan,
+    encoded: Encoded,
+    labels: np.ndarray,
+    num_labels: int,
+    seed: int,
+    settings: FinetuneSettings,
+    *,
+    remat: bool | None = None,
+    checkpoints: TrainingCheckpoints | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Finetuned:
+    """Trains a copy of the model's parameters and a new classifier, the plan in place.
+
+    `num_labels` 1 is a regression of float labels, else `labels` are classes. The seed decides the order of examples,
+    the classifier's first weights and dropout, the same ones under every plan. `remat` computes layers' insides again
+    on the way back rather than keep them (default: where they would not fit the device). `progress` is called with the
+    number of steps done and the latest mean loss.
+
+    Raises:
+        PlanError: the plan names a layer that the model lacks.
+        UserError: a model without a pooler, batches that the model's devices cannot share, or a checkpoint that cannot
+            be written or read.
+        FloatingPointError: the loss is not finite.
+    """
+    shards = model.mesh.shape[DATA] if model.mesh else 1
+    if settings.batch_size % shards:
+        raise UserError(f"batch_size is {settings.batch_size}, which {shards} devices cannot share evenly")
+    batches = ShuffledBatches(encoded, labels, *shuffled(len(encoded), settings.batch_size, settings.epochs, seed))
+    if remat is None:
+        remat = _kept_bytes(model, plan, settings) > _free_bytes(model)
+    classifier = planned_classifier(model, plan, settings.dropout, remat=remat)
+    parameters = train(
+        classifier,
+        first_parameters(model, num_labels, seed),
+        batches,
+        AdamW(len(batches), settings.learning_rate, settings.max_grad_norm, settings.weight_decay),
+        jax.random.key(seed, impl=GENERATOR),
+        place=lambda batch: jax.device_put(batch, model.mesh and rows(model.mesh)),
+        checkpoints=checkpoints,
+        progress=progress,
+    )
+    return Finetuned(model, classifier, parameters)
+
+
+def _kept_bytes(model: Model, plan: Plan, settings: FinetuneSettings) -> int:
+    """About what a step keeps of all layers' insides for its way back, in the widest batch."""
+    config = model.config
+    assert isinstance(config, BertConfig)
+    length = -(-settings.max_length // ROW_STEP) * ROW_STEP
+    size = model.dtype.itemsize
+    # Per token: inputs and outputs of products, norms in float32, masks. Per pair of tokens and head: the softmax's
+    # exponentials in float32, what dropout leaves of them, its mask.
+    of_token = config.hidden_size * (9 * size + 18) + config.intermediate_size * 4 * size
+    of_pair = config.num_attention_heads * (size + 5)
+    return plan.cost * settings.batch_size * length * (of_token + length * of_pair)
+
+
+def _free_bytes(model: Model) -> float:
+    """The device's memory, less parameters, gradients and AdamW's moments; of a host, half of what it has."""
+    statistics = jax.local_devices()[0].memory_stats()
+    if statistics is None or "bytes_limit" not in statistics:
+        return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(model.state))
+    return 0.8 * statistics["bytes_limit"] - parameters * (4 * 4 + 2 * model.dtype.itemsize)

@@ -1,0 +1,179 @@
+"""The paper's GLUE study: an encoder fine-tuned and scored with each plan in place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxpaint.errors import UserError
+from jaxpaint.glue.cells import GlueCells, digest, register
+from jaxpaint.glue.examples import Examples
+from jaxpaint.glue.features import Encoded, encode
+from jaxpaint.glue.finetune import FinetuneSettings, finetune
+from jaxpaint.glue.tasks import GlueTask
+from jaxpaint.model import Model
+from jaxpaint.plan import Plan
+from jaxpaint.results import Store
+from jaxpaint.strategies import Variant
+from jaxpaint.training_checkpoints import TrainingCheckpoints
+
+
+def run_finetuned(
+    model: Model,
+    store: Store,
+    task: GlueTask,
+    train: Examples,
+    validation: Examples,
+    variants: Sequence[Variant],
+    settings: FinetuneSettings,
+    *,
+    environment: Mapping[str, Any],
+    progress: Callable[[int, float | None], None] | None = None,
+) -> int:
+    """Fine-tunes and scores every plan that the store lacks, and keeps the scores: how many cells it lacked.
+
+    A cell is trained once per seed. What a killed run had done lies in a folder beside the store, named after it with
+    `.checkpoints`, until the cell is finished; the next run goes on from there. Several processes may work on one
+    store: each leaves alone the cells that another is at. `progress` is called with the number of examples trained on
+    since the last call, each as often as there are epochs and seeds, and their latest mean loss (None for what a run
+    before this one had finished).
+
+    Raises:
+        PlanError: a plan names a layer that the model lacks.
+        UserError: a model without a pooler or with fewer positions than `max_length`, a store that cannot be written or
+            knows other validation examples, or a checkpoint that cannot be written or read.
+    """
+    for variant in variants:
+        model.checked_plan(variant.plan)
+    if settings.max_length > model.config.max_position_embeddings:
+        positions = model.config.max_position_embeddings
+        raise UserError(f"max_length is {settings.max_length}, more than the model's {positions} positions")
+    cells = finetuned_cells(model, store, task, train, validation, variants, settings)
+    lacking = cells.lacking(store)
+    if not lacking:
+        return 0
+    examples = _Examples(
+        encode(model.tokenizer, train, settings.max_length),
+        train.labels,
+        encode(model.tokenizer, validation, settings.max_length),
+    )
+    kept = store.path.with_name(f"{store.path.name}.checkpoints")
+    for cell, plan in lacking.items():
+        parts = (model.manifest["fingerprint"], str(model.dtype), task.name, str(plan), asdict(settings))
+        name = digest(*parts, train.texts, train.labels.tolist(), validation.texts)
+        with _claimed(kept / name) as claimed:
+            if claimed and cell in cells.lacking(store):
+                logits = _logits(model, plan, task, examples, settings, kept / name, progress)
+                cells.finish(store, cell, logits, environment=environment)
+                shutil.rmtree(kept / name, ignore_errors=True)
+    with suppress(OSError):  # none there, or still with cells of others
+        kept.rmdir()
+    return len(lacking)
+
+
+def finetuned_cells(
+    model: Model,
+    store: Store,
+    task: GlueTask,
+    train: Examples,
+    validation: Examples,
+    variants: Sequence[Variant],
+    settings: FinetuneSettings,
+) -> GlueCells:
+    """What `run_finetuned` scores, registered in the store. Errors as there."""
+    return register(store, model, task, train, validation, variants, {"frozen": False, **asdict(settings)})
+
+
+class _Examples(NamedTuple):
+    """What to train on, with its labels, and what to score."""
+
+    train: Encoded
+    labels: np.ndarray
+    validation: Encoded
+
+
+def _logits(
+    model: Model,
+    plan: Plan,
+    task: GlueTask,
+    examples: _Examples,
+    settings: FinetuneSettings,
+    folder: Path,
+    progress: Callable[[int, float | None], None] | None,
+) -> Float[np.ndarray, "seeds examples labels"]:
+    """Logits of the validation examples; NaN for the seeds from the one on whose loss is not finite."""
+    logits = np.full((len(settings.seeds), len(examples.validation), task.num_labels), np.nan, np.float32)
+    for number, seed in enumerate(settings.seeds):
+        advance = _Advance(len(examples.train), settings, progress)
+        file = folder / f"seed-{seed}.npy"
+        if file.exists():
+            logits[number] = np.load(file)
+            advance(advance.steps, None)
+            continue
+        try:
+            tuned = finetune(
+                model,
+                plan,
+                examples.train,
+                examples.labels,
+                task.num_labels,
+                seed,
+                settings,
+                checkpoints=TrainingCheckpoints(folder / f"seed-{seed}"),
+                progress=advance,
+            )
+        except FloatingPointError:
+            break
+        logits[number] = tuned.logits(examples.validation)
+        _save(file, logits[number])
+    return logits
+
+
+def _save(file: Path, logits: np.ndarray) -> None:
+    """Whole or not at all, and then without the checkpoint that it came from."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial.npy")
+    np.save(partial, logits)
+    os.replace(partial, file)
+    shutil.rmtree(file.with_suffix(""), ignore_errors=True)
+
+
+class _Advance:
+    """Progress in examples out of progress in steps."""
+
+    def __init__(
+        self, examples: int, settings: FinetuneSettings, progress: Callable[[int, float | None], None] | None
+    ) -> None:
+        self.examples, self.batch_size, self.progress, self.done = examples, settings.batch_size, progress, 0
+        self.of_epoch = -(-examples // settings.batch_size)
+        self.steps = self.of_epoch * settings.epochs
+
+    def __call__(self, steps: int, loss: float | None) -> None:
+        epochs, rest = divmod(steps, self.of_epoch)
+        done = epochs * self.examples + rest * self.batch_size
+        if self.progress:
+            self.progress(done - self.done, loss)
+        self.done = done
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Whether a cell's folder is this process's alone: of several that work on one store, each cell is one's."""
+    from filelock import FileLock, Timeout
+
+    # Not beside the folder: a lock file that others may wait for cannot be removed safely.
+    file = Path(tempfile.gettempdir()) / f"jaxpaint-{digest(str(folder.resolve()))}.lock"
+    try:
+        with FileLock(file, mode=0o666).acquire(blocking=False):
+            yield True
+    except Timeout:
+        yield False

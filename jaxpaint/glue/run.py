@@ -1,0 +1,79 @@
+"""A GLUE study from its settings to its results store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from jaxpaint.evaluation import environment
+from jaxpaint.glue.cells import require_pooler
+from jaxpaint.glue.examples import load_examples
+from jaxpaint.glue.finetuned import finetuned_cells, run_finetuned
+from jaxpaint.glue.frozen import FrozenSettings, run_frozen
+from jaxpaint.glue.spec import TRAIN, GlueSpec
+from jaxpaint.model import load
+from jaxpaint.results import Store
+
+
+@dataclass(frozen=True)
+class GlueSummary:
+    """What was asked, plans on tasks, and how many of the results this run computed, in `seconds`."""
+
+    plans: int
+    tasks: int
+    computed: int
+    seconds: float
+
+    def __str__(self) -> str:
+        """In words, in one line."""
+        done = f"{self.plans} plans on {self.tasks} task{'s' if self.tasks != 1 else ''}"
+        if not self.computed:
+            return f"{done}; there was nothing to compute"
+        return f"{done}; {self.computed} results in {self.seconds:.0f} s"
+
+
+def run_glue(spec: GlueSpec, *, progress: Callable[[int], Callable[[int, str], None]] | None = None) -> GlueSummary:
+    """Computes what the study's store lacks. It may be ended at any moment, and called again.
+
+    Args:
+        spec: What to run.
+        progress: Told a number of examples, counted for each pass over them; gives what is called with the number of
+            examples done and a note, such as `jaxpaint.progress.study_bar` gives.
+
+    Raises:
+        PlanError, UserError: as `GlueSpec`, `load_examples`, `jaxpaint.load`, `run_frozen` and `run_finetuned`. What
+            was written before stands.
+    """
+    started, computed = time.perf_counter(), 0
+    begin = progress or (lambda total: lambda examples, note: None)
+    files = spec.files()
+    examples = [
+        (
+            task,
+            load_examples(task, TRAIN, local.get(TRAIN), spec.limit_train),
+            load_examples(task, task.validation_split, local.get(task.validation_split), spec.limit),
+        )
+        for task, local in files
+    ]
+    model = load(spec.model, dtype=spec.dtype, revision=spec.revision)  # type: ignore[arg-type]
+    require_pooler(model)
+    variants = spec.variants(model.num_layers)
+    with Store.open(spec.store, create=True) as store:
+        for task, train, validation in examples:
+            common = (model, store, task, train, validation, variants)
+            here = environment()
+            if isinstance(spec.training, FrozenSettings):
+                computed += run_frozen(*common, spec.training, environment=here, progress=begin)
+                continue
+            plans = len(finetuned_cells(*common, spec.training).lacking(store))
+            passes = plans * len(spec.training.seeds) * spec.training.epochs
+            advance = partial(_noted, begin(passes * len(train)), task.name)
+            computed += run_finetuned(*common, spec.training, environment=here, progress=advance)
+    plans = len({variant.plan for variant in variants})
+    return GlueSummary(plans, len(examples), computed, time.perf_counter() - started)
+
+
+def _noted(advance: Callable[[int, str], None], task: str, examples: int, loss: float | None) -> None:
+    advance(examples, task if loss is None else f"{task}, loss {loss:.3f}")
