@@ -1,7 +1,9 @@
 """Local files in place of a task's dataset: `--data TASK=FILE` and `--data TASK:SPLIT=FILE`."""
 
 import glob
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,26 @@ def parse_data_option(texts: Sequence[str]) -> dict[str, dict[str | None, Path]]
             raise UserError(f"--data gives {target!r} twice: {splits[key]} and {file}; give each split once")
         splits[key] = _checked(file, f"--data {text!r}")
     return data
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """Silences `datasets` and the hub on the way: errors are told once, by whoever catches them."""
+    import datasets
+
+    loggers = {logging.getLogger("datasets"): logging.CRITICAL, logging.getLogger("huggingface_hub"): logging.ERROR}
+    levels = {logger: logger.level for logger in loggers}
+    bars_were_off = datasets.are_progress_bars_disabled()
+    try:
+        for logger, level in loggers.items():
+            logger.setLevel(level)
+        datasets.disable_progress_bars()
+        yield
+    finally:
+        if not bars_were_off:
+            datasets.enable_progress_bars()
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def with_local_data(config: Mapping[str, Any], files: LocalFiles, num_fewshot: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxpaint.bootstrap import bootstrap_in_process
 from jaxpaint.errors import UserError, first_line
-from jaxpaint.task_data import LocalFiles, check_local_data, with_local_data
+from jaxpaint.task_data import LocalFiles, check_local_data, quiet_datasets, with_local_data
 from jaxpaint.task_files import find_task_files, may_be_group_or_tag, near_names
 
 if TYPE_CHECKING:
@@ -263,30 +263,20 @@ def _use_local_data(manager: "TaskManager", name: str, files: LocalFiles, num_fe
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence what the libraries say on the way: errors are told once, by whoever catches them."""
-    import datasets
     import lm_eval.api.task as module
     from tqdm import tqdm
 
-    loggers = {
-        logging.getLogger("datasets"): logging.CRITICAL,
-        logging.getLogger("huggingface_hub"): logging.ERROR,
-        logging.getLogger("lm_eval"): logging.WARNING,
-    }
-    levels = {logger: logger.level for logger in loggers}
-    bars_were_off = datasets.are_progress_bars_disabled()
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
     try:
-        for logger, level in loggers.items():
-            logger.setLevel(level)
-        datasets.disable_progress_bars()
+        logger.setLevel(logging.WARNING)
         # Building prompts shows its bar only on a terminal, and only where it takes a while.
         module.tqdm = functools.partial(tqdm, desc="building prompts", disable=None, delay=3, leave=False)
-        yield
+        with quiet_datasets():
+            yield
     finally:
         module.tqdm = tqdm
-        if not bars_were_off:
-            datasets.enable_progress_bars()
-        for logger, level in levels.items():
-            logger.setLevel(level)
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxpaint.errors import UserError, first_line
 from jaxpaint.glue.tasks import GlueTask
-from jaxpaint.task_data import BUILDERS
+from jaxpaint.task_data import BUILDERS, quiet_datasets
 
 HUB = "nyu-mll/glue"
 
@@ -38,11 +38,12 @@ def load_examples(task: GlueTask, split: str, file: Path | None = None, limit: i
 
     where = str(file) if file else f"{HUB} {task.name}, split {split}"
     try:
-        if file:
-            files = {split: glob.escape(str(file))}
-            rows = datasets.load_dataset(BUILDERS[file.suffix], data_files=files, split=split)
-        else:
-            rows = datasets.load_dataset(HUB, task.name, split=split)
+        with quiet_datasets():
+            if file:
+                files = {split: glob.escape(str(file))}
+                rows = datasets.load_dataset(BUILDERS[file.suffix], data_files=files, split=split)
+            else:
+                rows = datasets.load_dataset(HUB, task.name, split=split)
     except Exception as error:  # `datasets` and its readers raise a dozen unrelated types here
         hint = "" if file else f"; without a network give --data {task.name}:{split}=FILE"
         raise UserError(f"cannot read {where}: {first_line(error.__cause__ or error)}{hint}") from error

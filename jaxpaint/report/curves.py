@@ -1,17 +1,24 @@
-"""A strategy's normalised score over the number of affected layers, seeds averaged."""
+"""A strategy's score over the number of affected layers, seeds averaged."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from jaxpaint.report.bootstrap import DRAWS, generator, interval
 from jaxpaint.report.data import Study, VariantRow
-from jaxpaint.report.normalise import Normalised
 from jaxpaint.strategies import CUSTOM
+
+
+class Scores(Protocol):
+    """Scores of every plan P on tasks, and one number of all tasks, such as their median."""
+
+    def of(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Point [P] and draws [DRAWS, P] of one task, or of all where `task` is None."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +54,7 @@ class Curve:
 
 def curve(
     study: Study,
-    scores: Normalised,
+    scores: Scores,
     strategy: str,
     *,
     task: str | None = None,
@@ -68,13 +75,13 @@ def curve(
     return _curve(study, scores, strategy, [v for v in chosen if v.affected is not None], task)
 
 
-def own_plans(study: Study, scores: Normalised, *, task: str | None = None) -> Curve:
+def own_plans(study: Study, scores: Scores, *, task: str | None = None) -> Curve:
     """Plans of the user's own, one point each in the order they were added; `affected` is their number in it."""
     own = [replace(v, affected=number) for number, v in enumerate(v for v in study.variants if v.strategy == CUSTOM)]
     return _curve(study, scores, CUSTOM, own, task)
 
 
-def _curve(study: Study, scores: Normalised, strategy: str, variants: list[VariantRow], task: str | None) -> Curve:
+def _curve(study: Study, scores: Scores, strategy: str, variants: list[VariantRow], task: str | None) -> Curve:
     point, draws = scores.of(task)
     variants = [v for v in variants if study.has_cell(v.column)]
     if all(v.column == study.full for v in variants):  # one middle layer in any order is the full model

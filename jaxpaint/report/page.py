@@ -17,11 +17,15 @@ from jaxpaint.report import tables
 from jaxpaint.report.bootstrap import DRAWS
 from jaxpaint.report.data import NOT_FINITE, RUNNING, Study
 from jaxpaint.report.figures import figures_across, save, study_figures
+from jaxpaint.report.figures.glue import glue_figures
 from jaxpaint.report.figures.style import Drawn
 from jaxpaint.report.findings import Answer, answers
+from jaxpaint.report.glue import GlueStudy, split
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.tables import Table
 
+NEAR_MAJORITY = 0.05
+"""A full model that beats the most frequent class by less shows little of what strategies lose."""
 PAPER_FIGURES = {
     "2": "--strategies skip-one,switch on lambada_openai",
     "3": "--analyses similarity",
@@ -89,8 +93,11 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
     """
     from jinja2 import Environment, StrictUndefined
 
+    studies, glue = split(studies)
     shown = [Measurements.of(study) for study in studies if study.has_full_model]
     titles = _titles(studies)
+    shown_glue = [each for each in glue if each.scores.tasks]
+    several = len(shown) + len(shown_glue) > 1
     across = _pictures(figures_across(shown), "", folder, "")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
         files("jaxpaint.report").joinpath("page.html").read_text(encoding="utf-8")
@@ -105,12 +112,17 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
                 titles[id(measured.study)],
                 folder,
                 [picture.drawn.number for picture in across],
-                "" if len(shown) == 1 else f"{index}-{_slug(titles[id(measured.study)])}",
+                f"{index}-{_slug(titles[id(measured.study)])}" if several else "",
             )
             for index, measured in enumerate(shown, start=1)
+        ]
+        + [
+            _glue_section(each, folder, f"{index}-{_slug(_glue_title(each))}" if several else "")
+            for index, each in enumerate(shown_glue, start=len(shown) + 1)
         ],
         across=across,
-        left_out=[titles[id(study)] for study in studies if not study.has_full_model],
+        left_out=[titles[id(study)] for study in studies if not study.has_full_model]
+        + [_glue_title(each) for each in glue if not each.scores.tasks],
     )
     (folder / "report.html").write_text(text, encoding="utf-8")
 
@@ -137,6 +149,46 @@ def _section(measured: Measurements, title: str, folder: Path, across: Sequence[
     )
 
 
+def _glue_section(glue: GlueStudy, folder: Path, prefix: str) -> Section:
+    title = _glue_title(glue)
+    return Section(
+        f"study-{prefix}" if prefix else "study",
+        title,
+        _facts(glue.measured),
+        tuple(_glue_notes(glue)),
+        (),
+        tuple(_pictures(glue_figures(glue), glue.study.model.name, folder, prefix)),
+        tuple(_saved(table, _rows_on_glue(table), folder, prefix) for table in tables.glue_tables(glue)),
+        (),
+    )
+
+
+def _glue_title(glue: GlueStudy) -> str:
+    return f"{glue.study.model.name}, GLUE {glue.kind}"
+
+
+def _glue_notes(glue: GlueStudy) -> list[str]:
+    """What a reader must know before trusting the figures."""
+    scores, counts = glue.scores, glue.study.statuses()
+    notes = ["Scores are as GLUE has them, not normalised, as in the paper; the average is over the tasks shown."]
+    missing = [result.task.name for result in glue.study.results if result.task.name not in scores.tasks]
+    if missing:
+        notes.append(f"Left out, because the full model has no result there: {', '.join(missing)}.")
+    full, majority = glue.average("full"), glue.average("majority")
+    if full - majority < NEAR_MAJORITY:
+        notes.append(
+            f"The full model's average of {full:.3f} is hardly above that of the most frequent class, {majority:.3f}: "
+            "what a strategy loses can hardly be seen."
+        )
+    for count, rest in (
+        (counts[NOT_FINITE], "not finite (logits overflowed): shown as missing"),
+        (counts[RUNNING], "not finished: the report shows what there is"),
+    ):
+        if count:
+            notes.append(f"{count} of {counts.total()} results {'is' if count == 1 else 'are'} {rest}.")
+    return notes
+
+
 def _pictures(drawn: Sequence[Drawn], model: str, folder: Path, prefix: str) -> list[Picture]:
     where = folder / "figures" / prefix
     if drawn:
@@ -151,14 +203,26 @@ def _pictures(drawn: Sequence[Drawn], model: str, folder: Path, prefix: str) -> 
 
 
 def _listings(measured: Measurements, found: Sequence[Answer], folder: Path, prefix: str) -> list[Listing]:
+    return [
+        _saved(table, _shown_rows(table, measured), folder, prefix) for table in tables.study_tables(measured, found)
+    ]
+
+
+def _saved(table: Table, rows: list[list[str]] | None, folder: Path, prefix: str) -> Listing:
     where = folder / "tables" / prefix
     where.mkdir(parents=True, exist_ok=True)
-    listings = []
-    for table in tables.study_tables(measured, found):
-        as_csv, as_markdown = tables.save(table, where)
-        rows = _shown_rows(table, measured)
-        listings.append(Listing(table, rows, _link(as_csv, folder), _link(as_markdown, folder)))
-    return listings
+    as_csv, as_markdown = tables.save(table, where)
+    return Listing(table, rows, _link(as_csv, folder), _link(as_markdown, folder))
+
+
+def _rows_on_glue(table: Table) -> list[list[str]] | None:
+    """As `_shown_rows`: the averages of the strategies."""
+    if table.name == "scores":
+        return None
+    if table.name != "strategies":
+        return table.texts()
+    task = table.columns.index("task")
+    return [texts for texts, row in zip(table.texts(), table.rows, strict=True) if row[task] == "average"]
 
 
 def _shown_rows(table: Table, measured: Measurements) -> list[list[str]] | None:

@@ -15,6 +15,7 @@ from jaxpaint.report.bootstrap import interval
 from jaxpaint.report.curves import Curve
 from jaxpaint.report.data import VariantRow
 from jaxpaint.report.findings import Answer
+from jaxpaint.report.glue import GlueStudy
 from jaxpaint.report.measurements import PAPER, Measurements
 from jaxpaint.strategies import CUSTOM
 
@@ -45,6 +46,12 @@ def study_tables(measured: Measurements, answers: Sequence[Answer]) -> list[Tabl
         _iterations(measured),
         _cells(measured),
     ]
+    return [table for table in tables if table.rows]
+
+
+def glue_tables(glue: GlueStudy) -> list[Table]:
+    """Those of GLUE results; tables without rows are left out."""
+    tables = [_glue_tasks(glue), _glue_strategies(glue), _cells(glue.measured)]
     return [table for table in tables if table.rows]
 
 
@@ -93,6 +100,37 @@ def _tasks(measured: Measurements) -> Table:
     )
     columns = ("task", "few-shot", "bos", "metric", "documents", "chance", "full model", "stderr", "use")
     return Table("full-model", "The full model on each task", columns, rows)
+
+
+def _glue_tasks(glue: GlueStudy) -> Table:
+    column = glue.study.full
+    rows = tuple(
+        (
+            result.task.name,
+            glue.kind,
+            int(result.documents[column]),
+            glue.majority(result),
+            glue.full(result),
+            float(result.main.stderr[column]),
+        )
+        for result in glue.study.results
+        if column is not None
+    )
+    columns = ("task", "encoder", "examples", "majority", "full model", "stderr")
+    return Table("full-model", "The full model on each GLUE task", columns, rows)
+
+
+def _glue_strategies(glue: GlueStudy) -> Table:
+    rows: list[tuple[Value, ...]] = []
+    for strategy in PAPER:
+        for task in (None, *glue.scores.tasks):
+            curve = glue.curve(strategy, task)
+            numbers = (curve.affected, curve.value, curve.low, curve.high, curve.seeds)
+            for affected, value, low, high, seeds in zip(*(each.tolist() for each in numbers), strict=True):
+                name = glue.measured.name(strategy)
+                rows.append((name, affected, task or "average", value, low, high, seeds))
+    columns = ("strategy", "affected layers", "task", "score", "low", "high", "orders")
+    return Table("strategies", "Strategies on GLUE", columns, tuple(rows))
 
 
 def _strategies(measured: Measurements) -> Table:

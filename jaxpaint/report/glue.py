@@ -1,0 +1,121 @@
+"""The GLUE results of a store apart from its language-model benchmarks: scores as they are, averaged over tasks."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from jaxpaint.report.bootstrap import DRAWS, generator
+from jaxpaint.report.curves import Curve, curve
+from jaxpaint.report.data import Study, TaskResults
+from jaxpaint.report.measurements import PAPER, Measurements
+
+MAJORITY = "majority_score"  # as `jaxpaint.glue.tasks` stores it
+
+
+@dataclass(frozen=True, eq=False)
+class Averages:
+    """Scores of every plan P on the tasks N as they are; `point` is float64 [N, P], `draws` [N, DRAWS, P].
+
+    Draws are normal around the point with the stored standard error: correlations and F1 are no means over examples,
+    so there is nothing to resample.
+    """
+
+    tasks: tuple[str, ...]
+    point: np.ndarray
+    draws: np.ndarray
+
+    def of(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Point and draws of one task, or of the average over all, NaN where any is missing, where `task` is None."""
+        if task is None:
+            return self.point.mean(axis=0), self.draws.mean(axis=0)
+        row = self.tasks.index(task)
+        return self.point[row], self.draws[row]
+
+
+@dataclass(frozen=True, eq=False)
+class GlueStudy:
+    """One encoder's GLUE results of one kind: fine-tuned under every plan, or `frozen`."""
+
+    study: Study
+    frozen: bool
+
+    @property
+    def kind(self) -> str:
+        """In words."""
+        return "frozen" if self.frozen else "fine-tuned"
+
+    @cached_property
+    def measured(self) -> Measurements:
+        """What names strategies; nothing of GLUE is normalised."""
+        return Measurements.of(self.study)
+
+    @cached_property
+    def scores(self) -> Averages:
+        """Of the tasks on which the full model has a score."""
+        kept = [result for result in self.study.results if not np.isnan(self.full(result))]
+        point = np.array([result.main.value for result in kept]).reshape(len(kept), len(self.study.plans))
+        errors = np.array([np.nan_to_num(result.main.stderr) for result in kept]).reshape(point.shape)
+        noise = [generator("glue", result.task.name).standard_normal((DRAWS, 1)) for result in kept]
+        draws = point[:, None] + errors[:, None] * np.array(noise).reshape(len(kept), DRAWS, 1)
+        return Averages(tuple(result.task.name for result in kept), point, draws)
+
+    def full(self, result: TaskResults) -> float:
+        """The full model's score, NaN where it has none."""
+        return float("nan") if self.study.full is None else float(result.main.value[self.study.full])
+
+    def majority(self, result: TaskResults) -> float:
+        """The score of the most frequent training class as the answer to every example; 0 for a correlation."""
+        column = self.study.full
+        return float(result.metrics[MAJORITY].value[column]) if MAJORITY in result.metrics else float("nan")
+
+    def average(self, of: str) -> float:
+        """Over the tasks of `scores`: "full" or "majority"."""
+        kept = [result for result in self.study.results if result.task.name in self.scores.tasks]
+        return float(np.mean([self.full(result) if of == "full" else self.majority(result) for result in kept]))
+
+    def curve(self, strategy: str, task: str | None = None) -> Curve:
+        """A strategy's scores on a task, or their average, over the number of affected layers."""
+        iterations = self.measured.looped if strategy == "looped-parallel" else None
+        return curve(self.study, self.scores, strategy, task=task, iterations=iterations)
+
+    def curves(self) -> dict[str, Curve]:
+        """The averages of the paper's strategies that have data."""
+        found = {strategy: self.curve(strategy) for strategy in PAPER}
+        return {strategy: each for strategy, each in found.items() if each}
+
+
+def split(studies: Sequence[Study]) -> tuple[tuple[Study, ...], tuple[GlueStudy, ...]]:
+    """Studies without their GLUE results, where anything else is in them, and the GLUE results by kind and settings."""
+    others, found = [], []
+    for study in studies:
+        groups: dict[str, list[TaskResults]] = defaultdict(list)
+        for result in study.results:
+            groups[_how(result)].append(result)
+        rest = tuple(groups.pop("", ()))
+        if rest or study.analyses:
+            others.append(replace(study, results=rest))
+        for how, results in sorted(groups.items()):
+            named = tuple(_under_own_name(result, results) for result in results)
+            found.append(GlueStudy(replace(study, results=named, analyses=()), json.loads(how)["frozen"]))
+    return tuple(others), tuple(found)
+
+
+def _how(result: TaskResults) -> str:
+    """A GLUE result's settings but for its examples, as JSON; empty for other tasks."""
+    settings = json.loads(result.task.settings)
+    if "trained_on" not in settings:
+        return ""
+    del settings["trained_on"]
+    return json.dumps(settings, sort_keys=True)
+
+
+def _under_own_name(result: TaskResults, others: Sequence[TaskResults]) -> TaskResults:
+    """`rte`, and not `rte #2`, where only results of another kind have that name, too."""
+    alike = [other for other in others if other.task.benchmark == result.task.benchmark]
+    return replace(result, task=replace(result.task, name=result.task.benchmark)) if len(alike) == 1 else result

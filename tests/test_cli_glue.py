@@ -1,0 +1,121 @@
+"""jaxpaint glue: what lands in the store and the report, what is not done twice, and mistakes told in a line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tiny_glue import pairs, tiny_store
+
+pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
+TASKS = ("rte", "mrpc")
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory) -> Path:
+    return tiny_store(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> list[str]:
+    """--data options: 60 and 20 pairs a task."""
+    folder, options = tmp_path_factory.mktemp("data"), []
+    for number, task in enumerate(TASKS):
+        for split, seed, size in (("train", 0, 60), ("validation", 1, 20)):
+            examples = pairs(10 * number + seed, size)
+            file = folder / f"{task}_{split}.jsonl"
+            rows = [
+                {"sentence1": first, "sentence2": second, "label": int(label)}
+                for (first, second), label in zip(examples.texts, examples.labels, strict=True)
+            ]
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            options += ["--data", f"{task}:{split}={file}"]
+    return options
+
+
+def finished(store: Path) -> dict[tuple[str, str], float]:
+    """Scores by task and plan."""
+    query = "SELECT task, plan, value FROM results WHERE metric = 'score'"
+    with closing(sqlite3.connect(store)) as connection:
+        return {(task, plan): value for task, plan, value in connection.execute(query)}
+
+
+def test_frozen_and_then_fine_tuned_in_one_store_and_report(run, bert, data, tmp_path) -> None:
+    store, out = tmp_path / "glue.sqlite", tmp_path / "report"
+    base = ["glue", "--model", bert, "--dtype", "float32", "--store", store, "--training-seeds", 1, "--max-length", 16]
+    frozen = [*base, *data, "--tasks", "rte,mrpc", "--frozen", "--strategies", "skip,looped-parallel"]
+    status, text, err = run(*frozen)
+    assert (status, err) == (0, "")
+    plans = {"0-4", "0", "0 1 4", "0 {1-4}*3", "0 1 {2 3}*3 4"}
+    assert text.startswith(f"{store}: {len(plans)} plans on 2 tasks; {2 * len(plans)} results in ")
+    before = finished(store)
+    assert {task for task, _ in before} == set(TASKS)
+    assert {plan for _, plan in before} == plans
+    assert len(before) == 2 * len(plans)
+    assert run(*frozen)[1] == f"{store}: {len(plans)} plans on 2 tasks; there was nothing to compute\n"
+
+    tuned = [*base, *data[:4], "--tasks", "rte", "--epochs", 1, "--strategies", "skip", "--starts", 1, "--limit", 12]
+    status, text, err = run(*tuned, "--report", out)
+    assert (status, err) == (0, "")
+    assert "2 plans on 1 task; 2 results in " in text
+    with closing(sqlite3.connect(store)) as connection:
+        kinds = [json.loads(row[0])["frozen"] for row in connection.execute("SELECT settings FROM tasks ORDER BY id")]
+    assert kinds == [True, True, False]
+
+    page = (out / "report.html").read_text()
+    for heading in ("GLUE frozen", "GLUE fine-tuned", "All strategies, frozen", "All strategies, fine-tuned"):
+        assert heading in page
+    assert "eight questions" not in page, "of which GLUE answers none"
+    (table,) = [file for file in out.rglob("strategies.csv") if "frozen" in file.parent.name]
+    with table.open() as opened:
+        rows = {(row["strategy"], row["task"], row["affected layers"]): row for row in csv.DictReader(opened)}
+    for affected, plan in (("4", "0"), ("2", "0 1 4")):
+        of_tasks = [float(rows["skip", task, affected]["score"]) for task in TASKS]
+        assert of_tasks == pytest.approx([before[task, plan] for task in TASKS])
+        average = rows["skip", "average", affected]
+        assert float(average["score"]) == pytest.approx(sum(of_tasks) / 2)
+        assert float(average["low"]) <= float(average["score"]) <= float(average["high"])
+    figures = {file.name for file in (out / "figures").rglob("*frozen*/*.png")}
+    assert figures == {
+        "figure-04-glue-skip.png",
+        "figure-09-glue-looped-parallel.png",
+        "figure-glue-all-strategies.png",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--tasks", "rtee"], "GLUE has no task 'rtee'; did you mean rte?"),
+        (["--tasks", "cola"], "--data rte: rte is not among --tasks cola"),
+        (["--tasks", "rte,mrpc", "--data", "rte:test=FILE"], "rte is read from the splits train and validation"),
+        (["--tasks", "rte,mrpc", "--data", "rte=FILE"], "gives the 'validation' split of rte twice"),
+        (["--tasks", "rte,mrpc", "--strategies", "skipp"], "did you mean skip"),
+        (["--tasks", "rte,mrpc", "--seeds", "3"], "--seeds is of strategy random"),
+        (["--tasks", "rte,mrpc", "--training-seeds", "none"], "--training-seeds: 'none' is not a number or a range"),
+        (["--tasks", "rte,mrpc", "--epochs", "0"], "--epochs is 0; expected 1 or more"),
+        (["--tasks", "rte,mrpc", "--learning-rate", "-1"], "--learning-rate is -1.0; expected a number above 0"),
+        (["--tasks", "rte,mrpc", "--starts", "4", "--strategies", "skip", "--limit-train", "4"], "4"),
+    ],
+)
+def test_mistakes_are_one_line(run, bert, data, tmp_path, options, told) -> None:
+    file = tmp_path / "more.jsonl"
+    file.write_text('{"sentence1": "a", "sentence2": "b", "label": 0}\n')
+    options = [option.replace("FILE", str(file)) for option in options]
+    status, out, err = run("glue", "--model", bert, "--store", tmp_path / "s.sqlite", *data, *options)
+    assert (status, out) == (2, "")
+    assert told in err
+    assert err.startswith("jaxpaint: error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_decoder_is_told_before_anything_is_stored(run, store, data, tmp_path) -> None:
+    file = tmp_path / "s.sqlite"
+    status, out, err = run("glue", "--model", store, "--store", file, *data, "--tasks", "rte,mrpc", "--frozen")
+    assert (status, out) == (2, "")
+    assert "this llama checkpoint has no pooler" in err
+    assert not file.exists()
