@@ -194,6 +194,8 @@ def test_ctrl_c_in_a_process_of_its_own(run, settings, tmp_path, cache) -> None:
         text=True,
         cwd=Path(__file__).parents[1],
         env={**os.environ, "HF_DATASETS_CACHE": str(cache / "datasets")},
+        # Tests that a shell runs in the background ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:
