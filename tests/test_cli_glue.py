@@ -97,6 +97,10 @@ def test_frozen_and_then_fine_tuned_in_one_store_and_report(run, bert, data, tmp
         (["--tasks", "rte,mrpc", "--strategies", "skipp"], "did you mean skip"),
         (["--tasks", "rte,mrpc", "--seeds", "3"], "--seeds is of strategy random"),
         (["--tasks", "rte,mrpc", "--training-seeds", "none"], "--training-seeds: 'none' is not a number or a range"),
+        (["--tasks", ","], "--tasks names none; leave it out for the paper's, cola,mrpc,"),
+        (["--tasks", "rte,mrpc", "--max-length", "64"], "max_length is 64, more than the model's 40 positions"),
+        (["--tasks", "rte,mrpc", "--max-length", "4"], "max_length is 4; rte takes 5 or more"),
+        (["--tasks", "rte,mrpc", "--max-length", "4", "--frozen"], "max_length is 4; rte takes 5 or more"),
         (["--tasks", "rte,mrpc", "--epochs", "0"], "--epochs is 0; expected 1 or more"),
         (["--tasks", "rte,mrpc", "--learning-rate", "-1"], "--learning-rate is -1.0; expected a number above 0"),
         (["--tasks", "rte,mrpc", "--starts", "4", "--strategies", "skip", "--limit-train", "4"], "4"),
@@ -119,3 +123,36 @@ def test_a_decoder_is_told_before_anything_is_stored(run, store, data, tmp_path)
     assert (status, out) == (2, "")
     assert "this llama checkpoint has no pooler" in err
     assert not file.exists()
+
+
+def test_results_on_other_training_examples_are_shown_apart(run, bert, data, tmp_path) -> None:
+    """A trial with few examples in the same store; no task counts twice in an average."""
+    store, out = tmp_path / "glue.sqlite", tmp_path / "report"
+    base = ["glue", "--model", bert, "--store", store, *data, "--frozen", "--training-seeds", 1, "--max-length", 16]
+    assert run(*base, "--tasks", "rte,mrpc", "--strategies", "skip", "--limit-train", 8)[0] == 0
+    trial = finished(store)
+    assert run(*base, "--tasks", "rte,mrpc", "--strategies", "skip", "--report", out)[0] == 0
+    folders = sorted((out / "tables").iterdir(), key=lambda folder: folder.name)
+    assert [folder.name[:2] for folder in folders] == ["1-", "2-"]
+    for folder in folders:
+        with (folder / "full-model.csv").open() as opened:
+            assert sorted(row["task"] for row in csv.DictReader(opened)) == sorted(TASKS)
+    with (folders[1] / "full-model.csv").open() as opened:
+        shown = {row["task"]: float(row["full model"]) for row in csv.DictReader(opened)}
+    assert shown == pytest.approx({task: trial[task, "0-4"] for task in TASKS})
+    page = (out / "report.html").read_text()
+    assert "GLUE frozen (1)" in page
+    assert "GLUE frozen (2)" in page
+    assert "batch size 32" in page
+
+
+def test_a_report_without_the_full_model_names_this_command(run, bert, data, tmp_path) -> None:
+    store = tmp_path / "glue.sqlite"
+    base = ["glue", "--model", bert, "--store", store, *data, "--frozen", "--training-seeds", 1, "--max-length", 16]
+    assert run(*base, "--tasks", "rte,mrpc", "--limit-train", 8)[0] == 0
+    with closing(sqlite3.connect(store)) as connection, connection:
+        connection.execute("UPDATE cells SET status = 'running'")
+        connection.execute("DELETE FROM metrics")
+    status, _, err = run("report", store, "-o", tmp_path / "report")
+    assert status == 2
+    assert "run `jaxpaint glue --model" in err

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from bert_models import NUM_LAYERS, VOCAB_SIZE, tiny_bert, torch_bert, torch_outputs
+from tiny_glue import WORDS, tiny_store
 
+import jaxpaint as jp
 from jaxpaint.errors import UserError
-from jaxpaint.glue.features import Encoded, pooled_features
+from jaxpaint.glue.examples import Examples
+from jaxpaint.glue.features import Encoded, check_max_length, encode, pooled_features
+from jaxpaint.glue.tasks import glue_task
 from jaxpaint.plan import Plan
 
 PLANS = [Plan.parse(text) for text in ("0-4", "0 4", "0 3-1 4", "0-4", "0 2*3 4")]
@@ -47,3 +51,36 @@ def test_groups_equal_the_plan_alone(encoded: Encoded) -> None:
 def test_a_plan_that_does_not_fit(encoded: Encoded) -> None:
     with pytest.raises(UserError, match=f"{NUM_LAYERS} layers"):
         pooled_features(tiny_bert(), encoded, [Plan.parse("0-7")])
+
+
+CLS, SEP, FIRST_WORD = 2, 3, 5
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> jp.Model:
+    return jp.load(tiny_store(tmp_path_factory.mktemp("bert")), dtype="float32")
+
+
+def _words(*numbers: int) -> str:
+    return " ".join(WORDS[number] for number in numbers)
+
+
+def test_a_pair_that_is_too_long_is_cut_where_it_is_longest(model: jp.Model) -> None:
+    """As transformers' `truncation=True`: word by word from the longer text, and the special tokens stay."""
+    pair = (_words(*range(10)), _words(10, 11, 12))
+    found = encode(model.tokenizer, Examples((pair,), np.zeros(1, np.int32)), max_length=10)
+    first, second = [FIRST_WORD + i for i in range(4)], [FIRST_WORD + i for i in (10, 11, 12)]
+    assert found.tokens[0].tolist() == [CLS, *first, SEP, *second, SEP]
+    assert found.token_types[0].tolist() == [0] * 6 + [1] * 4
+    whole = encode(model.tokenizer, Examples((pair,), np.zeros(1, np.int32)), max_length=16)
+    assert len(whole.tokens[0]) == 16
+
+
+@pytest.mark.parametrize(("task", "least"), [("cola", 3), ("rte", 5)])
+def test_room_for_a_token_of_every_text(model: jp.Model, task: str, least: int) -> None:
+    check_max_length(model, glue_task(task), least)
+    check_max_length(model, glue_task(task), model.config.max_position_embeddings)
+    with pytest.raises(UserError, match=f"max_length is {least - 1}; {task} takes {least} or more"):
+        check_max_length(model, glue_task(task), least - 1)
+    with pytest.raises(UserError, match="more than the model's 40 positions"):
+        check_max_length(model, glue_task(task), model.config.max_position_embeddings + 1)

@@ -105,7 +105,8 @@ def _spec(options: argparse.Namespace, shared: dict[str, object]):
     if options.training_seeds is not None:
         both["seeds"] = _training_seeds(options.training_seeds)
     training = FrozenSettings(HeadSettings(**how), **both) if options.frozen else FinetuneSettings(**how, **both)
-    values.setdefault("tasks", PAPER)
+    if not values.setdefault("tasks", PAPER):
+        raise UserError(f"--tasks names none; leave it out for the paper's, {','.join(PAPER)}")
     return GlueSpec(training=training, limit=options.limit, limit_train=options.limit_train, **values)
 
 

@@ -13,7 +13,9 @@ from jaxtyping import Float, Int
 
 from jaxpaint.compilation import jit
 from jaxpaint.encoder_sweep import last_states
+from jaxpaint.errors import UserError
 from jaxpaint.glue.examples import Examples
+from jaxpaint.glue.tasks import GlueTask
 from jaxpaint.inputs import Inputs
 from jaxpaint.model import Model
 from jaxpaint.plan import Plan
@@ -33,6 +35,19 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+def check_max_length(model: Model, task: GlueTask, max_length: int) -> None:
+    """Raises UserError where `max_length` tokens are too few for an example, or more than the model has positions."""
+    positions = model.config.max_position_embeddings
+    if max_length > positions:
+        raise UserError(f"max_length is {max_length}, more than the model's {positions} positions")
+    # A tokenizer that has no room for its special tokens does not cut at all.
+    least = model.tokenizer.num_special_tokens_to_add(pair=len(task.columns) > 1) + len(task.columns)
+    if max_length < least:
+        raise UserError(
+            f"max_length is {max_length}; {task.name} takes {least} or more, for its special tokens and text"
+        )
 
 
 def encode(tokenizer: Any, examples: Examples, max_length: int) -> Encoded:

@@ -21,7 +21,7 @@ from jaxpaint.sharding import DATA, rows
 from jaxpaint.training import AdamW, train
 from jaxpaint.training_checkpoints import TrainingCheckpoints
 
-# XLA on a CPU draws these in fewer operations than JAX's default generator.
+# XLA on a CPU compiles this one to a single pass over memory, and JAX's default generator to a loop of several.
 GENERATOR = "rbg"
 
 

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxpaint.errors import UserError
-from jaxpaint.glue.cells import GlueCells, digest, register
+from jaxpaint.glue.cells import GlueCells, digest, register, require_pooler
 from jaxpaint.glue.examples import Examples
-from jaxpaint.glue.features import Encoded, encode
+from jaxpaint.glue.features import Encoded, check_max_length, encode
 from jaxpaint.glue.finetune import FinetuneSettings, finetune
 from jaxpaint.glue.tasks import GlueTask
 from jaxpaint.model import Model
@@ -49,14 +48,11 @@ def run_finetuned(
 
     Raises:
         PlanError: a plan names a layer that the model lacks.
-        UserError: a model without a pooler or with fewer positions than `max_length`, a store that cannot be written or
+        UserError: a model without a pooler, a `max_length` that does not fit it, a store that cannot be written or
             knows other validation examples, or a checkpoint that cannot be written or read.
     """
     for variant in variants:
         model.checked_plan(variant.plan)
-    if settings.max_length > model.config.max_position_embeddings:
-        positions = model.config.max_position_embeddings
-        raise UserError(f"max_length is {settings.max_length}, more than the model's {positions} positions")
     cells = finetuned_cells(model, store, task, train, validation, variants, settings)
     lacking = cells.lacking(store)
     if not lacking:
@@ -90,6 +86,8 @@ def finetuned_cells(
     settings: FinetuneSettings,
 ) -> GlueCells:
     """What `run_finetuned` scores, registered in the store. Errors as there."""
+    require_pooler(model)
+    check_max_length(model, task, settings.max_length)
     return register(store, model, task, train, validation, variants, {"frozen": False, **asdict(settings)})
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxpaint.glue.cells import register
+from jaxpaint.glue.cells import register, require_pooler
 from jaxpaint.glue.examples import Examples
-from jaxpaint.glue.features import encode, pooled_features
+from jaxpaint.glue.features import check_max_length, encode, pooled_features
 from jaxpaint.glue.heads import HeadSettings, train_heads
 from jaxpaint.glue.tasks import GlueTask
 from jaxpaint.model import Model
@@ -49,8 +49,11 @@ def run_frozen(
 
     Raises:
         PlanError: a plan names a layer that the model lacks.
-        UserError: a model without a pooler, or a store that cannot be written or knows other validation examples.
+        UserError: a model without a pooler, a `max_length` that does not fit it, or a store that cannot be written or
+            knows other validation examples.
     """
+    require_pooler(model)
+    check_max_length(model, task, settings.max_length)
     cells = register(store, model, task, train, validation, variants, {"frozen": True, **asdict(settings)})
     lacking = cells.lacking(store)
     if not lacking:

@@ -10,6 +10,7 @@ from functools import partial
 from jaxpaint.evaluation import environment
 from jaxpaint.glue.cells import require_pooler
 from jaxpaint.glue.examples import load_examples
+from jaxpaint.glue.features import check_max_length
 from jaxpaint.glue.finetuned import finetuned_cells, run_finetuned
 from jaxpaint.glue.frozen import FrozenSettings, run_frozen
 from jaxpaint.glue.spec import TRAIN, GlueSpec
@@ -28,10 +29,10 @@ class GlueSummary:
 
     def __str__(self) -> str:
         """In words, in one line."""
-        done = f"{self.plans} plans on {self.tasks} task{'s' if self.tasks != 1 else ''}"
+        done = f"{_count(self.plans, 'plan')} on {_count(self.tasks, 'task')}"
         if not self.computed:
             return f"{done}; there was nothing to compute"
-        return f"{done}; {self.computed} results in {self.seconds:.0f} s"
+        return f"{done}; {_count(self.computed, 'result')} in {self.seconds:.0f} s"
 
 
 def run_glue(spec: GlueSpec, *, progress: Callable[[int], Callable[[int, str], None]] | None = None) -> GlueSummary:
@@ -59,6 +60,8 @@ def run_glue(spec: GlueSpec, *, progress: Callable[[int], Callable[[int, str], N
     ]
     model = load(spec.model, dtype=spec.dtype, revision=spec.revision)  # type: ignore[arg-type]
     require_pooler(model)
+    for task, _ in files:
+        check_max_length(model, task, spec.training.max_length)
     variants = spec.variants(model.num_layers)
     with Store.open(spec.store, create=True) as store:
         for task, train, validation in examples:
@@ -73,6 +76,10 @@ def run_glue(spec: GlueSpec, *, progress: Callable[[int], Callable[[int, str], N
             computed += run_finetuned(*common, spec.training, environment=here, progress=advance)
     plans = len({variant.plan for variant in variants})
     return GlueSummary(plans, len(examples), computed, time.perf_counter() - started)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _noted(advance: Callable[[int, str], None], task: str, examples: int, loss: float | None) -> None:

@@ -24,13 +24,16 @@ def write_report(store: Path, out: Path) -> Path:
     """
     from jaxpaint.checkpoint import new_folder
     from jaxpaint.report.data import read_store
+    from jaxpaint.report.glue import split
     from jaxpaint.report.page import write_page
 
     store, out = Path(store), Path(out)
     studies = read_store(store)
     if not any(study.has_full_model for study in studies):
         tasks = ",".join(dict.fromkeys(result.task.benchmark for study in studies for result in study.results))
-        command = f"jaxpaint study --model {studies[0].model.source or 'M'} --tasks {tasks or 'TASKS'} --store {store}"
+        glue = any(study.results for study in studies) and not split(studies)[0]
+        name, model = "glue" if glue else "study", studies[0].model.source or "M"
+        command = f"jaxpaint {name} --model {model} --tasks {tasks or 'TASKS'} --store {store}"
         raise UserError(
             f"{store} has no finished result of the full model, which every score is compared with; run `{command}` "
             "to the end first"

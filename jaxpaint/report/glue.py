@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
@@ -40,10 +42,15 @@ class Averages:
 
 @dataclass(frozen=True, eq=False)
 class GlueStudy:
-    """One encoder's GLUE results of one kind: fine-tuned under every plan, or `frozen`."""
+    """One encoder's results under one `training`, the settings of a GLUE study, once for each GLUE task."""
 
     study: Study
-    frozen: bool
+    training: Mapping[str, Any]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether only classifiers were trained, and not the encoder under every plan."""
+        return self.training["frozen"]
 
     @property
     def kind(self) -> str:
@@ -101,8 +108,8 @@ def split(studies: Sequence[Study]) -> tuple[tuple[Study, ...], tuple[GlueStudy,
         if rest or study.analyses:
             others.append(replace(study, results=rest))
         for how, results in sorted(groups.items()):
-            named = tuple(_under_own_name(result, results) for result in results)
-            found.append(GlueStudy(replace(study, results=named, analyses=()), json.loads(how)["frozen"]))
+            for together in _once_each(results):
+                found.append(GlueStudy(replace(study, results=together, analyses=()), json.loads(how)))
     return tuple(others), tuple(found)
 
 
@@ -115,7 +122,16 @@ def _how(result: TaskResults) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def _under_own_name(result: TaskResults, others: Sequence[TaskResults]) -> TaskResults:
-    """`rte`, and not `rte #2`, where only results of another kind have that name, too."""
-    alike = [other for other in others if other.task.benchmark == result.task.benchmark]
-    return replace(result, task=replace(result.task, name=result.task.benchmark)) if len(alike) == 1 else result
+def _once_each(results: Sequence[TaskResults]) -> Iterator[tuple[TaskResults, ...]]:
+    """The latest results of every task; then those before them, which were trained on other examples, and so on.
+
+    No task counts twice in an average.
+    """
+    by_task: dict[str, list[TaskResults]] = defaultdict(list)
+    for result in results:
+        task = replace(result.task, name=result.task.benchmark)  # `rte`, and not `rte #2`
+        by_task[task.benchmark].append(replace(result, task=task))
+    for same in by_task.values():
+        same.sort(key=lambda result: -result.task.id)
+    for together in zip_longest(*by_task.values()):
+        yield tuple(result for result in together if result is not None)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,6 +98,7 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
     shown = [Measurements.of(study) for study in studies if study.has_full_model]
     titles = _titles(studies)
     shown_glue = [each for each in glue if each.scores.tasks]
+    glue_titles = _glue_titles(shown_glue)
     several = len(shown) + len(shown_glue) > 1
     across = _pictures(figures_across(shown), "", folder, "")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
@@ -117,12 +119,12 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
             for index, measured in enumerate(shown, start=1)
         ]
         + [
-            _glue_section(each, folder, f"{index}-{_slug(_glue_title(each))}" if several else "")
-            for index, each in enumerate(shown_glue, start=len(shown) + 1)
+            _glue_section(each, title, folder, f"{index}-{_slug(title)}" if several else "")
+            for index, (each, title) in enumerate(zip(shown_glue, glue_titles, strict=True), start=len(shown) + 1)
         ],
         across=across,
         left_out=[titles[id(study)] for study in studies if not study.has_full_model]
-        + [_glue_title(each) for each in glue if not each.scores.tasks],
+        + _glue_titles([each for each in glue if not each.scores.tasks]),
     )
     (folder / "report.html").write_text(text, encoding="utf-8")
 
@@ -149,12 +151,11 @@ def _section(measured: Measurements, title: str, folder: Path, across: Sequence[
     )
 
 
-def _glue_section(glue: GlueStudy, folder: Path, prefix: str) -> Section:
-    title = _glue_title(glue)
+def _glue_section(glue: GlueStudy, title: str, folder: Path, prefix: str) -> Section:
     return Section(
         f"study-{prefix}" if prefix else "study",
         title,
-        _facts(glue.measured),
+        (*_facts(glue.measured), ("Training", _training(glue.training))),
         tuple(_glue_notes(glue)),
         (),
         tuple(_pictures(glue_figures(glue), glue.study.model.name, folder, prefix)),
@@ -163,8 +164,30 @@ def _glue_section(glue: GlueStudy, folder: Path, prefix: str) -> Section:
     )
 
 
-def _glue_title(glue: GlueStudy) -> str:
-    return f"{glue.study.model.name}, GLUE {glue.kind}"
+def _glue_titles(glue: Sequence[GlueStudy]) -> list[str]:
+    """Numbered where the same encoder was trained with other settings, or on other examples."""
+    titles = [f"{each.study.model.name}, GLUE {each.kind}" for each in glue]
+    numbers = [titles[: place + 1].count(title) for place, title in enumerate(titles)]
+    return [
+        f"{title} ({number})" if titles.count(title) > 1 else title
+        for title, number in zip(titles, numbers, strict=True)
+    ]
+
+
+def _training(settings: Mapping[str, Any]) -> str:
+    """Settings in words."""
+    flat = {
+        name: value
+        for key, group in settings.items()
+        for name, value in (group.items() if isinstance(group, Mapping) else [(key, group)])
+    }
+    return ", ".join(f"{name.replace('_', ' ')} {_setting(value)}" for name, value in sorted(flat.items()))
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _glue_notes(glue: GlueStudy) -> list[str]:
