@@ -144,6 +144,10 @@ def test_results_on_other_training_examples_are_shown_apart(run, bert, data, tmp
     assert "GLUE frozen (1)" in page
     assert "GLUE frozen (2)" in page
     assert "batch size 32" in page
+    assert "Figure A.9: All strategies, frozen" in page
+    assert "20 examples" in page
+    for of_language_models in ("Normalised score", "BOS token", "0-shot", "eight questions", "Device time"):
+        assert of_language_models.lower() not in page.lower()
 
 
 def test_a_report_without_the_full_model_names_this_command(run, bert, data, tmp_path) -> None:

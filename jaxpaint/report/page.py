@@ -5,16 +5,15 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxpaint import __version__
-from jaxpaint.report import tables
+from jaxpaint.report import glue_words, tables
 from jaxpaint.report.bootstrap import DRAWS
 from jaxpaint.report.data import NOT_FINITE, RUNNING, Study
 from jaxpaint.report.figures import figures_across, save, study_figures
@@ -25,8 +24,6 @@ from jaxpaint.report.glue import GlueStudy, split
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.tables import Table
 
-NEAR_MAJORITY = 0.05
-"""A full model that beats the most frequent class by less shows little of what strategies lose."""
 PAPER_FIGURES = {
     "2": "--strategies skip-one,switch on lambada_openai",
     "3": "--analyses similarity",
@@ -60,7 +57,9 @@ class Picture:
     @property
     def heading(self) -> str:
         """The figure's title, with the paper's number where it has one."""
-        return f"Figure {self.drawn.number}: {self.drawn.title}" if self.drawn.number.isdigit() else self.drawn.title
+        return (
+            f"Figure {self.drawn.number}: {self.drawn.title}" if self.drawn.number[-1].isdigit() else self.drawn.title
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
     shown = [Measurements.of(study) for study in studies if study.has_full_model]
     titles = _titles(studies)
     shown_glue = [each for each in glue if each.scores.tasks]
-    glue_titles = _glue_titles(shown_glue)
+    glue_titles = glue_words.titles(shown_glue)
     several = len(shown) + len(shown_glue) > 1
     across = _pictures(figures_across(shown), "", folder, "")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
@@ -106,6 +105,8 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
     )
     text = page.render(
         store=store,
+        normalised=bool(shown),
+        glue=bool(shown_glue),
         version=__version__,
         draws=DRAWS,
         sections=[
@@ -124,7 +125,7 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
         ],
         across=across,
         left_out=[titles[id(study)] for study in studies if not study.has_full_model]
-        + _glue_titles([each for each in glue if not each.scores.tasks]),
+        + glue_words.titles([each for each in glue if not each.scores.tasks]),
     )
     (folder / "report.html").write_text(text, encoding="utf-8")
 
@@ -155,61 +156,13 @@ def _glue_section(glue: GlueStudy, title: str, folder: Path, prefix: str) -> Sec
     return Section(
         f"study-{prefix}" if prefix else "study",
         title,
-        (*_facts(glue.measured), ("Training", _training(glue.training))),
-        tuple(_glue_notes(glue)),
+        glue_words.facts(glue),
+        tuple(glue_words.notes(glue)),
         (),
         tuple(_pictures(glue_figures(glue), glue.study.model.name, folder, prefix)),
         tuple(_saved(table, _rows_on_glue(table), folder, prefix) for table in tables.glue_tables(glue)),
         (),
     )
-
-
-def _glue_titles(glue: Sequence[GlueStudy]) -> list[str]:
-    """Numbered where the same encoder was trained with other settings, or on other examples."""
-    titles = [f"{each.study.model.name}, GLUE {each.kind}" for each in glue]
-    numbers = [titles[: place + 1].count(title) for place, title in enumerate(titles)]
-    return [
-        f"{title} ({number})" if titles.count(title) > 1 else title
-        for title, number in zip(titles, numbers, strict=True)
-    ]
-
-
-def _training(settings: Mapping[str, Any]) -> str:
-    """Settings in words."""
-    flat = {
-        name: value
-        for key, group in settings.items()
-        for name, value in (group.items() if isinstance(group, Mapping) else [(key, group)])
-    }
-    return ", ".join(f"{name.replace('_', ' ')} {_setting(value)}" for name, value in sorted(flat.items()))
-
-
-def _setting(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _glue_notes(glue: GlueStudy) -> list[str]:
-    """What a reader must know before trusting the figures."""
-    scores, counts = glue.scores, glue.study.statuses()
-    notes = ["Scores are as GLUE has them, not normalised, as in the paper; the average is over the tasks shown."]
-    missing = [result.task.name for result in glue.study.results if result.task.name not in scores.tasks]
-    if missing:
-        notes.append(f"Left out, because the full model has no result there: {', '.join(missing)}.")
-    full, majority = glue.average("full"), glue.average("majority")
-    if full - majority < NEAR_MAJORITY:
-        notes.append(
-            f"The full model's average of {full:.3f} is hardly above that of the most frequent class, {majority:.3f}: "
-            "what a strategy loses can hardly be seen."
-        )
-    for count, rest in (
-        (counts[NOT_FINITE], "not finite (logits overflowed): shown as missing"),
-        (counts[RUNNING], "not finished: the report shows what there is"),
-    ):
-        if count:
-            notes.append(f"{count} of {counts.total()} results {'is' if count == 1 else 'are'} {rest}.")
-    return notes
 
 
 def _pictures(drawn: Sequence[Drawn], model: str, folder: Path, prefix: str) -> list[Picture]:
