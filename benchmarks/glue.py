@@ -3,7 +3,8 @@
     python benchmarks/glue.py --model FOLDER --data rte:train=F --data rte:validation=F [--steps 20] [--plans 40]
     python benchmarks/glue.py --random bert-large --device gpu       (random weights at real shapes; training alone)
 
-Training: both sides take the same batches, padded alike, with dropout, clipping and AdamW, from the same weights. On a
+Training: both sides take the same batches with dropout, clipping and AdamW, from the same weights. transformers pads a
+batch to its longest example; so does jaxpaint on a GPU, and on a CPU it takes a batch in parts of like length. On a
 CPU in float32; on a GPU with float32 weights in bfloat16, torch under autocast. Frozen study (--model): jaxpaint's
 scores of --plans plans at once, against the same plans one at a time, and against transformers on torch, whose encoder
 runs anew in every epoch, for --peer-plans of them and one seed. Everything is compiled before it is timed. Rounds are
@@ -117,14 +118,19 @@ def _random(options: argparse.Namespace) -> dict[str, Any]:
 
 def _training(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     from jaxpaint.glue.batches import ShuffledBatches, shuffled
+    from jaxpaint.glue.finetune import PART_ROWS
 
     order, weights = shuffled(len(case["encoded"]), options.batch_size, 1, SEED)
     whole = (weights > 0).all(axis=1)
-    batches = list(ShuffledBatches(case["encoded"], case["labels"], order[whole], weights[whole])(0))[: options.steps]
-    examples = sum(len(batch.labels) for batch in batches)
-    widths = sorted({batch.inputs.tokens.shape[1] for batch in batches})
-    print(f"training: {len(batches)} steps of {options.batch_size} examples in rows of {widths} tokens")
-    peers = {"jaxpaint": _our_training(case, batches), "transformers": _torch_training(case, batches, options.device)}
+    chosen = (case["encoded"], case["labels"], order[whole][: options.steps], weights[whole][: options.steps])
+    ours = list(ShuffledBatches(*chosen, PART_ROWS if options.device == "cpu" else None)(0))
+    theirs = [batch for (batch,) in ShuffledBatches(*chosen)(0)]
+    examples = options.batch_size * len(theirs)
+    print(f"training: {len(theirs)} steps of {options.batch_size} examples")
+    for name, batches in (("jaxpaint", [part for parts in ours for part in parts]), ("transformers", theirs)):
+        tokens = sum(batch.inputs.tokens.size for batch in batches)
+        print(f"{name}: {tokens / examples:.1f} tokens an example, {len(batches)} forward passes")
+    peers = {"jaxpaint": _our_training(case, ours), "transformers": _torch_training(case, theirs, options.device)}
     seconds, losses = _rounds(peers, options.rounds)
     rates = {name: examples / statistics.median(values) for name, values in seconds.items()}
     ratio = _ratio(seconds)
@@ -281,7 +287,7 @@ def _torch_frozen(
             network.bert.encoder.layer = torch.nn.ModuleList(layers[index] for index in order)
             optimizer = torch.optim.AdamW(network.classifier.parameters(), lr=3e-2, weight_decay=0.0)
             network.train()
-            for batch in batches[0]:
+            for (batch,) in batches[0]:
                 found = logits(batch)
                 if case["num_labels"] == 1:
                     losses = (found[:, 0] - torch.tensor(batch.labels)) ** 2
@@ -295,7 +301,7 @@ def _torch_frozen(
                 optimizer.step()
             network.eval()
             with torch.no_grad():
-                for batch in batches[1]:
+                for (batch,) in batches[1]:
                     logits(batch)
 
     return run

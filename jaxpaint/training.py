@@ -1,9 +1,9 @@
-"""Training: AdamW on any loss, every step one call of a jitted function, with checkpoints to go on from."""
+"""Training: AdamW on any loss, every step calls of jitted functions alone, with checkpoints to go on from."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
@@ -58,7 +58,7 @@ class TrainState(NamedTuple):
 def train(
     loss: Loss,
     start: Parameters,
-    batches: Callable[[int], Iterable[Batch]],
+    batches: Callable[[int], Iterable[Sequence[Batch]]],
     optimizer: AdamW,
     key: Array,
     *,
@@ -67,6 +67,8 @@ def train(
     progress: Callable[[int, float], None] | None = None,
 ) -> Parameters:
     """The parameters after training from `start`, which is left as it is, on `batches(first)`, those from a step on.
+
+    A step's batch comes in parts, which may differ in shape; its loss is the sum of theirs.
 
     With `checkpoints` it begins where the last one was written, and ends with the same parameters to the bit.
     `progress` is called with the number of steps done so far and their latest mean loss.
@@ -85,8 +87,11 @@ def train(
     before: list[Array] = []
     while window := list(islice(remaining, WINDOW)):
         losses = []
-        for batch in window:
-            state, value = _step(loss, state, place(batch), key, optimizer)
+        for parts in window:
+            total = _nothing(state.parameters)
+            for number, part in enumerate(parts):
+                total = _more(loss, state.parameters, total, place(part), key, (state.step, number))
+            state, value = _step(state, total, optimizer)
             losses.append(value)
         done = _read(before, done, progress)
         before = losses
@@ -117,9 +122,21 @@ def _begin(start, optimizer):
     return TrainState(jnp.zeros((), jnp.int32), parameters, optimizer.transformation().init(parameters))
 
 
+@jit()
+def _nothing(parameters):
+    return jnp.zeros(()), jax.tree.map(jnp.zeros_like, parameters)
+
+
+@jit(donate=("total",))
+def _more(loss, parameters, total, part, key, numbers):
+    for number in numbers:
+        key = jax.random.fold_in(key, number)
+    return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(parameters, part, key))
+
+
 @jit("optimizer", donate=("state",))
-def _step(loss, state, batch, key, optimizer):
-    value, gradient = jax.value_and_grad(loss)(state.parameters, batch, jax.random.fold_in(key, state.step))
+def _step(state, total, optimizer):
+    value, gradient = total
     updates, moments = optimizer.transformation().update(gradient, state.moments, state.parameters)
     return TrainState(state.step + 1, optax.apply_updates(state.parameters, updates), moments), value
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from jaxpaint.glue.features import Encoded
 from jaxpaint.inputs import Inputs
 
-ROW_STEP = 32  # rows of 32, 64, 96, 128: each is compiled for
+ROW_STEP = 16  # rows of 16, 32, 48, …: each is compiled for
 
 
 class Batch(NamedTuple):
@@ -39,21 +39,31 @@ def shuffled(
 
 @dataclass(frozen=True, eq=False)
 class ShuffledBatches:
-    """Encoded examples in the order of `shuffled`; called with a step, the batches from it on."""
+    """Encoded examples in the order of `shuffled`; called with a step, the batches from it on.
+
+    Each is in parts of `part_rows`, the shortest examples first, so that only the last part is as wide as the longest
+    (default: a batch is one part).
+    """
 
     encoded: Encoded
     labels: np.ndarray
     order: Int[np.ndarray, "steps batch"]
     weights: Float[np.ndarray, "steps batch"]
+    part_rows: int | None = None
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def __call__(self, first: int) -> Iterator[Batch]:
+    def __call__(self, first: int) -> Iterator[tuple[Batch, ...]]:
+        lengths = np.array([len(text) for text in self.encoded.tokens])
         for order, weights in zip(self.order[first:], self.weights[first:], strict=True):
-            yield self._batch(order, weights)
+            size = self.part_rows or len(order)
+            by_length = np.argsort(np.where(weights > 0, lengths[order], np.iinfo(np.int64).max), kind="stable")
+            parts = [by_length[start : start + size] for start in range(0, len(order), size)]
+            yield tuple(self._part(order[part], weights[part], size) for part in parts if weights[part].any())
 
-    def _batch(self, order: np.ndarray, weights: np.ndarray) -> Batch:
+    def _part(self, order: np.ndarray, weights: np.ndarray, size: int) -> Batch:
+        order, weights = (np.pad(each, (0, size - len(each))) for each in (order, weights))
         chosen = order[weights > 0]
         longest = max(len(self.encoded.tokens[example]) for example in chosen)
         tokens = np.zeros((len(order), -(-longest // ROW_STEP) * ROW_STEP), np.int32)

@@ -60,9 +60,8 @@ class PlannedClassifier:
         x, context = start(model, inputs)
         x = _dropped(model, x, before).astype(self.dtype)
         block, stacked = layer_stack(model)
-        x = stack.run_training(
-            block, stacked, self.form, self.layers, x, context, within, at_once=self.at_once, remat=self.remat
-        )
+        how = {"at_once": self.at_once, "unroll": not self.at_once, "remat": self.remat}
+        x = stack.run_training(block, stacked, self.form, self.layers, x, context, within, **how)
         pooled = _dropped(model, model.pooled(x.astype(jnp.float32)), after)
         return pooled @ parameters["classifier"]["kernel"] + parameters["classifier"]["bias"]
 

@@ -23,6 +23,7 @@ from jaxpaint.training_checkpoints import TrainingCheckpoints
 
 # XLA on a CPU compiles this one to a single pass over memory, and JAX's default generator to a loop of several.
 GENERATOR = "rbg"
+PART_ROWS = 8  # of a batch, at a time on a CPU: fewer are slower, and with more there is more padding
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,11 @@ def finetune(
     shards = model.mesh.shape[DATA] if model.mesh else 1
     if settings.batch_size % shards:
         raise UserError(f"batch_size is {settings.batch_size}, which {shards} devices cannot share evenly")
-    batches = ShuffledBatches(encoded, labels, *shuffled(len(encoded), settings.batch_size, settings.epochs, seed))
+    part_rows = PART_ROWS if jax.default_backend() == "cpu" and not model.mesh else settings.batch_size
+    order = shuffled(len(encoded), settings.batch_size, settings.epochs, seed)
+    batches = ShuffledBatches(encoded, labels, *order, part_rows)
     if remat is None:
-        remat = _kept_bytes(model, plan, settings) > _free_bytes(model)
+        remat = _kept_bytes(model, plan, part_rows, settings.max_length) > _free_bytes(model)
     classifier = planned_classifier(model, plan, settings.dropout, remat=remat)
     parameters = train(
         classifier,
@@ -116,17 +119,17 @@ def finetune(
     return Finetuned(model, classifier, parameters)
 
 
-def _kept_bytes(model: Model, plan: Plan, settings: FinetuneSettings) -> int:
-    """About what a step keeps of all layers' insides for its way back, in the widest batch."""
+def _kept_bytes(model: Model, plan: Plan, rows: int, max_length: int) -> int:
+    """About what is kept of all layers' insides for the way back, where rows are widest."""
     config = model.config
     assert isinstance(config, BertConfig)
-    length = -(-settings.max_length // ROW_STEP) * ROW_STEP
+    length = -(-max_length // ROW_STEP) * ROW_STEP
     size = model.dtype.itemsize
     # Per token: inputs and outputs of products, norms in float32, masks. Per pair of tokens and head: the softmax's
     # exponentials in float32, what dropout leaves of them, its mask.
     of_token = config.hidden_size * (9 * size + 18) + config.intermediate_size * 4 * size
     of_pair = config.num_attention_heads * (size + 5)
-    return plan.cost * settings.batch_size * length * (of_token + length * of_pair)
+    return plan.cost * rows * length * (of_token + length * of_pair)
 
 
 def _free_bytes(model: Model) -> float:

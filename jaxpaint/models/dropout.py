@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
-
-DRAWS = 1 << 16
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt32
 
 
 class Dropout(NamedTuple):
@@ -21,11 +22,33 @@ class Dropout(NamedTuple):
 def dropout(x: Float[Array, "*shape"], drawn: Dropout | None) -> Float[Array, "*shape"]:
     """`x` with elements set to 0 at random and the others scaled up to keep the mean; `x` itself without `drawn`.
 
-    Random bits are what dropout costs, so 16 of them decide about an element: a rate is kept to within 1 / 131072.
+    For at most 2^32 elements. Where a mask is used, on the way back too, it is made again from the key: hashing an
+    element's number costs less than to keep the mask, or to draw it from `jax.random` (docs/log.md).
     """
-    dropped = round(drawn.rate * DRAWS) if drawn else 0
-    if drawn is None or dropped == 0:
+    if drawn is None or drawn.rate == 0:
         return x
-    words = jax.random.bits(drawn.key, ((x.size + 1) // 2,), jnp.uint32)
-    draws = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
-    return jnp.where(draws >= dropped, x * (DRAWS / (DRAWS - dropped)), 0)
+    return _dropped(x, jax.random.bits(drawn.key, (2,), jnp.uint32), drawn.rate)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dropped(x: Array, seeds: UInt32[Array, " 2"], rate: float) -> Array:
+    return jnp.where(_kept(x.shape, seeds, rate), x * (1 / (1 - rate)), 0)
+
+
+def _forth(x: Array, seeds: Array, rate: float) -> tuple[Array, Array]:
+    return _dropped(x, seeds, rate), seeds
+
+
+def _back(rate: float, seeds: Array, gradient: Array) -> tuple[Array, None]:
+    return _dropped(gradient, seeds, rate), None
+
+
+_dropped.defvjp(_forth, _back)
+
+
+def _kept(shape: tuple[int, ...], seeds: UInt32[Array, " 2"], rate: float) -> Bool[Array, "*shape"]:
+    """Wellons' `lowbias32` of the elements' numbers, with a seed before each of its products."""
+    bits = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape) ^ seeds[0]
+    bits = (bits ^ bits >> 16) * np.uint32(0x7FEB352D) + seeds[1]
+    bits = (bits ^ bits >> 15) * np.uint32(0x846CA68B)
+    return (bits ^ bits >> 16) >= np.uint32(min(round(rate * 2**32), 2**32 - 1))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxpaint.models.config_fields import RopeScaling
@@ -29,12 +29,30 @@ def activation(name: str) -> Callable[[Array], Array]:
     known: dict[str, Callable[[Array], Array]] = {
         "silu": jax.nn.silu,
         "relu": jax.nn.relu,
-        "gelu": partial(jax.nn.gelu, approximate=False),
+        "gelu": gelu,
         "gelu_new": jax.nn.gelu,
         "gelu_fast": jax.nn.gelu,
         "gelu_pytorch_tanh": jax.nn.gelu,
     }
     return known[name]
+
+
+@jax.custom_vjp
+def gelu(x: Float[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
+    """Exact GELU (transformers `gelu`). Its way back keeps nothing but `x`, the widest array of a layer."""
+    return x * _normal_cdf(x)
+
+
+def _normal_cdf(x: ArrayLike) -> Array:
+    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def _gelu_gradient(x: Array, gradient: Array) -> tuple[Array]:
+    density = jnp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
+    return (gradient * (_normal_cdf(x) + x * density),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_gradient)
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[np.ndarray, " half"]:
