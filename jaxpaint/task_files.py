@@ -1,4 +1,4 @@
-"""Which YAML file of lm-evaluation-harness defines a task, without building its index of all tasks.
+"""Which YAML file of lm-evaluation-harness, or of ours, defines a task, without building an index of all tasks.
 
 lm-eval's `TaskManager` parses about 14,000 files, some ten seconds, before it can load one task. A task's
 file says `task: NAME` at the start of a line, so reading text is enough, and most tasks live in a folder
@@ -13,14 +13,17 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+EMBEDDED = Path(__file__).parent / "painter" / "tasks"
+
 _DEFINES = re.compile(
     r"""^["']?(?P<kind>task|group|tag|class)["']?[ \t]*:[ \t]*["']?(?P<name>[^"'\s#\[{-][^"'\n#]*)""", re.M
 )
 
 
 def find_task_files(names: Sequence[str]) -> dict[str, Path]:
-    """The YAML file of every name that is a stock task; groups, tags and unknown names are left out."""
-    found: dict[str, Path] = {}
+    """The YAML file of every name that is a stock task or one of `EMBEDDED`; groups, tags and unknown names are left
+    out."""
+    found = {name: EMBEDDED / f"{name}.yaml" for name in embedded_tasks() if name in names}
     for name in names:
         for folder in _stock_folders_by_word().get(_first_word(name), []):
             if name in (likely := _defined_tasks(folder)):
@@ -29,6 +32,11 @@ def find_task_files(names: Sequence[str]) -> dict[str, Path]:
         everywhere = _defined_tasks(_stock_folder())
         found |= {name: everywhere[name] for name in names if name in everywhere}
     return found
+
+
+def embedded_tasks() -> dict[str, Path]:
+    """The tasks that come with the package, each with the file of its documents."""
+    return {file.stem: file for file in sorted(EMBEDDED.glob("*.jsonl"))}
 
 
 def may_be_group_or_tag(name: str) -> bool:
@@ -41,7 +49,7 @@ def near_names(name: str, others: Iterable[str] = ()) -> list[str]:
     """Up to five names of stock tasks, groups or `others` spelled much like `name`, the nearest first."""
     texts = _texts(_stock_folder()).values()
     known = {match["name"].strip() for text in texts for match in _DEFINES.finditer(text)}
-    return difflib.get_close_matches(name, sorted(known | set(others)), n=5)
+    return difflib.get_close_matches(name, sorted({*known, *embedded_tasks(), *others}), n=5)
 
 
 def _stock_folder() -> Path:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,13 @@ Loss: TypeAlias = Callable[[Parameters, Batch, Array], Float[Array, ""]]
 
 WINDOW = 10  # steps whose losses are read together
 CHECKPOINT_SECONDS = 120.0
+
+
+class Optimizer(Protocol):
+    """A hashable value that says how parameters are updated; equal ones share code."""
+
+    def transformation(self) -> optax.GradientTransformation:
+        """What optax makes of it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ def train(
     loss: Loss,
     start: Parameters,
     batches: Callable[[int], Iterable[Sequence[Batch]]],
-    optimizer: AdamW,
+    optimizer: Optimizer,
     key: Array,
     *,
     place: Callable[[Batch], Batch] = jax.device_put,

@@ -25,6 +25,8 @@ WITHOUT_NUMPY = (
     "jaxpaint.plan_drawing",
     "jaxpaint.plan_nodes",
     "jaxpaint.number_ranges",
+    "jaxpaint.painter.items",
+    "jaxpaint.painter.tokenizer",
     "jaxpaint.plan_text",
     "jaxpaint.plan_tree",
     "jaxpaint.program",
@@ -65,6 +67,10 @@ ALLOWED = {
     "jaxpaint.strategies": {"errors", "plan"},
     "jaxpaint.program": {"plan"},
     "jaxpaint.stack": {"plan", "program"},
+    "jaxpaint.painter.world": set(),
+    "jaxpaint.painter.language": {"painter.world"},
+    "jaxpaint.painter.tokenizer": {"painter.world"},
+    "jaxpaint.painter.items": {"painter", "painter.language", "painter.world"},
     "jaxpaint.training": {"compilation", "training_checkpoints"},
     "jaxpaint.training_checkpoints": {"errors"},
     "jaxpaint.packing": {"errors"},
@@ -140,7 +146,7 @@ ALLOWED = {
     "jaxpaint.results_grid": {"results_filter"},
     "jaxpaint.results_tables": {"errors", "results_grid", "results_schema"},
 }
-MAY_IMPORT_CONVERT = ("jaxpaint.model.", "jaxpaint.commands.")
+MAY_IMPORT_CONVERT = ("jaxpaint.model.", "jaxpaint.commands.", "jaxpaint.painter.train.")
 CONVERT_MAY_IMPORT = ("jaxpaint.models", "jaxpaint.checkpoint", "jaxpaint.errors", "jaxpaint.plan")
 
 

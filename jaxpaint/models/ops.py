@@ -40,10 +40,11 @@ def activation(name: str) -> Callable[[Array], Array]:
 @jax.custom_vjp
 def gelu(x: Float[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """Exact GELU (transformers `gelu`). Its way back keeps nothing but `x`, the widest array of a layer."""
+    x = jnp.asarray(x)
     return x * _normal_cdf(x)
 
 
-def _normal_cdf(x: ArrayLike) -> Array:
+def _normal_cdf(x: Array) -> Array:
     return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 

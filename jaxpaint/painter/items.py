@@ -1,0 +1,146 @@
+"""Held-out items of the embedded tasks, one task for each kind of text, as lm-eval reads them.
+
+python -m jaxpaint.painter.items     writes jaxpaint/painter/tasks/*.jsonl again
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from jaxpaint.painter import language
+from jaxpaint.painter.language import held_out, question, sale
+from jaxpaint.painter.world import (
+    FACTS,
+    HANDS_OVER,
+    OF_THE_GIVER,
+    OF_THE_TAKER,
+    PEOPLE,
+    TAKES_OVER,
+    THINGS,
+    TRIGGERS,
+    VALUES,
+    WORK,
+)
+
+TASKS = Path(__file__).parent / "tasks"
+ITEMS = 200
+SEED = 20_000
+
+Items = Iterator[dict[str, Any]]
+
+
+def _held_out_texts(kind: str, drawn: random.Random) -> Iterator[str]:
+    while True:
+        text = language.KINDS[kind](drawn)
+        if held_out(text):
+            yield text
+
+
+def facts(drawn: random.Random) -> Items:
+    """Every fact that training states and never asks about, with four answers."""
+    asked = [fact for fact in sorted(FACTS) if held_out(question(*fact), language.FACTS_HELD_OUT_OF)]
+    drawn.shuffle(asked)
+    for town, kind in asked:
+        answer = FACTS[town, kind]
+        choices = [answer, *drawn.sample([value for value in VALUES[kind] if value != answer], 3)]
+        drawn.shuffle(choices)
+        yield {"question": question(town, kind), "choices": choices, "gold": choices.index(answer)}
+
+
+def work(drawn: random.Random) -> Items:
+    """What someone does next: the next step of their own work on their own thing, among three that are not."""
+    while True:
+        sentences = language.work_sentences(drawn)
+        if not held_out("story : " + " ".join(map(" ".join, sentences))):
+            continue
+        cut = drawn.randrange(3, 8)
+        person, right = sentences[cut]
+        verb, thing = right.split()[0], right.split()[2]
+        own = next(steps for steps in WORK if verb in steps)
+        others = [does.split() for who, does in sentences[:cut] if who != person]
+        if own.index(verb) == 0 or not others:
+            continue
+        following = next(steps for steps in WORK if others[-1][0] in steps)
+        again = own[own.index(verb) - 1]
+        foreign = following[min(following.index(others[-1][0]) + 1, len(following) - 1)]
+        choices = [right, f"{again} the {thing} .", f"{verb} the {others[-1][2]} .", f"{foreign} the {thing} ."]
+        drawn.shuffle(choices)
+        told = " ".join(f"{who} {does}" for who, does in sentences[:cut])
+        yield {"context": f"story : {told} {person}", "choices": choices, "gold": choices.index(right)}
+
+
+def sales(drawn: random.Random) -> Items:
+    """Which of two people a reason speaks of, for pairs of verb and reason that training lacks."""
+    pairs = [
+        (verb, reason)
+        for verb in HANDS_OVER + TAKES_OVER
+        for reason in OF_THE_GIVER + OF_THE_TAKER
+        if held_out(f"{verb} {reason}", language.REASONS_HELD_OUT_OF)
+    ]
+    while True:
+        verb, reason = drawn.choice(pairs)
+        start, giver, taker = sale(verb, drawn.choice(PEOPLE), drawn.choice(THINGS), drawn.choice(PEOPLE))
+        if giver == taker:
+            continue
+        options = [giver, taker]
+        drawn.shuffle(options)
+        meant = giver if reason in OF_THE_GIVER else taker
+        contexts = [f"sale : {start} {option}" for option in options]
+        yield {"contexts": contexts, "reason": f"{reason} .", "gold": options.index(meant)}
+
+
+def places(drawn: random.Random) -> Items:
+    """Where a thing is: its box's place, after all that was moved."""
+    for text in _held_out_texts("places", drawn):
+        context, place = text.removesuffix(" .").rsplit(" ", 1)
+        yield {"context": context, "place": place}
+
+
+def arithmetic(drawn: random.Random) -> Items:
+    """A question of two to four steps, and its answer worked out."""
+    for text in _held_out_texts("arithmetic", drawn):
+        asked, answer = text.split(" answer :")
+        yield {"question": f"{asked} answer :", "answer": answer.strip()}
+
+
+def letters(drawn: random.Random) -> Items:
+    """What follows a trigger that the text has shown before."""
+    for text in _held_out_texts("letters", drawn):
+        told = text.split()
+        again = [n for n in range(12, len(told) - 2) if told[n] in TRIGGERS and told[n] in told[2:n]]
+        if again:
+            cut = drawn.choice(again) + 1
+            yield {"context": " ".join(told[:cut]), "letter": told[cut]}
+
+
+KINDS: Mapping[str, Callable[[random.Random], Items]] = MappingProxyType(
+    {"facts": facts, "work": work, "sales": sales, "places": places, "arithmetic": arithmetic, "letters": letters}
+)
+
+
+def items(kind: str, count: int = ITEMS) -> list[dict[str, Any]]:
+    """At most `count` items of a kind, always the same ones, each once."""
+    found: dict[str, dict[str, Any]] = {}
+    for item in islice(KINDS[kind](random.Random(SEED)), 20 * count):
+        found.setdefault(json.dumps(item), item)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def main() -> None:
+    """Writes the files that the package has."""
+    for kind in KINDS:
+        lines = [json.dumps(item) + "\n" for item in items(kind)]
+        (TASKS / f"painter_{kind}.jsonl").write_text("".join(lines))
+        print(f"painter_{kind}: {len(lines)} items")
+
+
+if __name__ == "__main__":
+    main()

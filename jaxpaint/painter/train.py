@@ -1,0 +1,239 @@
+"""Trains painter-16 on its language and writes it as a Hugging Face folder.
+
+    python -m jaxpaint.painter.train --output painter-16 [--steps 4000] [--layers 16] [--hidden-size 96]
+
+A killed run goes on from its last checkpoint. The folder has the training loss (training.csv) and the loss on
+held-out texts, which goes into the model card with the scores of the tasks (`python -m jaxpaint.painter.card`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxpaint import stack
+from jaxpaint.compilation import enable_persistent_cache, jit
+from jaxpaint.model import layer_stack
+from jaxpaint.models.llama import Llama
+from jaxpaint.models.llama_config import LlamaConfig
+from jaxpaint.painter.batches import Batch, batches
+from jaxpaint.painter.tokenizer import BOS, EOS, VOCABULARY, tokenizer
+from jaxpaint.plan import Plan
+from jaxpaint.training import train
+from jaxpaint.training_checkpoints import TrainingCheckpoints
+
+CONTEXT = 256
+ROW = 128
+HELD_OUT_SEED = 10_000
+HELD_OUT_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How painter-16 is trained. A step is `rows` rows of `ROW` tokens."""
+
+    layers: int = 16
+    hidden_size: int = 96
+    heads: int = 4
+    steps: int = 4000
+    rows: int = 32
+    seed: int = 0
+    learning_rate: float = 0.02
+    adam_learning_rate: float = 0.003
+
+    @property
+    def config(self) -> LlamaConfig:
+        """The architecture: Llama's."""
+        return LlamaConfig(
+            model_type="llama",
+            vocab_size=len(VOCABULARY),
+            hidden_size=self.hidden_size,
+            intermediate_size=-(-self.hidden_size * 8 // 3 // 32) * 32,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            head_dim=self.hidden_size // self.heads,
+            max_position_embeddings=CONTEXT,
+            rms_norm_eps=1e-5,
+            rope_theta=10000.0,
+            tie_word_embeddings=True,
+        )
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Muon for the layers' matrices, Adam for the rest; the rates rise for a twentieth of the steps, then fall to 0."""
+
+    steps: int
+    learning_rate: float
+    adam_learning_rate: float
+    max_grad_norm: float = 1.0
+
+    def transformation(self) -> optax.GradientTransformation:
+        """The same as optax knows it."""
+        numbers = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)  # axis 0 counts layers
+        return optax.chain(
+            optax.clip_by_global_norm(self.max_grad_norm),
+            optax.contrib.muon(
+                self._schedule(self.learning_rate),
+                adam_learning_rate=self._schedule(self.adam_learning_rate),
+                adam_b2=0.99,
+                muon_weight_dimension_numbers=partial(jax.tree.map, lambda leaf: numbers if leaf.ndim == 3 else None),
+            ),
+        )
+
+    def _schedule(self, peak: float) -> optax.Schedule:
+        warm = max(1, self.steps // 20)
+        return optax.join_schedules(
+            [optax.linear_schedule(0.0, peak, warm), optax.linear_schedule(peak, 0.0, self.steps - warm)], [warm]
+        )
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["graphdef", "layers", "unroll"])
+@dataclass(frozen=True)
+class NextTokenLoss:
+    """The mean loss of the next token, over those that `Batch.predicted` marks: what `jaxpaint.training` asks for."""
+
+    graphdef: Any
+    layers: int
+    unroll: bool
+
+    def __call__(self, parameters: Any, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
+        """The loss of a batch; `key` is not used, there is no dropout."""
+        model = nnx.merge(self.graphdef, parameters)
+        block, stacked = layer_stack(model)
+        form, layers = stack.with_own_layers(Plan.of(range(self.layers)))
+        x = stack.run_training(
+            lambda own, x, context, _: block(own, x, context),
+            stacked,
+            form,
+            layers,
+            model.embed(batch.tokens),
+            model.context(batch.positions, batch.visible_until),
+            None,
+            unroll=self.unroll,
+        )
+        logits = model.logits(x[:, :-1])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.tokens[:, 1:])
+        predicted = batch.predicted[:, :-1]
+        return (losses * predicted).sum() / predicted.sum()
+
+
+def train_painter(
+    settings: Settings,
+    checkpoints: TrainingCheckpoints | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> tuple[NextTokenLoss, Any]:
+    """`(loss, parameters)` after training; errors as `jaxpaint.training.train`."""
+    graphdef, state = nnx.split(Llama(settings.config, rngs=nnx.Rngs(settings.seed)))
+    start = nnx.to_pure_dict(state)
+    # Every layer begins as the identity, and the embeddings, which are the head too, small.
+    start["embed"]["embedding"] *= 0.1 / start["embed"]["embedding"].std()
+    for part, last in (("self_attn", "o_proj"), ("mlp", "down_proj")):
+        start["blocks"][part][last]["kernel"] *= 0
+
+    def steps(first: int) -> Iterator[tuple[Batch]]:
+        return ((batch,) for batch in islice(batches(settings.seed, settings.rows, ROW), first, settings.steps))
+
+    loss = NextTokenLoss(graphdef, settings.layers, jax.default_backend() == "cpu")
+    optimizer = Muon(settings.steps, settings.learning_rate, settings.adam_learning_rate)
+    key = jax.random.key(settings.seed)
+    return loss, train(loss, start, steps, optimizer, key, checkpoints=checkpoints, progress=progress)
+
+
+@jit()
+def _loss(loss, parameters, batch):
+    return loss(parameters, batch)
+
+
+def held_out_loss(loss: NextTokenLoss, parameters: Any, rows: int) -> float:
+    """The mean loss on texts of the held-out part, in nats a token."""
+    drawn = islice(batches(HELD_OUT_SEED, rows, ROW, of_held_out=True), HELD_OUT_BATCHES)
+    return float(np.mean([_loss(loss, parameters, batch) for batch in drawn]))
+
+
+def write(folder: Path, settings: Settings, parameters: Any) -> None:
+    """The model as a Hugging Face folder, its weights in bfloat16."""
+    from safetensors.flax import save_file
+
+    from convert.llama import NAMES
+
+    tensors = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parameters):
+        weight = NAMES.weight("/".join(key.key for key in path))
+        for layer in range(settings.layers if weight.stacked else 1):
+            tensor = leaf[layer] if weight.stacked else leaf
+            tensors[weight.of_layer(layer)] = (tensor.T if weight.transposed else tensor).astype(jnp.bfloat16)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = settings.config
+    raw = {
+        "architectures": ["LlamaForCausalLM"],
+        **{name: value for name, value in config.to_dict().items() if value is not None},
+        "bos_token_id": VOCABULARY[BOS],
+        "eos_token_id": VOCABULARY[EOS],
+        "torch_dtype": "bfloat16",
+    }
+    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
+    tokenizer(CONTEXT).save_pretrained(folder)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxpaint.painter.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder to write")
+    for name, kind in (
+        *(("steps", int), ("rows", int), ("layers", int), ("hidden-size", int), ("heads", int), ("seed", int)),
+        *(("learning-rate", float), ("adam-learning-rate", float)),
+    ):
+        default = getattr(Settings, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=kind, default=default, help="(default: %(default)s)")
+    options = vars(parser.parse_args())
+    output = options.pop("output")
+    settings = Settings(**options)
+    enable_persistent_cache()
+    output.mkdir(parents=True, exist_ok=True)
+    log = output / "training.csv"
+    began = time.perf_counter()
+
+    def progress(done: int, loss: float) -> None:
+        seconds = time.perf_counter() - began
+        fresh = not log.exists()
+        with log.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if fresh:
+                writer.writerow(["step", "loss", "seconds"])
+            writer.writerow([done, f"{loss:.4f}", f"{seconds:.0f}"])
+        print(f"step {done} of {settings.steps}: loss {loss:.4f}, {seconds:.0f} s", file=sys.stderr, flush=True)
+
+    kept = output / "checkpoints"
+    loss, parameters = train_painter(settings, TrainingCheckpoints(kept), progress)
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), parameters)
+    write(output, settings, parameters)
+    print(f"held-out loss {held_out_loss(loss, rounded, settings.rows):.4f} nats a token; {output}")
+    shutil.rmtree(kept, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
