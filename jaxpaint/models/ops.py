@@ -40,7 +40,7 @@ def activation(name: str) -> Callable[[Array], Array]:
 @jax.custom_vjp
 def gelu(x: Float[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """Exact GELU (transformers `gelu`). Its way back keeps nothing but `x`, the widest array of a layer."""
-    return x * _normal_cdf(x)
+    return jnp.asarray(x) * _normal_cdf(x)
 
 
 def _normal_cdf(x: ArrayLike) -> Array:
