@@ -21,7 +21,7 @@ REQUIRED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers"
 OPTIONAL = ("torch",)  # only tests and benchmarks compare with it
 FEW_CORES = 8
 # A cache of many files is not counted to its end: the command is to be quick.
-COUNTING_SECONDS = 1.0
+COUNTING_SECONDS = 0.5
 
 
 @dataclass(frozen=True)

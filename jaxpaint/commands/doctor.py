@@ -56,7 +56,8 @@ def _lines(found: Diagnosis) -> Iterator[tuple[str, str]]:
     from jaxpaint.doctor import gigabytes
 
     devices, machine = found.devices, found.machine
-    yield "system", f"jaxpaint {__version__}, Python {found.python}, {found.system}, {machine.cores} cores"
+    cores = f"{machine.cores} core{'s' * (machine.cores != 1)}"
+    yield "system", f"jaxpaint {__version__}, Python {found.python}, {found.system}, {cores}"
     kinds = ", ".join(f"{count} × {kind}" for kind, count in Counter(devices.kinds).items())
     yield "devices", f"none: {devices.failure}" if devices.failure is not None else f"{devices.backend} ({kinds})"
     if devices.failure is None:
