@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from convert import hub
 from convert.sources import files_read, refuse_revision, require_known
 from convert.to_store import convert
+from jaxpaint.caches import stores_folder
 from jaxpaint.checkpoint import FORMAT_VERSION, Progress, is_store, read_manifest
 from jaxpaint.errors import UserError
 
@@ -37,7 +37,7 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
         version = hub.commit(str(model), revision)
         name, key = str(model).replace("/", "--"), [str(model), version]
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, key]).encode()).hexdigest()[:16]
-    store = _cache_folder() / "stores" / f"{name}-{digest}"
+    store = stores_folder() / f"{name}-{digest}"
     if is_store(store):
         return store
     try:
@@ -47,9 +47,3 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
         if is_store(store):
             return store
         raise
-
-
-def _cache_folder() -> Path:
-    from platformdirs import user_cache_dir
-
-    return Path(os.environ.get("JAXPAINT_CACHE") or user_cache_dir("jaxpaint"))

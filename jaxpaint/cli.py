@@ -12,7 +12,9 @@ from jaxpaint import __version__
 from jaxpaint.commands import (
     INTERRUPTED,
     MISTAKE,
+    completion,
     convert,
+    doctor,
     eval,
     export,
     generate,
@@ -25,7 +27,7 @@ from jaxpaint.commands import (
 )
 from jaxpaint.errors import UserError
 
-COMMANDS = (convert, export, eval, logits, generate, plan, study, glue, results, report)
+COMMANDS = (convert, export, eval, logits, generate, plan, study, glue, results, report, doctor)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)
+    completion.add(commands, parser)
     return parser
 
 

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from jaxpaint.caches import compiled_folder
 
 # XLA's default library for matrix products on a CPU (YNNPACK) adds up the whole inner dimension in one chain; Eigen
 # adds up blocks. Its error is a third smaller at the same speed (docs/log.md), which deep plans amplify.
 EIGEN_MATMUL = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
-def enable_persistent_cache() -> None:
-    """Keeps compiled executables between processes, unless the user chose a folder or turned the cache off.
+def persistent_cache() -> str | None:
+    """Where compiled executables are kept between processes; None where the user turned that off.
 
     JAX's own settings win (`JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE=false`).
     """
     import jax
-    from platformdirs import user_cache_dir
 
     settings = jax.config.values
-    if settings["jax_compilation_cache_dir"] is None and settings["jax_enable_compilation_cache"]:
-        folder = Path(os.environ.get("JAXPAINT_CACHE") or user_cache_dir("jaxpaint")) / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    if not settings["jax_enable_compilation_cache"]:
+        return None
+    return settings["jax_compilation_cache_dir"] or str(compiled_folder())
+
+
+def enable_persistent_cache() -> None:
+    """Keeps compiled executables between processes, in `persistent_cache`."""
+    import jax
+
+    if (folder := persistent_cache()) is not None:
+        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 @functools.cache

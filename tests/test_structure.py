@@ -15,11 +15,15 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "torch", "transformers", "lm_eval", "datasets", "matplotlib"}
 WITHOUT_NUMPY = (
     "jaxpaint",
+    "jaxpaint.caches",
     "jaxpaint.cli",
     "jaxpaint.compilation",
+    "jaxpaint.completion",
+    "jaxpaint.doctor",
     "jaxpaint.errors",
     "jaxpaint.evaluation",
     "jaxpaint.files",
+    "jaxpaint.machine",
     "jaxpaint.models.config",
     "jaxpaint.plan",
     "jaxpaint.plan_drawing",
@@ -126,7 +130,11 @@ ALLOWED = {
     "jaxpaint.study_spec": {"errors", "plan", "strategies", "study_shards"},
     "jaxpaint.study_settings": {"errors", "number_ranges", "plan", "strategies", "study_spec"},
     "jaxpaint.study_work": {"packing", "plan", "plan_tree", "study_shards"},
-    "jaxpaint.compilation": set(),
+    "jaxpaint.caches": set(),
+    "jaxpaint.compilation": {"caches"},
+    "jaxpaint.completion": {"glue.tasks", "strategies", "study_settings", "study_spec"},
+    "jaxpaint.doctor": {"caches", "compilation", "errors", "machine"},
+    "jaxpaint.machine": set(),
     "jaxpaint.files": {"errors"},
     "jaxpaint.progress": set(),
     "jaxpaint.results_schema": {"errors"},
@@ -147,7 +155,7 @@ ALLOWED = {
     "jaxpaint.results_tables": {"errors", "results_grid", "results_schema"},
 }
 MAY_IMPORT_CONVERT = ("jaxpaint.model.", "jaxpaint.commands.", "jaxpaint.painter.train.")
-CONVERT_MAY_IMPORT = ("jaxpaint.models", "jaxpaint.checkpoint", "jaxpaint.errors", "jaxpaint.plan")
+CONVERT_MAY_IMPORT = ("jaxpaint.models", "jaxpaint.caches", "jaxpaint.checkpoint", "jaxpaint.errors", "jaxpaint.plan")
 
 
 def _modules() -> dict[str, Path]:

@@ -1,0 +1,23 @@
+"""Where things are kept between runs: converted models and compiled code, in one folder of the user's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def stores_folder() -> Path:
+    """Of the models that were converted on first use."""
+    return _folder() / "stores"
+
+
+def compiled_folder() -> Path:
+    """Of compiled executables, unless JAX's own settings name another."""
+    return _folder() / "compiled"
+
+
+def _folder() -> Path:
+    """`$JAXPAINT_CACHE`, or else the user's cache folder."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("JAXPAINT_CACHE") or user_cache_dir("jaxpaint"))

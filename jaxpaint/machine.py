@@ -1,0 +1,90 @@
+"""What this process may use of the machine it runs on: processor cores, memory, and what a container leaves of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+MEMINFO = Path("/proc/meminfo")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
+NVIDIA = Path("/proc/driver/nvidia/gpus")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Cores that the process may run on, and memory in bytes; None where the system does not say.
+
+    `memory_limit` is the lowest that a cgroup (a container, a batch system's job) sets, None without one.
+    """
+
+    cores: int
+    memory: int | None
+    memory_available: int | None
+    memory_limit: int | None
+    nvidia_gpu: bool
+
+
+def machine() -> Machine:
+    """The machine as this process sees it now."""
+    memory, available = _memory()
+    limit = _memory_limit()
+    # Cgroups say "no limit" with a number beyond any memory.
+    limit = None if limit is not None and memory is not None and limit >= memory else limit
+    return Machine(_cores(), memory, available, limit, _has_nvidia_gpu())
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # what taskset, a batch system or a container leaves
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory() -> tuple[int | None, int | None]:
+    try:
+        rows = (line.split() for line in MEMINFO.read_text().splitlines())
+        kibibytes = {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+        return kibibytes["MemTotal"] * 1024, kibibytes["MemAvailable"] * 1024
+    except (OSError, KeyError):  # not Linux
+        names = os.sysconf_names
+        if "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names:
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), None
+        return None, None
+
+
+def _memory_limit() -> int | None:
+    """The lowest of the process's cgroup and those around it, in both generations of cgroups."""
+    try:
+        lines = OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        return None
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, name = CGROUPS, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = CGROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        own = root / path.lstrip("/")
+        # In a container the path may be the host's, of which only the root is mounted.
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(root):
+                found.append(_number(folder / name))
+    return min((limit for limit in found if limit is not None), default=None)
+
+
+def _number(file: Path) -> int | None:
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None  # "max" is no limit
+
+
+def _has_nvidia_gpu() -> bool:
+    """Seen by its driver or its tool, without starting either."""
+    return shutil.which("nvidia-smi") is not None or NVIDIA.is_dir()
