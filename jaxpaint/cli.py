@@ -18,6 +18,7 @@ from jaxpaint.commands import (
     generate,
     glue,
     logits,
+    masked,
     plan,
     report,
     results,
@@ -25,7 +26,7 @@ from jaxpaint.commands import (
 )
 from jaxpaint.errors import UserError
 
-COMMANDS = (convert, export, eval, logits, generate, plan, study, glue, results, report)
+COMMANDS = (convert, export, eval, logits, masked, generate, plan, study, glue, results, report)
 
 
 class _Parser(argparse.ArgumentParser):
