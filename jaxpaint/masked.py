@@ -49,14 +49,14 @@ class MaskedScores:
 class EncodedTexts:
     """What `score_masked` takes of texts: their token ids with special tokens around them."""
 
-    tokens: tuple[Int[np.ndarray, " tokens"], ...]
+    tokens: tuple[tuple[int, ...], ...]
     mask_token: int
     special_tokens: frozenset[int]
 
     @property
     def masked(self) -> int:
         """How many tokens there are to mask."""
-        return sum(int((~np.isin(text, list(self.special_tokens))).sum()) for text in self.tokens)
+        return sum(token not in self.special_tokens for text in self.tokens for token in text)
 
 
 def encode_texts(model: Model, texts: Sequence[str]) -> EncodedTexts:
@@ -65,7 +65,7 @@ def encode_texts(model: Model, texts: Sequence[str]) -> EncodedTexts:
     if tokenizer.mask_token_id is None:
         raise UserError(f"the tokenizer of this {model.config.model_type} checkpoint has no mask token")
     around = {tokenizer.cls_token_id, tokenizer.sep_token_id} - {None}
-    tokens = tuple(np.array(tokenizer.encode(text, verbose=False), np.int32) for text in texts)
+    tokens = tuple(tuple(tokenizer.encode(text, verbose=False)) for text in texts)
     return EncodedTexts(tokens, tokenizer.mask_token_id, frozenset(around))
 
 
