@@ -20,6 +20,7 @@ from jaxpaint.commands import (
     generate,
     glue,
     logits,
+    masked,
     plan,
     report,
     results,
@@ -27,7 +28,7 @@ from jaxpaint.commands import (
 )
 from jaxpaint.errors import UserError
 
-COMMANDS = (convert, export, eval, logits, generate, plan, study, glue, results, report, doctor)
+COMMANDS = (convert, export, eval, logits, masked, generate, plan, study, glue, results, report, doctor)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -45,6 +45,30 @@ class MaskedScores:
         return float(self.found.sum() / self.masked.sum())
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedTexts:
+    """What `score_masked` takes of texts: their token ids with special tokens around them."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    mask_token: int
+    special_tokens: frozenset[int]
+
+    @property
+    def masked(self) -> int:
+        """How many tokens there are to mask."""
+        return sum(token not in self.special_tokens for text in self.tokens for token in text)
+
+
+def encode_texts(model: Model, texts: Sequence[str]) -> EncodedTexts:
+    """The texts as the model's tokenizer encodes them. Raises UserError for a tokenizer without a mask token."""
+    tokenizer = model.tokenizer
+    if tokenizer.mask_token_id is None:
+        raise UserError(f"the tokenizer of this {model.config.model_type} checkpoint has no mask token")
+    around = {tokenizer.cls_token_id, tokenizer.sep_token_id} - {None}
+    tokens = tuple(tuple(tokenizer.encode(text, verbose=False)) for text in texts)
+    return EncodedTexts(tokens, tokenizer.mask_token_id, frozenset(around))
+
+
 def score_masked(
     model: Model,
     texts: Sequence[Sequence[int]],

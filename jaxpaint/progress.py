@@ -73,7 +73,7 @@ class _Log:
     def __init__(self, description: str, unit: str, total: int) -> None:
         self.description, self.unit, self.total, self.done, self.note = description, unit, total, 0, ""
         self.started = self.said = time.monotonic()
-        self.lines = 0
+        self.lines = self.told = 0
 
     def advance(self, tokens: int, note: str = "") -> None:
         self.done += tokens
@@ -82,14 +82,14 @@ class _Log:
             self._say()
 
     def close(self) -> None:
-        if self.lines:
+        if self.lines and self.done != self.told:
             self._say()
 
     def _say(self) -> None:
         from tqdm import tqdm
 
         self.said = time.monotonic()
-        self.lines += 1
+        self.lines, self.told = self.lines + 1, self.done
         seconds = self.said - self.started
         size = tqdm.format_sizeof
         share = self.done / self.total if self.total else 1.0

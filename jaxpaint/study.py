@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ from jaxpaint.study_generation import GenerationRun
 from jaxpaint.study_run import Run, Work
 from jaxpaint.study_spec import StudySpec
 from jaxpaint.task_data import parse_data_option
-from jaxpaint.task_requests import load_requests
+from jaxpaint.task_requests import TaskRequests, load_requests
 from jaxpaint.tasks import load_tasks
 
 
@@ -46,18 +46,26 @@ class StudySummary:
 
     def __str__(self) -> str:
         """In words, in one line."""
-        done = f"{self.plans} plans, {self.finished + self.not_finite} of {self.cells} results finished"
+        done = _count(self.plans, "plan")
+        if self.cells:
+            done += f", {self.finished + self.not_finite} of {_count(self.cells, 'result')} finished"
         if self.not_finite:
             done += f" ({self.not_finite} not finite)"
-        if self.analysed:
-            done += f", {self.analysed} plans analysed"
-        new = [f"{self.written} texts"] if self.written else []
+        new = []
         if self.work.executed:
             saved = self.work.separate / self.work.executed
-            new = [f"{self.work.scores} scores with {saved:.1f} times less work than one by one", *new]
-        return (
-            f"{done}; {' and '.join(new)} in {self.seconds:.0f} s" if new else f"{done}; there was nothing to compute"
-        )
+            new.append(f"{self.work.scores} scores with {saved:.1f} times less work than one by one")
+        if self.written:
+            new.append(_count(self.written, "text"))
+        if self.analysed:
+            new.append(f"{_count(self.analysed, 'plan')} analysed")
+        if not new:
+            return f"{done}; there was nothing to compute"
+        return f"{done}; {' and '.join(new)} in {self.seconds:.0f} s"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def run_study(
@@ -93,8 +101,10 @@ def run_study(
             revision=spec.revision,
             mesh=device_mesh(spec.tensor_parallel),
         )
-        lm = PlanLM(model, model.full_plan, bos=spec.bos, kv=spec.kv)  # type: ignore[arg-type]
-        requests = load_requests(lm, tasks, limit=spec.limit) if tasks else ()
+        requests: Sequence[TaskRequests] = ()
+        if tasks:
+            lm = PlanLM(model, model.full_plan, bos=spec.bos, kv=spec.kv)  # type: ignore[arg-type]
+            requests = load_requests(lm, tasks, limit=spec.limit)
         scored = [task for task in requests if not task.is_generative]
         generative = [task for task in requests if task.is_generative]
         model_id = store.model(
@@ -148,7 +158,7 @@ def run_study(
             analysed = 0
             analysed_plans = set(spec.analysed_plans(model.num_layers))
             if analysed_plans:
-                texts, settings = analysis_texts(lm, _analysis_task(spec), spec.analysis_samples)
+                texts, settings = analysis_texts(model, spec.bos, _analysis_task(spec), spec.analysis_samples)
                 analysed = run_analyses(
                     model,
                     store,

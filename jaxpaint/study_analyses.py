@@ -9,6 +9,7 @@ from typing import Any
 from jaxpaint.analysis import MAX_STATES, analyse, analysis_rows
 from jaxpaint.harness import PlanLM
 from jaxpaint.model import Model
+from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.plan import Plan
 from jaxpaint.plan_tree import units
 from jaxpaint.results import Store
@@ -17,11 +18,13 @@ from jaxpaint.tasks import build_instances
 PLANS_AT_ONCE = 32  # so many plans' analyses may be lost, and are computed with what they share
 
 
-def analysis_texts(lm: PlanLM, tasks: Mapping[str, Any], samples: int) -> tuple[list[list[int]], dict[str, Any]]:
+def analysis_texts(
+    model: Model, bos: str, tasks: Mapping[str, Any], samples: int
+) -> tuple[list[list[int]], dict[str, Any]]:
     """The first texts of the only one of `tasks` as tokens, and the settings that say which they are.
 
     A document's text is its context with what is to be predicted; where there are several to choose from, the first
-    one's context. It is cut to the model's length.
+    one's context. It is cut to the model's length. An encoder's texts have its special tokens, unless `bos` is off.
 
     Raises:
         UserError: documents that the task cannot read.
@@ -37,10 +40,19 @@ def analysis_texts(lm: PlanLM, tasks: Mapping[str, Any], samples: int) -> tuple[
     settings = {
         "task": name,
         "samples": len(texts),
-        "bos": lm.bos,
+        "bos": bos,
         "texts": hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:32],
     }
-    return [lm.tok_encode(text)[: lm.max_length] for text in texts], settings
+    return _tokens(model, bos, texts), settings
+
+
+def _tokens(model: Model, bos: str, texts: Sequence[str]) -> list[list[int]]:
+    length = model.config.max_position_embeddings
+    if isinstance(model.config, BertConfig):
+        how = {"add_special_tokens": bos != "off", "truncation": True, "max_length": length, "verbose": False}
+        return [list(model.tokenizer.encode(text, **how)) for text in texts]
+    lm = PlanLM(model, model.full_plan, bos=bos)  # type: ignore[arg-type]
+    return [lm.tok_encode(text)[:length] for text in texts]
 
 
 def run_analyses(

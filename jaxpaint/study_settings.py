@@ -71,7 +71,7 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = _checked_all("--", {name: value for name, value in options.items() if value is not None})
     if "plans-file" in values:
-        values["plans"] = read_plans(values.pop("plans-file"))
+        values["plans"] = (*values.get("plans", ()), *read_plans(values.pop("plans-file")))
     _refuse_unused(values, values)
     return values
 

@@ -14,7 +14,7 @@ import datasets
 import pytest
 from tiny_folder import make_folder
 
-from jaxpaint import cli
+from jaxpaint import cli, progress
 
 NOUNS = ["kettle", "lantern", "harbour", "ladder", "violin", "orchard", "saddle", "compass"]
 
@@ -26,11 +26,13 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def nothing_of_the_users(cache, monkeypatch):
-    """No caches of the user's, no network, numbers that do not depend on the device."""
+    """No caches of the user's, no network, numbers that do not depend on the device, output that does not on time."""
     monkeypatch.setenv("JAXPAINT_CACHE", str(cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
     monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+    # Off a terminal there is a line of progress a minute, and a busy machine takes minutes for these tests.
+    monkeypatch.setattr(progress, "LOG_INTERVAL", 1e9)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ class FakeTask:
     bos: str = "off"
     num_fewshot: int = 0
     exact: bool = True
+    kv: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,15 @@ def _add_model(connection: sqlite3.Connection, model: FakeModel) -> None:
     for task in model.tasks:
         (task_id,) = connection.execute(
             "INSERT INTO tasks (name, version, num_fewshot, bos, settings, chance, main_metric)"
-            " VALUES (?, '1', ?, ?, '{}', ?, ?) ON CONFLICT DO UPDATE SET version = version RETURNING id",
-            (task.name, task.num_fewshot, task.bos, task.chance, task.metric),
+            " VALUES (?, '1', ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET version = version RETURNING id",
+            (
+                task.name,
+                task.num_fewshot,
+                task.bos,
+                json.dumps({"kv": task.kv} if task.kv else {}),
+                task.chance,
+                task.metric,
+            ),
         ).fetchone()
         _add_cells(connection, cursor.lastrowid or 0, task_id, task, zip(model.variants, plans, strict=True))
 

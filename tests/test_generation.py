@@ -72,7 +72,7 @@ def test_every_plan_writes_what_full_passes_of_it_do(shared):
         assert tokens == by_full_passes(tiny, prompts[prompt], PLANS[plan]), (PLANS[plan], prompt)
 
 
-FEW = ["grouped-query", "sliding window", "llama3 rope", "head size"]
+FEW = ["grouped-query", "sliding window", "llama3 rope", "head size", "neox", "neox, residuals in series"]
 
 
 @pytest.mark.parametrize("tiny", FEW, indirect=True)
@@ -83,7 +83,7 @@ def test_variations_of_the_family(tiny):
         assert tokens == by_full_passes(tiny, prompts[prompt], plan)
 
 
-@pytest.mark.parametrize("tiny", ["tied embeddings", "attention bias", "sliding window"], indirect=True)
+@pytest.mark.parametrize("tiny", ["tied embeddings", "attention bias", "sliding window", "neox"], indirect=True)
 def test_full_plan_equals_transformers(tiny):
     prompts = random_prompts(2, 3)
     for (_, number), tokens in generated(tiny, prompts, [tiny.model.full_plan]).items():
@@ -164,6 +164,24 @@ def test_shared_work_is_prefilled_once(monkeypatch):
     assert calls == [(4, 0)] * 2 + [(1, 4)] * 4
 
 
+def test_a_row_whose_text_ended_goes_to_a_prompt_that_waits(monkeypatch):
+    """One long answer and eight short ones, in two rows, take no more steps than the long one."""
+    tiny = make_tiny("grouped-query")
+    steps = []
+    original = engine.decode
+
+    def counted(*arguments):
+        rows, written, finite = original(*arguments)
+        steps.append(int((np.asarray(written) >= 0).any(axis=1).sum()))
+        return rows, written, finite
+
+    monkeypatch.setattr(engine, "decode", counted)
+    # The longest prompts go first.
+    prompts = [Prompt(tuple(range(1, 20)), 16), *(Prompt((number, 3), 2) for number in range(8))]
+    generated(tiny, prompts, [tiny.model.full_plan], batch_size=2)
+    assert sum(steps) == 16
+
+
 # --- The mean cache ---------------------------------------------------------------------------------------
 
 
@@ -198,9 +216,10 @@ def with_mean_slots(tiny: Tiny, prompt: Prompt, plan: Plan) -> tuple[int, ...]:
     return tuple(tokens[len(prompt.tokens) :])
 
 
+@pytest.mark.parametrize("tiny", ["grouped-query", "neox"], indirect=True)
 @pytest.mark.parametrize("plan", ["0 {1-3} 4", "0 {1 2}*2 4"])
-def test_mean_cache_does_as_the_released_code(plan):
-    tiny, plan = make_tiny("grouped-query"), Plan.parse(plan)
+def test_mean_cache_does_as_the_released_code(tiny, plan):
+    plan = Plan.parse(plan)
     prompts = [Prompt(prompt.tokens, 8) for prompt in random_prompts(5, 3, 33, longest=6)]
     found = generated(tiny, prompts, [plan], kv="mean")
     for (_, number), tokens in found.items():

@@ -35,6 +35,15 @@ def test_a_line_a_minute(capsys, clock) -> None:
     assert last.startswith("study: 37.5%, 15.0k of 40.0k tokens, 100 tokens/s, 02:30 gone, 04:10 left, best on")
 
 
+def test_the_end_is_said_once(capsys, clock) -> None:
+    with study_bar() as start:
+        advance = start(100)
+        clock[0] += 90
+        advance(100, "")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("study: 100.0%, 100 of 100 tokens")
+
+
 def test_short_work_says_nothing(capsys, clock) -> None:
     with study_bar() as start:
         advance = start(10)

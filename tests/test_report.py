@@ -126,6 +126,28 @@ def test_the_page_says_what_is_missing_and_left_out(report: Path) -> None:
     assert "Figure 10: --strategies looped-parallel --loops 1-28" in text
 
 
+def test_a_task_that_writes_names_its_cache(tmp_path: Path) -> None:
+    """GSM8K under both caches, beside one that scores: no two are called alike, and all say how they were written."""
+    tasks = [FakeTask("gsm8k", accuracy, metric="exact_match", num_fewshot=5, kv=kv) for kv in ("exact", "mean")]
+    model = FakeModel(plans("parallel"), (*tasks, FakeTask("lambada_openai", accuracy)), LAYERS)
+    report = write_report(write_store(tmp_path / "both", model), tmp_path / "out")
+    full = {row["task"] for row in rows(report, "full-model")}
+    assert full == {"gsm8k kv=exact", "gsm8k kv=mean", "lambada_openai"}
+    text = Page(report).text
+    assert "gsm8k kv=exact (100 documents, 5-shot, kv=exact)" in text
+    assert "score kept on gsm8k kv=mean in parallel" in text.lower()
+    assert "kv: what the cache holds while a model writes" in text
+    one = write_report(write_store(tmp_path / "one", FakeModel(plans(), tasks[1:], LAYERS)), tmp_path / "out-one")
+    assert "gsm8k (100 documents, 5-shot, kv=mean)" in Page(one).text
+
+
+def test_arithmetic_that_is_left_out_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    hopeless = FakeTask("gsm8k", lambda v: 0.0, metric="exact_match", kv="exact")
+    text = Page(write_report(small(tmp_path / "s", hopeless), tmp_path / "out")).text
+    assert "Arithmetic (GSM8K), where the paper saw the largest loss, is left out, see the notes." in text
+    assert "is not among these benchmarks" not in text
+
+
 def test_names_are_escaped(report: Path) -> None:
     source = report.read_text(encoding="utf-8")
     assert "study &lt;1&gt;.sqlite" in source

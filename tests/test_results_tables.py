@@ -114,6 +114,17 @@ def test_tasks_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert headings[1].replace("5-shot, BOS on", "both").split() == ["#1", "#4", "5-shot", "both"]
 
 
+def test_caches_of_a_task_that_writes_are_told_apart(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "study.sqlite", create=True) as store:
+        model, plans = store.model(**MODEL), store.plans([FULL])
+        for kv in ("exact", "mean"):
+            task = {**TASKS["arc_easy"], "name": "gsm8k", "num_fewshot": 5, "settings": {"kv": kv}}
+            store.cells(model, store.task(**task), plans)
+    headings = results_text(store.path, "table").splitlines()[3:5]
+    assert headings[0].split() == ["gsm8k"] * 2
+    assert headings[1].split("  ")[-2:] == ["5-shot", "5-shot, kv mean"]
+
+
 def test_every_model_has_its_own_rows(tmp_path: Path, whole: Path) -> None:
     """A plan stands for other strategies in a model of another depth."""
     other = tmp_path / "other.sqlite"

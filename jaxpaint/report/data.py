@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -51,6 +51,11 @@ class TaskRow:
     chance: float | None
     metric: str
     filter: str
+
+    @property
+    def kv(self) -> str | None:
+        """What a cache held while the task's texts were written, exact or mean; None where none were."""
+        return json.loads(self.settings).get("kv")
 
 
 @dataclass(frozen=True)
@@ -219,15 +224,21 @@ def _tasks(connection: sqlite3.Connection, model: int, bos: str) -> list[TaskRow
         (bos, model),
     ).fetchall()
     tasks = [TaskRow(*(*row, main_filter(connection, row[0], row[-1]))) for row in rows]
-    shots = defaultdict(set)
+    shots, caches = defaultdict(set), defaultdict(set)
     for task in tasks:
         shots[task.benchmark].add(task.num_fewshot)
-    named = [
-        replace(task, name=f"{task.name} {task.num_fewshot}-shot") if len(shots[task.benchmark]) > 1 else task
-        for task in tasks
-    ]
+        caches[task.benchmark].add(task.kv)
+    named = [replace(task, name=_named(task, shots[task.benchmark], caches[task.benchmark])) for task in tasks]
     count = Counter(task.name for task in named)
     return [replace(task, name=f"{task.name} #{task.id}") if count[task.name] > 1 else task for task in named]
+
+
+def _named(task: TaskRow, shots: Collection[int], caches: Collection[str | None]) -> str:
+    """A benchmark with what tells it from the others of its name."""
+    parts = [task.benchmark]
+    parts += [f"{task.num_fewshot}-shot"] if len(shots) > 1 else []
+    parts += [f"kv={task.kv}"] if len(caches) > 1 and task.kv else []
+    return " ".join(parts)
 
 
 def _task_results(connection: sqlite3.Connection, task: TaskRow, model: int, columns: Mapping[int, int]) -> TaskResults:

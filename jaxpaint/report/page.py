@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from jaxpaint import __version__
 from jaxpaint.report import glue_words, tables
 from jaxpaint.report.bootstrap import DRAWS
-from jaxpaint.report.data import NOT_FINITE, RUNNING, Study
+from jaxpaint.report.data import NOT_FINITE, RUNNING, Study, TaskRow
 from jaxpaint.report.figures import figures_across, save, study_figures
 from jaxpaint.report.figures.glue import glue_figures
 from jaxpaint.report.figures.style import Drawn
@@ -107,6 +107,7 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
         store=store,
         normalised=bool(shown),
         glue=bool(shown_glue),
+        written=any(result.task.kv for measured in shown for result in measured.study.results),
         version=__version__,
         draws=DRAWS,
         sections=[
@@ -216,7 +217,7 @@ def _facts(measured: Measurements) -> tuple[tuple[str, str], ...]:
     study = measured.study
     counts = study.statuses()
     tasks = "; ".join(
-        f"{score.task} ({score.documents} documents, {result.task.num_fewshot}-shot)"
+        f"{score.task} ({', '.join((f'{score.documents} documents', *_how(result.task)))})"
         for score, result in zip(measured.scores.full, study.results, strict=True)
     )
     cells = "; ".join(f"{count} {status}" for status, count in sorted(counts.items()))
@@ -233,6 +234,15 @@ def _facts(measured: Measurements) -> tuple[tuple[str, str], ...]:
         ("Device time", f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"),
         ("Fingerprint", model.fingerprint[:16]),
     )
+
+
+def _how(task: TaskRow) -> Iterator[str]:
+    """How a task was asked, and its answers read."""
+    yield f"{task.num_fewshot}-shot"
+    if task.kv:
+        yield f"kv={task.kv}"
+    if task.filter != "none":
+        yield task.filter
 
 
 def _notes(measured: Measurements) -> list[str]:

@@ -89,7 +89,7 @@ def _tasks(measured: Measurements) -> Table:
             score.task,
             result.task.num_fewshot,
             result.task.bos,
-            score.metric,
+            score.metric if result.task.filter == "none" else f"{score.metric}, {result.task.filter}",
             score.documents,
             score.chance,
             score.value,
@@ -190,6 +190,8 @@ def _iterations(measured: Measurements) -> Table:
         return Table("iterations", "", (), ())
     curves: list[Curve] = [measured.curve("looped-parallel", iterations=count) for count in measured.iterations]
     affected = sorted({int(value) for curve in curves for value in curve.affected})
+    if not affected:
+        return Table("iterations", "", (), ())
     rows = []
     for count, curve in zip(measured.iterations, curves, strict=True):
         found = dict(zip(curve.affected.tolist(), curve.value.tolist(), strict=True))
