@@ -60,7 +60,12 @@ class EncodedTexts:
 
 
 def encode_texts(model: Model, texts: Sequence[str]) -> EncodedTexts:
-    """The texts as the model's tokenizer encodes them. Raises UserError for a tokenizer without a mask token."""
+    """The texts as the model's tokenizer encodes them.
+
+    Raises:
+        UserError: a model without a masked-LM head, or a tokenizer without a mask token.
+    """
+    _require_head(model)
     tokenizer = model.tokenizer
     if tokenizer.mask_token_id is None:
         raise UserError(f"the tokenizer of this {model.config.model_type} checkpoint has no mask token")
@@ -89,8 +94,7 @@ def score_masked(
         UserError: a model without a masked-LM head; no text, an empty one, one of special tokens alone, tokens outside
             the vocabulary, or more tokens than the model has positions.
     """
-    if not isinstance(model.config, BertConfig) or not model.config.has_masked_lm_head:
-        raise UserError(f"this {model.config.model_type} checkpoint has no masked-LM head to predict tokens with")
+    _require_head(model)
     plans = [model.checked_plan(plan) for plan in plans]
     checked = checked_texts(texts, model.config)
     places = [
@@ -120,6 +124,11 @@ def score_masked(
         if progress:
             progress(len(where))
     return tuple(MaskedScores(sums[plan], found[plan], masked) for plan in range(len(plans)))
+
+
+def _require_head(model: Model) -> None:
+    if not isinstance(model.config, BertConfig) or not model.config.has_masked_lm_head:
+        raise UserError(f"this {model.config.model_type} checkpoint has no masked-LM head to predict tokens with")
 
 
 def _with_mask(text: Int[np.ndarray, " tokens"], place: np.integer, mask_token: int) -> Int[np.ndarray, " tokens"]:

@@ -60,4 +60,4 @@ def test_a_file_without_texts(refused, bert, tmp_path) -> None:
 
 
 def test_a_decoder_is_told(refused, store) -> None:
-    refused("masked", "--model", store, "--text", "She put", expected=("llama",))
+    refused("masked", "--model", store, "--text", "She put", expected=("this llama checkpoint has no masked-LM head",))
