@@ -92,7 +92,7 @@ def run_training(
     block: Callable[[Parameters, Array, Context, Array | None], Array],
     stacked: Parameters,
     form: Plan,
-    layers: Int[Array, " leaves"],
+    layers: Int[Array, " leaves"] | None,
     x: Float[Array, "B S D"],
     context: Context,
     key: Array | None,
@@ -109,14 +109,17 @@ def run_training(
     than kept. With `unroll` every layer that runs is compiled by itself: what the way back needs is then not copied
     into arrays of all layers, a third of the time on a CPU.
     """
-    own = jax.tree.map(lambda leaf: leaf.at[layers].get(mode="promise_in_bounds"), stacked)
+    own = stacked
+    if layers is not None:
+        own = jax.tree.map(lambda leaf: leaf.at[layers].get(mode="promise_in_bounds"), stacked)
 
     def layer(leaf: tuple[Parameters, Array], key: Array | None, x: Array) -> Array:
         parameters, number = leaf
         return block(parameters, x, context, None if key is None else jax.random.fold_in(key, number))
 
     layer = jax.checkpoint(layer) if remat else layer
-    return _walk(layer, lambda x: (), form, (own, jnp.arange(len(layers))), key, x, at_once, unroll)[0]
+    count = jax.tree.leaves(own)[0].shape[0]
+    return _walk(layer, lambda x: (), form, (own, jnp.arange(count)), key, x, at_once, unroll)[0]
 
 
 def _walk(
