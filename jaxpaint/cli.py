@@ -15,6 +15,7 @@ from jaxpaint.commands import (
     convert,
     eval,
     export,
+    finetune,
     generate,
     glue,
     logits,
@@ -25,7 +26,7 @@ from jaxpaint.commands import (
 )
 from jaxpaint.errors import UserError
 
-COMMANDS = (convert, export, eval, logits, generate, plan, study, glue, results, report)
+COMMANDS = (convert, export, eval, logits, generate, plan, study, finetune, glue, results, report)
 
 
 class _Parser(argparse.ArgumentParser):

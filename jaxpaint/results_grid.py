@@ -69,14 +69,14 @@ def _clipped(text: str) -> str:
 
 def _columns(connection: sqlite3.Connection, model: int) -> list[_Column]:
     tasks = connection.execute(
-        "SELECT id, name, num_fewshot, bos, main_metric FROM tasks "
+        "SELECT id, name, num_fewshot, bos, main_metric, json_extract(settings, '$.finetuned') IS NOT NULL FROM tasks "
         "WHERE id IN (SELECT task FROM cells WHERE model = ?) ORDER BY name, num_fewshot, id",
         (model,),
     ).fetchall()
-    settings = {id: _setting(num_fewshot, bos) for id, _, num_fewshot, bos, _ in tasks}
+    settings = {id: _setting(num_fewshot, bos, tuned) for id, _, num_fewshot, bos, _, tuned in tasks}
     alike = Counter((name, settings[id]) for id, name, *_ in tasks)
     columns = []
-    for id, name, _, _, metric in tasks:
+    for id, name, _, _, metric, _ in tasks:
         setting = settings[id]
         if alike[name, setting] > 1:
             setting = f"{setting}{', ' if setting else ''}#{id}"
@@ -84,10 +84,9 @@ def _columns(connection: sqlite3.Connection, model: int) -> list[_Column]:
     return columns
 
 
-def _setting(num_fewshot: int, bos: str) -> str:
-    return ", ".join(
-        text for text, shown in ((f"{num_fewshot}-shot", num_fewshot), (f"BOS {bos}", bos != "auto")) if shown
-    )
+def _setting(num_fewshot: int, bos: str, is_finetuned: int) -> str:
+    texts = ((f"{num_fewshot}-shot", num_fewshot), (f"BOS {bos}", bos != "auto"), ("fine-tuned", is_finetuned))
+    return ", ".join(text for text, shown in texts if shown)
 
 
 def _column(connection: sqlite3.Connection, model: int, task: int, name: str, setting: str, metric: str) -> _Column:
