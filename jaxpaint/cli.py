@@ -17,6 +17,7 @@ from jaxpaint.commands import (
     doctor,
     eval,
     export,
+    finetune,
     generate,
     glue,
     logits,
@@ -28,7 +29,7 @@ from jaxpaint.commands import (
 )
 from jaxpaint.errors import UserError
 
-COMMANDS = (convert, export, eval, logits, masked, generate, plan, study, glue, results, report, doctor)
+COMMANDS = (convert, export, eval, logits, masked, generate, plan, study, finetune, glue, results, report, doctor)
 
 
 class _Parser(argparse.ArgumentParser):

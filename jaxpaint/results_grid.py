@@ -69,11 +69,12 @@ def _clipped(text: str) -> str:
 
 def _columns(connection: sqlite3.Connection, model: int) -> list[_Column]:
     tasks = connection.execute(
-        "SELECT id, name, num_fewshot, bos, json_extract(settings, '$.kv'), main_metric FROM tasks "
+        "SELECT id, name, num_fewshot, bos, json_extract(settings, '$.kv'), "
+        "json_extract(settings, '$.finetuned') IS NOT NULL, main_metric FROM tasks "
         "WHERE id IN (SELECT task FROM cells WHERE model = ?) ORDER BY name, num_fewshot, id",
         (model,),
     ).fetchall()
-    settings = {id: _setting(num_fewshot, bos, kv) for id, _, num_fewshot, bos, kv, _ in tasks}
+    settings = {id: _setting(num_fewshot, bos, kv, tuned) for id, _, num_fewshot, bos, kv, tuned, _ in tasks}
     alike = Counter((name, settings[id]) for id, name, *_ in tasks)
     columns = []
     for id, name, *_, metric in tasks:
@@ -84,12 +85,13 @@ def _columns(connection: sqlite3.Connection, model: int) -> list[_Column]:
     return columns
 
 
-def _setting(num_fewshot: int, bos: str, kv: str | None) -> str:
+def _setting(num_fewshot: int, bos: str, kv: str | None, is_finetuned: int) -> str:
     """What is not the default."""
     parts = (
         (f"{num_fewshot}-shot", num_fewshot),
         (f"BOS {bos}", bos != "auto"),
         (f"kv {kv}", kv not in (None, "exact")),
+        ("fine-tuned", is_finetuned),
     )
     return ", ".join(text for text, shown in parts if shown)
 

@@ -92,7 +92,7 @@ def run_training(
     block: Callable[[Parameters, Array, Context, Array | None], Array],
     stacked: Parameters,
     form: Plan,
-    layers: Int[Array, " leaves"],
+    layers: Int[Array, " leaves"] | None,
     x: Float[Array, "B S D"],
     context: Context,
     key: Array | None,
@@ -109,14 +109,17 @@ def run_training(
     than kept. With `unroll` every layer that runs is compiled by itself: what the way back needs is then not copied
     into arrays of all layers, a third of the time on a CPU.
     """
-    own = jax.tree.map(lambda leaf: leaf.at[layers].get(mode="promise_in_bounds"), stacked)
+    own = stacked
+    if layers is not None:
+        own = jax.tree.map(lambda leaf: leaf.at[layers].get(mode="promise_in_bounds"), stacked)
 
     def layer(leaf: tuple[Parameters, Array], key: Array | None, x: Array) -> Array:
         parameters, number = leaf
         return block(parameters, x, context, None if key is None else jax.random.fold_in(key, number))
 
     layer = jax.checkpoint(layer) if remat else layer
-    return _walk(layer, lambda x: (), form, (own, jnp.arange(len(layers))), key, x, at_once, unroll)[0]
+    count = jax.tree.leaves(own)[0].shape[0]
+    return _walk(layer, lambda x: (), form, (own, jnp.arange(count)), key, x, at_once, unroll)[0]
 
 
 def _walk(
@@ -140,10 +143,10 @@ def _walk(
     def apply(node: Node, leaves: Any, key: Array | None, x: Array) -> tuple[Array, Any]:
         match node:
             case Layer():
-                x = layer(jax.tree.map(lambda leaf: leaf[0], leaves), key, x)
+                x = layer(leaves, key, x)
                 return x, keep(x)
             case Repeat(body, times):
-                x, states = scan(partial(iterate, body, leaves, key), x, jnp.arange(times))
+                x, states = scan(partial(iterate, body, _for(body, leaves), key), x, jnp.arange(times))
                 return x, _joined(states)
             case Series(items):
                 collected = []
@@ -173,7 +176,12 @@ def _walk(
     def one_more(branch: Callable[[Any], tuple[Array, Any]], before: tuple[()], leaves: Any) -> tuple[tuple[()], Array]:
         return before, branch(leaves)[0]
 
-    return apply(plan.root, leaves, key, x)
+    return apply(plan.root, _for(plan.root, leaves), key, x)
+
+
+def _for(node: Node, leaves: Any) -> Any:
+    """A node's leaves as it takes them: a layer its own, without the axis of length 1."""
+    return jax.tree.map(lambda leaf: leaf[0], leaves) if isinstance(node, Layer) else leaves
 
 
 def _joined(states: Any) -> Any:
@@ -224,7 +232,10 @@ def _shape(node: Node) -> tuple:
 
 
 def _alike(nodes: Sequence[Node], leaves: Any, *, adjacent: bool):
-    """Groups nodes of one shape, neighbours only where order matters; yields (nodes, their leaves [n, own, ...])."""
+    """Groups nodes of one shape, neighbours only where order matters; yields (nodes, their leaves [n, own, ...]).
+
+    Those of layers are [n, ...]: a gradient that only passes through needs no copy to change its shape.
+    """
     stops = np.cumsum([0, *(sum(1 for _ in _leaves(node)) for node in nodes)])
     indexed = [(_shape(node), node, np.arange(*span)) for node, span in zip(nodes, pairwise(stops), strict=True)]
     if not adjacent:
@@ -232,14 +243,16 @@ def _alike(nodes: Sequence[Node], leaves: Any, *, adjacent: bool):
     for _, group in groupby(indexed, key=lambda item: item[0]):
         members = list(group)
         own = np.stack([span for _, _, span in members])
+        own = own[:, 0] if isinstance(members[0][1], Layer) else own
         yield [node for _, node, _ in members], jax.tree.map(partial(_taken, own), leaves)
 
 
-def _taken(own: Int[np.ndarray, "n own"], leaf: Shaped[Array, "leaves ..."]) -> Shaped[Array, "n own ..."]:
-    """`leaf[own]`, without indexing where it is a slice."""
+def _taken(own: Int[np.ndarray, "*own"], leaf: Shaped[Array, "leaves ..."]) -> Shaped[Array, "*own ..."]:
+    """`leaf[own]`, without indexing where it is a slice, and as it is where it is all of it."""
     first, last = own.flat[0], own.flat[-1] + 1
     if np.array_equal(own.ravel(), np.arange(first, last)):
-        return leaf[first:last].reshape(*own.shape, *leaf.shape[1:])
+        part = leaf if last - first == leaf.shape[0] else leaf[first:last]
+        return part if own.ndim == 1 else part.reshape(*own.shape, *leaf.shape[1:])
     return leaf[own]
 
 

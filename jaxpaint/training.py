@@ -95,9 +95,12 @@ def train(
     while window := list(islice(remaining, WINDOW)):
         losses = []
         for parts in window:
-            total = _nothing(state.parameters)
-            for number, part in enumerate(parts):
-                total = _more(loss, state.parameters, total, place(part), key, (state.step, number))
+            if len(parts) == 1:  # a sum of gradients beside the gradient would be memory for nothing
+                total = _whole(loss, state.parameters, place(parts[0]), key, (state.step, 0))
+            else:
+                total = _nothing(state.parameters)
+                for number, part in enumerate(parts):
+                    total = _more(loss, state.parameters, total, place(part), key, (state.step, number))
             state, value = _step(state, total, optimizer)
             losses.append(value)
         done = _read(before, done, progress)
@@ -136,9 +139,19 @@ def _nothing(parameters):
 
 @jit(donate=("total",))
 def _more(loss, parameters, total, part, key, numbers):
+    return jax.tree.map(jnp.add, total, _of_part(loss, parameters, part, key, numbers))
+
+
+@jit()
+def _whole(loss, parameters, part, key, numbers):
+    return _of_part(loss, parameters, part, key, numbers)
+
+
+def _of_part(loss, parameters, part, key, numbers):
+    """A part's loss and its gradient, drawn with a key of the part's own."""
     for number in numbers:
         key = jax.random.fold_in(key, number)
-    return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(parameters, part, key))
+    return jax.value_and_grad(loss)(parameters, part, key)
 
 
 @jit("optimizer", donate=("state",))

@@ -1,8 +1,10 @@
-"""Checkpoints of a training run, from which a killed one goes on."""
+"""Checkpoints of a training run, from which a killed one goes on, and whose run it is among several processes."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,6 +76,20 @@ class TrainingCheckpoints:
                 yield manager
         finally:
             logger.setLevel(level)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether a run's folder is this process's alone: of several that work on one store, each run is one's."""
+    from filelock import FileLock, Timeout
+
+    # Not beside the folder: a lock file that others may wait for cannot be removed safely.
+    name = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    try:
+        with FileLock(Path(tempfile.gettempdir()) / f"jaxpaint-{name}.lock", mode=0o666).acquire(blocking=False):
+            yield True
+    except Timeout:
+        yield False
 
 
 def _numbered(tree: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from bert_models import LEAVES, MODULES, NORM_LEAVES, NUM_LAYERS, SIZES, VOCAB_S
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from jaxpaint.glue.batches import Batch, ShuffledBatches, shuffled
+from jaxpaint.glue.batches import Batch, ShuffledBatches
 from jaxpaint.glue.classifier import evaluate, first_parameters, planned_classifier
 from jaxpaint.glue.features import Encoded
 from jaxpaint.glue.finetune import GENERATOR, FinetuneSettings, finetune
@@ -26,6 +26,7 @@ from jaxpaint.models.dropout import Dropout, dropout
 from jaxpaint.plan import Parallel, Plan, Repeat, Series
 from jaxpaint.training import AdamW
 from jaxpaint.training_checkpoints import TrainingCheckpoints
+from jaxpaint.training_order import shuffled
 
 SETTINGS = FinetuneSettings(learning_rate=1e-4, epochs=1, batch_size=12, dropout=0.0)  # in parts of 8 and 4
 EXAMPLES = 33  # the last batch is not whole

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxpaint.errors import UserError
-from jaxpaint.glue.batches import ROW_STEP, ShuffledBatches, shuffled
+from jaxpaint.glue.batches import ROW_STEP, ShuffledBatches
 from jaxpaint.glue.classifier import Parameters, PlannedClassifier, evaluate, first_parameters, planned_classifier
 from jaxpaint.glue.features import Encoded
 from jaxpaint.model import Model
@@ -20,6 +20,7 @@ from jaxpaint.plan import Plan
 from jaxpaint.sharding import DATA, rows
 from jaxpaint.training import AdamW, train
 from jaxpaint.training_checkpoints import TrainingCheckpoints
+from jaxpaint.training_order import shuffled
 
 # XLA on a CPU compiles this one to a single pass over memory, and JAX's default generator to a loop of several.
 GENERATOR = "rbg"

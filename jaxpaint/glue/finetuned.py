@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from jaxpaint.model import Model
 from jaxpaint.plan import Plan
 from jaxpaint.results import Store
 from jaxpaint.strategies import Variant
-from jaxpaint.training_checkpoints import TrainingCheckpoints
+from jaxpaint.training_checkpoints import TrainingCheckpoints, claimed
 
 
 def run_finetuned(
@@ -66,8 +65,8 @@ def run_finetuned(
     for cell, plan in lacking.items():
         parts = (model.manifest["fingerprint"], str(model.dtype), task.name, str(plan), asdict(settings))
         name = digest(*parts, train.texts, train.labels.tolist(), validation.texts)
-        with _claimed(kept / name) as claimed:
-            if claimed and cell in cells.lacking(store):
+        with claimed(kept / name) as is_ours:
+            if is_ours and cell in cells.lacking(store):
                 logits = _logits(model, plan, task, examples, settings, kept / name, progress)
                 cells.finish(store, cell, logits, environment=environment)
                 shutil.rmtree(kept / name, ignore_errors=True)
@@ -161,17 +160,3 @@ class _Advance:
         if self.progress:
             self.progress(done - self.done, loss)
         self.done = done
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[bool]:
-    """Whether a cell's folder is this process's alone: of several that work on one store, each cell is one's."""
-    from filelock import FileLock, Timeout
-
-    # Not beside the folder: a lock file that others may wait for cannot be removed safely.
-    file = Path(tempfile.gettempdir()) / f"jaxpaint-{digest(str(folder.resolve()))}.lock"
-    try:
-        with FileLock(file, mode=0o666).acquire(blocking=False):
-            yield True
-    except Timeout:
-        yield False

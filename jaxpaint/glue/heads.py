@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxpaint.compilation import jit
-from jaxpaint.glue.batches import shuffled
+from jaxpaint.training_order import shuffled
 
 
 @dataclass(frozen=True)

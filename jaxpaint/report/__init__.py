@@ -24,12 +24,13 @@ def write_report(store: Path, out: Path) -> Path:
     """
     from jaxpaint.checkpoint import new_folder
     from jaxpaint.report.data import read_store
+    from jaxpaint.report.finetuned import split as without_finetuned
     from jaxpaint.report.glue import split
     from jaxpaint.report.page import write_page
 
     store, out = Path(store), Path(out)
     studies = read_store(store)
-    if not any(study.has_full_model for study in studies):
+    if not any(study.has_full_model for study in without_finetuned(studies)[0]):
         tasks = ",".join(dict.fromkeys(result.task.benchmark for study in studies for result in study.results))
         glue = any(study.results for study in studies) and not split(studies)[0]
         name, model = "glue" if glue else "study", studies[0].model.source or "M"

@@ -19,6 +19,7 @@ from jaxpaint.results_filter import main_filter
 from jaxpaint.results_schema import reading
 
 FINISHED, NOT_FINITE, RUNNING = "finished", "not finite", "running"
+FINETUNED = "finetuned"  # among a task's settings, as `jaxpaint.finetuning.run` stores how the model was trained
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,11 @@ def _tasks(connection: sqlite3.Connection, model: int, bos: str) -> list[TaskRow
         (bos, model),
     ).fetchall()
     tasks = [TaskRow(*(*row, main_filter(connection, row[0], row[-1]))) for row in rows]
+    # So that a task's own name stays what it is when the same model was fine-tuned on it.
+    tasks = [
+        replace(task, name=f"{task.name}, fine-tuned") if FINETUNED in json.loads(task.settings) else task
+        for task in tasks
+    ]
     shots, caches = defaultdict(set), defaultdict(set)
     for task in tasks:
         shots[task.benchmark].add(task.num_fewshot)

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxpaint import __version__
-from jaxpaint.report import glue_words, tables
+from jaxpaint.report import finetuned, glue_words, tables
 from jaxpaint.report.bootstrap import DRAWS
 from jaxpaint.report.data import NOT_FINITE, RUNNING, Study, TaskRow
 from jaxpaint.report.figures import figures_across, save, study_figures
 from jaxpaint.report.figures.glue import glue_figures
 from jaxpaint.report.figures.style import Drawn
 from jaxpaint.report.findings import Answer, answers
+from jaxpaint.report.finetuned import TunedTask
 from jaxpaint.report.glue import GlueStudy, split
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.tables import Table
@@ -36,7 +37,7 @@ PAPER_FIGURES = {
     "10": "--strategies looped-parallel --loops 1-28",
     "11": "several strategies",
     "12": "skip on a second model, in the same store",
-    "13": "fine-tuning, which is not part of a study",
+    "13": "jaxpaint finetune --strategies skip",
     "14": "the similarity analysis of a second model, in the same store",
     "15": "--strategies skip,middle-repeat --analyses similarity,variance",
     "17": "--strategies block-repeat",
@@ -93,6 +94,7 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
     """
     from jinja2 import Environment, StrictUndefined
 
+    studies, tuned = finetuned.split(studies)
     studies, glue = split(studies)
     shown = [Measurements.of(study) for study in studies if study.has_full_model]
     titles = _titles(studies)
@@ -113,6 +115,7 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
         sections=[
             _section(
                 measured,
+                finetuned.of_study(tuned, measured.study),
                 titles[id(measured.study)],
                 folder,
                 [picture.drawn.number for picture in across],
@@ -131,9 +134,16 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
     (folder / "report.html").write_text(text, encoding="utf-8")
 
 
-def _section(measured: Measurements, title: str, folder: Path, across: Sequence[str], prefix: str) -> Section:
+def _section(
+    measured: Measurements,
+    tuned: Sequence[TunedTask],
+    title: str,
+    folder: Path,
+    across: Sequence[str],
+    prefix: str,
+) -> Section:
     study = measured.study
-    pictures = _pictures(study_figures(measured), study.model.name, folder, prefix)
+    pictures = _pictures(study_figures(measured, tuned), study.model.name, folder, prefix)
     found = answers(measured)
     by_number = {picture.drawn.number: picture for picture in pictures}
     placed = [(answer, tuple(by_number[n] for n in answer.question.figures if n in by_number)) for answer in found]
@@ -144,11 +154,11 @@ def _section(measured: Measurements, title: str, folder: Path, across: Sequence[
     return Section(
         f"study-{prefix}" if prefix else "study",
         title,
-        _facts(measured),
+        (*_facts(measured), *(("Fine-tuned on", f"{each.title}: {each.how()}") for each in tuned)),
         tuple(_notes(measured)),
         tuple(placed),
         tuple(picture for picture in pictures if picture.drawn.number not in shown),
-        tuple(_listings(measured, found, folder, prefix)),
+        tuple(_listings(measured, found, tuned, folder, prefix)),
         absent,
     )
 
@@ -179,9 +189,12 @@ def _pictures(drawn: Sequence[Drawn], model: str, folder: Path, prefix: str) -> 
     return pictures
 
 
-def _listings(measured: Measurements, found: Sequence[Answer], folder: Path, prefix: str) -> list[Listing]:
+def _listings(
+    measured: Measurements, found: Sequence[Answer], tuned: Sequence[TunedTask], folder: Path, prefix: str
+) -> list[Listing]:
     return [
-        _saved(table, _shown_rows(table, measured), folder, prefix) for table in tables.study_tables(measured, found)
+        _saved(table, _shown_rows(table, measured), folder, prefix)
+        for table in tables.study_tables(measured, found, tuned)
     ]
 
 

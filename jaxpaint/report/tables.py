@@ -15,6 +15,7 @@ from jaxpaint.report.bootstrap import interval
 from jaxpaint.report.curves import Curve
 from jaxpaint.report.data import VariantRow
 from jaxpaint.report.findings import Answer
+from jaxpaint.report.finetuned import TunedTask
 from jaxpaint.report.glue import GlueStudy
 from jaxpaint.report.measurements import PAPER, Measurements
 from jaxpaint.strategies import CUSTOM
@@ -36,7 +37,7 @@ class Table:
         return [[_text(value) for value in row] for row in self.rows]
 
 
-def study_tables(measured: Measurements, answers: Sequence[Answer]) -> list[Table]:
+def study_tables(measured: Measurements, answers: Sequence[Answer], tuned: Sequence[TunedTask] = ()) -> list[Table]:
     """Those of one study; tables without rows are left out."""
     tables = [
         _answers(answers),
@@ -44,6 +45,7 @@ def study_tables(measured: Measurements, answers: Sequence[Answer]) -> list[Tabl
         _strategies(measured),
         _beyond(measured),
         _iterations(measured),
+        _finetuned(tuned),
         _cells(measured),
     ]
     return [table for table in tables if table.rows]
@@ -200,6 +202,25 @@ def _iterations(measured: Measurements) -> Table:
     return Table(
         "iterations", "Median normalised score by iterations and number of parallel layers", columns, tuple(rows)
     )
+
+
+def _finetuned(tuned: Sequence[TunedTask]) -> Table:
+    rows: list[tuple[Value, ...]] = []
+    for each in tuned:
+        for variant in each.variants():
+            column, found = variant.column, []
+            for results in (each.frozen, each.tuned):
+                has = results is not None and results.status[column] is not None
+                main = (results.main.value, results.main.stderr) if results is not None and has else ()
+                found += [part[column].item() for part in main] or [None, None]
+            plan, documents = each.study.plans[column], int(each.tuned.documents[column])
+            first = (each.title, variant.strategy, variant.affected, plan.text, documents, each.task.metric)
+            rows.append((*first, *found, each.how()))
+    columns = (
+        "task", "strategy", "affected layers", "plan", "documents", "metric", "as it is", "stderr", "fine-tuned",
+        "stderr fine-tuned", "training",
+    )  # fmt: skip
+    return Table("fine-tuned", "Plans as they are and fine-tuned", columns, tuple(rows))
 
 
 def _cells(measured: Measurements) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxpaint.report.figures.benchmarks import benchmark_figures
+from jaxpaint.report.figures.finetuned import finetuned_figures
 from jaxpaint.report.figures.heatmaps import (
     iteration_figure,
     similarity_across_models,
@@ -16,20 +17,22 @@ from jaxpaint.report.figures.heatmaps import (
 from jaxpaint.report.figures.layers import layer_figure
 from jaxpaint.report.figures.strategies import skip_across_models, strategy_figures
 from jaxpaint.report.figures.style import RC, Drawn
+from jaxpaint.report.finetuned import TunedTask
 from jaxpaint.report.measurements import Measurements
 
 DOTS_PER_INCH = 160
 CHARACTERS_PER_INCH = 10  # of titles
 
 
-def study_figures(measured: Measurements) -> list[Drawn]:
-    """The figures of one study."""
+def study_figures(measured: Measurements, tuned: Sequence[TunedTask] = ()) -> list[Drawn]:
+    """The figures of one study, and of what was fine-tuned of it."""
     return [
         *layer_figure(measured),
         *similarity_figure(measured),
         *benchmark_figures(measured),
         *iteration_figure(measured),
         *strategy_figures(measured),
+        *finetuned_figures(measured, tuned),
         *states_figure(measured),
     ]
 
