@@ -225,11 +225,6 @@ def _tasks(connection: sqlite3.Connection, model: int, bos: str) -> list[TaskRow
         (bos, model),
     ).fetchall()
     tasks = [TaskRow(*(*row, main_filter(connection, row[0], row[-1]))) for row in rows]
-    # So that a task's own name stays what it is when the same model was fine-tuned on it.
-    tasks = [
-        replace(task, name=f"{task.name}, fine-tuned") if FINETUNED in json.loads(task.settings) else task
-        for task in tasks
-    ]
     shots, caches = defaultdict(set), defaultdict(set)
     for task in tasks:
         shots[task.benchmark].add(task.num_fewshot)
@@ -244,7 +239,8 @@ def _named(task: TaskRow, shots: Collection[int], caches: Collection[str | None]
     parts = [task.benchmark]
     parts += [f"{task.num_fewshot}-shot"] if len(shots) > 1 else []
     parts += [f"kv={task.kv}"] if len(caches) > 1 and task.kv else []
-    return " ".join(parts)
+    # The task's own name stays what it is where the same model was fine-tuned on it.
+    return " ".join(parts) + (", fine-tuned" if FINETUNED in json.loads(task.settings) else "")
 
 
 def _task_results(connection: sqlite3.Connection, task: TaskRow, model: int, columns: Mapping[int, int]) -> TaskResults:
