@@ -158,7 +158,7 @@ def test_memory_is_traded_without_a_change(text: str, monkeypatch: pytest.Monkey
         found = [loss_and_gradient(tiny, plan, part, remat=True) for part in again]
         assert sum(value for value, _ in found) == pytest.approx(whole, rel=1e-6)
         total = jax.tree.map(lambda *leaves: sum(leaves), *(each for _, each in found))
-        assert difference(total, gradient) < 1e-6
+        assert difference(total, gradient) < 1e-5, "of up to 1.5, added up in another order"
 
 
 def test_padding_changes_no_loss() -> None:
