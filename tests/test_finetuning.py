@@ -231,7 +231,7 @@ def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
     monkeypatch.setattr("jaxpaint.finetuning.tune.train", out_of_memory)
-    with pytest.raises(UserError, match="out of memory fine-tuning plan 0-1 4"):
+    with pytest.raises(UserError, match="out of memory fine-tuning plan 0 1 4"):
         tune_tiny(tiny, SKIP)
     with pytest.raises(PlanError, match="5 layers"):
         tune_tiny(tiny, Plan.parse("0-5"))
