@@ -117,8 +117,9 @@ def _random(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _training(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    from jaxpaint.glue.batches import ShuffledBatches, shuffled
+    from jaxpaint.glue.batches import ShuffledBatches
     from jaxpaint.glue.finetune import PART_ROWS
+    from jaxpaint.training_order import shuffled
 
     order, weights = shuffled(len(case["encoded"]), options.batch_size, 1, SEED)
     whole = (weights > 0).all(axis=1)
@@ -261,8 +262,9 @@ def _torch_frozen(
     """The paper's way: all but the classifier frozen, three epochs of whole forward passes, then evaluation."""
     import torch
 
-    from jaxpaint.glue.batches import ShuffledBatches, shuffled
+    from jaxpaint.glue.batches import ShuffledBatches
     from jaxpaint.glue.features import encode
+    from jaxpaint.training_order import shuffled
 
     network = case["torch"]()
     layers = list(network.bert.encoder.layer)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
 import subprocess
 import sys
 from functools import cache
@@ -249,3 +251,13 @@ def test_every_package_is_installed() -> None:
     installed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = {file.parent for package in ("jaxpaint", "convert") for file in (ROOT / package).rglob("__init__.py")}
     assert sorted(installed) == sorted(".".join(folder.relative_to(ROOT).parts) for folder in folders)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda file: file.stem)
+def test_what_benchmarks_import_is_there(file: Path) -> None:
+    """They import where they use, so that nothing else would tell."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in {"jaxpaint", "convert"}:
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                assert hasattr(module, name.name) or importlib.util.find_spec(f"{node.module}.{name.name}"), name.name
