@@ -122,7 +122,7 @@ def test_the_page_says_what_is_missing_and_left_out(report: Path) -> None:
     assert "winogrande is left out of the normalised figures, the median and the answers" in text
     assert "1 of 26 results is not finite" in text
     assert "The median is over one benchmark, lambada_openai" in text
-    assert "Figure 13: fine-tuning, which is not part of a study" in text
+    assert "Figure 13: jaxpaint finetune --strategies skip" in text
     assert "Figure 10: --strategies looped-parallel --loops 1-28" in text
 
 
