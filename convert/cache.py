@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from convert import hub
-from convert.sources import files_read, refuse_revision, require_known
+from convert.sources import files_read, local_path, require_known
 from convert.to_store import convert
 from jaxpaint.caches import stores_folder
 from jaxpaint.checkpoint import FORMAT_VERSION, Progress, is_store, read_manifest
@@ -23,8 +23,7 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
     Raises:
         UserError: no such model, or one that does not convert.
     """
-    path = Path(model).expanduser()
-    refuse_revision(path, revision)
+    path = local_path(model, revision)
     # A folder of parameters without a manifest is a damaged store, which read_manifest explains.
     if is_store(path) or (path / "parameters").is_dir():
         read_manifest(path)
@@ -41,7 +40,7 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
     if is_store(store):
         return store
     try:
-        return convert(path if path.is_dir() else str(model), store, revision=version, progress=progress)
+        return convert(model, store, revision=version, progress=progress)
     except UserError:
         # Another process may have been faster.
         if is_store(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from convert.safetensors_files import read_header
 from convert.tensors import Tensor, abbreviated, by_name
 from convert.torch_files import read_torch_file
 from jaxpaint.errors import UserError
+from jaxpaint.painter import FOLDER as EMBEDDED_FOLDER
+from jaxpaint.painter import MODEL as EMBEDDED
 
 # (index of shards, the files where there is no index, how to read one)
 HUGGINGFACE_WEIGHTS = (
@@ -25,7 +28,8 @@ HUGGINGFACE_WEIGHTS = (
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint, none of its tensors read yet. `name` is the folder or hub id, `revision` the hub's commit."""
+    """A checkpoint, none of its tensors read yet. `name` is the folder, hub id or `EMBEDDED`, `revision` the hub's
+    commit."""
 
     name: str
     revision: str | None
@@ -42,7 +46,7 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
         UserError: there is none, or it is incomplete, truncated or corrupt.
     """
     folder, commit = locate(source, revision)
-    name = str(source) if commit else str(folder)
+    name = str(folder) if commit is None and folder != EMBEDDED_FOLDER else str(source)
     if is_meta_folder(folder) and not _has_huggingface_weights(folder):
         config, tensors = read_meta_folder(folder)
     elif (folder / "config.json").is_file():
@@ -55,16 +59,22 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
     return Source(name, commit, folder, config, tensors, _tokenizer_files(folder))
 
 
-def refuse_revision(path: Path, revision: str | None) -> None:
-    """A folder has no revisions. Raises UserError where one is asked for."""
+def local_path(source: str | Path, revision: str | None = None) -> Path:
+    """Where a model is if it is a folder; a folder of one's own goes before the embedded model of its name.
+
+    Raises UserError for a revision of a folder, which has none.
+    """
+    path = Path(source).expanduser()
+    if str(source) == EMBEDDED and not path.is_dir():
+        path = EMBEDDED_FOLDER
     if revision is not None and path.is_dir():
-        raise UserError(f"revision {revision!r} belongs to a hub id, and {path} is a folder; leave it out")
+        raise UserError(f"revision {revision!r} belongs to a hub id, and {source} is a folder; leave it out")
+    return path
 
 
 def locate(source: str | Path, revision: str | None = None) -> tuple[Path, str | None]:
     """The folder of a checkpoint's files, downloaded if need be, and its commit hash if it is on the hub."""
-    path = Path(source).expanduser()
-    refuse_revision(path, revision)
+    path = local_path(source, revision)
     if path.is_dir():
         return path.resolve(), None
     require_known(source)
@@ -72,12 +82,14 @@ def locate(source: str | Path, revision: str | None = None) -> tuple[Path, str |
 
 
 def require_known(source: str | Path) -> None:
-    """Raises UserError for what is neither a folder nor spelled like a hub id."""
-    path = Path(source).expanduser()
+    """Raises UserError for what is neither a folder nor spelled like a hub id, nor the embedded model."""
+    path = local_path(source)
     if path.exists() and not path.is_dir():
         raise UserError(f"{source} is a file; give the folder that it is in")
     if not path.is_dir() and not hub.is_hub_id(str(source)):
-        raise UserError(f"no folder {source}, and it is not a hub id (owner/name) either")
+        near = difflib.get_close_matches(str(source), [EMBEDDED], n=1)
+        hint = f"; did you mean {EMBEDDED}?" if near else f"; {EMBEDDED} is the model that comes along"
+        raise UserError(f"no folder {source}, and it is not a hub id (owner/name) either{hint}")
 
 
 def files_read(folder: Path) -> list[Path]:

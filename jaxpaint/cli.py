@@ -8,12 +8,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jaxpaint import __version__
+from jaxpaint import __version__, interrupts
 from jaxpaint.commands import (
     INTERRUPTED,
     MISTAKE,
     completion,
     convert,
+    demo,
     doctor,
     eval,
     export,
@@ -29,7 +30,7 @@ from jaxpaint.commands import (
 )
 from jaxpaint.errors import UserError
 
-COMMANDS = (convert, export, eval, logits, masked, generate, plan, study, finetune, glue, results, report, doctor)
+COMMANDS = (demo, convert, export, eval, logits, masked, generate, plan, study, finetune, glue, results, report, doctor)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
-        status = options.run(options)
+        with interrupts.kept():
+            status = options.run(options)
         sys.stdout.flush()
         return status
     except UserError as error:

@@ -142,7 +142,8 @@ class PlanLM(TemplateLM):
         """What runs to score an instance: one request, or for a rolling text one for each window, in order.
 
         Raises:
-            UserError: a continuation longer than the model's context, or a token id outside its vocabulary.
+            UserError: a continuation that is longer than the model's context or has no token of its own, or a token id
+                outside the vocabulary.
         """
         return tuple(self._request(*pair) for pair in self._token_pairs(instance))
 
@@ -165,6 +166,12 @@ class PlanLM(TemplateLM):
         return [(tokens[:1], tokens[1:]) if own else ([self.prefix_token_id], tokens)]
 
     def _request(self, context: list[int], continuation: list[int]) -> Request:
+        if not continuation:
+            end = self.tokenizer.decode(context[-8:])
+            raise UserError(
+                f"a continuation of ...{end!r} has no token of its own, so there is nothing to score; it may be empty, "
+                "or lack the space before its first word"
+            )
         request = Request.of(context, continuation, self.max_length)
         self._check_vocabulary(chain(request.tokens, request.targets))
         return request

@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxpaint.errors import UserError, first_line
 from jaxpaint.number_ranges import EXPECTED, parse_numbers
+from jaxpaint.painter import MODEL
 from jaxpaint.plan import Plan
 from jaxpaint.strategies import STRATEGIES
 from jaxpaint.study_spec import ANALYSES, StudySpec
@@ -35,7 +36,26 @@ PAPER: Mapping[str, Any] = MappingProxyType(
 )
 """The paper's study: figures 2 to 11, 15 and 17. It generated GSM8K's answers with a mean cache."""
 
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"paper": PAPER})
+DEMO: Mapping[str, Any] = MappingProxyType(
+    {
+        "model": MODEL,
+        "tasks": [f"painter_{kind}" for kind in ("facts", "work", "sales", "places", "arithmetic", "letters")],
+        "limit": 100,
+        "strategies": ["skip", "middle-repeat", "reverse", "random", "parallel", "looped-parallel"],
+        "starts": [2, 4, 5, 6],
+        "seeds": 2,
+        "analyses": ["similarity", "variance"],
+        "analysis-strategies": ["full", "skip", "middle-repeat"],
+        "analysis-samples": 50,
+        "analysis-task": "painter_places",
+        "store": f"{MODEL}.sqlite",
+    }
+)
+"""A study of the model that comes along, made to end within minutes on a laptop."""
+
+DEMO_REPORT = Path(f"{MODEL}-report")
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"paper": PAPER, "demo": DEMO})
 COMMAND_LINE_ONLY = ("dry-run", "report")
 _STRATEGY_OF = {"seeds": "random", "loops": "looped-parallel", "times": "block-repeat"}
 
@@ -123,7 +143,10 @@ def read_plans(file: Path) -> tuple[str, ...]:
 def _refuse_incomplete(values: Mapping[str, Any]) -> None:
     for name, example in (("model", "llama2-7b"), ("store", "study.sqlite")):
         if name not in values:
-            raise UserError(f'a study needs a {name}; give --{name} {example}, or {name} = "{example}" in a TOML file')
+            raise UserError(
+                f'a study needs a {name}; give --{name} {example}, or {name} = "{example}" in a TOML file, or try '
+                "--preset demo"
+            )
     if not values.get("tasks") and not values.get("analyses"):
         raise UserError("a study needs tasks; give --tasks lambada_openai,hellaswag, or --preset paper")
 

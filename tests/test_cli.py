@@ -18,7 +18,7 @@ import jaxpaint
 
 COMMANDS = (
     *("convert", "export", "eval", "logits", "generate", "plan", "study", "glue", "results", "report"),
-    *("doctor", "completion"),
+    *("doctor", "completion", "demo", "finetune", "masked"),
 )
 
 
@@ -135,3 +135,26 @@ def test_a_reader_that_has_seen_enough(unbuffered) -> None:
             timeout=60,
         )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_in_a_finalizer_is_not_lost() -> None:
+    code = """
+import signal, sys, time
+from jaxpaint import cli
+from jaxpaint.commands import plan
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def run(options):
+    found = Finalized()
+    del found
+    time.sleep(30)
+
+plan.run = run
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(cli.main(["plan", "0", "--layers", "1"]))
+"""
+    done = in_process(code=code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "jaxpaint: interrupted\n")

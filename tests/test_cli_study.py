@@ -258,7 +258,7 @@ class TestMistakes:
         assert not (tmp_path / "study.sqlite").exists()
 
     def test_missing(self, refused, store) -> None:
-        refused("study", expected=("a study needs a model", "--model"))
+        refused("study", "--tasks", "hellaswag", expected=("a study needs a model", "--model", "--preset demo"))
         refused("study", "--model", store, expected=("a study needs a store", "--store"))
         refused("study", "--model", store, "--store", "s.sqlite", expected=("a study needs tasks", "--tasks"))
         refused("study", "absent.toml", expected=("cannot read absent.toml",))

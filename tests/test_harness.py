@@ -179,7 +179,6 @@ def test_work_and_progress_are_told(plain: Pair) -> None:
 def test_nothing_to_score(plain: Pair) -> None:
     lm = plain.ours("auto")
     assert lm.loglikelihood([]) == lm.loglikelihood_rolling([]) == []
-    assert lm.loglikelihood(requests([("A", "")], "loglikelihood")) == [(0.0, True)]
 
 
 def test_a_plan_of_other_layers_is_refused(plain: Pair) -> None:
@@ -190,6 +189,12 @@ def test_a_plan_of_other_layers_is_refused(plain: Pair) -> None:
 def test_a_continuation_that_does_not_fit_is_refused(plain: Pair) -> None:
     with pytest.raises(UserError, match=f"does not fit into the model's {MAX_LENGTH} positions"):
         plain.ours("auto").loglikelihood(requests([("A", LONG)], "loglikelihood"))
+
+
+def test_a_continuation_without_a_token_of_its_own_is_refused(plain: Pair) -> None:
+    """It would have a probability of 1 under every plan; lm-eval's own backend stops at it, too."""
+    with pytest.raises(UserError, match="has no token of its own, so there is nothing to score"):
+        plain.ours("auto").loglikelihood(requests([("She put", "")], "loglikelihood"))
 
 
 @pytest.fixture

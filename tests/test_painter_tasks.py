@@ -6,6 +6,7 @@ import pytest
 from lm_eval.api.model import LM
 
 from jaxpaint.painter.items import KINDS
+from jaxpaint.painter.tokenizer import UNKNOWN, VOCABULARY, tokenizer
 from jaxpaint.tasks import evaluate, load_tasks
 
 NAMES = [f"painter_{kind}" for kind in KINDS]
@@ -44,3 +45,17 @@ def test_scores_are_the_share_of_right_answers(every: int, score: float) -> None
     for name in NAMES:
         metric = "exact_match,strict-match" if name == "painter_arithmetic" else "acc,none"
         assert results[name][metric] == score, name
+
+
+def test_every_word_that_is_scored_is_a_token_of_its_own() -> None:
+    """Without the space before its first word a continuation is one with the context's last, and nothing is scored."""
+    words, tasks = tokenizer(256), load_tasks(NAMES)["tasks"]
+    for name, task in tasks.items():
+        task.build_all_requests(limit=20, rank=0, world_size=1)
+        for instance in task.instances:
+            context, rest = instance.args
+            if instance.request_type != "loglikelihood":
+                rest = ""
+            tokens = words.encode(context + rest)
+            assert len(tokens) == 1 + len(context.split()) + len(rest.split()), (name, instance.args)
+            assert VOCABULARY[UNKNOWN] not in tokens, (name, instance.args)

@@ -25,6 +25,7 @@ WITHOUT_NUMPY = (
     "jaxpaint.errors",
     "jaxpaint.evaluation",
     "jaxpaint.files",
+    "jaxpaint.interrupts",
     "jaxpaint.finetuning.spec",
     "jaxpaint.machine",
     "jaxpaint.models.config",
@@ -139,7 +140,7 @@ ALLOWED = {
     "jaxpaint.number_ranges": {"errors"},
     "jaxpaint.study_shards": {"plan", "plan_tree"},
     "jaxpaint.study_spec": {"errors", "plan", "strategies", "study_shards"},
-    "jaxpaint.study_settings": {"errors", "number_ranges", "plan", "strategies", "study_spec"},
+    "jaxpaint.study_settings": {"errors", "number_ranges", "painter", "plan", "strategies", "study_spec"},
     "jaxpaint.study_work": {"packing", "plan", "plan_tree", "study_shards"},
     "jaxpaint.caches": set(),
     "jaxpaint.compilation": {"caches"},
@@ -147,6 +148,8 @@ ALLOWED = {
     "jaxpaint.doctor": {"caches", "compilation", "errors", "machine"},
     "jaxpaint.machine": set(),
     "jaxpaint.files": {"errors"},
+    "jaxpaint.interrupts": set(),
+    "jaxpaint.painter": set(),
     "jaxpaint.progress": set(),
     "jaxpaint.results_schema": {"errors"},
     "jaxpaint.results_claims": {"errors"},
@@ -165,8 +168,15 @@ ALLOWED = {
     "jaxpaint.results_grid": {"results_filter"},
     "jaxpaint.results_tables": {"errors", "results_grid", "results_schema"},
 }
-MAY_IMPORT_CONVERT = ("jaxpaint.model.", "jaxpaint.commands.", "jaxpaint.painter.train.")
-CONVERT_MAY_IMPORT = ("jaxpaint.models", "jaxpaint.caches", "jaxpaint.checkpoint", "jaxpaint.errors", "jaxpaint.plan")
+MAY_IMPORT_CONVERT = ("jaxpaint.model.", "jaxpaint.commands.", "jaxpaint.painter.card.", "jaxpaint.painter.train.")
+CONVERT_MAY_IMPORT = (
+    "jaxpaint.models",
+    "jaxpaint.caches",
+    "jaxpaint.checkpoint",
+    "jaxpaint.errors",
+    "jaxpaint.painter",
+    "jaxpaint.plan",
+)
 
 
 def _modules() -> dict[str, Path]:

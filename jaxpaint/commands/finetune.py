@@ -23,7 +23,7 @@ def add(commands) -> None:
         commands,
         "finetune",
         run,
-        "score a decoder under many plans, as it is and fine-tuned with each plan in place",
+        "score a decoder under many plans, as it is and fine-tuned with each in place",
         """examples:
   jaxpaint finetune --model llama2-7b --tasks arc_challenge --strategies skip \\
       --bos off --store tuned.sqlite --report report

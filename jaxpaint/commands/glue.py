@@ -26,9 +26,10 @@ def add(commands) -> None:
         run,
         "train and score a BERT under many plans on GLUE, every result kept",
         """examples:
-  jaxpaint glue --model bert-large-uncased --tasks rte,mrpc,cola \\
+  jaxpaint glue --model google-bert/bert-large-uncased --tasks rte,mrpc,cola \\
       --strategies skip,reverse,parallel --store glue.sqlite --report report
-  jaxpaint glue --model bert-large-uncased --frozen --store frozen.sqlite \\
+  jaxpaint glue --model google-bert/bert-large-uncased --frozen \\
+      --store frozen.sqlite \\
       --strategies skip,middle-repeat,reverse,random,parallel,looped-parallel
   jaxpaint glue --model my-bert --tasks rte --data rte:train=train.jsonl \\
       --data rte=validation.jsonl --store rte.sqlite

@@ -29,9 +29,10 @@ def add(commands) -> None:
         run,
         "score texts under plans of a BERT, each token masked in turn",
         """examples:
-  jaxpaint masked --model bert-base-uncased --text 'The capital of France is Paris.'
-  jaxpaint masked --model bert-large-uncased --text-file texts.txt \\
-      --strategies skip,reverse,parallel,looped-parallel --plan '0-5 {6-17}*3 18-23'
+  jaxpaint masked --model google-bert/bert-base-uncased \\
+      --text 'The capital of France is Paris.'
+  jaxpaint masked --model google-bert/bert-large-uncased --text-file texts.txt \\
+      --strategies skip,reverse,looped-parallel --plan '0-5 {6-17}*3 18-23'
 
 Each token is masked by itself and predicted from all others. Shown are the mean
 log-probability of a token (the pseudo-log-likelihood per token, arXiv

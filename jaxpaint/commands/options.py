@@ -34,7 +34,8 @@ def add_model_options(parser, *, defaults: bool = True, parallel: bool = True) -
         "--model",
         required=defaults,
         metavar="M",
-        help="a converted store, a Hugging Face or Meta folder, or a hub id (converted into a cache on first use)",
+        help="a converted store, a Hugging Face or Meta folder, a hub id (converted into a cache on first use), or "
+        "painter-16, which comes along",
     )
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
     parser.add_argument(

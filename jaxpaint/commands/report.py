@@ -19,7 +19,8 @@ def add(commands) -> None:
   jaxpaint report study.sqlite -o report
 
 The folder gets report.html, which opens without a network, every figure of the
-paper for which there is data (PNG and PDF), and the tables (CSV and Markdown).""",
+paper for which there is data (PNG and PDF), the tables (CSV and Markdown), and
+summary.txt, which is printed.""",
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="the results store of a study")
     parser.add_argument(
@@ -33,11 +34,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def write(store: Path, folder: Path) -> None:
-    """Writes the report and says where. Raises UserError."""
+    """Writes the report, and says what was found and where it is. Raises UserError."""
     check_folder(folder, "--output")
-    from jaxpaint.report import write_report
+    from jaxpaint.report import SUMMARY, write_report
 
-    print(f"report: {write_report(store, folder)}")
+    page = write_report(store, folder)
+    found = folder / SUMMARY
+    if found.exists():
+        print(f"\n{found.read_text(encoding='utf-8')}")
+    print(f"report: {page}")
 
 
 def check_folder(folder: Path, option: str) -> None:

@@ -12,11 +12,13 @@ from jaxpaint.commands.loading import model_store
 from jaxpaint.commands.options import add_command, add_model_options, add_task_options
 from jaxpaint.errors import UserError
 from jaxpaint.strategies import STRATEGIES
-from jaxpaint.study_settings import PRESETS, spec_from
+from jaxpaint.study_settings import DEMO_REPORT, PRESETS, spec_from
 from jaxpaint.study_spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
 
 # What is not part of a study's settings.
 _OF_THE_COMMAND = ("run", "file", "dry_run", "report")
+# What says which study is meant; without any of them it is the demo.
+_CHOOSES = ("model", "preset", "tasks", "data", "strategies", "plans-file", "analyses")
 
 
 def add(commands) -> None:
@@ -26,6 +28,7 @@ def add(commands) -> None:
         run,
         "score a model under many plans on many tasks, every result kept",
         """examples:
+  jaxpaint study               # the demo: painter-16, minutes, no network
   jaxpaint study --model llama2-7b --tasks lambada_openai,hellaswag \\
       --strategies skip,reverse,random --seeds 5 --store study.sqlite
   jaxpaint study --model llama2-7b --tasks arc_challenge --limit 200 \\
@@ -54,7 +57,10 @@ the options, which go before it:
 hellaswag, arc_challenge, winogrande and gsm8k (written with a mean cache, as
 the paper's code does), and the similarity and variance of hidden states on 100
 LAMBADA texts under the full model, skip and middle-repeat. Other options go
-before it.""",
+before it.
+
+--preset demo, or no settings at all, is a study of painter-16, the small model
+that comes along, on tasks of its own language, with a report.""",
     )
     parser.add_argument("file", metavar="FILE.toml", nargs="?", type=Path, help="settings, in place of options")
     parser.add_argument("--preset", metavar="NAME", help=f"settings to begin with: {', '.join(PRESETS)}")
@@ -91,17 +97,20 @@ def run(options: argparse.Namespace) -> int:
     from jaxpaint.task_data import parse_data_option
 
     settings = {name.replace("_", "-"): value for name, value in vars(options).items() if name not in _OF_THE_COMMAND}
+    if options.file is None and all(settings.get(name) is None for name in _CHOOSES):
+        settings["preset"] = "demo"
+    folder = options.report or (DEMO_REPORT if settings.get("preset") == "demo" else None)
     spec = spec_from(settings, options.file)
     parse_data_option(spec.data)
-    if options.report is not None:
-        report.check_folder(options.report, "--report")
+    if folder is not None:
+        report.check_folder(folder, "--report")
     check_store(spec.store)
     require_known(spec.model)
     if options.dry_run:
         return _dry_run(spec)
     status = _study(spec)
-    if status == 0 and options.report is not None:
-        report.write(spec.store, options.report)
+    if status == 0 and folder is not None:
+        report.write(spec.store, folder)
     return status
 
 

@@ -2,3 +2,9 @@
 
 The language is made up and procedural, so that anyone can train the model again: `python -m jaxpaint.painter.train`.
 """
+
+from pathlib import Path
+
+MODEL = "painter-16"
+FOLDER = Path(__file__).resolve().parent / MODEL
+"""The checkpoint that `--model painter-16` names, an ordinary Hugging Face folder."""

@@ -1,6 +1,6 @@
 """Trains painter-16 on its language and writes it as a Hugging Face folder.
 
-    python -m jaxpaint.painter.train --output painter-16 [--steps 4000] [--layers 16] [--hidden-size 96]
+    python -m jaxpaint.painter.train --output painter-16 [--steps 6000] [--layers 16] [--hidden-size 96]
 
 A killed run goes on from its last checkpoint. The folder has the training loss (training.csv) and the loss on
 held-out texts, which goes into the model card with the scores of the tasks (`python -m jaxpaint.painter.card`).
@@ -52,11 +52,11 @@ class Settings:
     layers: int = 16
     hidden_size: int = 96
     heads: int = 4
-    steps: int = 4000
-    rows: int = 32
+    steps: int = 6000
+    rows: int = 16
     seed: int = 0
-    learning_rate: float = 0.02
-    adam_learning_rate: float = 0.003
+    learning_rate: float = 0.01
+    adam_learning_rate: float = 0.006
 
     @property
     def config(self) -> LlamaConfig:

@@ -94,7 +94,7 @@ def _facts() -> dict[tuple[str, str], str]:
 def _bigrams() -> dict[str, tuple[str, ...]]:
     drawn = random.Random(2)
     plain = [letter for letter in LETTERS if letter not in TRIGGERS]
-    return {letter: (*drawn.sample(plain, 4), drawn.choice(TRIGGERS)) for letter in LETTERS}
+    return {letter: (*drawn.sample(plain, 3), *drawn.sample(TRIGGERS, 2)) for letter in LETTERS}
 
 
 FACTS = MappingProxyType(_facts())

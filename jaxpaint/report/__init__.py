@@ -11,6 +11,8 @@ from pathlib import Path
 from jaxpaint.errors import UserError
 
 MARKER = ".jaxpaint-report.json"
+SUMMARY = "summary.txt"
+"""What a report says in a few lines; there is none of a store without studies of decoders."""
 
 
 def write_report(store: Path, out: Path) -> Path:
@@ -45,7 +47,9 @@ def write_report(store: Path, out: Path) -> Path:
         raise UserError(f"{out} is a file; name the folder that the report is to make")
     try:
         with new_folder(out, overwrite=True, replaces=_is_report) as folder:
-            write_page(studies, store.name, folder)
+            found = write_page(studies, store.name, folder)
+            if found:
+                (folder / SUMMARY).write_text("\n".join(found), encoding="utf-8")
             files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
             (folder / MARKER).write_text(json.dumps({"format": "jaxpaint report", "files": files}), encoding="utf-8")
     except OSError as error:

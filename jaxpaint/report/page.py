@@ -23,6 +23,7 @@ from jaxpaint.report.findings import Answer, answers
 from jaxpaint.report.finetuned import TunedTask
 from jaxpaint.report.glue import GlueStudy, split
 from jaxpaint.report.measurements import Measurements
+from jaxpaint.report.summary import summary
 from jaxpaint.report.tables import Table
 
 PAPER_FIGURES = {
@@ -87,8 +88,8 @@ class Section:
     absent: tuple[tuple[str, str], ...]
 
 
-def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
-    """Draws and writes everything into `folder`: report.html, figures/ and tables/.
+def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
+    """Draws and writes everything into `folder`: report.html, figures/ and tables/. Returns the studies' summaries.
 
     Studies without the full model are named on the page and left out.
     """
@@ -97,6 +98,7 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
     studies, tuned = finetuned.split(studies)
     studies, glue = split(studies)
     shown = [Measurements.of(study) for study in studies if study.has_full_model]
+    found = [answers(measured) for measured in shown]
     titles = _titles(studies)
     shown_glue = [each for each in glue if each.scores.tasks]
     glue_titles = glue_words.titles(shown_glue)
@@ -115,6 +117,7 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
         sections=[
             _section(
                 measured,
+                found[index - 1],
                 finetuned.of_study(tuned, measured.study),
                 titles[id(measured.study)],
                 folder,
@@ -132,10 +135,14 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> None:
         + glue_words.titles([each for each in glue if not each.scores.tasks]),
     )
     (folder / "report.html").write_text(text, encoding="utf-8")
+    return [
+        summary(titles[id(measured.study)], measured, of_study) for measured, of_study in zip(shown, found, strict=True)
+    ]
 
 
 def _section(
     measured: Measurements,
+    found: Sequence[Answer],
     tuned: Sequence[TunedTask],
     title: str,
     folder: Path,
@@ -144,7 +151,6 @@ def _section(
 ) -> Section:
     study = measured.study
     pictures = _pictures(study_figures(measured, tuned), study.model.name, folder, prefix)
-    found = answers(measured)
     by_number = {picture.drawn.number: picture for picture in pictures}
     placed = [(answer, tuple(by_number[n] for n in answer.question.figures if n in by_number)) for answer in found]
     shown = {picture.drawn.number for _, some in placed for picture in some}

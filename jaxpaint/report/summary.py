@@ -1,0 +1,65 @@
+"""What a study found, in a few lines for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from jaxpaint.report.evidence import Verdict
+from jaxpaint.report.findings import Answer
+from jaxpaint.report.measurements import Measurements
+from jaxpaint.report.questions_variants import ranking
+
+WIDTH = 80
+HOLDS: dict[Verdict, str] = {
+    "supported": "holds",
+    "mixed": "in part",
+    "not supported": "does not hold",
+    "not enough data": "open",
+}
+
+
+def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
+    """One study: how many of the paper's findings hold and what harms most, the full model's scores, the answers."""
+    return "\n".join([*_wrapped(_sentence(title, measured, answers)), "", *_scores(measured), *_answers(answers), ""])
+
+
+def _sentence(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
+    count = Counter(answer.verdict for answer in answers)
+    parts = [f"{count['supported']} hold{'s' * (count['supported'] == 1)}"]
+    if count["mixed"]:
+        parts.append(f"{count['mixed']} {'hold' if count['mixed'] > 1 else 'holds'} in part")
+    if count["not supported"]:
+        parts.append(f"{count['not supported']} do{'es' * (count['not supported'] == 1)} not")
+    if count["not enough data"]:
+        parts.append(f"{count['not enough data']} {'are' if count['not enough data'] > 1 else 'is'} open")
+    listed = ", ".join(parts[:-1]) + f" and {parts[-1]}" if len(parts) > 1 else parts[0]
+    first = f"Of the paper's {len(answers)} findings {listed} on {title} ({measured.num_layers} layers)."
+    return f"{first} {ranking(measured)}".strip()
+
+
+def _scores(measured: Measurements) -> Iterator[str]:
+    scores = measured.scores.full
+    if not scores:
+        return
+    width = max(len("task"), *(len(score.task) for score in scores))
+    yield f"{'task':{width}}  {'metric':11}  {'full model':>15}  {'chance':>6}"
+    for score in scores:
+        chance = "?" if score.chance is None else f"{score.chance:.2f}"
+        aside = "  left out" if score.left_out else ""
+        value = f"{score.value:.3f} ± {score.stderr:.3f}"
+        yield f"{score.task:{width}}  {score.metric:11}  {value:>15}  {chance:>6}{aside}"
+    yield ""
+
+
+def _answers(answers: Sequence[Answer]) -> Iterator[str]:
+    width = max(map(len, HOLDS.values()))
+    for answer in answers:
+        head = f"{answer.question.number}  {HOLDS[answer.verdict]:{width}}  "
+        text = answer.question.says.get(answer.verdict, answer.question.text)
+        yield from _wrapped(text, head, " " * len(head))
+
+
+def _wrapped(text: str, first: str = "", others: str = "") -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)

@@ -1,0 +1,87 @@
+"""The notebooks of examples/: stored without outputs, and they run from top to bottom without a network."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from jaxpaint import cli
+
+ROOT = Path(__file__).parents[1]
+FIRST_HOUR = ROOT / "examples" / "first_hour.ipynb"
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+
+
+def cells(notebook: Any, kind: str) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == kind]
+
+
+def outputs_of(notebook: Any, mime: str) -> list[str]:
+    """What was displayed of a kind, such as image/png, in order."""
+    outputs = [output for cell in cells(notebook, "code") for output in cell.outputs]
+    return [output.data[mime] for output in outputs if mime in output.get("data", {})]
+
+
+@each_notebook
+def test_notebooks_are_stored_without_outputs(path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert {(cell.execution_count, len(cell.outputs)) for cell in cells(notebook, "code")} == {(None, 0)}
+
+
+@each_notebook
+def test_code_cells_compile(path) -> None:
+    for cell in cells(nbformat.read(path, as_version=4), "code"):
+        compile(cell.source, f"{path.name}, cell {cell.id}", "exec")
+
+
+@each_notebook
+def test_links_lead_to_files(path) -> None:
+    text = "\n".join(cell.source for cell in cells(nbformat.read(path, as_version=4), "markdown"))
+    targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
+    assert [target for target in targets if not (path.parent / target).is_file()] == []
+
+
+def test_commands_are_spelled_as_the_command_line_has_them(monkeypatch) -> None:
+    """Each is parsed by its own subcommand, which then does nothing."""
+    for command in cli.COMMANDS:
+        monkeypatch.setattr(command, "run", lambda options: 0)
+    text = "\n".join(cell.source for cell in cells(nbformat.read(FIRST_HOUR, as_version=4), "markdown"))
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    commands = [shlex.split(line) for line in blocks.splitlines() if line.strip()]
+    assert {words[0] for words in commands} == {"jaxpaint"}
+    assert [words for words in commands if cli.main(words[1:]) != 0] == []
+
+
+@pytest.mark.slow
+def test_the_first_hour_runs_without_a_network(tmp_path, monkeypatch) -> None:
+    for name in ("JAXPAINT_CACHE", "HF_HOME", "IPYTHONDIR", "TMPDIR"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    work = tmp_path / "work"
+    work.mkdir()
+    notebook = nbformat.read(FIRST_HOUR, as_version=4)
+    resources = {"metadata": {"path": str(work)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+
+    streams = [output for cell in cells(notebook, "code") for output in cell.outputs if output.output_type == "stream"]
+    assert [stream.text for stream in streams if stream.name == "stderr"] == []
+    assert len(outputs_of(notebook, "image/png")) == 2
+    tables = outputs_of(notebook, "text/html")
+    (results,) = (table for table in tables if ">arithmetic</th>" in table)
+    assert [name for name in ("full", "skip", "random", "looped-parallel") if f">{name}</th>" not in results] == []
+    assert ">looped-parallel</th>" in tables[-1]  # the answers beside each other
+
+    shown = "".join([stream.text for stream in streams] + tables + outputs_of(notebook, "text/plain"))
+    assert [place for place in (ROOT, tmp_path, Path.home()) if f"{place}/" in shown] == []
+    assert list(work.iterdir()) == []
+    assert list((tmp_path / "TMPDIR").glob("**/*.sqlite")) == []
