@@ -15,9 +15,10 @@ from convert.meta import is_meta_folder, read_meta_folder
 from convert.safetensors_files import read_header
 from convert.tensors import Tensor, abbreviated, by_name
 from convert.torch_files import read_torch_file
+from jaxpaint.checkpoint import is_store
 from jaxpaint.errors import UserError
-from jaxpaint.painter import FOLDER as EMBEDDED_FOLDER
-from jaxpaint.painter import MODEL as EMBEDDED
+from jaxpaint.painter import FOLDER as BUNDLED_FOLDER
+from jaxpaint.painter import MODEL as BUNDLED
 
 # (index of shards, the files where there is no index, how to read one)
 HUGGINGFACE_WEIGHTS = (
@@ -28,7 +29,7 @@ HUGGINGFACE_WEIGHTS = (
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint, none of its tensors read yet. `name` is the folder, hub id or `EMBEDDED`, `revision` the hub's
+    """A checkpoint, none of its tensors read yet. `name` is the folder, hub id or `BUNDLED`, `revision` the hub's
     commit."""
 
     name: str
@@ -46,7 +47,7 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
         UserError: there is none, or it is incomplete, truncated or corrupt.
     """
     folder, commit = locate(source, revision)
-    name = str(folder) if commit is None and folder != EMBEDDED_FOLDER else str(source)
+    name = str(folder) if commit is None and folder != BUNDLED_FOLDER else str(source)
     if is_meta_folder(folder) and not _has_huggingface_weights(folder):
         config, tensors = read_meta_folder(folder)
     elif (folder / "config.json").is_file():
@@ -60,15 +61,16 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
 
 
 def local_path(source: str | Path, revision: str | None = None) -> Path:
-    """Where a model is if it is a folder; a folder of one's own goes before the embedded model of its name.
+    """Where a model is if it is in a folder; a checkpoint of one's own goes before the bundled model of its name.
 
     Raises UserError for a revision of a folder, which has none.
     """
     path = Path(source).expanduser()
-    if str(source) == EMBEDDED and not path.is_dir():
-        path = EMBEDDED_FOLDER
+    if str(source) == BUNDLED and not (is_store(path) or is_meta_folder(path) or (path / "config.json").is_file()):
+        path = BUNDLED_FOLDER
     if revision is not None and path.is_dir():
-        raise UserError(f"revision {revision!r} belongs to a hub id, and {source} is a folder; leave it out")
+        what = "comes with jaxpaint" if path == BUNDLED_FOLDER else "is a folder"
+        raise UserError(f"revision {revision!r} belongs to a hub id, and {source} {what}; leave it out")
     return path
 
 
@@ -82,13 +84,13 @@ def locate(source: str | Path, revision: str | None = None) -> tuple[Path, str |
 
 
 def require_known(source: str | Path) -> None:
-    """Raises UserError for what is neither a folder nor spelled like a hub id, nor the embedded model."""
+    """Raises UserError for what is neither a folder nor spelled like a hub id, nor the bundled model."""
     path = local_path(source)
     if path.exists() and not path.is_dir():
         raise UserError(f"{source} is a file; give the folder that it is in")
     if not path.is_dir() and not hub.is_hub_id(str(source)):
-        near = difflib.get_close_matches(str(source), [EMBEDDED], n=1)
-        hint = f"; did you mean {EMBEDDED}?" if near else f"; {EMBEDDED} is the model that comes along"
+        near = difflib.get_close_matches(str(source), [BUNDLED], n=1)
+        hint = f"; did you mean {BUNDLED}?" if near else ""
         raise UserError(f"no folder {source}, and it is not a hub id (owner/name) either{hint}")
 
 

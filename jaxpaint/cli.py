@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
-        with interrupts.kept():
+        with interrupts.reraised():
             status = options.run(options)
         sys.stdout.flush()
         return status

@@ -145,7 +145,10 @@ class PlanLM(TemplateLM):
             UserError: a continuation that is longer than the model's context or has no token of its own, or a token id
                 outside the vocabulary.
         """
-        return tuple(self._request(*pair) for pair in self._token_pairs(instance))
+        try:
+            return tuple(self._request(*pair) for pair in self._token_pairs(instance))
+        except UserError as error:
+            raise UserError(f"{instance.task_name}, document {instance.doc_id}: {error}") from None
 
     def _token_pairs(self, instance: Instance) -> list[TokenPair]:
         """Contexts and continuations: one pair, or for a rolling text disjoint windows that predict each token once."""

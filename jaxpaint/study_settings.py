@@ -51,7 +51,7 @@ DEMO: Mapping[str, Any] = MappingProxyType(
         "store": f"{MODEL}.sqlite",
     }
 )
-"""A study of the model that comes along, made to end within minutes on a laptop."""
+"""A study of the model that comes with the package, made to end within minutes on a laptop."""
 
 DEMO_REPORT = Path(f"{MODEL}-report")
 
@@ -143,9 +143,9 @@ def read_plans(file: Path) -> tuple[str, ...]:
 def _refuse_incomplete(values: Mapping[str, Any]) -> None:
     for name, example in (("model", "llama2-7b"), ("store", "study.sqlite")):
         if name not in values:
+            other = ", or try --preset demo" if name == "model" else ""
             raise UserError(
-                f'a study needs a {name}; give --{name} {example}, or {name} = "{example}" in a TOML file, or try '
-                "--preset demo"
+                f'a study needs a {name}; give --{name} {example}, or {name} = "{example}" in a TOML file{other}'
             )
     if not values.get("tasks") and not values.get("analyses"):
         raise UserError("a study needs tasks; give --tasks lambada_openai,hellaswag, or --preset paper")

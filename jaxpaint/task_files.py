@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-EMBEDDED = Path(__file__).parent / "painter" / "tasks"
+BUNDLED = Path(__file__).parent / "painter" / "tasks"
 
 _DEFINES = re.compile(
     r"""^["']?(?P<kind>task|group|tag|class)["']?[ \t]*:[ \t]*["']?(?P<name>[^"'\s#\[{-][^"'\n#]*)""", re.M
@@ -21,9 +21,9 @@ _DEFINES = re.compile(
 
 
 def find_task_files(names: Sequence[str]) -> dict[str, Path]:
-    """The YAML file of every name that is a stock task or one of `EMBEDDED`; groups, tags and unknown names are left
+    """The YAML file of every name that is a stock task or one of `BUNDLED`; groups, tags and unknown names are left
     out."""
-    found = {name: EMBEDDED / f"{name}.yaml" for name in embedded_tasks() if name in names}
+    found = {name: BUNDLED / f"{name}.yaml" for name in bundled_tasks() if name in names}
     for name in names:
         for folder in _stock_folders_by_word().get(_first_word(name), []):
             if name in (likely := _defined_tasks(folder)):
@@ -34,9 +34,9 @@ def find_task_files(names: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def embedded_tasks() -> dict[str, Path]:
+def bundled_tasks() -> dict[str, Path]:
     """The tasks that come with the package, each with the file of its documents."""
-    return {file.stem: file for file in sorted(EMBEDDED.glob("*.jsonl"))}
+    return {file.stem: file for file in sorted(BUNDLED.glob("*.jsonl"))}
 
 
 def may_be_group_or_tag(name: str) -> bool:
@@ -49,7 +49,7 @@ def near_names(name: str, others: Iterable[str] = ()) -> list[str]:
     """Up to five names of stock tasks, groups or `others` spelled much like `name`, the nearest first."""
     texts = _texts(_stock_folder()).values()
     known = {match["name"].strip() for text in texts for match in _DEFINES.finditer(text)}
-    return difflib.get_close_matches(name, sorted({*known, *embedded_tasks(), *others}), n=5)
+    return difflib.get_close_matches(name, sorted({*known, *bundled_tasks(), *others}), n=5)
 
 
 def _stock_folder() -> Path:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jaxpaint.bootstrap import bootstrap_in_process
 from jaxpaint.errors import UserError, first_line
 from jaxpaint.task_data import LocalFiles, check_local_data, quiet_datasets, with_local_data
-from jaxpaint.task_files import embedded_tasks, find_task_files, may_be_group_or_tag, near_names
+from jaxpaint.task_files import bundled_tasks, find_task_files, may_be_group_or_tag, near_names
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -51,7 +51,7 @@ def load_tasks(
         raise UserError("no tasks given; name at least one, such as lambada_openai")
     if num_fewshot is not None and num_fewshot < 0:
         raise UserError(f"num_fewshot is {num_fewshot}; expected 0 or more examples")
-    own: dict[str, LocalFiles] = {name: {None: file} for name, file in embedded_tasks().items() if name in names}
+    own: dict[str, LocalFiles] = {name: {None: file} for name, file in bundled_tasks().items() if name in names}
     data = {**own, **(data or {})}
     _set_seeds()
     with in_tasks():

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import nbformat
 import pytest
 from tiny_results import PLANS, make_store
+
+from jaxpaint import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -15,6 +19,24 @@ PAGES = [
     ROOT / "benchmarks" / "RESULTS.md",
     *(ROOT / "docs").glob("*.md"),
 ]
+NOTEBOOK = ROOT / "examples" / "first_hour.ipynb"
+
+
+def commands(text: str) -> list[list[str]]:
+    """The `jaxpaint` commands in the blocks of a text, as a shell splits them."""
+    blocks = re.findall(r"^```([^\n]*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = (
+        "\n".join(block for language, block in blocks if language in ("", "sh", "bash"))
+        .replace("\\\n", " ")
+        .splitlines()
+    )
+    found = [
+        re.sub(r".*?jaxpaint ", "jaxpaint ", part.strip(), count=1)
+        for line in lines
+        for part in re.split(r" && |; ", line)
+        if re.match(r"(\$ )?(\S*/bin/)?jaxpaint ", part.strip())
+    ]
+    return [shlex.split(command, comments=True)[1:] for command in found]
 
 
 def links(page: Path) -> set[Path]:
@@ -30,6 +52,28 @@ def test_links_lead_to_files(page) -> None:
 
 def test_every_page_is_linked_from_the_readme() -> None:
     assert set((ROOT / "docs").glob("*.md")) <= links(ROOT / "README.md")
+
+
+@pytest.mark.parametrize("page", [*PAGES, NOTEBOOK], ids=lambda page: page.name)
+def test_commands_are_spelled_as_the_command_line_has_them(page, monkeypatch, capsys) -> None:
+    """Each is parsed by its own subcommand, which then does nothing."""
+    for command in cli.COMMANDS:
+        monkeypatch.setattr(command, "run", lambda options: 0)
+    text = page.read_text()
+    if page == NOTEBOOK:
+        text = "\n".join(cell.source for cell in nbformat.read(page, as_version=4).cells)
+    refused = []
+    for words in commands(text):
+        try:
+            cli.main(words)
+        except SystemExit:
+            refused.append((words, capsys.readouterr().err))
+    assert refused == []
+
+
+def test_the_readme_has_every_command() -> None:
+    named = {words[0] for words in commands((ROOT / "README.md").read_text())}
+    assert named >= {command.__name__.rpartition(".")[2] for command in cli.COMMANDS} - {"doctor", "demo"}
 
 
 def test_results_are_read_with_pandas(tmp_path, monkeypatch, capsys) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
-
-from jaxpaint import cli
 
 ROOT = Path(__file__).parents[1]
 FIRST_HOUR = ROOT / "examples" / "first_hour.ipynb"
@@ -48,17 +45,6 @@ def test_links_lead_to_files(path) -> None:
     text = "\n".join(cell.source for cell in cells(nbformat.read(path, as_version=4), "markdown"))
     targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
     assert [target for target in targets if not (path.parent / target).is_file()] == []
-
-
-def test_commands_are_spelled_as_the_command_line_has_them(monkeypatch) -> None:
-    """Each is parsed by its own subcommand, which then does nothing."""
-    for command in cli.COMMANDS:
-        monkeypatch.setattr(command, "run", lambda options: 0)
-    text = "\n".join(cell.source for cell in cells(nbformat.read(FIRST_HOUR, as_version=4), "markdown"))
-    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
-    commands = [shlex.split(line) for line in blocks.splitlines() if line.strip()]
-    assert {words[0] for words in commands} == {"jaxpaint"}
-    assert [words for words in commands if cli.main(words[1:]) != 0] == []
 
 
 @pytest.mark.slow

@@ -61,6 +61,8 @@ def test_where_a_thing_is_follows_from_what_was_moved() -> None:
             else:
                 (asked,) = re.fullmatch(r"the (\w+) is in the", sentence).groups()
         assert place_of[box_of[asked]] == item["place"]
+        assert f"the {asked} is in the {item['place']} ." not in item["context"]
+        assert len(re.findall(" (?:moves|puts) ", item["context"])) >= 7
 
 
 def test_numbers_come_out_as_the_question_tells() -> None:

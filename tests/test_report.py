@@ -113,7 +113,7 @@ def test_figures_are_png_and_pdf(report: Path) -> None:
 def test_the_page_leads_with_the_answers(report: Path) -> None:
     text = Page(report).text
     assert text.index("Are the middle layers all doing the same function?") < text.index("Before you read on")
-    assert "supported The paper: They are not: repeating one middle layer is far worse" in text
+    assert "supported The paper: The middle layers do different things: repeating one of them is far worse" in text
     assert "Not enough data: this takes the strategies random and reverse." in text
 
 

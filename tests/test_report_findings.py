@@ -142,6 +142,15 @@ def test_question_6(tmp_path: Path, semantic: float, reasoning: float, verdict: 
     assert "Arithmetic" not in answer.text
 
 
+def test_question_6_of_the_tasks_of_painter_16(tmp_path: Path) -> None:
+    shares = (kept(random=0.9), kept(random=0.1), kept(random=0.1))
+    answer = ask(6, tmp_path, "random", *shares, names=("painter_places", "painter_arithmetic", "painter_facts"))
+    assert answer.verdict == "supported"
+    assert answer.evidence[0].value == pytest.approx(0.8, abs=0.005)
+    assert "(painter_places)" in answer.text
+    assert "(painter_arithmetic)" in answer.text  # recalling facts is no reasoning
+
+
 def test_question_6_takes_both_kinds_of_task(tmp_path: Path) -> None:
     answer = ask(6, tmp_path, "random", kept(random=0.5), names=("lambada_openai", "hellaswag"))
     assert answer.verdict == "not enough data"

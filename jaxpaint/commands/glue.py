@@ -42,7 +42,7 @@ plans or tasks compute what is missing. Without --tasks: the paper's seven.""",
     )
     parser.add_argument("--store", metavar="FILE", required=True, help="the results store (SQLite), made or continued")
     parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
-    add_model_options(parser.add_argument_group("model"), parallel=False)
+    add_model_options(parser.add_argument_group("model"), parallel=False, decoder=False)
     tasks = parser.add_argument_group("tasks")
     tasks.add_argument("--tasks", metavar="A,B", help="of cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb, wnli")
     tasks.add_argument(

@@ -39,7 +39,7 @@ log-probability of a token (the pseudo-log-likelihood per token, arXiv
 1910.14659) and the share of tokens that are the most likely ones at their
 places. The full model is always scored, too.""",
     )
-    add_model_options(parser)
+    add_model_options(parser, decoder=False)
     parser.add_argument("--text", action="append", default=[], metavar="T", help="a text; may be given several times")
     parser.add_argument("--text-file", type=Path, metavar="FILE", help="texts, one a line")
     plans = parser.add_argument_group("plans")

@@ -25,17 +25,17 @@ def add_command(
     return parser
 
 
-def add_model_options(parser, *, defaults: bool = True, parallel: bool = True) -> None:
+def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, decoder: bool = True) -> None:
     """--model and how to load it. Without `defaults` nothing is required, and what is not given is None.
 
-    Without `parallel` it is not spread over devices.
+    Without `parallel` it is not spread over devices. `decoder` says that one will do, so that painter-16 is named.
     """
     parser.add_argument(
         "--model",
         required=defaults,
         metavar="M",
-        help="a converted store, a Hugging Face or Meta folder, a hub id (converted into a cache on first use), or "
-        "painter-16, which comes along",
+        help="a converted store, a Hugging Face or Meta folder, or a hub id (converted into a cache on first use)"
+        + ("; painter-16 comes with jaxpaint" if decoder else ""),
     )
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
     parser.add_argument(

@@ -20,7 +20,7 @@ def add(commands) -> None:
 
 The folder gets report.html, which opens without a network, every figure of the
 paper for which there is data (PNG and PDF), the tables (CSV and Markdown), and
-summary.txt, which is printed.""",
+of studies of decoders a summary.txt, which is printed.""",
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="the results store of a study")
     parser.add_argument(
@@ -46,6 +46,12 @@ def write(store: Path, folder: Path) -> None:
 
 
 def check_folder(folder: Path, option: str) -> None:
-    """Raises UserError for what cannot be made a folder."""
+    """Raises UserError for what cannot become a report's folder."""
+    from jaxpaint.report import is_replaceable
+
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{option} {folder} is a file; give a folder")
+    if not is_replaceable(folder):
+        raise UserError(
+            f"{option} {folder} holds something else than a report; empty it, or name another folder with {option}"
+        )

@@ -12,13 +12,13 @@ from jaxpaint.commands.loading import model_store
 from jaxpaint.commands.options import add_command, add_model_options, add_task_options
 from jaxpaint.errors import UserError
 from jaxpaint.strategies import STRATEGIES
-from jaxpaint.study_settings import DEMO_REPORT, PRESETS, spec_from
+from jaxpaint.study_settings import DEMO, DEMO_REPORT, PRESETS, spec_from
 from jaxpaint.study_spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
 
 # What is not part of a study's settings.
 _OF_THE_COMMAND = ("run", "file", "dry_run", "report")
-# What says which study is meant; without any of them it is the demo.
-_CHOOSES = ("model", "preset", "tasks", "data", "strategies", "plans-file", "analyses")
+# What may be given beside nothing else: it is still the demo.
+_OF_THE_DEMO = frozenset({"limit", "starts", "seeds", "dtype", "batch-tokens"})
 
 
 def add(commands) -> None:
@@ -59,8 +59,8 @@ the paper's code does), and the similarity and variance of hidden states on 100
 LAMBADA texts under the full model, skip and middle-repeat. Other options go
 before it.
 
---preset demo, or no settings at all, is a study of painter-16, the small model
-that comes along, on tasks of its own language, with a report.""",
+--preset demo, or no settings but --limit, --starts and --seeds, is a study of
+painter-16, the small model that comes with jaxpaint, with a report.""",
     )
     parser.add_argument("file", metavar="FILE.toml", nargs="?", type=Path, help="settings, in place of options")
     parser.add_argument("--preset", metavar="NAME", help=f"settings to begin with: {', '.join(PRESETS)}")
@@ -97,10 +97,12 @@ def run(options: argparse.Namespace) -> int:
     from jaxpaint.task_data import parse_data_option
 
     settings = {name.replace("_", "-"): value for name, value in vars(options).items() if name not in _OF_THE_COMMAND}
-    if options.file is None and all(settings.get(name) is None for name in _CHOOSES):
+    given = {name for name, value in settings.items() if value is not None}
+    if options.file is None and given <= _OF_THE_DEMO:
         settings["preset"] = "demo"
-    folder = options.report or (DEMO_REPORT if settings.get("preset") == "demo" else None)
     spec = spec_from(settings, options.file)
+    of_demo = (spec.model, str(spec.store)) == (DEMO["model"], DEMO["store"])
+    folder = options.report or (DEMO_REPORT if of_demo else None)
     parse_data_option(spec.data)
     if folder is not None:
         report.check_folder(folder, "--report")

@@ -6,7 +6,7 @@ python -m jaxpaint.painter.card FOLDER
 from __future__ import annotations
 
 import argparse
-import csv
+import json
 import math
 import random
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ def held_out_losses(model: Any) -> dict[str, float]:
 
 
 def task_scores(model: Any) -> dict[str, tuple[float, float]]:
-    """The score of each embedded task with its standard error."""
+    """The score of each task of the language with its standard error."""
     from jaxpaint.harness import PlanLM
     from jaxpaint.tasks import evaluate, load_tasks
 
@@ -62,9 +62,13 @@ def task_scores(model: Any) -> dict[str, tuple[float, float]]:
 
 
 def card(
-    config: Any, training: Mapping[str, str], losses: Mapping[str, float], scores: Mapping[str, tuple[float, float]]
+    name: str,
+    config: Any,
+    training: Mapping[str, Any],
+    losses: Mapping[str, float],
+    scores: Mapping[str, tuple[float, float]],
 ) -> str:
-    """The card in Markdown; `training` is the last row of training.csv."""
+    """The card in Markdown; `training` is what training.json has."""
     rows = []
     for kind, (what, benchmark) in STANDS_FOR.items():
         value, stderr = scores[kind]
@@ -75,13 +79,14 @@ def card(
     table = "\n".join(rows)
     mean = math.fsum(losses.values()) / len(losses)
     shape = f"{config.num_hidden_layers} layers, width {config.hidden_size} and {config.num_attention_heads} heads"
-    minutes = f"{float(training['seconds']) / 60:.0f}"
+    minutes = f"{training['seconds'] / 60:.0f}"
+    options = "".join(f" --{key.replace('_', '-')} {value}" for key, value in training["settings"].items())
     return f"""---
 license: apache-2.0
 library_name: jaxpaint
 ---
 
-# painter-16
+# {name}
 
 A language model of Llama's architecture, {shape}. It comes with jaxpaint so that
 layer plans can be tried within minutes and without a network. It knows nothing of the world: its language is made up,
@@ -96,12 +101,13 @@ no choices to guess among. Losses are nats a word on {TEXTS} held-out texts of e
 them is chance that no model can foresee, such as who does something next. The texts, questions and pairs of verb and
 reason that the tasks ask about were kept out of training.
 
-Trained for {training["step"]} steps in {minutes} minutes on 2 CPU cores, in float32; the weights are bfloat16.
-training.csv has the loss. Again:
+Trained in {minutes} minutes on {training["on"]}, in float32; the weights are bfloat16. training.csv has the loss.
+Again:
 
 ```sh
-python -m jaxpaint.painter.train --output painter-16 --steps {training["step"]}
-python -m jaxpaint.painter.card painter-16
+python -m jaxpaint.painter.train --output {name} \\
+   {options}
+python -m jaxpaint.painter.card {name}
 ```
 """
 
@@ -112,9 +118,8 @@ def write_card(folder: Path) -> str:
     from jaxpaint.model import load
 
     model = load(store_for(folder), dtype="float32")
-    with (folder / "training.csv").open(newline="") as file:
-        *_, last = csv.DictReader(file)
-    text = card(model.config, last, held_out_losses(model), task_scores(model))
+    training = json.loads((folder / "training.json").read_text())
+    text = card(folder.resolve().name, model.config, training, held_out_losses(model), task_scores(model))
     (folder / "README.md").write_text(text)
     return text
 

@@ -1,4 +1,4 @@
-"""Held-out items of the embedded tasks, one task for each kind of text, as lm-eval reads them.
+"""Held-out items of painter-16's tasks, one for each kind of text, as lm-eval reads them.
 
 python -m jaxpaint.painter.items     writes jaxpaint/painter/tasks/*.jsonl again
 """

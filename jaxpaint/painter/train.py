@@ -2,8 +2,10 @@
 
     python -m jaxpaint.painter.train --output painter-16 [--steps 6000] [--layers 16] [--hidden-size 96]
 
-A killed run goes on from its last checkpoint. The folder has the training loss (training.csv) and the loss on
-held-out texts, which goes into the model card with the scores of the tasks (`python -m jaxpaint.painter.card`).
+A killed run goes on from its last checkpoint. Beside the model the folder has the training loss (training.csv) and how
+it was trained (training.json), which goes into the model card with losses on held-out texts and scores of the tasks:
+
+    python -m jaxpaint.painter.card painter-16
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -195,6 +198,40 @@ def write(folder: Path, settings: Settings, parameters: Any) -> None:
     tokenizer(CONTEXT).save_pretrained(folder)
 
 
+def record(folder: Path, settings: Settings, seconds: float) -> None:
+    """How the model was trained: training.json."""
+    device = jax.devices()[0]
+    on = f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else device.device_kind
+    how = {"settings": asdict(settings), "seconds": round(seconds), "on": on}
+    (folder / "training.json").write_text(json.dumps(how, indent=2) + "\n")
+
+
+class Log:
+    """Keeps steps, losses and seconds in a CSV file and says them; a run that goes on goes on counting."""
+
+    def __init__(self, file: Path, steps: int) -> None:
+        self.file, self.steps, self.seconds = file, steps, 0.0
+        self._rows: list[list[str]] | None = None
+        self._before, self._began = 0.0, time.perf_counter()
+
+    def __call__(self, done: int, loss: float) -> None:
+        if self._rows is None:
+            self._rows = self._earlier(done)
+            self._before = float(self._rows[-1][2]) if self._rows else 0.0
+        self.seconds = self._before + time.perf_counter() - self._began
+        self._rows.append([str(done), f"{loss:.4f}", f"{self.seconds:.0f}"])
+        with self.file.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([["step", "loss", "seconds"], *self._rows])
+        print(f"step {done} of {self.steps}: loss {loss:.4f}, {self.seconds:.0f} s", file=sys.stderr, flush=True)
+
+    def _earlier(self, done: int) -> list[list[str]]:
+        """The rows of the run that this one continues: those before its first step."""
+        if not self.file.exists():
+            return []
+        with self.file.open(newline="") as file:
+            return [row for row in list(csv.reader(file))[1:] if int(row[0]) < done]
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
@@ -214,23 +251,12 @@ def main() -> None:
     settings = Settings(**options)
     enable_persistent_cache()
     output.mkdir(parents=True, exist_ok=True)
-    log = output / "training.csv"
-    began = time.perf_counter()
-
-    def progress(done: int, loss: float) -> None:
-        seconds = time.perf_counter() - began
-        fresh = not log.exists()
-        with log.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if fresh:
-                writer.writerow(["step", "loss", "seconds"])
-            writer.writerow([done, f"{loss:.4f}", f"{seconds:.0f}"])
-        print(f"step {done} of {settings.steps}: loss {loss:.4f}, {seconds:.0f} s", file=sys.stderr, flush=True)
-
+    log = Log(output / "training.csv", settings.steps)
     kept = output / "checkpoints"
-    loss, parameters = train_painter(settings, TrainingCheckpoints(kept), progress)
+    loss, parameters = train_painter(settings, TrainingCheckpoints(kept), log)
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), parameters)
     write(output, settings, parameters)
+    record(output, settings, log.seconds)
     print(f"held-out loss {held_out_loss(loss, rounded, settings.rows):.4f} nats a token; {output}")
     shutil.rmtree(kept, ignore_errors=True)
 

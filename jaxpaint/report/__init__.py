@@ -13,6 +13,7 @@ from jaxpaint.errors import UserError
 MARKER = ".jaxpaint-report.json"
 SUMMARY = "summary.txt"
 """What a report says in a few lines; there is none of a store without studies of decoders."""
+OF_THE_SYSTEM = {".DS_Store", "Thumbs.db", "desktop.ini"}  # which looking at a folder leaves there
 
 
 def write_report(store: Path, out: Path) -> Path:
@@ -57,10 +58,16 @@ def write_report(store: Path, out: Path) -> Path:
     return out / "report.html"
 
 
+def is_replaceable(folder: Path) -> bool:
+    """Whether `write_report` may take a folder: there is none, it is empty, or an earlier report."""
+    return not folder.exists() or (folder.is_dir() and (not any(folder.iterdir()) or _is_report(folder)))
+
+
 def _is_report(folder: Path) -> bool:
     """Whether a folder is an earlier report and holds nothing else."""
     try:
         files = set(json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return {str(file.relative_to(folder)) for file in folder.rglob("*") if not file.is_dir()} <= files | {MARKER}
+    found = {file for file in folder.rglob("*") if not file.is_dir() and file.name not in OF_THE_SYSTEM}
+    return {str(file.relative_to(folder)) for file in found} <= files | {MARKER}

@@ -76,7 +76,7 @@ QUESTIONS = (
     Question(
         3,
         "Are the middle layers all doing the same function?",
-        "They are not: repeating one middle layer is far worse than skipping them all.",
+        "The middle layers do different things: repeating one of them is far worse than skipping them all.",
         {
             "supported": "No: putting the middle layer in the others' place is worse than leaving them all out.",
             "not supported": "Not refuted here: repeating the middle layer is no worse than skipping the middle.",
@@ -88,7 +88,7 @@ QUESTIONS = (
     Question(
         4,
         "Does the order of the layers matter?",
-        "Somewhat: other orders lose score gracefully, and random order beats the reverse order.",
+        "Order matters somewhat: other orders lose score gracefully, and random order beats the reverse order.",
         {
             "supported": "Yes: changing the order of the middle layers costs score, and random order beats reverse.",
             "not supported": "Not as the paper found: these orders cost nothing, or reverse is as good as random.",
@@ -101,7 +101,7 @@ QUESTIONS = (
     Question(
         5,
         "Can the layers run in parallel?",
-        "Yes: running middle layers side by side degrades gracefully and beats skipping them.",
+        "Layers can run in parallel: middle layers side by side degrade gracefully and beat skipping them.",
         {
             "supported": "Yes: middle layers run side by side lose score gracefully and beat skipping them.",
             "not supported": "No: running middle layers side by side neither beats skipping them nor keeps the score.",
@@ -115,7 +115,7 @@ QUESTIONS = (
     Question(
         6,
         "Does order matter more for some tasks than for others?",
-        "Yes: arithmetic and reasoning lose more than semantic tasks when order changes.",
+        "Arithmetic and reasoning lose more than semantic tasks when order changes.",
         {
             "supported": "Yes: reasoning tasks lose more than semantic ones when layers run out of order.",
             "not supported": "No: reasoning tasks do not lose more than semantic ones here.",
@@ -129,7 +129,7 @@ QUESTIONS = (
     Question(
         7,
         "Does looping help layers in parallel?",
-        "Yes, and the best number of iterations is roughly proportional to the number of parallel layers.",
+        "Looping helps, and the best number of iterations is roughly proportional to the number of parallel layers.",
         {
             "supported": "Yes: feeding the parallel block's output back into it helps.",
             "not supported": "No: looping the parallel block does not help here.",

@@ -11,7 +11,7 @@ from jaxpaint.report.evidence import Evidence, above, difference, matched, share
 from jaxpaint.report.measurements import Measurements
 
 HALF = 0.5
-# Of the embedded tasks, those that stand for these benchmarks; but recalling facts is no reasoning, as ARC is.
+# Of painter-16's tasks those that stand for these benchmarks; but recalling facts is no reasoning, as ARC is.
 REASONING = ("gsm8k", "arc_", "painter_arithmetic")
 SEMANTIC = ("lambada", "hellaswag", "winogrande", "painter_places", "painter_work", "painter_sales")
 ARITHMETIC = ("gsm8k", "painter_arithmetic")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from jaxpaint.report.evidence import Verdict
+from jaxpaint.report.evidence import UNDECIDED, Verdict
 from jaxpaint.report.findings import Answer
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions_variants import ranking
@@ -21,7 +22,7 @@ HOLDS: dict[Verdict, str] = {
 
 
 def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
-    """One study: how many of the paper's findings hold and what harms most, the full model's scores, the answers."""
+    """One study: how many of the paper's findings hold and what harms most, the full model's scores, each finding."""
     return "\n".join([*_wrapped(_sentence(title, measured, answers)), "", *_scores(measured), *_answers(answers), ""])
 
 
@@ -36,7 +37,9 @@ def _sentence(title: str, measured: Measurements, answers: Sequence[Answer]) -> 
         parts.append(f"{count['not enough data']} {'are' if count['not enough data'] > 1 else 'is'} open")
     listed = ", ".join(parts[:-1]) + f" and {parts[-1]}" if len(parts) > 1 else parts[0]
     first = f"Of the paper's {len(answers)} findings {listed} on {title} ({measured.num_layers} layers)."
-    return f"{first} {ranking(measured)}".strip()
+    ranked = ranking(measured)
+    unit = "The number is the share of the score that is left: 1 is the full model, 0 guessing." if ranked else ""
+    return f"{first} {ranked} {unit}".strip()
 
 
 def _scores(measured: Measurements) -> Iterator[str]:
@@ -47,9 +50,11 @@ def _scores(measured: Measurements) -> Iterator[str]:
     yield f"{'task':{width}}  {'metric':11}  {'full model':>15}  {'chance':>6}"
     for score in scores:
         chance = "?" if score.chance is None else f"{score.chance:.2f}"
-        aside = "  left out" if score.left_out else ""
-        value = f"{score.value:.3f} ± {score.stderr:.3f}"
+        aside = "  left out*" if score.left_out else ""
+        value = f"{score.value:.3f}" + ("" if math.isnan(score.stderr) else f" ± {score.stderr:.3f}")
         yield f"{score.task:{width}}  {score.metric:11}  {value:>15}  {chance:>6}{aside}"
+    for score in measured.scores.left_out:
+        yield from _wrapped(f"* {score.task}: {score.left_out}", "", "  ")
     yield ""
 
 
@@ -57,7 +62,7 @@ def _answers(answers: Sequence[Answer]) -> Iterator[str]:
     width = max(map(len, HOLDS.values()))
     for answer in answers:
         head = f"{answer.question.number}  {HOLDS[answer.verdict]:{width}}  "
-        text = answer.question.says.get(answer.verdict, answer.question.text)
+        text = answer.question.claim if answer.verdict != UNDECIDED else f"{answer.question.claim} {answer.lead}"
         yield from _wrapped(text, head, " " * len(head))
 
 
