@@ -42,11 +42,15 @@ def study_bar(
     """Gives a function that opens a bar of so many tokens, counted under each plan, and returns the one that
     advances it: `advance(tokens, note)`, with what else is worth saying, such as the best plan so far.
 
+    One bar is open at a time: the next one closes it.
+
     On a terminal it is a bar; elsewhere a line of text a minute, with a last one where there was a first.
     """
     bars: list[tqdm | _Log] = []
 
     def start(total: int) -> Callable[[int, str], None]:
+        while bars:
+            bars.pop().close()
         if not sys.stderr.isatty():
             log = _Log(description, unit, total)
             bars.append(log)

@@ -144,7 +144,7 @@ class Finishing:
                 _finish(study, store, task, plans, self._environment)
                 unfinished[task, plans] = False
                 self._best = _best_plan(study, store, task) or self._best
-        done = f"{(~unfinished).sum()} of {unfinished.size} results finished"
+        done = f"{(~unfinished).sum()} of {unfinished.size} results"
         self.standing = f"{done}, {self._best}" if self._best else done
 
 

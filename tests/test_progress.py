@@ -44,6 +44,18 @@ def test_the_end_is_said_once(capsys, clock) -> None:
     assert line.startswith("study: 100.0%, 100 of 100 tokens")
 
 
+def test_the_next_bar_ends_the_one_before(capsys, clock) -> None:
+    with study_bar() as start:
+        advance = start(100)
+        clock[0] += 61
+        advance(90, "")
+        clock[0] += 1
+        advance(10, "")
+        start(50)
+        lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["study: 90.0%", "study: 100.0%"]
+
+
 def test_short_work_says_nothing(capsys, clock) -> None:
     with study_bar() as start:
         advance = start(10)

@@ -375,6 +375,6 @@ def test_progress_counts_every_token_under_every_plan(spec):
 
     run_study(spec, progress=progress)
     assert totals == [sum(tokens for tokens, _ in done)]
-    assert done[0][1] == "0 of 14 results finished"
+    assert done[0][1] == "0 of 14 results"
     run_study(replace(spec, strategies=(*spec.strategies, "reverse")), progress=progress)
-    assert re.match(r"\d+ of 18 results finished, best on tiny_(word|choice): [a-z]+", done[-1][1])
+    assert re.match(r"\d+ of 18 results, best on tiny_(word|choice): [a-z]+", done[-1][1])
