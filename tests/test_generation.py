@@ -133,17 +133,21 @@ def test_one_plan_as_data_and_compiled(plan, static):
         assert tokens == by_full_passes(tiny, prompts[prompt], plan)
 
 
-def test_two_executables_for_any_number_of_plans():
+@pytest.mark.parametrize(("kv", "of_means"), [("exact", 0), ("mean", 1)])
+def test_two_executables_for_any_number_of_plans(kv, of_means):
+    """A mean cache has a third, which averages it once the prompts are read."""
     tiny = make_tiny("multi-head")
-    for executable in (engine.prefill, engine.decode):
+    for executable in (engine.prefill, engine.decode, engine.begin_with_means):
         executable.clear_cache()
     prompts = random_prompts(3, 6, 34)
     series = [Plan.parse(text) for text in ("0-4", "4-0", "0 2 1 3 4", "0 4", "2*9")]
     # A loaded model is bound to a device, and so is what is computed of it.
     tiny = replace(tiny, model=replace(tiny.model, state=jax.device_put(tiny.model.state, jax.devices()[0])))
-    generated(tiny, prompts, [*PLANS, *series], batch_size=4)
-    generated(tiny, prompts, [Plan.parse("{0-4}*3"), *series], batch_size=4)
+    several = [Plan.parse("0 {1-3} 4"), *series] if kv == "mean" else [*PLANS, *series]
+    generated(tiny, prompts, several, batch_size=4, kv=kv)
+    generated(tiny, prompts, [Plan.parse("{0-4}*3"), *series], batch_size=4, kv=kv)
     assert engine.prefill.executables() == engine.decode.executables() == 1
+    assert engine.begin_with_means.executables() == of_means
 
 
 def test_shared_work_is_prefilled_once(monkeypatch):
