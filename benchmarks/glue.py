@@ -51,12 +51,15 @@ def main() -> None:
     import jax
     import torch
 
+    from jaxpaint.machine import machine
+
     if jax.default_backend() != options.device:
         parser.error(f"--device {options.device}: JAX runs on {jax.default_backend()} here")
-    torch.set_num_threads(os.cpu_count() or 1)
+    cores = machine().cores
+    torch.set_num_threads(cores)
     case = _random(options) if options.random else _real(options)
     figures: dict[str, Any] = {
-        "machine": {"cores": os.cpu_count(), "device": jax.devices()[0].device_kind, "jax": jax.__version__},
+        "machine": {"cores": cores, "device": jax.devices()[0].device_kind, "jax": jax.__version__},
         "rounds": options.rounds,
         "training": _training(case, options),
     }
