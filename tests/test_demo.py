@@ -58,7 +58,7 @@ def test_the_whole_demo(run, here) -> None:
     status, out, err = run("demo")
     assert status == 0, err
     # Every task is clearly above chance, so none is left out, and most questions have an answer.
-    assert "left out" not in out
+    assert "left out*" not in out
     assert len(re.findall(r"^\d  open ", out, re.MULTILINE)) <= 2, out
     assert len(list((here / f"{MODEL}-report" / "figures").glob("*.png"))) >= 10
 
