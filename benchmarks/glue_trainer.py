@@ -7,6 +7,9 @@ Both sides fine-tune the whole model (max length 128, batches of 32, learning ra
 no weight decay, gradients clipped to 1.0, dropout of the model's config) and are scored by one function. A seed
 decides different random numbers on the two sides, so what is compared are means over seeds. Prints a table of every
 run and one of means and standard deviations, in Markdown.
+
+With --paired nothing is left to chance: no dropout, and our order of examples and first classifier on both sides. The
+two then are one computation, and their logits are compared example by example.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--limit", type=int, help="training examples, to see that it works (default: all)")
+    parser.add_argument("--paired", action="store_true", help="the same order and classifier, and no dropout")
     parser.add_argument("--json", type=Path, help="write the figures here, after every run")
     options = parser.parse_args()
     from jaxpaint.glue.examples import load_examples
@@ -35,16 +39,18 @@ def main() -> None:
     from jaxpaint.task_data import parse_data_option
 
     seeds = tuple(int(seed) for seed in options.seeds.split(","))
-    settings = FinetuneSettings(epochs=options.epochs, seeds=seeds)
+    settings = FinetuneSettings(epochs=options.epochs, seeds=seeds, dropout=0.0 if options.paired else None)
     runs: list[dict[str, Any]] = []
     for name, files in parse_data_option(options.data).items():
         task = glue_task(name)
         train = load_examples(task, "train", files["train"], options.limit)
         validation = load_examples(task, task.validation_split, files[task.validation_split])
         for seed in seeds:
+            pair = []
             for side, run in (("jaxpaint", _ours), ("Trainer", _trainer)):
                 started = time.perf_counter()
                 logits = run(options.model, task, train, validation, seed, settings)
+                pair.append(logits)
                 seconds = time.perf_counter() - started
                 predictions = logits[:, 0] if task.is_regression else logits.argmax(axis=-1)
                 metrics = task_metrics(task, predictions, validation.labels)
@@ -52,6 +58,8 @@ def main() -> None:
                 print(f"{name} seed {seed} {side}: {metrics[SCORE]:.4f} ({seconds:.0f} s)", flush=True)
                 if options.json:
                     options.json.write_text(json.dumps(runs, indent=2))
+            if options.paired:
+                _print_pair(*pair)
     _print_runs(runs)
     _print_means(runs)
 
@@ -68,8 +76,10 @@ def _ours(model: Path, task: Any, train: Any, validation: Any, seed: int, settin
 
 
 def _trainer(model: Path, task: Any, train: Any, validation: Any, seed: int, settings: Any) -> Any:
-    """As transformers' `run_glue.py`, rows padded to the longest of a batch."""
+    """As transformers' `run_glue.py`, rows padded to the longest of a batch; settings without dropout are a pair's."""
     import jax
+    import numpy as np
+    import torch
     from datasets import Dataset
     from transformers import (
         AutoModelForSequenceClassification,
@@ -80,6 +90,10 @@ def _trainer(model: Path, task: Any, train: Any, validation: Any, seed: int, set
         set_seed,
     )
 
+    from jaxpaint.glue.heads import initial_head
+    from jaxpaint.training_order import shuffled
+
+    paired = settings.dropout is not None
     tokenizer = AutoTokenizer.from_pretrained(model)
 
     def dataset(examples: Any) -> Dataset:
@@ -89,6 +103,28 @@ def _trainer(model: Path, task: Any, train: Any, validation: Any, seed: int, set
 
     set_seed(seed)  # the classifier's first weights
     network = AutoModelForSequenceClassification.from_pretrained(model, num_labels=task.num_labels)
+    if paired:
+        for module in network.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = settings.dropout
+        head = initial_head(seed, network.config.hidden_size, task.num_labels)
+        with torch.no_grad():
+            network.classifier.weight.copy_(torch.tensor(np.asarray(head["kernel"]).T))
+            network.classifier.bias.copy_(torch.tensor(np.asarray(head["bias"])))
+    order, weights = shuffled(len(train), settings.batch_size, settings.epochs, seed)
+    epochs = iter(order[weights > 0].reshape(settings.epochs, len(train)).tolist())
+
+    class Ordered(torch.utils.data.Sampler):
+        def __iter__(self):
+            return iter(next(epochs))
+
+        def __len__(self):
+            return len(train)
+
+    class OurOrder(Trainer):
+        def _get_train_sampler(self, *_):
+            return Ordered()
+
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -106,11 +142,20 @@ def _trainer(model: Path, task: Any, train: Any, validation: Any, seed: int, set
             disable_tqdm=True,
             use_cpu=jax.default_backend() == "cpu",
         )
-        trainer = Trainer(
+        trainer = (OurOrder if paired else Trainer)(
             network, arguments, train_dataset=dataset(train), data_collator=DataCollatorWithPadding(tokenizer)
         )
         trainer.train()
         return trainer.predict(dataset(validation)).predictions
+
+
+def _print_pair(ours: Any, theirs: Any) -> None:
+    differing = int((ours.argmax(axis=-1) != theirs.argmax(axis=-1)).sum())
+    print(
+        f"logits within {abs(ours - theirs).max():.1e} (spread {theirs.std():.2f}); "
+        f"{differing} of {len(ours)} examples classified differently",
+        flush=True,
+    )
 
 
 def _print_runs(runs: list[dict[str, Any]]) -> None:

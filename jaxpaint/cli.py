@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from jaxpaint import __version__, interrupts
@@ -70,6 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return MISTAKE
 
 
+def script() -> NoReturn:
+    """The command: `main`, and the end of the process without Python's teardown.
+
+    After Ctrl-C or a closed pipe XLA's threads may still compute, and a teardown that frees their code crashes.
+    """
+    status = main()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(status)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="jaxpaint",
@@ -86,4 +99,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -115,7 +115,7 @@ class Terminal(io.StringIO):
 
 
 def in_process(
-    *arguments: object, code: str = "import sys; from jaxpaint.cli import main; sys.exit(main())", **environment: str
+    *arguments: object, code: str = "from jaxpaint.cli import script; script()", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))

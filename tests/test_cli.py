@@ -121,7 +121,7 @@ def test_arguments_that_are_missing(refused) -> None:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_seen_enough(unbuffered) -> None:
-    code = "import sys; from jaxpaint.cli import main; sys.exit(main(['plan', '0-31', '--layers', '32']))"
+    code = "import sys; from jaxpaint.cli import script; sys.argv[1:] = ['plan', '0-31', '--layers', '32']; script()"
     read, write = os.pipe()
     os.close(read)
     with contextlib.closing(os.fdopen(write, "w")) as closed:
@@ -135,6 +135,25 @@ def test_a_reader_that_has_seen_enough(unbuffered) -> None:
             timeout=60,
         )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_end_after_ctrl_c_is_not_python_s_teardown() -> None:
+    """It frees what XLA's threads still run. Here a teardown that crashes whenever it comes."""
+    code = """
+import atexit, os
+from jaxpaint import cli
+from jaxpaint.commands import plan
+
+def run(options):
+    print("done so far")
+    raise KeyboardInterrupt
+
+plan.run = run
+atexit.register(os.abort)
+cli.script()
+"""
+    done = in_process("plan", "0", "--layers", "1", code=code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "done so far\n", "jaxpaint: interrupted\n")
 
 
 def test_ctrl_c_in_a_finalizer_is_not_lost() -> None:
