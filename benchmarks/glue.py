@@ -88,7 +88,7 @@ def _real(options: argparse.Namespace) -> dict[str, Any]:
         "model": model,
         "torch": lambda: AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=task.num_labels),
         "examples": examples,
-        "encoded": encode(model.tokenizer, examples["train"], 128),
+        "encoded": encode(model, examples["train"], 128),
         "labels": examples["train"].labels,
         "num_labels": task.num_labels,
     }
@@ -274,11 +274,7 @@ def _torch_frozen(
     for name, value in network.named_parameters():
         value.requires_grad = "classifier" in name
     batches = [
-        list(
-            ShuffledBatches(
-                encode(case["model"].tokenizer, each, 128), each.labels, *shuffled(len(each), 32, epochs, SEED)
-            )(0)
-        )
+        list(ShuffledBatches(encode(case["model"], each, 128), each.labels, *shuffled(len(each), 32, epochs, SEED))(0))
         for each, epochs in ((train, 3), (validation, 1))
     ]
 

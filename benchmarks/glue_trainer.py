@@ -70,7 +70,7 @@ def _ours(model: Path, task: Any, train: Any, validation: Any, seed: int, settin
     from jaxpaint.glue.finetune import finetune
 
     loaded = jp.load(model)
-    encoded, others = (encode(loaded.tokenizer, each, settings.max_length) for each in (train, validation))
+    encoded, others = (encode(loaded, each, settings.max_length) for each in (train, validation))
     tuned = finetune(loaded, loaded.full_plan, encoded, train.labels, task.num_labels, seed, settings)
     return tuned.logits(others)
 

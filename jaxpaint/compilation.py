@@ -77,6 +77,13 @@ def jit(
             with jax.default_matmul_precision("highest"):
                 return compiled()(*arguments)
 
+        def lower(*arguments: Any) -> Any:
+            import jax
+
+            with jax.default_matmul_precision("highest"):
+                return compiled().lower(*arguments)
+
+        call.lower = lower  # type: ignore[attr-defined]
         call.executables = lambda: compiled()._cache_size()  # type: ignore[attr-defined]
         call.clear_cache = lambda: compiled().clear_cache()  # type: ignore[attr-defined]
         return call

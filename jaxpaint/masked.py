@@ -63,14 +63,19 @@ def encode_texts(model: Model, texts: Sequence[str]) -> EncodedTexts:
     """The texts as the model's tokenizer encodes them.
 
     Raises:
-        UserError: a model without a masked-LM head, or a tokenizer without a mask token.
+        UserError: a model without a masked-LM head, a tokenizer without a mask token, or a text with one in it.
     """
     _require_head(model)
     tokenizer = model.tokenizer
     if tokenizer.mask_token_id is None:
         raise UserError(f"the tokenizer of this {model.config.model_type} checkpoint has no mask token")
-    around = {tokenizer.cls_token_id, tokenizer.sep_token_id} - {None}
     tokens = tuple(tuple(tokenizer.encode(text, verbose=False)) for text in texts)
+    for number, text in enumerate(tokens, 1):
+        if tokenizer.mask_token_id in text:
+            raise UserError(
+                f"text {number} of {len(texts)} holds {tokenizer.mask_token} itself; give texts without masks"
+            )
+    around = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
     return EncodedTexts(tokens, tokenizer.mask_token_id, frozenset(around))
 
 
@@ -104,7 +109,9 @@ def score_masked(
     ]
     masked = np.bincount([number for number, _ in places], minlength=len(checked))
     if not masked.all():
-        raise UserError(f"text {int(masked.argmin())} holds special tokens alone; there is nothing to predict")
+        raise UserError(
+            f"text {masked.argmin() + 1} of {len(checked)} holds special tokens alone; there is nothing to predict"
+        )
     rows = [_with_mask(checked[number], place, mask_token) for number, place in places]
     sums = np.zeros((len(plans), len(checked)))
     found = np.zeros((len(plans), len(checked)), int)

@@ -93,18 +93,18 @@ def run_study(
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     tell = tell or (lambda line: print(line, file=sys.stderr))
+    tasks = _tasks(spec)
+    model = load(
+        spec.model,
+        dtype=spec.dtype,  # type: ignore[arg-type]
+        revision=spec.revision,
+        mesh=device_mesh(spec.tensor_parallel),
+    )
+    requests: Sequence[TaskRequests] = ()
+    if tasks:
+        lm = PlanLM(model, model.full_plan, bos=spec.bos, kv=spec.kv)  # type: ignore[arg-type]
+        requests = load_requests(lm, tasks, limit=spec.limit)
     with Store.open(spec.store, create=True) as store:
-        tasks = _tasks(spec)
-        model = load(
-            spec.model,
-            dtype=spec.dtype,  # type: ignore[arg-type]
-            revision=spec.revision,
-            mesh=device_mesh(spec.tensor_parallel),
-        )
-        requests: Sequence[TaskRequests] = ()
-        if tasks:
-            lm = PlanLM(model, model.full_plan, bos=spec.bos, kv=spec.kv)  # type: ignore[arg-type]
-            requests = load_requests(lm, tasks, limit=spec.limit)
         scored = [task for task in requests if not task.is_generative]
         generative = [task for task in requests if task.is_generative]
         model_id = store.model(

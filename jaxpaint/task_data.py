@@ -122,12 +122,10 @@ def check_local_data(task: str, local: Mapping[str, Any]) -> None:
             try:
                 _load(local["dataset_path"], {split: file})
             except Exception as cause:
-                raise UserError(
-                    f"cannot read {file}, the {split!r} split of task {task!r}: {_reason(cause)}"
-                ) from cause
+                raise UserError(f"cannot read {file}, the {split!r} split of task {task!r}: {reason(cause)}") from cause
         # Each is fine alone: their columns differ.
         raise UserError(
-            f"cannot read {', '.join(files.values())} together, the splits of task {task!r}: {_reason(error)}"
+            f"cannot read {', '.join(files.values())} together, the splits of task {task!r}: {reason(error)}"
         ) from error
 
 
@@ -139,8 +137,11 @@ def _load(builder: str, files: Mapping[str, str]) -> None:
             raise ValueError(f"no rows for the split {split!r}")
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Why `datasets` could not read a file, in one line."""
     deepest = error.__cause__ or error
+    if isinstance(deepest, UnicodeDecodeError):
+        return "it is not UTF-8 text"
     if isinstance(deepest, StopIteration) or "corresponds to no data" in str(deepest):
         return "it holds no rows"
     return first_line(deepest)
@@ -148,6 +149,8 @@ def _reason(error: BaseException) -> str:
 
 def _checked(file: str, option: str) -> Path:
     path = Path(file).expanduser().resolve()
+    if path.is_dir():
+        raise UserError(f"{option}: {file} is a folder; give a file")
     if not path.is_file():
         raise UserError(f"{option}: there is no file {file}")
     if path.suffix not in BUILDERS:

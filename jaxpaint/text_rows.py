@@ -38,20 +38,21 @@ def checked_texts(texts: Sequence[Sequence[int]], config: Config) -> list[Tokens
     if not len(texts):
         raise UserError("there is no text to run; give at least one, as a list of token ids")
     checked = []
-    for number, text in enumerate(texts):
+    for number, text in enumerate(texts, 1):
+        which = f"text {number} of {len(texts)}"
         tokens = np.asarray(text)
         if tokens.ndim != 1 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
             raise UserError(
-                f"text {number} must be a list of one or more token ids, not {tokens.dtype} of shape {tokens.shape}"
+                f"{which} must be a list of one or more token ids, not {tokens.dtype} of shape {tokens.shape}"
             )
         if tokens.min() < 0 or tokens.max() >= config.vocab_size:
             raise UserError(
-                f"text {number} has token ids {tokens.min()} to {tokens.max()}, but the vocabulary has "
+                f"{which} has token ids {tokens.min()} to {tokens.max()}, but the vocabulary has "
                 f"{config.vocab_size} entries"
             )
         if len(tokens) > config.max_position_embeddings:
             raise UserError(
-                f"text {number} has {len(tokens)} tokens, more than the model's {config.max_position_embeddings} "
+                f"{which} has {len(tokens)} tokens, more than the model's {config.max_position_embeddings} "
                 "positions; shorten it"
             )
         checked.append(tokens.astype(np.int32))

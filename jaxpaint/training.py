@@ -86,9 +86,10 @@ def train(
     Raises:
         FloatingPointError: the loss is not finite.
     """
-    state = _begin(start, optimizer)
-    if checkpoints:
-        state = checkpoints.latest(state) or state
+    state = checkpoints.latest(lambda: _abstract(start, optimizer)) if checkpoints else None
+    if state is None:
+        state = _begin(start, optimizer)
+    start = None  # where nobody else needs it, its memory is free
     done, saved = int(state.step), time.monotonic()
     remaining = iter(batches(done))
     before: list[Array] = []
@@ -130,6 +131,16 @@ def _begin(start, optimizer):
     # Copied: steps take the state's memory over, and `start` is someone else's.
     parameters = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), start)
     return TrainState(jnp.zeros((), jnp.int32), parameters, optimizer.transformation().init(parameters))
+
+
+def _abstract(start: Parameters, optimizer: Optimizer) -> TrainState:
+    """What `_begin` gives, without its memory, which two of them may not fit."""
+    lowered = _begin.lower(start, optimizer)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        lowered.out_info,
+        lowered.compile().output_shardings,
+    )
 
 
 @jit()

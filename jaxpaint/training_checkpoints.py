@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +38,10 @@ class TrainingCheckpoints:
         except OSError as error:
             raise UserError(f"cannot write a checkpoint into {self.folder}: {first_line(error)}") from error
 
-    def latest(self, like: State) -> State | None:
-        """The tree written last, with the structure, shapes and devices of `like`; None where there is none.
+    def latest(self, like: Callable[[], State]) -> State | None:
+        """The tree written last, with the structure, shapes and devices of what `like` gives, `ShapeDtypeStruct`s.
+
+        None where there is none; then `like` may not be called.
 
         Raises:
             UserError: it cannot be read.
@@ -48,7 +50,8 @@ class TrainingCheckpoints:
 
         if not self.folder.is_dir():
             return None
-        leaves = _numbered(like)
+        abstract = like()
+        leaves = _numbered(abstract)
         arguments = ocp.args.PyTreeRestore(leaves, restore_args=ocp.checkpoint_utils.construct_restore_args(leaves))
         try:
             with self._manager() as manager:
@@ -60,7 +63,7 @@ class TrainingCheckpoints:
             ) from error
         if found is None:
             return None
-        return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in leaves])
+        return jax.tree.unflatten(jax.tree.structure(abstract), [found[name] for name in leaves])
 
     @contextmanager
     def _manager(self) -> Iterator[Any]:

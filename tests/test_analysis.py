@@ -319,11 +319,11 @@ def test_no_plans(tiny, texts):
     ("texts", "message"),
     [
         ([], "no text to run"),
-        ([[1], []], "text 1 must be a list of one or more token ids"),
-        ([[1, 2.5]], "text 0 must be a list of one or more token ids, not float64"),
-        ([[1], [0, 61]], "text 1 has token ids 0 to 61, but the vocabulary has 61 entries"),
-        ([[-1]], "text 0 has token ids -1 to -1"),
-        ([[1], [1] * 65], "text 1 has 65 tokens, more than the model's 64 positions"),
+        ([[1], []], "text 2 of 2 must be a list of one or more token ids"),
+        ([[1, 2.5]], "text 1 of 1 must be a list of one or more token ids, not float64"),
+        ([[1], [0, 61]], "text 2 of 2 has token ids 0 to 61, but the vocabulary has 61 entries"),
+        ([[-1]], "text 1 of 1 has token ids -1 to -1"),
+        ([[1], [1] * 65], "text 2 of 2 has 65 tokens, more than the model's 64 positions"),
     ],
 )
 def test_texts_that_cannot_be_run(tiny, texts, message):

@@ -175,7 +175,7 @@ class TestConfig:
         silent = {name: value for name, value in CONFIG.items() if name not in ("layer_norm_eps", "type_vocab_size")}
         config, theirs = from_huggingface({**silent, "max_position_embeddings": None}), BertConfig()
         names = ("max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_act")
-        for name in (*names, "hidden_dropout_prob", "attention_probs_dropout_prob"):
+        for name in (*names, "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             assert getattr(config, name) == getattr(theirs, name), name
 
     @pytest.mark.parametrize(
@@ -186,6 +186,7 @@ class TestConfig:
             ({"tie_word_embeddings": False}, "tie_word_embeddings"),
             ({"num_attention_heads": 5}, "num_attention_heads=5"),
             ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob=1.5"),
+            ({"classifier_dropout": 1}, "classifier_dropout=1"),
             ({"attention_probs_dropout_prob": "some"}, "attention_probs_dropout_prob='some'"),
             ({"num_hidden_layers": None}, "num_hidden_layers"),
             ({"embedding_size": 128}, "embedding_size=128"),

@@ -118,7 +118,9 @@ def test_other_settings_are_other_results_and_the_full_model_is_trained_where_it
     assert len(list((tmp_path / "report" / "figures").glob("figure-13-*.png"))) == 2
 
 
-def test_an_interrupted_run_goes_on_and_ends_the_same(run, command, tmp_path, monkeypatch) -> None:
+@pytest.fixture
+def steps(monkeypatch) -> list[int]:
+    """The steps that are told; at the second, after a checkpoint of the first, the command is interrupted."""
     from jaxpaint.finetuning import run as module
 
     monkeypatch.setattr("jaxpaint.training.WINDOW", 1)
@@ -133,6 +135,10 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(run, command, tmp_path, mo
         count(self, done, loss)
 
     monkeypatch.setattr(module._Advance, "__call__", interrupted)
+    return steps
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(run, command, tmp_path, steps) -> None:
     file = tmp_path / "s.sqlite"
     status, _, err = run(*command, "--store", file)
     assert status == 130
@@ -143,6 +149,20 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(run, command, tmp_path, mo
     assert not (tmp_path / "s.sqlite.checkpoints").exists()
     assert run(*command, "--store", tmp_path / "other.sqlite")[0] == 0
     assert scores(file) == scores(tmp_path / "other.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("option", "interrupted", "other"), [("--bos", "on", "off"), ("--learning-rate", "0.01", "0.02")]
+)
+def test_an_interrupted_run_of_other_settings_is_not_gone_on_with(
+    run, command, tmp_path, steps, option, interrupted, other
+) -> None:
+    file, alone = tmp_path / "s.sqlite", tmp_path / "alone.sqlite"
+    command += ["--limit", 2, option]
+    assert run(*command, interrupted, "--store", file)[0] == 130
+    assert run(*command, other, "--store", file)[0] == 0
+    assert run(*command, other, "--store", alone)[0] == 0
+    assert set(scores(alone)) <= set(scores(file))
 
 
 def test_a_loss_that_explodes_is_recorded_and_drawn_as_missing(run, command, tmp_path) -> None:

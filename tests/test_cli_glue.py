@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,8 @@ def test_frozen_and_then_fine_tuned_in_one_store_and_report(run, bert, data, tmp
     assert {task for task, _ in before} == set(TASKS)
     assert {plan for _, plan in before} == plans
     assert len(before) == 2 * len(plans)
+    with closing(sqlite3.connect(store)) as connection:
+        assert connection.execute("SELECT min(seconds) > 0 FROM cells").fetchone() == (1,)
     assert run(*frozen)[1] == f"{store}: {len(plans)} plans on 2 tasks; there was nothing to compute\n"
 
     tuned = [*base, *data[:4], "--tasks", "rte", "--epochs", 1, "--strategies", "skip", "--starts", 1, "--limit", 12]
@@ -94,6 +97,8 @@ def test_frozen_and_then_fine_tuned_in_one_store_and_report(run, bert, data, tmp
         (["--tasks", "cola"], "--data rte: rte is not among --tasks cola"),
         (["--tasks", "rte,mrpc", "--data", "rte:test=FILE"], "rte is read from the splits train and validation"),
         (["--tasks", "rte,mrpc", "--data", "rte=FILE"], "gives the 'validation' split of rte twice"),
+        (["--tasks", "rte,mrpc,wnli", "--data", "wnli:train=FILE", "--data", "wnli=FILE"], "is given for both splits"),
+        (["--tasks", "rte,mrpc,wnli", "--data", "wnli:train=FOLDER"], "is a folder; give a file"),
         (["--tasks", "rte,mrpc", "--strategies", "skipp"], "did you mean skip"),
         (["--tasks", "rte,mrpc", "--seeds", "3"], "--seeds is of strategy random"),
         (["--tasks", "rte,mrpc", "--training-seeds", "none"], "--training-seeds: 'none' is not a number or a range"),
@@ -109,7 +114,7 @@ def test_frozen_and_then_fine_tuned_in_one_store_and_report(run, bert, data, tmp
 def test_mistakes_are_one_line(run, bert, data, tmp_path, options, told) -> None:
     file = tmp_path / "more.jsonl"
     file.write_text('{"sentence1": "a", "sentence2": "b", "label": 0}\n')
-    options = [option.replace("FILE", str(file)) for option in options]
+    options = [option.replace("FILE", str(file)).replace("FOLDER", str(tmp_path)) for option in options]
     status, out, err = run("glue", "--model", bert, "--store", tmp_path / "s.sqlite", *data, *options)
     assert (status, out) == (2, "")
     assert told in err
@@ -148,6 +153,29 @@ def test_results_on_other_training_examples_are_shown_apart(run, bert, data, tmp
     assert "20 examples" in page
     for of_language_models in ("Normalised score", "BOS token", "0-shot", "eight questions", "Device time"):
         assert of_language_models.lower() not in page.lower()
+
+
+def test_what_other_processes_are_at(run, bert, data, tmp_path) -> None:
+    from jaxpaint.training_checkpoints import claimed
+
+    store, out, folders = tmp_path / "glue.sqlite", tmp_path / "report", []
+
+    @contextmanager
+    def recorded(folder: Path) -> Iterator[bool]:
+        folders.append(folder)
+        with claimed(folder):
+            yield False  # as where another process is at it
+
+    base = ["glue", "--model", bert, "--store", store, *data[:4], "--tasks", "rte", "--max-length", 16, "--epochs", 1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxpaint.glue.finetuned.claimed", recorded)
+        status, text, err = run(*base, "--limit-train", 8, "--training-seeds", 1, "--report", out)
+    assert (status, err, len(folders)) == (0, "", 1)
+    first, second = text.splitlines()
+    assert first.startswith(f"{store}: 1 plan on 1 task; 0 results in ")
+    assert first.endswith("; other processes are at 1")
+    assert second == f"no report yet: jaxpaint report {store} -o {out} writes it when all are done"
+    assert not out.exists()
 
 
 def test_a_report_without_the_full_model_names_this_command(run, bert, data, tmp_path) -> None:

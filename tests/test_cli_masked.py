@@ -42,8 +42,9 @@ def test_a_table_of_plans(run, bert, tmp_path) -> None:
     ("options", "expected"),
     [
         ((), ("there is no text to score; give --text or --text-file",)),
-        (("--text", "w1 " * 60), ("text 0 has 62 tokens, more than the model's 40 positions",)),
-        (("--text", ""), ("text 0 holds special tokens alone",)),
+        (("--text", "w1 " * 60), ("text 1 of 1 has 62 tokens, more than the model's 40 positions",)),
+        (("--text", ""), ("text 1 of 1 holds special tokens alone",)),
+        (("--text", "w1", "--text", "w1 [MASK]"), ("text 2 of 2 holds [MASK] itself; give texts without masks",)),
         (("--text", "w1", "--plan", "0-9"), ("the model has 5 layers",)),
         (("--text", "w1", "--strategies", "skipp"), ("did you mean skip",)),
         (("--text", "w1", "--seeds", "3"), ("--seeds is of strategy random",)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from bert_models import NUM_LAYERS, VOCAB_SIZE, tiny_bert, torch_bert, torch_outputs
@@ -53,6 +55,14 @@ def test_a_plan_that_does_not_fit(encoded: Encoded) -> None:
         pooled_features(tiny_bert(), encoded, [Plan.parse("0-7")])
 
 
+@pytest.mark.parametrize(("field", "size"), [("vocab_size", 6), ("type_vocab_size", 1)])
+def test_a_tokenizer_of_another_model(model: jp.Model, field: str, size: int) -> None:
+    other = dataclasses.replace(model, config=dataclasses.replace(model.config, **{field: size}))
+    pair = Examples(((" ".join(WORDS[:3]), WORDS[4]),), np.zeros(1, np.int32))
+    with pytest.raises(UserError, match=f"the model's {field} is {size}: the tokenizer is another model's"):
+        encode(other, pair, max_length=16)
+
+
 CLS, SEP, FIRST_WORD = 2, 3, 5
 
 
@@ -68,11 +78,11 @@ def _words(*numbers: int) -> str:
 def test_a_pair_that_is_too_long_is_cut_where_it_is_longest(model: jp.Model) -> None:
     """As transformers' `truncation=True`: word by word from the longer text, and the special tokens stay."""
     pair = (_words(*range(10)), _words(10, 11, 12))
-    found = encode(model.tokenizer, Examples((pair,), np.zeros(1, np.int32)), max_length=10)
+    found = encode(model, Examples((pair,), np.zeros(1, np.int32)), max_length=10)
     first, second = [FIRST_WORD + i for i in range(4)], [FIRST_WORD + i for i in (10, 11, 12)]
     assert found.tokens[0].tolist() == [CLS, *first, SEP, *second, SEP]
     assert found.token_types[0].tolist() == [0] * 6 + [1] * 4
-    whole = encode(model.tokenizer, Examples((pair,), np.zeros(1, np.int32)), max_length=16)
+    whole = encode(model, Examples((pair,), np.zeros(1, np.int32)), max_length=16)
     assert len(whole.tokens[0]) == 16
 
 

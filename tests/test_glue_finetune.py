@@ -6,6 +6,8 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 import torch
 from bert_models import LEAVES, MODULES, NORM_LEAVES, NUM_LAYERS, SIZES, VOCAB_SIZE, tiny_bert, torch_bert
 from flax import nnx
+from jax.extend.core import jaxprs_in_params
 from jax.flatten_util import ravel_pytree
 
 from jaxpaint.glue.batches import Batch, ShuffledBatches
@@ -77,7 +80,13 @@ def _torch_layers(plan: Plan, layers: Any) -> torch.nn.ModuleList:
     return torch.nn.ModuleList(built(plan.root))
 
 
-def _torch_classifier(num_labels: int, head: dict[str, Any], hidden: float = 0.0, attention: float = 0.0) -> Any:
+def _torch_classifier(
+    num_labels: int,
+    head: dict[str, Any],
+    hidden: float = 0.0,
+    attention: float = 0.0,
+    classifier: float | None = None,
+) -> Any:
     """transformers' classifier of the tiny BERT's weights, ready to train."""
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -86,6 +95,7 @@ def _torch_classifier(num_labels: int, head: dict[str, Any], hidden: float = 0.0
         num_labels=num_labels,
         hidden_dropout_prob=hidden,
         attention_probs_dropout_prob=attention,
+        classifier_dropout=classifier,
         attn_implementation="eager",
         problem_type="regression" if num_labels == 1 else "single_label_classification",
     )
@@ -181,8 +191,9 @@ def test_three_steps_equal_torch(text: str, num_labels: int, longest: int) -> No
     assert losses == [(3, pytest.approx(their_losses.mean(), rel=1e-5))]
 
 
-def test_dropout_is_where_transformers_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same masks in both, made from nothing but a shape, at two rates."""
+@pytest.mark.parametrize("of_classifier", [None, 0.5])
+def test_dropout_is_where_transformers_has_it(of_classifier: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same masks in both, made from nothing but a shape, at rates of their own."""
 
     def kept(shape: tuple[int, ...], rate: float) -> np.ndarray:
         return (np.random.default_rng(shape).random(shape) >= rate) / (1 - rate)
@@ -196,10 +207,10 @@ def test_dropout_is_where_transformers_has_it(monkeypatch: pytest.MonkeyPatch) -
     encoded, labels = _examples(2, 32)
     encoded = Encoded(tuple(np.resize(text, 32) for text in encoded.tokens), tuple(np.zeros((EXAMPLES, 32), np.int32)))
     (batch,) = next(_batches(encoded, labels)(0))
-    config = dataclasses.replace(tiny_bert().config, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
-    model = dataclasses.replace(tiny_bert(), config=config)
+    rates = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2, "classifier_dropout": of_classifier}
+    model = dataclasses.replace(tiny_bert(), config=dataclasses.replace(tiny_bert().config, **rates))
     parameters = first_parameters(model, 2, seed=0)
-    network = _torch_classifier(2, parameters["classifier"], hidden=0.3, attention=0.2)
+    network = _torch_classifier(2, parameters["classifier"], hidden=0.3, attention=0.2, classifier=of_classifier)
     monkeypatch.setattr("torch.nn.functional.dropout", theirs)
     for module in ("models.bert", "models.ops", "glue.classifier"):
         monkeypatch.setattr(f"jaxpaint.{module}.dropout", ours)
@@ -361,6 +372,27 @@ def test_bfloat16_trains_float32_parameters() -> None:
     narrow = tuned.logits(encoded)
     assert narrow.dtype == np.float32
     assert 0 < np.abs(narrow - wide).max() < 0.2 * np.abs(wide).max()
+
+
+def _products(jaxpr: Any) -> Iterator[str]:
+    """The types that matrix products take."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield str(np.result_type(*(operand.aval.dtype for operand in equation.invars)))
+        for inner in jaxprs_in_params(equation.params):
+            yield from _products(inner)
+
+
+def test_bfloat16_layers_are_computed_in_it() -> None:
+    """All but the pooler and the classifier."""
+    model = tiny_bert()
+    low = dataclasses.replace(model, state=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model.state))
+    (batch,) = next(_batches(*_examples())(0))
+    loss = planned_classifier(low, Plan.parse("0 1 4"))
+    traced = jax.make_jaxpr(loss)(first_parameters(model, 2, seed=0), batch, jax.random.key(0))
+    found = Counter(_products(traced.jaxpr))
+    assert found["bfloat16"] >= 8
+    assert found["float32"] == 2
 
 
 def test_padding_and_batches_change_no_logits() -> None:

@@ -55,7 +55,7 @@ def test_training_equals_torch(num_labels: int) -> None:
 
 def test_plans_and_seeds_do_not_touch_each_other() -> None:
     features, labels, others = _data(2)
-    settings = HeadSettings(batch_size=8)
+    settings = HeadSettings(batch_size=8, dropout=0.1)
     together = train_heads(features, labels, others, 2, (0, 1), settings)
     for number, seed in enumerate((0, 1)):
         for plan in range(PLANS):
@@ -72,9 +72,21 @@ def test_every_example_is_seen_once_an_epoch() -> None:
     assert np.abs(train_heads(features, labels, others, 2, (0,), small) - without_last).max() > 1e-3
 
 
+def test_dropout_parts_features_that_are_alike() -> None:
+    """Without it weights of equal features move equally."""
+    features = np.repeat(np.random.default_rng(0).normal(size=(1, EXAMPLES, 1)), WIDTH, axis=2).astype(np.float32)
+    labels = (features[0, :, 0] > 0.5).astype(np.int32)
+    each = np.eye(WIDTH, dtype=np.float32)[None]
+    after = train_heads(features, labels, each, 2, (0,), HeadSettings(batch_size=8, dropout=0.5))[0, 0]
+    moved = after - initial_head(0, WIDTH, 2)["kernel"]
+    assert np.ptp(moved, axis=0).max() > 1e-2
+
+
 def test_learns_what_can_be_learnt() -> None:
     random = np.random.default_rng(1)
     features = random.normal(size=(1, 600, WIDTH)).astype(np.float32)
     labels = (features[0] @ random.normal(size=WIDTH) > 0).astype(np.int32)
-    logits: Any = train_heads(features[:, :500], labels[:500], features[:, 500:], 2, (0, 1, 2), HeadSettings())
+    logits: Any = train_heads(
+        features[:, :500], labels[:500], features[:, 500:], 2, (0, 1, 2), HeadSettings(dropout=0.1)
+    )
     assert ((logits.argmax(axis=-1) == labels[500:]).mean(axis=-1) > 0.9).all()

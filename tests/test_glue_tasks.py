@@ -11,6 +11,8 @@ import pytest
 
 from jaxpaint.errors import UserError
 from jaxpaint.glue.examples import load_examples
+from jaxpaint.glue.run import run_glue
+from jaxpaint.glue.spec import GlueSpec
 from jaxpaint.glue.tasks import PAPER, TASKS, glue_task, task_metrics
 
 
@@ -63,6 +65,22 @@ def test_unknown_tasks(name: str, named: str) -> None:
         glue_task(name)
 
 
+@pytest.mark.parametrize(("name", "scored"), [("mnli", "validation_matched"), ("sst2", "validation")])
+def test_what_is_read_from_the_hub(name: str, scored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    task, asked = glue_task(name), []
+
+    def recorded(*where: str, split: str) -> datasets.Dataset:
+        asked.append((*where, split))
+        return datasets.Dataset.from_list([{**dict.fromkeys(task.columns, "It rains."), "label": 0}])
+
+    monkeypatch.setattr(datasets, "load_dataset", recorded)
+    with pytest.raises(UserError, match="no-model"):
+        run_glue(GlueSpec(str(tmp_path / "no-model"), tmp_path / "glue.sqlite", (name,)))
+    assert asked == [("nyu-mll/glue", name, "train"), ("nyu-mll/glue", name, scored)]
+
+
 class TestExamples:
     def test_local_files(self, tmp_path: Path) -> None:
         rows = [{**RTE[0], "idx": i, "label": i % 2} for i in range(5)]
@@ -79,12 +97,13 @@ class TestExamples:
     @pytest.mark.parametrize(
         ("task", "change", "named"),
         [
-            ("rte", {"label": 2}, "row 1: label 2 is not one of 0 to 1"),
+            ("rte", {"label": 2}, "row 2: label 2 is not one of 0 to 1"),
+            ("rte", {"label": 0.5}, "row 2: label 0.5 is not one of 0 to 1"),
             ("rte", {"label": -1}, "GLUE hides the labels"),
             ("rte", {"label": "yes"}, "label"),
             ("rte", {"label": None}, "label None"),
             ("stsb", {"label": 5.5}, "label 5.5 is not a number from 0 to 5"),
-            ("rte", {"sentence2": None}, "row 1: sentence2 is None"),
+            ("rte", {"sentence2": None}, "row 2: sentence2 is None"),
         ],
     )
     def test_bad_rows(self, tmp_path: Path, task: str, change: dict[str, Any], named: str) -> None:
@@ -92,12 +111,29 @@ class TestExamples:
         with pytest.raises(UserError, match=named):
             load_examples(glue_task(task), "validation", file)
 
+    def test_whole_numbers_written_as_fractions(self, tmp_path: Path) -> None:
+        file = _write(tmp_path / "rte.jsonl", [{**RTE[0], "label": 1.0}])
+        assert load_examples(glue_task("rte"), "train", file).labels.tolist() == [1]
+
+    def test_labels_that_nothing_correlates_with(self, tmp_path: Path) -> None:
+        file = _write(tmp_path / "stsb.jsonl", [{**RTE[0], "label": 2.5}] * 3)
+        assert len(load_examples(glue_task("stsb"), "train", file)) == 3
+        with pytest.raises(
+            UserError, match=r"the labels of 3 examples are all 2\.5, and stsb is scored by correlations"
+        ):
+            load_examples(glue_task("stsb"), "validation", file)
+
+    def test_another_encoding(self, tmp_path: Path) -> None:
+        (tmp_path / "rte.jsonl").write_bytes('{"sentence1": "café", "sentence2": "", "label": 0}\n'.encode("latin-1"))
+        with pytest.raises(UserError, match=r"cannot read .*rte\.jsonl: it is not UTF-8 text$"):
+            load_examples(glue_task("rte"), "train", tmp_path / "rte.jsonl")
+
     def test_a_missing_column(self, tmp_path: Path) -> None:
         file = _write(tmp_path / "rte.jsonl", RTE)
         with pytest.raises(UserError, match="lacks the column sentence of cola; it has sentence1, sentence2, label"):
             load_examples(glue_task("cola"), "train", file)
 
-    @pytest.mark.parametrize("text", ["", "not json\n"])
+    @pytest.mark.parametrize("text", ["", "\n", "not json\n"])
     def test_a_file_that_cannot_be_read(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "rte.jsonl").write_text(text)
         with pytest.raises(UserError, match=r"cannot read .*rte\.jsonl"):

@@ -65,8 +65,8 @@ def test_any_batch_size_gives_the_same(texts: list[list[int]]) -> None:
     ("texts", "named"),
     [
         ([], "no text"),
-        ([[5], []], "text 1"),
-        ([[5], [CLS, SEP]], "text 1 holds special tokens alone"),
+        ([[5], []], "text 2 of 2"),
+        ([[5], [CLS, SEP]], "text 2 of 2 holds special tokens alone"),
         ([[VOCAB_SIZE]], str(VOCAB_SIZE)),
         ([[5] * 41], "41 tokens"),
     ],

@@ -20,7 +20,7 @@ def test_the_data_option(tmp_path):
         (f"t={tmp_path}/no.jsonl", "there is no file"),
         (f"t={tmp_path}/table.csv", r"unknown kind of file '.csv'; expected .jsonl"),
         (f"t={tmp_path}/empty.jsonl", "is empty"),
-        (f"t={tmp_path}", "there is no file"),
+        (f"t={tmp_path}", "is a folder"),
     ]:
         with pytest.raises(UserError, match=complaint):
             parse_data_option([text])

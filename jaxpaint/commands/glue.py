@@ -78,9 +78,12 @@ def run(options: argparse.Namespace) -> int:
     check_store(spec.store)
     spec.files()
     require_known(spec.model)
-    status = _glue(spec)
+    status, elsewhere = _glue(spec)
     if status == 0 and options.report is not None:
-        report.write(spec.store, options.report)
+        if elsewhere:
+            print(f"no report yet: jaxpaint report {spec.store} -o {options.report} writes it when all are done")
+        else:
+            report.write(spec.store, options.report)
     return status
 
 
@@ -117,7 +120,8 @@ def _training_seeds(text: str) -> tuple[int, ...]:
     return seeds("--training-seeds", text)
 
 
-def _glue(spec) -> int:
+def _glue(spec) -> tuple[int, int]:
+    """The exit status, and how many results other processes are at."""
     from jaxpaint.glue.run import run_glue
     from jaxpaint.progress import study_bar
 
@@ -129,6 +133,6 @@ def _glue(spec) -> int:
         print(
             f"jaxpaint: interrupted; {spec.store} keeps what is done, and the same command continues", file=sys.stderr
         )
-        return INTERRUPTED
+        return INTERRUPTED, 0
     print(f"{spec.store}: {summary}")
-    return 0
+    return 0, summary.elsewhere

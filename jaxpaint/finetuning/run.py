@@ -46,21 +46,23 @@ StartBar = Callable[[int], Callable[[int, str], None]]
 
 @dataclass(frozen=True)
 class FinetuneSummary:
-    """What was asked, plans on tasks, how many of these results this run computed, and the study of the plans as they
-    are; `seconds` from beginning to end."""
+    """What was asked, plans on tasks, how many of these results this run computed, how many other processes are at,
+    and the study of the plans as they are; `seconds` from beginning to end."""
 
     plans: int
     tasks: int
     computed: int
+    elsewhere: int
     frozen: StudySummary
     seconds: float
 
     def __str__(self) -> str:
         """In words, in one line."""
         done = f"{_count(self.plans, 'plan')} fine-tuned on {_count(self.tasks, 'task')}"
-        if not self.computed and not self.frozen.work.executed and not self.frozen.written:
+        if not (self.computed or self.elsewhere or self.frozen.work.executed or self.frozen.written):
             return f"{done}; there was nothing to compute"
-        return f"{done}; {_count(self.computed, 'result')} in {self.seconds:.0f} s"
+        others = f"; other processes are at {self.elsewhere}" if self.elsewhere else ""
+        return f"{done}; {_count(self.computed, 'result')} in {self.seconds:.0f} s{others}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,13 +115,12 @@ def run_finetune(
         work = sum(len(plans) * len(task.examples) for plans, task in zip(lacking, tasks, strict=True))
         advance = progress(work * spec.training.epochs) if progress and work else lambda examples, note: None
         for task, study, plans in zip(tasks, studies, lacking, strict=True):
-            for plan in plans:
-                training.cell(task, study, plan, advance)
-            computed += len(plans)
+            computed += sum(training.cell(task, study, plan, advance) for plan in plans)
+        elsewhere = sum(int(study.unfinished(results)[0].sum()) for study in studies)
         with suppress(OSError):  # none there, or still with plans of others
             training.kept.rmdir()
     distinct = len({variant.plan for variant in variants})
-    return FinetuneSummary(distinct, len(tasks), computed, frozen, time.perf_counter() - started)
+    return FinetuneSummary(distinct, len(tasks), computed, elsewhere, frozen, time.perf_counter() - started)
 
 
 def _tasks(spec: FinetuneSpec, model: Model, tell: Callable[[str], None]) -> list[_Task]:
@@ -166,17 +167,19 @@ class _Training:
         )
         return register(self._results, model, variants, [task.requests], model_id=model_id)
 
-    def cell(self, task: _Task, study: Study, number: int, advance: Callable[[int, str], None]) -> None:
-        """Trains and scores a study's plan, unless another process is at it or has done it."""
+    def cell(self, task: _Task, study: Study, number: int, advance: Callable[[int, str], None]) -> bool:
+        """Trains and scores a study's plan, unless another process is at it or has done it: whether this one did."""
         plan, name = study.plans[number], task.requests.name
         told = _Advance(task.examples, self._spec.training, name, advance)
-        parts = (self._model.manifest["fingerprint"], str(self._model.dtype), name, str(plan))
+        # With `bos` other tokens are trained on; the settings tell of texts.
+        parts = (self._model.manifest["fingerprint"], str(self._model.dtype), name, task.requests.bos, str(plan))
         folder = self.kept / _digest(*parts, task.requests.settings[FINETUNED])
         with claimed(folder) as is_ours:
-            if is_ours and study.unfinished(self._results)[0, number]:
+            if is_lacking := is_ours and bool(study.unfinished(self._results)[0, number]):
                 self._train_and_score(task, study, number, folder, told)
                 shutil.rmtree(folder, ignore_errors=True)
         told.end()
+        return is_lacking
 
     def _train_and_score(self, task: _Task, study: Study, number: int, folder: Path, told: _Advance) -> None:
         cell, began = int(study.cells[0, number]), time.perf_counter()

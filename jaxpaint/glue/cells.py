@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,21 +73,36 @@ class GlueCells:
 
     def _metrics(self, predictions: np.ndarray) -> list[MetricRow]:
         """Means over seeds [seeds, examples], and their standard errors over resampled examples."""
-        random, names = np.random.default_rng(0), [*self.task.metrics, SCORE]
+        names = [*self.task.metrics, SCORE]
 
-        def means(chosen: np.ndarray) -> list[float]:
-            each = [task_metrics(self.task, of_seed[chosen], self.labels[chosen]) for of_seed in predictions]
+        def means(predictions: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None) -> list[float]:
+            each = [task_metrics(self.task, of_seed, labels, counts) for of_seed in predictions]
             return [float(np.mean([found[name] for found in each])) for name in names]
 
-        size = len(self.labels)
-        values = means(np.arange(size))
-        drawn = [means(random.integers(size, size=size)) for _ in range(RESAMPLES)]
-        errors = np.std(drawn, axis=0, ddof=1)
+        values = means(predictions, self.labels)
+        errors = np.std([means(*drawn) for drawn in self._resampled(predictions)], axis=0, ddof=1)
+        if len(self.labels) == 1:
+            errors = np.full(len(names), np.nan)  # nothing can be told of others
         rows = [
             MetricRow(name, "none", value, float(error), True)
             for name, value, error in zip(names, values, errors, strict=True)
         ]
         return [*rows, MetricRow(MAJORITY, "none", self._majority_score(), None, True)]
+
+    def _resampled(self, predictions: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+        """Predictions [seeds, examples] and labels of examples drawn anew, and how often each was.
+
+        Examples with one label and the same predictions are drawn as one, so that many cost no more than few.
+        """
+        random, size = np.random.default_rng(0), len(self.labels)
+        if self.task.is_regression:
+            for _ in range(RESAMPLES):
+                chosen = random.integers(size, size=size)
+                yield predictions[:, chosen], self.labels[chosen]
+            return
+        kinds, counts = np.unique(np.vstack([predictions, self.labels]), axis=1, return_counts=True)
+        for drawn in random.multinomial(size, counts / size, size=RESAMPLES):
+            yield kinds[:-1], kinds[-1], drawn
 
     def _majority_score(self) -> float:
         """The score of the same answer to every example; the correlations of a regression are 0."""

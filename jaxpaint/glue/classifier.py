@@ -19,7 +19,7 @@ from jaxpaint.compilation import jit
 from jaxpaint.glue.batches import Batch
 from jaxpaint.glue.cells import require_pooler
 from jaxpaint.glue.features import Encoded
-from jaxpaint.glue.heads import initial_head
+from jaxpaint.glue.heads import classifier_dropout, initial_head
 from jaxpaint.inputs import Inputs
 from jaxpaint.model import Model, layer_stack, start
 from jaxpaint.models import abstract_model
@@ -43,10 +43,11 @@ EVALUATED_TOKENS = {"cpu": 4096, "accelerator": 65536}
 class PlannedClassifier:
     """What is compiled for a plan: plans of one form (`jaxpaint.stack.with_own_layers`) share code.
 
-    It is the loss that `jaxpaint.training` asks for. Parameters are kept in float32, layers are computed in `dtype`.
+    It is the loss that `jaxpaint.training` asks for. `layers` is None where they are the stack's, in its order, and
+    need not be copied. Parameters are kept in float32, layers are computed in `dtype`.
     """
 
-    layers: Int[Array, " leaves"]
+    layers: Int[Array, " leaves"] | None
     graphdef: Any
     form: Plan
     dtype: Any
@@ -58,11 +59,11 @@ class PlannedClassifier:
         model = nnx.merge(self.graphdef, parameters["encoder"])
         before, within, after = (None,) * 3 if key is None else jax.random.split(key, 3)
         x, context = start(model, inputs)
-        x = _dropped(model, x, before).astype(self.dtype)
+        x = _dropped(x, model.config.hidden_dropout_prob, before).astype(self.dtype)
         block, stacked = layer_stack(model)
         how = {"at_once": self.at_once, "unroll": not self.at_once, "remat": self.remat}
         x = stack.run_training(block, stacked, self.form, self.layers, x, context, within, **how)
-        pooled = _dropped(model, model.pooled(x.astype(jnp.float32)), after)
+        pooled = _dropped(model.pooled(x.astype(jnp.float32)), classifier_dropout(model.config), after)
         return pooled @ parameters["classifier"]["kernel"] + parameters["classifier"]["bias"]
 
     def __call__(self, parameters: Parameters, batch: Batch, key: Array | None) -> Float[Array, ""]:
@@ -85,16 +86,21 @@ def planned_classifier(
         UserError: a model without a pooler.
     """
     require_pooler(model)
-    form, layers = stack.with_own_layers(model.checked_plan(plan))
+    plan = model.checked_plan(plan)
+    form, layers = stack.with_own_layers(plan)
     assert isinstance(model.config, BertConfig)
     config = dataclasses.replace(model.config, has_masked_lm_head=False)
     if rate is not None:
-        config = dataclasses.replace(config, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
+        config = dataclasses.replace(
+            config, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate, classifier_dropout=rate
+        )
     module = abstract_model(config, jnp.float32)
     for _, part in nnx.iter_modules(module.blocks):
         if isinstance(part, nnx.Linear | nnx.LayerNorm):
             part.dtype = model.dtype
-    return PlannedClassifier(layers, nnx.split(module)[0], form, model.dtype, jax.default_backend() != "cpu", remat)
+    at_once = jax.default_backend() != "cpu"
+    as_they_are = at_once and form == plan  # on a CPU code shared with other orders is worth more
+    return PlannedClassifier(None if as_they_are else layers, nnx.split(module)[0], form, model.dtype, at_once, remat)
 
 
 def first_parameters(model: Model, num_labels: int, seed: int) -> Parameters:
@@ -107,6 +113,7 @@ def first_parameters(model: Model, num_labels: int, seed: int) -> Parameters:
         sharding = parameter_sharding(model.mesh) if model.mesh else None
         encoder = checkpoint.restore(model.store, dtype=jnp.float32, sharding=sharding)
     encoder = {name: value for name, value in encoder.items() if name != "masked_lm"}
+    encoder = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), encoder)
     return {"encoder": encoder, "classifier": initial_head(seed, model.config.hidden_size, num_labels)}
 
 
@@ -129,8 +136,8 @@ def evaluate(
     return logits
 
 
-def _dropped(model: Any, x: Array, key: Array | None) -> Array:
-    return dropout(x, None if key is None else Dropout(model.config.hidden_dropout_prob, key))
+def _dropped(x: Array, rate: float, key: Array | None) -> Array:
+    return dropout(x, None if key is None else Dropout(rate, key))
 
 
 @jit()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -50,12 +49,23 @@ def check_max_length(model: Model, task: GlueTask, max_length: int) -> None:
         )
 
 
-def encode(tokenizer: Any, examples: Examples, max_length: int) -> Encoded:
-    """The examples with the tokenizer's special tokens, cut to `max_length` from the longer text of a pair first."""
+def encode(model: Model, examples: Examples, max_length: int) -> Encoded:
+    """The examples with the tokenizer's special tokens, cut to `max_length` from the longer text of a pair first.
+
+    Raises:
+        UserError: the tokenizer gives tokens or token types that the model has no embedding of.
+    """
     columns = [list(column) for column in zip(*examples.texts, strict=True)]
-    found = tokenizer(
+    found = model.tokenizer(
         *columns, truncation=True, max_length=max_length, return_token_type_ids=True, return_attention_mask=False
     )
+    for name, known in (("input_ids", "vocab_size"), ("token_type_ids", "type_vocab_size")):
+        largest, size = max(max(values, default=0) for values in found[name]), getattr(model.config, known)
+        if largest >= size:
+            raise UserError(
+                f"the tokenizer gives {name} of {largest}, and the model's {known} is {size}: "
+                "the tokenizer is another model's"
+            )
     return Encoded(
         tuple(np.array(ids, np.int32) for ids in found["input_ids"]),
         tuple(np.array(types, np.int32) for types in found["token_type_ids"]),

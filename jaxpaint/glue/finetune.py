@@ -24,7 +24,7 @@ from jaxpaint.training_order import shuffled
 
 # XLA on a CPU compiles this one to a single pass over memory, and JAX's default generator to a loop of several.
 GENERATOR = "rbg"
-PART_ROWS = 8  # of a batch, at a time on a CPU: fewer are slower, and with more there is more padding
+PART_ROWS = 8  # of a batch at most, at a time on a CPU: fewer are slower, and with more there is more padding
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def finetune(
     shards = model.mesh.shape[DATA] if model.mesh else 1
     if settings.batch_size % shards:
         raise UserError(f"batch_size is {settings.batch_size}, which {shards} devices cannot share evenly")
-    part_rows = PART_ROWS if jax.default_backend() == "cpu" and not model.mesh else settings.batch_size
+    in_parts = jax.default_backend() == "cpu" and not model.mesh
+    part_rows = min(PART_ROWS, settings.batch_size) if in_parts else settings.batch_size
     order = shuffled(len(encoded), settings.batch_size, settings.epochs, seed)
     batches = ShuffledBatches(encoded, labels, *order, part_rows)
     if remat is None:
@@ -134,9 +135,12 @@ def _kept_bytes(model: Model, plan: Plan, rows: int, max_length: int) -> int:
 
 
 def _free_bytes(model: Model) -> float:
-    """The device's memory, less parameters, gradients and AdamW's moments; of a host, half of what it has."""
+    """The device's memory, less parameters, gradients and AdamW's moments; of a host, half of what it has.
+
+    A plan's own layers may be a copy, and have gradients of their own.
+    """
     statistics = jax.local_devices()[0].memory_stats()
     if statistics is None or "bytes_limit" not in statistics:
         return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model.state))
-    return 0.8 * statistics["bytes_limit"] - parameters * (4 * 4 + 2 * model.dtype.itemsize)
+    return 0.8 * statistics["bytes_limit"] - parameters * (6 * 4 + 2 * model.dtype.itemsize)

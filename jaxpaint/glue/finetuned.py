@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxpaint.glue.cells import GlueCells, digest, register, require_pooler
+from jaxpaint.glue.cells import VERSION, GlueCells, digest, register, require_pooler
 from jaxpaint.glue.examples import Examples
 from jaxpaint.glue.features import Encoded, check_max_length, encode
 from jaxpaint.glue.finetune import FinetuneSettings, finetune
@@ -37,7 +38,7 @@ def run_finetuned(
     environment: Mapping[str, Any],
     progress: Callable[[int, float | None], None] | None = None,
 ) -> int:
-    """Fine-tunes and scores every plan that the store lacks, and keeps the scores: how many cells it lacked.
+    """Fine-tunes and scores every plan that the store lacks, and keeps the scores: of how many plans.
 
     A cell is trained once per seed. What a killed run had done lies in a folder beside the store, named after it with
     `.checkpoints`, until the cell is finished; the next run goes on from there. Several processes may work on one
@@ -47,8 +48,8 @@ def run_finetuned(
 
     Raises:
         PlanError: a plan names a layer that the model lacks.
-        UserError: a model without a pooler, a `max_length` that does not fit it, a store that cannot be written or
-            knows other validation examples, or a checkpoint that cannot be written or read.
+        UserError: a model without a pooler, a `max_length` that does not fit it, a tokenizer of another model, a store
+            that cannot be written or knows other validation examples, or a checkpoint that cannot be written or read.
     """
     for variant in variants:
         model.checked_plan(variant.plan)
@@ -57,22 +58,25 @@ def run_finetuned(
     if not lacking:
         return 0
     examples = _Examples(
-        encode(model.tokenizer, train, settings.max_length),
+        encode(model, train, settings.max_length),
         train.labels,
-        encode(model.tokenizer, validation, settings.max_length),
+        encode(model, validation, settings.max_length),
     )
-    kept = store.path.with_name(f"{store.path.name}.checkpoints")
+    kept, computed = store.path.with_name(f"{store.path.name}.checkpoints"), 0
     for cell, plan in lacking.items():
-        parts = (model.manifest["fingerprint"], str(model.dtype), task.name, str(plan), asdict(settings))
-        name = digest(*parts, train.texts, train.labels.tolist(), validation.texts)
+        parts = (VERSION, model.manifest["fingerprint"], str(model.dtype), task.name, str(plan), asdict(settings))
+        name = digest(*parts, train.texts, train.labels.tolist())
         with claimed(kept / name) as is_ours:
             if is_ours and cell in cells.lacking(store):
+                began = time.perf_counter()
                 logits = _logits(model, plan, task, examples, settings, kept / name, progress)
+                store.add_scores([], {cell: time.perf_counter() - began})
                 cells.finish(store, cell, logits, environment=environment)
                 shutil.rmtree(kept / name, ignore_errors=True)
+                computed += 1
     with suppress(OSError):  # none there, or still with cells of others
         kept.rmdir()
-    return len(lacking)
+    return computed
 
 
 def finetuned_cells(
@@ -109,9 +113,10 @@ def _logits(
 ) -> Float[np.ndarray, "seeds examples labels"]:
     """Logits of the validation examples; NaN for the seeds from the one on whose loss is not finite."""
     logits = np.full((len(settings.seeds), len(examples.validation), task.num_labels), np.nan, np.float32)
+    scored = digest(*(tokens.tolist() for tokens in examples.validation.tokens))[:8]  # more of them may be asked for
     for number, seed in enumerate(settings.seeds):
         advance = _Advance(len(examples.train), settings, progress)
-        file = folder / f"seed-{seed}.npy"
+        file = folder / f"seed-{seed}-{scored}.npy"
         if file.exists():
             logits[number] = np.load(file)
             advance(advance.steps, None)
@@ -132,16 +137,16 @@ def _logits(
             break
         logits[number] = tuned.logits(examples.validation)
         _save(file, logits[number])
+        shutil.rmtree(folder / f"seed-{seed}", ignore_errors=True)
     return logits
 
 
 def _save(file: Path, logits: np.ndarray) -> None:
-    """Whole or not at all, and then without the checkpoint that it came from."""
+    """Whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial.npy")
     np.save(partial, logits)
     os.replace(partial, file)
-    shutil.rmtree(file.with_suffix(""), ignore_errors=True)
 
 
 class _Advance:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxpaint.glue.cells import register, require_pooler
 from jaxpaint.glue.examples import Examples
 from jaxpaint.glue.features import check_max_length, encode, pooled_features
-from jaxpaint.glue.heads import HeadSettings, train_heads
+from jaxpaint.glue.heads import HeadSettings, classifier_dropout, train_heads
 from jaxpaint.glue.tasks import GlueTask
 from jaxpaint.model import Model
+from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.plan import Plan
 from jaxpaint.results import Store
 from jaxpaint.strategies import Variant
 
-FEATURES_BYTES = 2 << 30  # plans whose features need more are taken in parts
+# Plans whose features need more than this share of a host's memory are taken in parts. Training them takes copies.
+FEATURES_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,17 @@ def run_frozen(
     """
     require_pooler(model)
     check_max_length(model, task, settings.max_length)
+    head = settings.head
+    if head.dropout is None:
+        assert isinstance(model.config, BertConfig)
+        head = replace(head, dropout=classifier_dropout(model.config))
+        settings = replace(settings, head=head)
     cells = register(store, model, task, train, validation, variants, {"frozen": True, **asdict(settings)})
     lacking = cells.lacking(store)
     if not lacking:
         return 0
     both = encode(
-        model.tokenizer,
+        model,
         Examples(train.texts + validation.texts, np.concatenate([train.labels, validation.labels])),
         settings.max_length,
     )
@@ -67,25 +77,35 @@ def run_frozen(
     advance = progress(len(both) * len(parts)) if progress else lambda examples, note: None
     note = f"{task.name}, {len(lacking)} plans"
     for part in parts:
+        began = time.perf_counter()
         features = pooled_features(model, both, list(part.values()), progress=lambda examples: advance(examples, note))
-        finite = np.isfinite(features).all(axis=(1, 2))
+        finite = np.array([np.isfinite(of_plan).all() for of_plan in features])
+        features[~finite] = 0.0
         logits = train_heads(
-            np.where(finite[:, None, None], features[:, : len(train)], 0.0),
+            features[:, : len(train)],
             train.labels,
             features[:, len(train) :],
             task.num_labels,
             settings.seeds,
-            settings.head,
+            head,
         )
         logits = np.where(finite[:, None, None], logits, np.nan)
+        store.add_scores([], dict.fromkeys(part, (time.perf_counter() - began) / len(part)))
         for number, cell in enumerate(part):
             cells.finish(store, cell, logits[:, number], environment=environment)
     return len(lacking)
 
 
 def _parts(cells: Mapping[int, Plan], plan_bytes: int) -> Iterator[dict[int, Plan]]:
-    """Plans that begin alike together, as many as `FEATURES_BYTES` holds."""
+    """Plans that begin alike together, as many as memory holds."""
     order = sorted(cells, key=lambda cell: str(cells[cell]))
-    size = max(1, FEATURES_BYTES // plan_bytes)
+    size = max(1, int(_features_bytes() / plan_bytes))
     for start in range(0, len(order), size):
         yield {cell: cells[cell] for cell in order[start : start + size]}
+
+
+def _features_bytes() -> float:
+    """What features may take, on the host and on the device that trains classifiers on them."""
+    room = FEATURES_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return room if limit is None else min(room, FEATURES_SHARE * limit)

@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxpaint.compilation import jit
+from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.training_order import shuffled
 
 
@@ -20,13 +21,13 @@ class HeadSettings:
     """How a classifier is trained; the defaults are the paper's A.9 on top of transformers' `run_glue.py`.
 
     AdamW without weight decay, a learning rate that falls linearly to 0, gradients clipped to a norm of
-    `max_grad_norm`, dropout before the classifier.
+    `max_grad_norm`, dropout before the classifier (None: as the model's config says).
     """
 
     learning_rate: float = 3e-2
     epochs: int = 3
     batch_size: int = 32
-    dropout: float = 0.1
+    dropout: float | None = None
     max_grad_norm: float = 1.0
 
 
@@ -42,7 +43,12 @@ def train_heads(
 
     `num_labels` 1 is a regression of float labels (mean squared error), else `labels` are classes (cross-entropy). A
     seed decides the order of examples, the initial weights and the dropout, the same ones under every plan.
+
+    Raises:
+        ValueError: settings that leave the dropout to a model.
     """
+    if settings.dropout is None:
+        raise ValueError("settings.dropout is None; give a rate")
     steps = [shuffled(len(labels), settings.batch_size, settings.epochs, seed) for seed in seeds]
     orders, weights = zip(*steps, strict=True)
     heads = [initial_head(seed, features.shape[-1], num_labels) for seed in seeds]
@@ -50,6 +56,11 @@ def train_heads(
     keys = jnp.stack([jax.random.split(jax.random.key(seed))[1] for seed in seeds])
     logits = _train(features, labels, evaluated, np.stack(orders), np.stack(weights), starts, keys, settings)
     return np.asarray(logits)
+
+
+def classifier_dropout(config: BertConfig) -> float:
+    """The rate before a classifier, as transformers' `BertForSequenceClassification` reads it."""
+    return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
 
 
 def initial_head(seed: int, width: int, num_labels: int) -> dict[str, Array]:
@@ -76,7 +87,7 @@ def _train_one(
     *,
     settings: HeadSettings,
 ) -> Float[Array, "others labels"]:
-    steps, num_labels = len(order), start["bias"].size
+    steps, num_labels, rate = len(order), start["bias"].size, settings.dropout or 0.0
     optimizer = optax.chain(
         optax.clip_by_global_norm(settings.max_grad_norm),
         optax.adamw(optax.linear_schedule(settings.learning_rate, 0.0, steps), weight_decay=0.0),
@@ -86,8 +97,8 @@ def _train_one(
         return x @ parameters["kernel"] + parameters["bias"]
 
     def loss(parameters, x, y, weight, key):
-        kept = jax.random.bernoulli(key, 1 - settings.dropout, x.shape)
-        found = logits(parameters, jnp.where(kept, x / (1 - settings.dropout), 0.0))
+        kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+        found = logits(parameters, jnp.where(kept, x / (1 - rate), 0.0))
         if num_labels == 1:
             return (weight * jnp.square(found[:, 0] - y)).sum()
         return (weight * optax.softmax_cross_entropy_with_integer_labels(found, y)).sum()

@@ -20,19 +20,22 @@ from jaxpaint.results import Store
 
 @dataclass(frozen=True)
 class GlueSummary:
-    """What was asked, plans on tasks, and how many of the results this run computed, in `seconds`."""
+    """What was asked, plans on tasks, how many of the results this run computed, in `seconds`, and how many other
+    processes are at."""
 
     plans: int
     tasks: int
     computed: int
+    elsewhere: int
     seconds: float
 
     def __str__(self) -> str:
         """In words, in one line."""
         done = f"{_count(self.plans, 'plan')} on {_count(self.tasks, 'task')}"
-        if not self.computed:
+        if not self.computed and not self.elsewhere:
             return f"{done}; there was nothing to compute"
-        return f"{done}; {_count(self.computed, 'result')} in {self.seconds:.0f} s"
+        others = f"; other processes are at {self.elsewhere}" if self.elsewhere else ""
+        return f"{done}; {_count(self.computed, 'result')} in {self.seconds:.0f} s{others}"
 
 
 def run_glue(spec: GlueSpec, *, progress: Callable[[int], Callable[[int, str], None]] | None = None) -> GlueSummary:
@@ -47,7 +50,7 @@ def run_glue(spec: GlueSpec, *, progress: Callable[[int], Callable[[int, str], N
         PlanError, UserError: as `GlueSpec`, `load_examples`, `jaxpaint.load`, `run_frozen` and `run_finetuned`. What
             was written before stands.
     """
-    started, computed = time.perf_counter(), 0
+    started, computed, elsewhere = time.perf_counter(), 0, 0
     begin = progress or (lambda total: lambda examples, note: None)
     files = spec.files()
     examples = [
@@ -70,12 +73,13 @@ def run_glue(spec: GlueSpec, *, progress: Callable[[int], Callable[[int, str], N
             if isinstance(spec.training, FrozenSettings):
                 computed += run_frozen(*common, spec.training, environment=here, progress=begin)
                 continue
-            plans = len(finetuned_cells(*common, spec.training).lacking(store))
-            passes = plans * len(spec.training.seeds) * spec.training.epochs
+            cells = finetuned_cells(*common, spec.training)
+            passes = len(cells.lacking(store)) * len(spec.training.seeds) * spec.training.epochs
             advance = partial(_noted, begin(passes * len(train)), task.name)
             computed += run_finetuned(*common, spec.training, environment=here, progress=advance)
+            elsewhere += len(cells.lacking(store))
     plans = len({variant.plan for variant in variants})
-    return GlueSummary(plans, len(examples), computed, time.perf_counter() - started)
+    return GlueSummary(plans, len(examples), computed, elsewhere, time.perf_counter() - started)
 
 
 def _count(number: int, noun: str) -> str:

@@ -75,5 +75,9 @@ def _by_split(task: GlueTask, given: Mapping[str | None, Path]) -> dict[str, Pat
             raise UserError(f"--data {task.name}:{split}: {task.name} is read from the splits {' and '.join(known)}")
         if name in found:
             raise UserError(f"--data gives the {name!r} split of {task.name} twice: {found[name]} and {path}")
+        if path in found.values():
+            raise UserError(
+                f"--data {task.name}: {path} is given for both splits; train on other examples than it scores"
+            )
         found[name] = path
     return found

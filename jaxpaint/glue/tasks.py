@@ -60,20 +60,24 @@ def glue_task(name: str) -> GlueTask:
     return TASKS[name]
 
 
-def task_metrics(task: GlueTask, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def task_metrics(
+    task: GlueTask, predictions: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None
+) -> dict[str, float]:
     """The task's metrics, and their mean as `score`, which GLUE and `run_glue.py` (`combined_score`) average.
 
-    `predictions` [examples] are classes, or numbers for a regression. A correlation with predictions that are all the
-    same is 0.
+    `predictions` [examples] are classes, or numbers for a regression. `counts` says how often each example counts
+    (classes only; default: once). A correlation with values that are all the same is 0.
     """
     from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-    constant = len(set(predictions.tolist())) == 1
+    constant = np.ptp(predictions) == 0 or np.ptp(labels) == 0
     known = {
-        "accuracy": lambda: accuracy_score(labels, predictions),
-        "f1": lambda: f1_score(labels, predictions, zero_division=0.0),
-        "matthews_correlation": lambda: matthews_corrcoef(labels, predictions),
+        "accuracy": lambda: accuracy_score(labels, predictions, sample_weight=counts),
+        "f1": lambda: f1_score(labels, predictions, sample_weight=counts, zero_division=0.0),
+        "matthews_correlation": lambda: (
+            0.0 if constant else matthews_corrcoef(labels, predictions, sample_weight=counts)
+        ),
         "pearson": lambda: 0.0 if constant else pearsonr(predictions, labels).statistic,
         "spearmanr": lambda: 0.0 if constant else spearmanr(predictions, labels).statistic,
     }

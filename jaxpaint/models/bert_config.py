@@ -26,6 +26,7 @@ class BertConfig:
     hidden_act: str = "gelu"
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None
     has_pooler: bool = True
     has_masked_lm_head: bool = True
 
@@ -44,15 +45,15 @@ class BertConfig:
         return True
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `config.from_dict` reads them back."""
-        return dataclasses.asdict(self)
+        """Plain values for JSON, None left out; `config.from_dict` reads them back."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 def from_huggingface(raw: Mapping[str, Any]) -> BertConfig:
     """Reads the `config.json` of a BERT. Raises ConfigError."""
     numbers = sizes(raw)
     fields = {field.name for field in dataclasses.fields(BertConfig)} - {"has_pooler", "has_masked_lm_head"}
-    # Gradient checkpointing and the classifier's dropout concern training by others.
+    # Gradient checkpointing concerns training by others.
     harmless = {"gradient_checkpointing", "type_vocab_size", "position_embedding_type", "tie_word_embeddings"}
     refuse_unhandled(raw, fields | harmless)
     heads, hidden_size = numbers["num_attention_heads"], numbers["hidden_size"]
@@ -72,11 +73,14 @@ def from_huggingface(raw: Mapping[str, Any]) -> BertConfig:
         hidden_act=activation(raw, "gelu"),
         hidden_dropout_prob=_probability(raw, "hidden_dropout_prob"),
         attention_probs_dropout_prob=_probability(raw, "attention_probs_dropout_prob"),
+        classifier_dropout=_probability(raw, "classifier_dropout", None),
     )
 
 
-def _probability(raw: Mapping[str, Any], name: str) -> float:
-    value = 0.1 if raw.get(name) is None else raw[name]
+def _probability(raw: Mapping[str, Any], name: str, default: float | None = 0.1) -> Any:
+    value = raw.get(name)
+    if value is None:
+        return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise ConfigError(f"{name}={value!r} in config.json is not a probability of 0 or more and below 1")
     return float(value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxpaint.report.data import NOT_FINITE, RUNNING
 from jaxpaint.report.glue import GlueStudy
 
@@ -31,9 +33,12 @@ def notes(glue: GlueStudy) -> list[str]:
     full, majority = glue.average("full"), glue.average("majority")
     if full - majority < NEAR_MAJORITY:
         found.append(
-            f"The full model's average of {full:.3f} is hardly above that of the most frequent class, {majority:.3f}: "
-            "what a strategy loses can hardly be seen."
+            f"The full model's average of {full:.3f} is {'hardly' if full > majority else 'not'} above that of the "
+            f"most frequent class, {majority:.3f}: what a strategy loses can hardly be seen."
         )
+    uneven = [result.task.name for result in glue.study.results if _is_uneven(result.documents)]
+    if uneven:
+        found.append(f"Some plans were scored on fewer examples than others: {', '.join(uneven)}.")
     for count, rest in (
         (counts[NOT_FINITE], "not finite (logits overflowed): shown as missing"),
         (counts[RUNNING], "not finished: the report shows what there is"),
@@ -41,6 +46,10 @@ def notes(glue: GlueStudy) -> list[str]:
         if count:
             found.append(f"{count} of {counts.total()} results {'is' if count == 1 else 'are'} {rest}.")
     return found
+
+
+def _is_uneven(documents: np.ndarray) -> bool:
+    return len(set(documents[documents > 0].tolist())) > 1
 
 
 def facts(glue: GlueStudy) -> tuple[tuple[str, str], ...]:
