@@ -276,7 +276,7 @@ def _refuse_existing(destination: Path, overwrite: bool, replaces: Callable[[Pat
     if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
         return
     if not overwrite:
-        raise UserError(f"{destination} exists already; choose another folder, or remove it first")
+        raise UserError(f"{destination} exists already; choose another folder, or overwrite it (--overwrite)")
     if not replaces(destination):
         raise UserError(f"{destination} exists and is not something this would have written; it is left alone")
 

@@ -65,6 +65,14 @@ def test_export(run, folder, store, tmp_path) -> None:
     assert encoded[0] == encoded[1]
 
 
+def test_export_over_another(run, refused, store, tmp_path) -> None:
+    short = tmp_path / "short"
+    assert run("export", store, short, "--plan", "0-3")[0] == 0
+    refused("export", store, short, "--plan", "0-1", expected=("exists already", "--overwrite"))
+    assert run("export", store, short, "--plan", "0-1", "--overwrite")[0] == 0
+    assert AutoModelForCausalLM.from_pretrained(short).config.num_hidden_layers == 2
+
+
 def test_a_folder_is_exported_by_way_of_the_cache(run, folder, tmp_path) -> None:
     assert run("export", folder, tmp_path / "short", "--plan", "0-3")[0] == 0
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "short").config.num_hidden_layers == 4

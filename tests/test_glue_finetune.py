@@ -383,6 +383,20 @@ def _products(jaxpr: Any) -> Iterator[str]:
             yield from _products(inner)
 
 
+def test_layers_in_their_order_need_no_copy() -> None:
+    """As on accelerators, where they are left as they are."""
+    model = tiny_bert()
+    (batch,) = next(_batches(*_examples())(0))
+    given = first_parameters(model, 2, seed=0), batch, jax.random.key(0)
+    copied = dataclasses.replace(planned_classifier(model, model.full_plan), at_once=True)
+    assert copied.layers is not None
+    losses = jax.tree.leaves(jax.value_and_grad(copied)(*given))
+    for found, expected in zip(
+        jax.tree.leaves(jax.value_and_grad(dataclasses.replace(copied, layers=None))(*given)), losses, strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_bfloat16_layers_are_computed_in_it() -> None:
     """All but the pooler and the classifier."""
     model = tiny_bert()

@@ -25,6 +25,7 @@ ordinary checkpoint that transformers loads. Parallel groups have no such form."
     parser.add_argument("store", metavar="STORE", help="a converted store, a folder or a hub id")
     parser.add_argument("destination", metavar="DST", type=Path, help="the folder to write")
     parser.add_argument("--plan", metavar="PLAN", required=True, help="a series plan, such as '0-20 25-31'")
+    parser.add_argument("--overwrite", action="store_true", help="replace a Hugging Face folder that exists")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,6 +35,6 @@ def run(options: argparse.Namespace) -> int:
     plan = Plan.parse(options.plan)
     store = model_store(options.store)
     with byte_bar() as progress:
-        folder = export(store, options.destination, plan, progress=progress)
+        folder = export(store, options.destination, plan, overwrite=options.overwrite, progress=progress)
     print(f"exported {plan} ({plan.cost} layers) into {folder}")
     return 0
