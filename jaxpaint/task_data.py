@@ -123,9 +123,9 @@ def check_local_data(task: str, local: Mapping[str, Any]) -> None:
                 _load(local["dataset_path"], {split: file})
             except Exception as cause:
                 raise UserError(f"cannot read {file}, the {split!r} split of task {task!r}: {reason(cause)}") from cause
-        # Each is fine alone: their columns differ.
+        # Each is fine alone.
         raise UserError(
-            f"cannot read {', '.join(files.values())} together, the splits of task {task!r}: {reason(error)}"
+            f"cannot read {', '.join(files.values())} together, the splits of task {task!r}: their columns differ"
         ) from error
 
 

@@ -309,6 +309,12 @@ def test_unreadable_files_are_named_in_one_line(name, content, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_splits_of_other_columns_are_told_in_one_line(tmp_path, files):
+    file = rows_file(tmp_path / "odd.jsonl", [{"other": 1}] * 3)
+    with pytest.raises(UserError, match=r"cannot read .*odd\.jsonl.* together, .* 'gsm8k': their columns differ$"):
+        load_tasks(["gsm8k"], data={"gsm8k": {None: files["gsm8k"], "train": file}})
+
+
 @pytest.mark.parametrize("task", ["lambada_openai", "hellaswag", "arc_easy", "winogrande", "gsm8k"])
 def test_a_missing_column_is_told_in_one_line(task, tmp_path, capfd):
     file = rows_file(tmp_path / "odd.jsonl", [{"other": "thing"}] * 3)
