@@ -47,8 +47,6 @@ def load_examples(task: GlueTask, split: str, file: Path | None = None, limit: i
             if limit is not None:
                 rows = rows.select(range(min(limit, len(rows))))
             found = {name: rows[name][:] for name in (*task.columns, "label") if name in rows.column_names}
-    except UnicodeDecodeError as error:
-        raise UserError(f"cannot read {where}: it is not UTF-8 text") from error
     except Exception as error:  # `datasets` and its readers raise a dozen unrelated types here
         hint = "" if file else f"; without a network give --data {task.name}:{split}=FILE"
         raise UserError(f"cannot read {where}: {reason(error)}{hint}") from error
