@@ -26,11 +26,11 @@ def main() -> None:
     import jax
     import numpy as np
 
-    from jaxpaint import model as model_module
-    from jaxpaint import score as score_module
-    from jaxpaint.model import random_model
+    from jaxpaint.engine import head as score_module
+    from jaxpaint.engine import model as model_module
+    from jaxpaint.engine.model import random_model
+    from jaxpaint.engine.packing import Request
     from jaxpaint.models.config import LlamaConfig
-    from jaxpaint.packing import Request
 
     jax.config.update("jax_enable_compilation_cache", False)
     config = LlamaConfig("llama", 1000, 128, 344, options.layers, 4, 4, 32, 512, 1e-5, 1e4)
@@ -71,8 +71,8 @@ def main() -> None:
 
 def _plans(count: int, layers: int):
     """Different plans of all kinds, in a fixed shuffle."""
-    from jaxpaint import strategies
-    from jaxpaint.plan import Layer, Parallel, Plan, Repeat
+    from jaxpaint.plans import strategies
+    from jaxpaint.plans.plan import Layer, Parallel, Plan, Repeat
 
     found = {}
     for name in strategies.STRATEGIES:

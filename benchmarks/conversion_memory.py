@@ -31,7 +31,7 @@ CONVERT = "import sys; from convert import convert; convert(sys.argv[1], sys.arg
 RESTORE = """
 import sys, jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
-from jaxpaint.checkpoint import restore
+from jaxpaint.models.checkpoint import restore
 mesh = Mesh(jax.devices(), ("model",))
 def place(path, shape):
     return NamedSharding(mesh, PartitionSpec(*[None] * (len(shape) - 1), "model"))

@@ -110,10 +110,10 @@ def _real(options):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from jaxpaint.harness import PlanLM
-    from jaxpaint.model import load
-    from jaxpaint.task_data import parse_data_option
-    from jaxpaint.tasks import build_instances, load_tasks
+    from jaxpaint.engine.model import load
+    from jaxpaint.tasks.harness import PlanLM
+    from jaxpaint.tasks.load import build_instances, load_tasks
+    from jaxpaint.tasks.local_data import parse_data_option
 
     torch.set_num_threads(os.cpu_count() or 1)
     tasks = load_tasks(["gsm8k"], data=parse_data_option(options.data), num_fewshot=options.num_fewshot)

@@ -51,7 +51,7 @@ def main() -> None:
     import jax
     import torch
 
-    from jaxpaint.machine import machine
+    from jaxpaint.base.machine import machine
 
     if jax.default_backend() != options.device:
         parser.error(f"--device {options.device}: JAX runs on {jax.default_backend()} here")
@@ -74,10 +74,10 @@ def _real(options: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForSequenceClassification
 
     import jaxpaint as jp
-    from jaxpaint.glue.examples import load_examples
-    from jaxpaint.glue.features import encode
-    from jaxpaint.glue.tasks import glue_task
-    from jaxpaint.task_data import parse_data_option
+    from jaxpaint.tasks.glue import glue_task
+    from jaxpaint.tasks.glue_examples import load_examples
+    from jaxpaint.tasks.local_data import parse_data_option
+    from jaxpaint.training.features import encode
 
     ((name, files),) = parse_data_option(options.data).items()
     task = glue_task(name)
@@ -99,9 +99,9 @@ def _random(options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     from transformers import BertConfig, BertForSequenceClassification
 
-    from jaxpaint.glue.features import Encoded
-    from jaxpaint.model import random_model
+    from jaxpaint.engine.model import random_model
     from jaxpaint.models.config import from_huggingface
+    from jaxpaint.training.features import Encoded
 
     config = BertConfig(**SHAPES[options.random], num_labels=2)
     random = np.random.default_rng(SEED)
@@ -120,9 +120,9 @@ def _random(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _training(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    from jaxpaint.glue.batches import ShuffledBatches
-    from jaxpaint.glue.finetune import PART_ROWS
-    from jaxpaint.training_order import shuffled
+    from jaxpaint.training.glue_batches import ShuffledBatches
+    from jaxpaint.training.glue_finetune import PART_ROWS
+    from jaxpaint.training.training_order import shuffled
 
     order, weights = shuffled(len(case["encoded"]), options.batch_size, 1, SEED)
     whole = (weights > 0).all(axis=1)
@@ -148,9 +148,9 @@ def _training(case: dict[str, Any], options: argparse.Namespace) -> dict[str, An
 def _our_training(case: dict[str, Any], batches: list[Any]) -> Callable[[], float]:
     import jax
 
-    from jaxpaint.glue.classifier import first_parameters, planned_classifier
-    from jaxpaint.glue.finetune import GENERATOR
-    from jaxpaint.training import AdamW, train
+    from jaxpaint.training.glue_classifier import first_parameters, planned_classifier
+    from jaxpaint.training.glue_finetune import GENERATOR
+    from jaxpaint.training.trainer import AdamW, train
 
     model = case["model"]
     classifier = planned_classifier(model, model.full_plan)
@@ -214,10 +214,10 @@ def _torch_training(case: dict[str, Any], batches: list[Any], device: str) -> Ca
 
 
 def _frozen(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    from jaxpaint.glue.examples import Examples
-    from jaxpaint.glue.frozen import FrozenSettings, run_frozen
-    from jaxpaint.results import Store
-    from jaxpaint.strategies import STRATEGIES, family
+    from jaxpaint.plans.strategies import STRATEGIES, family
+    from jaxpaint.results.store import Store
+    from jaxpaint.study.glue_frozen import FrozenSettings, run_frozen
+    from jaxpaint.tasks.glue_examples import Examples
 
     model, settings = case["model"], FrozenSettings()
     variants = {
@@ -265,9 +265,9 @@ def _torch_frozen(
     """The paper's way: all but the classifier frozen, three epochs of whole forward passes, then evaluation."""
     import torch
 
-    from jaxpaint.glue.batches import ShuffledBatches
-    from jaxpaint.glue.features import encode
-    from jaxpaint.training_order import shuffled
+    from jaxpaint.training.features import encode
+    from jaxpaint.training.glue_batches import ShuffledBatches
+    from jaxpaint.training.training_order import shuffled
 
     network = case["torch"]()
     layers = list(network.bert.encoder.layer)

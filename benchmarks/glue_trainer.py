@@ -33,10 +33,10 @@ def main() -> None:
     parser.add_argument("--paired", action="store_true", help="the same order and classifier, and no dropout")
     parser.add_argument("--json", type=Path, help="write the figures here, after every run")
     options = parser.parse_args()
-    from jaxpaint.glue.examples import load_examples
-    from jaxpaint.glue.finetune import FinetuneSettings
-    from jaxpaint.glue.tasks import SCORE, glue_task, task_metrics
-    from jaxpaint.task_data import parse_data_option
+    from jaxpaint.tasks.glue import SCORE, glue_task, task_metrics
+    from jaxpaint.tasks.glue_examples import load_examples
+    from jaxpaint.tasks.local_data import parse_data_option
+    from jaxpaint.training.glue_settings import FinetuneSettings
 
     seeds = tuple(int(seed) for seed in options.seeds.split(","))
     settings = FinetuneSettings(epochs=options.epochs, seeds=seeds, dropout=0.0 if options.paired else None)
@@ -66,8 +66,8 @@ def main() -> None:
 
 def _ours(model: Path, task: Any, train: Any, validation: Any, seed: int, settings: Any) -> Any:
     import jaxpaint as jp
-    from jaxpaint.glue.features import encode
-    from jaxpaint.glue.finetune import finetune
+    from jaxpaint.training.features import encode
+    from jaxpaint.training.glue_finetune import finetune
 
     loaded = jp.load(model)
     encoded, others = (encode(loaded, each, settings.max_length) for each in (train, validation))
@@ -90,8 +90,8 @@ def _trainer(model: Path, task: Any, train: Any, validation: Any, seed: int, set
         set_seed,
     )
 
-    from jaxpaint.glue.heads import initial_head
-    from jaxpaint.training_order import shuffled
+    from jaxpaint.training.heads import initial_head
+    from jaxpaint.training.training_order import shuffled
 
     paired = settings.dropout is not None
     tokenizer = AutoTokenizer.from_pretrained(model)

@@ -36,7 +36,7 @@ def random_models(shape: str, device: str):
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from jaxpaint.model import random_model
+    from jaxpaint.engine.model import random_model
     from jaxpaint.models.config import from_huggingface
 
     if jax.default_backend() != device:

@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _plans(name: str, num_layers: int):
-    from jaxpaint.strategies import family
+    from jaxpaint.plans.strategies import family
 
     strategies = ("full", "skip", "middle-repeat", "reverse", "random", "parallel", "looped-parallel")
     strategies += ("skip-one", "switch")
@@ -81,9 +81,9 @@ def _compare(name, plans, model, peer, instances, requests, peer_plans) -> dict:
     import jax
     import numpy as np
 
-    from jaxpaint.plan_tree import prefix_tree
-    from jaxpaint.score import pack_for
-    from jaxpaint.sweep import score_plans
+    from jaxpaint.engine.head import pack_for
+    from jaxpaint.engine.score import score_plans
+    from jaxpaint.plans.tree import prefix_tree
 
     by_cost = sorted(range(len(plans)), key=lambda i: plans[i].cost)
     chosen = [by_cost[round(i)] for i in np.linspace(0, len(plans) - 1, min(peer_plans, len(plans)))]
@@ -152,11 +152,11 @@ def _real(options):
     """(model, peer, lm-eval's requests, ours)."""
     from transformers import AutoModelForCausalLM
 
-    from jaxpaint.harness import PlanLM
-    from jaxpaint.model import load
-    from jaxpaint.packing import Request
-    from jaxpaint.task_data import parse_data_option
-    from jaxpaint.tasks import load_tasks
+    from jaxpaint.engine.model import load
+    from jaxpaint.engine.packing import Request
+    from jaxpaint.tasks.harness import PlanLM
+    from jaxpaint.tasks.load import load_tasks
+    from jaxpaint.tasks.local_data import parse_data_option
 
     data = parse_data_option(options.data)
     limits = [int(number) for number in options.documents.split(",")]
@@ -195,8 +195,8 @@ def _lm_eval_peer(torch_model, tokenizer):
 def _rearrange(torch_model, layers, plan) -> None:
     import torch
 
-    from jaxpaint.plan import Layer
-    from jaxpaint.plan_tree import units
+    from jaxpaint.plans.plan import Layer
+    from jaxpaint.plans.tree import units
 
     class Mean(torch.nn.Module):
         def __init__(self, members):
@@ -223,8 +223,8 @@ def _random():
     from tokenizers.models import WordLevel
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from jaxpaint.model import load
-    from jaxpaint.packing import Request
+    from jaxpaint.engine.model import load
+    from jaxpaint.engine.packing import Request
 
     torch.manual_seed(0)
     torch_model = LlamaForCausalLM(LlamaConfig(**RANDOM, max_position_embeddings=2048)).eval()

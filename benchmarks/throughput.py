@@ -52,8 +52,8 @@ def main() -> None:
 
 def _requests(options):
     """lm-eval's log-likelihood requests of the tasks, as it would hand them to a model."""
-    from jaxpaint.task_data import parse_data_option
-    from jaxpaint.tasks import load_tasks
+    from jaxpaint.tasks.load import load_tasks
+    from jaxpaint.tasks.local_data import parse_data_option
 
     data = parse_data_option(options.data)
     requests = []
@@ -69,7 +69,7 @@ def _peers(options, instances=None):
 
     def jaxpaint_peer():
         import jaxpaint as jp
-        from jaxpaint.harness import PlanLM
+        from jaxpaint.tasks.harness import PlanLM
 
         model = jp.load(options.model, dtype="float32")
         lm = PlanLM(model, model.full_plan, bos="off")
@@ -148,8 +148,8 @@ def _random(options) -> dict:
     import numpy as np
     import torch
 
-    from jaxpaint.packing import Request
-    from jaxpaint.score import score
+    from jaxpaint.engine.head import score
+    from jaxpaint.engine.packing import Request
 
     torch.set_num_threads(options.threads)
     model, torch_model = random_models(options.random, options.device)

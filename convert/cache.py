@@ -9,9 +9,9 @@ from pathlib import Path
 from convert import hub
 from convert.sources import files_read, local_path, require_known
 from convert.to_store import convert
-from jaxpaint.caches import stores_folder
-from jaxpaint.checkpoint import FORMAT_VERSION, Progress, is_store, read_manifest
-from jaxpaint.errors import UserError
+from jaxpaint.base.caches import stores_folder
+from jaxpaint.base.errors import UserError
+from jaxpaint.models.checkpoint import FORMAT_VERSION, Progress, is_store, read_manifest
 
 
 def store_for(model: str | Path, revision: str | None = None, progress: Progress | None = None) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from jaxpaint.errors import UserError
+from jaxpaint.base.errors import UserError
 
 TOKENIZER_PATTERNS = (
     "tokenizer*",

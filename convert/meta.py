@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from convert.llama import EMBEDDING, HEAD
 from convert.tensors import Tensor, by_name
 from convert.torch_files import read_torch_file
-from jaxpaint.errors import UserError
+from jaxpaint.base.errors import UserError
+from jaxpaint.models.convert_llama import EMBEDDING, HEAD
 
 # Meta's name inside a layer: the Hugging Face name, and the axis that model parallelism splits.
 LAYER_NAMES: dict[str, tuple[str, int | None]] = {

@@ -15,10 +15,10 @@ from convert.meta import is_meta_folder, read_meta_folder
 from convert.safetensors_files import read_header
 from convert.tensors import Tensor, abbreviated, by_name
 from convert.torch_files import read_torch_file
-from jaxpaint.checkpoint import is_store
-from jaxpaint.errors import UserError
-from jaxpaint.painter import FOLDER as BUNDLED_FOLDER
-from jaxpaint.painter import MODEL as BUNDLED
+from jaxpaint.base.bundled import FOLDER as BUNDLED_FOLDER
+from jaxpaint.base.bundled import MODEL as BUNDLED
+from jaxpaint.base.errors import UserError
+from jaxpaint.models.checkpoint import is_store
 
 # (index of shards, the files where there is no index, how to read one)
 HUGGINGFACE_WEIGHTS = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxpaint.errors import UserError
+from jaxpaint.base.errors import UserError
 
 BLOCK_BYTES = 16 * 2**20
 

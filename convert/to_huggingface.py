@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.families import FAMILIES
-from convert.weights import Names
-from jaxpaint import checkpoint
-from jaxpaint.checkpoint import Progress
-from jaxpaint.errors import UserError
-from jaxpaint.plan import Plan
+from jaxpaint.base.errors import UserError
+from jaxpaint.models import checkpoint
+from jaxpaint.models.checkpoint import Progress
+from jaxpaint.models.convert_families import FAMILIES
+from jaxpaint.models.family import Names
+from jaxpaint.plans.plan import Plan
 
 SHARD_BYTES = 10**9
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.families import FAMILIES
 from convert.sources import resolve
 from convert.tensors import Tensor, abbreviated
-from convert.weights import Names
-from jaxpaint import checkpoint
-from jaxpaint.checkpoint import Progress
-from jaxpaint.errors import UserError
+from jaxpaint.base.errors import UserError
+from jaxpaint.models import checkpoint
+from jaxpaint.models.checkpoint import Progress
 from jaxpaint.models.config import Config, from_huggingface
+from jaxpaint.models.convert_families import FAMILIES
+from jaxpaint.models.family import Names
 
 DTYPES = ("bfloat16", "float16", "float32")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from convert.families import BUFFERS
 from convert.tensors import Tensor
-from jaxpaint.errors import UserError, first_line
+from jaxpaint.base.errors import UserError, first_line
+from jaxpaint.models.convert_families import BUFFERS
 
 
 def read_torch_file(file: Path) -> list[Tensor]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jaxpaint.errors import UserError
-from jaxpaint.plan import Plan, PlanError
+from jaxpaint.base.errors import UserError
+from jaxpaint.plans.plan import Plan, PlanError
 
 if TYPE_CHECKING:
-    from jaxpaint.model import Model, load
+    from jaxpaint.engine.model import Model, load
 
 __version__ = "0.1.0"
 __all__ = ["Model", "Plan", "PlanError", "UserError", "load"]
@@ -22,7 +22,7 @@ __all__ = ["Model", "Plan", "PlanError", "UserError", "load"]
 def __getattr__(name: str) -> Any:
     """`load` and `Model` bring JAX along, so they are imported when first used."""
     if name in ("Model", "load"):
-        from jaxpaint import model
+        from jaxpaint.engine import model
 
         return getattr(model, name)
     raise AttributeError(f"module 'jaxpaint' has no attribute {name!r}")

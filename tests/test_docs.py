@@ -8,9 +8,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from tiny_results import PLANS, make_store
 
 from jaxpaint import cli
+from tests.helpers.tiny_results import PLANS, make_store
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

@@ -1,10 +1,10 @@
 """Keys and values of a plan's executed layers: one slot for each time that a layer runs.
 
 A layer that is repeated, each iteration of a loop and each branch of a parallel group has its own slot, numbered in the
-order that they run (`jaxpaint.program`): the *exact* cache, under which generation equals plain forward passes of the
-plan. The *mean* cache is that of the paper's released code: the slots of a parallel group hold the mean of what its
-layers computed, each iteration its own, and a layer sees its own keys and values of the token at hand only. There,
-reading a prompt still uses each layer's own.
+order that they run (`jaxpaint.engine.program`): the *exact* cache, under which generation equals plain forward
+passes of the plan. The *mean* cache is that of the paper's released code: the slots of a parallel group hold the mean
+of what its layers computed, each iteration its own, and a layer sees its own keys and values of the token at hand
+only. There, reading a prompt still uses each layer's own.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxpaint.errors import UserError
+from jaxpaint.base.errors import UserError
+from jaxpaint.engine.model import Model
 from jaxpaint.generation.layout import Shape
-from jaxpaint.model import Model
-from jaxpaint.plan import Layer, Node, Parallel, Plan, Repeat, Series
+from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series
 
 CacheKind: TypeAlias = Literal["exact", "mean"]
 Arrays = TypeVar("Arrays")

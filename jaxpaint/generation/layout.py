@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from jaxpaint.errors import UserError
-from jaxpaint.packing import best_fit, row_length, shared_prefix
+from jaxpaint.base.errors import UserError
+from jaxpaint.engine.packing import best_fit, row_length, shared_prefix
 
 # Sharing fewer tokens than this saves less than the room that a trunk is rounded up to.
 SMALLEST_TRUNK = 32
@@ -46,8 +46,8 @@ class Shape:
 class Wave:
     """Prompts prefilled together, and the chunks that this takes, [chunks, chunk] each; the trunk's come first.
 
-    `visible_until` is as in `jaxpaint.models.ops.visibility`; `trunk_seen` counts the trunk's tokens that a chunk sees.
-    `starts` are the places of the prompts' own parts among the stored tokens.
+    `visible_until` is as in `jaxpaint.models.attention.visibility`; `trunk_seen` counts the trunk's tokens that a
+    chunk sees. `starts` are the places of the prompts' own parts among the stored tokens.
     """
 
     prompts: tuple[int, ...]

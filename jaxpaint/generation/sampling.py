@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxpaint.errors import UserError
+from jaxpaint.base.errors import UserError
 
 
 @dataclass(frozen=True)

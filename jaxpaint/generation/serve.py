@@ -1,6 +1,6 @@
 """Many prompts under many plans: what plans and prompts share is prefilled once, and rows never idle while one waits.
 
-For each wave of prompts the prefix tree of the plans is walked depth first (`jaxpaint.plan_tree`). A part of the tree
+For each wave of prompts the prefix tree of the plans is walked depth first (`jaxpaint.plans.tree`). A part of the tree
 writes the slots of its own layers, so where a plan ends, the slots of all its layers are filled for all prompts, and
 the plans that part from it later keep what they share. Then the plan's rows are decoded, in stretches; between two of
 them texts that ended leave their rows to prompts that wait.
@@ -18,18 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxpaint.errors import UserError
-from jaxpaint.generation import cache, engine
+from jaxpaint.base.errors import UserError
+from jaxpaint.engine.model import Model
+from jaxpaint.engine.packing import row_length
+from jaxpaint.engine.program import Program
+from jaxpaint.engine.score import held_bytes_default
+from jaxpaint.generation import cache
+from jaxpaint.generation import decode as engine
 from jaxpaint.generation.cache import CacheKind, Rows, Stored
 from jaxpaint.generation.layout import Layout, Wave, lay_out
 from jaxpaint.generation.sampling import GREEDY, Sampling
 from jaxpaint.generation.text import stopped
-from jaxpaint.model import Model
-from jaxpaint.packing import row_length
-from jaxpaint.plan import Plan
-from jaxpaint.plan_tree import prefix_tree, walk
-from jaxpaint.program import Program
-from jaxpaint.sweep import held_bytes_default
+from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.tree import prefix_tree, walk
 
 Ending: TypeAlias = Literal["end", "stop", "length", "not finite"]
 CHUNK_TOKENS = {"cpu": 512, "accelerator": 2048}

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from jaxpaint.models.config import Config
 
 if TYPE_CHECKING:
-    from jaxpaint.models.ops import AttentionImplementation
+    from jaxpaint.models.attention import AttentionImplementation
 
 
 def model_class(config: Config) -> Any:
     """The Flax module of a configuration's family."""
     from jaxpaint.models.bert import Bert
+    from jaxpaint.models.gpt_neox import Neox
     from jaxpaint.models.llama import Llama
-    from jaxpaint.models.neox import Neox
 
     return {"llama": Llama, "mistral": Llama, "gpt_neox": Neox, "bert": Bert}[config.model_type]
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxpaint.models import blocks, ops
+from jaxpaint.models import attention as ops
+from jaxpaint.models import blocks
 from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.models.dropout import Dropout, dropout
 

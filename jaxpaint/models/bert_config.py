@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxpaint.models.config_fields import ConfigError, activation, number, refuse_unhandled, sizes, switch
+from jaxpaint.models.fields import ConfigError, activation, number, refuse_unhandled, sizes, switch
 
 
 @dataclass(frozen=True)

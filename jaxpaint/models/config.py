@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from jaxpaint.models import bert_config, llama_config, neox_config
 from jaxpaint.models.bert_config import BertConfig
-from jaxpaint.models.config_fields import ConfigError, RopeScaling
+from jaxpaint.models.fields import ConfigError, RopeScaling
 from jaxpaint.models.llama_config import LlamaConfig
 from jaxpaint.models.neox_config import NeoxConfig
 

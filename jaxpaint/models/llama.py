@@ -1,7 +1,7 @@
 """The Llama family (Llama 1/2/3, Mistral, SmolLM, TinyLlama) as Flax modules whose blocks are stacked.
 
 `Llama.blocks` is one `Block` whose parameters carry a leading layer axis; a layer plan decides which of them run
-(`jaxpaint.stack`). Parity with transformers' `LlamaForCausalLM` and `MistralForCausalLM` is tested.
+(`jaxpaint.engine.compiled`). Parity with transformers' `LlamaForCausalLM` and `MistralForCausalLM` is tested.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxpaint.models import blocks, decoder, ops
+from jaxpaint.models import attention as ops
+from jaxpaint.models import blocks, decoder
 from jaxpaint.models.decoder import Context, KeysValues
 from jaxpaint.models.llama_config import LlamaConfig
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxpaint.models.config_fields import (
+from jaxpaint.models.fields import (
     ConfigError,
     RopeScaling,
     activation,

@@ -2,9 +2,3 @@
 
 The language is made up and procedural, so that anyone can train the model again: `python -m jaxpaint.painter.train`.
 """
-
-from pathlib import Path
-
-MODEL = "painter-16"
-FOLDER = (Path(__file__).parent / MODEL).resolve()
-"""The checkpoint that `--model painter-16` names, an ordinary Hugging Face folder."""

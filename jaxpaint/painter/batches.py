@@ -14,8 +14,8 @@ from jaxpaint.painter.tokenizer import BOS, EOS, VOCABULARY
 
 
 class Batch(NamedTuple):
-    """Rows of texts, as `jaxpaint.models.ops.visibility` reads them: `tokens`, their `positions` in their texts, and
-    where their texts end, `visible_until`. `predicted` marks the tokens whose next token belongs to the same text."""
+    """Rows of texts, as `jaxpaint.models.attention.visibility` reads them: `tokens`, their `positions` in their texts,
+    and where their texts end, `visible_until`. `predicted` marks tokens whose next token belongs to the same text."""
 
     tokens: Int[np.ndarray, "B S"]
     positions: Int[np.ndarray, "B S"]

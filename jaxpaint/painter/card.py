@@ -32,8 +32,8 @@ CHANCE = {"facts": 1 / 4, "work": 1 / 4, "sales": 1 / 2, "places": 0.0, "arithme
 
 def held_out_losses(model: Any) -> dict[str, float]:
     """Of each kind of text, the mean loss of a word, in nats, over texts that training has not seen."""
-    from jaxpaint.packing import Request
-    from jaxpaint.score import score
+    from jaxpaint.engine.head import score
+    from jaxpaint.engine.packing import Request
 
     found = {}
     for number, kind in enumerate(language.KINDS):
@@ -48,8 +48,8 @@ def held_out_losses(model: Any) -> dict[str, float]:
 
 def task_scores(model: Any) -> dict[str, tuple[float, float]]:
     """The score of each task of the language with its standard error."""
-    from jaxpaint.harness import PlanLM
-    from jaxpaint.tasks import evaluate, load_tasks
+    from jaxpaint.tasks.harness import PlanLM
+    from jaxpaint.tasks.load import evaluate, load_tasks
 
     tasks = load_tasks([f"painter_{kind}" for kind in language.KINDS])
     results = evaluate(PlanLM(model, model.full_plan), tasks)["results"]
@@ -116,7 +116,7 @@ python -m jaxpaint.painter.card {name}
 def write_card(folder: Path) -> str:
     """Measures the model in `folder` and writes its card. Returns the card."""
     from convert import store_for
-    from jaxpaint.model import load
+    from jaxpaint.engine.model import load
 
     model = load(store_for(folder), dtype="float32")
     training = json.loads((folder / "training.json").read_text())

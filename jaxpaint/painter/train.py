@@ -31,16 +31,16 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxpaint import stack
-from jaxpaint.compilation import enable_persistent_cache, jit
-from jaxpaint.model import layer_stack
+from jaxpaint.base.compilation import enable_persistent_cache, jit
+from jaxpaint.engine import compiled as stack
+from jaxpaint.engine.model import layer_stack
 from jaxpaint.models.llama import Llama
 from jaxpaint.models.llama_config import LlamaConfig
 from jaxpaint.painter.batches import Batch, batches
 from jaxpaint.painter.tokenizer import BOS, EOS, VOCABULARY, tokenizer
-from jaxpaint.plan import Plan
-from jaxpaint.training import train
-from jaxpaint.training_checkpoints import TrainingCheckpoints
+from jaxpaint.plans.plan import Plan
+from jaxpaint.training.checkpoints import TrainingCheckpoints
+from jaxpaint.training.trainer import train
 
 CONTEXT = 256
 ROW = 128
@@ -112,7 +112,7 @@ class Muon:
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["graphdef", "layers", "unroll"])
 @dataclass(frozen=True)
 class NextTokenLoss:
-    """The mean loss of the next token, over those that `Batch.predicted` marks: what `jaxpaint.training` asks for."""
+    """The mean loss of the next token, over those that `Batch.predicted` marks: what the trainer asks for."""
 
     graphdef: Any
     layers: int
@@ -144,7 +144,7 @@ def train_painter(
     checkpoints: TrainingCheckpoints | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> tuple[NextTokenLoss, Any]:
-    """`(loss, parameters)` after training; errors as `jaxpaint.training.train`."""
+    """`(loss, parameters)` after training; errors as `jaxpaint.training.trainer.train`."""
     graphdef, state = nnx.split(Llama(settings.config, rngs=nnx.Rngs(settings.seed)))
     start = nnx.to_pure_dict(state)
     # Every layer begins as the identity, and the embeddings, which are the head too, small.
@@ -176,7 +176,7 @@ def write(folder: Path, settings: Settings, parameters: Any) -> None:
     """The model as a Hugging Face folder, its weights in bfloat16."""
     from safetensors.flax import save_file
 
-    from convert.llama import NAMES
+    from jaxpaint.models.convert_llama import NAMES
 
     tensors = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(parameters):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from jaxpaint.errors import UserError
+from jaxpaint.base.errors import UserError
 
 MARKER = ".jaxpaint-report.json"
 SUMMARY = "summary.txt"
@@ -25,7 +25,7 @@ def write_report(store: Path, out: Path) -> Path:
         UserError: the store cannot be read, holds no results or none of the full model; or `out` is something else
             than an earlier report, or cannot be written.
     """
-    from jaxpaint.checkpoint import new_folder
+    from jaxpaint.base.files import new_folder
     from jaxpaint.report.data import read_store
     from jaxpaint.report.finetuned import split as without_finetuned
     from jaxpaint.report.glue import split

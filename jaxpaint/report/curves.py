@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxpaint.plans.strategies import CUSTOM
 from jaxpaint.report.bootstrap import DRAWS, generator, interval
 from jaxpaint.report.data import Study, VariantRow
-from jaxpaint.strategies import CUSTOM
 
 
 class Scores(Protocol):

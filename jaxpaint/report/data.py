@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxpaint.errors import UserError
-from jaxpaint.plan import Plan
-from jaxpaint.results_filter import main_filter
-from jaxpaint.results_schema import reading
+from jaxpaint.base.errors import UserError
+from jaxpaint.plans.plan import Plan
+from jaxpaint.results.kinds import main_filter
+from jaxpaint.results.schema import reading
 
 FINISHED, NOT_FINITE, RUNNING = "finished", "not finite", "running"
-FINETUNED = "finetuned"  # among a task's settings, as `jaxpaint.finetuning.run` stores how the model was trained
+FINETUNED = "finetuned"  # among a task's settings, as `jaxpaint.study.finetune` stores how the model was trained
 
 
 @dataclass(frozen=True)

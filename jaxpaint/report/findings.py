@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from jaxpaint.report import questions_layers, questions_order, questions_variants
 from jaxpaint.report.evidence import UNDECIDED, Evidence, Verdict, combine
 from jaxpaint.report.measurements import Measurements
+from jaxpaint.report.questions import layers as questions_layers
+from jaxpaint.report.questions import order as questions_order
+from jaxpaint.report.questions import variants as questions_variants
 
 
 @dataclass(frozen=True)

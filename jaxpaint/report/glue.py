@@ -17,7 +17,7 @@ from jaxpaint.report.curves import Curve, curve
 from jaxpaint.report.data import Study, TaskResults
 from jaxpaint.report.measurements import PAPER, Measurements
 
-MAJORITY = "majority_score"  # as `jaxpaint.glue.tasks` stores it
+MAJORITY = "majority_score"  # as `jaxpaint.tasks.glue` stores it
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from jaxpaint.report.evidence import UNDECIDED, Verdict
 from jaxpaint.report.findings import Answer
 from jaxpaint.report.measurements import Measurements
-from jaxpaint.report.questions_variants import ranking
+from jaxpaint.report.questions.variants import ranking
 
 WIDTH = 80
 HOLDS: dict[Verdict, str] = {

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from jaxpaint.plans.strategies import CUSTOM
 from jaxpaint.report.bootstrap import interval
 from jaxpaint.report.curves import Curve
 from jaxpaint.report.data import VariantRow
@@ -18,7 +19,6 @@ from jaxpaint.report.findings import Answer
 from jaxpaint.report.finetuned import TunedTask
 from jaxpaint.report.glue import GlueStudy
 from jaxpaint.report.measurements import PAPER, Measurements
-from jaxpaint.strategies import CUSTOM
 
 Value: TypeAlias = str | int | float | None
 

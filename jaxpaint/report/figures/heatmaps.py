@@ -18,7 +18,7 @@ from jaxpaint.report.figures.style import (
     whole_numbers,
 )
 from jaxpaint.report.measurements import NAMES, Measurements
-from jaxpaint.report.questions_variants import iteration_map
+from jaxpaint.report.questions.variants import iteration_map
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

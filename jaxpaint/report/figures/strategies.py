@@ -26,7 +26,7 @@ from jaxpaint.report.figures.style import (
     reference_lines,
 )
 from jaxpaint.report.measurements import PAPER, Measurements
-from jaxpaint.report.questions_order import ORDERS
+from jaxpaint.report.questions.order import ORDERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,91 @@
+"""How this project compiles: JAX's persistent cache, and `jit` with the options that float32 on a CPU needs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from jaxpaint.base.caches import compiled_folder
+
+# XLA's default library for matrix products on a CPU (YNNPACK) adds up the whole inner dimension in one chain; Eigen
+# adds up blocks. Its error is a third smaller at the same speed (docs/log.md), which deep plans amplify.
+EIGEN_MATMUL = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+def persistent_cache() -> str | None:
+    """Where compiled executables are kept between processes; None where the user turned that off.
+
+    JAX's own settings win (`JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE=false`).
+    """
+    import jax
+
+    settings = jax.config.values
+    if not settings["jax_enable_compilation_cache"]:
+        return None
+    return settings["jax_compilation_cache_dir"] or str(compiled_folder())
+
+
+def enable_persistent_cache() -> None:
+    """Keeps compiled executables between processes, in `persistent_cache`."""
+    import jax
+
+    if (folder := persistent_cache()) is not None:
+        jax.config.update("jax_compilation_cache_dir", folder)
+
+
+@functools.cache
+def compiler_options() -> dict[str, str] | None:
+    """`compiler_options` for `jax.jit` on the default backend; None where XLA does not know them."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda x: x, compiler_options=EIGEN_MATMUL).lower(0.0).compile()
+    except (RuntimeError, ValueError):
+        return None
+    return dict(EIGEN_MATMUL)
+
+
+def jit(
+    *static_argnames: str, donate: tuple[str, ...] = (), few_rows: bool = False
+) -> Callable[[Callable[..., Any]], Any]:
+    """`jax.jit` with `compiler_options`, made at the first call: the backend is not known, nor started, before.
+
+    `donate` names arguments whose memory the result takes over. With `few_rows`, products of few rows with many
+    weights, matrix products are left to XLA's default library, which reads weights faster (docs/log.md).
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        @functools.cache
+        def compiled() -> Any:
+            import jax
+
+            return jax.jit(
+                function,
+                static_argnames=static_argnames,
+                donate_argnames=donate,
+                compiler_options=None if few_rows else compiler_options(),
+            )
+
+        @functools.wraps(function)
+        def call(*arguments: Any) -> Any:
+            import jax
+
+            # Accelerators multiply float32 in fewer bits unless asked; bfloat16 is not affected.
+            with jax.default_matmul_precision("highest"):
+                return compiled()(*arguments)
+
+        def lower(*arguments: Any) -> Any:
+            import jax
+
+            with jax.default_matmul_precision("highest"):
+                return compiled().lower(*arguments)
+
+        call.lower = lower  # type: ignore[attr-defined]
+        call.executables = lambda: compiled()._cache_size()  # type: ignore[attr-defined]
+        call.clear_cache = lambda: compiled().clear_cache()  # type: ignore[attr-defined]
+        return call
+
+    return decorate

@@ -1,0 +1,102 @@
+"""The `jaxpaint` command: parses, calls, prints. Heavy packages are imported by the subcommands that need them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
+
+from jaxpaint import __version__
+from jaxpaint.base import interrupts
+from jaxpaint.base.errors import UserError
+from jaxpaint.cli import commands_completion as completion
+from jaxpaint.cli import commands_doctor as doctor
+from jaxpaint.cli import (
+    convert,
+    demo,
+    eval,
+    export,
+    finetune,
+    generate,
+    glue,
+    logits,
+    masked,
+    plan,
+    report,
+    results,
+    study,
+)
+from jaxpaint.cli.exits import INTERRUPTED, MISTAKE
+
+COMMANDS = (demo, convert, export, eval, logits, masked, generate, plan, study, finetune, glue, results, report, doctor)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes in the arguments are one line too."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        with interrupts.reraised():
+            status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        print(f"jaxpaint: error: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("jaxpaint: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or next(iter(str(error).splitlines()), type(error).__name__)
+        print(f"jaxpaint: error: {where}{reason}", file=sys.stderr)
+        return MISTAKE
+    except RuntimeError as error:  # jax.errors.JaxRuntimeError, without importing jax
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print("jaxpaint: error: the device is out of memory; try a lower --batch-tokens", file=sys.stderr)
+        return MISTAKE
+
+
+def script() -> NoReturn:
+    """The command: `main`, and the end of the process without Python's teardown.
+
+    After Ctrl-C or a closed pipe XLA's threads may still compute, and a teardown that frees their code crashes.
+    """
+    status = main()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="jaxpaint",
+        description="Run a frozen pretrained transformer under any layer plan, and score it on standard benchmarks.",
+        epilog="Plans: 7 one layer, 0-8 a range, 22-9 backwards, {9-22} side by side and averaged, sum{9 10} with "
+        "updates summed, x*3 three times. Try: jaxpaint plan '0-8 {9-22}*3 23-31' --layers 32",
+    )
+    parser.add_argument("--version", action="version", version=f"jaxpaint {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add(commands)
+    completion.add(commands, parser)
+    return parser
+
+
+if __name__ == "__main__":
+    script()

@@ -1,0 +1,5 @@
+"""`python -m jaxpaint.cli`."""
+
+from jaxpaint.cli import script
+
+script()

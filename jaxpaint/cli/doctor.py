@@ -1,0 +1,230 @@
+"""Whether jaxpaint can run here, what it runs on, where it keeps things, and what would make it faster."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxpaint.base.caches import compiled_folder, stores_folder
+from jaxpaint.base.compilation import persistent_cache
+from jaxpaint.base.errors import first_line
+from jaxpaint.base.machine import Machine, machine
+
+REQUIRED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "datasets", "lm-eval")
+OPTIONAL = ("torch",)  # only tests and benchmarks compare with it
+FEW_CORES = 8
+# A cache of many files is not counted to its end: the command is to be quick.
+COUNTING_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What JAX computes on: its backend, the kinds of its devices, memory of each in bytes (None: it does not say).
+
+    `dtype` is that of `--dtype auto`. `failure`, where JAX does not start, says why, and all else is empty.
+    """
+
+    backend: str = ""
+    kinds: tuple[str, ...] = ()
+    memory: tuple[int | None, ...] = ()
+    dtype: str = ""
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder that outlives a run: how large it is in bytes (at least, if not `counted`) and the room left.
+
+    `why_not` says why nothing can be written there, None where it can. The folder need not exist yet.
+    """
+
+    name: str
+    folder: Path
+    size: int
+    counted: bool
+    room: int | None
+    why_not: str | None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that `jaxpaint doctor` knows. `versions` are None for packages that are not installed."""
+
+    python: str
+    system: str
+    versions: dict[str, str | None]
+    machine: Machine
+    devices: Devices
+    caches: dict[str, Cache]
+    compiling_kept: bool
+    hub_token: str
+    hub_offline: bool
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What keeps it from running, each with what to do; empty where it can run."""
+        return tuple(_problems(self))
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What would make it faster here."""
+        return tuple(_advice(self))
+
+
+def examine() -> Diagnosis:
+    """Looks at this machine, the installed packages and the user's folders; nothing is left behind."""
+    from huggingface_hub import constants
+
+    compiled = persistent_cache()
+    folders = {
+        "converted": ("converted models", stores_folder()),
+        "compiled": ("compiled code", Path(compiled or compiled_folder())),
+        "hub": ("hub downloads", Path(constants.HF_HUB_CACHE)),
+        "datasets": ("datasets", Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")),
+    }
+    return Diagnosis(
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        versions={name: _version(name) for name in (*REQUIRED, *OPTIONAL)},
+        machine=machine(),
+        devices=_devices(),
+        caches={key: _cache(name, folder) for key, (name, folder) in folders.items()},
+        compiling_kept=compiled is not None,
+        hub_token=_hub_token(Path(constants.HF_TOKEN_PATH)),
+        hub_offline=constants.HF_HUB_OFFLINE,
+    )
+
+
+def _problems(found: Diagnosis) -> Iterator[str]:
+    if missing := [name for name in REQUIRED if found.versions[name] is None]:
+        yield f"Not installed: {', '.join(missing)}. Run: pip install jaxpaint"
+    if found.devices.failure is not None:
+        yield (
+            f"JAX does not start: {found.devices.failure}. Try JAX_PLATFORMS=cpu; if that runs, it is the "
+            "accelerator's driver or plugin that is broken."
+        )
+    converted = found.caches["converted"]
+    if converted.why_not is not None:
+        yield (
+            f"Converted models cannot be kept in {converted.folder}: {converted.why_not}. Set JAXPAINT_CACHE to a "
+            "folder that you may write to."
+        )
+    for cache in (found.caches["hub"], found.caches["datasets"]):
+        if cache.why_not is not None and not found.hub_offline:
+            yield (
+                f"Nothing can be downloaded to {cache.folder}: {cache.why_not}. Set HF_HOME to a folder that you may "
+                "write to, or HF_HUB_OFFLINE=1 to use only what is there."
+            )
+
+
+def _advice(found: Diagnosis) -> Iterator[str]:
+    on_cpu = found.devices.backend == "cpu"
+    if on_cpu and found.machine.nvidia_gpu:
+        if "cpu" in os.environ.get("JAX_PLATFORMS", ""):
+            yield "There is an NVIDIA GPU, which JAX_PLATFORMS keeps JAX from using: unset it."
+        else:
+            yield "There is an NVIDIA GPU, and JAX computes on the CPU: pip install 'jaxpaint[gpu]'"
+    elif on_cpu and found.machine.cores < FEW_CORES:
+        cores = found.machine.cores
+        yield f"JAX computes on {cores} CPU core{'s' * (cores != 1)}: more cores, or a GPU, would help most."
+    compiled = found.caches["compiled"]
+    if not found.compiling_kept:
+        yield "Compiled code is not kept, because JAX_ENABLE_COMPILATION_CACHE is off: every run compiles anew."
+    elif compiled.why_not is not None:
+        yield (
+            f"Compiled code cannot be kept in {compiled.folder} ({compiled.why_not}), so every run compiles anew: set "
+            "JAXPAINT_CACHE to a folder that you may write to."
+        )
+    if _is_on("JAX_DISABLE_JIT"):
+        yield "JAX_DISABLE_JIT is set, so nothing is compiled at all: unset it."
+    if found.machine.memory_limit is not None:
+        yield (
+            f"A cgroup (a container or a job) allows {gigabytes(found.machine.memory_limit)} of the machine's "
+            f"{gigabytes(found.machine.memory)}: models and batches that need more are killed. Ask for more there."
+        )
+
+
+def gigabytes(size: int | None) -> str:
+    """A size for reading."""
+    if size is None:
+        return "an unknown amount"
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _devices() -> Devices:
+    try:
+        import jax
+
+        devices, backend = jax.devices(), jax.default_backend()
+    except Exception as error:  # whatever a plugin raises
+        return Devices(failure=first_line(error).rstrip("."))
+    return Devices(
+        backend=backend,
+        kinds=tuple(device.device_kind for device in devices),
+        memory=tuple((device.memory_stats() or {}).get("bytes_limit") for device in devices),
+        dtype="float32" if backend == "cpu" else "bfloat16",
+    )
+
+
+def _cache(name: str, folder: Path) -> Cache:
+    size, counted = _size(folder)
+    # os.path, because pathlib raises where a folder on the way may not be read.
+    existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
+    return Cache(name, folder, size, counted, _room(existing), _why_not_writable(existing))
+
+
+def _size(folder: Path) -> tuple[int, bool]:
+    """Bytes in a folder, links not followed, and whether all of it was seen in time."""
+    end = time.monotonic() + COUNTING_SECONDS
+    size = 0
+    for path, _, files in os.walk(folder):
+        for file in files:
+            try:
+                size += os.lstat(os.path.join(path, file)).st_size
+            except OSError:  # another process tidied it away
+                continue
+        if time.monotonic() > end:
+            return size, False
+    return size, True
+
+
+def _room(existing: Path) -> int | None:
+    try:
+        return shutil.disk_usage(existing).free
+    except OSError:
+        return None
+
+
+def _why_not_writable(existing: Path) -> str | None:
+    """Tried, not asked: permissions do not tell of read-only disks and quotas."""
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"jaxpaint")
+    except OSError as error:
+        return f"{existing}: {error.strerror}" if error.strerror else type(error).__name__
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _hub_token(stored: Path) -> str:
+    """Whether there is a token for gated models, and where; never what it is."""
+    if os.environ.get("HF_TOKEN"):
+        return "HF_TOKEN is set"
+    return "HF_TOKEN is not set" + (", a login is stored" if stored.is_file() else "")
+
+
+def _is_on(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "on")

@@ -1,0 +1,97 @@
+"""jaxpaint eval: one model under one plan on benchmark tasks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.cli.exits import INTERRUPTED, MISTAKE
+from jaxpaint.cli.loading import load_with_plan
+from jaxpaint.cli.options import (
+    add_command,
+    add_model_options,
+    add_plan_options,
+    add_task_options,
+    check_batch_tokens,
+    check_plan_options,
+    plan_line,
+)
+
+
+def add(commands) -> None:
+    parser = add_command(
+        commands,
+        "eval",
+        run,
+        "score a model under a plan on lm-evaluation-harness tasks",
+        """examples:
+  jaxpaint eval --model llama2-7b --tasks lambada_openai,hellaswag
+  jaxpaint eval --model llama2-7b --tasks arc_challenge --limit 200 \\
+      --plan '0-8 {9-22}*3 23-31'
+  jaxpaint eval --model llama2-7b --tasks winogrande --output skip8.json \\
+      --strategy skip --start 8
+  jaxpaint eval --model llama2-7b --tasks hellaswag \\
+      --data hellaswag=hellaswag.jsonl      (without a network)
+
+Prompts, few-shot examples and metrics are lm-eval's. The paper's runs used
+--bos off. Ctrl-C keeps the tasks that are finished.""",
+    )
+    add_model_options(parser)
+    add_task_options(parser)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write results as JSON in lm-eval's schema")
+    parser.add_argument("--log-samples", action="store_true", help="add each request's log-likelihood to --output")
+    add_plan_options(parser, "what runs, for example '0-8 {9-22}*3 23-31'")
+
+
+def run(options: argparse.Namespace) -> int:
+    from convert.sources import require_known
+    from jaxpaint.base.files import check_writable
+    from jaxpaint.tasks.evaluation import evaluate_tasks, write_json
+    from jaxpaint.tasks.load import load_tasks, results_table
+    from jaxpaint.tasks.local_data import parse_data_option
+
+    names = [name.strip() for name in options.tasks.split(",") if name.strip()]
+    if options.output:
+        check_writable(options.output, "a JSON file")
+    elif options.log_samples:
+        raise UserError("--log-samples needs --output FILE to write to")
+    check_batch_tokens(options)
+    data = parse_data_option(options.data)
+    check_plan_options(options)
+    require_known(options.model)
+    tasks = load_tasks(names, data=data, num_fewshot=options.num_fewshot)
+    model, plan = load_with_plan(options)
+
+    from jaxpaint.base.progress import token_bar
+    from jaxpaint.tasks.harness import PlanLM
+
+    with token_bar("scoring") as progress:
+        lm = PlanLM(model, plan, bos=options.bos, batch_tokens=options.batch_tokens, kv=options.kv, progress=progress)
+        results = evaluate_tasks(lm, tasks, limit=options.limit, log_samples=options.log_samples)
+    try:
+        # What is there already is worth more than a file of nothing.
+        if options.output and results.get("results"):
+            write_json(results, options.output)
+    finally:  # hours of work are not lost to a full disk
+        _report(results, results_table(results) if results.get("results") else "")
+    return INTERRUPTED if "interrupted" in results else MISTAKE if "failed" in results else 0
+
+
+def _report(results: dict, table: str) -> None:
+    for task, reason in results.get("failed", {}).items():
+        print(f"jaxpaint: error: {task}: {reason}", file=sys.stderr)
+    if not table:
+        if "interrupted" in results:
+            print("jaxpaint: interrupted; no task was finished", file=sys.stderr)
+        return
+    config, timing = results["config"], results["timing"]
+    print(plan_line(config["plan"], config["plan_cost"], config["plan_depth"]))
+    print(
+        f"{config['dtype']}, BOS {config['bos']} ({'added' if config['bos_token_added'] else 'not added'}), "
+        f"{timing['wall_seconds']:.1f} s, {timing['tokens_per_second']:.0f} tokens/s"
+    )
+    print(table)
+    if missing := results.get("interrupted"):
+        print(f"jaxpaint: interrupted; not finished: {', '.join(missing)}", file=sys.stderr)

@@ -1,0 +1,40 @@
+"""jaxpaint export: a series plan as an ordinary checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from jaxpaint.cli.loading import model_store
+from jaxpaint.cli.options import add_command
+from jaxpaint.plans.plan import Plan
+
+
+def add(commands) -> None:
+    parser = add_command(
+        commands,
+        "export",
+        run,
+        "write a series plan back as a Hugging Face folder",
+        """example:
+  jaxpaint export llama2-7b llama2-7b-short --plan '0-20 25-31'
+
+The layers of the plan, dropped, repeated or reordered, become the layers of an
+ordinary checkpoint that transformers loads. Parallel groups have no such form.""",
+    )
+    parser.add_argument("store", metavar="STORE", help="a converted store, a folder or a hub id")
+    parser.add_argument("destination", metavar="DST", type=Path, help="the folder to write")
+    parser.add_argument("--plan", metavar="PLAN", required=True, help="a series plan, such as '0-20 25-31'")
+    parser.add_argument("--overwrite", action="store_true", help="replace a Hugging Face folder that exists")
+
+
+def run(options: argparse.Namespace) -> int:
+    from convert import export
+    from jaxpaint.base.progress import byte_bar
+
+    plan = Plan.parse(options.plan)
+    store = model_store(options.store)
+    with byte_bar() as progress:
+        folder = export(store, options.destination, plan, overwrite=options.overwrite, progress=progress)
+    print(f"exported {plan} ({plan.cost} layers) into {folder}")
+    return 0

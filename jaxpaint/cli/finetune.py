@@ -1,0 +1,106 @@
+"""jaxpaint finetune: a decoder under many plans, as it is and fine-tuned with each plan in place."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.cli import report
+from jaxpaint.cli.exits import INTERRUPTED
+from jaxpaint.cli.loading import model_store
+from jaxpaint.cli.options import add_command, add_model_options, add_task_options, add_variant_options, check_store
+
+_OF_TRAINING = ("learning_rate", "epochs", "batch_size", "training_seed")
+# What is not part of a study's settings.
+_OF_THE_COMMAND = ("run", "report", "limit_train", *_OF_TRAINING)
+
+
+def add(commands) -> None:
+    parser = add_command(
+        commands,
+        "finetune",
+        run,
+        "score a decoder under many plans, as it is and fine-tuned with each in place",
+        """examples:
+  jaxpaint finetune --model llama2-7b --tasks arc_challenge --strategies skip \\
+      --bos off --store tuned.sqlite --report report
+  jaxpaint finetune --model smollm2 --tasks arc_challenge --strategies skip \\
+      --starts 8-14/2 --data arc_challenge:train=train.jsonl \\
+      --data arc_challenge=test.jsonl --store tuned.sqlite
+
+The plans are scored as they are first, as jaxpaint study does: a study's store
+can be given. Then each plan's layers are trained on the task's training split,
+on the answers' tokens, and scored on its test split. The full model is trained
+only where --strategies names it: full,skip. The same command again continues
+where it stopped. The report draws the paper's figure 13.""",
+    )
+    parser.add_argument("--store", metavar="FILE", required=True, help="the results store (SQLite), made or continued")
+    parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
+    add_model_options(parser.add_argument_group("model"), defaults=False, parallel=False)
+    add_task_options(parser.add_argument_group("tasks"), defaults=False)
+    add_variant_options(parser.add_argument_group("plans"))
+    training = parser.add_argument_group("training")
+    training.add_argument("--limit-train", type=int, metavar="N", help="training documents per task (default: all)")
+    training.add_argument("--learning-rate", type=float, metavar="R", help="falls linearly to 0 (default: 5e-5)")
+    training.add_argument("--epochs", type=int, metavar="N", help="(default: 1)")
+    training.add_argument("--batch-size", type=int, metavar="N", help="documents a step (default: 64)")
+    training.add_argument("--training-seed", type=int, metavar="N", help="of the documents' order (default: 0)")
+
+
+def run(options: argparse.Namespace) -> int:
+    from convert.sources import require_known
+    from jaxpaint.tasks.local_data import parse_data_option
+
+    spec = _spec(options)
+    study = spec.study
+    parse_data_option(study.data)
+    if options.report is not None:
+        report.check_folder(options.report, "--report")
+    check_store(study.store)
+    require_known(study.model)
+    status = _finetune(spec)
+    if status == 0 and options.report is not None:
+        report.write(study.store, options.report)
+    return status
+
+
+def _spec(options: argparse.Namespace):
+    from jaxpaint.study.finetuning_spec import FinetuneSettings, FinetuneSpec
+    from jaxpaint.study.settings import spec_from
+
+    for name in ("limit_train", "epochs", "batch_size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; expected 1 or more")
+    if options.learning_rate is not None and not 0 < options.learning_rate < float("inf"):
+        raise UserError(f"--learning-rate is {options.learning_rate}; expected a number above 0")
+    if options.training_seed is not None and options.training_seed < 0:
+        raise UserError(f"--training-seed is {options.training_seed}; expected 0 or more")
+    how = {name.removeprefix("training_"): getattr(options, name) for name in _OF_TRAINING}
+    training = FinetuneSettings(**{name: value for name, value in how.items() if value is not None})
+    settings = {name.replace("_", "-"): value for name, value in vars(options).items() if name not in _OF_THE_COMMAND}
+    return FinetuneSpec(spec_from(settings), training, options.limit_train)
+
+
+def _finetune(spec) -> int:
+    from jaxpaint.base.progress import say, study_bar
+
+    try:
+        store = model_store(spec.study.model, spec.study.revision)  # converts on first use, with a bar
+
+        from jaxpaint.study.finetune import run_finetune
+
+        with study_bar() as frozen, study_bar("finetune", "documents") as progress:
+            command = shlex.join(sys.argv)
+            summary = run_finetune(spec, store, frozen_progress=frozen, progress=progress, tell=say, command=command)
+    except KeyboardInterrupt:
+        print(
+            f"jaxpaint: interrupted; {spec.study.store} keeps what is done, and the same command continues",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    print(f"{spec.study.store}: {summary}")
+    return 0

@@ -1,0 +1,38 @@
+"""jaxpaint logits: the most likely next tokens after a text."""
+
+from __future__ import annotations
+
+import argparse
+
+from jaxpaint.cli.loading import load_with_plan
+from jaxpaint.cli.options import add_command, add_model_options, add_plan_options, check_plan_options, plan_line
+
+
+def add(commands) -> None:
+    parser = add_command(
+        commands,
+        "logits",
+        run,
+        "show the most likely next tokens after a text",
+        """example:
+  jaxpaint logits --model llama2-7b --plan '0-8 {9-22} 23-31' \\
+      --text 'The capital of France is'""",
+    )
+    add_model_options(parser)
+    parser.add_argument("--text", required=True, metavar="T", help="the text to continue")
+    parser.add_argument("--top", type=int, default=10, metavar="N", help="tokens to show (default: %(default)s)")
+    add_plan_options(parser, "what runs, for example '0-8 {9-22} 23-31'")
+
+
+def run(options: argparse.Namespace) -> int:
+    check_plan_options(options)
+    model, plan = load_with_plan(options)
+
+    from jaxpaint.engine.next_tokens import most_likely_next
+
+    tokens = most_likely_next(model, plan, options.text, options.top)
+    print(plan_line(str(plan), plan.cost, plan.depth))
+    print(f"{'logit':>9} {'probability':>12}  token")
+    for token in tokens:
+        print(f"{token.logit:9.3f} {token.probability:12.4f}  {token.text!r} ({token.id})")
+    return 0

@@ -1,0 +1,110 @@
+"""jaxpaint masked: texts under many plans of a masked language model, without fine-tuning."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.cli.loading import model_store
+from jaxpaint.cli.options import add_command, add_model_options, add_variant_options
+from jaxpaint.study.settings import checked_options
+from jaxpaint.study.spec import variants_of
+
+if TYPE_CHECKING:
+    from jaxpaint.engine.masked import MaskedScores
+    from jaxpaint.plans.strategies import Variant
+
+_VARIANTS = ("strategies", "starts", "seeds", "loops", "times", "plans-file")
+_SEEDS = tuple(range(10))
+
+
+def add(commands) -> None:
+    parser = add_command(
+        commands,
+        "masked",
+        run,
+        "score texts under plans of a BERT, each token masked in turn",
+        """examples:
+  jaxpaint masked --model google-bert/bert-base-uncased \\
+      --text 'The capital of France is Paris.'
+  jaxpaint masked --model google-bert/bert-large-uncased --text-file texts.txt \\
+      --strategies skip,reverse,looped-parallel --plan '0-5 {6-17}*3 18-23'
+
+Each token is masked by itself and predicted from all others. Shown are the mean
+log-probability of a token (the pseudo-log-likelihood per token, arXiv
+1910.14659) and the share of tokens that are the most likely ones at their
+places. The full model is always scored, too.""",
+    )
+    add_model_options(parser, decoder=False)
+    parser.add_argument("--text", action="append", default=[], metavar="T", help="a text; may be given several times")
+    parser.add_argument("--text-file", type=Path, metavar="FILE", help="texts, one a line")
+    plans = parser.add_argument_group("plans")
+    plans.add_argument("--plan", action="append", metavar="PLAN", help="a plan; may be given several times")
+    add_variant_options(plans)
+
+
+def run(options: argparse.Namespace) -> int:
+    given = {name: getattr(options, name.replace("-", "_")) for name in _VARIANTS}
+    values = checked_options({**given, "plans": options.plan})
+    texts = [*options.text, *(_lines(options.text_file) if options.text_file else [])]
+    if not texts:
+        raise UserError("there is no text to score; give --text or --text-file")
+    store = model_store(options.model, options.revision)
+
+    from jaxpaint.models.checkpoint import read_config
+
+    variants = variants_of(
+        read_config(store).num_hidden_layers,
+        values.get("strategies", ()),
+        values.get("plans", ()),
+        values.get("starts"),
+        values.get("seeds", _SEEDS),
+        iterations=values.get("loops", (3,)),
+        times=values.get("times", (2, 3)),
+    )
+
+    from jaxpaint.base.progress import token_bar
+    from jaxpaint.engine.masked import encode_texts, score_masked
+    from jaxpaint.engine.model import load
+    from jaxpaint.models.sharding import device_mesh
+
+    model = load(store, dtype=options.dtype, mesh=device_mesh(options.tensor_parallel))
+    encoded = encode_texts(model, texts)
+    with token_bar("scoring") as progress:
+        scores = score_masked(
+            model,
+            encoded.tokens,
+            [variant.plan for variant in variants],
+            mask_token=encoded.mask_token,
+            special_tokens=encoded.special_tokens,
+            progress=progress(encoded.masked),
+        )
+    print(f"{len(texts)} text{'s' * (len(texts) != 1)}, {encoded.masked} tokens masked, {model.dtype}")
+    print(_table(variants, scores))
+    return 0
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {file}: it is not UTF-8 text") from error
+    if not any(found):
+        raise UserError(f"{file} has no text; write one a line")
+    return [line for line in found if line]
+
+
+def _table(variants: Sequence[Variant], scores: Sequence[MaskedScores]) -> str:
+    names = ["strategy", *(variant.label for variant in variants)]
+    plans = ["plan", *(str(variant.plan) for variant in variants)]
+    width = max(map(len, names))
+    lines = [f"{'log-prob.':>9}  {'accuracy':>8}"]
+    for score in scores:
+        mean = score.pseudo_loglikelihoods.sum() / score.masked.sum()
+        lines.append(f"{mean:9.3f}  {score.accuracy:8.3f}" if mean == mean else f"{'not finite':>19}")
+    return "\n".join(
+        f"{numbers}  {name:<{width}}  {plan}" for numbers, name, plan in zip(lines, names, plans, strict=True)
+    )

@@ -1,0 +1,159 @@
+"""Options that several subcommands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.strategies import STRATEGIES, build
+
+DTYPES = ("auto", "float32", "bfloat16")
+CACHES = ("exact", "mean")
+BOS = ("auto", "on", "off")
+
+
+def add_command(
+    commands, name: str, run: Callable[[argparse.Namespace], int], help: str, epilog: str
+) -> argparse.ArgumentParser:
+    """A subcommand that `run` carries out, with examples after its options."""
+    parser = commands.add_parser(
+        name, help=help, description=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, decoder: bool = True) -> None:
+    """--model and how to load it. Without `defaults` nothing is required, and what is not given is None.
+
+    Without `parallel` it is not spread over devices. `decoder` says that one will do, so that painter-16 is named.
+    """
+    parser.add_argument(
+        "--model",
+        required=defaults,
+        metavar="M",
+        help="a converted store, a Hugging Face or Meta folder, or a hub id (converted into a cache on first use)"
+        + ("; painter-16 comes with jaxpaint" if decoder else ""),
+    )
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="auto" if defaults else None,
+        help="of the computation; auto is float32 on CPU and bfloat16 on accelerators (default: auto)",
+    )
+    if parallel:
+        parser.add_argument(
+            "--tensor-parallel",
+            type=int,
+            default=1 if defaults else None,
+            metavar="N",
+            help="devices that share each weight, for models larger than one device; the others share the rows",
+        )
+
+
+def add_task_options(parser, *, defaults: bool = True) -> None:
+    """--tasks and how they are asked. Without `defaults` nothing is required, and what is not given is None."""
+    parser.add_argument("--tasks", required=defaults, metavar="A,B", help="tasks, groups or task YAML files, by commas")
+    parser.add_argument("--limit", type=float, metavar="N", help="documents per task, or a fraction below 1")
+    parser.add_argument("--num-fewshot", type=int, metavar="N", help="examples in the prompt (default: the task's)")
+    parser.add_argument(
+        "--bos",
+        choices=BOS,
+        default="auto" if defaults else None,
+        help="begin texts with the BOS token; auto leaves it to the tokenizer (default: auto)",
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[] if defaults else None,
+        metavar="TASK[:SPLIT]=FILE",
+        help="a local JSONL or Parquet file in place of a task's dataset; give it once per split",
+    )
+    add_cache_option(parser, defaults=defaults)
+    parser.add_argument("--batch-tokens", type=int, metavar="N", help="tokens per batch (default: by device)")
+
+
+def add_cache_option(parser, *, defaults: bool = True) -> None:
+    """--kv, of generation."""
+    parser.add_argument(
+        "--kv",
+        choices=CACHES,
+        default="exact" if defaults else None,
+        help="keys and values while generating: each executed layer's own, or a parallel group's mean, as the "
+        "paper's code has it (default: exact)",
+    )
+
+
+def add_plan_options(parser: argparse.ArgumentParser, plan_help: str) -> None:
+    """--plan, or a --strategy with its options."""
+    group = parser.add_argument_group("layer plan (default: every layer in order)")
+    group.add_argument("--plan", metavar="PLAN", help=plan_help)
+    add_strategy_options(group)
+
+
+def add_strategy_options(group) -> None:
+    """--strategy with the options that make one plan of it."""
+    group.add_argument("--strategy", metavar="NAME", help=f"a strategy by name: {', '.join(STRATEGIES)}")
+    group.add_argument("--start", type=int, metavar="S", help="layers 0-S and T-S to the last stay as they are")
+    group.add_argument("--seed", type=int, metavar="N", help="of strategy random")
+    group.add_argument("--iterations", type=int, metavar="N", help="of strategy looped-parallel (default: 3)")
+    group.add_argument("--times", type=int, metavar="N", help="of strategy block-repeat (default: 2)")
+    group.add_argument("--layer", type=int, metavar="I", help="of strategies skip-one and switch")
+
+
+def check_plan_options(options: argparse.Namespace) -> None:
+    """What can be said without a model, before the long work of loading one. Raises UserError."""
+    if options.strategy is not None and options.plan is not None:
+        raise UserError("give a plan or a --strategy, not both")
+    if options.plan is not None:
+        Plan.parse(options.plan)
+    if options.strategy is None and (stray := [f"--{name}" for name in _strategy_details(options)]):
+        raise UserError(
+            f"{', '.join(stray)}: belongs to a --strategy, and none is given; name one of {', '.join(STRATEGIES)}"
+        )
+
+
+def chosen_plan(options: argparse.Namespace, num_layers: int) -> Plan:
+    """The plan that the options name, checked against the model's layers. Raises UserError."""
+    check_plan_options(options)
+    if options.strategy is not None:
+        return build(options.strategy, num_layers, **_strategy_details(options)).plan
+    return Plan.of(range(num_layers)) if options.plan is None else Plan.parse(options.plan).validate(num_layers)
+
+
+def check_batch_tokens(options: argparse.Namespace) -> None:
+    """Raises UserError for --batch-tokens below 1."""
+    if options.batch_tokens is not None and options.batch_tokens < 1:
+        raise UserError(f"--batch-tokens is {options.batch_tokens}; expected 1 or more")
+
+
+def plan_line(plan: str, cost: int, depth: int) -> str:
+    """What ran, above what came of it."""
+    return f"plan {plan} (cost {cost}, depth {depth} layers)"
+
+
+def _strategy_details(options: argparse.Namespace) -> dict[str, int]:
+    given = {name: getattr(options, name) for name in ("start", "seed", "iterations", "times", "layer")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def add_variant_options(plans) -> None:
+    """--strategies with what many plans are made of, and --plans-file."""
+    plans.add_argument("--strategies", metavar="A,B", help=f"by commas, of {', '.join(STRATEGIES)}")
+    plans.add_argument("--starts", metavar="NUMBERS", help="start layers (default: all that the model has)")
+    plans.add_argument("--seeds", metavar="N", help="of random: how many, or NUMBERS such as 3-7 (default: 10)")
+    plans.add_argument("--loops", metavar="NUMBERS", help="iterations of looped-parallel (default: 3)")
+    plans.add_argument("--times", metavar="NUMBERS", help="of block-repeat (default: 2,3)")
+    plans.add_argument("--plans-file", metavar="F", help="plans of your own, one a line, # for comments")
+
+
+def check_store(store: Path) -> None:
+    """Raises UserError for what cannot be made a file."""
+    if store.is_dir():
+        raise UserError(f"--store {store} is a folder; give the name of a file, such as study.sqlite")
+    if not store.parent.is_dir():
+        raise UserError(f"--store {store}: the folder {store.parent} does not exist")

@@ -1,0 +1,57 @@
+"""jaxpaint report: figures, tables and answers from a results store."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.cli.options import add_command
+
+
+def add(commands) -> None:
+    parser = add_command(
+        commands,
+        "report",
+        run,
+        "draw the figures and write the report of a study, from its store alone",
+        """example:
+  jaxpaint report study.sqlite -o report
+
+The folder gets report.html, which opens without a network, every figure of the
+paper for which there is data (PNG and PDF), the tables (CSV and Markdown), and
+of studies of decoders a summary.txt, which is printed.""",
+    )
+    parser.add_argument("file", metavar="FILE", type=Path, help="the results store of a study")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", type=Path, required=True, help="the folder to write, made if missing"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    write(options.file, options.output)
+    return 0
+
+
+def write(store: Path, folder: Path) -> None:
+    """Writes the report, and says what was found and where it is. Raises UserError."""
+    check_folder(folder, "--output")
+    from jaxpaint.report import SUMMARY, write_report
+
+    page = write_report(store, folder)
+    found = folder / SUMMARY
+    if found.exists():
+        print(f"\n{found.read_text(encoding='utf-8')}")
+    print(f"report: {page}")
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Raises UserError for what cannot become a report's folder."""
+    from jaxpaint.report import is_replaceable
+
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{option} {folder} is a file; give a folder")
+    if not is_replaceable(folder):
+        raise UserError(
+            f"{option} {folder} holds something else than a report; empty it, or name another folder with {option}"
+        )

@@ -1,0 +1,132 @@
+"""jaxpaint study: many plans on many tasks, every result kept."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from jaxpaint.cli import report
+from jaxpaint.cli.exits import INTERRUPTED
+from jaxpaint.cli.loading import model_store
+from jaxpaint.cli.options import add_command, add_model_options, add_task_options, add_variant_options, check_store
+from jaxpaint.study.settings import DEMO, DEMO_REPORT, PRESETS, spec_from
+from jaxpaint.study.spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
+
+# What is not part of a study's settings.
+_OF_THE_COMMAND = ("run", "file", "dry_run", "report")
+# What may be given beside nothing else: it is still the demo.
+_OF_THE_DEMO = frozenset({"limit", "starts", "seeds", "dtype", "batch-tokens"})
+
+
+def add(commands) -> None:
+    parser = add_command(
+        commands,
+        "study",
+        run,
+        "score a model under many plans on many tasks, every result kept",
+        """examples:
+  jaxpaint study               # the demo: painter-16, minutes, no network
+  jaxpaint study --model llama2-7b --tasks lambada_openai,hellaswag \\
+      --strategies skip,reverse,random --seeds 5 --store study.sqlite
+  jaxpaint study --model llama2-7b --tasks arc_challenge --limit 200 \\
+      --strategies looped-parallel --loops 1-28 --starts 0-14/2 \\
+      --store map.sqlite
+  jaxpaint study --model llama2-7b --preset paper --store paper.sqlite --dry-run
+  jaxpaint study study.toml --limit 100
+
+The full model is always scored, too. The same command again continues where it
+stopped, by Ctrl-C or otherwise; more plans, tasks or documents compute what is
+missing. Several processes may work on one store. In a job array every job has
+--shard I/N and a store of its own; jaxpaint results --merge joins them.
+
+NUMBERS are 4, or 0,2,4, or 0-14, or 0-14/2. A FILE.toml has the same names as
+the options, which go before it:
+
+  model = "llama2-7b"
+  tasks = ["lambada_openai", "hellaswag"]
+  strategies = ["skip", "looped-parallel"]
+  loops = "1-28"
+  plans = ["0-8 {9-22}*3 23-31"]
+  store = "study.sqlite"
+
+--preset paper is the paper's study: every strategy at every start, 10 seeds,
+1 to 28 iterations of looped-parallel, without BOS, on lambada_openai,
+hellaswag, arc_challenge, winogrande and gsm8k (written with a mean cache, as
+the paper's code does), and the similarity and variance of hidden states on 100
+LAMBADA texts under the full model, skip and middle-repeat. Other options go
+before it.
+
+--preset demo, or no settings but --limit, --starts and --seeds, is a study of
+painter-16, the small model that comes with jaxpaint, with a report.""",
+    )
+    parser.add_argument("file", metavar="FILE.toml", nargs="?", type=Path, help="settings, in place of options")
+    parser.add_argument("--preset", metavar="NAME", help=f"settings to begin with: {', '.join(PRESETS)}")
+    parser.add_argument("--store", metavar="FILE", help="the results store (SQLite), made or continued")
+    parser.add_argument("--dry-run", action="store_true", help="say what there is to do and how long it may take")
+    parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
+    parser.add_argument("--shard", metavar="I/N", help="the I-th of N parts of nearly equal work; I from 1")
+    add_model_options(parser.add_argument_group("model"), defaults=False)
+    add_task_options(parser.add_argument_group("tasks"), defaults=False)
+    add_variant_options(parser.add_argument_group("plans"))
+    analyses = parser.add_argument_group("analyses of hidden states")
+    analyses.add_argument("--analyses", metavar="A,B", help=f"by commas, of {', '.join(ANALYSES)} (default: none)")
+    analyses.add_argument(
+        "--analysis-strategies", metavar="A,B", help="run them on the plans of these strategies (default: on all)"
+    )
+    analyses.add_argument(
+        "--analysis-samples", type=int, metavar="N", help=f"texts to run them on (default: {ANALYSIS_SAMPLES})"
+    )
+    analyses.add_argument("--analysis-task", metavar="TASK", help=f"whose texts (default: {ANALYSIS_TASK})")
+
+
+def run(options: argparse.Namespace) -> int:
+    from convert.sources import require_known
+    from jaxpaint.tasks.local_data import parse_data_option
+
+    settings = {name.replace("_", "-"): value for name, value in vars(options).items() if name not in _OF_THE_COMMAND}
+    given = {name for name, value in settings.items() if value is not None}
+    if options.file is None and given <= _OF_THE_DEMO:
+        settings["preset"] = "demo"
+    spec = spec_from(settings, options.file)
+    of_demo = (spec.model, str(spec.store)) == (DEMO["model"], DEMO["store"])
+    folder = options.report or (DEMO_REPORT if of_demo else None)
+    parse_data_option(spec.data)
+    if folder is not None:
+        report.check_folder(folder, "--report")
+    check_store(spec.store)
+    require_known(spec.model)
+    if options.dry_run:
+        return _dry_run(spec)
+    status = _study(spec)
+    if status == 0 and folder is not None:
+        report.write(spec.store, folder)
+    return status
+
+
+def _study(spec: StudySpec) -> int:
+    from jaxpaint.base.progress import say, study_bar
+    from jaxpaint.study.run import run_study
+
+    try:
+        model_store(spec.model, spec.revision)  # converts on first use, with a bar
+        with study_bar() as progress:
+            summary = run_study(spec, progress=progress, tell=say, command=shlex.join(sys.argv))
+    except KeyboardInterrupt:
+        print(
+            f"jaxpaint: interrupted; {spec.store} keeps what is done, and the same command continues", file=sys.stderr
+        )
+        return INTERRUPTED
+    print(f"{spec.store}: {summary}")
+    return 0
+
+
+def _dry_run(spec: StudySpec) -> int:
+    store = model_store(spec.model, spec.revision)
+
+    from jaxpaint.study.estimate import describe
+
+    for line in describe(spec, store):
+        print(line, flush=True)
+    return 0

@@ -1,0 +1,323 @@
+"""A converted model in memory, ready to run under any layer plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxpaint.base.compilation import enable_persistent_cache, jit
+from jaxpaint.base.errors import UserError
+from jaxpaint.engine import compiled as stack
+from jaxpaint.engine.inputs import Inputs, checked_inputs
+from jaxpaint.engine.program import Program
+from jaxpaint.models import abstract_model
+from jaxpaint.models.attention import AttentionImplementation
+from jaxpaint.models.bert_config import BertConfig
+from jaxpaint.models.config import Config
+from jaxpaint.models.sharding import parameter_sharding
+from jaxpaint.plans.plan import Plan
+
+DType: TypeAlias = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Architecture (`graphdef`, static) and parameters (`state`, a pytree), as `flax.nnx.split` gives them.
+
+    `store` is the converted store the parameters came from, None for a model made in memory; `mesh` the devices they
+    lie on, None for one device.
+    """
+
+    config: Config
+    graphdef: Any
+    state: Any
+    store: Path | None = None
+    mesh: Mesh | None = None
+
+    @property
+    def num_layers(self) -> int:
+        return self.config.num_hidden_layers
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """What the parameters are kept in, and matrix products computed in."""
+        return jax.tree.leaves(self.state)[0].dtype
+
+    @property
+    def full_plan(self) -> Plan:
+        """Every layer once, in order."""
+        return Plan.of(range(self.num_layers))
+
+    @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """Where the parameters came from; empty for a model made in memory."""
+        from jaxpaint.models.checkpoint import read_manifest
+
+        return read_manifest(self.store) if self.store else {}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's Hugging Face tokenizer. Raises UserError where the checkpoint brought none."""
+        from jaxpaint.models.tokenizer import load_tokenizer
+
+        if self.store is None:
+            raise UserError("this model was made in memory and has no tokenizer; pass token ids")
+        return load_tokenizer(self.store)
+
+    @cached_property
+    def layers(self) -> tuple[Any, ...] | None:
+        """Each layer's parameters by themselves, sharing memory with `state`; None on accelerators and meshes.
+
+        A CPU copies a layer that it takes out of the stack, which costs a decoding step more than its arithmetic.
+        """
+        if self.mesh is not None or jax.default_backend() != "cpu":
+            return None
+        stacked = jax.tree.map(np.asarray, self.state["blocks"])
+
+        def layer(index: int) -> Any:
+            return jax.tree.map(lambda leaf: jax.device_put(leaf[index]), stacked)
+
+        return tuple(map(layer, range(self.num_layers)))
+
+    def checked_plan(self, plan: Plan | None) -> Plan:
+        """`plan`, or the full plan for None. Raises PlanError if it names a layer that the model lacks."""
+        if plan is not None and not isinstance(plan, Plan):
+            raise UserError(f"plan is {plan!r}; give a jaxpaint.Plan, such as Plan.parse('0-8 {{9-22}} 23-31')")
+        return (plan or self.full_plan).validate(self.num_layers)
+
+    def logits(
+        self,
+        tokens: ArrayLike,
+        plan: Plan | None = None,
+        lengths: ArrayLike | None = None,
+        token_types: ArrayLike | None = None,
+        *,
+        static: bool = False,
+    ) -> Float[Array, "B S V"]:
+        """Logits in float32 at every position under `plan` (default: all layers in order).
+
+        They are of the next token, or for an encoder, through its masked-LM head, of the token itself. `tokens` are
+        [B, S] integers. `lengths` [B] marks right-padding: positions at or beyond a row's length are not attended to,
+        and their own logits mean nothing. `token_types` [B, S] tell the texts of a pair apart (BERT; default: all 0).
+        One executable serves every plan of a shape; with `static` the plan itself is compiled, so that on accelerators
+        the layers of a group run at once (`vmap`).
+
+        Raises:
+            PlanError: the plan names a layer that the model lacks.
+            UserError: tokens that are not [batch, seq] integers within the vocabulary, lengths or token types that do
+                not fit, or an encoder without a masked-LM head.
+        """
+        if isinstance(self.config, BertConfig) and not self.config.has_masked_lm_head:
+            raise UserError("this checkpoint has no masked-LM head, so it has no logits; take its hidden_states")
+        plan = self.checked_plan(plan)
+        inputs = checked_inputs(self.config, tokens, lengths, token_types)
+        if static:
+            return _static_logits(self.graphdef, self.state, plan, inputs)
+        return _logits(self.graphdef, self.state, *_as_data(plan), inputs)
+
+    def pooled(
+        self,
+        tokens: ArrayLike,
+        plan: Plan | None = None,
+        lengths: ArrayLike | None = None,
+        token_types: ArrayLike | None = None,
+    ) -> Float[Array, "B D"]:
+        """What a classifier reads of an encoder: its first token's last state through the pooler.
+
+        Arguments and errors as `logits`; UserError for a model without a pooler.
+        """
+        if not isinstance(self.config, BertConfig) or not self.config.has_pooler:
+            raise UserError(f"this {self.config.model_type} checkpoint has no pooler; take its hidden_states")
+        inputs = checked_inputs(self.config, tokens, lengths, token_types)
+        return _pooled(self.graphdef, self.state, *_as_data(self.checked_plan(plan)), inputs)
+
+    def hidden_states(
+        self,
+        tokens: ArrayLike,
+        plan: Plan | None = None,
+        lengths: ArrayLike | None = None,
+        token_types: ArrayLike | None = None,
+    ) -> Float[Array, "states B S D"]:
+        """The hidden states along the plan: the embeddings, then one after each step, before the final norm.
+
+        A step is a layer or a whole parallel group of the plan's series, repeats unrolled; the full plan has
+        `num_layers + 1` states (the paper's Figure 3). Compiled per plan. Arguments and errors as `logits`.
+        """
+        plan = self.checked_plan(plan)
+        inputs = checked_inputs(self.config, tokens, lengths, token_types)
+        return _hidden_states(self.graphdef, self.state, plan, inputs)
+
+    def require_decoder(self, purpose: str) -> None:
+        """Raises UserError for an encoder, which does not read from left to right."""
+        if isinstance(self.config, BertConfig):
+            raise UserError(
+                f"{purpose} needs a decoder (Llama, Mistral, Pythia), and this model is an encoder "
+                f"({self.config.model_type})"
+            )
+
+
+def load(
+    model: str | Path,
+    *,
+    dtype: DType = "auto",
+    revision: str | None = None,
+    mesh: Mesh | None = None,
+) -> Model:
+    """Loads a converted store, a Hugging Face or Meta folder, or a hub id (converted into the cache on first use).
+
+    `dtype` "auto" is float32 on CPU and bfloat16 on accelerators. `mesh`
+    (`jaxpaint.models.sharding.device_mesh`) spreads the parameters over several devices, each reading its own part.
+
+    Raises:
+        UserError: no such model, a damaged one, or one of a family that is not known.
+    """
+    from convert import store_for
+    from jaxpaint.models import checkpoint
+
+    store = store_for(model, revision=revision)
+    enable_persistent_cache()
+    chosen = resolve_dtype(dtype)
+    config = checkpoint.read_config(store)
+    sharding = parameter_sharding(mesh) if mesh else None
+    parameters = checkpoint.restore(store, dtype=chosen, sharding=sharding)
+    return from_parameters(config, parameters, store=store, mesh=mesh)
+
+
+def from_parameters(
+    config: Config, parameters: dict[str, Any], *, store: Path | None = None, mesh: Mesh | None = None
+) -> Model:
+    """A model of nested parameters as `jaxpaint.models.checkpoint.restore` returns them."""
+    dtype = jax.tree.leaves(parameters)[0].dtype
+    graphdef, state = nnx.split(abstract_model(config, dtype, attention_implementation(config, dtype)))
+    nnx.replace_by_pure_dict(state, parameters)
+    return Model(config, graphdef, state, store, mesh)
+
+
+def random_model(config: Config, *, seed: int = 0, dtype: DType = "auto") -> Model:
+    """A model of random weights, for tests and throughput measurements at real shapes."""
+    from jaxpaint.models import model_class
+
+    chosen = resolve_dtype(dtype)
+
+    @jax.jit
+    def make():
+        implementation = attention_implementation(config, chosen)
+        module = model_class(config)(config, rngs=nnx.Rngs(seed), dtype=chosen, attention_implementation=implementation)
+        return nnx.split(module)[1]
+
+    graphdef = nnx.split(abstract_model(config, chosen, attention_implementation(config, chosen)))[0]
+    return Model(config, graphdef, make())
+
+
+def resolve_dtype(dtype: DType) -> jnp.dtype:
+    """float32 on CPU and bfloat16 on accelerators, unless one is named."""
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype {dtype!r} is not one of auto, float32, bfloat16")
+    return jnp.dtype(dtype)
+
+
+def attention_implementation(config: Config, dtype: jnp.dtype) -> AttentionImplementation:
+    """cuDNN's flash attention where it serves: NVIDIA GPUs, bfloat16, head sizes it knows."""
+    device = jax.devices()[0]
+    nvidia = device.platform == "gpu" and "cuda" in device.client.platform_version.lower()
+    nvidia = nvidia and float(device.compute_capability) >= 8.0
+    fits = dtype == jnp.bfloat16 and config.head_dim % 8 == 0 and config.head_dim <= 128
+    return "cudnn" if nvidia and fits else "matmul"
+
+
+def embed_and_run(
+    model: Any,
+    instructions: Array,
+    length: Array,
+    room: int,
+    tokens: Array,
+    positions: Array,
+    visible_until: Array,
+    lookback: int = 0,
+) -> Float[Array, "B S D"]:
+    """Hidden states before the final norm of a merged `nnx` model, under a plan given as data."""
+    block, stacked = layer_stack(model)
+    context = model.context(positions, visible_until, lookback)
+    return stack.run_program(block, stacked, instructions, length, room, model.embed(tokens), context)
+
+
+def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
+    """One layer as a pure function of its parameters and inputs, and the stack of parameters to take a layer of."""
+    graphdef, stacked = nnx.split(model.blocks)
+    return lambda parameters, *inputs: nnx.merge(graphdef, parameters)(*inputs), stacked
+
+
+def _at_once() -> bool:
+    return jax.default_backend() != "cpu"
+
+
+def _merge_for(plan: Plan, graphdef: Any, state: Any) -> Any:
+    """The model to compile a plan into. Under `vmap` cuDNN's attention pairs rows with the wrong masks: not there."""
+    model = nnx.merge(graphdef, state)
+    if not plan.is_series:
+        for _, module in nnx.iter_modules(model.blocks):
+            if hasattr(module, "implementation"):
+                module.implementation = "matmul"
+    return model
+
+
+def _as_data(plan: Plan) -> tuple[np.ndarray, int, int]:
+    program = Program.of(plan)
+    return program.instructions, program.length, program.room
+
+
+def _run_rows(model: Any, instructions: Array, length: Array, room: int, inputs: Inputs) -> Float[Array, "B S D"]:
+    block, stacked = layer_stack(model)
+    return stack.run_program(block, stacked, instructions, length, room, *start(model, inputs))
+
+
+def start(model: Any, inputs: Inputs) -> tuple[Float[Array, "B S D"], Any]:
+    """The first hidden state of a merged `nnx` model, and the context that its layers read."""
+    tokens, lengths, token_types = inputs
+    x = model.embed(tokens) if token_types is None else model.embed(tokens, token_types)
+    return x, model.row_context(lengths, tokens.shape[1])
+
+
+@jit("graphdef", "room")
+def _logits(graphdef, state, instructions, length, room, inputs):
+    model = nnx.merge(graphdef, state)
+    return model.logits(_run_rows(model, instructions, length, room, inputs))
+
+
+@jit("graphdef", "room")
+def _pooled(graphdef, state, instructions, length, room, inputs):
+    model = nnx.merge(graphdef, state)
+    return model.pooled(_run_rows(model, instructions, length, room, inputs))
+
+
+@jit("graphdef", "plan")
+def _static_logits(graphdef, state, plan, inputs):
+    model = _merge_for(plan, graphdef, state)
+    block, stacked = layer_stack(model)
+    return model.logits(stack.run(block, stacked, plan, *start(model, inputs), at_once=_at_once()))
+
+
+@jit("graphdef", "plan")
+def _hidden_states(graphdef, state, plan, inputs):
+    model = _merge_for(plan, graphdef, state)
+    block, stacked = layer_stack(model)
+    return stack.run_with_states(block, stacked, plan, *start(model, inputs), at_once=_at_once())[1]
+
+
+def require_pooler(model: Model) -> None:
+    """Raises UserError for a model without the pooled output that GLUE's classifiers read."""
+    if not getattr(model.config, "has_pooler", False):
+        raise UserError(f"this {model.config.model_type} checkpoint has no pooler, which GLUE's classifiers read")

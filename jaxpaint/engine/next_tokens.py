@@ -1,0 +1,49 @@
+"""The tokens a model finds most likely after a text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.engine.head import ModelOutputError
+from jaxpaint.engine.model import Model
+from jaxpaint.plans.plan import Plan
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """A candidate for the next token, with its logit and its probability over the whole vocabulary."""
+
+    id: int
+    text: str
+    logit: float
+    probability: float
+
+
+def most_likely_next(model: Model, plan: Plan, text: str, count: int = 10) -> list[NextToken]:
+    """The `count` most likely tokens after `text`, which the tokenizer encodes with its own special tokens.
+
+    Raises:
+        UserError: an empty text, a count below 1, or an encoder.
+        ModelOutputError: NaN or infinite logits.
+    """
+    model.require_decoder("what comes next")
+    if count < 1:
+        raise UserError(f"{count} tokens to show; expected 1 or more")
+    tokens = model.tokenizer.encode(text, verbose=False)
+    if not tokens:
+        raise UserError("the text is empty; give at least one token to continue")
+    # A power of two, so that texts of many lengths share an executable.
+    padded = np.zeros((1, min(1 << (len(tokens) - 1).bit_length(), model.config.max_position_embeddings)), np.int32)
+    if len(tokens) > padded.shape[1]:
+        raise UserError(f"the text has {len(tokens)} tokens; the model's context holds {padded.shape[1]}")
+    padded[0, : len(tokens)] = tokens
+    logits = np.asarray(model.logits(padded, plan, np.array([len(tokens)])))[0, len(tokens) - 1]
+    if not np.isfinite(logits).all():
+        raise ModelOutputError(f"NaN or infinite logits under plan {plan}")
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    best = np.argsort(-logits, kind="stable")[:count]
+    return [NextToken(int(i), model.tokenizer.decode([i]), float(logits[i]), float(probabilities[i])) for i in best]

@@ -1,1 +1,0 @@
-"""Decoders fine-tuned with a plan in place on a task's training examples, and scored as studies score."""

@@ -1,0 +1,290 @@
+"""What is compiled: prefilling a chunk of prompts, and decoding all rows, for any plan given as data.
+
+The caches are only read inside a plan's layers; what a token adds is gathered beside them and written once a step, so
+that no loop copies a cache.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxpaint.base.compilation import jit
+from jaxpaint.engine import compiled as stack
+from jaxpaint.generation.cache import Rows, Slots, Stored, averaged
+from jaxpaint.generation.sampling import next_tokens
+from jaxpaint.models.attention import Past
+
+# Tokens written between two looks of the host, at most.
+STRETCH = 32
+
+
+class Admissions(NamedTuple):
+    """What changes before a stretch: rows to stop, and the first `number` entries' prompts to put into rows."""
+
+    stop: Bool[Array, " B"]
+    number: Int[Array, ""]
+    rows: Int[Array, " B"]
+    starts: Int[Array, " B"]
+    own_length: Int[Array, " B"]
+    token: Int[Array, " B"]
+    position: Int[Array, " B"]
+    left: Int[Array, " B"]
+    prompt: Int[Array, " B"]
+
+
+@jit("graphdef", "room", "trunk_room", donate=("stored",))
+def prefill(
+    graphdef,
+    state,
+    layers,
+    instructions,
+    length,
+    room,
+    before,
+    x,
+    stored,
+    chunk,
+    tokens,
+    positions,
+    visible_until,
+    trunk_seen,
+    trunk_room,
+):
+    """The hidden state of a chunk after a part of a plan, and the store with that part's keys and values in it.
+
+    Args:
+        layers: See `jaxpaint.engine.model.Model.layers`.
+        before: Layer applications of the plan before the part: its first slot. At 0 the chunk's embeddings are run.
+        x: The chunk's hidden state [1, chunk, D] before the part.
+        chunk: Its number, which is its place in the store.
+    """
+    model = nnx.merge(graphdef, state)
+    run_layer = _layers(model, layers)
+    x = jnp.where(before == 0, model.embed(tokens), x)
+    context = model.context(positions, visible_until)
+    size = tokens.shape[1]
+    here = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, chunk * size, size, 2), stored)
+    index = jnp.arange(trunk_room)
+    visible = jnp.broadcast_to(index < trunk_seen, (*positions.shape, trunk_room))
+    seen = _within_window(model, visible, positions[..., None] - index)[:, None]
+
+    def layer(index, number, x, memory):
+        slot = before + number
+        pasts = [_of_slot(stored, slot, trunk_room, seen)] if trunk_room else []
+        x, (key, value) = run_layer(index, x, context, pasts)
+        return x, Stored(_put(memory.key, key[0], slot), _put(memory.value, value[0], slot))
+
+    x, here = stack.follow(layer, instructions, length, room, x, here)
+    written = [
+        jax.lax.dynamic_update_slice_in_dim(old, new, chunk * size, 2) for old, new in zip(stored, here, strict=True)
+    ]
+    return x, Stored(*written)
+
+
+@jit("graphdef", "room", "trunk_room", "own_room", "mean", "plan", donate=("rows",), few_rows=True)
+def decode(
+    graphdef,
+    state,
+    layers,
+    plan,
+    instructions,
+    length,
+    room,
+    trunk_room,
+    own_room,
+    trunk,
+    stored,
+    rows,
+    admissions,
+    steps,
+    waiting,
+    ends,
+    sampling,
+    mean,
+    first,
+):
+    """`(rows, tokens [STRETCH, B], finite [B])` after at most `steps` tokens a row; -1 where none was written.
+
+    Ends early when all rows are done, or when one is and `waiting` says that a prompt waits for it. A row whose logits
+    are not finite is done. `ends` are the token ids that end a text (padded with -1); `first` groups the slots of a
+    mean cache. With a `plan`, it is compiled, and the instructions play no part.
+    """
+    model = nnx.merge(graphdef, state)
+    run_layer = _layers(model, layers)
+    rows = _admit(rows, stored, admissions, own_room)
+    was_free = rows.left == 0
+    number_of_rows, ring = rows.token.shape[0], rows.key[0].shape[-2] - own_room
+    trunk_index, own_index = jnp.arange(trunk_room), jnp.arange(own_room)
+    shared = jax.tree.map(lambda array: array[:, :, :trunk_room][:, None], stored)
+    if plan is not None:
+        shared = jax.tree.map(lambda array: tuple(array[slot] for slot in range(plan.cost)), shared)
+
+    def more(carry):
+        i, rows, _, _ = carry
+        freed = ((rows.left == 0) & ~was_free).any()
+        return (i < steps) & (rows.left > 0).any() & ~(freed & waiting)
+
+    def step(carry):
+        i, rows, written, finite = carry
+        position = rows.position[:, None]
+        context = model.context(position, jnp.ones_like(position))
+        age = (rows.column - 1 - jnp.arange(ring)) % ring
+
+        def seen(visible, distance):
+            return _within_window(model, visible, distance)[:, None, None]
+
+        trunk_seen = seen(jnp.broadcast_to(trunk_index < trunk, (number_of_rows, trunk_room)), position - trunk_index)
+        own_seen = seen(own_index < rows.own_length[:, None], position - trunk - own_index)
+        made_seen = seen(age < rows.made[:, None], jnp.broadcast_to(age + 1, (number_of_rows, ring)))
+        row_seen = jnp.concatenate([own_seen, made_seen], axis=-1)
+
+        def layer(index, slot, x, memory):
+            pasts = [
+                Past(_at(shared.key, slot), _at(shared.value, slot), trunk_seen),
+                Past(_at(rows.key, slot), _at(rows.value, slot), row_seen),
+            ]
+            x, keys_values = run_layer(index, x, context, pasts if trunk_room else pasts[1:])
+            return x, tuple(_added(each, new, slot) for each, new in zip(memory, keys_values, strict=True))
+
+        x = model.embed(rows.token[:, None])
+        key: Slots
+        value: Slots
+        if plan is None:
+            nothing = jnp.zeros((len(rows.key), *rows.key[0][..., :1, :].shape), rows.key[0].dtype)
+            x, (key, value) = stack.follow(layer, instructions, length, room, x, (nothing, nothing))
+        else:
+            x, (key, value) = stack.follow_plan(layer, plan, x, ((), ()))
+        if mean:
+            key, value = (averaged(jnp.stack(each), first[: len(each)]) for each in (key, value))
+        logits = model.logits(x[:, 0])
+        token = next_tokens(logits, rows.prompt, rows.position, sampling)
+        # Always 0, but known after all layers only: what they read is not copied for what is then written in its place.
+        column = own_room + rows.column + jnp.minimum(token.min(), 0)
+        active = rows.left > 0
+        good = jnp.isfinite(logits).all(axis=-1)
+        left = jnp.where(good & ~(token[:, None] == ends).any(axis=-1), rows.left - 1, 0)
+        return (
+            i + 1,
+            rows._replace(
+                key=_in_column(rows.key, key, column),
+                value=_in_column(rows.value, value, column),
+                made=jnp.minimum(rows.made + 1, ring),
+                token=token,
+                position=rows.position + 1,
+                left=jnp.where(active, left, 0),
+                column=(rows.column + 1) % ring,
+            ),
+            written.at[i].set(jnp.where(active & good, token, -1)),
+            finite & (good | ~active),
+        )
+
+    written = jnp.full((STRETCH, number_of_rows), -1, jnp.int32)
+    _, rows, written, finite = jax.lax.while_loop(more, step, (0, rows, written, jnp.ones(number_of_rows, bool)))
+    return rows, written, finite
+
+
+@jit()
+def begin_with_means(graphdef, state, stored, first, hidden, last, prompts, positions, sampling):
+    """For a mean cache: `(stored, tokens, finite)`, the store averaged over groups and each prompt's first new token.
+
+    The first token comes of the prompts as they were read, each layer seeing its own keys and values: `hidden` are the
+    chunks' last hidden states [1, chunk, D], `last` the places of the prompts' last tokens in them.
+    """
+    model = nnx.merge(graphdef, state)
+    logits = model.logits(jnp.concatenate(hidden, axis=1)[0, last])
+    tokens = next_tokens(logits, prompts, positions, sampling)
+    averages = Stored(averaged(stored.key, first), averaged(stored.value, first))
+    return averages, tokens, jnp.isfinite(logits).all(axis=-1)
+
+
+def _layers(model, layers):
+    """`(index, x, context, pasts) -> (x, keys and values)` of a layer of the stack, or of `layers`, each by itself."""
+    graphdef, stacked = nnx.split(model.blocks)
+
+    def run(parameters, x, context, pasts):
+        return nnx.merge(graphdef, parameters).with_past(x, context, pasts)
+
+    if layers is None:
+        return lambda index, *arguments: run(stack.layer_parameters(stacked, index), *arguments)
+    branches = [partial(run, parameters) for parameters in layers]
+
+    def run_layer(index, *arguments):
+        if isinstance(index, int):
+            return branches[index](*arguments)
+        return jax.lax.switch(index, branches, *arguments)
+
+    return run_layer
+
+
+def _admit(rows: Rows, stored: Stored, admissions: Admissions, own_room: int) -> Rows:
+    rows = rows._replace(left=jnp.where(admissions.stop, 0, rows.left))
+
+    def admit(i, rows):
+        row = admissions.rows[i]
+
+        def copied(cache, store):
+            part = jax.lax.dynamic_slice_in_dim(store, admissions.starts[i], own_room, 2)
+            if isinstance(cache, tuple):
+                return tuple(
+                    jax.lax.dynamic_update_slice_in_dim(each, part[slot, None], row, 0)
+                    for slot, each in enumerate(cache)
+                )
+            return jax.lax.dynamic_update_slice_in_dim(cache, part[:, None], row, 1)
+
+        return rows._replace(
+            key=copied(rows.key, stored.key),
+            value=copied(rows.value, stored.value),
+            own_length=rows.own_length.at[row].set(admissions.own_length[i]),
+            made=rows.made.at[row].set(0),
+            token=rows.token.at[row].set(admissions.token[i]),
+            position=rows.position.at[row].set(admissions.position[i]),
+            left=rows.left.at[row].set(admissions.left[i]),
+            prompt=rows.prompt.at[row].set(admissions.prompt[i]),
+        )
+
+    return jax.lax.fori_loop(0, admissions.number, admit, rows)
+
+
+def _of_slot(stored: Stored, slot: Array, size: int, seen: Bool[Array, "B 1 T size"]) -> Past:
+    """The first `size` tokens of a slot, shared by all rows."""
+
+    def read(array: Float[Array, "slots K stored H"]) -> Float[Array, "1 K size H"]:
+        return jax.lax.dynamic_slice(array, (slot, 0, 0, 0), (1, array.shape[1], size, array.shape[3]))
+
+    return Past(read(stored.key), read(stored.value), seen)
+
+
+def _at(cache: Slots, slot: int | Array) -> Float[Array, "rows K tokens H"]:
+    return cache[slot] if isinstance(cache, tuple) else jax.lax.dynamic_index_in_dim(cache, slot, keepdims=False)
+
+
+def _in_column(cache: Slots, new: Slots, column: Array) -> Slots:
+    """The cache with a token's keys or values of all slots in a column."""
+    if isinstance(cache, tuple):
+        written = [
+            jax.lax.dynamic_update_slice_in_dim(each, new[slot], column, 2)
+            for slot, each in enumerate(cache[: len(new)])
+        ]
+        return (*written, *cache[len(new) :])
+    return jax.lax.dynamic_update_slice_in_dim(cache, jnp.asarray(new), column, 3)
+
+
+def _added(memory: Slots, new: Float[Array, "B 1 K H"], slot: int | Array) -> Slots:
+    """A token's keys or values, those of one more layer among them."""
+    return (*memory, jnp.swapaxes(new, -3, -2)) if isinstance(memory, tuple) else _put(memory, new, slot)
+
+
+def _put(memory: Float[Array, "slots ..."], new: Float[Array, "... S K H"], slot: int | Array) -> Array:
+    """The memory with one layer's keys or values, heads before tokens, in a slot."""
+    return jax.lax.dynamic_update_index_in_dim(memory, jnp.swapaxes(new, -3, -2), slot, 0)
+
+
+def _within_window(model, visible: Bool[Array, "*same"], distance: Int[Array, "*same"]) -> Bool[Array, "*same"]:
+    window = model.config.sliding_window
+    return visible if window is None else visible & (distance < window)

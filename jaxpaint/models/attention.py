@@ -1,0 +1,260 @@
+"""The array operations that attention blocks share: rotary positions, visibility, attention.
+
+Axis letters, here and everywhere: B rows of a batch, S positions in a row, D hidden_size, N query heads,
+K key/value heads, H head_dim, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from jaxpaint.models.dropout import Dropout, dropout
+from jaxpaint.models.fields import RopeScaling
+
+AttentionImplementation = Literal["matmul", "cudnn"]
+# Float32 attention scores in memory at once.
+SCORES_BYTES = 1 << 30
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The function that a config.json calls by this name."""
+    known: dict[str, Callable[[Array], Array]] = {
+        "silu": jax.nn.silu,
+        "relu": jax.nn.relu,
+        "gelu": gelu,
+        "gelu_new": jax.nn.gelu,
+        "gelu_fast": jax.nn.gelu,
+        "gelu_pytorch_tanh": jax.nn.gelu,
+    }
+    return known[name]
+
+
+@jax.custom_vjp
+def gelu(x: Float[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
+    """Exact GELU (transformers `gelu`). Its way back keeps nothing but `x`, the widest array of a layer."""
+    x = jnp.asarray(x)
+    return x * _normal_cdf(x)
+
+
+def _normal_cdf(x: Array) -> Array:
+    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def _gelu_gradient(x: Array, gradient: Array) -> tuple[Array]:
+    density = jnp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
+    return (gradient * (_normal_cdf(x) + x * density),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_gradient)
+
+
+def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[np.ndarray, " half"]:
+    """Rotary frequencies in radians per token, rescaled as transformers' `ROPE_INIT_FUNCTIONS` does.
+
+    They are constants of a model, so they are computed on the host, in float64, and rounded once.
+    """
+    frequencies = 1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim)
+    if scaling is not None and scaling.rope_type == "linear":
+        frequencies = frequencies / scaling.factor
+    if scaling is not None and scaling.rope_type == "llama3":
+        wavelengths = 2 * math.pi / frequencies
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        # 0 at the lowest frequency that is fully rescaled, 1 at the highest that is kept.
+        blend = np.clip((scaling.original_max_position_embeddings / wavelengths - low) / (high - low), 0.0, 1.0)
+        frequencies = (1 - blend) * frequencies / scaling.factor + blend * frequencies
+    return frequencies.astype(np.float32)
+
+
+def rope_tables(
+    positions: Int[Array, "B S"], frequencies: Float[np.ndarray, " half"]
+) -> tuple[Float[Array, "B S 1 2*half"], Float[Array, "B S 1 2*half"]]:
+    """Cosines and sines of each position's angles, in float32, with an axis to broadcast over heads."""
+    angles = positions[:, :, None, None].astype(jnp.float32) * np.concatenate([frequencies, frequencies])
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def apply_rope(
+    x: Float[Array, "B S heads H"], cos: Float[Array, "B S 1 H"], sin: Float[Array, "B S 1 H"]
+) -> Float[Array, "B S heads H"]:
+    """Rotates each head's halves against each other (transformers' `rotate_half` layout)."""
+    first, second = jnp.split(x, 2, axis=-1)
+    return (x * cos + jnp.concatenate([-second, first], axis=-1) * sin).astype(x.dtype)
+
+
+def visibility(
+    positions: Int[Array, "B S"],
+    visible_until: Int[Array, "B S"],
+    sliding_window: int | None = None,
+    lookback: int = 0,
+) -> Bool[Array, "B 1 S keys"]:
+    """Which keys each query sees: those of its own row and of the `lookback` rows before it, the furthest first.
+
+    Key j is seen by query i when `j <= i < visible_until[j]`, all counted from the start of the key's row. With a
+    sequence's end in `visible_until`, sequences lie side by side; with the end of a token's subtree, tokens laid out
+    depth first form trees, in which each block sees its ancestors. What is longer than a row goes on in the next.
+    Padding carries `visible_until = its own index + 1` and sees only itself. A sliding window bounds the distance in
+    `positions` (tokens), as in Mistral: `position[i] - position[j] < sliding_window`.
+    """
+    length = positions.shape[-1]
+    index = jnp.arange(length)
+    # Before the first row come the last ones, whose sequences have ended by then: no query sees them.
+    distance = jnp.arange(lookback, -1, -1)[:, None] * length
+    query = (index[:, None, None] + distance).reshape(length, -1, 1)
+    ends = with_lookback(visible_until, lookback).reshape(-1, 1, lookback + 1, length)
+    mask = (index <= query) & (query < ends)
+    mask = mask.reshape(-1, length, (lookback + 1) * length)
+    if sliding_window is not None:
+        mask &= positions[:, :, None] - with_lookback(positions, lookback)[:, None, :] < sliding_window
+    return mask[:, None]
+
+
+def with_lookback(x: Shaped[Array, "B S *rest"], lookback: int) -> Shaped[Array, "B keys *rest"]:
+    """Each row after the `lookback` rows before it: [B, (lookback + 1) * S, ...]."""
+    if lookback == 0:
+        return x
+    return jnp.concatenate([jnp.roll(x, distance, axis=0) for distance in range(lookback, -1, -1)], axis=1)
+
+
+def attention(
+    query: Float[Array, "B S N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    mask: Bool[Array, "B 1 S keys"],
+    implementation: AttentionImplementation = "matmul",
+    dropped: Dropout | None = None,
+) -> Float[Array, "B S N H"]:
+    """Scaled dot-product attention with grouped key/value heads, softmax in float32, as far back as `mask` reaches.
+
+    `dropped` says which of the softmax's probabilities to drop, in `matmul` alone.
+
+    `cudnn` is cuDNN's flash attention (NVIDIA GPUs, bfloat16); `matmul` multiplies [B*K, N/K*S, H] with
+    [B*K, keys, H], the form that plain matrix products run fastest in on a CPU, by blocks of queries where the scores
+    of all would take more than `SCORES_BYTES`.
+    """
+    batch, length, heads, _ = query.shape
+    lookback = mask.shape[-1] // length - 1
+    key, value = with_lookback(key, lookback), with_lookback(value, lookback)
+    if implementation == "cudnn":
+        assert dropped is None
+        return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+    blocks = 1
+    while batch * heads * (length // blocks) * mask.shape[-1] * 4 > SCORES_BYTES and length % (blocks * 2) == 0:
+        blocks *= 2
+    if blocks == 1:
+        return _matmul_attention(query, key, value, mask, dropped)
+    queries = jnp.moveaxis(query.reshape(batch, blocks, length // blocks, heads, -1), 1, 0)
+    masks = jnp.moveaxis(mask.reshape(batch, 1, blocks, length // blocks, -1), 2, 0)
+    keys = None if dropped is None else jax.random.split(dropped.key, blocks)
+
+    def block(parts: tuple[Any, ...]) -> Array:
+        own = None if dropped is None else dropped._replace(key=parts[2])
+        return _matmul_attention(parts[0], key, value, parts[1], own)
+
+    mixed = jax.lax.map(block, (queries, masks, keys))
+    return jnp.moveaxis(mixed, 0, 1).reshape(query.shape)
+
+
+def _matmul_attention(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    mask: Bool[Array, "B 1 T S"],
+    dropped: Dropout | None = None,
+) -> Float[Array, "B T N H"]:
+    """Attention of T queries to S keys by plain matrix products."""
+    batch, queries, heads, head_dim = query.shape
+    length, groups = key.shape[1:3]
+    query = query.transpose(0, 2, 1, 3).reshape(batch * groups, heads // groups * queries, head_dim)
+    key = key.transpose(0, 2, 1, 3).reshape(batch * groups, length, head_dim)
+    value = value.transpose(0, 2, 1, 3).reshape(batch * groups, length, head_dim)
+    scores = jnp.einsum("bqh,bkh->bqk", query, key, preferred_element_type=jnp.float32) * head_dim**-0.5
+    scores = jnp.where(mask, scores.reshape(batch, heads, queries, length), jnp.finfo(jnp.float32).min)
+    # The softmax's division comes after the product, where there is less to divide.
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1).reshape(batch * groups, -1, 1)
+    weights = dropout(weights.astype(value.dtype), dropped).reshape(batch * groups, -1, length)
+    mixed = jnp.einsum("bqk,bkh->bqh", weights, value, preferred_element_type=jnp.float32) / total
+    return mixed.astype(value.dtype).reshape(batch, heads, queries, head_dim).transpose(0, 2, 1, 3)
+
+
+# Queries whose keys are cut off together, where tokens see none that come after them.
+CAUSAL_BLOCK = 256
+
+
+class Past(NamedTuple):
+    """Keys and values of earlier tokens, laid out for attention to read: one layer's part of a cache.
+
+    Where there are fewer rows than a batch has, all of the batch shares the one row.
+    """
+
+    key: Float[Array, "rows K P H"]
+    value: Float[Array, "rows K P H"]
+    mask: Bool[Array, "B 1 T P"]
+
+
+def attention_with_past(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B T K H"],
+    value: Float[Array, "B T K H"],
+    mask: Bool[Array, "B 1 T T"],
+    pasts: Sequence[Past],
+) -> Float[Array, "B T N H"]:
+    """As `attention` to the tokens' own keys and to those of every past, under one softmax.
+
+    No token may see own keys that come after it. A past that all rows share is multiplied once for all of them
+    (Hydragen, arXiv 2402.05099).
+    """
+    length = query.shape[1]
+    mixed = []
+    for start in range(0, length, CAUSAL_BLOCK):
+        stop = min(start + CAUSAL_BLOCK, length)
+        seen = [past._replace(mask=past.mask[:, :, start:stop]) for past in pasts]
+        own = Past(
+            key[:, :stop].transpose(0, 2, 1, 3), value[:, :stop].transpose(0, 2, 1, 3), mask[:, :, start:stop, :stop]
+        )
+        mixed.append(_attention_to_parts(query[:, start:stop], [*seen, own]))
+    return jnp.concatenate(mixed, axis=1)
+
+
+def _attention_to_parts(query: Float[Array, "B T N H"], parts: Sequence[Past]) -> Float[Array, "B T N H"]:
+    batch, length, heads, head_dim = query.shape
+    groups = parts[0].key.shape[1]
+    query = query.transpose(0, 2, 1, 3).reshape(batch, groups, heads // groups * length, head_dim)
+    shared = query.transpose(1, 0, 2, 3).reshape(1, groups, -1, head_dim)
+
+    def scores(part: Past) -> Float[Array, "B N T keys"]:
+        if part.key.shape[2] == 1 and part.key.shape[0] == batch:  # not worth a product
+            found = (query.astype(jnp.float32) * part.key).sum(axis=-1, keepdims=True)
+        elif part.key.shape[0] == batch:
+            found = jnp.einsum("bkqh,bksh->bkqs", query, part.key, preferred_element_type=jnp.float32)
+        else:
+            found = jnp.einsum("bkqh,bksh->bkqs", shared, part.key, preferred_element_type=jnp.float32)
+            found = found.reshape(groups, batch, -1, part.key.shape[2]).transpose(1, 0, 2, 3)
+        found = found.reshape(batch, heads, length, -1) * head_dim**-0.5
+        return jnp.where(part.mask, found, jnp.finfo(jnp.float32).min)
+
+    def mixed(part: Past, weights: Float[Array, "B N T keys"]) -> Float[Array, "B K queries H"]:
+        weights = weights.astype(part.value.dtype).reshape(batch, groups, -1, part.value.shape[2])
+        if part.value.shape[2] == 1 and part.value.shape[0] == batch:
+            return weights.astype(jnp.float32) * part.value
+        if part.value.shape[0] == batch:
+            return jnp.einsum("bkqs,bksh->bkqh", weights, part.value, preferred_element_type=jnp.float32)
+        weights = weights.transpose(1, 0, 2, 3).reshape(1, groups, -1, part.value.shape[2])
+        found = jnp.einsum("bkqs,bksh->bkqh", weights, part.value, preferred_element_type=jnp.float32)
+        return found.reshape(groups, batch, -1, head_dim).transpose(1, 0, 2, 3)
+
+    each = [scores(part) for part in parts]
+    largest = jnp.stack([found.max(axis=-1) for found in each]).max(axis=0)[..., None]
+    weights = [jnp.exp(found - largest) for found in each]
+    total = jnp.stack([found.sum(axis=-1) for found in weights]).sum(axis=0).reshape(batch, groups, -1, 1)
+    whole = jnp.stack([mixed(part, found) for part, found in zip(parts, weights, strict=True)]).sum(axis=0) / total
+    whole = whole.astype(query.dtype).reshape(batch, heads, length, head_dim)
+    return whole.transpose(0, 2, 1, 3)

@@ -1,0 +1,171 @@
+"""What the readers of `config.json` share: numbers and switches, rotary parameters, and refusing what is not handled.
+
+Every number comes from the checkpoint. An attribute that could change the result and is not handled is refused by name,
+so that a model is never run as something it is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxpaint.base.errors import UserError
+
+
+class ConfigError(UserError):
+    """A checkpoint's configuration that this project cannot reproduce faithfully."""
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are rescaled (transformers `modeling_rope_utils`): `linear` or `llama3`.
+
+    `linear` divides every frequency by `factor`; `llama3` divides the low ones, keeps the high ones and blends
+    between, by wavelength relative to `original_max_position_embeddings` (in tokens).
+    """
+
+    rope_type: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+
+HIDDEN_ACTIVATIONS = ("silu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu")
+
+# Attributes that leave the logits of a frozen model as they are.
+HARMLESS = frozenset(
+    {
+        "_name_or_path",
+        "architectures",
+        "model_type",
+        "torch_dtype",
+        "dtype",
+        "transformers_version",
+        "use_cache",
+        "initializer_range",
+        "pretraining_tp",
+        "attention_dropout",
+        "hidden_dropout",
+        "classifier_dropout",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "unk_token_id",
+        "is_llama_config",
+        "transformers.js_config",
+        "task_specific_params",
+        "id2label",
+        "label2id",
+        "problem_type",
+        "finetuning_task",
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "attn_implementation",
+        "output_attentions",
+        "output_hidden_states",
+        "return_dict",
+        "tokenizer_class",
+        "unsloth_version",
+        "unsloth_fixed",
+        # Settings of generation, which older configs carry.
+        "max_length",
+        "min_length",
+        "temperature",
+        "top_k",
+        "top_p",
+        "do_sample",
+        "num_beams",
+        "repetition_penalty",
+        "chat_template",
+    }
+)
+REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+
+
+def sizes(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers that every family's config.json must have. Raises ConfigError for a missing or senseless one."""
+    missing = [name for name in REQUIRED if raw.get(name) is None]
+    if missing:
+        raise ConfigError(
+            f"config.json lacks {', '.join(missing)}: is it the config of a {raw['model_type']} checkpoint?"
+        )
+    return {name: number(raw, name) for name in REQUIRED}
+
+
+def refuse_unhandled(raw: Mapping[str, Any], handled: Iterable[str]) -> None:
+    """Raises ConfigError naming the attributes that are neither handled nor harmless."""
+    known = HARMLESS.union(handled)
+    # An attribute that is off (null, false, zero, empty) changes nothing, whatever it means when on.
+    unhandled = {name: value for name, value in raw.items() if name not in known and value}
+    if unhandled:
+        listed = ", ".join(f"{name}={value!r}" for name, value in sorted(unhandled.items()))
+        raise ConfigError(
+            f"config.json sets {listed}, which jaxpaint does not handle for {raw['model_type']} and which may change "
+            "the result; remove it from config.json only if you know that it does not"
+        )
+
+
+def activation(values: Mapping[str, Any], default: str) -> str:
+    """The name of the activation between a feed-forward's layers."""
+    name = values.get("hidden_act") or default
+    if name not in HIDDEN_ACTIVATIONS:
+        raise ConfigError(f"hidden_act={name!r} is not handled; known: {', '.join(HIDDEN_ACTIVATIONS)}")
+    return name
+
+
+def number(values: Mapping[str, Any], name: str, default: float | None = None, kind: type = int) -> Any:
+    """A positive number; null is as good as silence."""
+    value = default if values.get(name) is None else values[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or value != kind(value):
+        raise ConfigError(f"{name}={value!r} in config.json is not a positive {'whole ' * (kind is int)}number")
+    return kind(value)
+
+
+def switch(values: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    """True or false; silent and null are the default."""
+    value = default if values.get(name) is None else values[name] or False
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r} in config.json is neither true nor false")
+    return value
+
+
+def rope_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Both spellings together: `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5)."""
+    for name in ("rope_scaling", "rope_parameters"):
+        if not isinstance(values.get(name) or {}, Mapping):
+            raise ConfigError(f"{name}={values[name]!r} in config.json is not an object of rope parameters")
+    return {**(values.get("rope_scaling") or {}), **(values.get("rope_parameters") or {})}
+
+
+def rope(parameters: Mapping[str, Any], theta: Any, max_position_embeddings: int) -> tuple[float, RopeScaling | None]:
+    """`(rope_theta, scaling)` of rotary parameters; `theta` where they do not name one."""
+    parameters = {"rope_theta": theta, **parameters}
+    theta = number({"rope_theta": parameters.pop("rope_theta")}, "rope_theta", 10000.0, float)
+    rope_type = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
+    parameters.pop("type", None)
+    known = {field.name for field in dataclasses.fields(RopeScaling)}
+    strange = {name: value for name, value in parameters.items() if name not in known and value not in (None, 1.0)}
+    if rope_type not in ("default", "linear", "llama3") or strange:
+        detail = f" with {strange}" if strange else ""
+        raise ConfigError(f"rope scaling {rope_type!r}{detail} is not handled; known types: default, linear, llama3")
+    if rope_type == "default":
+        return theta, None
+    if rope_type == "llama3" and parameters.get("original_max_position_embeddings") is None:
+        # As transformers' `standardize_rope_params` does.
+        parameters["original_max_position_embeddings"] = max_position_embeddings
+    required = ("factor", "low_freq_factor", "high_freq_factor") if rope_type == "llama3" else ("factor",)
+    lacking = [name for name in required if parameters.get(name) is None]
+    if lacking:
+        raise ConfigError(f"rope scaling {rope_type!r} in config.json lacks {', '.join(lacking)}")
+    scaling = {name: number(parameters, name, kind=float) for name in required}
+    if rope_type == "llama3":
+        scaling["original_max_position_embeddings"] = number(parameters, "original_max_position_embeddings")
+        if scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
+            raise ConfigError(
+                f"rope scaling 'llama3' has low_freq_factor={scaling['low_freq_factor']} not below "
+                f"high_freq_factor={scaling['high_freq_factor']}"
+            )
+    return theta, RopeScaling(rope_type="llama3" if rope_type == "llama3" else "linear", **scaling)

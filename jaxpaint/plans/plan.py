@@ -1,0 +1,180 @@
+"""The plan algebra: which layers run, in which order, and which of them side by side on one input.
+
+A plan is a frozen, hashable value in one normal form, with a text form that round-trips:
+
+    7            one layer                       0-8          layers 0 to 8 (22-9 counts down)
+    0-8 23-31    one after the other             ( ... )      a series as one item
+    {9 10}       same input, outputs averaged    sum{9 10}    same input, residual updates added
+    x*3          x three times in series
+
+`docs/plans.md` describes the language in full.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from jaxpaint.plans.drawing import draw
+from jaxpaint.plans.nodes import (
+    MAX_COST,
+    MAX_LAYER,
+    MAX_NESTING,
+    MAX_REPEATS,
+    TOO_COSTLY,
+    TOO_DEEP,
+    Combine,
+    Layer,
+    Node,
+    Parallel,
+    PlanError,
+    Repeat,
+    Series,
+    bracket_depth,
+    collect_layers,
+    layer,
+    node_cost,
+    node_depth,
+    normalise,
+    parallel_nesting,
+    unroll,
+)
+from jaxpaint.plans.text import clip, parse_nodes, text_of_items
+
+__all__ = [
+    "MAX_COST",
+    "MAX_LAYER",
+    "MAX_NESTING",
+    "MAX_REPEATS",
+    "Combine",
+    "Layer",
+    "Node",
+    "Parallel",
+    "Plan",
+    "PlanError",
+    "Repeat",
+    "Series",
+    "series",
+]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, in normal form: two plans are equal exactly when their texts are.
+
+    Any tree of nodes is accepted and normalised: a series inside a series is spliced into it, a series of one
+    item is that item, `x*1` is `x`, `(x*a)*b` is `x*(a*b)`. The root alone is always a `Series`.
+    Layers are not merged into repeats: `5 5` and `5*2` run alike and are different plans.
+
+    Raises:
+        PlanError: nested deeper than `MAX_NESTING` brackets, or more than `MAX_COST` layer applications.
+    """
+
+    root: Series
+
+    def __post_init__(self) -> None:
+        normal = normalise(self.root)
+        object.__setattr__(self, "root", normal if isinstance(normal, Series) else Series((normal,)))
+        if max(bracket_depth(item) for item in self.root.items) > MAX_NESTING:
+            raise PlanError(TOO_DEEP)
+        if self.cost > MAX_COST:
+            raise PlanError(TOO_COSTLY)
+
+    @classmethod
+    def parse(cls, text: str) -> Plan:
+        """Read a plan from its text form. Whitespace between symbols is free.
+
+        Raises:
+            PlanError: the text is not a plan; it says what was expected and points at the column.
+        """
+        return cls(parse_nodes(text))
+
+    @classmethod
+    def of(cls, *items: Plan | Node | int | Iterable[int]) -> Plan:
+        """A series of the items: layer indices, `range`s and other iterables of them, nodes, other plans.
+
+        >>> str(Plan.of(range(9), Repeat(Layer(16), 14), 23))
+        '0-8 16*14 23'
+        """
+        return cls(series(*items))
+
+    def __str__(self) -> str:
+        return text_of_items(self.root.items)
+
+    @cached_property
+    def layers(self) -> tuple[int, ...]:
+        """The layers the plan uses, each once, ascending."""
+        found: set[int] = set()
+        collect_layers(self.root, found)
+        return tuple(sorted(found))
+
+    @cached_property
+    def cost(self) -> int:
+        """Layer applications in one forward pass."""
+        return node_cost(self.root)
+
+    @cached_property
+    def depth(self) -> int:
+        """Layers on the longest chain: the latency, in layers, if parallel branches truly run at once."""
+        return node_depth(self.root)
+
+    @cached_property
+    def nesting(self) -> int:
+        """How deep parallel groups lie within each other; 0 for a series plan."""
+        return parallel_nesting(self.root)
+
+    @property
+    def is_series(self) -> bool:
+        """Whether the plan is one chain of layers, with no parallel group."""
+        return self.nesting == 0
+
+    def sequence(self) -> tuple[int, ...]:
+        """The layers of a series plan in the order they run, loops unrolled; its length is `cost`.
+
+        Raises:
+            PlanError: the plan has a parallel group.
+        """
+        if not self.is_series:
+            raise PlanError(f"plan {clip(str(self))} has a parallel group, so no single order of layers", str(self))
+        return unroll(self.root)
+
+    def validate(self, num_layers: int) -> Plan:
+        """Return the plan itself if a model of `num_layers` layers can run it.
+
+        Raises:
+            PlanError: a layer is outside the model.
+        """
+        outside = [index for index in self.layers if index >= num_layers]
+        if not outside:
+            return self
+        which = clip(text_of_items([Layer(index) for index in outside]))
+        span = "" if num_layers < 1 else ", 0" if num_layers == 1 else f", 0-{num_layers - 1}"
+        raise PlanError(
+            f"the plan uses layer{'s' * (len(outside) > 1)} {which}, but the model has "
+            f"{num_layers} layer{'s' * (num_layers != 1)}{span}",
+            str(self),
+        )
+
+    def draw(self, width: int = 80) -> str:
+        """The plan as a drawing in box characters, from the input at the top to the output at the bottom.
+
+        `width` is in columns (40 at least). What does not fit is abbreviated and counted.
+        """
+        return draw(self.root, width)
+
+
+def series(*items: Plan | Node | int | Iterable[int]) -> Series:
+    """A series node of layer indices, `range`s and other iterables of them, nodes and plans."""
+    nodes: list[Node] = []
+    for item in items:
+        if isinstance(item, Plan):
+            nodes.append(item.root)
+        elif isinstance(item, (Layer, Series, Parallel, Repeat)):
+            nodes.append(item)
+        elif isinstance(item, Iterable):
+            nodes.extend(layer(operator.index(index)) for index in item)
+        else:
+            nodes.append(layer(operator.index(item)))
+    return Series(tuple(nodes))

@@ -1,0 +1,196 @@
+"""The text form of plans: printing nodes, and parsing text into nodes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from jaxpaint.plans.nodes import (
+    MAX_COST,
+    MAX_LAYER,
+    MAX_NESTING,
+    MAX_REPEATS,
+    TOO_COSTLY,
+    TOO_DEEP,
+    Combine,
+    Layer,
+    Node,
+    Parallel,
+    PlanError,
+    Repeat,
+    Series,
+    layer,
+)
+
+
+def runs(nodes: Sequence[Node]) -> Iterator[Sequence[Node]]:
+    """Split into runs of three or more consecutive layers, up or down, and single nodes."""
+    start = 0
+    while start < len(nodes):
+        length = max(_run_length(nodes, start, 1), _run_length(nodes, start, -1))
+        stop = start + (length if length >= 3 else 1)
+        yield nodes[start:stop]
+        start = stop
+
+
+def _run_length(nodes: Sequence[Node], start: int, step: int) -> int:
+    first = nodes[start]
+    if not isinstance(first, Layer):
+        return 1
+    stop = start + 1
+    while stop < len(nodes):
+        node = nodes[stop]
+        if not isinstance(node, Layer) or node.index != first.index + step * (stop - start):
+            break
+        stop += 1
+    return stop - start
+
+
+def node_text(node: Node) -> str:
+    """The node as one item of a plan's text, a series in parentheses."""
+    match node:
+        case Layer(index):
+            return str(index)
+        case Series(items):
+            return f"({text_of_items(items)})"
+        case Parallel(branches, combine):
+            return f"{'sum' if combine == 'sum' else ''}{{{text_of_items(branches)}}}"
+        case Repeat(body, times):
+            return f"{node_text(body)}*{times}"
+
+
+def text_of_items(nodes: Sequence[Node]) -> str:
+    """The nodes side by side, consecutive layers as ranges."""
+    return " ".join(text_of_run(run) for run in runs(nodes))
+
+
+def text_of_run(run: Sequence[Node]) -> str:
+    return node_text(run[0]) if len(run) == 1 else f"{node_text(run[0])}-{node_text(run[-1])}"
+
+
+def clip(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+_AN_ITEM = "a layer such as 7, a range such as 0-8, or a group in ( ) or { }"
+_SPACE = re.compile(r"\s*")
+_TOKEN = re.compile(r"[0-9]+|sum|.", re.DOTALL)
+_CLOSER = {"(": ")", "{": "}"}
+
+
+def parse_nodes(text: str) -> Series:
+    """The tree that a plan's text stands for, not yet in normal form.
+
+    Raises:
+        PlanError: the text is not a plan, or is beyond a limit.
+    """
+    return _Parser(text).plan()
+
+
+class _Parser:
+    """Recursive descent over
+
+    series := item+        item := atom ('*' count)*
+    atom   := layer | layer '-' layer | '(' series ')' | 'sum'? '{' item+ '}'
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.token = ""
+        self.start = self.end = 0
+        self.advance()
+
+    def advance(self) -> None:
+        space = _SPACE.match(self.text, self.end)
+        self.start = self.end = space.end() if space else self.end
+        token = _TOKEN.match(self.text, self.start)
+        self.token = token.group() if token else ""
+        self.end += len(self.token)
+
+    def fail(self, message: str, start: int | None = None) -> PlanError:
+        return PlanError(message, self.text, (self.start if start is None else start) + 1)
+
+    def expected(self, what: str) -> PlanError:
+        found = f"found {clip(self.token, 20)!r}" if self.token else "the plan ends here"
+        return self.fail(f"expected {what}, but {found}")
+
+    @property
+    def at_number(self) -> bool:
+        return self.token.isascii() and self.token.isdigit()
+
+    def plan(self) -> Series:
+        if not self.token:
+            raise self.fail(f"the plan is empty: expected {_AN_ITEM}")
+        return Series(tuple(self.items("", 0, 0)[0]))
+
+    def items(self, opener: str, opened_at: int, level: int) -> tuple[list[Node], int]:
+        """The items up to the closing bracket (which stays the current token), and their cost."""
+        closer = _CLOSER.get(opener, "")
+        ending = f"{closer!r} to close the {opener!r} of column {opened_at + 1}" if opener else "the end of the plan"
+        nodes: list[Node] = []
+        cost = 0
+        while self.token != closer or not nodes:
+            if not (self.at_number or self.token in ("(", "{", "sum")):
+                raise self.expected(f"{_AN_ITEM}, or '*', or {ending}" if nodes else _AN_ITEM)
+            start = self.start
+            more, more_cost = self.item(level)
+            cost += more_cost
+            if cost > MAX_COST:
+                raise self.fail(TOO_COSTLY, start)
+            nodes += more
+        return nodes, cost
+
+    def item(self, level: int) -> tuple[list[Node], int]:
+        """One item as the nodes it stands for: several only for a range that is not repeated."""
+        is_number = self.at_number
+        nodes, cost = self.layers() if is_number else self.group(level + 1)
+        if self.token != "*":
+            return nodes, cost
+        if len(nodes) > 1 and level == MAX_NESTING:
+            raise self.fail(TOO_DEEP)
+        times = 1
+        while self.token == "*":
+            self.advance()
+            start = self.start
+            times *= self.number("a repeat count such as 3", "the repeat count", MAX_REPEATS)
+            if not times:
+                raise self.fail("the repeat count is 0: it must be at least 1", start)
+            if cost * times > MAX_COST:
+                raise self.fail(TOO_COSTLY, start)
+        return [Repeat(Series(tuple(nodes)), times)], cost * times
+
+    def layers(self) -> tuple[list[Node], int]:
+        first = self.number("a layer", "layer", MAX_LAYER)
+        if self.token != "-":
+            return [layer(first)], 1
+        self.advance()
+        last = self.number("the last layer of the range", "layer", MAX_LAYER)
+        step = 1 if last >= first else -1
+        nodes: list[Node] = [layer(index) for index in range(first, last + step, step)]
+        return nodes, len(nodes)
+
+    def group(self, level: int) -> tuple[list[Node], int]:
+        if level > MAX_NESTING:
+            raise self.fail(TOO_DEEP)
+        combine: Combine = "mean"
+        if self.token == "sum":
+            combine = "sum"
+            self.advance()
+            if self.token != "{":
+                raise self.expected("'{' after 'sum'")
+        opener = self.token
+        start = self.start
+        self.advance()
+        nodes, cost = self.items(opener, start, level)
+        self.advance()
+        group: Node = Series(tuple(nodes)) if opener == "(" else Parallel(tuple(nodes), combine)
+        return [group], cost
+
+    def number(self, what: str, name: str, limit: int) -> int:
+        if not self.at_number:
+            raise self.expected(what)
+        digits = self.token.lstrip("0") or "0"
+        if len(digits) > len(str(limit)) or int(digits) > limit:
+            raise self.fail(f"{name} {clip(digits, 20)} is too large: at most {limit}")
+        self.advance()
+        return int(digits)

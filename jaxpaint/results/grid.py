@@ -1,0 +1,149 @@
+"""A results store as a table for reading: per model a row per plan and a column per task's main metric."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from jaxpaint.results.kinds import main_filter
+
+WIDTH = 80
+LONGEST_LABEL = 38
+GAP = "  "
+MORE_DOCUMENTS = "*"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A task: its heading's three lines, and what stands in the rows by plan."""
+
+    heading: tuple[str, str, str]
+    values: dict[int, str]
+
+    @property
+    def width(self) -> int:
+        return max(len(text) for text in (*self.heading, *self.values.values()))
+
+    def value(self, plan: int) -> str:
+        return self.values.get(plan, "-")
+
+
+def grid(connection: sqlite3.Connection) -> str:
+    """Lines of at most 80 columns; the tasks that do not fit beside each other follow in blocks of their own."""
+    models = connection.execute(
+        "SELECT id, source, revision, fingerprint, dtype, num_layers FROM models "
+        "WHERE id IN (SELECT model FROM cells) ORDER BY id"
+    ).fetchall()
+    if not models:
+        return "no results yet\n"
+    blocks: list[str] = []
+    for model, source, revision, fingerprint, dtype, num_layers in models:
+        name = f"{source or 'model'}{f' at {revision}' if revision else ''}"
+        blocks.append(f"{name}\n{dtype}, {num_layers} layers, fingerprint {fingerprint[:16]}")
+        plans = _labels(connection, model, num_layers)
+        columns = _columns(connection, model)
+        for beside in _fitting(columns, max(map(len, (label for _, label in plans)))):
+            blocks.append(_block(plans, beside))
+        if any(value.endswith(MORE_DOCUMENTS) for column in columns for value in column.values.values()):
+            blocks.append(f"{MORE_DOCUMENTS} of fewer documents: more are being scored")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _labels(connection: sqlite3.Connection, model: int, num_layers: int) -> list[tuple[int, str]]:
+    """The rows: plans with each label that they have, by strategy in the order these came, then by options."""
+    rows = connection.execute(
+        "SELECT p.id, coalesce(v.label, p.text), v.strategy, min(v.id) OVER (PARTITION BY v.strategy) AS first "
+        "FROM plans AS p LEFT JOIN variants AS v ON v.plan = p.id AND v.num_layers = ? "
+        "WHERE p.id IN (SELECT plan FROM cells WHERE model = ?) "
+        "ORDER BY first, v.start, v.iterations, v.times, v.layer, v.seed, v.id, p.id",
+        (num_layers, model),
+    )
+    return [(plan, _clipped(label)) for plan, label, *_ in rows]
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
+
+
+def _columns(connection: sqlite3.Connection, model: int) -> list[_Column]:
+    tasks = connection.execute(
+        "SELECT id, name, num_fewshot, bos, json_extract(settings, '$.kv'), "
+        "json_extract(settings, '$.finetuned') IS NOT NULL, main_metric FROM tasks "
+        "WHERE id IN (SELECT task FROM cells WHERE model = ?) ORDER BY name, num_fewshot, id",
+        (model,),
+    ).fetchall()
+    settings = {id: _setting(num_fewshot, bos, kv, tuned) for id, _, num_fewshot, bos, kv, tuned, _ in tasks}
+    alike = Counter((name, settings[id]) for id, name, *_ in tasks)
+    columns = []
+    for id, name, *_, metric in tasks:
+        setting = settings[id]
+        if alike[name, setting] > 1:
+            setting = f"{setting}{', ' if setting else ''}#{id}"
+        columns.append(_column(connection, model, id, name, setting, metric))
+    return columns
+
+
+def _setting(num_fewshot: int, bos: str, kv: str | None, is_finetuned: int) -> str:
+    """What is not the default."""
+    parts = (
+        (f"{num_fewshot}-shot", num_fewshot),
+        (f"BOS {bos}", bos != "auto"),
+        (f"kv {kv}", kv not in (None, "exact")),
+        ("fine-tuned", is_finetuned),
+    )
+    return ", ".join(text for text, shown in parts if shown)
+
+
+def _column(connection: sqlite3.Connection, model: int, task: int, name: str, setting: str, metric: str) -> _Column:
+    filter = main_filter(connection, task, metric)
+    rows = connection.execute(
+        "SELECT c.plan, c.status, c.documents, m.value, m.stderr FROM cells AS c "
+        "LEFT JOIN metrics AS m ON m.cell = c.id AND m.metric = ? AND m.filter = ? WHERE c.model = ? AND c.task = ?",
+        (metric, filter, model, task),
+    ).fetchall()
+    counts = {documents for _, _, documents, *_ in rows if documents is not None}
+    if filter != "none":
+        setting = f"{setting}, {filter}" if setting else filter
+    number = f", n={min(counts)}{f'-{max(counts)}' if len(counts) > 1 else ''}" if counts else ""
+    return _Column(
+        (name, setting, f"{metric}{number}"),
+        {plan: _value(status, documents, value, stderr) for plan, status, documents, value, stderr in rows},
+    )
+
+
+def _value(status: str, documents: int | None, value: float | None, stderr: float | None) -> str:
+    if documents is None:
+        return "running"
+    if value is None:
+        return "not finite" if status == "not finite" else "unknown"
+    text = f"{_number(value)} ±{_number(stderr)}" if stderr is not None else _number(value)
+    return text + (MORE_DOCUMENTS if status == "running" else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+
+
+def _fitting(columns: list[_Column], label_width: int) -> Iterator[list[_Column]]:
+    """The columns in groups that fit a line, at least one in each."""
+    beside: list[_Column] = []
+    for column in columns:
+        width = label_width + sum(len(GAP) + other.width for other in (*beside, column))
+        if beside and width > WIDTH:
+            yield beside
+            beside = []
+        beside.append(column)
+    if beside:
+        yield beside
+
+
+def _block(plans: list[tuple[int, str]], columns: list[_Column]) -> str:
+    width = max(len(label) for _, label in plans)
+    headings = [(" " * width, *(column.heading[line].rjust(column.width) for column in columns)) for line in range(3)]
+    rows = [
+        (label.ljust(width), *(column.value(plan).rjust(column.width) for column in columns)) for plan, label in plans
+    ]
+    lines = [GAP.join(cells).rstrip() for cells in (*headings, *rows)]
+    return "\n".join(line for line in lines if line)

@@ -1,0 +1,132 @@
+"""What a results store's ids stand for: models, tasks, requests, plans, cells. Each is inserted or looked up by what
+makes it itself. Every function here runs inside its caller's transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.results.schema import canonical_json
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """A plan with one strategy that it stands for; a plan of one's own is strategy "custom", labelled by its text."""
+
+    text: str
+    cost: int
+    depth: int
+    strategy: str
+    num_layers: int
+    label: str
+    start: int | None = None
+    seed: int | None = None
+    iterations: int | None = None
+    times: int | None = None
+    layer: int | None = None
+    affected: int | None = None
+
+
+def one(connection: sqlite3.Connection, query: str, values: Sequence[Any] = ()) -> Any:
+    """The first value of the first row, of which there must be one."""
+    return connection.execute(query, values).fetchone()[0]
+
+
+def model_id(
+    connection: sqlite3.Connection,
+    fingerprint: str,
+    dtype: str,
+    source: str | None,
+    revision: str | None,
+    num_layers: int,
+) -> int:
+    connection.execute(
+        "INSERT OR IGNORE INTO models (fingerprint, dtype, source, revision, num_layers) VALUES (?, ?, ?, ?, ?)",
+        (fingerprint, dtype, source, revision, num_layers),
+    )
+    return one(connection, "SELECT id FROM models WHERE (fingerprint, dtype) = (?, ?)", (fingerprint, dtype))
+
+
+def task_id(
+    connection: sqlite3.Connection,
+    key: tuple[str, str, int, str, str],
+    chance: float | None,
+    main_metric: str,
+) -> int:
+    """`key`: name, version, num_fewshot, bos and settings as canonical JSON."""
+    connection.execute(
+        "INSERT OR IGNORE INTO tasks (name, version, num_fewshot, bos, settings, chance, main_metric) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*key, chance, main_metric),
+    )
+    return one(
+        connection,
+        "SELECT id FROM tasks WHERE (name, version, num_fewshot, bos, settings) = (?, ?, ?, ?, ?)",
+        key,
+    )
+
+
+def request_ids(connection: sqlite3.Connection, task: int, entries: Sequence[tuple[int, int, str]]) -> list[int]:
+    """`entries`: (document, number, hash of the text). Raises UserError where the stored text is another."""
+    connection.executemany(
+        "INSERT OR IGNORE INTO requests (task, document, number, content) VALUES (?, ?, ?, ?)",
+        ((task, int(document), int(number), content) for document, number, content in entries),
+    )
+    rows = connection.execute("SELECT document, number, id, content FROM requests WHERE task = ?", (task,))
+    stored = {(document, number): (id, content) for document, number, id, content in rows}
+    ids = []
+    for document, number, content in entries:
+        id, known = stored[int(document), int(number)]
+        if known != content:
+            name = one(connection, "SELECT name FROM tasks WHERE id = ?", (task,))
+            raise UserError(
+                f"task {name}, document {document}, request {number} has another text than the one scored before, "
+                "so the data or the prompts have changed; use another store"
+            )
+        ids.append(id)
+    return ids
+
+
+def plan_id(connection: sqlite3.Connection, row: PlanRow) -> int:
+    """Raises UserError where the label stands for another plan."""
+    connection.execute(
+        "INSERT OR IGNORE INTO plans (text, cost, depth) VALUES (?, ?, ?)", (row.text, row.cost, row.depth)
+    )
+    plan = one(connection, "SELECT id FROM plans WHERE text = ?", (row.text,))
+    names = "strategy, num_layers, label, start, seed, iterations, times, layer, affected"
+    connection.execute(
+        f"INSERT OR IGNORE INTO variants (plan, {names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (plan, *(getattr(row, name) for name in names.split(", "))),
+    )
+    label = (row.num_layers, row.label)
+    known = one(connection, "SELECT plan FROM variants WHERE (num_layers, label) = (?, ?)", label)
+    if known != plan:
+        other = one(connection, "SELECT text FROM plans WHERE id = ?", (known,))
+        raise UserError(
+            f"{row.label!r} of {row.num_layers} layers stands for the plan {other} there and not for {row.text}; "
+            "use another store"
+        )
+    return plan
+
+
+def cell_ids(connection: sqlite3.Connection, model: int, task: int, plans: Sequence[int]) -> list[int]:
+    """One per plan."""
+    connection.executemany(
+        "INSERT OR IGNORE INTO cells (model, task, plan) VALUES (?, ?, ?)",
+        ((model, task, int(plan)) for plan in plans),
+    )
+    rows = connection.execute("SELECT plan, id FROM cells WHERE (model, task) = (?, ?)", (model, task))
+    stored = dict(rows.fetchall())
+    return [stored[int(plan)] for plan in plans]
+
+
+def environment_id(connection: sqlite3.Connection, environment: Mapping[str, Any] | None) -> int | None:
+    if environment is None:
+        return None
+    text = canonical_json(environment)
+    connection.execute("INSERT OR IGNORE INTO environments (description) VALUES (?)", (text,))
+    return one(connection, "SELECT id FROM environments WHERE description = ?", (text,))

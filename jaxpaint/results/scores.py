@@ -1,0 +1,198 @@
+"""The log-likelihoods and texts of a results store: which are missing, adding them, and the metrics made from them.
+
+Every function here runs inside its caller's transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from jaxpaint.results.keys import environment_id, one
+
+DENSE = 8  # reading this many scores in order takes about as long as looking one up
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One of lm-eval's metrics over a cell's documents; None or NaN where it is unknown or not finite."""
+
+    metric: str
+    filter: str
+    value: float | None
+    stderr: float | None = None
+    higher_is_better: bool | None = None
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The requests wanted of one task."""
+
+    positions: np.ndarray  # int [requests of the task]: where they stand among all that are wanted
+    ids: np.ndarray  # int [requests of the task]
+    known: int  # requests that the store has between the lowest and the highest of the ids
+
+    @property
+    def span(self) -> tuple[int, int]:
+        return int(self.ids.min()), int(self.ids.max())
+
+
+def missing(connection: sqlite3.Connection, cells: Sequence[int], requests: Sequence[int]) -> np.ndarray:
+    """Which scores are not there, bool [cells, requests]; a request of another task than the cell's misses nothing.
+
+    Raises:
+        LookupError: the store has no such cell or request.
+    """
+    absent = np.zeros((len(cells), len(requests)), dtype=np.bool_)
+    wanted = _by_task(connection, requests)
+    for row, cell in enumerate(cells):
+        found = connection.execute("SELECT task FROM cells WHERE id = ?", (int(cell),)).fetchone()
+        if found is None:
+            raise LookupError(f"the store has no cell {cell}")
+        if found[0] in wanted:
+            mine = wanted[found[0]]
+            absent[row, mine.positions] = _absent(connection, int(cell), mine)
+    return absent
+
+
+def _by_task(connection: sqlite3.Connection, requests: Sequence[int]) -> dict[int, _Wanted]:
+    ids = np.asarray(requests, dtype=np.int64).reshape(-1)
+    rows = connection.execute(
+        "SELECT w.key, q.task FROM json_each(?) AS w CROSS JOIN requests AS q ON q.id = w.value",
+        (json.dumps(ids.tolist()),),
+    ).fetchall()
+    if len(rows) < len(ids):
+        known = {position for position, _ in rows}
+        unknown = [int(id) for position, id in enumerate(ids) if position not in known]
+        raise LookupError(f"the store has no request {unknown[0]}")
+    by_task: dict[int, list[int]] = {}
+    for position, task in rows:
+        by_task.setdefault(task, []).append(position)
+    return {task: _wanted(connection, task, np.array(positions), ids) for task, positions in by_task.items()}
+
+
+def _wanted(connection: sqlite3.Connection, task: int, positions: np.ndarray, ids: np.ndarray) -> _Wanted:
+    mine = ids[positions]
+    span = (int(mine.min()), int(mine.max()))
+    known = one(connection, "SELECT count(*) FROM requests WHERE task = ? AND id BETWEEN ? AND ?", (task, *span))
+    return _Wanted(positions, mine, known)
+
+
+def _absent(connection: sqlite3.Connection, cell: int, wanted: _Wanted) -> np.ndarray:
+    """Which of the requests the cell has no score for, bool [requests of the task]."""
+    if wanted.known <= DENSE * len(wanted.ids):
+        within = "FROM scores WHERE cell = ? AND request BETWEEN ? AND ?"
+        if one(connection, f"SELECT count(*) {within}", (cell, *wanted.span)) == wanted.known:
+            return np.zeros(len(wanted.ids), dtype=np.bool_)
+        rows = connection.execute(f"SELECT request {within}", (cell, *wanted.span))
+    else:
+        rows = connection.execute(
+            "SELECT s.request FROM json_each(?) AS w CROSS JOIN scores AS s ON s.cell = ? AND s.request = w.value",
+            (json.dumps(wanted.ids.tolist()), cell),
+        )
+    return ~np.isin(wanted.ids, np.fromiter((request for (request,) in rows), dtype=np.int64))
+
+
+def add(connection: sqlite3.Connection, rows: Iterable[tuple[int, int, float, bool]]) -> None:
+    """Adds (cell, request, log-likelihood, is_greedy) where there is no score yet; reopens cells that gain some."""
+    _insert(
+        connection,
+        [(int(cell), int(request), real(value), int(greedy), None) for cell, request, value, greedy in rows],
+    )
+
+
+def add_texts(connection: sqlite3.Connection, rows: Iterable[tuple[int, int, str | None]]) -> None:
+    """As `add`, of what a model wrote: (cell, request, text), None where the logits were not finite."""
+    _insert(connection, [(int(cell), int(request), None, 0, text) for cell, request, text in rows])
+
+
+def _insert(connection: sqlite3.Connection, values: list[tuple[int, int, float | None, int, str | None]]) -> None:
+    ended = connection.execute("SELECT id FROM cells WHERE status <> 'running'")
+    reopened = {cell for (cell,) in ended}.intersection(cell for cell, *_ in values)
+    before = {cell: _count(connection, cell) for cell in reopened}
+    connection.executemany(
+        "INSERT OR IGNORE INTO scores (cell, request, loglikelihood, is_greedy, text) VALUES (?, ?, ?, ?, ?)", values
+    )
+    connection.executemany(
+        "UPDATE cells SET status = 'running' WHERE id = ?",
+        [(cell,) for cell, count in before.items() if _count(connection, cell) > count],
+    )
+
+
+def _count(connection: sqlite3.Connection, cell: int) -> int:
+    return one(connection, "SELECT count(*) FROM scores WHERE cell = ?", (cell,))
+
+
+def read(connection: sqlite3.Connection, cell: int, requests: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Log-likelihoods, float64 [requests], NaN where not finite, and is_greedy, bool [requests].
+
+    Raises:
+        LookupError: a request has no score.
+    """
+    found = [
+        (math.nan if value is None else value, greedy)
+        for value, greedy in _read(connection, "loglikelihood, is_greedy", cell, requests)
+    ]
+    return (
+        np.array([value for value, _ in found], dtype=np.float64),
+        np.array([greedy for _, greedy in found], dtype=np.bool_),
+    )
+
+
+def read_texts(connection: sqlite3.Connection, cell: int, requests: Sequence[int]) -> list[str | None]:
+    """What was written, None where the logits were not finite. Errors as `read`."""
+    return [text for (text,) in _read(connection, "text", cell, requests)]
+
+
+def _read(connection: sqlite3.Connection, columns: str, cell: int, requests: Sequence[int]) -> list[tuple[Any, ...]]:
+    rows = connection.execute(f"SELECT request, {columns} FROM scores WHERE cell = ?", (int(cell),))
+    stored = {request: tuple(values) for request, *values in rows}
+    absent = [int(request) for request in requests if int(request) not in stored]
+    if absent:
+        raise LookupError(f"cell {cell} has no score for {len(absent)} requests, the first is {absent[0]}")
+    return [stored[int(request)] for request in requests]
+
+
+def finish(
+    connection: sqlite3.Connection,
+    cell: int,
+    documents: int,
+    status: str,
+    metrics: Iterable[MetricRow],
+    document_scores: Iterable[tuple[int, str, str, float | None]],
+    environment: Mapping[str, Any] | None,
+) -> None:
+    """Replaces the cell's metrics and ends it."""
+    cell = int(cell)
+    for table in ("metrics", "document_scores"):
+        connection.execute(f"DELETE FROM {table} WHERE cell = ?", (cell,))
+    connection.executemany(
+        "INSERT INTO metrics (cell, metric, filter, value, stderr, higher_is_better) VALUES (?, ?, ?, ?, ?, ?)",
+        ((cell, row.metric, row.filter, real(row.value), real(row.stderr), row.higher_is_better) for row in metrics),
+    )
+    connection.executemany(
+        "INSERT INTO document_scores (cell, document, metric, filter, value) VALUES (?, ?, ?, ?, ?)",
+        ((cell, int(document), metric, filter, real(value)) for document, metric, filter, value in document_scores),
+    )
+    connection.execute(
+        "UPDATE cells SET documents = ?, status = ?, environment = ?, finished = ? WHERE id = ?",
+        (
+            int(documents),
+            status,
+            environment_id(connection, environment),
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            cell,
+        ),
+    )
+
+
+def real(value: float | None) -> float | None:
+    """A number as SQLite takes it; None where it is unknown or not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)

@@ -1,0 +1,187 @@
+"""A results store as text: a table for reading, and CSV, JSON and lm-eval's schema for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.results.grid import grid
+from jaxpaint.results.schema import VERSION, reading
+
+CSV_COLUMNS = (
+    "model, revision, fingerprint, dtype, num_layers, task, version, num_fewshot, bos, settings, chance, plan, cost, "
+    "depth, strategy, label, start, seed, iterations, times, layer, affected, metric, main_metric, filter, value, "
+    "stderr, higher_is_better, documents, status, seconds, finished"
+)
+Row = dict[str, Any]
+
+
+def results_text(store: Path, format: str) -> str:
+    """Everything but the scores of single requests and documents, ending with a newline.
+
+    `format`: "table", for reading, has a row per plan and a column per task's main metric. "csv" has a row per cell,
+    strategy that its plan stands for, and metric, with empty fields for what is unknown. "json" is the store's tables.
+    "lm-eval" is a JSON list of result objects of lm-evaluation-harness, one per model and plan, with what
+    `jaxpaint eval --output` adds, as far as the store knows it: finished cells alone.
+
+    Raises:
+        UserError: no such format, or the store cannot be read.
+    """
+    if format not in FORMATS:
+        raise UserError(f"unknown format {format!r} of results; the formats are {', '.join(FORMATS)}")
+    with reading(store) as connection:
+        return FORMATS[format](connection)
+
+
+def _csv(connection: sqlite3.Connection) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS.split(", "))
+    writer.writerows(connection.execute(f"SELECT {CSV_COLUMNS} FROM results ORDER BY cell, label, metric, filter"))
+    return out.getvalue()
+
+
+def _json(connection: sqlite3.Connection) -> str:
+    tables = {
+        name: _rows(connection, f"SELECT * FROM {name} ORDER BY id")
+        for name in ("models", "tasks", "plans", "variants", "environments", "cells", "runs")
+    }
+    metrics = _by(_rows(connection, "SELECT * FROM metrics ORDER BY cell, metric, filter"), "cell")
+    for cell in tables["cells"]:
+        cell["metrics"] = [_without(row, "cell") for row in metrics.get(cell["id"], [])]
+    for task in tables["tasks"]:
+        task["settings"] = json.loads(task["settings"])
+    for environment in tables["environments"]:
+        environment["description"] = json.loads(environment["description"])
+    analyses = _rows(connection, "SELECT * FROM analyses ORDER BY model, plan, name, settings")
+    for analysis in analyses:
+        analysis |= {name: json.loads(analysis[name]) for name in ("settings", "value")}
+    return _dumped({"version": VERSION, **tables, "analyses": analyses})
+
+
+def _lm_eval(connection: sqlite3.Connection) -> str:
+    cells = _rows(
+        connection,
+        "SELECT c.id, c.model, c.plan, t.name AS task, t.version, t.num_fewshot, t.bos, t.settings, c.documents, "
+        "c.seconds, e.description AS environment FROM cells AS c JOIN tasks AS t ON t.id = c.task "
+        "LEFT JOIN environments AS e ON e.id = c.environment WHERE c.status <> 'running' ORDER BY c.id",
+    )
+    metrics = _by(_rows(connection, "SELECT * FROM metrics ORDER BY cell, filter, metric"), "cell")
+    models = {row["id"]: row for row in _rows(connection, "SELECT * FROM models")}
+    plans = {row["id"]: row for row in _rows(connection, "SELECT * FROM plans")}
+    variants = _by(_rows(connection, "SELECT * FROM variants ORDER BY id"), "plan")
+    # An object holds a task once, and was made with one setting of BOS.
+    objects: dict[tuple, list[Row]] = {}
+    for cell in cells:
+        key = (cell["model"], cell["plan"], cell["bos"])
+        number = 0
+        while any(other["task"] == cell["task"] for other in objects.get((*key, number), [])):
+            number += 1
+        objects.setdefault((*key, number), []).append(cell)
+    return _dumped(
+        [
+            _result_object(
+                models[model],
+                plans[plan],
+                [row for row in variants.get(plan, []) if row["num_layers"] == models[model]["num_layers"]],
+                members,
+                metrics,
+            )
+            for (model, plan, _, _), members in objects.items()
+        ]
+    )
+
+
+def _result_object(
+    model: Row, plan: Row, variants: list[Row], cells: list[Row], metrics: Mapping[int, list[Row]]
+) -> dict[str, Any]:
+    settings = {cell["task"]: json.loads(cell["settings"]) for cell in cells}
+    lengths = {setting.get("max_length") for setting in settings.values()}
+    environments = {cell["environment"] for cell in cells}
+    return {
+        "results": {cell["task"]: _task_results(cell, metrics.get(cell["id"], [])) for cell in cells},
+        "group_subtasks": {},
+        "configs": {
+            cell["task"]: {
+                "task": cell["task"],
+                "num_fewshot": cell["num_fewshot"],
+                "metadata": {"version": _version(cell["version"]), **settings[cell["task"]]},
+            }
+            for cell in cells
+        },
+        "versions": {cell["task"]: _version(cell["version"]) for cell in cells},
+        "n-shot": {cell["task"]: cell["num_fewshot"] for cell in cells},
+        "higher_is_better": {
+            cell["task"]: {
+                row["metric"]: None if row["higher_is_better"] is None else bool(row["higher_is_better"])
+                for row in metrics.get(cell["id"], [])
+            }
+            for cell in cells
+        },
+        "n-samples": {cell["task"]: {"effective": cell["documents"]} for cell in cells},
+        "config": {
+            "model": "jaxpaint",
+            "model_source": model["source"],
+            "model_revision": model["revision"],
+            "model_fingerprint": model["fingerprint"],
+            "model_num_layers": model["num_layers"],
+            "plan": plan["text"],
+            "plan_cost": plan["cost"],
+            "plan_depth": plan["depth"],
+            "plan_labels": [row["label"] for row in variants],
+            "bos": cells[0]["bos"],
+            "dtype": model["dtype"],
+            "max_length": lengths.pop() if len(lengths) == 1 else None,
+        },
+        "environment": json.loads(environments.pop() or "null") if len(environments) == 1 else None,
+        "timing": {"device_seconds": sum(cell["seconds"] for cell in cells)},
+    }
+
+
+def _task_results(cell: Row, metrics: list[Row]) -> dict[str, Any]:
+    values: dict[str, Any] = {"name": cell["task"], "alias": cell["task"], "sample_len": cell["documents"]}
+    for row in metrics:
+        values[f"{row['metric']},{row['filter']}"] = row["value"]
+        values[f"{row['metric']}_stderr,{row['filter']}"] = "N/A" if row["stderr"] is None else row["stderr"]
+    return values
+
+
+def _version(text: str) -> Any:
+    """lm-eval's versions are mostly numbers, which the store keeps as text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _rows(connection: sqlite3.Connection, query: str) -> list[Row]:
+    cursor = connection.execute(query)
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def _by(rows: list[Row], column: str) -> dict[int, list[Row]]:
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row[column], []).append(row)
+    return groups
+
+
+def _without(row: Row, column: str) -> Row:
+    return {name: value for name, value in row.items() if name != column}
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+FORMATS: Mapping[str, Callable[[sqlite3.Connection], str]] = MappingProxyType(
+    {"table": grid, "csv": _csv, "json": _json, "lm-eval": _lm_eval}
+)

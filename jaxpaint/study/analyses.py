@@ -1,0 +1,88 @@
+"""A study's analyses of hidden states: the texts of a task, under every plan, kept in the results store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxpaint.analysis.states import MAX_STATES, analyse, analysis_rows
+from jaxpaint.engine.model import Model
+from jaxpaint.models.bert_config import BertConfig
+from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.tree import units
+from jaxpaint.results.store import Store
+from jaxpaint.tasks.harness import PlanLM
+from jaxpaint.tasks.load import build_instances
+
+PLANS_AT_ONCE = 32  # so many plans' analyses may be lost, and are computed with what they share
+
+
+def analysis_texts(
+    model: Model, bos: str, tasks: Mapping[str, Any], samples: int
+) -> tuple[list[list[int]], dict[str, Any]]:
+    """The first texts of the only one of `tasks` as tokens, and the settings that say which they are.
+
+    A document's text is its context with what is to be predicted; where there are several to choose from, the first
+    one's context. It is cut to the model's length. An encoder's texts have its special tokens, unless `bos` is off.
+
+    Raises:
+        UserError: documents that the task cannot read.
+    """
+    ((name, task),) = tasks["tasks"].items()
+    build_instances(tasks, limit=samples)
+    documents: dict[int, list[Any]] = {}
+    for instance in task.instances:
+        documents.setdefault(instance.doc_id, []).append(instance)
+    texts = [
+        "".join(instances[0].args if len(instances) == 1 else instances[0].args[:1]) for instances in documents.values()
+    ]
+    settings = {
+        "task": name,
+        "samples": len(texts),
+        "bos": bos,
+        "texts": hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:32],
+    }
+    return _tokens(model, bos, texts), settings
+
+
+def _tokens(model: Model, bos: str, texts: Sequence[str]) -> list[list[int]]:
+    length = model.config.max_position_embeddings
+    if isinstance(model.config, BertConfig):
+        how = {"add_special_tokens": bos != "off", "truncation": True, "max_length": length, "verbose": False}
+        return [list(model.tokenizer.encode(text, **how)) for text in texts]
+    lm = PlanLM(model, model.full_plan, bos=bos)  # type: ignore[arg-type]
+    return [lm.tok_encode(text)[:length] for text in texts]
+
+
+def run_analyses(
+    model: Model,
+    store: Store,
+    model_id: int,
+    plans: Mapping[int, Plan],
+    names: Sequence[str],
+    texts: Sequence[Sequence[int]],
+    settings: Mapping[str, Any],
+    *,
+    batch_tokens: int | None = None,
+    tell: Callable[[str], None],
+) -> int:
+    """Computes and keeps the analyses `names` of plans (by their ids in the store) that the store lacks: how many.
+
+    A plan that cannot be analysed is told of, and does not stop the others.
+    """
+    lacking = {}
+    for plan_id, plan in plans.items():
+        if sum(1 for _ in units(plan)) >= MAX_STATES:
+            tell(f"plan {plan} has more than {MAX_STATES} hidden states and is not analysed")
+        elif any(store.analysis(model_id, plan_id, name, settings) is None for name in names):
+            lacking[plan_id] = plan
+    ids = sorted(lacking, key=lambda plan_id: str(lacking[plan_id]))  # those that begin alike together
+    for start in range(0, len(ids), PLANS_AT_ONCE):
+        some = ids[start : start + PLANS_AT_ONCE]
+        found = analyse(model, texts, [lacking[plan_id] for plan_id in some], batch_tokens=batch_tokens)
+        for plan_id, analysis in zip(some, found, strict=True):
+            for name, _, value in analysis_rows(analysis, settings):
+                if name in names:
+                    store.add_analysis(model_id, plan_id, name, settings, value)
+    return len(ids)

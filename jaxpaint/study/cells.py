@@ -1,0 +1,214 @@
+"""A study's model, plans and tasks with their ids in the results store; what is missing, and finishing what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxpaint.engine.model import Model
+from jaxpaint.engine.packing import Request
+from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.strategies import Variant
+from jaxpaint.results.kinds import main_filter
+from jaxpaint.results.store import MetricRow, PlanRow, Store
+from jaxpaint.tasks.metrics import task_metrics, text_metrics
+from jaxpaint.tasks.requests import TaskRequests
+
+if TYPE_CHECKING:
+    from jaxpaint.tasks.harness import Asked
+
+CELLS_AT_ONCE = 128  # whose metrics are computed together: what they share once, within memory
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Distinct plans, tasks, and all tasks' requests one after the other: `request_ids` their ids, `task_of` whose."""
+
+    model: Model
+    model_id: int
+    plans: tuple[Plan, ...]
+    plan_ids: tuple[int, ...]
+    labels: tuple[str, ...]
+    tasks: tuple[TaskRequests, ...]
+    task_ids: tuple[int, ...]
+    cells: Int[np.ndarray, "tasks plans"]
+    request_ids: Int[np.ndarray, " requests"]
+    task_of: Int[np.ndarray, " requests"]
+
+    @cached_property
+    def requests(self) -> tuple[Request, ...]:
+        """Encoded on first use: a study that misses nothing needs none."""
+        return tuple(chain.from_iterable(task.requests for task in self.tasks))
+
+    @cached_property
+    def prompts(self) -> tuple[Asked, ...]:
+        """As `requests`, where the tasks are generative."""
+        return tuple(chain.from_iterable(task.prompts for task in self.tasks))
+
+    def unfinished(self, store: Store) -> Bool[np.ndarray, "tasks plans"]:
+        """The cells without metrics over all documents that this study wants."""
+        found = np.ones(self.cells.shape, bool)
+        for task, (requests, cells) in enumerate(zip(self.tasks, self.cells, strict=True)):
+            found[task] = [
+                state.status == "running" or (state.documents or 0) < requests.documents
+                for state in store.states(cells.tolist())
+            ]
+        return found
+
+    def missing(
+        self, store: Store, plans: Int[np.ndarray, " P"], requests: Int[np.ndarray, " R"]
+    ) -> Bool[np.ndarray, "P R"]:
+        """Which of the scores are not in the store."""
+        found = np.zeros((len(plans), len(requests)), bool)
+        for task, cells in enumerate(self.cells):
+            own = np.flatnonzero(self.task_of[requests] == task)
+            if own.size and plans.size:
+                ids = self.request_ids[requests[own]].tolist()
+                found[:, own] = store.missing(cells[plans].tolist(), ids)
+        return found
+
+    def all_missing(self, store: Store) -> Bool[np.ndarray, "plans requests"]:
+        """Which of all scores are not in the store, where a cell is not finished."""
+        found = np.zeros((len(self.plans), len(self.request_ids)), bool)
+        for task, unfinished in enumerate(self.unfinished(store)):
+            plans, own = np.flatnonzero(unfinished), np.flatnonzero(self.task_of == task)
+            found[np.ix_(plans, own)] = self.missing(store, plans, own)
+        return found
+
+
+def register(
+    store: Store, model: Model, variants: Sequence[Variant], tasks: Sequence[TaskRequests], *, model_id: int
+) -> Study:
+    """Writes into the store what the study is about.
+
+    Raises:
+        UserError: the store knows other text for a request, or another plan for a label.
+    """
+    ids = store.plans([plan_row(variant) for variant in variants])
+    first: dict[int, Variant] = {}
+    for plan_id, variant in zip(ids, variants, strict=True):
+        first.setdefault(plan_id, variant)
+    task_ids = [
+        store.task(
+            name=task.name,
+            version=task.version,
+            num_fewshot=task.num_fewshot,
+            bos=task.bos,
+            settings=task.settings,
+            chance=task.chance,
+            main_metric=task.main_metric,
+        )
+        for task in tasks
+    ]
+    request_ids = [store.requests(task_id, task.identities) for task_id, task in zip(task_ids, tasks, strict=True)]
+    cells = [store.cells(model_id, task_id, list(first)) for task_id in task_ids]
+    return Study(
+        model=model,
+        model_id=model_id,
+        plans=tuple(variant.plan for variant in first.values()),
+        plan_ids=tuple(first),
+        labels=tuple(variant.label for variant in first.values()),
+        tasks=tuple(tasks),
+        task_ids=tuple(task_ids),
+        cells=np.array(cells, np.int64).reshape(len(tasks), len(first)),
+        request_ids=np.array(list(chain.from_iterable(request_ids)), np.int64),
+        task_of=np.repeat(np.arange(len(tasks)), [len(each) for each in request_ids]),
+    )
+
+
+class Finishing:
+    """Finishes a study's cells when nothing of them is missing any more; `standing` is how far it is, in a line."""
+
+    def __init__(self, study: Study, store: Store, environment: Mapping[str, Any]) -> None:
+        self.standing = self._best = ""
+        self._study, self._store, self._environment = study, store, environment
+
+    def of_all_but(self, missing: Bool[np.ndarray, "plans requests"]) -> None:
+        """Computes and stores the metrics of unfinished cells that have all of their results.
+
+        Raises:
+            UserError: the task's own code fails on a document, or the store cannot be written.
+        """
+        study, store = self._study, self._store
+        unfinished = study.unfinished(store)
+        for task in range(len(study.tasks)):
+            complete = ~missing[:, study.task_of == task].any(axis=1)
+            plans = np.flatnonzero(unfinished[task] & complete)
+            if plans.size:
+                _finish(study, store, task, plans, self._environment)
+                unfinished[task, plans] = False
+                self._best = _best_plan(study, store, task) or self._best
+        done = f"{(~unfinished).sum()} of {unfinished.size} results"
+        self.standing = f"{done}, {self._best}" if self._best else done
+
+
+def _finish(
+    study: Study, store: Store, task: int, plans: Int[np.ndarray, " P"], environment: Mapping[str, Any]
+) -> None:
+    requests = study.tasks[task]
+    ids = study.request_ids[study.task_of == task].tolist()
+    for start in range(0, len(plans), CELLS_AT_ONCE):
+        cells = study.cells[task, plans[start : start + CELLS_AT_ONCE]].tolist()
+        if requests.is_generative:
+            texts = [store.texts(cell, ids) for cell in cells]
+            finite = [None not in row for row in texts]
+            found = text_metrics(requests, texts)
+        else:
+            loglikelihoods, is_greedy = map(np.array, zip(*(store.scores(cell, ids) for cell in cells), strict=True))
+            finite = np.isfinite(loglikelihoods).all(axis=1).tolist()
+            found = task_metrics(requests, loglikelihoods, is_greedy)
+        for cell, metrics, kept in zip(cells, found, finite, strict=True):
+            store.finish(
+                cell,
+                documents=requests.documents,
+                status="finished" if kept else "not finite",
+                metrics=[
+                    MetricRow(metric.name, metric.filter, metric.value, metric.stderr, metric.higher_is_better)
+                    for metric in metrics.metrics
+                ],
+                document_scores=metrics.documents,
+                environment=environment,
+            )
+
+
+def _best_plan(study: Study, store: Store, task: int) -> str:
+    """The study's plan with the best main metric among a task's finished cells, in words; "" while there is none."""
+    requests = study.tasks[task]
+    by_cell = dict(zip(study.cells[task].tolist(), study.labels, strict=True))
+    query = (
+        "SELECT m.cell, m.value, m.higher_is_better FROM metrics AS m JOIN cells AS c ON c.id = m.cell "
+        "WHERE c.model = ? AND c.status = 'finished' AND m.metric = ? AND m.filter = ? AND m.value IS NOT NULL"
+    )
+    filter = main_filter(store.connection, study.task_ids[task], requests.main_metric)
+    found = [
+        (-value if better == 0 else value, cell, value)
+        for cell, value, better in store.connection.execute(query, (study.model_id, requests.main_metric, filter))
+        if by_cell.get(cell, "full") != "full"
+    ]
+    if not found:
+        return ""
+    _, cell, value = max(found)
+    return f"best on {requests.name}: {by_cell[cell]}, {requests.main_metric} {value:.4g}"
+
+
+def plan_row(variant: Variant) -> PlanRow:
+    return PlanRow(
+        text=str(variant.plan),
+        cost=variant.plan.cost,
+        depth=variant.plan.depth,
+        strategy=variant.strategy,
+        num_layers=variant.num_layers,
+        label=variant.label,
+        start=variant.start,
+        seed=variant.seed,
+        iterations=variant.iterations,
+        times=variant.times,
+        layer=variant.layer,
+        affected=variant.affected,
+    )

@@ -1,0 +1,113 @@
+"""What a study is: one model, many plans, many tasks, one results store. How it runs is `jaxpaint.study.run`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxpaint.base.errors import UserError, first_line
+from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.shards import shard_of
+from jaxpaint.plans.strategies import CUSTOM, Variant, family
+
+ANALYSES = ("similarity", "variance", "block_influence", "angular_distance")
+ANALYSIS_TASK = "lambada_openai"  # whose texts the paper's analyses run on
+ANALYSIS_SAMPLES = 100
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """The settings of a study, as the options of `jaxpaint study` name them; paths as the user gave them.
+
+    `data` are texts TASK[:SPLIT]=FILE; `limit` documents per task, or a fraction below 1; `kv` the cache of generative
+    tasks (`jaxpaint.generation.cache`); `starts` None is every start
+    that the model has; `loops` are the iterations of looped-parallel, `times` those of block-repeat; `plans` texts of
+    plans of one's own; `shard` (i, n) the i-th of n parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first
+    `analysis_samples` texts of `analysis_task`, for the plans of `analysis_strategies` (none named: for all plans).
+
+    `jaxpaint.study.settings.spec_from` makes one of options and a TOML file, and checks every value.
+    """
+
+    model: str
+    store: Path
+    tasks: tuple[str, ...] = ()
+    revision: str | None = None
+    dtype: str = "auto"
+    tensor_parallel: int = 1
+    data: tuple[str, ...] = ()
+    num_fewshot: int | None = None
+    limit: float | None = None
+    bos: str = "auto"
+    kv: str = "exact"
+    strategies: tuple[str, ...] = ()
+    starts: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] = tuple(range(10))
+    loops: tuple[int, ...] = (3,)
+    times: tuple[int, ...] = (2, 3)
+    plans: tuple[str, ...] = ()
+    analyses: tuple[str, ...] = ()
+    analysis_strategies: tuple[str, ...] = ()
+    analysis_samples: int = ANALYSIS_SAMPLES
+    analysis_task: str = ANALYSIS_TASK
+    shard: tuple[int, int] = (1, 1)
+    batch_tokens: int | None = None
+
+    def variants(self, num_layers: int) -> tuple[Variant, ...]:
+        """Every variant of the whole study on a model of `num_layers` layers, each once: the full model first.
+
+        Plans of one's own have the strategy "custom". Two variants may have equal plans, such as one iteration of
+        looped-parallel and parallel.
+
+        Raises:
+            UserError: a start or a plan that does not fit the model.
+        """
+        return variants_of(
+            num_layers, self.strategies, self.plans, self.starts, self.seeds, iterations=self.loops, times=self.times
+        )
+
+    def analysed_plans(self, num_layers: int) -> tuple[Plan, ...]:
+        """The plans of this spec's shard that the analyses run on. Errors as `variants`."""
+        chosen = (
+            variant.plan
+            for variant in self.shard_variants(num_layers)
+            if self.analyses and (not self.analysis_strategies or variant.strategy in self.analysis_strategies)
+        )
+        return tuple(dict.fromkeys(chosen))
+
+    def shard_variants(self, num_layers: int) -> tuple[Variant, ...]:
+        """The variants of this spec's shard. Errors as `variants`."""
+        return of_shard(self.variants(num_layers), *self.shard)
+
+
+def variants_of(
+    num_layers: int,
+    strategies: Sequence[str],
+    plans: Sequence[str],
+    starts: Sequence[int] | None,
+    seeds: Sequence[int],
+    *,
+    iterations: Sequence[int],
+    times: Sequence[int],
+) -> tuple[Variant, ...]:
+    """The full model, every variant of the strategies, and plans of one's own; see `StudySpec.variants`."""
+    found = [
+        variant
+        for name in ("full", *strategies)
+        for variant in family(name, num_layers, starts=starts, seeds=seeds, iterations=iterations, times=times)
+    ]
+    found += [_custom(text, num_layers) for text in plans]
+    return tuple(dict.fromkeys(found))
+
+
+def of_shard(variants: Sequence[Variant], index: int, count: int) -> tuple[Variant, ...]:
+    """Those whose plan lies in shard `index` of `count` of all the variants' plans."""
+    shards = shard_of([variant.plan for variant in variants], count)
+    return tuple(variant for variant, shard in zip(variants, shards, strict=True) if shard == index)
+
+
+def _custom(text: str, num_layers: int) -> Variant:
+    try:
+        return Variant(CUSTOM, Plan.parse(text).validate(num_layers), num_layers)
+    except UserError as error:
+        raise UserError(f"plan {text!r} of this study: {first_line(error)}") from None

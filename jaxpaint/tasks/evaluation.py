@@ -1,0 +1,120 @@
+"""One model under one plan on benchmark tasks: lm-eval's results, with what is needed to repeat them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.base.files import write_whole
+
+if TYPE_CHECKING:
+    from jaxpaint.tasks.harness import PlanLM
+
+PACKAGES = ("jaxpaint", "jax", "jaxlib", "flax", "transformers", "tokenizers", "datasets", "lm_eval", "numpy")
+
+
+def evaluate_tasks(
+    lm: PlanLM,
+    tasks: Mapping[str, Any],
+    *,
+    limit: float | None = None,
+    log_samples: bool = False,
+) -> dict[str, Any]:
+    """Evaluates loaded tasks (`jaxpaint.tasks.load.load_tasks`) and returns lm-eval's results dictionary, extended.
+
+    `config` gains the plan, its cost and depth, BOS, cache, dtype, model source, revision and fingerprint;
+    `environment` the device and library versions; `timing` wall seconds, tokens and tokens/s. Tasks run one after the
+    other, so that what is finished is kept: after an interruption (Ctrl-C) `interrupted` lists the tasks that are
+    missing, and `failed` says of each task that could not be scored why.
+    `failed` says of each task that could not be scored why.
+    """
+    from jaxpaint.tasks.load import evaluate
+
+    started = time.perf_counter()
+    merged: dict[str, Any] = {}
+    missing = list(tasks["tasks"])
+    # A group's own score needs its members together.
+    portions = [tasks] if tasks.get("groups") else [{"tasks": {name: task}} for name, task in tasks["tasks"].items()]
+    failed: dict[str, str] = {}
+    try:
+        for portion in portions:
+            try:
+                results = evaluate(lm, portion, limit=limit, log_samples=log_samples)  # type: ignore[arg-type]
+            except UserError as error:
+                failed |= dict.fromkeys(portion["tasks"], str(error))
+                results = {}
+            for key, value in results.items():
+                merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+            missing = [name for name in missing if name not in portion["tasks"]]
+    except KeyboardInterrupt:
+        merged["interrupted"] = missing
+    if failed:
+        merged["failed"] = failed
+    return {
+        **merged,
+        "config": {**merged.get("config", {}), **_setting(lm)},
+        "environment": environment(),
+        "timing": _timing(lm, time.perf_counter() - started),
+    }
+
+
+def _setting(lm: PlanLM) -> dict[str, Any]:
+    manifest = lm.model.manifest
+    return {
+        "model": "jaxpaint",
+        "model_source": manifest.get("source"),
+        "model_revision": manifest.get("revision"),
+        "model_fingerprint": manifest.get("fingerprint"),
+        "model_num_layers": lm.model.num_layers,
+        "plan": str(lm.plan),
+        "plan_cost": lm.plan.cost,
+        "plan_depth": lm.plan.depth,
+        "bos": lm.bos,
+        "bos_token_added": lm.adds_bos,
+        "dtype": str(lm.model.dtype),
+        "kv": lm.kv,
+        "max_length": lm.max_length,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """The device and the versions of what computes on it."""
+    import jax
+
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "device": device.device_kind,
+        "platform": device.platform,
+        "num_devices": jax.device_count(),
+    }
+
+
+def _timing(lm: PlanLM, wall_seconds: float) -> dict[str, float]:
+    request_tokens = sum(work.request_tokens for work in lm.work)
+    return {
+        "wall_seconds": wall_seconds,
+        "request_tokens": request_tokens,
+        "computed_tokens": sum(work.computed_tokens for work in lm.work),
+        "tokens_per_second": request_tokens / wall_seconds,
+    }
+
+
+def write_json(results: Mapping[str, Any], path: Path) -> None:
+    """Writes results whole. Raises UserError where the file cannot be written."""
+    from lm_eval.utils import handle_non_serializable
+
+    write_whole(json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False), path)

@@ -1,0 +1,328 @@
+"""The bridge to lm-evaluation-harness: its tasks, prompts, few-shot examples, filters and metrics."""
+
+import contextlib
+import functools
+import logging
+import math
+import random
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from jaxpaint.base.errors import UserError, first_line
+from jaxpaint.tasks.files import bundled_tasks, find_task_files, may_be_group_or_tag, near_names
+from jaxpaint.tasks.local_data import LocalFiles, check_local_data, quiet_datasets, with_local_data
+from jaxpaint.tasks.stderrs import bootstrap_in_process
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks.manager import TaskDict
+
+# The defaults of lm-eval's command line (lm_eval.defaults): equal seeds draw equal few-shot examples.
+RANDOM_SEED = 0
+NUMPY_SEED = 1234
+FEWSHOT_SEED = 1234
+
+
+def load_tasks(
+    names: Sequence[str],
+    *,
+    data: Mapping[str, LocalFiles] | None = None,
+    num_fewshot: int | None = None,
+    include_path: str | Path | Sequence[str | Path] | None = None,
+) -> "TaskDict":
+    """Load lm-eval tasks, ready for `evaluate` or `lm_eval.evaluator.evaluate`.
+
+    Args:
+        names: Tasks, groups, tags, patterns (`mmlu_*`) or paths of task YAML files.
+        data: Local files in place of a task's dataset, as from `parse_data_option`.
+        num_fewshot: Examples in the prompt, as in lm-eval's `simple_evaluate`: None keeps each task's own
+            number (0 if it has none), and a task that sets 0 itself keeps 0.
+        include_path: Folders with task YAML files of the user's own, which go before lm-eval's.
+
+    Raises:
+        UserError: An unknown task (with near names), unusable local data, a dataset that cannot be reached.
+    """
+    if not names:
+        raise UserError("no tasks given; name at least one, such as lambada_openai")
+    if num_fewshot is not None and num_fewshot < 0:
+        raise UserError(f"num_fewshot is {num_fewshot}; expected 0 or more examples")
+    own: dict[str, LocalFiles] = {name: {None: file} for name, file in bundled_tasks().items() if name in names}
+    data = {**own, **(data or {})}
+    _set_seeds()
+    with in_tasks():
+        manager, known_names = _manager(names, include_path)
+        for name, files in data.items():
+            _use_local_data(manager, name, files, num_fewshot)
+        try:
+            tasks = manager.load(known_names)
+        except ValueError as error:
+            if "Duplicate task" not in str(error):
+                raise
+            raise UserError(f"{first_line(error)}; name each task once") from error
+    if unused := sorted(set(data) - set(tasks["tasks"])):
+        raise _not_asked_for(unused[0], tasks["tasks"])
+    for name, task in tasks["tasks"].items():
+        shots = _shots(task.get_config("num_fewshot"), num_fewshot)
+        if name in data and shots and not _shots(manager.task_index[name].cfg.get("num_fewshot"), num_fewshot):
+            raise UserError(
+                f"a group gives {name!r} {shots} few-shot examples, the task itself none; with --data, ask "
+                f"for them by --num-fewshot {shots}"
+            )
+        task.set_config("num_fewshot", shots)
+        task.set_fewshot_seed(FEWSHOT_SEED)
+    return tasks
+
+
+def evaluate(
+    lm: "LM",
+    tasks: "TaskDict",
+    *,
+    limit: int | float | None = None,
+    log_samples: bool = False,
+    bootstrap_iters: int = 100_000,
+) -> dict[str, Any]:
+    """Evaluate a model on loaded tasks; the same tasks may be evaluated again and again, on equal prompts.
+
+    Args:
+        lm: Scores the requests. Errors it raises pass through unchanged.
+        tasks: From `load_tasks`.
+        limit: Documents per task; below 1, the fraction of the task's documents.
+        log_samples: Keep each document with its prompts and answers under "samples".
+        bootstrap_iters: Resamples for standard errors that have no closed form; 0 gives no standard errors.
+
+    Returns:
+        lm-eval's results: "results", "versions", "n-shot", "n-samples", "configs", "higher_is_better",
+        "group_subtasks", with groups "groups", with log_samples "samples", and under "config" these settings.
+
+    Raises:
+        UserError: Documents that a task cannot read, or a limit that is not positive.
+    """
+    from lm_eval import evaluator
+
+    _check_limit(limit)
+    _begin_anew(tasks)
+    with in_tasks(), bootstrap_in_process():
+        # lm-eval's request cache is keyed by task and tokenizer alone, so no two plans may share it.
+        results = evaluator.evaluate(
+            lm,
+            tasks,
+            limit=limit,
+            log_samples=log_samples,
+            bootstrap_iters=bootstrap_iters,
+            cache_requests=False,
+        )
+    config = {
+        "limit": limit,
+        "bootstrap_iters": bootstrap_iters,
+        "random_seed": RANDOM_SEED,
+        "numpy_seed": NUMPY_SEED,
+        "fewshot_seed": FEWSHOT_SEED,
+    }
+    return {**results, "config": config}
+
+
+def build_instances(tasks: "TaskDict", *, limit: int | float | None = None) -> None:
+    """Build every task's `instances` (prompts with their answers), the same as `evaluate` would. Errors as there."""
+    from lm_eval.evaluator_utils import get_sample_size
+
+    _check_limit(limit)
+    _begin_anew(tasks)
+    with in_tasks():
+        for task in tasks["tasks"].values():
+            task.build_all_requests(limit=get_sample_size(task, limit))
+
+
+@contextlib.contextmanager
+def in_tasks() -> Iterator[None]:
+    """For calls into tasks' own code: the libraries are silent, and an error in it becomes a UserError."""
+    with _quiet(), _task_errors():
+        yield
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """lm-eval's Markdown table of the results, with a second one for groups where there are any."""
+    from lm_eval.utils import make_table
+
+    columns = ["results", "groups"] if results.get("groups") else ["results"]
+    return "\n".join(make_table(results, column) for column in columns)
+
+
+def _check_limit(limit: int | float | None) -> None:
+    if limit is not None and not 0 < limit < math.inf:
+        raise UserError(f"limit is {limit}; expected a number of documents per task, or a fraction below 1")
+
+
+def _begin_anew(tasks: "TaskDict") -> None:
+    """A second run must not continue the first one's random numbers: it would draw other few-shot examples."""
+    _set_seeds()
+    for task in tasks["tasks"].values():
+        task.set_fewshot_seed(FEWSHOT_SEED)
+
+
+def _shots(own: int | None, asked: int | None) -> int:
+    # As in lm_eval.evaluator.simple_evaluate: a task that sets 0 itself is never given examples.
+    return (own or 0) if asked is None or own == 0 else asked
+
+
+def _set_seeds() -> None:
+    import numpy as np
+
+    random.seed(RANDOM_SEED)
+    np.random.seed(NUMPY_SEED)
+
+
+def _manager(
+    names: Sequence[str], include_path: str | Path | Sequence[str | Path] | None
+) -> tuple["TaskManager", list[str]]:
+    """A TaskManager that knows the tasks asked for (and perhaps no others), and their names in its index."""
+    from lm_eval.tasks import TaskManager
+
+    folders = [include_path] if isinstance(include_path, str | Path) else list(include_path or [])
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"include path {str(folder)!r} is not a folder")
+    own_files = {name: _entry(Path(name)) for name in names if name.endswith((".yaml", ".yml"))}
+    manager = TaskManager(include_defaults=False, include_path=folders)
+    wanted = [name for name in names if name not in own_files and not _is_task(manager.task_index.get(name))]
+    stock = find_task_files([name for name in wanted if name not in manager.task_index])
+    if len(stock) < len(set(wanted)) or not all(map(_is_task, own_files.values())):
+        # Groups and tags gather members over many files and their includes: only the whole index has them.
+        for name in wanted:
+            known = name in stock or name in manager.task_index or _is_pattern(name)
+            if not known and not may_be_group_or_tag(name):
+                raise _unknown(name, manager)
+        manager = TaskManager(include_path=folders)
+    else:
+        manager.task_index.update({name: _entry(path) for name, path in stock.items()})
+    known_names: list[str] = []
+    for name in names:
+        if name in own_files:
+            entry = own_files[name]
+            manager.task_index[entry.name] = entry
+            known_names.append(entry.name)
+            continue
+        matches = sorted(manager.match_tasks([name])) if _is_pattern(name) else [name]
+        if not matches or matches[0] not in manager.task_index:
+            raise _unknown(name, manager)
+        known_names += matches
+    return manager, list(dict.fromkeys(known_names))
+
+
+def _entry(path: Path) -> Any:
+    import yaml
+    from lm_eval.tasks._index import TaskIndex
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    path = path.expanduser().resolve()
+    try:
+        entry = TaskIndex.entry_from_config(load_yaml(path, resolve_func=False))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the task file {path}: {first_line(error)}") from error
+    if entry is None:
+        raise UserError(f"the task file {path} names no task; give it a line `task: NAME`")
+    entry.yaml_path = path
+    return entry
+
+
+def _is_task(entry: Any) -> bool:
+    return entry is not None and entry.kind.name in ("TASK", "PY_TASK")
+
+
+def _is_pattern(name: str) -> bool:
+    return any(character in name for character in "*?[")
+
+
+def _unknown(name: str, manager: "TaskManager") -> UserError:
+    near = near_names(name, manager.task_index)
+    hint = f"; near names: {', '.join(near)}" if near else "; `lm_eval ls tasks` lists them all"
+    return UserError(f"unknown task {name!r}{hint}")
+
+
+def _not_asked_for(name: str, asked: Iterable[str]) -> UserError:
+    return UserError(f"--data {name}=...: {name!r} is not among the tasks asked for: {', '.join(asked)}")
+
+
+def _use_local_data(manager: "TaskManager", name: str, files: LocalFiles, num_fewshot: int | None) -> None:
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    entry = manager.task_index.get(name)
+    if entry is None:
+        raise _not_asked_for(name, (known for known, entry in manager.task_index.items() if _is_task(entry)))
+    if not _is_task(entry):
+        raise UserError(f"--data {name}=...: {name!r} is a group of tasks; give each task its own file")
+    config = load_yaml(entry.yaml_path)
+    local = with_local_data(config, files, _shots(config.get("num_fewshot"), num_fewshot))
+    check_local_data(name, local)
+    entry.cfg, entry.yaml_path = local, None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the libraries say on the way: errors are told once, by whoever catches them."""
+    import lm_eval.api.task as module
+    from tqdm import tqdm
+
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    try:
+        logger.setLevel(logging.WARNING)
+        # Building prompts shows its bar only on a terminal, and only where it takes a while.
+        module.tqdm = functools.partial(tqdm, desc="building prompts", disable=None, delay=3, leave=False)
+        with quiet_datasets():
+            yield
+    finally:
+        module.tqdm = tqdm
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _task_errors() -> Iterator[None]:
+    """Turn what goes wrong inside a task's own code, over its data, into a UserError; let the rest pass."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ImportError as error:
+        raise UserError(f"a task needs a package that is not installed: {first_line(error)}") from error
+    except Exception as error:  # tasks run code of many authors: any type may come
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        task = next((frame.f_locals["self"] for frame in frames if _runs_a_task(frame)), None)
+        if task is None:
+            raise
+        raise UserError(_explain(error, task, frames)) from error
+
+
+def _runs_a_task(frame: FrameType) -> bool:
+    from lm_eval.api.task import Task
+
+    return isinstance(frame.f_locals.get("self"), Task)
+
+
+def _explain(error: Exception, task: "Task", frames: Sequence[FrameType]) -> str:
+    config = task.config
+    name = getattr(config, "task", None) or type(task).__name__
+    dataset = getattr(config, "dataset_path", None)
+    files = (getattr(config, "dataset_kwargs", None) or {}).get("data_files")
+    if any(frame.f_code.co_name == "download" for frame in frames):
+        return (
+            f"cannot load the dataset {dataset!r} of task {name!r}: {first_line(error)}; without a network, "
+            f"give --data {name}=FILE, or fill the datasets cache on a machine that has one and set "
+            "HF_DATASETS_OFFLINE=1"
+        )
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    if isinstance(error, KeyError):
+        reason = f"no column {error}"
+    document = next((frame.f_locals["doc_id"] for frame in frames if "doc_id" in frame.f_locals), None)
+    where = f", document {document}" if document is not None else ""
+    if not isinstance(files, Mapping):
+        return f"task {name!r}{where} cannot be built from its dataset {dataset!r}: {reason}"
+    columns = {column for rows in getattr(task, "dataset", {}).values() for column in rows.column_names}
+    return (
+        f"task {name!r}{where} cannot use {', '.join(map(str, files.values()))}: {reason} "
+        f"(columns: {', '.join(sorted(columns))})"
+    )

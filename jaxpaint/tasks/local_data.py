@@ -1,0 +1,188 @@
+"""Local files in place of a task's dataset: `--data TASK=FILE` and `--data TASK:SPLIT=FILE`."""
+
+import glob
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jaxpaint.base.errors import UserError, first_line
+
+BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}  # suffix -> builder of `datasets`
+
+_SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split")
+
+LocalFiles = Mapping[str | None, Path]  # split -> file; None is the split that the task evaluates on
+
+
+def parse_data_option(texts: Sequence[str]) -> dict[str, dict[str | None, Path]]:
+    """Parse `TASK=FILE` and `TASK:SPLIT=FILE` into {task: {split or None: absolute path}}.
+
+    None stands for the split that the task evaluates on. Raises UserError for a text of another form, a file
+    that is missing, empty or of an unknown kind, and a split given twice.
+    """
+    data: dict[str, dict[str | None, Path]] = {}
+    for text in texts:
+        target, equals, file = text.partition("=")
+        task, colon, split = target.partition(":")
+        if not (equals and task and file) or (colon and not split):
+            raise UserError(
+                f"--data {text!r}: expected TASK=FILE or TASK:SPLIT=FILE, as in hellaswag=hellaswag.jsonl or "
+                "gsm8k:train=train.jsonl"
+            )
+        splits = data.setdefault(task, {})
+        key = split or None
+        if key in splits:
+            raise UserError(f"--data gives {target!r} twice: {splits[key]} and {file}; give each split once")
+        splits[key] = _checked(file, f"--data {text!r}")
+    return data
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """Silences `datasets` and the hub on the way: errors are told once, by whoever catches them."""
+    import datasets
+
+    loggers = {logging.getLogger("datasets"): logging.CRITICAL, logging.getLogger("huggingface_hub"): logging.ERROR}
+    levels = {logger: logger.level for logger in loggers}
+    bars_were_off = datasets.are_progress_bars_disabled()
+    try:
+        for logger, level in loggers.items():
+            logger.setLevel(level)
+        datasets.disable_progress_bars()
+        yield
+    finally:
+        if not bars_were_off:
+            datasets.enable_progress_bars()
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+def with_local_data(config: Mapping[str, Any], files: LocalFiles, num_fewshot: int) -> dict[str, Any]:
+    """A copy of a task's configuration that reads its splits from local files and needs no network.
+
+    Args:
+        config: lm-eval's task configuration, includes resolved.
+        files: The local files by split.
+        num_fewshot: The number of examples the prompt will hold, which decides whether their split is needed.
+
+    Raises:
+        UserError: A split that the task does not use, files of different kinds, a split that is needed and
+            not given, or a task that reads its data with code of its own.
+    """
+    task = config["task"]
+    if "class" in config:
+        raise UserError(
+            f"--data {task}=...: {task!r} reads its dataset with Python code of its own, so a local file "
+            "cannot take its place; fill the datasets cache instead"
+        )
+    evaluated = config.get("test_split") or config.get("validation_split")
+    fewshot = _fewshot_split(config)
+    splits = [config.get(key) for key in _SPLIT_KEYS] + [fewshot]
+    given = _by_split(task, files, evaluated, list(dict.fromkeys(split for split in splits if split)))
+    if evaluated not in given:
+        raise UserError(
+            f"task {task!r} is evaluated on its {evaluated!r} split, which has no local file; "
+            f"add --data {task}:{evaluated}=FILE"
+        )
+    if num_fewshot and fewshot and fewshot not in given:
+        raise UserError(
+            f"task {task!r} takes its {num_fewshot} few-shot examples from its {fewshot!r} split, which has "
+            f"no local file; add --data {task}:{fewshot}=FILE or use --num-fewshot 0"
+        )
+    builders = {BUILDERS[path.suffix] for path in given.values()}
+    if len(builders) > 1:
+        raise UserError(f"--data gives {task!r} both JSON and Parquet files; use one kind for all its splits")
+    local = dict(config)
+    # What the task says about its dataset (a revision, files, a loader) describes the published copy only.
+    local |= {
+        "custom_dataset": None,
+        "dataset_path": builders.pop(),
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {split: glob.escape(str(path)) for split, path in given.items()}},
+    }
+    # lm-eval looks up every split that the configuration names, used or not.
+    for key in _SPLIT_KEYS:
+        if local.get(key) not in given:
+            local[key] = None
+    examples = local.get("fewshot_config")
+    if isinstance(examples, dict) and examples.get("split") not in given:
+        local["fewshot_config"] = {key: value for key, value in examples.items() if key != "split"}
+    return local
+
+
+def check_local_data(task: str, local: Mapping[str, Any]) -> None:
+    """Read the files of a configuration from `with_local_data`; UserError names one that cannot be read."""
+    files = local["dataset_kwargs"]["data_files"]
+    try:
+        _load(local["dataset_path"], files)
+    except Exception as error:  # `datasets` and its readers raise a dozen unrelated types here
+        for split, file in files.items():
+            try:
+                _load(local["dataset_path"], {split: file})
+            except Exception as cause:
+                raise UserError(f"cannot read {file}, the {split!r} split of task {task!r}: {reason(cause)}") from cause
+        # Each is fine alone.
+        raise UserError(
+            f"cannot read {', '.join(files.values())} together, the splits of task {task!r}: their columns differ"
+        ) from error
+
+
+def _load(builder: str, files: Mapping[str, str]) -> None:
+    import datasets
+
+    for split, rows in datasets.load_dataset(builder, data_files=dict(files)).items():
+        if not len(rows):
+            raise ValueError(f"no rows for the split {split!r}")
+
+
+def reason(error: BaseException) -> str:
+    """Why `datasets` could not read a file, in one line."""
+    deepest = error.__cause__ or error
+    if isinstance(deepest, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    if isinstance(deepest, StopIteration) or "corresponds to no data" in str(deepest):
+        return "it holds no rows"
+    return first_line(deepest)
+
+
+def _checked(file: str, option: str) -> Path:
+    path = Path(file).expanduser().resolve()
+    if path.is_dir():
+        raise UserError(f"{option}: {file} is a folder; give a file")
+    if not path.is_file():
+        raise UserError(f"{option}: there is no file {file}")
+    if path.suffix not in BUILDERS:
+        raise UserError(f"{option}: unknown kind of file {path.suffix or path.name!r}; expected {', '.join(BUILDERS)}")
+    if path.stat().st_size == 0:
+        raise UserError(f"{option}: the file {file} is empty")
+    return path
+
+
+def _fewshot_split(config: Mapping[str, Any]) -> str | None:
+    """The split that lm-eval draws few-shot examples from, None where the configuration lists them."""
+    examples = config.get("fewshot_config") or {}
+    if split := examples.get("split", config.get("fewshot_split")):
+        return str(split)
+    if examples.get("samples") is not None:
+        return None
+    return config.get("training_split") or config.get("validation_split") or config.get("test_split")
+
+
+def _by_split(task: str, files: LocalFiles, evaluated: str | None, used: list[str]) -> dict[str, Path]:
+    given: dict[str, Path] = {}
+    for split, path in files.items():
+        name = split or evaluated
+        if name is None or name not in used:
+            asked = f"split {split!r}" if split else "split to evaluate on"
+            raise UserError(
+                f"--data {task}: task {task!r} has no {asked}; it uses {', '.join(map(repr, used)) or 'none'}"
+            )
+        if name in given:
+            raise UserError(
+                f"--data gives the {name!r} split of task {task!r} twice: {given[name]} and {path} "
+                f"(without :SPLIT, a file stands for {evaluated!r})"
+            )
+        given[name] = path
+    return given

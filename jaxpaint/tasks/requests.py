@@ -1,0 +1,184 @@
+"""lm-eval tasks as what the engine runs and the results store keeps: requests with identities, and their settings."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from jaxpaint.tasks.load import FEWSHOT_SEED, NUMPY_SEED, RANDOM_SEED, build_instances, in_tasks
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import Task
+    from lm_eval.tasks.manager import TaskDict
+
+    from jaxpaint.engine.packing import Request
+    from jaxpaint.tasks.harness import Asked, PlanLM
+
+# What a task's configuration says of where its data lies, or of the number of shots, which have places of their own:
+# of the data, each request's hash speaks.
+NOT_SETTINGS = frozenset(
+    {
+        *("task", "task_alias", "tag", "metadata", "num_fewshot"),
+        *("custom_dataset", "dataset_path", "dataset_name", "dataset_kwargs"),
+        *("training_split", "validation_split", "test_split", "fewshot_split", "split"),
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskRequests:
+    """One task's requests, each a text to score or to continue, in the order of lm-eval's instances.
+
+    `identities` are (document, number among the document's requests, hash of the text and of the right answer): the
+    same documents give the same ones, however many more there are. `owners` says which of `instances` each request
+    belongs to: a rolling text has a request for each window of the model's length. `settings` is what changes scores
+    besides the model, name, version, shots and BOS. `chance` is the score of guessing, None where it is unknown.
+    """
+
+    name: str
+    version: str
+    num_fewshot: int
+    bos: str
+    settings: Mapping[str, Any]
+    chance: float | None
+    main_metric: str
+    task: Task
+    instances: tuple[Instance, ...]
+    identities: tuple[tuple[int, int, str], ...]
+    owners: tuple[int, ...]
+    encode: Callable[[Instance], tuple[Request, ...]]
+    encode_prompt: Callable[[Instance], Asked]
+
+    @property
+    def is_generative(self) -> bool:
+        """Whether the model writes answers, rather than scores given ones."""
+        return self.task.OUTPUT_TYPE == "generate_until"
+
+    @property
+    def documents(self) -> int:
+        """How many documents the requests cover."""
+        return len({document for document, _, _ in self.identities})
+
+    @cached_property
+    def requests(self) -> tuple[Request, ...]:
+        """As tokens, one for each of `identities`. Made on first use, because a finished study needs none.
+
+        Raises:
+            UserError: a continuation that is longer than the model's context, or a token outside its vocabulary.
+        """
+        return tuple(chain.from_iterable(map(self.encode, self.instances)))
+
+    @cached_property
+    def prompts(self) -> tuple[Asked, ...]:
+        """Of a generative task, one for each of `identities`.
+
+        Raises:
+            UserError: generation settings that are not known, or a token outside the vocabulary.
+        """
+        return tuple(map(self.encode_prompt, self.instances))
+
+
+def load_requests(lm: PlanLM, tasks: TaskDict, *, limit: float | None = None) -> tuple[TaskRequests, ...]:
+    """The requests of loaded tasks (`jaxpaint.tasks.load.load_tasks`), as `lm` encodes them; its plan plays no part.
+
+    Args:
+        lm: Encodes; see `PlanLM.encode`.
+        limit: Documents per task; below 1, the fraction of the task's documents.
+
+    Raises:
+        UserError: Documents that a task cannot read, or a limit that is not positive.
+    """
+    build_instances(tasks, limit=limit)
+    with in_tasks():
+        return tuple(_of_task(lm, name, task) for name, task in tasks["tasks"].items())
+
+
+def _of_task(lm: PlanLM, name: str, task: Task) -> TaskRequests:
+    instances = tuple(task.instances)
+    answers: dict[int, str] = {}
+    identities, owners = [], []
+    following: dict[int, int] = {}
+    for index, instance in enumerate(instances):
+        document = instance.doc_id
+        if document not in answers:
+            answers[document] = str(task.doc_to_target(instance.doc))
+        content = _digest([instance.request_type, *instance.args, answers[document]])
+        windows = len(lm.encode(instance)) if instance.request_type == "loglikelihood_rolling" else 1
+        for _ in range(windows):
+            number = following[document] = following.get(document, -1) + 1
+            identities.append((document, number, content))
+            owners.append(index)
+    return TaskRequests(
+        name=name,
+        version=str(task.VERSION),
+        num_fewshot=task.get_config("num_fewshot") or 0,
+        bos=lm.bos,
+        settings={
+            "configuration": _digest(_plain(task.config)),
+            "max_length": lm.max_length,
+            "random_seed": RANDOM_SEED,
+            "numpy_seed": NUMPY_SEED,
+            "fewshot_seed": FEWSHOT_SEED,
+            **({"kv": lm.kv} if task.OUTPUT_TYPE == "generate_until" else {}),
+        },
+        chance=_chance(task, instances),
+        main_metric=_main_metric(task),
+        task=task,
+        instances=instances,
+        identities=tuple(identities),
+        owners=tuple(owners),
+        encode=lm.encode,
+        encode_prompt=lm.encode_prompt,
+    )
+
+
+def _chance(task: Task, instances: Sequence[Instance]) -> float | None:
+    """Of guessing among a document's choices, mean over documents; 0 where a text has to be predicted."""
+    if task.OUTPUT_TYPE in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+        return 0.0
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return None
+    documents = {instance.doc_id: instance.doc for instance in instances}
+    return sum(1 / len(task.doc_to_choice(document)) for document in documents.values()) / len(documents)
+
+
+def _main_metric(task: Task) -> str:
+    """The one that figures show."""
+    names = list(task.aggregation())
+    return next((name for name in ("acc_norm", "acc") if name in names), names[0])
+
+
+def _plain(value: Any) -> Any:
+    """A configuration as JSON can carry it, without what is no setting; functions by their source."""
+    if is_dataclass(value) and not isinstance(value, type):
+        # TaskConfig is a dict too, an empty one.
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {
+            str(key): _plain(item) for key, item in value.items() if item is not None and str(key) not in NOT_SETTINGS
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if callable(value):
+        try:
+            return inspect.getsource(value)
+        except (TypeError, OSError):
+            pass
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    # An object's address differs from run to run.
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
+
+
+def _digest(value: Any) -> str:
+    """Of 128 bits: enough that no two texts share one."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

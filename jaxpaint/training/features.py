@@ -1,0 +1,111 @@
+"""What a classifier reads of examples: the pooled output of an encoder under many plans, each distinct work once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Int
+
+from jaxpaint.base.compilation import jit
+from jaxpaint.base.errors import UserError
+from jaxpaint.engine.inputs import Inputs
+from jaxpaint.engine.model import Model
+from jaxpaint.engine.rows import right_padded
+from jaxpaint.engine.walk import last_states
+from jaxpaint.models.sharding import DATA
+from jaxpaint.plans.plan import Plan
+from jaxpaint.tasks.glue import GlueTask
+from jaxpaint.tasks.glue_examples import Examples
+
+BATCH_TOKENS = {"cpu": 2048, "accelerator": 65536}
+SHORTEST_ROW = 8  # sentences are short: rows of 8, 16, 24, 32, 48, 64, 96, 128
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Examples as token ids with their token types, one array each."""
+
+    tokens: tuple[Int[np.ndarray, " tokens"], ...]
+    token_types: tuple[Int[np.ndarray, " tokens"], ...]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def check_max_length(model: Model, task: GlueTask, max_length: int) -> None:
+    """Raises UserError where `max_length` tokens are too few for an example, or more than the model has positions."""
+    positions = model.config.max_position_embeddings
+    if max_length > positions:
+        raise UserError(f"max_length is {max_length}, more than the model's {positions} positions")
+    # A tokenizer that has no room for its special tokens does not cut at all.
+    least = model.tokenizer.num_special_tokens_to_add(pair=len(task.columns) > 1) + len(task.columns)
+    if max_length < least:
+        raise UserError(
+            f"max_length is {max_length}; {task.name} takes {least} or more, for its special tokens and text"
+        )
+
+
+def encode(model: Model, examples: Examples, max_length: int) -> Encoded:
+    """The examples with the tokenizer's special tokens, cut to `max_length` from the longer text of a pair first.
+
+    Raises:
+        UserError: the tokenizer gives tokens or token types that the model has no embedding of.
+    """
+    columns = [list(column) for column in zip(*examples.texts, strict=True)]
+    found = model.tokenizer(
+        *columns, truncation=True, max_length=max_length, return_token_type_ids=True, return_attention_mask=False
+    )
+    for name, known in (("input_ids", "vocab_size"), ("token_type_ids", "type_vocab_size")):
+        largest, size = max(max(values, default=0) for values in found[name]), getattr(model.config, known)
+        if largest >= size:
+            raise UserError(
+                f"the tokenizer gives {name} of {largest}, and the model's {known} is {size}: "
+                "the tokenizer is another model's"
+            )
+    return Encoded(
+        tuple(np.array(ids, np.int32) for ids in found["input_ids"]),
+        tuple(np.array(types, np.int32) for types in found["token_type_ids"]),
+    )
+
+
+def pooled_features(
+    model: Model,
+    encoded: Encoded,
+    plans: Sequence[Plan],
+    *,
+    batch_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Float[np.ndarray, "plans examples D"]:
+    """The pooled output of every example under every plan, in float32.
+
+    `progress` is called with the number of examples done under all plans.
+
+    Raises:
+        PlanError: a plan names a layer that the model lacks.
+    """
+    features = np.empty((len(plans), len(encoded), model.config.hidden_size), np.float32)
+    backend = "cpu" if jax.default_backend() == "cpu" else "accelerator"
+    shards = model.mesh.shape[DATA] if model.mesh else 1
+    budget = batch_tokens or BATCH_TOKENS[backend] * shards
+    for batch in right_padded(encoded.tokens, budget, shards, SHORTEST_ROW):
+        token_types = np.zeros_like(batch.tokens)
+        for row, example in enumerate(batch.texts):
+            token_types[row, : batch.lengths[row]] = encoded.token_types[example]
+        chosen = list(batch.texts)
+        for ends, state in last_states(model, Inputs(batch.tokens, batch.lengths, token_types), plans):
+            pooled = np.asarray(_pooled(model.graphdef, model.state, state))[: batch.real_rows]
+            del state
+            for plan in ends:
+                features[plan, chosen] = pooled
+        if progress:
+            progress(batch.real_rows)
+    return features
+
+
+@jit("graphdef")
+def _pooled(graphdef, state, hidden):
+    return nnx.merge(graphdef, state).pooled(hidden).astype(np.float32)

@@ -1,0 +1,53 @@
+"""The parameters of the layers that a plan uses: only these are trained, and only these take memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxpaint.engine.model import Model
+from jaxpaint.models import checkpoint
+from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series
+
+
+def own_layers(plan: Plan) -> tuple[Plan, tuple[int, ...]]:
+    """`(plan, layers)`: the plan over the layers that it uses, counted as it first names them, and which those are."""
+    place: dict[int, int] = {}
+
+    def counted(node: Node) -> Node:
+        match node:
+            case Layer(index):
+                return Layer(place.setdefault(index, len(place)))
+            case Series(items):
+                return Series(tuple(map(counted, items)))
+            case Parallel(branches, combine):
+                return Parallel(tuple(map(counted, branches)), combine)
+            case Repeat(body, times):
+                return Repeat(counted(body), times)
+
+    return Plan.of(counted(plan.root)), tuple(place)
+
+
+def host_parameters(model: Model) -> dict[str, Any]:
+    """All of a model's parameters in float32 on the host: read from its store, where it has one.
+
+    Raises:
+        UserError: a damaged store.
+    """
+    if model.store is None:
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), nnx.to_pure_dict(model.state))
+    try:
+        on_host = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+    except RuntimeError:  # JAX was told to know accelerators alone
+        on_host = None
+    return jax.tree.map(np.asarray, checkpoint.restore(model.store, dtype=jnp.float32, sharding=on_host))
+
+
+def of_layers(parameters: Mapping[str, Any], layers: tuple[int, ...]) -> dict[str, Any]:
+    """`parameters` with a stack of these layers alone."""
+    return {**parameters, "blocks": jax.tree.map(lambda leaf: leaf[list(layers)], parameters["blocks"])}

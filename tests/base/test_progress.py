@@ -1,0 +1,93 @@
+"""A study's progress: a bar on a terminal, a line a minute elsewhere."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from jaxpaint.base import progress
+from jaxpaint.base.progress import study_bar
+from tests.helpers.cli_fixtures import Terminal
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """The time, in seconds, as the one item of a list."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_line_a_minute(capsys, clock) -> None:
+    with study_bar() as start:
+        advance = start(40_000)
+        for second in range(150):
+            clock[0] += 1
+            advance(100, "best on arc_easy: reverse start=3, acc 0.4" if second > 100 else "")
+        middle = capsys.readouterr().err
+    assert middle.splitlines() == [
+        "study: 15.0%, 6.00k of 40.0k tokens, 100 tokens/s, 01:00 gone, 05:40 left",
+        "study: 30.0%, 12.0k of 40.0k tokens, 100 tokens/s, 02:00 gone, 04:40 left, best on arc_easy: reverse start=3, "
+        "acc 0.4",
+    ]
+    (last,) = capsys.readouterr().err.splitlines()
+    assert last.startswith("study: 37.5%, 15.0k of 40.0k tokens, 100 tokens/s, 02:30 gone, 04:10 left, best on")
+
+
+def test_the_end_is_said_once(capsys, clock) -> None:
+    with study_bar() as start:
+        advance = start(100)
+        clock[0] += 90
+        advance(100, "")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("study: 100.0%, 100 of 100 tokens")
+
+
+def test_the_next_bar_ends_the_one_before(capsys, clock) -> None:
+    with study_bar() as start:
+        advance = start(100)
+        clock[0] += 61
+        advance(90, "")
+        clock[0] += 1
+        advance(10, "")
+        start(50)
+        lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["study: 90.0%", "study: 100.0%"]
+
+
+def test_short_work_says_nothing(capsys, clock) -> None:
+    with study_bar() as start:
+        advance = start(10)
+        clock[0] += 59
+        advance(10, "")
+    with study_bar() as start:
+        start(0)
+    with study_bar():
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_on_a_terminal(monkeypatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "120")
+    with study_bar() as start:
+        advance = start(2000)
+        advance(500, "")
+        advance(500, "best on arc_easy: skip start=3")
+    last = terminal.getvalue().rstrip().split("\r")[-1]
+    assert last.startswith("study:  50%")
+    assert "1.00k/2.00k" in last
+    assert last.endswith("best on arc_easy: skip start=3]")
+
+
+def test_lines_stand_above_the_bar(monkeypatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with study_bar() as start:
+        start(10)(5, "")
+        progress.say("the device is out of memory")
+    line, _, after = terminal.getvalue().partition("the device is out of memory\n")
+    assert "study:" in line
+    assert "study:" in after

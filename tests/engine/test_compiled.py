@@ -1,0 +1,419 @@
+"""The executors: compiled plan = plan as data = plain Python, the laws of plans, gradients, compilations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxpaint.engine import compiled as stack
+from jaxpaint.engine.model import _logits
+from jaxpaint.engine.program import Program
+from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series
+from jaxpaint.plans.strategies import STRATEGIES, Variant, family
+from tests.helpers.decoders import LONGEST, NUM_LAYERS, VOCAB_SIZE, make_tiny
+
+MAX_COST = 40
+
+layer_nodes = st.builds(Layer, st.integers(0, NUM_LAYERS - 1))
+
+
+def _extend(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
+    some = st.lists(children, min_size=1, max_size=4).map(tuple)
+    return st.one_of(
+        st.builds(Series, some),
+        st.builds(Parallel, some, st.sampled_from(["mean", "sum"])),
+        st.builds(Repeat, children, st.integers(1, 3)),
+    )
+
+
+plans = st.recursive(layer_nodes, _extend, max_leaves=10).map(Plan.of).filter(lambda plan: plan.cost <= MAX_COST)
+flat_plans = st.one_of(
+    st.lists(layer_nodes, min_size=1, max_size=12),
+    st.lists(st.one_of(layer_nodes, st.builds(Parallel, st.lists(layer_nodes, min_size=1, max_size=4).map(tuple)))),
+).map(lambda nodes: Plan.of(*(nodes or [0])))
+
+
+# A block as simple as a block can be, in which every layer, the order of layers and the context matter.
+
+
+def simple_block(parameters: dict[str, Any], x: jax.Array, context: jax.Array) -> jax.Array:
+    return x + jnp.tanh(x @ parameters["weight"] + parameters["bias"]) * context
+
+
+def _simple_inputs() -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+    weight, bias, x, context = (
+        jax.random.normal(key, shape)
+        for key, shape in zip(
+            jax.random.split(jax.random.key(0), 4),
+            [(NUM_LAYERS, 4, 4), (NUM_LAYERS, 4), (2, 3, 4), (2, 3, 1)],
+            strict=True,
+        )
+    )
+    # Small, because forty layers of larger ones amplify the last bit of a float beyond any tolerance.
+    return {"weight": 0.25 * weight, "bias": bias}, x, context
+
+
+STACKED, X, CONTEXT = _simple_inputs()
+
+
+@partial(jax.jit, static_argnames="plan")
+def compiled(stacked: Any, plan: Plan, x: jax.Array, context: jax.Array) -> Any:
+    return stack.run_with_states(simple_block, stacked, plan, x, context)
+
+
+@partial(jax.jit, static_argnames="room")
+def as_data(stacked: Any, instructions: Any, length: Any, room: int, x: jax.Array, context: jax.Array) -> jax.Array:
+    return stack.run_program(simple_block, stacked, instructions, length, room, x, context)
+
+
+def run_as_data(plan: Plan, room: int = 0) -> jax.Array:
+    program = Program.of(plan)
+    return as_data(STACKED, program.instructions, program.length, max(room, program.room), X, CONTEXT)
+
+
+def slowly(plan: Plan) -> tuple[jax.Array, jax.Array]:
+    return stack.run_slowly(simple_block, STACKED, plan, X, CONTEXT)
+
+
+def assert_close(ours: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    """Within `tolerance` of the largest value: sums of residual updates cancel, so single ones may be small."""
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(np.asarray(ours), expected, rtol=0, atol=tolerance * max(1.0, np.abs(expected).max()))
+
+
+def by_hand(node: Node, x: jax.Array) -> jax.Array:
+    """What a plan means, written down from its definition in `docs/plans.md`."""
+    match node:
+        case Layer(index):
+            return simple_block(jax.tree.map(lambda leaf: leaf[index], STACKED), x, CONTEXT)
+        case Series(items):
+            for item in items:
+                x = by_hand(item, x)
+            return x
+        case Repeat(body, times):
+            for _ in range(times):
+                x = by_hand(body, x)
+            return x
+        case Parallel(branches, "mean"):
+            return sum(by_hand(branch, x) for branch in branches) / len(branches)
+        case Parallel(branches):
+            return x + sum(by_hand(branch, x) - x for branch in branches)
+
+
+class TestExecutorsAgree:
+    @settings(max_examples=20)
+    @given(plans)
+    def test_compiled_is_the_twin(self, plan: Plan) -> None:
+        expected, expected_states = slowly(plan)
+        result, states = compiled(STACKED, plan, X, CONTEXT)
+        assert states.shape == expected_states.shape
+        assert_close(result, expected)
+        assert_close(states, expected_states)
+        assert_close(stack.run(simple_block, STACKED, plan, X, CONTEXT), expected)
+
+    @settings(max_examples=100)
+    @given(plans)
+    def test_data_is_the_twin(self, plan: Plan) -> None:
+        assert_close(run_as_data(plan, room=5), slowly(plan)[0])
+
+    @settings(max_examples=60)
+    @given(plans)
+    def test_twin_is_the_definition(self, plan: Plan) -> None:
+        assert_close(slowly(plan)[0], by_hand(plan.root, X))
+
+    def test_run_returns_the_result_alone(self) -> None:
+        plan = Plan.parse("0 {1 (2 3)*2} 4")
+        assert_close(stack.run(simple_block, STACKED, plan, X, CONTEXT), slowly(plan)[0])
+
+    @pytest.mark.parametrize("text", ["4-0 2*3", "0 {1-3}*3 4", "{1 {2 (3 0)*2} sum{1 2}}*2", "{(0 1) 2 (3 4)}"])
+    def test_the_llama_block(self, text: str) -> None:
+        """The real block: stacked `nnx` parameters, and a context that is a tuple of arrays."""
+        plan, llama = Plan.parse(text), _llama("grouped-query")
+        expected, expected_states = llama.slowly(plan)
+        executor = partial(stack.run_with_states, llama.block, llama.stacked, plan)
+        result, states = jax.jit(executor)(llama.x, llama.context)
+        assert_close(result, expected)
+        assert_close(states, expected_states)
+
+
+@dataclass(frozen=True)
+class _Llama:
+    """A tiny model's layers and what they run on."""
+
+    block: Callable[..., jax.Array]
+    stacked: Any
+    x: jax.Array
+    context: Any
+
+    def slowly(self, plan: Plan) -> tuple[jax.Array, jax.Array]:
+        return stack.run_slowly(self.block, self.stacked, plan, self.x, self.context)
+
+
+@cache
+def _llama(variation: str) -> _Llama:
+    """The layers on the tokens of `_TOKENS`."""
+    module = make_tiny(variation).module
+    graphdef, stacked = nnx.split(module.blocks)
+    batch, length = _TOKENS.shape
+    context = module.context(jnp.tile(jnp.arange(length), (batch, 1)), jnp.full((batch, length), length))
+    block = jax.jit(lambda parameters, x, context: nnx.merge(graphdef, parameters)(x, context))
+    return _Llama(block, stacked, module.embed(jnp.array(_TOKENS)), context)
+
+
+_TOKENS = np.random.default_rng(3).integers(0, VOCAB_SIZE, (2, 7))
+
+
+class TestLaws:
+    @given(st.integers(0, NUM_LAYERS - 1), st.sampled_from(["mean", "sum"]))
+    def test_one_member_group_is_its_layer(self, index: int, combine: Any) -> None:
+        assert_close(run_as_data(Plan.of(Parallel((Layer(index),), combine))), run_as_data(Plan.of(index)), 1e-6)
+
+    @settings(max_examples=30)
+    @given(st.lists(plans.map(lambda plan: plan.root), min_size=2, max_size=3).map(tuple))
+    def test_sum_law(self, branches: tuple[Node, ...]) -> None:
+        """`sum` is the input plus n times the mean branch update."""
+        mean, total = (run_as_data(Plan.of(Parallel(branches, kind)), 5) for kind in ("mean", "sum"))
+        assert_close(total, X + len(branches) * (mean - X))
+
+    @settings(max_examples=30)
+    @given(plans, plans)
+    def test_series_composes(self, first: Plan, second: Plan) -> None:
+        between, _ = slowly(first)
+        program = Program.of(second)
+        expected = as_data(STACKED, program.instructions, program.length, 4, between, CONTEXT)
+        assert_close(run_as_data(Plan.of(first, second), 4), expected)
+
+    @settings(max_examples=30)
+    @given(plans, st.integers(1, 4))
+    def test_repeat_is_series(self, plan: Plan, times: int) -> None:
+        assert_close(run_as_data(Plan.of(Repeat(plan.root, times)), 4), run_as_data(Plan.of(*[plan] * times), 4))
+
+    @settings(max_examples=30)
+    @given(st.lists(plans.map(lambda plan: plan.root), min_size=2, max_size=4), st.randoms())
+    def test_branches_have_no_order(self, branches: list[Node], random: Any) -> None:
+        shuffled = random.sample(branches, len(branches))
+        one, other = (run_as_data(Plan.of(Parallel(tuple(group))), 5) for group in (branches, shuffled))
+        assert_close(one, other)
+
+
+class TestStates:
+    @pytest.mark.parametrize(
+        ("text", "steps"),
+        [("0-4", 5), ("2", 1), ("0 {1-3} 4", 3), ("0 {1-3}*3 4", 5), ("(0 {1 2})*3", 6), ("(0-1)*2*2 3", 9)],
+    )
+    def test_shapes(self, text: str, steps: int) -> None:
+        """The input, then one state per layer or group of the top series, loops unrolled."""
+        result, states = compiled(STACKED, Plan.parse(text), X, CONTEXT)
+        assert states.shape == (1 + steps, *X.shape)
+        np.testing.assert_array_equal(states[0], X)
+        np.testing.assert_array_equal(states[-1], result)
+
+    def test_are_those_along_the_way(self) -> None:
+        _, states = compiled(STACKED, Plan.parse("0 {1-3}*2 4"), X, CONTEXT)
+        for step, prefix in enumerate(["0", "0 {1-3}", "0 {1-3}*2", "0 {1-3}*2 4"], start=1):
+            assert_close(states[step], by_hand(Plan.parse(prefix).root, X))
+
+    def test_of_the_whole_model_are_those_of_transformers(self) -> None:
+        tiny, llama = make_tiny("grouped-query"), _llama("grouped-query")
+        _, states = stack.run_with_states(llama.block, llama.stacked, tiny.model.full_plan, llama.x, llama.context)
+        with torch.no_grad():
+            theirs = tiny.torch.base_model(torch.tensor(_TOKENS), output_hidden_states=True).hidden_states
+        assert len(states) == len(theirs)
+        for ours, expected in zip(states[:-1], theirs[:-1], strict=True):  # their last one is after the norm
+            assert_close(ours, expected.numpy())
+        assert_close(tiny.module.norm(states[-1]), theirs[-1].numpy())
+
+
+def _variants(*, series: bool) -> list[Variant]:
+    found = [variant for name in STRATEGIES for variant in family(name, NUM_LAYERS, seeds=range(3))]
+    return [variant for variant in found if variant.plan.is_series == series]
+
+
+class TestStrategies:
+    """Every strategy of `jaxpaint.plans.strategies` on a whole model, through `Model.logits`."""
+
+    @pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "neox"])
+    @pytest.mark.parametrize("variant", _variants(series=True), ids=lambda variant: variant.label)
+    def test_series_are_transformers_with_its_layers_rearranged(
+        self, variation: str, variant: Variant, texts: np.ndarray
+    ) -> None:
+        tiny = make_tiny(variation)
+        expected = tiny.torch_logits(texts, layers=variant.plan.sequence())
+        np.testing.assert_allclose(tiny.model.logits(texts, variant.plan), expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "neox"])
+    @pytest.mark.parametrize("variant", _variants(series=False), ids=lambda variant: variant.label)
+    def test_parallel_are_the_twin(self, variation: str, variant: Variant) -> None:
+        tiny = make_tiny(variation)
+        expected = tiny.module.logits(_llama(variation).slowly(variant.plan)[0])
+        np.testing.assert_allclose(tiny.model.logits(_TOKENS, variant.plan), expected, rtol=1e-4, atol=1e-4)
+
+    def test_identity(self, texts: np.ndarray) -> None:
+        model = make_tiny("grouped-query").model
+        for plan in (model.full_plan, Plan.parse("0-4"), Plan.parse("0 {1} (2 sum{3})*1 4")):
+            np.testing.assert_allclose(model.logits(texts, plan), model.logits(texts), rtol=1e-6, atol=1e-6)
+
+    def test_layers_outside_the_model(self, texts: np.ndarray) -> None:
+        with pytest.raises(PlanError, match="5 layers"):
+            make_tiny("grouped-query").model.logits(texts, Plan.parse("0-5"))
+
+
+class TestGradients:
+    @pytest.mark.parametrize("text", ["0 {1-3}*3 4", "{(0 1) sum{2 3}} 4*3", "(0-1)*2 {2 {3 4}}", "0-4"])
+    def test_equal_those_of_the_twin(self, text: str) -> None:
+        plan = Plan.parse(text)
+
+        def loss(executor: Any, stacked: Any) -> jax.Array:
+            return jnp.sum(jnp.sin(executor(stacked)))
+
+        ours = jax.jit(jax.grad(partial(loss, lambda p: stack.run(simple_block, p, plan, X, CONTEXT))))(STACKED)
+        twin = jax.grad(partial(loss, lambda p: stack.run_slowly(simple_block, p, plan, X, CONTEXT)[0]))(STACKED)
+        for name in STACKED:
+            assert np.abs(twin[name]).max() > 1e-2
+            assert_close(ours[name], twin[name])
+
+    @pytest.mark.parametrize("at_once", [True, False])
+    @pytest.mark.parametrize("text", ["0 {1-3}*3 4 4", "{(0 1) sum{2 3}} 4*3", "4-0"])
+    def test_of_training_are_those_of_running(self, text: str, at_once: bool) -> None:
+        plan = Plan.parse(text)
+        form, layers = stack.with_own_layers(plan)
+
+        def with_key(parameters: Any, x: jax.Array, context: jax.Array, key: None) -> jax.Array:
+            return simple_block(parameters, x, context)
+
+        def trained(stacked: Any) -> jax.Array:
+            return stack.run_training(with_key, stacked, form, layers, X, CONTEXT, None, at_once=at_once).sum()
+
+        found = jax.jit(jax.value_and_grad(trained))(STACKED)
+        expected = jax.value_and_grad(lambda p: stack.run(simple_block, p, plan, X, CONTEXT).sum())(STACKED)
+        jax.tree.map(assert_close, found, expected)
+
+    def test_unused_layers_have_none(self) -> None:
+        gradient = jax.grad(lambda p: stack.run(simple_block, p, Plan.parse("0 2*2"), X, CONTEXT).sum())(STACKED)
+        used = np.abs(gradient["weight"]).max(axis=(1, 2)) > 0
+        assert used.tolist() == [True, False, True, False, False]
+
+
+class TestTraining:
+    @pytest.mark.parametrize("at_once", [True, False])
+    @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+    def test_everything_that_runs_has_a_key_of_its_own(self, impl: str, at_once: bool) -> None:
+        plan, seen = Plan.parse("0-2 {1 2 (3 4)*2}*3 0*4 {(1 0*2) (2 3*2)}*2*2"), []
+
+        def block(parameters: Any, x: jax.Array, context: jax.Array, key: jax.Array) -> jax.Array:
+            jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), jax.random.key_data(key))
+            return simple_block(parameters, x, context)
+
+        form, layers = stack.with_own_layers(plan)
+        key = jax.random.key(0, impl=impl)
+        jax.block_until_ready(stack.run_training(block, STACKED, form, layers, X, CONTEXT, key, at_once=at_once))
+        jax.effects_barrier()
+        assert len(seen) == len(set(seen)) == plan.cost
+
+    def test_plans_that_differ_in_their_layers_have_one_form(self) -> None:
+        forms = {stack.with_own_layers(Plan.parse(text))[0] for text in ("0-4", "4-0", "2 0 1 4 3", "1 1 1 1 1")}
+        assert forms == {Plan.parse("0-4")}
+        form, layers = stack.with_own_layers(Plan.parse("4 {2 (1 0*3)}*2"))
+        assert (str(form), layers.tolist()) == ("0 {1 (2 3*3)}*2", [4, 2, 1, 0])
+
+
+class TestCompilations:
+    def test_one_executable_for_100_plans(self) -> None:
+        """Series of any length and order, and one level of parallel groups, on one batch shape."""
+        random = np.random.default_rng(0)
+        orders = [Plan.of(random.integers(0, NUM_LAYERS, random.integers(6, 30)).tolist()) for _ in range(80)]
+        groups = [Plan.of(0, Repeat(Parallel((Layer(1), Layer(i % 4), Layer(2))), 1 + i), 4) for i in range(20)]
+        different = {*orders, *groups}
+        assert len(different) == 100
+        as_data.clear_cache()
+        for plan in different:
+            run_as_data(plan)
+        assert as_data._cache_size() == 1
+
+    def test_one_executable_for_plans_nested_to_any_likely_depth_and_one_for_deeper_ones(self) -> None:
+        as_data.clear_cache()
+        for text in ("0", "0*5000", "{0 1}", "{0 {1 2}}", "{{0 1} {1 2}}*3 4", "{0 (1 {1 3})*2}", "{0 {1 {2 {3 4}}}}"):
+            run_as_data(Plan.parse(text))
+        assert as_data._cache_size() == 1
+        for text in ("{0 {1 {2 {3 {4 0}}}}}", "{0 {1 {2 {3 {4 {0 1}}}}}}"):
+            run_as_data(Plan.parse(text))
+        assert as_data._cache_size() == 2
+
+    def test_logits_compile_once_per_shape(self) -> None:
+        model = make_tiny("grouped-query").model
+        tokens = np.zeros((3, 11), int)
+        before = _logits.executables()
+        for variant in _variants(series=True) + _variants(series=False):
+            model.logits(tokens, variant.plan)
+            model.logits(tokens, variant.plan, lengths=[3, 11, 1])
+        assert _logits.executables() == before + 1
+
+    def test_a_static_plan_traces_each_shape_of_node_once(self) -> None:
+        """A long series is one scan, a wide group one vmap: code does not grow with the plan."""
+        traces = 0
+
+        def counted(parameters: Any, x: jax.Array, context: jax.Array) -> jax.Array:
+            nonlocal traces
+            traces += 1
+            return simple_block(parameters, x, context)
+
+        def count(text: str) -> int:
+            nonlocal traces
+            traces = 0
+            jax.jit(lambda x: stack.run(counted, STACKED, Plan.parse(text), x, CONTEXT)).lower(X)
+            return traces
+
+        assert count("0-4 3-1 2 2 2 0-4") == count("0-1")
+        assert count("{0-4}*50") == count("{0-1}*2")
+
+
+class TestCausality:
+    @settings(max_examples=25)
+    @given(st.data(), st.sampled_from(["grouped-query", "sliding window"]))
+    def test_padding_and_later_tokens_change_nothing(self, data: st.DataObject, variation: str) -> None:
+        model = make_tiny(variation).model
+        plan = data.draw(flat_plans)
+        lengths = data.draw(st.lists(st.integers(1, 12), min_size=2, max_size=2))
+        seed = data.draw(st.integers(0, 9))
+        tokens, others = np.random.default_rng(seed).integers(0, VOCAB_SIZE, (2, 2, 12))
+        index = np.arange(12)[None, :]
+        padded = np.where(index < np.array(lengths)[:, None], tokens, others)
+        expected = np.asarray(model.logits(tokens, plan))
+        with_lengths = np.asarray(model.logits(padded, plan, lengths))
+        later_changed = np.asarray(model.logits(padded, plan))
+        for row, length in enumerate(lengths):
+            assert_close(with_lengths[row, :length], expected[row, :length])
+            assert_close(later_changed[row, :length], expected[row, :length])
+
+    def test_earlier_tokens_do_change_something(self, texts: np.ndarray) -> None:
+        model, changed = make_tiny("grouped-query").model, texts.copy()
+        changed[:, 0] = (changed[:, 0] + 1) % VOCAB_SIZE
+        difference = np.abs(np.asarray(model.logits(texts)) - np.asarray(model.logits(changed))).max(axis=(0, 2))
+        assert (difference > 1e-4).all()
+
+    @pytest.mark.parametrize(("plan", "reach"), [("0", 5), ("0 1", 9), ("{0-4}", 5)])
+    def test_a_sliding_window_forgets(self, plan: str, reach: int, texts: np.ndarray) -> None:
+        """One layer reaches `sliding_window` tokens, itself counted; each further one in series 4 more."""
+        model, changed = make_tiny("sliding window").model, texts.copy()
+        changed[:, 0] = (changed[:, 0] + 1) % VOCAB_SIZE
+        ours, other = (np.asarray(model.logits(tokens, Plan.parse(plan))) for tokens in (texts, changed))
+        difference = np.abs(ours - other).max(axis=(0, 2))
+        assert (difference[:reach] > 1e-5).all()
+        np.testing.assert_allclose(difference[reach:], 0, atol=1e-6)
+
+    def test_a_batch_row_does_not_see_the_others(self, texts: np.ndarray) -> None:
+        model = make_tiny("grouped-query").model
+        together = np.asarray(model.logits(texts, lengths=[LONGEST, 3, 15]))
+        alone = np.asarray(model.logits(texts[1:2, :3]))
+        assert_close(together[1, :3], alone[0])

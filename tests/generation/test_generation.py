@@ -1,0 +1,388 @@
+"""Generation: equal to plain forward passes of the same plan, for many prompts and plans at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.generation import Prompt, Sampling, generate, layout, serve
+from jaxpaint.generation import decode as engine
+from jaxpaint.generation.sampling import next_tokens
+from jaxpaint.models import attention as ops
+from jaxpaint.plans.plan import Layer, Plan, PlanError
+from jaxpaint.plans.tree import units
+from tests.helpers.decoders import NUM_LAYERS, VOCAB_SIZE, Tiny, make_tiny
+
+NEW = 6
+PLANS = [
+    Plan.parse(text)
+    for text in (
+        "0-4",
+        "0 {1-3} 4",
+        "0 {1-3}*3 4",
+        "0 {1-3}*2 4",
+        "0 2 1 3 4",
+        "0 4",
+        "0 2*3 4",
+        "0 sum{1 2} 3 4",
+        "0 {(1 {2 3}) 2} 4",
+        "0-4",
+    )
+]
+
+
+def random_prompts(seed: int, count: int, shared: int = 0, longest: int = 20, new: int = NEW) -> list[Prompt]:
+    draw = np.random.default_rng(seed)
+    trunk = draw.integers(0, VOCAB_SIZE, shared).tolist()
+    own = [draw.integers(0, VOCAB_SIZE, draw.integers(1, longest)).tolist() for _ in range(count)]
+    return [Prompt((*trunk, *tokens), int(draw.integers(1, new + 1))) for tokens in own]
+
+
+def by_full_passes(tiny: Tiny, prompt: Prompt, plan: Plan) -> tuple[int, ...]:
+    """One forward pass of the plan over the whole text for every token."""
+    tokens = list(prompt.tokens)
+    for _ in range(prompt.max_new_tokens):
+        padded = np.zeros((1, 64), np.int32)
+        padded[0, : len(tokens)] = tokens
+        logits = np.asarray(tiny.model.logits(padded, plan, [len(tokens)]))[0, len(tokens) - 1]
+        tokens.append(int(logits.argmax()))
+    return tuple(tokens[len(prompt.tokens) :])
+
+
+def generated(tiny: Tiny, prompts, plans, **options) -> dict[tuple[int, int], tuple[int, ...]]:
+    found = list(generate(tiny.model, prompts, plans, **options))
+    assert len(found) == len(prompts) * len(plans)
+    assert all(each.ending == "length" for each in found)
+    return {(each.plan, each.prompt): each.tokens for each in found}
+
+
+@pytest.mark.parametrize("shared", [0, 35], ids=["no trunk", "trunk"])
+def test_every_plan_writes_what_full_passes_of_it_do(shared):
+    tiny = make_tiny("grouped-query")
+    prompts = random_prompts(shared, 7, shared)
+    found = generated(tiny, prompts, PLANS, batch_size=3)
+    for (plan, prompt), tokens in found.items():
+        assert tokens == by_full_passes(tiny, prompts[prompt], PLANS[plan]), (PLANS[plan], prompt)
+
+
+FEW = ["grouped-query", "sliding window", "llama3 rope", "head size", "neox", "neox, residuals in series"]
+
+
+@pytest.mark.parametrize("tiny", FEW, indirect=True)
+def test_variations_of_the_family(tiny):
+    plan = Plan.parse("0 {1-3}*2 4")
+    prompts = random_prompts(1, 4, 34)
+    for (_, prompt), tokens in generated(tiny, prompts, [plan]).items():
+        assert tokens == by_full_passes(tiny, prompts[prompt], plan)
+
+
+@pytest.mark.parametrize("tiny", ["tied embeddings", "attention bias", "sliding window", "neox"], indirect=True)
+def test_full_plan_equals_transformers(tiny):
+    prompts = random_prompts(2, 3)
+    for (_, number), tokens in generated(tiny, prompts, [tiny.model.full_plan]).items():
+        prompt = prompts[number]
+        with torch.no_grad():
+            theirs = tiny.torch.generate(
+                torch.tensor([prompt.tokens]),
+                attention_mask=torch.ones(1, len(prompt.tokens), dtype=torch.long),
+                max_new_tokens=prompt.max_new_tokens,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
+            )
+        assert tokens == tuple(theirs[0, len(prompt.tokens) :].tolist())
+
+
+@pytest.mark.slow
+@settings(max_examples=8)
+@given(
+    seed=st.integers(0, 2**16),
+    count=st.integers(1, 9),
+    shared=st.sampled_from([0, 33, 38]),
+    batch_size=st.integers(1, 9),
+    chunk=st.sampled_from([16, 32, 512]),
+    cache_tokens=st.sampled_from([400, 700, 10**6]),
+)
+def test_neither_batches_nor_chunks_nor_waves_change_what_is_written(
+    seed, count, shared, batch_size, chunk, cache_tokens
+):
+    tiny = make_tiny("grouped-query")
+    prompts, plans = random_prompts(seed, count, shared), PLANS[:3]
+    bytes_per_token = 32 * 2 * 2 * 8 * 4  # slots, keys and values, heads, head size, float32
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(serve.CHUNK_TOKENS, "cpu", chunk)
+        patch.setattr(serve, "row_length", lambda cost: 32)
+        found = generated(tiny, prompts, plans, batch_size=batch_size, cache_bytes=cache_tokens * bytes_per_token)
+    for (plan, prompt), tokens in found.items():
+        assert tokens == by_full_passes(tiny, prompts[prompt], plans[plan])
+
+
+@pytest.mark.parametrize("plan", ["0-4", "0 {1-3}*2 4", "0 sum{1 2} 3 4", "0 {(1 {2 3}) 2}*2 4"])
+@pytest.mark.parametrize("static", [False, True], ids=["as data", "compiled"])
+def test_one_plan_as_data_and_compiled(plan, static):
+    tiny, plan = make_tiny("multi-query"), Plan.parse(plan)
+    prompts = random_prompts(9, 5, 33, longest=6)
+    for (_, prompt), tokens in generated(tiny, prompts, [plan], static=static, batch_size=2).items():
+        assert tokens == by_full_passes(tiny, prompts[prompt], plan)
+
+
+@pytest.mark.parametrize(("kv", "of_means"), [("exact", 0), ("mean", 1)])
+def test_two_executables_for_any_number_of_plans(kv, of_means):
+    """A mean cache has a third, which averages it once the prompts are read."""
+    tiny = make_tiny("multi-head")
+    for executable in (engine.prefill, engine.decode, engine.begin_with_means):
+        executable.clear_cache()
+    prompts = random_prompts(3, 6, 34)
+    series = [Plan.parse(text) for text in ("0-4", "4-0", "0 2 1 3 4", "0 4", "2*9")]
+    # A loaded model is bound to a device, and so is what is computed of it.
+    tiny = replace(tiny, model=replace(tiny.model, state=jax.device_put(tiny.model.state, jax.devices()[0])))
+    several = [Plan.parse("0 {1-3} 4"), *series] if kv == "mean" else [*PLANS, *series]
+    generated(tiny, prompts, several, batch_size=4, kv=kv)
+    generated(tiny, prompts, [Plan.parse("{0-4}*3"), *series], batch_size=4, kv=kv)
+    assert engine.prefill.executables() == engine.decode.executables() == 1
+    assert engine.begin_with_means.executables() == of_means
+
+
+def test_shared_work_is_prefilled_once(monkeypatch):
+    """The trunk once, not for each prompt; the layers that plans share once, not for each plan."""
+    tiny = make_tiny("grouped-query")
+    calls = []
+    original = engine.prefill
+
+    def counted(*arguments):
+        calls.append((int(arguments[4]), int(arguments[6])))
+        return original(*arguments)
+
+    monkeypatch.setattr(engine, "prefill", counted)
+    monkeypatch.setitem(serve.CHUNK_TOKENS, "cpu", 48)
+    prompts = random_prompts(4, 6, 40, longest=8)
+    generated(tiny, prompts, [Plan.parse("0-3 4"), Plan.parse("0-3 2")])
+    # (layers, before) of a chunk of the trunk and one of all prompts' own parts: 0-3 once, then each plan's last.
+    assert calls == [(4, 0)] * 2 + [(1, 4)] * 4
+
+
+def test_a_row_whose_text_ended_goes_to_a_prompt_that_waits(monkeypatch):
+    """One long answer and eight short ones, in two rows, take no more steps than the long one."""
+    tiny = make_tiny("grouped-query")
+    steps = []
+    original = engine.decode
+
+    def counted(*arguments):
+        rows, written, finite = original(*arguments)
+        steps.append(int((np.asarray(written) >= 0).any(axis=1).sum()))
+        return rows, written, finite
+
+    monkeypatch.setattr(engine, "decode", counted)
+    # The longest prompts go first.
+    prompts = [Prompt(tuple(range(1, 20)), 16), *(Prompt((number, 3), 2) for number in range(8))]
+    generated(tiny, prompts, [tiny.model.full_plan], batch_size=2)
+    assert sum(steps) == 16
+
+
+# --- The mean cache ---------------------------------------------------------------------------------------
+
+
+def with_mean_slots(tiny: Tiny, prompt: Prompt, plan: Plan) -> tuple[int, ...]:
+    """The released code's cache as it describes itself, in plain Python: no batch, no slots but one a group."""
+    module = tiny.module
+    steps = list(units(plan))
+    slots: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in steps]
+
+    def through(index: int, x, context, past) -> tuple:
+        pasts = []
+        if past:
+            key, value = (jnp.stack(each, axis=1)[None] for each in zip(*past, strict=True))
+            pasts = [ops.Past(key, value, jnp.ones((1, 1, x.shape[1], len(past)), bool))]
+        return tiny.block(index).with_past(x, context, pasts)
+
+    tokens = list(prompt.tokens)
+    fed = 0
+    while len(tokens) - len(prompt.tokens) < prompt.max_new_tokens:
+        new = jnp.array([tokens[fed:]])
+        positions = jnp.arange(fed, len(tokens))[None]
+        context = module.context(positions, jnp.full_like(positions, len(tokens)))
+        x = module.embed(new)
+        for number, step in enumerate(steps):
+            layers = [step.index] if isinstance(step, Layer) else [branch.index for branch in step.branches]
+            outputs = [through(layer, x, context, slots[number]) for layer in layers]
+            x = sum(output for output, _ in outputs) / len(outputs)
+            keys, values = (sum(pair[which][0] for _, pair in outputs) / len(outputs) for which in (0, 1))
+            slots[number] += [(keys[i], values[i]) for i in range(keys.shape[0])]
+        fed = len(tokens)
+        tokens.append(int(np.asarray(module.logits(x))[0, -1].argmax()))
+    return tuple(tokens[len(prompt.tokens) :])
+
+
+@pytest.mark.parametrize("tiny", ["grouped-query", "neox"], indirect=True)
+@pytest.mark.parametrize("plan", ["0 {1-3} 4", "0 {1 2}*2 4"])
+def test_mean_cache_does_as_the_released_code(tiny, plan):
+    plan = Plan.parse(plan)
+    prompts = [Prompt(prompt.tokens, 8) for prompt in random_prompts(5, 3, 33, longest=6)]
+    found = generated(tiny, prompts, [plan], kv="mean")
+    for (_, number), tokens in found.items():
+        assert tokens == with_mean_slots(tiny, prompts[number], plan)
+
+
+def test_mean_cache_differs_from_the_exact_one_in_groups_only():
+    tiny = make_tiny("grouped-query")
+    prompts = [Prompt(prompt.tokens, 20) for prompt in random_prompts(6, 8)]
+    plans = [Plan.parse("0 {1-3}*3 4"), Plan.parse("0 2 1 3 4")]
+    exact, mean = (generated(tiny, prompts, plans, kv=kv) for kv in ("exact", "mean"))
+    assert any(exact[0, number] != mean[0, number] for number in range(8))
+    assert all(exact[1, number] == mean[1, number] for number in range(8))
+
+
+def test_mean_cache_knows_groups_of_single_layers_only():
+    tiny = make_tiny("grouped-query")
+    with pytest.raises(UserError, match="single layers only; use --kv exact"):
+        list(generate(tiny.model, [Prompt((1,), 1)], [Plan.parse("0 {(1 2) 3} 4")], kv="mean"))
+
+
+# --- Sampling ---------------------------------------------------------------------------------------------
+
+
+def test_draws_depend_on_the_seed_and_the_prompt_alone():
+    tiny = make_tiny("grouped-query")
+    prompts = random_prompts(7, 6, new=12)
+    plans = [tiny.model.full_plan]
+    hot = Sampling(temperature=1.5, seed=3)
+    found = generated(tiny, prompts, plans, sampling=hot, batch_size=6)
+    assert found == generated(tiny, prompts, plans, sampling=hot, batch_size=2)
+    assert found != generated(tiny, prompts, plans, sampling=Sampling(temperature=1.5, seed=4))
+    assert found != generated(tiny, prompts, plans)
+
+
+def test_one_candidate_is_greedy():
+    tiny = make_tiny("grouped-query")
+    prompts, plans = random_prompts(8, 4), [tiny.model.full_plan]
+    greedy = generated(tiny, prompts, plans)
+    assert greedy == generated(tiny, prompts, plans, sampling=Sampling(temperature=5.0, top_k=1))
+    assert greedy == generated(tiny, prompts, plans, sampling=Sampling(temperature=5.0, top_p=1e-6))
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(0.7), Sampling(1.0, top_k=5), Sampling(2.0, top_p=0.6), Sampling(1.3, top_k=8, top_p=0.7)],
+    ids=str,
+)
+def test_candidates_and_their_frequencies_are_those_of_transformers(sampling):
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    logits = np.random.default_rng(0).normal(0, 2, (1, 30)).astype(np.float32)
+    expected = TemperatureLogitsWarper(sampling.temperature)(None, torch.tensor(logits))
+    if sampling.top_k:
+        expected = TopKLogitsWarper(sampling.top_k)(None, expected)
+    if sampling.top_p < 1:
+        expected = TopPLogitsWarper(sampling.top_p)(None, expected)
+    expected = torch.softmax(expected, -1)[0].numpy()
+    draws = 20_000
+    drawn = jax.jit(next_tokens)(
+        jnp.broadcast_to(logits, (draws, 30)), jnp.arange(draws), jnp.zeros(draws, int), sampling.data
+    )
+    counts = np.bincount(np.asarray(drawn), minlength=30)
+    assert (counts[expected == 0] == 0).all()
+    deviation = np.sqrt(draws * expected * (1 - expected)) + 1e-9
+    assert (np.abs(counts - draws * expected) < 5 * deviation + 1).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperature": -1.0}, "temperature is -1.0; expected 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_k": -1}, "top-k is -1"),
+        ({"top_p": 0.0}, "top-p is 0.0"),
+        ({"top_p": 1.5}, "top-p is 1.5"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_impossible_sampling(values, message):
+    with pytest.raises(UserError, match=message):
+        Sampling(**values)
+
+
+# --- What cannot be ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (Prompt((), 3), "the prompt is empty"),
+        (Prompt((1, 2), 0), "0 new tokens"),
+        (Prompt(tuple(range(60)), 9), "60 tokens and 9 new ones are 5 more than the model's 64 positions"),
+        (Prompt((1, VOCAB_SIZE), 3), f"token ids span 1 to {VOCAB_SIZE}"),
+    ],
+)
+def test_prompts_that_cannot_be(prompt, message):
+    tiny = make_tiny("grouped-query")
+    with pytest.raises(UserError, match=message):
+        list(generate(tiny.model, [prompt], [tiny.model.full_plan]))
+
+
+def test_a_prompt_that_fills_the_context():
+    tiny = make_tiny("grouped-query")
+    prompt = Prompt(tuple(range(60)), 4)
+    assert generated(tiny, [prompt], [PLANS[1]])[0, 0] == by_full_passes(tiny, prompt, PLANS[1])
+
+
+def test_a_plan_with_a_layer_that_is_not_there():
+    tiny = make_tiny("grouped-query")
+    with pytest.raises(PlanError):
+        list(generate(tiny.model, [Prompt((1,), 1)], [Plan.of([NUM_LAYERS])]))
+
+
+def test_a_cache_that_does_not_fit():
+    tiny = make_tiny("grouped-query")
+    with pytest.raises(
+        UserError, match=r"of one prompt of 20 tokens and 4 new ones in 16 layers take .* set aside; shorten"
+    ):
+        list(generate(tiny.model, [Prompt(tuple(range(20)), 4)], [tiny.model.full_plan], cache_bytes=1000))
+
+
+def test_a_plan_whose_logits_are_not_finite_stops_alone():
+    tiny = make_tiny("grouped-query")
+    state = jax.tree.map(lambda leaf: leaf, tiny.model.state)
+    kernel = state["blocks"]["mlp"]["down_proj"]["kernel"]
+    kernel.set_value(kernel.get_value().at[3].set(jnp.nan))
+    model = replace(tiny.model, state=state)
+    found = list(generate(model, [Prompt((1, 2, 3), 4)], [Plan.parse("0-4"), Plan.parse("0-2 4")]))
+    assert {each.plan: (each.ending, len(each.tokens)) for each in found} == {0: ("not finite", 0), 1: ("length", 4)}
+
+
+def test_chunks_shrink_where_memory_is_short():
+    prompts = [(1,) * 40 + (2 + number,) * 19 for number in range(9)]
+    sizes = {"slots": 32, "chunk_tokens": 512, "batch_size": 8, "token_bytes": 1}
+    wide = layout.lay_out(prompts, 6, **sizes, cache_bytes=32 * 10**6)
+    narrow = layout.lay_out(prompts, 6, **sizes, cache_bytes=32 * 250)
+    assert len(wide.waves) == 1 < len(narrow.waves)
+    assert narrow.shape.chunk < wide.shape.chunk
+    for found, columns in ((wide, 10**6), (narrow, 250)):
+        shape = found.shape
+        assert shape.stored + shape.rows * (shape.own + shape.made) <= columns
+        assert sorted(prompt for wave in found.waves for prompt in wave.prompts) == list(range(9))
+
+
+def test_layout_wastes_little():
+    sizes = np.random.default_rng(0).integers(40, 250, 300)
+    prompts = [[1] * 900 + [2] + [3] * int(size) for size in sizes]
+    found = layout.lay_out(
+        [prompt[:-1] for prompt in prompts],
+        256,
+        slots=32,
+        chunk_tokens=512,
+        batch_size=16,
+        token_bytes=1536,
+        cache_bytes=2 << 30,
+    )
+    assert found.trunk == 901 + sizes.min() - 1
+    assert sorted(prompt for wave in found.waves for prompt in wave.prompts) == list(range(300))
+    tokens = sum(sizes) - len(sizes) * (sizes.min() - 1)
+    assert sum((len(wave.tokens) - found.shape.trunk // 512) * 512 for wave in found.waves) < 1.2 * tokens

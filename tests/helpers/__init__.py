@@ -1,0 +1,1 @@
+"""What several rooms' tests share: tiny models, folders and stores, and the fixtures of commands."""

@@ -1,0 +1,168 @@
+"""Tiny random decoders in every variation that the families know, on torch and here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from flax import nnx
+from flax.traverse_util import unflatten_dict
+
+from jaxpaint.engine.model import Model, from_parameters
+from jaxpaint.models.config import from_huggingface
+
+VOCAB_SIZE = 61
+NUM_LAYERS = 5
+LONGEST = 24  # tokens in a test's texts: beyond the sliding window, and into every regime of the rope scaling
+WINDOW = 5
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": NUM_LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-2,  # large, so that it matters
+}
+_LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000.0}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "rope_theta": 5000.0,
+}
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "multi-head": {"num_key_value_heads": 4},
+    "grouped-query": {},
+    "multi-query": {"num_key_value_heads": 1},
+    "tied embeddings": {"tie_word_embeddings": True},
+    "head size": {"head_dim": 6, "num_attention_heads": 8, "num_key_value_heads": 4},
+    "attention bias": {"attention_bias": True},
+    "mlp bias": {"mlp_bias": True},
+    "gelu": {"hidden_act": "gelu"},
+    "linear rope": {"rope_parameters": _LINEAR},
+    "llama3 rope": {"rope_parameters": _LLAMA3},
+    "sliding window": {"model_type": "mistral", "head_dim": 8, "sliding_window": WINDOW},
+    "no sliding window": {"model_type": "mistral", "head_dim": 8, "sliding_window": None},
+    "neox": {"model_type": "gpt_neox"},
+    "neox, residuals in series": {"model_type": "gpt_neox", "use_parallel_residual": False},
+    "neox, whole heads turn": {
+        "model_type": "gpt_neox",
+        "rope_parameters": {**_LINEAR, "partial_rotary_factor": 1.0},
+        "hidden_act": "gelu_fast",
+    },
+    "neox, tied, no attention bias": {
+        "model_type": "gpt_neox",
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default", "partial_rotary_factor": 0.5},
+    },
+}
+# Attributes of the Llama family that GPT-NeoX has under another name, or not at all.
+_NEOX = {"num_key_value_heads": None, "rms_norm_eps": "layer_norm_eps"}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """One model twice, with the same random weights: on torch by transformers, and ours."""
+
+    torch: Any
+    model: Model
+
+    @property
+    def raw_config(self) -> dict[str, Any]:
+        """Its config.json as transformers writes it."""
+        return json.loads(self.torch.config.to_json_string())
+
+    @property
+    def torch_layers(self) -> Any:
+        """transformers' list of layers."""
+        return self.torch.base_model.layers
+
+    @property
+    def module(self) -> Any:
+        """Ours as a Flax module."""
+        return nnx.merge(self.model.graphdef, self.model.state)
+
+    def block(self, index: int) -> Any:
+        """Our layer `index` as a Flax module."""
+        graphdef, stacked = nnx.split(self.module.blocks)
+        return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[index], stacked))
+
+    def torch_logits(self, tokens: np.ndarray, lengths: Any = None, layers: Any = None) -> np.ndarray:
+        """transformers' logits, right-padded texts masked beyond their lengths, its layer list rearranged."""
+        lengths = np.full(len(tokens), tokens.shape[1]) if lengths is None else np.asarray(lengths)
+        mask = torch.tensor(np.arange(tokens.shape[1]) < lengths[:, None]).long()
+        network, config, original = self.torch.base_model, self.torch.config, self.torch_layers
+        order = range(len(original)) if layers is None else layers
+        try:
+            network.layers = torch.nn.ModuleList(original[index] for index in order)
+            config.num_hidden_layers = len(order)
+            with torch.no_grad():
+                return self.torch(torch.tensor(tokens), attention_mask=mask, use_cache=False).logits.numpy()
+        finally:
+            network.layers, config.num_hidden_layers = original, len(original)
+
+
+@cache
+def make_tiny(variation: str) -> Tiny:
+    # Here, because it takes seconds that most test files can do without.
+    import transformers
+
+    values = {**_SIZES, **VARIATIONS[variation]}
+    family = {"llama": "Llama", "mistral": "Mistral", "gpt_neox": "GPTNeoX"}[values.pop("model_type", "llama")]
+    if family == "GPTNeoX":
+        values = {_NEOX.get(name, name): value for name, value in values.items() if _NEOX.get(name, name)}
+    config = getattr(transformers, f"{family}Config")(**values, attn_implementation="eager")
+    network = getattr(transformers, f"{family}ForCausalLM")(config)
+    randomise(network.eval())
+    config = from_huggingface(json.loads(network.config.to_json_string()))
+    return Tiny(network, from_parameters(config, stacked_parameters(network.state_dict(), config.num_hidden_layers)))
+
+
+def randomise(network: torch.nn.Module, seed: int = 0) -> None:
+    """Weights that all matter: norms are not ones, biases not zeros, attention neither uniform nor one-hot."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in name.lower() and name.endswith("weight"):
+                parameter.copy_(1 + 0.3 * noise)
+            elif name.endswith("bias"):
+                parameter.copy_(0.3 * noise)
+            else:
+                # The embedding's scale is one column's.
+                parameter.copy_(1.3 * noise / parameter.shape[-1] ** 0.5)
+
+
+def stacked_parameters(state_dict: Mapping[str, torch.Tensor], num_layers: int) -> dict[str, Any]:
+    """Torch weights as ours, independently of `convert`: kernels transposed, layers stacked."""
+    neox = any(name.startswith("gpt_neox.") for name in state_dict)
+    base, embedding, norm = ("gpt_neox", "embed_in", "final_layer_norm") if neox else ("model", "embed_tokens", "norm")
+    flat: dict[str, np.ndarray] = {"embed/embedding": state_dict[f"{base}.{embedding}.weight"].numpy()}
+    for kind, leaf in (("weight", "scale"), ("bias", "bias")):
+        if (name := f"{base}.{norm}.{kind}") in state_dict:
+            flat[f"norm/{leaf}"] = state_dict[name].numpy()
+    if state_dict[f"{base}.{embedding}.weight"].data_ptr() != state_dict["lm_head.weight"].data_ptr():
+        flat["lm_head/kernel"] = state_dict["lm_head.weight"].numpy().T
+    first = f"{base}.layers.0."
+    for name in (key.removeprefix(first) for key in state_dict if key.startswith(first)):
+        stacked = np.stack([state_dict[f"{base}.layers.{layer}.{name}"].numpy() for layer in range(num_layers)])
+        path, kind = name.replace(".", "/").rsplit("/", 1)
+        if kind == "bias":
+            flat[f"blocks/{path}/bias"] = stacked
+        elif path.endswith("norm"):
+            flat[f"blocks/{path}/scale"] = stacked
+        else:
+            flat[f"blocks/{path}/kernel"] = stacked.transpose(0, 2, 1)
+    return unflatten_dict(jax.tree.map(jax.numpy.asarray, flat), sep="/")

@@ -1,0 +1,349 @@
+"""Plans: their text, their errors, and the laws of cost, depth and normal form."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.plans.plan import MAX_LAYER, Combine, Layer, Node, Parallel, Plan, PlanError, Repeat, Series
+
+layer_nodes = st.builds(Layer, st.integers(0, 12))
+
+
+def _extend(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
+    some = st.lists(children, min_size=1, max_size=4).map(tuple)
+    ascending = st.tuples(st.integers(0, 9), st.integers(1, 5)).map(
+        lambda bounds: Series(tuple(Layer(bounds[0] + i) for i in range(bounds[1])))
+    )
+    return st.one_of(
+        st.builds(Series, some),
+        st.builds(Parallel, some, st.sampled_from(["mean", "sum"])),
+        st.builds(Repeat, children, st.integers(1, 3)),
+        ascending,
+    )
+
+
+nodes = st.recursive(layer_nodes, _extend, max_leaves=12)
+plans = nodes.map(Plan.of)
+
+
+def _layers(*indices: int) -> tuple[Node, ...]:
+    return tuple(Layer(index) for index in indices)
+
+
+def _chains(node: Node) -> list[list[int]]:
+    """Every path of layers from input to output, found by brute force."""
+    match node:
+        case Layer(index):
+            return [[index]]
+        case Series(items):
+            paths: list[list[int]] = [[]]
+            for item in items:
+                paths = [path + more for path in paths for more in _chains(item)]
+            return paths
+        case Parallel(branches):
+            return [path for branch in branches for path in _chains(branch)]
+        case Repeat(body, times):
+            return _chains(Series((body,) * times))
+
+
+def _applications(node: Node) -> list[int]:
+    """Every layer application, one by one."""
+    match node:
+        case Layer(index):
+            return [index]
+        case Series(children) | Parallel(children):
+            return [index for child in children for index in _applications(child)]
+        case Repeat(body, times):
+            return _applications(body) * times
+
+
+class TestParse:
+    @pytest.mark.parametrize(
+        ("text", "items"),
+        [
+            ("7", _layers(7)),
+            ("0-3", _layers(0, 1, 2, 3)),
+            ("5-5", _layers(5)),
+            ("4-2", _layers(4, 3, 2)),
+            ("0-2 7 4-3", _layers(0, 1, 2, 7, 4, 3)),
+            ("{9-11}", (Parallel(_layers(9, 10, 11)),)),
+            ("{11-9}", (Parallel(_layers(11, 10, 9)),)),
+            ("{(9 10) (11 12)}", (Parallel((Series(_layers(9, 10)), Series(_layers(11, 12)))),)),
+            ("sum{9 10}", (Parallel(_layers(9, 10), "sum"),)),
+            ("16*14", (Repeat(Layer(16), 14),)),
+            ("0-1*2", (Repeat(Series(_layers(0, 1)), 2),)),
+            ("0 1*2", (Layer(0), Repeat(Layer(1), 2))),
+            ("(0-1)*2 3", (Repeat(Series(_layers(0, 1)), 2), Layer(3))),
+            ("{9-10}*3", (Repeat(Parallel(_layers(9, 10)), 3),)),
+            ("{1-2*2 5}", (Parallel((Repeat(Series(_layers(1, 2)), 2), Layer(5))),)),
+            ("{1-2*1}", (Parallel((Series(_layers(1, 2)),)),)),
+            ("{4}", (Parallel(_layers(4)),)),
+            ("4*2*3", (Repeat(Layer(4), 6),)),
+            ("((4)*2)*3", (Repeat(Layer(4), 6),)),
+            ("4*1", _layers(4)),
+            ("((1 (2)) 3)", _layers(1, 2, 3)),
+            ("{{1 2} 3}", (Parallel((Parallel(_layers(1, 2)), Layer(3))),)),
+            (" \t{ 9\n10 } 16 * 2 0 - 1 sum {3}", None),
+            ("007", _layers(7)),
+            (str(MAX_LAYER), _layers(MAX_LAYER)),
+        ],
+    )
+    def test_meaning(self, text: str, items: tuple[Node, ...] | None) -> None:
+        if items is None:
+            items = (
+                Parallel(_layers(9, 10)),
+                Repeat(Layer(16), 2),
+                *_layers(0, 1),
+                Parallel(_layers(3), "sum"),
+            )
+        assert Plan.parse(text).root == Series(items)
+
+    def test_a_range_in_braces_is_one_branch_per_layer(self) -> None:
+        (group,) = Plan.parse("{9-22}").root.items
+        assert isinstance(group, Parallel)
+        assert group.branches == _layers(*range(9, 23))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "0-8 {9-22}*3 23-31",
+            "0-8 16*14 23-31",
+            "0-8 (9-22)*2 23-31",
+            "0-8 23-31",
+            "22-9",
+            "9 10",
+            "{(9 10) (11 12)}",
+            "sum{9 10} sum{11 12} 13",
+            "{(9-22)*2}",
+            "1-3 2 1",
+            "{9 10 (1-4) sum{2 3}*2 11-13}",
+        ],
+    )
+    def test_canonical_text_prints_back_exactly(self, text: str) -> None:
+        assert str(Plan.parse(text)) == text
+
+    @pytest.mark.parametrize(
+        ("text", "canonical"),
+        [
+            ("0 1 2 3", "0-3"),
+            ("0-1", "0 1"),
+            ("3 2 1", "3-1"),
+            ("2 1 2 3 4", "2 1-4"),
+            ("0-3 4-6", "0-6"),
+            ("9-22*2", "(9-22)*2"),
+            ("{9-22*2}", "{(9-22)*2}"),
+            ("{9-22*1}", "{(9-22)}"),
+            ("{1 2 3}", "{1-3}"),
+            ("{(1-3) 4}", "{(1-3) 4}"),
+            ("{{1}}", "{{1}}"),
+            ("(3)*1", "3"),
+            ("5 5", "5 5"),
+        ],
+    )
+    def test_canonical_form(self, text: str, canonical: str) -> None:
+        assert str(Plan.parse(text)) == canonical
+
+
+class TestLaws:
+    @given(plans)
+    def test_round_trip(self, plan: Plan) -> None:
+        assert Plan.parse(str(plan)) == plan
+        assert hash(Plan.parse(str(plan))) == hash(plan)
+        assert str(Plan.parse(str(plan))) == str(plan)
+
+    @given(plans, plans)
+    def test_plans_are_equal_exactly_when_their_texts_are(self, one: Plan, other: Plan) -> None:
+        assert (one == other) == (str(one) == str(other))
+
+    @given(plans)
+    def test_normal_form(self, plan: Plan) -> None:
+        def check(node: Node, parent: Node | None) -> None:
+            match node:
+                case Series(items):
+                    assert parent is None or (len(items) > 1 and not isinstance(parent, Series))
+                case Repeat(body, times):
+                    assert times > 1
+                    assert not isinstance(body, Repeat)
+            for child in getattr(node, "items", getattr(node, "branches", ())):
+                check(child, node)
+            if isinstance(node, Repeat):
+                check(node.body, node)
+
+        check(plan.root, None)
+        assert Plan(plan.root) == plan
+
+    @given(nodes)
+    def test_normalising_changes_nothing_that_runs(self, node: Node) -> None:
+        assert _applications(Plan.of(node).root) == _applications(node)
+
+    @given(nodes)
+    def test_cost_layers_and_series(self, node: Node) -> None:
+        plan = Plan.of(node)
+        applications = _applications(node)
+        assert plan.cost == len(applications)
+        assert plan.layers == tuple(sorted(set(applications)))
+        assert plan.depth <= plan.cost
+        if plan.is_series:
+            assert plan.sequence() == tuple(applications)
+            assert plan.depth == plan.cost
+            assert plan.nesting == 0
+        else:
+            with pytest.raises(UserError, match="parallel group"):
+                plan.sequence()
+
+    @given(st.recursive(layer_nodes, _extend, max_leaves=5))
+    def test_depth_is_the_longest_chain(self, node: Node) -> None:
+        chains = _chains(node)
+        assert Plan.of(node).depth == max(map(len, chains))
+
+    @given(plans, plans, st.sampled_from(["mean", "sum"]), st.integers(1, 4))
+    def test_composition(self, one: Plan, other: Plan, combine: Combine, times: int) -> None:
+        both = Plan.of(one, other)
+        side_by_side = Plan.of(Parallel((one.root, other.root), combine))
+        again = Plan.of(Repeat(one.root, times))
+        assert both.cost == side_by_side.cost == one.cost + other.cost
+        assert both.depth == one.depth + other.depth
+        assert side_by_side.depth == max(one.depth, other.depth)
+        assert side_by_side.nesting == 1 + max(one.nesting, other.nesting)
+        assert both.nesting == max(one.nesting, other.nesting)
+        assert (again.cost, again.depth, again.nesting) == (one.cost * times, one.depth * times, one.nesting)
+        assert both == Plan.parse(f"{one} {other}")
+        assert side_by_side == Plan.parse(f"{'sum' if combine == 'sum' else ''}{{({one}) ({other})}}")
+        assert again == Plan.parse(f"({one})*{times}")
+
+    @pytest.mark.parametrize(
+        ("text", "cost", "depth", "nesting"),
+        [
+            ("0-31", 32, 32, 0),
+            ("0-8 {9-22}*3 23-31", 60, 21, 1),
+            ("0-8 16*14 23-31", 32, 32, 0),
+            ("{(9 10) 11}", 3, 2, 1),
+            ("{{1 2} (3 {4 5}*2)}", 7, 3, 2),
+        ],
+    )
+    def test_cost_and_depth_examples(self, text: str, cost: int, depth: int, nesting: int) -> None:
+        plan = Plan.parse(text)
+        assert (plan.cost, plan.depth, plan.nesting) == (cost, depth, nesting)
+
+
+class TestPlan:
+    def test_of_takes_indices_ranges_nodes_and_plans(self) -> None:
+        assert str(Plan.of(range(9), Repeat(Layer(16), 14), Plan.parse("{1 2}"), 23)) == "0-8 16*14 {1 2} 23"
+
+    def test_validate(self) -> None:
+        plan = Plan.parse("0-8 23-31")
+        assert plan.validate(32) is plan
+        with pytest.raises(PlanError, match=r"layers 30 31, but the model has 30 layers, 0-29"):
+            plan.validate(30)
+        with pytest.raises(PlanError, match=r"layer 31, but the model has 31 layers, 0-30"):
+            plan.validate(31)
+        with pytest.raises(PlanError, match=r"layers 1-8 23-31, but the model has 1 layer, 0$"):
+            plan.validate(1)
+
+    def test_is_frozen_and_hashable_and_pickles(self) -> None:
+        plan = Plan.parse("0 {1 2}*3")
+        with pytest.raises(AttributeError):
+            plan.root = Series(_layers(1))  # type: ignore[misc]
+        assert {plan: 1}[Plan.parse("0{1-2}*3")] == 1
+        assert pickle.loads(pickle.dumps(plan)) == plan
+
+    def test_large_repeats_are_not_unrolled(self) -> None:
+        began = time.perf_counter()
+        plan = Plan.parse("{(0-9)*50000 {1 2}*250000}")
+        assert (plan.cost, plan.depth, plan.layers) == (1_000_000, 500_000, tuple(range(10)))
+        assert time.perf_counter() - began < 0.1
+
+    def test_imports_no_jax_or_numpy(self) -> None:
+        code = "import sys, jaxpaint.plans.strategies; print({'jax', 'numpy', 'flax'} & set(sys.modules))"
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert out.strip() == "set()"
+
+
+class TestDraw:
+    def test_looped_parallel(self) -> None:
+        assert Plan.parse("0-8 {9-11}*3 23-31").draw() == (
+            "     input\n"
+            "       │\n"
+            "      0-8\n"
+            "       │\n"
+            "╭─ 3 times ──╮\n"
+            "│  ╭───┼───╮ │\n"
+            "│  9  10  11 │\n"
+            "│  ╰───┼───╯ │\n"
+            "│    mean    │\n"
+            "╰────────────╯\n"
+            "       │\n"
+            "     23-31\n"
+            "       │\n"
+            "    output"
+        )
+
+    def test_nested_and_sum(self) -> None:
+        assert Plan.parse("0 {(1 2) (3 sum{4 5} 6)}").draw() == (
+            "   input\n"
+            "     │\n"
+            "     0\n"
+            "     │\n"
+            "  ╭──┴───╮\n"
+            "1 → 2    3\n"
+            "  │      │\n"
+            "  │    ╭─┴╮\n"
+            "  │    4  5\n"
+            "  │    ╰─┬╯\n"
+            "  │     sum\n"
+            "  │      │\n"
+            "  │      6\n"
+            "  ╰──┬───╯\n"
+            "   mean\n"
+            "     │\n"
+            "  output"
+        )
+
+    def test_many_branches_are_counted(self) -> None:
+        drawing = Plan.parse("{0-99}").draw()
+        shown = drawing.split("\n")[3].split()
+        assert shown[0] == "0"
+        assert shown[-1] == "99"
+        hidden = int(shown[shown.index("more") - 1])
+        assert hidden + len([word for word in shown if word.isdigit()]) - 1 == 100
+
+    @given(plans, st.integers(40, 100))
+    @example(Plan.parse("0-8 {9-22}*3 23-31"), 80)
+    @example(Plan.parse("{0-9999}"), 40)
+    @example(Plan.parse("5 3 1 " * 1000), 40)
+    @example(Plan.parse("{5 3} " * 1000), 40)
+    @example(Plan.parse("{(1 9 3 7 5 2 4 6 8) 7 ((1 9 3 7 5 2 4 6 8) {1-30})*10000}"), 40)
+    def test_fits_the_width_and_stays_short(self, plan: Plan, width: int) -> None:
+        lines = plan.draw(width).split("\n")
+        assert max(map(len, lines)) <= width
+        assert lines[0].strip() == "input"
+        assert lines[-1].strip() == "output"
+
+    @given(plans)
+    def test_every_layer_is_drawn_where_there_is_room(self, plan: Plan) -> None:
+        drawing = re.sub(r"\*\d+|\d+ times", "", plan.draw(2000))
+        assume("more" not in drawing)
+        drawn: set[int] = set()
+        for first, last in re.findall(r"(\d+)(?:-(\d+))?", drawing):
+            bounds = sorted((int(first), int(last or first)))
+            drawn.update(range(bounds[0], bounds[1] + 1))
+        assert drawn == set(plan.layers)
+
+
+def test_the_page_shows_what_plans_do() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plans.md").read_text()
+    for text in ("0-8 {9-22}*3 23-31", "0 {(1 2) (3 sum{4 5}*2 6)} 7", "0 {1-78} 79"):
+        assert f"`{text}`:\n\n```\n{Plan.parse(text).draw()}\n```" in page
+    with pytest.raises(PlanError) as caught:
+        Plan.parse("0-8 {9-22)*3")
+    assert str(caught.value) in page
