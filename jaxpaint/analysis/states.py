@@ -22,6 +22,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine import compiled as stack
@@ -32,10 +33,6 @@ from jaxpaint.models.sharding import DATA, rows
 from jaxpaint.plans.plan import Node, Plan
 from jaxpaint.plans.tree import Branch, prefix_tree, units
 
-# Bytes of hidden states held at once on a device: one for each state of the longest plan.
-HELD_BYTES = {"cpu": 256 << 20, "accelerator": 4 << 30}
-# Positions a batch: enough for large matrix products, few enough for caches (CPU) and memory (accelerators).
-BATCH_TOKENS = {"cpu": 2048, "accelerator": 16384}
 # Every state of a plan is held, and compared with every other.
 MAX_STATES = 1024
 # States that a new one is compared with in one call.
@@ -78,8 +75,8 @@ def analyse(
     """The analyses of texts, given as token ids, under every plan, in the order of `plans`.
 
     A batch holds at most `batch_tokens` positions, padding included, and no more than keep the states of the longest
-    plan within `HELD_BYTES`, but one text at least. `progress` is called with the layer applications times positions
-    just started.
+    plan within `Budgets.analysis_bytes`, but one text at least. `progress` is called with the layer applications times
+    positions just started.
 
     Raises:
         PlanError: a plan names a layer that the model lacks.
@@ -93,10 +90,10 @@ def analyse(
     states = max(1 + sum(1 for _ in units(plan)) for plan in plans)
     if states > MAX_STATES:
         raise UserError(f"a plan has {states} hidden states, but at most {MAX_STATES} are compared; shorten it")
-    backend = "cpu" if jax.default_backend() == "cpu" else "accelerator"
+    budget = budgets()
     shards = model.mesh.shape[DATA] if model.mesh else 1
     position_bytes = states * model.config.hidden_size * model.dtype.itemsize
-    positions = min(batch_tokens or BATCH_TOKENS[backend] * shards, HELD_BYTES[backend] * shards // position_bytes)
+    positions = min(batch_tokens or budget.analysis_tokens * shards, budget.analysis_bytes * shards // position_bytes)
     tree = prefix_tree(plans)
     sums: dict[int, Analysis] = {}
     for text_rows in right_padded(checked, positions, shards):

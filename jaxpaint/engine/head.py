@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model, embed_and_run
@@ -22,13 +23,8 @@ from jaxpaint.engine.program import Program
 from jaxpaint.models.sharding import DATA, rows
 from jaxpaint.plans.plan import Plan
 
-# Bytes of float32 logits in memory at once; the head runs over scored positions in chunks and, where caches are small,
-# over the vocabulary in blocks.
-HEAD_BYTES = {"cpu": 8 << 20, "accelerator": 512 << 20}
-VOCABULARY_BLOCK = {"cpu": 4608, "accelerator": 1 << 20}
+# The head runs over scored positions in chunks and, where caches are small, over the vocabulary in blocks.
 MOST_POSITIONS = 4096  # per chunk
-# Tokens a batch: enough for large matrix products, few enough for caches (CPU) and memory (accelerators).
-BATCH_TOKENS = {"cpu": 2048, "accelerator": 32768}
 # Attending to a key costs about twice what its share of the floating-point operations says (softmax, memory).
 ATTENTION_OVERHEAD = 2.0
 # Batches under way before the host waits for the oldest: keeps the device busy and the progress bar honest.
@@ -50,14 +46,6 @@ class Scores:
     is_greedy: Bool[np.ndarray, " requests"]
     request_tokens: int
     computed_tokens: int
-
-
-def default_batch_tokens() -> int:
-    return BATCH_TOKENS[_device()]
-
-
-def _device() -> str:
-    return "cpu" if jax.default_backend() == "cpu" else "accelerator"
 
 
 def score(
@@ -109,7 +97,7 @@ def pack_for(model: Model, requests: Sequence[Request], batch_tokens: int | None
     shards = model.mesh.shape[DATA] if model.mesh else 1
     return pack(
         requests,
-        batch_tokens=batch_tokens or default_batch_tokens() * shards,
+        batch_tokens=batch_tokens or budgets().score_tokens * shards,
         attention_cost=attention_cost(model),
         rows_multiple=shards,
     )
@@ -148,13 +136,13 @@ def run_batch(model: Model, program: Program, batch: Batch) -> tuple[Float[Array
 
 def head_chunk(vocab_size: int, positions: int) -> int:
     """Scored positions per chunk of the head: an equal part of all, within the memory allowed."""
-    allowed = max(1, min(MOST_POSITIONS, HEAD_BYTES[_device()] // (4 * vocabulary_block(vocab_size))))
+    allowed = max(1, min(MOST_POSITIONS, budgets().logits_bytes // (4 * vocabulary_block(vocab_size))))
     return -(-positions // -(-positions // allowed))
 
 
 def vocabulary_block(vocab_size: int) -> int:
     """Tokens whose logits are computed at once: an equal part of the vocabulary that caches hold."""
-    return -(-vocab_size // -(-vocab_size // VOCABULARY_BLOCK[_device()]))
+    return -(-vocab_size // -(-vocab_size // budgets().vocabulary_block))
 
 
 @jit("graphdef", "room", "chunk", "mesh", "lookback")

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
+from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.inputs import Inputs
@@ -20,9 +21,6 @@ from jaxpaint.engine.walk import last_states
 from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.models.sharding import DATA
 from jaxpaint.plans.plan import Plan
-
-# Positions a batch, padding included.
-BATCH_TOKENS = {"cpu": 4096, "accelerator": 65536}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +113,8 @@ def score_masked(
     rows = [_with_mask(checked[number], place, mask_token) for number, place in places]
     sums = np.zeros((len(plans), len(checked)))
     found = np.zeros((len(plans), len(checked)), int)
-    backend = "cpu" if jax.default_backend() == "cpu" else "accelerator"
     shards = model.mesh.shape[DATA] if model.mesh else 1
-    for batch in right_padded(rows, batch_tokens or BATCH_TOKENS[backend] * shards, shards):
+    for batch in right_padded(rows, batch_tokens or budgets().masked_tokens * shards, shards):
         of_text, where = np.array([places[row] for row in batch.texts]).T
         padded = np.zeros((2, len(batch.tokens)), np.int32)
         padded[0, : len(where)] = where

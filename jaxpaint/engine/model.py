@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine import compiled as stack
@@ -81,7 +82,7 @@ class Model:
 
         A CPU copies a layer that it takes out of the stack, which costs a decoding step more than its arithmetic.
         """
-        if self.mesh is not None or jax.default_backend() != "cpu":
+        if self.mesh is not None or not on_cpu():
             return None
         stacked = jax.tree.map(np.asarray, self.state["blocks"])
 
@@ -223,7 +224,7 @@ def random_model(config: Config, *, seed: int = 0, dtype: DType = "auto") -> Mod
 def resolve_dtype(dtype: DType) -> jnp.dtype:
     """float32 on CPU and bfloat16 on accelerators, unless one is named."""
     if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        dtype = "float32" if on_cpu() else "bfloat16"
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype {dtype!r} is not one of auto, float32, bfloat16")
     return jnp.dtype(dtype)
@@ -261,7 +262,7 @@ def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
 
 
 def _at_once() -> bool:
-    return jax.default_backend() != "cpu"
+    return not on_cpu()
 
 
 def _merge_for(plan: Plan, graphdef: Any, state: Any) -> Any:

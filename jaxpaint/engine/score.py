@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.head import head_chunk, pack_for, place, target_logprobs
@@ -25,14 +25,8 @@ from jaxpaint.engine.program import Program, room_for
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import prefix_tree, walk
 
-# Bytes of hidden states held where plans part.
-HELD_BYTES = {"cpu": 1 << 30, "accelerator": 8 << 30}
 # Outputs under way before the host waits for the oldest.
 PLANS_IN_FLIGHT = 2
-
-
-def held_bytes_default() -> int:
-    return HELD_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +108,7 @@ def sweep_batch(
         plan.validate(model.num_layers)
     if not plans:
         return
-    held_bytes = held_bytes_default() if held_bytes is None else held_bytes
+    held_bytes = budgets().state_bytes if held_bytes is None else held_bytes
     state_bytes = batch.tokens.size * model.config.hidden_size * model.dtype.itemsize
     room = max(room_for(plan) for plan in plans)
     under_way: deque[tuple[tuple[int, ...], tuple[Array, Array], int]] = deque()

@@ -8,12 +8,12 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import Model, layer_stack, start
 from jaxpaint.engine.program import Program, room_for
-from jaxpaint.engine.score import held_bytes_default
 from jaxpaint.models.sharding import rows
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import prefix_tree, walk
@@ -43,7 +43,7 @@ def last_states(
         own = 0 if part.is_series else room
         return _segment(model.graphdef, model.state, program.instructions, program.length, own, x, context)
 
-    held = held_bytes_default() if held_bytes is None else held_bytes
+    held = budgets().state_bytes if held_bytes is None else held_bytes
     steps = walk(prefix_tree(plans), x, advance, held // x.nbytes)
     del x
     for branch, state, _ in steps:

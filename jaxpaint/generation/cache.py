@@ -23,8 +23,6 @@ from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series
 
 CacheKind: TypeAlias = Literal["exact", "mean"]
 Arrays = TypeVar("Arrays")
-# Set aside for keys and values.
-CACHE_BYTES = {"cpu": 2 << 30, "accelerator": 16 << 30}
 
 
 # [slots, B, K, tokens, H], or for each slot [B, K, tokens, H].
@@ -61,10 +59,6 @@ def token_bytes(model: Model) -> int:
     """Of one token's keys and values in one slot."""
     config = model.config
     return 2 * config.num_key_value_heads * config.head_dim * model.dtype.itemsize
-
-
-def cache_budget() -> int:
-    return CACHE_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
 
 
 def empty(model: Model, shape: Shape, *, by_slot: bool) -> tuple[Stored, Rows]:

@@ -13,16 +13,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxpaint.base.budgets import budgets
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import row_length
 from jaxpaint.engine.program import Program
-from jaxpaint.engine.score import held_bytes_default
 from jaxpaint.generation import cache
 from jaxpaint.generation import decode as engine
 from jaxpaint.generation.cache import CacheKind, Rows, Stored
@@ -33,8 +32,6 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import prefix_tree, walk
 
 Ending: TypeAlias = Literal["end", "stop", "length", "not finite"]
-CHUNK_TOKENS = {"cpu": 512, "accelerator": 2048}
-BATCH_SIZE = {"cpu": 16, "accelerator": 64}
 # A plan compiled layer by layer takes a quarter of a second for each.
 MOST_STATIC_LAYERS = 64
 # Tokens between two searches for stop strings: what is written after one is thrown away.
@@ -102,8 +99,8 @@ def generate(
             cache.groups(plan, plan.cost)
     if static is None:
         static = len(plans) == 1 and plans[0].cost <= MOST_STATIC_LAYERS and model.layers is not None
-    budget = cache_bytes or cache.cache_budget()
-    rows = batch_size or BATCH_SIZE[_device()]
+    budget = cache_bytes or budgets().cache_bytes
+    rows = batch_size or budgets().generation_rows
     return _by_slots(model, prompts, plans, by_slots, sampling, kv, static, rows, budget, on_tokens)
 
 
@@ -130,7 +127,7 @@ def _by_slots(
             [prompt.tokens[:end] for prompt in prompts],
             max(prompt.max_new_tokens for prompt in prompts),
             slots=slots,
-            chunk_tokens=CHUNK_TOKENS[_device()],
+            chunk_tokens=budgets().prefill_tokens,
             batch_size=batch_size,
             token_bytes=cache.token_bytes(model),
             cache_bytes=cache_bytes,
@@ -144,10 +141,6 @@ def _renamed(
     on_tokens: Callable[[int, int, tuple[int, ...]], None], indices: Sequence[int]
 ) -> Callable[[int, int, tuple[int, ...]], None]:
     return lambda plan, prompt, tokens: on_tokens(indices[plan], prompt, tokens)
-
-
-def _device() -> str:
-    return "cpu" if jax.default_backend() == "cpu" else "accelerator"
 
 
 def _check(model: Model, prompts: Sequence[Prompt]) -> None:
@@ -210,7 +203,7 @@ class _Run:
 
             size = wave.tokens.size * self._model.config.hidden_size * self._model.dtype.itemsize
             start: Mapping[int, Array] = {}
-            for branch, state, _ in walk(tree, start, advance, held_bytes_default() // size):
+            for branch, state, _ in walk(tree, start, advance, budgets().state_bytes // size):
                 for plan in branch.ends[:1]:
                     for found in self._decode(wave, state, self._plans[plan], plan, on_tokens):
                         yield found

@@ -31,6 +31,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.model import layer_stack
@@ -155,7 +156,7 @@ def train_painter(
     def steps(first: int) -> Iterator[tuple[Batch]]:
         return ((batch,) for batch in islice(batches(settings.seed, settings.rows, ROW), first, settings.steps))
 
-    loss = NextTokenLoss(graphdef, settings.layers, jax.default_backend() == "cpu")
+    loss = NextTokenLoss(graphdef, settings.layers, on_cpu())
     optimizer = Muon(settings.steps, settings.learning_rate, settings.adam_learning_rate)
     key = jax.random.key(settings.seed)
     return loss, train(loss, start, steps, optimizer, key, checkpoints=checkpoints, progress=progress)

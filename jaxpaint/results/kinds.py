@@ -1,9 +1,16 @@
-"""Which of lm-eval's filters a task's figures and tables are of, where an answer is read in several ways."""
+"""What kind of result a row is: the keys of a task's settings that say so, and which of lm-eval's filters counts."""
 
 from __future__ import annotations
 
 import sqlite3
 
+# Among a task's settings: other settings are another task.
+KV = "kv"  # the cache of a generative task, "exact" or "mean"
+FINETUNED = "finetuned"  # how the model was trained on the task before it was scored
+TRAINED_ON = "trained_on"  # a digest of the training examples
+FROZEN = "frozen"  # of GLUE: whether the encoder was left as it is under its classifier
+# A metric of GLUE's cells: of answering every example with the most frequent class of the training examples.
+MAJORITY = "majority_score"
 PREFERRED = ("none", "strict-match")
 
 

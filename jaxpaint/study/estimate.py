@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import jax
 from flax import nnx
 
+from jaxpaint.base.budgets import budgets
+from jaxpaint.base.words import count
 from jaxpaint.engine.head import head_chunk, pack_for, vocabulary_block
 from jaxpaint.engine.model import Model, attention_implementation, random_model, resolve_dtype
 from jaxpaint.engine.packing import Batch
-from jaxpaint.engine.score import HELD_BYTES, sweep_batch
+from jaxpaint.engine.score import sweep_batch
 from jaxpaint.models import abstract_model
 from jaxpaint.models.checkpoint import read_config
 from jaxpaint.plans.plan import Plan, Repeat
@@ -38,11 +40,11 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
         UserError: plans that do not fit the model, or tasks that cannot be loaded; the lines before it stand.
     """
     model = weightless(spec, store)
-    yield _line("model", f"{_count(model.num_layers, 'layer')}, {_size(_parameters(model))} parameters, {model.dtype}")
+    yield _line("model", f"{count(model.num_layers, 'layer')}, {_size(_parameters(model))} parameters, {model.dtype}")
     variants = spec.variants(model.num_layers)
     plans = [variant.plan for variant in variants]
     whole = plan_work(plans)
-    yield _line("plans", f"{_count(whole.plans, 'plan')} ({_count(len(variants), 'variant')} of strategies)")
+    yield _line("plans", f"{count(whole.plans, 'plan')} ({count(len(variants), 'variant')} of strategies)")
     yield _line("layers", _instead(whole.distinct, whole.separate, "applications a token", "plan by plan"))
     own = whole
     if spec.shard[1] > 1:
@@ -50,8 +52,8 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
         own = shards[spec.shard[0] - 1]
         yield from _shard_lines(spec.shard[0], shards, whole)
     if spec.analyses:
-        texts = f"{_count(spec.analysis_samples, 'text')} of {spec.analysis_task}"
-        analysed = _count(len(spec.analysed_plans(model.num_layers)), "plan")
+        texts = f"{count(spec.analysis_samples, 'text')} of {spec.analysis_task}"
+        analysed = count(len(spec.analysed_plans(model.num_layers)), "plan")
         yield _line("also", f"{', '.join(spec.analyses)} of {analysed} on {texts}, not counted below")
     if not spec.tasks or not own.plans:
         return
@@ -69,7 +71,7 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
     yield _line("work", _instead(*work, "applications", "plan by plan, text by text"))
     if spec.store.exists():
         todo = unfinished(spec, model, tasks)
-        yield _line("store", f"{spec.store} has finished {own.plans - todo.plans:,} of {_count(own.plans, 'plan')}")
+        yield _line("store", f"{spec.store} has finished {own.plans - todo.plans:,} of {count(own.plans, 'plan')}")
         own = todo
         if not own.plans:
             return
@@ -147,9 +149,7 @@ def _earlier_rates(store: Path) -> Rates | None:
 
 def _shard_lines(index: int, shards: Sequence[PlanWork], whole: PlanWork) -> Iterator[str]:
     own, costs = shards[index - 1], [shard.distinct for shard in shards]
-    yield _line(
-        "shard", f"{index} of {len(shards)}: {_count(own.plans, 'plan')}, {own.distinct:,} applications a token"
-    )
+    yield _line("shard", f"{index} of {len(shards)}: {count(own.plans, 'plan')}, {own.distinct:,} applications a token")
     again = sum(costs) / whole.distinct - 1
     yield _line("", f"shards have {min(costs):,} to {max(costs):,}; together {again:.1%} more than in one")
 
@@ -159,21 +159,20 @@ def _task_text(task: TaskRequests) -> str:
         prompts = [asked.prompt for asked in task.prompts]
         tokens = sum(len(prompt.tokens) for prompt in prompts)
         most = max(prompt.max_new_tokens for prompt in prompts)
-        prompt_tokens = f"{_count(task.documents, 'document')}, {_count(tokens, 'prompt token')}"
+        prompt_tokens = f"{count(task.documents, 'document')}, {count(tokens, 'prompt token')}"
         return f"{task.name}: {prompt_tokens}, up to {most} new ones each; not counted below"
     tokens = sum(len(request.tokens) for request in task.requests)
-    counts = _count(task.documents, "document"), _count(len(task.requests), "request"), _count(tokens, "token")
+    counts = count(task.documents, "document"), count(len(task.requests), "request"), count(tokens, "token")
     return f"{task.name}: {', '.join(counts)}"
 
 
 def _memory_text(model: Model, plans: PlanWork, batch: Batch) -> str:
-    platform = "cpu" if jax.default_backend() == "cpu" else "accelerator"
     vocabulary = model.config.vocab_size
     used = memory_needed(
         plans,
         parameter_bytes=_parameters(model) * model.dtype.itemsize,
         state_bytes=batch.tokens.size * model.config.hidden_size * model.dtype.itemsize,
-        held_bytes=HELD_BYTES[platform],
+        held_bytes=budgets().state_bytes,
         logits_bytes=4 * vocabulary_block(vocabulary) * head_chunk(vocabulary, batch.scored.size),
     )
     parts = (
@@ -188,10 +187,6 @@ def _parameters(model: Model) -> int:
 
 def _line(name: str, text: str) -> str:
     return f"{name:8}{text}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _instead(distinct: int, separate: int, what: str, otherwise: str) -> str:

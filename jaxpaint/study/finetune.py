@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpaint.engine.head import default_batch_tokens
+from jaxpaint.base.budgets import budgets
+from jaxpaint.base.words import count, digest
 from jaxpaint.engine.model import Model
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
@@ -58,11 +57,11 @@ class FinetuneSummary:
 
     def __str__(self) -> str:
         """In words, in one line."""
-        done = f"{_count(self.plans, 'plan')} fine-tuned on {_count(self.tasks, 'task')}"
+        done = f"{count(self.plans, 'plan')} fine-tuned on {count(self.tasks, 'task')}"
         if not (self.computed or self.elsewhere or self.frozen.work.executed or self.frozen.written):
             return f"{done}; there was nothing to compute"
         others = f"; other processes are at {self.elsewhere}" if self.elsewhere else ""
-        return f"{done}; {_count(self.computed, 'result')} in {self.seconds:.0f} s{others}"
+        return f"{done}; {count(self.computed, 'result')} in {self.seconds:.0f} s{others}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +172,7 @@ class _Training:
         told = _Advance(task.examples, self._spec.training, name, advance)
         # With `bos` other tokens are trained on; the settings tell of texts.
         parts = (self._model.manifest["fingerprint"], str(self._model.dtype), name, task.requests.bos, str(plan))
-        folder = self.kept / _digest(*parts, task.requests.settings[FINETUNED])
+        folder = self.kept / digest(*parts, task.requests.settings[FINETUNED], sort_keys=True)
         with claimed(folder) as is_ours:
             if is_lacking := is_ours and bool(study.unfinished(self._results)[0, number]):
                 self._train_and_score(task, study, number, folder, told)
@@ -218,7 +217,7 @@ class _Training:
         if study.tasks[0].is_generative:
             GenerationRun(*common, kv=self._spec.study.kv, **how).run()  # type: ignore[arg-type]
         else:
-            batch_tokens = self._spec.study.batch_tokens or default_batch_tokens()
+            batch_tokens = self._spec.study.batch_tokens or budgets().score_tokens
             Run(*common, batch_tokens=batch_tokens, keep=lambda work: None, **how).run()
 
 
@@ -256,11 +255,3 @@ def _of_tuned(study: Study, number: int, tuned: Tuned) -> Study:
         labels=(study.labels[number],),
         cells=study.cells[:, [number]],
     )
-
-
-def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from jaxpaint.base.words import count
 from jaxpaint.engine.model import load, require_pooler
 from jaxpaint.results.store import Store
 from jaxpaint.study.glue_frozen import FrozenSettings, run_frozen
@@ -30,11 +31,11 @@ class GlueSummary:
 
     def __str__(self) -> str:
         """In words, in one line."""
-        done = f"{_count(self.plans, 'plan')} on {_count(self.tasks, 'task')}"
+        done = f"{count(self.plans, 'plan')} on {count(self.tasks, 'task')}"
         if not self.computed and not self.elsewhere:
             return f"{done}; there was nothing to compute"
         others = f"; other processes are at {self.elsewhere}" if self.elsewhere else ""
-        return f"{done}; {_count(self.computed, 'result')} in {self.seconds:.0f} s{others}"
+        return f"{done}; {count(self.computed, 'result')} in {self.seconds:.0f} s{others}"
 
 
 def run_glue(spec: GlueSpec, *, progress: Callable[[int], Callable[[int, str], None]] | None = None) -> GlueSummary:
@@ -79,10 +80,6 @@ def run_glue(spec: GlueSpec, *, progress: Callable[[int], Callable[[int, str], N
             elsewhere += len(cells.lacking(store))
     plans = len({variant.plan for variant in variants})
     return GlueSummary(plans, len(examples), computed, elsewhere, time.perf_counter() - started)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _noted(advance: Callable[[int, str], None], task: str, examples: int, loss: float | None) -> None:

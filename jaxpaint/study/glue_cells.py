@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxpaint.base.words import digest
 from jaxpaint.engine.model import Model, require_pooler
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
@@ -160,8 +159,3 @@ def register(
     cells = store.cells(model_id, task_id, list(plans))
     majority = None if task.is_regression else int(np.bincount(train.labels).argmax())
     return GlueCells(task, validation.labels, majority, dict(zip(cells, plans.values(), strict=True)))
-
-
-def digest(*parts: Any) -> str:
-    """Tells examples apart from others."""
-    return hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import jax
 import numpy as np
 
+from jaxpaint.base.budgets import device_memory, host_memory
 from jaxpaint.engine.model import Model, require_pooler
 from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.plans.plan import Plan
@@ -106,6 +105,4 @@ def _parts(cells: Mapping[int, Plan], plan_bytes: int) -> Iterator[dict[int, Pla
 
 def _features_bytes() -> float:
     """What features may take, on the host and on the device that trains classifiers on them."""
-    room = FEATURES_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    return room if limit is None else min(room, FEATURES_SHARE * limit)
+    return FEATURES_SHARE * min(host_memory(), device_memory() or host_memory())

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from jaxpaint.engine.head import default_batch_tokens
+from jaxpaint.base.budgets import budgets
+from jaxpaint.base.words import count
 from jaxpaint.engine.model import Model, load
 from jaxpaint.generation.cache import groups
 from jaxpaint.models.sharding import DATA, device_mesh
@@ -46,9 +47,9 @@ class StudySummary:
 
     def __str__(self) -> str:
         """In words, in one line."""
-        done = _count(self.plans, "plan")
+        done = count(self.plans, "plan")
         if self.cells:
-            done += f", {self.finished + self.not_finite} of {_count(self.cells, 'result')} finished"
+            done += f", {self.finished + self.not_finite} of {count(self.cells, 'result')} finished"
         if self.not_finite:
             done += f" ({self.not_finite} not finite)"
         new = []
@@ -56,16 +57,12 @@ class StudySummary:
             saved = self.work.separate / self.work.executed
             new.append(f"{self.work.scores} scores with {saved:.1f} times less work than one by one")
         if self.written:
-            new.append(_count(self.written, "text"))
+            new.append(count(self.written, "text"))
         if self.analysed:
-            new.append(f"{_count(self.analysed, 'plan')} analysed")
+            new.append(f"{count(self.analysed, 'plan')} analysed")
         if not new:
             return f"{done}; there was nothing to compute"
         return f"{done}; {' and '.join(new)} in {self.seconds:.0f} s"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def run_study(
@@ -139,7 +136,7 @@ def run_study(
                 store,
                 worker,
                 environment=environment(),
-                batch_tokens=spec.batch_tokens or default_batch_tokens() * _shards(model),
+                batch_tokens=spec.batch_tokens or budgets().score_tokens * _shards(model),
                 progress=progress or (lambda total: lambda tokens, note: None),
                 tell=tell,
                 keep=keep,

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxpaint.base.words import digest
 from jaxpaint.engine.model import Model, require_pooler
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import Store
-from jaxpaint.study.glue_cells import VERSION, GlueCells, digest, register
+from jaxpaint.study.glue_cells import VERSION, GlueCells, register
 from jaxpaint.tasks.glue import GlueTask
 from jaxpaint.tasks.glue_examples import Examples
 from jaxpaint.training.checkpoints import TrainingCheckpoints, claimed

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from jaxpaint.base.budgets import budgets
 from jaxpaint.base.errors import UserError
 from jaxpaint.generation import generate
-from jaxpaint.generation.cache import CacheKind, cache_budget
+from jaxpaint.generation.cache import CacheKind
 from jaxpaint.results.store import Store, Worker
 from jaxpaint.study.cells import Finishing, Study
 from jaxpaint.study.scoring import WAIT_SECONDS, WRITE_SECONDS
@@ -45,7 +46,7 @@ class GenerationRun:
         self.written = 0
         self._study, self._store, self._worker, self._kv = study, store, worker, kv
         self._finishing, self._progress, self._tell = Finishing(study, store, environment), progress, tell
-        self._cache_bytes = cache_budget()
+        self._cache_bytes = budgets().cache_bytes
 
     def run(self) -> None:
         """Goes on until nothing is missing, waiting for what other processes write.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
+from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.inputs import Inputs
@@ -21,7 +21,6 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.tasks.glue import GlueTask
 from jaxpaint.tasks.glue_examples import Examples
 
-BATCH_TOKENS = {"cpu": 2048, "accelerator": 65536}
 SHORTEST_ROW = 8  # sentences are short: rows of 8, 16, 24, 32, 48, 64, 96, 128
 
 
@@ -88,9 +87,8 @@ def pooled_features(
         PlanError: a plan names a layer that the model lacks.
     """
     features = np.empty((len(plans), len(encoded), model.config.hidden_size), np.float32)
-    backend = "cpu" if jax.default_backend() == "cpu" else "accelerator"
     shards = model.mesh.shape[DATA] if model.mesh else 1
-    budget = batch_tokens or BATCH_TOKENS[backend] * shards
+    budget = batch_tokens or budgets().feature_tokens * shards
     for batch in right_padded(encoded.tokens, budget, shards, SHORTEST_ROW):
         token_types = np.zeros_like(batch.tokens)
         for row, example in enumerate(batch.texts):

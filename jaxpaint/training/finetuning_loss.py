@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxpaint.base.budgets import budgets, on_cpu
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import layer_stack, start
@@ -21,8 +22,6 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.training.finetuning_batches import Batch
 
 Parameters: TypeAlias = dict[str, Any]
-# Of float32 logits in memory at once, on the way back too.
-HEAD_BYTES = {"cpu": 64 << 20, "accelerator": 512 << 20}
 
 
 @partial(
@@ -77,7 +76,7 @@ def planned_decoder(config: Config, dtype: Any, plan: Plan, *, remat: bool = Fal
         if isinstance(part, nnx.Linear | nnx.LayerNorm | nnx.RMSNorm):
             part.dtype = dtype
     in_order = form == plan
-    at_once = jax.default_backend() != "cpu"
+    at_once = not on_cpu()
     return PlannedDecoder(None if in_order else layers, nnx.split(module)[0], form, dtype, at_once, remat)
 
 
@@ -90,8 +89,7 @@ def _cross_entropy(
         losses = optax.softmax_cross_entropy_with_integer_labels(model.logits(hidden), targets)
         return (weights * losses).sum()
 
-    budget = HEAD_BYTES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
-    parts = -(-len(targets) * 4 * model.config.vocab_size // budget)
+    parts = -(-len(targets) * 4 * model.config.vocab_size // budgets().training_logits_bytes)
     if parts == 1:
         return of_part(hidden, targets, weights)
     size = -(-len(targets) // parts)

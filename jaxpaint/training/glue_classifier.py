@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxpaint.base.budgets import budgets, on_cpu
 from jaxpaint.base.compilation import jit
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.inputs import Inputs
@@ -30,7 +31,6 @@ from jaxpaint.training.heads import classifier_dropout, initial_head
 
 Parameters: TypeAlias = dict[str, Any]
 SHORTEST_ROW = 32
-EVALUATED_TOKENS = {"cpu": 4096, "accelerator": 65536}
 
 
 @partial(
@@ -97,7 +97,7 @@ def planned_classifier(
     for _, part in nnx.iter_modules(module.blocks):
         if isinstance(part, nnx.Linear | nnx.LayerNorm):
             part.dtype = model.dtype
-    at_once = jax.default_backend() != "cpu"
+    at_once = not on_cpu()
     as_they_are = at_once and form == plan  # on a CPU code shared with other orders is worth more
     return PlannedClassifier(None if as_they_are else layers, nnx.split(module)[0], form, model.dtype, at_once, remat)
 
@@ -122,7 +122,7 @@ def evaluate(
     """Logits of examples, without dropout."""
     logits = np.empty((len(encoded), parameters["classifier"]["bias"].size), np.float32)
     shards = mesh.shape[DATA] if mesh else 1
-    budget = EVALUATED_TOKENS["cpu" if jax.default_backend() == "cpu" else "accelerator"] * shards
+    budget = budgets().classifier_tokens * shards
     found = []
     for batch in right_padded(encoded.tokens, budget, shards, SHORTEST_ROW):
         token_types = np.zeros_like(batch.tokens)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from jaxpaint.base.budgets import device_memory, host_memory, on_cpu
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.models.bert_config import BertConfig
@@ -76,7 +76,7 @@ def finetune(
     shards = model.mesh.shape[DATA] if model.mesh else 1
     if settings.batch_size % shards:
         raise UserError(f"batch_size is {settings.batch_size}, which {shards} devices cannot share evenly")
-    in_parts = jax.default_backend() == "cpu" and not model.mesh
+    in_parts = on_cpu() and not model.mesh
     part_rows = min(PART_ROWS, settings.batch_size) if in_parts else settings.batch_size
     order = shuffled(len(encoded), settings.batch_size, settings.epochs, seed)
     batches = ShuffledBatches(encoded, labels, *order, part_rows)
@@ -114,8 +114,7 @@ def _free_bytes(model: Model) -> float:
 
     A plan's own layers may be a copy, and have gradients of their own.
     """
-    statistics = jax.local_devices()[0].memory_stats()
-    if statistics is None or "bytes_limit" not in statistics:
-        return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if (memory := device_memory()) is None:
+        return 0.5 * host_memory()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model.state))
-    return 0.8 * statistics["bytes_limit"] - parameters * (6 * 4 + 2 * model.dtype.itemsize)
+    return 0.8 * memory - parameters * (6 * 4 + 2 * model.dtype.itemsize)

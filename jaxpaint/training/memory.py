@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
-import jax
-
+from jaxpaint.base.budgets import device_memory, host_memory, on_cpu
 from jaxpaint.models.config import Config
 from jaxpaint.plans.plan import Plan
 
@@ -35,8 +33,7 @@ def how_to_train(
         length: Tokens of its longest row.
         parameters: How many are trained.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    rows, free = min(PART_ROWS, batch_size) if on_cpu else batch_size, _free_bytes(parameters)
+    rows, free = min(PART_ROWS, batch_size) if on_cpu() else batch_size, _free_bytes(parameters)
     inside = _inside_bytes(config, itemsize, length)
     if plan.cost * rows * inside <= free:
         return HowToTrain(rows, False)
@@ -56,7 +53,5 @@ def _inside_bytes(config: Config, itemsize: int, length: int) -> int:
 
 def _free_bytes(parameters: int) -> float:
     """The device's memory less what training its parameters takes; of a host, half of what it has."""
-    statistics = jax.local_devices()[0].memory_stats()
-    if statistics is None or "bytes_limit" not in statistics:
-        return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 0.9 * statistics["bytes_limit"] - parameters * PARAMETER_BYTES
+    memory = device_memory()
+    return 0.5 * host_memory() if memory is None else 0.9 * memory - parameters * PARAMETER_BYTES

@@ -19,6 +19,7 @@ from flax import nnx, traverse_util
 
 from jaxpaint.analysis import states as analysis
 from jaxpaint.analysis.states import Analysis, analyse, analysis_rows
+from jaxpaint.base import budgets
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.compiled import run_slowly
 from jaxpaint.engine.model import Model, from_parameters, random_model
@@ -260,7 +261,8 @@ def test_held_states_bound_memory(tiny, monkeypatch):
     """Alive while a step runs: a state for each of the longest plan's, and one that is on its way."""
     plans = [Plan.of([1] * length, 4) for length in (19, 12, 3)]
     texts = [[1, 2, 3]] * 12
-    monkeypatch.setitem(analysis.HELD_BYTES, "cpu", 21 * 32 * 4 * 32 * 4)  # four rows of 32 positions
+    few = replace(budgets.CPU, analysis_bytes=21 * 32 * 4 * 32 * 4)  # four rows of 32 positions
+    monkeypatch.setattr(budgets, "CPU", few)
     gc.collect()
     alive: list[int] = []
     run = analysis._step
@@ -273,7 +275,7 @@ def test_held_states_bound_memory(tiny, monkeypatch):
     monkeypatch.setattr(analysis, "_step", watched)
     analyse(tiny.model, texts, plans)
     state = 4 * 32 * 32 * 4
-    assert max(alive) <= 21 * state == analysis.HELD_BYTES["cpu"]
+    assert max(alive) <= 21 * state == few.analysis_bytes
     assert len(alive) == 3 * prefix_tree(plans).cost
 
 

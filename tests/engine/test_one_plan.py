@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
+from jaxpaint.base import budgets
 from jaxpaint.engine import head as score_module
 from jaxpaint.engine.head import ModelOutputError, Scores, attention_cost, score
 from jaxpaint.engine.model import Model
@@ -120,7 +121,7 @@ def test_the_head_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits of a few positions at a time, the last chunk partly beyond the scored positions."""
     tiny = make_tiny("tied embeddings")
     requests = _requests(tiny)
-    monkeypatch.setattr(score_module, "HEAD_BYTES", {"cpu": 4 * VOCAB_SIZE * 5, "accelerator": 0})
+    monkeypatch.setattr(budgets, "CPU", dataclasses.replace(budgets.CPU, logits_bytes=4 * VOCAB_SIZE * 5))
     score_module._score_batch.clear_cache()
     _assert_scores(score(tiny.model, requests, batch_tokens=128), _by_transformers(tiny, requests))
 
@@ -131,7 +132,7 @@ def test_the_vocabulary_in_blocks(monkeypatch: pytest.MonkeyPatch, variation: st
     """Blocks that divide the vocabulary of 61, and blocks of which the last overlaps."""
     tiny = make_tiny(variation)
     requests = _requests(tiny)
-    monkeypatch.setattr(score_module, "VOCABULARY_BLOCK", {"cpu": largest})
+    monkeypatch.setattr(budgets, "CPU", dataclasses.replace(budgets.CPU, vocabulary_block=largest))
     score_module._score_batch.clear_cache()
     _assert_scores(score(tiny.model, requests), _by_transformers(tiny, requests))
     score_module._score_batch.clear_cache()

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxpaint.base import budgets
 from jaxpaint.base.errors import UserError
 from jaxpaint.generation import Prompt, Sampling, generate, layout, serve
 from jaxpaint.generation import decode as engine
@@ -118,7 +119,7 @@ def test_neither_batches_nor_chunks_nor_waves_change_what_is_written(
     prompts, plans = random_prompts(seed, count, shared), PLANS[:3]
     bytes_per_token = 32 * 2 * 2 * 8 * 4  # slots, keys and values, heads, head size, float32
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(serve.CHUNK_TOKENS, "cpu", chunk)
+        patch.setattr(budgets, "CPU", replace(budgets.CPU, prefill_tokens=chunk))
         patch.setattr(serve, "row_length", lambda cost: 32)
         found = generated(tiny, prompts, plans, batch_size=batch_size, cache_bytes=cache_tokens * bytes_per_token)
     for (plan, prompt), tokens in found.items():
@@ -162,7 +163,7 @@ def test_shared_work_is_prefilled_once(monkeypatch):
         return original(*arguments)
 
     monkeypatch.setattr(engine, "prefill", counted)
-    monkeypatch.setitem(serve.CHUNK_TOKENS, "cpu", 48)
+    monkeypatch.setattr(budgets, "CPU", replace(budgets.CPU, prefill_tokens=48))
     prompts = random_prompts(4, 6, 40, longest=8)
     generated(tiny, prompts, [Plan.parse("0-3 4"), Plan.parse("0-3 2")])
     # (layers, before) of a chunk of the trunk and one of all prompts' own parts: 0-3 once, then each plan's last.

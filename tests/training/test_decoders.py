@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ import torch
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
+from jaxpaint.base import budgets
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.packing import Request
 from jaxpaint.plans.plan import Plan, PlanError
 from jaxpaint.study.finetuning_spec import FinetuneSettings
-from jaxpaint.training import finetuning_loss as loss_module
 from jaxpaint.training.answers import TrainingExamples
 from jaxpaint.training.checkpoints import TrainingCheckpoints
 from jaxpaint.training.finetuning_batches import AnswerBatches, Batch
@@ -153,7 +154,7 @@ def test_memory_is_traded_without_a_change(text: str, monkeypatch: pytest.Monkey
     ((batch,), *_), ((*parts,), *_) = list(batches()(0)), list(batches(3)(0))
     assert [part.tokens.shape[0] for part in parts] == [3, 3, 3]
     whole, gradient = loss_and_gradient(tiny, plan, batch)
-    monkeypatch.setitem(loss_module.HEAD_BYTES, "cpu", 4 * VOCAB_SIZE * 10)
+    monkeypatch.setattr(budgets, "CPU", dataclasses.replace(budgets.CPU, training_logits_bytes=4 * VOCAB_SIZE * 10))
     for again in ([batch], parts):
         found = [loss_and_gradient(tiny, plan, part, remat=True) for part in again]
         assert sum(value for value, _ in found) == pytest.approx(whole, rel=1e-6)

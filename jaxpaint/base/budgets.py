@@ -1,0 +1,89 @@
+"""How much work is done at a time, and in how much memory: one table for CPUs, one for accelerators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxpaint.base.machine import machine
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Tokens and rows of a batch: enough for large matrix products, few enough for caches (CPU) and memory.
+
+    Bytes bound what is in memory at once. All are of one device.
+    """
+
+    score_tokens: int
+    analysis_tokens: int
+    masked_tokens: int
+    feature_tokens: int
+    classifier_tokens: int
+    prefill_tokens: int  # of a prompt, at a time
+    generation_rows: int
+    state_bytes: int  # hidden states held where plans part
+    analysis_bytes: int  # hidden states of the longest analysed plan
+    cache_bytes: int  # keys and values
+    logits_bytes: int  # float32 logits of scored positions
+    training_logits_bytes: int  # the same on the way back too
+    vocabulary_block: int  # tokens whose logits are computed at once, where caches are small
+
+
+CPU = Budgets(
+    score_tokens=2048,
+    analysis_tokens=2048,
+    masked_tokens=4096,
+    feature_tokens=2048,
+    classifier_tokens=4096,
+    prefill_tokens=512,
+    generation_rows=16,
+    state_bytes=1 << 30,
+    analysis_bytes=256 << 20,
+    cache_bytes=2 << 30,
+    logits_bytes=8 << 20,
+    training_logits_bytes=64 << 20,
+    vocabulary_block=4608,
+)
+ACCELERATOR = Budgets(
+    score_tokens=32768,
+    analysis_tokens=16384,
+    masked_tokens=65536,
+    feature_tokens=65536,
+    classifier_tokens=65536,
+    prefill_tokens=2048,
+    generation_rows=64,
+    state_bytes=8 << 30,
+    analysis_bytes=4 << 30,
+    cache_bytes=16 << 30,
+    logits_bytes=512 << 20,
+    training_logits_bytes=512 << 20,
+    vocabulary_block=1 << 20,
+)
+
+
+def on_cpu() -> bool:
+    """Whether JAX computes on a CPU here. Starts its backend."""
+    import jax
+
+    return jax.default_backend() == "cpu"
+
+
+def budgets() -> Budgets:
+    """The table of the devices that JAX computes on."""
+    return CPU if on_cpu() else ACCELERATOR
+
+
+def host_memory() -> int:
+    """Bytes that this process may use of the host: what it has, or what a container or batch job leaves of it."""
+    here = machine()
+    return here.memory_limit or here.memory or ASSUMED_MEMORY
+
+
+ASSUMED_MEMORY = 8 << 30  # where the system does not say
+
+
+def device_memory() -> int | None:
+    """Bytes of one accelerator that JAX may use; None of a CPU, whose memory is the host's."""
+    import jax
+
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")

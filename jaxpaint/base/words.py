@@ -1,0 +1,18 @@
+"""Numbers with their nouns, and one short name for any content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 plan", "2 plans", "1,234 plans"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def digest(*parts: Any, sort_keys: bool = False) -> str:
+    """128 bits that tell JSON values apart from others, in hexadecimal."""
+    text = json.dumps(parts, sort_keys=sort_keys)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
