@@ -11,6 +11,7 @@ import pytest
 
 from jaxpaint import cli
 from tests.helpers.tiny_results import PLANS, make_store
+from tests.test_structure import ORDER
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -74,6 +75,15 @@ def test_commands_are_spelled_as_the_command_line_has_them(page, monkeypatch, ca
 def test_the_readme_has_every_command() -> None:
     named = {words[0] for words in commands((ROOT / "README.md").read_text())}
     assert named >= {command.__name__.rpartition(".")[2] for command in cli.COMMANDS} - {"doctor", "demo"}
+
+
+def test_the_house_is_drawn_once_and_as_it_is() -> None:
+    """README and CONTRIBUTING show one tree, a line for every room in the order of imports."""
+    trees = [
+        re.findall(r"```\n(room .*?)```", (ROOT / page).read_text(), re.S) for page in ("README.md", "CONTRIBUTING.md")
+    ]
+    assert trees[0] == trees[1]
+    assert [line.split()[0] for line in trees[0][0].splitlines()[1:]] == list(ORDER)
 
 
 def test_results_are_read_with_pandas(tmp_path, monkeypatch, capsys) -> None:
