@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.generation.layout import Shape
-from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series
+from jaxpaint.plans.plan import Layer, Parallel, Plan
+from jaxpaint.plans.tree import units
 
 CacheKind: TypeAlias = Literal["exact", "mean"]
 Arrays = TypeVar("Arrays")
@@ -102,30 +103,17 @@ def groups(plan: Plan, slots: int) -> Int[np.ndarray, " slots"]:
     Raises:
         UserError: a parallel group has a branch that is not one layer; the released code has no such groups.
     """
-    found = np.arange(slots, dtype=np.int32)
-
-    def visit(node: Node, slot: int) -> int:
-        match node:
-            case Layer():
-                return slot + 1
-            case Series(items):
-                for item in items:
-                    slot = visit(item, slot)
-                return slot
-            case Repeat(body, times):
-                for _ in range(times):
-                    slot = visit(body, slot)
-                return slot
-            case Parallel(branches):
-                if not all(isinstance(branch, Layer) for branch in branches):
-                    raise UserError(
-                        f"plan {plan}: a mean cache is defined for parallel groups of single layers only; "
-                        "use --kv exact"
-                    )
-                found[slot : slot + len(branches)] = slot
-                return slot + len(branches)
-
-    visit(plan.root, 0)
+    found, slot = np.arange(slots, dtype=np.int32), 0
+    for unit in units(plan):
+        size = 1
+        if isinstance(unit, Parallel):
+            size = len(unit.branches)
+            if not all(isinstance(branch, Layer) for branch in unit.branches):
+                raise UserError(
+                    f"plan {plan}: a mean cache is defined for parallel groups of single layers only; use --kv exact"
+                )
+            found[slot : slot + size] = slot
+        slot += size
     return found
 
 

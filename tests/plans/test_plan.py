@@ -14,7 +14,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.plans.plan import MAX_LAYER, Combine, Layer, Node, Parallel, Plan, PlanError, Repeat, Series
+from jaxpaint.plans.nodes import MAX_LAYER, Combine
+from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series
 
 layer_nodes = st.builds(Layer, st.integers(0, 12))
 
