@@ -18,7 +18,8 @@ from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series
 
 Memory = TypeVar("Memory")
 
-assert list(range(7)) == [LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM], "`follow` lists what it does in this order"
+# `follow` lists what it does in this order.
+assert tuple(range(7)) == (LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM)
 
 
 def run_program(

@@ -65,7 +65,6 @@ class Program:
 
 def room_for(plan: Plan) -> int:
     """What a plan's groups need beside the hidden state: nothing (0), a running sum (1), or also slots (1 + slots)."""
-
     return fold(
         plan.root,
         layer=lambda _: 0,
@@ -83,13 +82,9 @@ def _members(group: Parallel) -> list[int]:
 
 def _instructions(node: Node) -> list[Instruction]:
     """What runs, in order, but for what depends on the place: layers' numbers and groups' slots."""
-
-    def one(layer: Layer) -> list[Instruction]:
-        return [(LAYER, layer.index, 0, 0)]
-
     return fold(
         node,
-        layer=one,
+        layer=lambda layer: [(LAYER, layer.index, 0, 0)],
         series=lambda _, parts: list(chain.from_iterable(parts)),
         parallel=_group,
         repeat=lambda node, body: body * node.times,

@@ -67,22 +67,16 @@ def empty(model: Model, shape: Shape, *, by_slot: bool) -> tuple[Stored, Rows]:
     config = model.config
     heads, head_dim = config.num_key_value_heads, config.head_dim
 
-    def zeros(*middle: int) -> Array:
-        return jnp.zeros((shape.slots, *middle, head_dim), model.dtype)
+    def zeros(*sizes: int) -> Array:
+        return jnp.zeros((*sizes, head_dim), model.dtype)
 
     def slots(*sizes: int) -> Slots:
-        if not by_slot:
-            return zeros(*sizes)
-        return tuple(jnp.zeros((*sizes, head_dim), model.dtype) for _ in range(shape.slots))
+        return tuple(zeros(*sizes) for _ in range(shape.slots)) if by_slot else zeros(shape.slots, *sizes)
 
-    def counters() -> Array:
-        return jnp.zeros(shape.rows, jnp.int32)
-
-    stored = Stored(zeros(heads, shape.stored), zeros(heads, shape.stored))
+    stored = Stored(*(zeros(shape.slots, heads, shape.stored) for _ in range(2)))
     key, value = (slots(shape.rows, heads, shape.own + shape.made) for _ in range(2))
-    column = jnp.zeros((), jnp.int32)
-    own_length, made, token, position, left, prompt = (counters() for _ in range(6))
-    rows = Rows(key, value, own_length, made, token, position, left, prompt, column)
+    own_length, made, token, position, left, prompt = (jnp.zeros(shape.rows, jnp.int32) for _ in range(6))
+    rows = Rows(key, value, own_length, made, token, position, left, prompt, column=jnp.zeros((), jnp.int32))
     return beside(model, (stored, rows))
 
 

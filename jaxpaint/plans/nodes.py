@@ -11,7 +11,7 @@ There are four kinds of nodes. `0-2 {3 (4 5)}*2 6` is
     │        └─ Layer 4, Layer 5
     └─ Layer 6
 
-Whatever is counted, listed or made of a tree is a `fold` of it. `normalise` gives every tree its one normal form.
+What is counted, listed or made of a tree is a `fold` of it: `cost`, `depth`, `nesting`, `written_layers`, `units`.
 """
 
 from __future__ import annotations
@@ -121,10 +121,10 @@ def fold(
     parallel: Callable[[Parallel, Iterator[Value]], Value],
     repeat: Callable[[Repeat, Value], Value],
 ) -> Value:
-    """A value of the whole tree, put together from the leaves up: each node's from its own and its children's.
+    """A value of the whole tree, from the leaves up: each node's of the node itself and its children's values.
 
-    Children's values come in the order written, and are worked out as they are asked for: what is not asked for costs
-    nothing. A repeat's body is visited once, however often it runs.
+    These come in the order written, and are worked out as they are asked for: what is not asked for costs nothing. A
+    repeat's body is visited once, however often it runs.
     """
 
     def visit(node: Node) -> Value:
@@ -157,9 +157,9 @@ def map_layers(node: Node, function: Callable[[int], int]) -> Node:
 
 
 def normalise(node: Node, level: int = 0) -> Node:
-    """The node in normal form, as `jaxpaint.plans.plan.Plan` describes it; `level` counts the nodes above.
+    """The node in its one normal form (`jaxpaint.plans.plan.Plan`); `level` counts the nodes above it.
 
-    A recursion of its own, because it stops on its way down: a tree may be deeper than Python can follow.
+    A recursion of its own, because it must stop on its way down: a tree may be deeper than Python can follow.
 
     Raises:
         PlanError: nested deeper than any plan may be.

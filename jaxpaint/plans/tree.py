@@ -113,4 +113,4 @@ def walk(
 
 
 def _cost(way: tuple[Node, ...]) -> int:
-    return Plan.of(*way).cost if way else 0
+    return sum(map(nodes.cost, way))
