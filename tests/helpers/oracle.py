@@ -15,7 +15,7 @@ from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series
 def run_slowly(
     block: Callable[[Any, Array, Any], Array], stacked: Any, plan: Plan, x: Array, context: Any
 ) -> tuple[Array, Array]:
-    """`(x, states)` as `run_with_states`, in plain Python, one layer after the other."""
+    """`(x, states)` as `jaxpaint.engine.compiled.run_with_states` gives, in plain Python, one layer after the other."""
 
     def apply(node: Node, x: Array) -> tuple[Array, list[Array]]:
         match node:
