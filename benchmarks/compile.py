@@ -3,7 +3,7 @@
     python benchmarks/compile.py [--plans 100] [--layers 32] [--json FILE]
 
 Plans are drawn from every strategy of the paper and from random nested groups. "as data" is how scoring runs them
-(`stack.run_program`); "static" compiles each plan for itself, timed on the first few and scaled.
+(`interpreted.run_program`); "static" compiles each plan for itself, timed on the first few and scaled.
 """
 
 from __future__ import annotations

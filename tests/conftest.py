@@ -10,6 +10,7 @@ from jaxtyping import install_import_hook
 CHECKED = (
     "engine.compiled",
     "engine.head",
+    "engine.interpreted",
     "engine.next_tokens",
     "engine.packing",
     "engine.program",

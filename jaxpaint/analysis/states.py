@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
-from jaxpaint.engine import compiled as stack
+from jaxpaint.engine import interpreted
 from jaxpaint.engine.model import Model, layer_stack
 from jaxpaint.engine.program import Program
 from jaxpaint.engine.rows import TextRows, checked_texts, right_padded
@@ -199,7 +199,7 @@ def _step(graphdef, state, instructions, length, room, x, lengths):
     model = nnx.merge(graphdef, state)
     block, stacked = layer_stack(model)
     context = model.row_context(lengths, x.shape[1])
-    y = stack.run_program(block, stacked, instructions, length, room, x, context)
+    y = interpreted.run_program(block, stacked, instructions, length, room, x, context)
     y = _without_padding(y, lengths)
     # 1 - cos of two vectors is half the squared distance of their directions, which loses no digits near 0.
     distance = jnp.square(_direction(x) - _direction(y)).sum(axis=-1) / 2

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.base.errors import UserError
-from jaxpaint.engine import compiled as stack
+from jaxpaint.engine import compiled, interpreted
 from jaxpaint.engine.inputs import Inputs, checked_inputs
 from jaxpaint.engine.program import Program
 from jaxpaint.models import abstract_model
@@ -252,7 +252,7 @@ def embed_and_run(
     """Hidden states before the final norm of a merged `nnx` model, under a plan given as data."""
     block, stacked = layer_stack(model)
     context = model.context(positions, visible_until, lookback)
-    return stack.run_program(block, stacked, instructions, length, room, model.embed(tokens), context)
+    return interpreted.run_program(block, stacked, instructions, length, room, model.embed(tokens), context)
 
 
 def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
@@ -282,7 +282,7 @@ def _as_data(plan: Plan) -> tuple[np.ndarray, int, int]:
 
 def _run_rows(model: Any, instructions: Array, length: Array, room: int, inputs: Inputs) -> Float[Array, "B S D"]:
     block, stacked = layer_stack(model)
-    return stack.run_program(block, stacked, instructions, length, room, *start(model, inputs))
+    return interpreted.run_program(block, stacked, instructions, length, room, *start(model, inputs))
 
 
 def start(model: Any, inputs: Inputs) -> tuple[Float[Array, "B S D"], Any]:
@@ -308,14 +308,14 @@ def _pooled(graphdef, state, instructions, length, room, inputs):
 def _static_logits(graphdef, state, plan, inputs):
     model = _merge_for(plan, graphdef, state)
     block, stacked = layer_stack(model)
-    return model.logits(stack.run(block, stacked, plan, *start(model, inputs), at_once=_at_once()))
+    return model.logits(compiled.run(block, stacked, plan, *start(model, inputs), at_once=_at_once()))
 
 
 @jit("graphdef", "plan")
 def _hidden_states(graphdef, state, plan, inputs):
     model = _merge_for(plan, graphdef, state)
     block, stacked = layer_stack(model)
-    return stack.run_with_states(block, stacked, plan, *start(model, inputs), at_once=_at_once())[1]
+    return compiled.run_with_states(block, stacked, plan, *start(model, inputs), at_once=_at_once())[1]
 
 
 def require_pooler(model: Model) -> None:

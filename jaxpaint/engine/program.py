@@ -19,9 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, assert_never
+from itertools import chain
+from typing import TYPE_CHECKING, TypeAlias
 
-from jaxpaint.plans.plan import MAX_NESTING, Layer, Node, Parallel, Plan, Repeat, Series
+from jaxpaint.plans.nodes import MAX_NESTING, Layer, Node, Parallel, fold
+from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,32 +50,28 @@ class Program:
     def of(cls, plan: Plan) -> Program:
         import numpy as np
 
-        steps = list(_instructions(plan.root, 0))
+        steps = _instructions(plan.root)
         size = max(SMALLEST_SIZE, 1 << (len(steps) - 1).bit_length())
         instructions = np.zeros((size, 4), np.int32)
         instructions[: len(steps)] = steps
-        layers = np.flatnonzero(instructions[: len(steps), 0] <= LAST)
+        opcodes = instructions[: len(steps), 0]
+        layers, others = np.flatnonzero(opcodes <= LAST), np.flatnonzero(opcodes > LAST)
         instructions[layers, 2] = np.arange(len(layers))
+        # A group's slot is the number of groups around it: those that have begun and not ended, without itself.
+        begun, ended = np.cumsum(opcodes[others] == FORK), np.cumsum(opcodes[others] >= MEAN)
+        instructions[others, 1] = begun - ended - (opcodes[others] < MEAN)
         return cls(instructions, len(steps), next(room for room in ROOMS if room >= room_for(plan)))
 
 
 def room_for(plan: Plan) -> int:
     """What a plan's groups need beside the hidden state: nothing (0), a running sum (1), or also slots (1 + slots)."""
-
-    def visit(node: Node) -> int:
-        match node:
-            case Layer():
-                return 0
-            case Series(items):
-                return max(map(visit, items))
-            case Repeat(body):
-                return visit(body)
-            case Parallel() if _members(node):
-                return 1
-            case Parallel(branches):
-                return max(2, 1 + max(map(visit, branches)))
-
-    return visit(plan.root)
+    return fold(
+        plan.root,
+        layer=lambda _: 0,
+        series=lambda _, rooms: max(rooms),
+        parallel=lambda group, rooms: 1 if _members(group) else max(2, 1 + max(rooms)),
+        repeat=lambda _, room: room,
+    )
 
 
 def _members(group: Parallel) -> list[int]:
@@ -82,25 +80,24 @@ def _members(group: Parallel) -> list[int]:
     return layers if len(layers) == len(group.branches) else []
 
 
-def _instructions(node: Node, slot: int) -> Iterator[Instruction]:
-    match node:
-        case Layer(index):
-            yield LAYER, index, 0, 0
-        case Series(items):
-            for item in items:
-                yield from _instructions(item, slot)
-        case Repeat(body, times):
-            yield from list(_instructions(body, slot)) * times
-        case Parallel(branches, combine) if members := _members(node):
-            count = len(branches) if combine == "mean" else -len(branches)
-            yield from ((MEMBER, index, 0, count) for index in members[:-1])
-            yield LAST, members[-1], 0, count
-        case Parallel(branches, combine):
-            yield FORK, slot, 0, 0
-            for branch in branches[:-1]:
-                yield from _instructions(branch, slot + 1)
-                yield BRANCH, slot, int(combine == "sum"), 0
-            yield from _instructions(branches[-1], slot + 1)
-            yield (MEAN if combine == "mean" else SUM), slot, len(branches), 0
-        case _:
-            assert_never(node)
+def _instructions(node: Node) -> list[Instruction]:
+    """What runs, in order, but for what depends on the place: layers' numbers and groups' slots."""
+    return fold(
+        node,
+        layer=lambda layer: [(LAYER, layer.index, 0, 0)],
+        series=lambda _, parts: list(chain.from_iterable(parts)),
+        parallel=_group,
+        repeat=lambda node, body: body * node.times,
+    )
+
+
+def _group(group: Parallel, branches: Iterator[list[Instruction]]) -> list[Instruction]:
+    summed, count = group.combine == "sum", len(group.branches)
+    if members := _members(group):
+        signed = -count if summed else count
+        return [*((MEMBER, index, 0, signed) for index in members[:-1]), (LAST, members[-1], 0, signed)]
+    first, *others = branches
+    steps = [(FORK, 0, 0, 0), *first]
+    for branch in others:
+        steps += [(BRANCH, 0, int(summed), 0), *branch]
+    return [*steps, (SUM if summed else MEAN, 0, count, 0)]

@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
-from jaxpaint.engine import compiled as stack
+from jaxpaint.engine import interpreted
 from jaxpaint.engine.head import head_chunk, pack_for, place, target_logprobs
 from jaxpaint.engine.model import Model, layer_stack
 from jaxpaint.engine.packing import Batch, Request
@@ -153,7 +153,7 @@ def _embed(graphdef, state, tokens, positions, visible_until, lookback):
 @jit("graphdef", "room")
 def _segment(graphdef, state, instructions, length, room, x, context):
     block, stacked = layer_stack(nnx.merge(graphdef, state))
-    return stack.run_program(block, stacked, instructions, length, room, x, context)
+    return interpreted.run_program(block, stacked, instructions, length, room, x, context)
 
 
 @jit("graphdef", "chunk", "mesh")

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
-from jaxpaint.engine import compiled as stack
+from jaxpaint.engine import interpreted
 from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import Model, layer_stack, start
 from jaxpaint.engine.program import Program, room_for
@@ -60,4 +60,4 @@ def _begin(graphdef, state, inputs):
 @jit("graphdef", "room")
 def _segment(graphdef, state, instructions, length, room, x, context):
     block, stacked = layer_stack(nnx.merge(graphdef, state))
-    return stack.run_program(block, stacked, instructions, length, room, x, context)
+    return interpreted.run_program(block, stacked, instructions, length, room, x, context)

@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.generation.layout import Shape
-from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series
+from jaxpaint.plans.plan import Layer, Parallel, Plan
+from jaxpaint.plans.tree import units
 
 CacheKind: TypeAlias = Literal["exact", "mean"]
 Arrays = TypeVar("Arrays")
@@ -66,22 +67,16 @@ def empty(model: Model, shape: Shape, *, by_slot: bool) -> tuple[Stored, Rows]:
     config = model.config
     heads, head_dim = config.num_key_value_heads, config.head_dim
 
-    def zeros(*middle: int) -> Array:
-        return jnp.zeros((shape.slots, *middle, head_dim), model.dtype)
+    def zeros(*sizes: int) -> Array:
+        return jnp.zeros((*sizes, head_dim), model.dtype)
 
     def slots(*sizes: int) -> Slots:
-        if not by_slot:
-            return zeros(*sizes)
-        return tuple(jnp.zeros((*sizes, head_dim), model.dtype) for _ in range(shape.slots))
+        return tuple(zeros(*sizes) for _ in range(shape.slots)) if by_slot else zeros(shape.slots, *sizes)
 
-    def counters() -> Array:
-        return jnp.zeros(shape.rows, jnp.int32)
-
-    stored = Stored(zeros(heads, shape.stored), zeros(heads, shape.stored))
+    stored = Stored(*(zeros(shape.slots, heads, shape.stored) for _ in range(2)))
     key, value = (slots(shape.rows, heads, shape.own + shape.made) for _ in range(2))
-    column = jnp.zeros((), jnp.int32)
-    own_length, made, token, position, left, prompt = (counters() for _ in range(6))
-    rows = Rows(key, value, own_length, made, token, position, left, prompt, column)
+    own_length, made, token, position, left, prompt = (jnp.zeros(shape.rows, jnp.int32) for _ in range(6))
+    rows = Rows(key, value, own_length, made, token, position, left, prompt, column=jnp.zeros((), jnp.int32))
     return beside(model, (stored, rows))
 
 
@@ -102,30 +97,17 @@ def groups(plan: Plan, slots: int) -> Int[np.ndarray, " slots"]:
     Raises:
         UserError: a parallel group has a branch that is not one layer; the released code has no such groups.
     """
-    found = np.arange(slots, dtype=np.int32)
-
-    def visit(node: Node, slot: int) -> int:
-        match node:
-            case Layer():
-                return slot + 1
-            case Series(items):
-                for item in items:
-                    slot = visit(item, slot)
-                return slot
-            case Repeat(body, times):
-                for _ in range(times):
-                    slot = visit(body, slot)
-                return slot
-            case Parallel(branches):
-                if not all(isinstance(branch, Layer) for branch in branches):
-                    raise UserError(
-                        f"plan {plan}: a mean cache is defined for parallel groups of single layers only; "
-                        "use --kv exact"
-                    )
-                found[slot : slot + len(branches)] = slot
-                return slot + len(branches)
-
-    visit(plan.root, 0)
+    found, slot = np.arange(slots, dtype=np.int32), 0
+    for unit in units(plan):
+        size = 1
+        if isinstance(unit, Parallel):
+            size = len(unit.branches)
+            if not all(isinstance(branch, Layer) for branch in unit.branches):
+                raise UserError(
+                    f"plan {plan}: a mean cache is defined for parallel groups of single layers only; use --kv exact"
+                )
+            found[slot : slot + size] = slot
+        slot += size
     return found
 
 

@@ -15,7 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.base.compilation import jit
-from jaxpaint.engine import compiled as stack
+from jaxpaint.engine import interpreted
+from jaxpaint.engine.compiled import layer_parameters
 from jaxpaint.generation.cache import Rows, Slots, Stored, averaged
 from jaxpaint.generation.sampling import next_tokens
 from jaxpaint.models.attention import Past
@@ -80,7 +81,7 @@ def prefill(
         x, (key, value) = run_layer(index, x, context, pasts)
         return x, Stored(_put(memory.key, key[0], slot), _put(memory.value, value[0], slot))
 
-    x, here = stack.follow(layer, instructions, length, room, x, here)
+    x, here = interpreted.follow(layer, instructions, length, room, x, here)
     written = [
         jax.lax.dynamic_update_slice_in_dim(old, new, chunk * size, 2) for old, new in zip(stored, here, strict=True)
     ]
@@ -157,9 +158,9 @@ def decode(
         value: Slots
         if plan is None:
             nothing = jnp.zeros((len(rows.key), *rows.key[0][..., :1, :].shape), rows.key[0].dtype)
-            x, (key, value) = stack.follow(layer, instructions, length, room, x, (nothing, nothing))
+            x, (key, value) = interpreted.follow(layer, instructions, length, room, x, (nothing, nothing))
         else:
-            x, (key, value) = stack.follow_plan(layer, plan, x, ((), ()))
+            x, (key, value) = interpreted.follow_plan(layer, plan, x, ((), ()))
         if mean:
             key, value = (averaged(jnp.stack(each), first[: len(each)]) for each in (key, value))
         logits = model.logits(x[:, 0])
@@ -211,7 +212,7 @@ def _layers(model, layers):
         return nnx.merge(graphdef, parameters).with_past(x, context, pasts)
 
     if layers is None:
-        return lambda index, *arguments: run(stack.layer_parameters(stacked, index), *arguments)
+        return lambda index, *arguments: run(layer_parameters(stacked, index), *arguments)
     branches = [partial(run, parameters) for parameters in layers]
 
     def run_layer(index, *arguments):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from jaxpaint.plans.nodes import Node, Parallel, Repeat, Series, parallel_nesting
-from jaxpaint.plans.text import clip, node_text, runs, text_of_run
+from jaxpaint.plans.nodes import Node, Parallel, Repeat, Series, nesting
+from jaxpaint.plans.text import clip, node_text, words
 
 # In less than this there is no room for a box or a second branch: a node is written as text.
 _MIN_WIDTH = 40
@@ -49,7 +49,7 @@ def _block(node: Node, width: int) -> list[str]:
 def _natural_width(node: Node) -> int:
     """The width of the node's drawing where nothing has to be wrapped or abbreviated."""
     if _is_chain(node):
-        return len(_ARROW.join(map(text_of_run, runs(_items(node)))))
+        return len(_ARROW.join(words(_items(node))))
     match node:
         case Repeat(body, times):
             return max(_natural_width(body), len(f" {times} times ") + 1) + 4
@@ -60,7 +60,7 @@ def _natural_width(node: Node) -> int:
 
 
 def _is_chain(node: Node) -> bool:
-    return parallel_nesting(node) == 0
+    return nesting(node) == 0
 
 
 def _items(node: Node) -> tuple[Node, ...]:
@@ -82,12 +82,12 @@ def _total_width(widths: Sequence[int]) -> int:
 
 def _chain_block(items: Sequence[Node], width: int) -> list[str]:
     """Layers, ranges and repeats along one line, wrapped."""
-    words = [text_of_run(run) for run in runs(items)]
-    if len(_ARROW.join(words)) <= width:
-        return [_ARROW.join(words)]
+    parts = list(words(items))
+    if len(_ARROW.join(parts)) <= width:
+        return [_ARROW.join(parts)]
     rows: list[list[str]] = [[]]
     room = width
-    for word in (clip(word, width - len(_ARROW)) for word in words):
+    for word in (clip(part, width - len(_ARROW)) for part in parts):
         if len(word) + len(_ARROW) > room:
             rows.append([])
             room = width

@@ -1,14 +1,32 @@
-"""The nodes that plans are made of, and the laws over them: one normal form, cost, depth, nesting."""
+"""The tree that a plan is, and the one recursion over such trees.
+
+There are four kinds of nodes. `0-2 {3 (4 5)}*2 6` is
+
+    Series
+    ├─ Layer 0, Layer 1, Layer 2
+    ├─ Repeat, 2 times
+    │  └─ Parallel, mean
+    │     ├─ Layer 3
+    │     └─ Series
+    │        └─ Layer 4, Layer 5
+    └─ Layer 6
+
+What is counted, listed or made of a tree is a `fold` of it: `cost`, `depth`, `nesting`, `written_layers`, `units`.
+"""
 
 from __future__ import annotations
 
 import operator
 import unicodedata
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeAlias, assert_never
+from itertools import chain
+from typing import Literal, TypeAlias, TypeVar, assert_never
 
 from jaxpaint.base.errors import UserError
+
+Value = TypeVar("Value")
 
 MAX_LAYER = 9_999
 MAX_COST = 1_000_000
@@ -91,10 +109,61 @@ class Repeat:
 
 @cache
 def layer(index: int) -> Layer:
+    """The one `Layer` of this index: trees hold the same few layers many times."""
     return Layer(index)
 
 
+def fold(
+    node: Node,
+    *,
+    layer: Callable[[Layer], Value],
+    series: Callable[[Series, Iterator[Value]], Value],
+    parallel: Callable[[Parallel, Iterator[Value]], Value],
+    repeat: Callable[[Repeat, Value], Value],
+) -> Value:
+    """A value of the whole tree, from the leaves up: each node's of the node itself and its children's values.
+
+    These come in the order written, and are worked out as they are asked for: what is not asked for costs nothing. A
+    repeat's body is visited once, however often it runs.
+    """
+
+    def visit(node: Node) -> Value:
+        match node:
+            case Layer():
+                return layer(node)
+            case Series(items):
+                return series(node, map(visit, items))
+            case Parallel(branches):
+                return parallel(node, map(visit, branches))
+            case Repeat(body):
+                return repeat(node, visit(body))
+
+    return visit(node)
+
+
+def map_layers(node: Node, function: Callable[[int], int]) -> Node:
+    """The same tree with `function(index)` in place of every layer's index, called in the order written."""
+
+    def renumbered(node: Layer) -> Node:
+        return layer(function(node.index))
+
+    return fold(
+        node,
+        layer=renumbered,
+        series=lambda _, items: Series(tuple(items)),
+        parallel=lambda node, branches: Parallel(tuple(branches), node.combine),
+        repeat=lambda node, body: Repeat(body, node.times),
+    )
+
+
 def normalise(node: Node, level: int = 0) -> Node:
+    """The node in its one normal form (`jaxpaint.plans.plan.Plan`); `level` counts the nodes above it.
+
+    A recursion of its own, because it must stop on its way down: a tree may be deeper than Python can follow.
+
+    Raises:
+        PlanError: nested deeper than any plan may be.
+    """
     # One pair of brackets makes at most three levels of nodes: a repeat of a series of one group.
     if level > 3 * MAX_NESTING + 3:
         raise PlanError(TOO_DEEP)
@@ -118,71 +187,61 @@ def normalise(node: Node, level: int = 0) -> Node:
             assert_never(node)
 
 
-def bracket_depth(node: Node) -> int:
-    match node:
-        case Layer():
-            return 0
-        case Series(children) | Parallel(children):
-            return 1 + max(map(bracket_depth, children))
-        case Repeat(body):
-            return bracket_depth(body)
+def cost(node: Node) -> int:
+    """Layer applications: a layer counts as often as it runs."""
+    return _applications(node, sum)
 
 
-def node_cost(node: Node) -> int:
-    match node:
-        case Layer():
-            return 1
-        case Series(children) | Parallel(children):
-            return sum(map(node_cost, children))
-        case Repeat(body, times):
-            return node_cost(body) * times
+def depth(node: Node) -> int:
+    """Layer applications on the longest chain."""
+    return _applications(node, max)
 
 
-def node_depth(node: Node) -> int:
-    match node:
-        case Layer():
-            return 1
-        case Series(items):
-            return sum(map(node_depth, items))
-        case Parallel(branches):
-            return max(map(node_depth, branches))
-        case Repeat(body, times):
-            return node_depth(body) * times
+def _applications(node: Node, of_branches: Callable[[Iterator[int]], int]) -> int:
+    return fold(
+        node,
+        layer=lambda _: 1,
+        series=lambda _, counts: sum(counts),
+        parallel=lambda _, counts: of_branches(counts),
+        repeat=lambda node, count: count * node.times,
+    )
 
 
-def parallel_nesting(node: Node) -> int:
-    match node:
-        case Layer():
-            return 0
-        case Series(items):
-            return max(map(parallel_nesting, items))
-        case Parallel(branches):
-            return 1 + max(map(parallel_nesting, branches))
-        case Repeat(body):
-            return parallel_nesting(body)
+def nesting(node: Node, series: int = 0) -> int:
+    """How deep parallel groups lie within each other; with `series=1` series count as groups do: they have brackets."""
+    return fold(
+        node,
+        layer=lambda _: 0,
+        series=lambda _, levels: series + max(levels),
+        parallel=lambda _, levels: 1 + max(levels),
+        repeat=lambda _, level: level,
+    )
 
 
-def collect_layers(node: Node, found: set[int]) -> None:
-    match node:
-        case Layer(index):
-            found.add(index)
-        case Series(children) | Parallel(children):
-            for child in children:
-                collect_layers(child, found)
-        case Repeat(body):
-            collect_layers(body, found)
+def written_layers(node: Node) -> tuple[int, ...]:
+    """The layers' indices in the order written, a repeat's once."""
+    return fold(
+        node,
+        layer=lambda node: (node.index,),
+        series=lambda _, parts: tuple(chain.from_iterable(parts)),
+        parallel=lambda _, parts: tuple(chain.from_iterable(parts)),
+        repeat=lambda _, body: body,
+    )
 
 
-def unroll(node: Node) -> tuple[int, ...]:
-    match node:
-        case Layer(index):
-            return (index,)
-        case Series(items):
-            return tuple(index for item in items for index in unroll(item))
-        case Repeat(body, times):
-            return unroll(body) * times
-        case Parallel():
-            raise AssertionError("a series plan has no parallel group")
+def units(node: Node) -> tuple[Layer | Parallel, ...]:
+    """The steps in the order they run, repeats unrolled: layers, and parallel groups as they stand."""
+    return fold(
+        node,
+        layer=_alone,
+        series=lambda _, parts: tuple(chain.from_iterable(parts)),
+        parallel=lambda node, _: _alone(node),
+        repeat=lambda node, body: body * node.times,
+    )
+
+
+def _alone(unit: Layer | Parallel) -> tuple[Layer | Parallel, ...]:
+    return (unit,)
 
 
 def _point_at(text: str, column: int) -> str:

@@ -17,47 +17,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from jaxpaint.plans import nodes
 from jaxpaint.plans.drawing import draw
-from jaxpaint.plans.nodes import (
-    MAX_COST,
-    MAX_LAYER,
-    MAX_NESTING,
-    MAX_REPEATS,
-    TOO_COSTLY,
-    TOO_DEEP,
-    Combine,
-    Layer,
-    Node,
-    Parallel,
-    PlanError,
-    Repeat,
-    Series,
-    bracket_depth,
-    collect_layers,
-    layer,
-    node_cost,
-    node_depth,
-    normalise,
-    parallel_nesting,
-    unroll,
-)
+from jaxpaint.plans.nodes import Layer, Node, Parallel, PlanError, Repeat, Series, layer
 from jaxpaint.plans.text import clip, parse_nodes, text_of_items
-
-__all__ = [
-    "MAX_COST",
-    "MAX_LAYER",
-    "MAX_NESTING",
-    "MAX_REPEATS",
-    "Combine",
-    "Layer",
-    "Node",
-    "Parallel",
-    "Plan",
-    "PlanError",
-    "Repeat",
-    "Series",
-    "series",
-]
 
 
 @dataclass(frozen=True)
@@ -75,12 +38,12 @@ class Plan:
     root: Series
 
     def __post_init__(self) -> None:
-        normal = normalise(self.root)
+        normal = nodes.normalise(self.root)
         object.__setattr__(self, "root", normal if isinstance(normal, Series) else Series((normal,)))
-        if max(bracket_depth(item) for item in self.root.items) > MAX_NESTING:
-            raise PlanError(TOO_DEEP)
-        if self.cost > MAX_COST:
-            raise PlanError(TOO_COSTLY)
+        if nodes.nesting(self.root, series=1) - 1 > nodes.MAX_NESTING:  # the root has no brackets
+            raise PlanError(nodes.TOO_DEEP)
+        if self.cost > nodes.MAX_COST:
+            raise PlanError(nodes.TOO_COSTLY)
 
     @classmethod
     def parse(cls, text: str) -> Plan:
@@ -106,24 +69,22 @@ class Plan:
     @cached_property
     def layers(self) -> tuple[int, ...]:
         """The layers the plan uses, each once, ascending."""
-        found: set[int] = set()
-        collect_layers(self.root, found)
-        return tuple(sorted(found))
+        return tuple(sorted(set(nodes.written_layers(self.root))))
 
     @cached_property
     def cost(self) -> int:
         """Layer applications in one forward pass."""
-        return node_cost(self.root)
+        return nodes.cost(self.root)
 
     @cached_property
     def depth(self) -> int:
         """Layers on the longest chain: the latency, in layers, if parallel branches truly run at once."""
-        return node_depth(self.root)
+        return nodes.depth(self.root)
 
     @cached_property
     def nesting(self) -> int:
         """How deep parallel groups lie within each other; 0 for a series plan."""
-        return parallel_nesting(self.root)
+        return nodes.nesting(self.root)
 
     @property
     def is_series(self) -> bool:
@@ -138,7 +99,7 @@ class Plan:
         """
         if not self.is_series:
             raise PlanError(f"plan {clip(str(self))} has a parallel group, so no single order of layers", str(self))
-        return unroll(self.root)
+        return tuple(unit.index for unit in nodes.units(self.root) if isinstance(unit, Layer))
 
     def validate(self, num_layers: int) -> Plan:
         """Return the plan itself if a model of `num_layers` layers can run it.
@@ -167,14 +128,14 @@ class Plan:
 
 def series(*items: Plan | Node | int | Iterable[int]) -> Series:
     """A series node of layer indices, `range`s and other iterables of them, nodes and plans."""
-    nodes: list[Node] = []
+    found: list[Node] = []
     for item in items:
         if isinstance(item, Plan):
-            nodes.append(item.root)
+            found.append(item.root)
         elif isinstance(item, (Layer, Series, Parallel, Repeat)):
-            nodes.append(item)
+            found.append(item)
         elif isinstance(item, Iterable):
-            nodes.extend(layer(operator.index(index)) for index in item)
+            found.extend(layer(operator.index(index)) for index in item)
         else:
-            nodes.append(layer(operator.index(item)))
-    return Series(tuple(nodes))
+            found.append(layer(operator.index(item)))
+    return Series(tuple(found))

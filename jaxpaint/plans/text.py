@@ -23,29 +23,6 @@ from jaxpaint.plans.nodes import (
 )
 
 
-def runs(nodes: Sequence[Node]) -> Iterator[Sequence[Node]]:
-    """Split into runs of three or more consecutive layers, up or down, and single nodes."""
-    start = 0
-    while start < len(nodes):
-        length = max(_run_length(nodes, start, 1), _run_length(nodes, start, -1))
-        stop = start + (length if length >= 3 else 1)
-        yield nodes[start:stop]
-        start = stop
-
-
-def _run_length(nodes: Sequence[Node], start: int, step: int) -> int:
-    first = nodes[start]
-    if not isinstance(first, Layer):
-        return 1
-    stop = start + 1
-    while stop < len(nodes):
-        node = nodes[stop]
-        if not isinstance(node, Layer) or node.index != first.index + step * (stop - start):
-            break
-        stop += 1
-    return stop - start
-
-
 def node_text(node: Node) -> str:
     """The node as one item of a plan's text, a series in parentheses."""
     match node:
@@ -61,11 +38,30 @@ def node_text(node: Node) -> str:
 
 def text_of_items(nodes: Sequence[Node]) -> str:
     """The nodes side by side, consecutive layers as ranges."""
-    return " ".join(text_of_run(run) for run in runs(nodes))
+    return " ".join(words(nodes))
 
 
-def text_of_run(run: Sequence[Node]) -> str:
-    return node_text(run[0]) if len(run) == 1 else f"{node_text(run[0])}-{node_text(run[-1])}"
+def words(nodes: Sequence[Node]) -> Iterator[str]:
+    """The nodes' texts: one for each, or for a range of three or more consecutive layers, up or down."""
+    start = 0
+    while start < len(nodes):
+        length = max(_run_length(nodes, start, 1), _run_length(nodes, start, -1))
+        last = start + length - 1 if length >= 3 else start
+        yield node_text(nodes[start]) if last == start else f"{node_text(nodes[start])}-{node_text(nodes[last])}"
+        start = last + 1
+
+
+def _run_length(nodes: Sequence[Node], start: int, step: int) -> int:
+    first = nodes[start]
+    if not isinstance(first, Layer):
+        return 1
+    stop = start + 1
+    while stop < len(nodes):
+        node = nodes[stop]
+        if not isinstance(node, Layer) or node.index != first.index + step * (stop - start):
+            break
+        stop += 1
+    return stop - start
 
 
 def clip(text: str, limit: int = 60) -> str:

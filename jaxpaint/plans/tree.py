@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-from jaxpaint.plans.plan import Node, Plan, Repeat, Series
+from jaxpaint.plans import nodes
+from jaxpaint.plans.plan import Node, Plan
 
 State = TypeVar("State")
 
@@ -36,21 +37,9 @@ class Branch:
         return _cost(self.units) + sum(branch.cost for branch in self.branches)
 
 
-def units(plan: Plan) -> Iterator[Node]:
+def units(plan: Plan) -> tuple[Node, ...]:
     """The plan's steps in the order they run, repeats unrolled."""
-
-    def unroll(node: Node) -> Iterator[Node]:
-        match node:
-            case Series(items):
-                for item in items:
-                    yield from unroll(item)
-            case Repeat(body, times):
-                for _ in range(times):
-                    yield from unroll(body)
-            case _:
-                yield node
-
-    return unroll(plan.root)
+    return nodes.units(plan.root)
 
 
 def prefix_tree(plans: Sequence[Plan]) -> Branch:
@@ -59,7 +48,7 @@ def prefix_tree(plans: Sequence[Plan]) -> Branch:
     Branches come in the order that holds the fewest hidden states: the one that itself holds most comes last, when
     nothing need be held for a next one (Sethi and Ullman's order for registers).
     """
-    return _branch([(index, tuple(units(plan))) for index, plan in enumerate(plans)])
+    return _branch([(index, units(plan)) for index, plan in enumerate(plans)])
 
 
 def _branch(members: list[tuple[int, tuple[Node, ...]]]) -> Branch:
@@ -124,4 +113,4 @@ def walk(
 
 
 def _cost(way: tuple[Node, ...]) -> int:
-    return Plan.of(*way).cost if way else 0
+    return sum(map(nodes.cost, way))

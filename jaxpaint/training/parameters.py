@@ -12,25 +12,15 @@ from flax import nnx
 
 from jaxpaint.engine.model import Model
 from jaxpaint.models import checkpoint
-from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series
+from jaxpaint.plans.nodes import map_layers
+from jaxpaint.plans.plan import Plan
 
 
 def own_layers(plan: Plan) -> tuple[Plan, tuple[int, ...]]:
     """`(plan, layers)`: the plan over the layers that it uses, counted as it first names them, and which those are."""
     place: dict[int, int] = {}
-
-    def counted(node: Node) -> Node:
-        match node:
-            case Layer(index):
-                return Layer(place.setdefault(index, len(place)))
-            case Series(items):
-                return Series(tuple(map(counted, items)))
-            case Parallel(branches, combine):
-                return Parallel(tuple(map(counted, branches)), combine)
-            case Repeat(body, times):
-                return Repeat(counted(body), times)
-
-    return Plan.of(counted(plan.root)), tuple(place)
+    own = map_layers(plan.root, lambda index: place.setdefault(index, len(place)))
+    return Plan.of(own), tuple(place)
 
 
 def host_parameters(model: Model) -> dict[str, Any]:

@@ -21,12 +21,12 @@ from jaxpaint.analysis import states as analysis
 from jaxpaint.analysis.states import Analysis, analyse, analysis_rows
 from jaxpaint.base import budgets
 from jaxpaint.base.errors import UserError
-from jaxpaint.engine.compiled import run_slowly
 from jaxpaint.engine.model import Model, from_parameters, random_model
 from jaxpaint.models.config import LlamaConfig
 from jaxpaint.plans.plan import Plan, PlanError
 from jaxpaint.plans.tree import prefix_tree
 from tests.helpers.decoders import LONGEST, VOCAB_SIZE, make_tiny
+from tests.helpers.oracle import run_slowly
 from tests.helpers.real_assets import DATA, needs_assets
 
 NAMES = ("similarity", "variance", "block_influence", "angular_distance")

@@ -17,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpaint.engine import compiled as stack
+from jaxpaint.engine import interpreted
 from jaxpaint.engine.model import _logits
 from jaxpaint.engine.program import Program
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series
 from jaxpaint.plans.strategies import STRATEGIES, Variant, family
 from tests.helpers.decoders import LONGEST, NUM_LAYERS, VOCAB_SIZE, make_tiny
+from tests.helpers.oracle import run_slowly
 
 MAX_COST = 40
 
@@ -74,7 +76,7 @@ def compiled(stacked: Any, plan: Plan, x: jax.Array, context: jax.Array) -> Any:
 
 @partial(jax.jit, static_argnames="room")
 def as_data(stacked: Any, instructions: Any, length: Any, room: int, x: jax.Array, context: jax.Array) -> jax.Array:
-    return stack.run_program(simple_block, stacked, instructions, length, room, x, context)
+    return interpreted.run_program(simple_block, stacked, instructions, length, room, x, context)
 
 
 def run_as_data(plan: Plan, room: int = 0) -> jax.Array:
@@ -83,7 +85,7 @@ def run_as_data(plan: Plan, room: int = 0) -> jax.Array:
 
 
 def slowly(plan: Plan) -> tuple[jax.Array, jax.Array]:
-    return stack.run_slowly(simple_block, STACKED, plan, X, CONTEXT)
+    return run_slowly(simple_block, STACKED, plan, X, CONTEXT)
 
 
 def assert_close(ours: Any, expected: Any, tolerance: float = 1e-5) -> None:
@@ -157,7 +159,7 @@ class _Llama:
     context: Any
 
     def slowly(self, plan: Plan) -> tuple[jax.Array, jax.Array]:
-        return stack.run_slowly(self.block, self.stacked, plan, self.x, self.context)
+        return run_slowly(self.block, self.stacked, plan, self.x, self.context)
 
 
 @cache
@@ -278,7 +280,7 @@ class TestGradients:
             return jnp.sum(jnp.sin(executor(stacked)))
 
         ours = jax.jit(jax.grad(partial(loss, lambda p: stack.run(simple_block, p, plan, X, CONTEXT))))(STACKED)
-        twin = jax.grad(partial(loss, lambda p: stack.run_slowly(simple_block, p, plan, X, CONTEXT)[0]))(STACKED)
+        twin = jax.grad(partial(loss, lambda p: run_slowly(simple_block, p, plan, X, CONTEXT)[0]))(STACKED)
         for name in STACKED:
             assert np.abs(twin[name]).max() > 1e-2
             assert_close(ours[name], twin[name])

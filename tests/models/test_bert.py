@@ -14,13 +14,13 @@ from flax import nnx
 
 from jaxpaint.analysis.states import analyse
 from jaxpaint.base.errors import UserError
-from jaxpaint.engine import compiled as stack
 from jaxpaint.models.config import from_dict, from_huggingface
 from jaxpaint.models.fields import ConfigError
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import STRATEGIES, family
 from tests.helpers.bert_models import LONGEST, NUM_LAYERS, SIZES, VOCAB_SIZE, tiny_bert, torch_bert, torch_outputs
 from tests.helpers.decoders import make_tiny
+from tests.helpers.oracle import run_slowly
 
 LENGTHS = np.array([LONGEST, 3, 15])
 VARIANTS = [variant for name in STRATEGIES for variant in family(name, NUM_LAYERS, seeds=range(2))]
@@ -86,7 +86,7 @@ def test_parallel_plans_are_the_slow_twin(variant: Any, rows: Any) -> None:
     block = jax.jit(lambda parameters, x, context: nnx.merge(graphdef, parameters)(x, context))
     context = module.row_context(jnp.array(lengths), LONGEST)
     x = module.embed(jnp.array(tokens), jnp.array(types))
-    expected = np.asarray(module.logits(stack.run_slowly(block, stacked, variant.plan, x, context)[0]))
+    expected = np.asarray(module.logits(run_slowly(block, stacked, variant.plan, x, context)[0]))
     for static in (False, True):
         _close(model.logits(tokens, variant.plan, lengths, types, static=static), expected)
 

@@ -14,7 +14,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.plans.plan import MAX_LAYER, Combine, Layer, Node, Parallel, Plan, PlanError, Repeat, Series
+from jaxpaint.plans.nodes import MAX_LAYER, Combine, map_layers, units, written_layers
+from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series
 
 layer_nodes = st.builds(Layer, st.integers(0, 12))
 
@@ -221,6 +222,18 @@ class TestLaws:
         assert side_by_side == Plan.parse(f"{'sum' if combine == 'sum' else ''}{{({one}) ({other})}}")
         assert again == Plan.parse(f"({one})*{times}")
 
+    @given(plans)
+    def test_layers_are_mapped_in_the_order_written(self, plan: Plan) -> None:
+        seen: list[int] = []
+        mapped = Plan.of(map_layers(plan.root, lambda index: seen.append(index) or index + 1))
+        assert tuple(seen) == written_layers(plan.root)
+        assert written_layers(mapped.root) == tuple(index + 1 for index in seen)
+        assert Plan.of(map_layers(mapped.root, lambda index: index - 1)) == plan
+
+    @given(plans)
+    def test_units_run_as_the_plan_does(self, plan: Plan) -> None:
+        assert _applications(Series(units(plan.root))) == _applications(plan.root)
+
     @pytest.mark.parametrize(
         ("text", "cost", "depth", "nesting"),
         [
@@ -261,6 +274,7 @@ class TestPlan:
         began = time.perf_counter()
         plan = Plan.parse("{(0-9)*50000 {1 2}*250000}")
         assert (plan.cost, plan.depth, plan.layers) == (1_000_000, 500_000, tuple(range(10)))
+        assert len(units(plan.root)) == 1
         assert time.perf_counter() - began < 0.1
 
     def test_imports_no_jax_or_numpy(self) -> None:

@@ -10,19 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.plans.plan import (
-    MAX_COST,
-    MAX_LAYER,
-    MAX_NESTING,
-    MAX_REPEATS,
-    Layer,
-    Node,
-    Parallel,
-    Plan,
-    PlanError,
-    Repeat,
-    Series,
-)
+from jaxpaint.plans.nodes import MAX_COST, MAX_LAYER, MAX_NESTING, MAX_REPEATS
+from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series
 
 fragments = st.lists(
     st.sampled_from(["0", "7", "12", "9999", "-", "*", "(", ")", "{", "}", "sum", " ", "3", "\n", "²", "٣", "x"]),

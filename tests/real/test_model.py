@@ -131,7 +131,7 @@ def test_parallel_strategies_equal_the_slow_twin(name, start, real_model, texts)
     from flax import nnx
 
     from jaxpaint.base.compilation import compiler_options
-    from jaxpaint.engine import compiled as stack
+    from tests.helpers.oracle import run_slowly
 
     plan = strategies.build(name, 30, start=start).plan
     tokens, lengths = texts
@@ -145,7 +145,7 @@ def test_parallel_strategies_equal_the_slow_twin(name, start, real_model, texts)
         compiler_options=compiler_options(),
     )
     head = jax.jit(module.logits, compiler_options=compiler_options())
-    hidden, _ = stack.run_slowly(
+    hidden, _ = run_slowly(
         layer,
         stacked,
         plan,

@@ -1,0 +1,151 @@
+"""The plan as data: one executable per batch shape follows the instructions of every plan (`jaxpaint.engine.program`).
+
+`run_program` runs it over blocks as `jaxpaint.engine.compiled.run` does; `follow` also lets layers write to a memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxpaint.engine.compiled import Block, Context, Parameters, combined, contribution, layer_parameters
+from jaxpaint.engine.program import BRANCH, FORK, LAST, LAYER, MEAN, MEMBER, SUM
+from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series
+
+Memory = TypeVar("Memory")
+
+# `follow` lists what it does in this order.
+assert tuple(range(7)) == (LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM)
+
+
+def run_program(
+    block: Block,
+    stacked: Parameters,
+    instructions: Int[Array, "size 4"],
+    length: Int[Array, ""],
+    room: int,
+    x: Float[Array, "B S D"],
+    context: Context,
+) -> Float[Array, "B S D"]:
+    """The hidden state after the first `length` instructions of a `jaxpaint.engine.program.Program`.
+
+    Only `room` (`jaxpaint.engine.program.room_for`) and the shapes are static, so one executable runs every plan. Not
+    reverse-differentiable: the number of steps is known only when it runs.
+    """
+
+    def layer(index, number, x, memory):
+        return block(layer_parameters(stacked, index), x, context), memory
+
+    return follow(layer, instructions, length, room, x, ())[0]
+
+
+def follow(
+    layer: Callable[[Array, Array, Array, Memory], tuple[Array, Memory]],
+    instructions: Int[Array, "size 4"],
+    length: Int[Array, ""],
+    room: int,
+    x: Float[Array, "B S D"],
+    memory: Memory,
+) -> tuple[Float[Array, "B S D"], Memory]:
+    """`(x, memory)` after a program whose layers also write to a memory, such as their keys and values.
+
+    `layer(index, number, x, memory)` runs the layer `index`; `number` counts the layers run before it, so it tells
+    a repeated layer's runs apart.
+    """
+
+    def is_layer(i):
+        return (i < length) & (instructions[i, 0] <= LAST)
+
+    def in_series(state):
+        i, x, memory = state
+        return i + 1, *layer(instructions[i, 1], instructions[i, 2], x, memory)
+
+    if room == 0:
+        return jax.lax.while_loop(lambda state: is_layer(state[0]), in_series, (0, x, memory))[1:]
+
+    def in_series_or_group(state):
+        i, x, memory, total = state
+        opcode, index, number, count = instructions[i]
+        output, memory = layer(index, number, x, memory)
+        # The arithmetic of all three opcodes at once: it is small beside a layer, and a branch would copy its operands.
+        wide, summed = x.astype(jnp.float32), count < 0
+        sum_of_all = total + (output.astype(jnp.float32) - jnp.where(summed, wide, 0.0))
+        joined = jnp.where(summed, wide + sum_of_all, sum_of_all / count).astype(x.dtype)
+        y = jnp.where(opcode == LAYER, output, jnp.where(opcode == MEMBER, x, joined))
+        return i + 1, y, memory, jnp.where(opcode == MEMBER, sum_of_all, 0.0)
+
+    def stretch(i, x, memory):
+        """Runs layers and groups of layers up to the first instruction that is neither."""
+        total = jnp.zeros(x.shape, jnp.float32)
+        return jax.lax.while_loop(lambda state: is_layer(state[0]), in_series_or_group, (i, x, memory, total))[:3]
+
+    if room == 1:
+        return stretch(0, x, memory)[1:]
+
+    def nothing(x, fork_input, total, count):
+        return x, fork_input, total
+
+    def fork(x, fork_input, total, count):
+        return x, x, jnp.zeros_like(total)
+
+    def branch(x, fork_input, total, count):
+        output = x.astype(jnp.float32) - count * fork_input.astype(jnp.float32)
+        return fork_input, fork_input, total + output
+
+    def join(how):
+        def apply(x, fork_input, total, count):
+            total += contribution(how, x, fork_input)
+            return combined(how, total, fork_input, count), fork_input, total
+
+        return apply
+
+    def step(state):
+        # A stretch carries no group's state, the switch one group's and no memory: each copies what it carries.
+        i, x, memory, inputs, totals = state
+        i, x, memory = stretch(i, x, memory)
+        opcode, slot, count, _ = jnp.where(i < length, instructions[jnp.minimum(i, length - 1)], 0)
+        x, fork_input, total = jax.lax.switch(
+            jnp.maximum(opcode - LAST, 0),
+            [nothing, fork, branch, join("mean"), join("sum")],
+            *(x, inputs[slot], totals[slot], count),
+        )
+        return i + 1, x, memory, inputs.at[slot].set(fork_input), totals.at[slot].set(total)
+
+    inputs = jnp.zeros((room - 1, *x.shape), x.dtype)
+    totals = jnp.zeros((room - 1, *x.shape), jnp.float32)
+    return jax.lax.while_loop(lambda state: state[0] < length, step, (0, x, memory, inputs, totals))[1:3]
+
+
+def follow_plan(
+    layer: Callable[[int, int, Array, Memory], tuple[Array, Memory]],
+    plan: Plan,
+    x: Float[Array, "B S D"],
+    memory: Memory,
+) -> tuple[Float[Array, "B S D"], Memory]:
+    """As `follow`, with the plan itself compiled, every layer by itself: nothing is indexed while it runs."""
+    number = 0
+
+    def visit(node: Node, x: Array) -> Array:
+        nonlocal number, memory
+        match node:
+            case Layer(index):
+                x, memory = layer(index, number, x, memory)
+                number += 1
+            case Series(items):
+                for item in items:
+                    x = visit(item, x)
+            case Repeat(body, times):
+                for _ in range(times):
+                    x = visit(body, x)
+            case Parallel(branches, how):
+                total = jnp.zeros(x.shape, jnp.float32)
+                for branch in branches:
+                    total += contribution(how, visit(branch, x), x)
+                x = combined(how, total, x, len(branches))
+        return x
+
+    return visit(plan.root, x), memory
