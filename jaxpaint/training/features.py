@@ -15,7 +15,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.rows import right_padded
-from jaxpaint.engine.walk import last_states
+from jaxpaint.engine.walk import endings, start_of_rows
 from jaxpaint.models.sharding import DATA
 from jaxpaint.plans.plan import Plan
 from jaxpaint.tasks.glue import GlueTask
@@ -94,7 +94,8 @@ def pooled_features(
         for row, example in enumerate(batch.texts):
             token_types[row, : batch.lengths[row]] = encoded.token_types[example]
         chosen = list(batch.texts)
-        for ends, state in last_states(model, Inputs(batch.tokens, batch.lengths, token_types), plans):
+        inputs = Inputs(batch.tokens, batch.lengths, token_types)
+        for ends, state, _ in endings(model, start_of_rows(model, inputs), plans):
             pooled = np.asarray(_pooled(model.graphdef, model.state, state))[: batch.real_rows]
             del state
             for plan in ends:
