@@ -19,16 +19,6 @@ class Texts(NamedTuple):
     lengths: Int[Array, " B"]
 
 
-def total(values: Float[np.ndarray, "*where texts"]) -> Float[np.ndarray, "*where"]:
-    """The sum over texts."""
-    return values.sum(axis=-1)
-
-
-def whole(values: Float[np.ndarray, "*where"]) -> Float[np.ndarray, "*where"]:
-    """The values as they are."""
-    return values
-
-
 @dataclass(frozen=True)
 class Probe:
     """One analysis: `name` is its name in the results store.
@@ -46,9 +36,9 @@ class Probe:
     name: str
     reads: Literal["state", "step", "pair"]
     measure: Callable[..., Float[Array, " B"]]
-    add: Callable[[np.ndarray], np.ndarray] = total
+    add: Callable[[np.ndarray], np.ndarray] = lambda values: values.sum(axis=-1)
     per: Literal["text", "token"] = "text"
-    listed: Callable[[np.ndarray], Sequence[Any] | np.ndarray] = whole
+    listed: Callable[[np.ndarray], Sequence[Any] | np.ndarray] = np.asarray
 
 
 def without_padding(x: Float[Array, "B S D"], lengths: Int[Array, " B"]) -> Float[Array, "B S D"]:

@@ -35,8 +35,7 @@ from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import Model, layer_stack, start
 from jaxpaint.engine.program import Program
 from jaxpaint.engine.rows import TextRows, checked_texts, right_padded
-from jaxpaint.engine.walk import place, walk
-from jaxpaint.models.sharding import DATA
+from jaxpaint.engine.walk import place, shards, walk
 from jaxpaint.plans.plan import Node, Plan
 from jaxpaint.plans.tree import units
 
@@ -85,11 +84,11 @@ def analyse(
     if states > MAX_STATES:
         raise UserError(f"a plan has {states} hidden states, but at most {MAX_STATES} are compared; shorten it")
     budget = budgets()
-    shards = model.mesh.shape[DATA] if model.mesh else 1
+    devices = shards(model)
     position_bytes = states * model.config.hidden_size * model.dtype.itemsize
-    positions = min(batch_tokens or budget.analysis_tokens * shards, budget.analysis_bytes * shards // position_bytes)
+    positions = min(batch_tokens or budget.analysis_tokens * devices, budget.analysis_bytes * devices // position_bytes)
     sums: dict[tuple[int, str], np.ndarray] = {}
-    for text_rows in right_padded(checked, positions, shards):
+    for text_rows in right_padded(checked, positions, devices):
         for ends, path, _ in _paths(model, plans, tuple(probes), text_rows, progress):
             read = jax.device_get([step.read for step in path])
             del path

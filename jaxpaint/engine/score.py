@@ -17,8 +17,7 @@ from jaxpaint.base.budgets import budgets
 from jaxpaint.engine.head import ModelOutputError, target_logprobs
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Batch, Request, pack
-from jaxpaint.engine.walk import endings, start_of_stream
-from jaxpaint.models.sharding import DATA
+from jaxpaint.engine.walk import endings, shards, start_of_stream
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import prefix_tree
 
@@ -174,12 +173,11 @@ def _collect(batch: Batch, ends: tuple[int, ...], output: tuple[Array, Array], e
 def pack_for(model: Model, requests: Sequence[Request], batch_tokens: int | None = None) -> list[Batch]:
     """`pack` with the costs of this model and the sizes of its devices. Raises UserError for an encoder."""
     model.require_decoder("scoring what follows a text")
-    shards = model.mesh.shape[DATA] if model.mesh else 1
     return pack(
         requests,
-        batch_tokens=batch_tokens or budgets().score_tokens * shards,
+        batch_tokens=batch_tokens or budgets().score_tokens * shards(model),
         attention_cost=attention_cost(model),
-        rows_multiple=shards,
+        rows_multiple=shards(model),
     )
 
 

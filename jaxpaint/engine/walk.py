@@ -23,7 +23,7 @@ from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import Model, layer_stack
 from jaxpaint.engine.packing import Batch
 from jaxpaint.engine.program import ROOMS, Program, room_for
-from jaxpaint.models.sharding import rows
+from jaxpaint.models.sharding import DATA, rows
 from jaxpaint.plans import tree
 from jaxpaint.plans.plan import Plan
 
@@ -47,6 +47,11 @@ def start_of_stream(model: Model, batch: Batch) -> Start:
     """Of packed requests."""
     layout = place(model, (batch.tokens, batch.positions, batch.visible_until))
     return Start(*_embed_stream(model.graphdef, model.state, *layout, batch.lookback))
+
+
+def shards(model: Model) -> int:
+    """How many devices share a batch's rows."""
+    return model.mesh.shape[DATA] if model.mesh else 1
 
 
 def place(model: Model, arrays: Arrays) -> Arrays:

@@ -26,28 +26,11 @@ from jaxpaint.engine.model import Model, from_parameters, random_model
 from jaxpaint.models.config import LlamaConfig
 from jaxpaint.plans.plan import Plan, PlanError
 from jaxpaint.plans.tree import prefix_tree
-from tests.helpers.decoders import LONGEST, VOCAB_SIZE, make_tiny
+from tests.helpers.decoders import LONGEST, PLANS, VOCAB_SIZE, make_tiny
 from tests.helpers.real_assets import DATA, needs_assets
 
 NAMES = ("similarity", "variance", "block_influence", "angular_distance")
 TOLERANCE = 2e-6  # float32 states of two executables, compared in float32 and in float64
-
-PLANS = [
-    Plan.parse(text)
-    for text in (
-        "0-4",
-        "0 {1-3}*3 4",
-        "0 {1-3} 4",
-        "0-2",
-        "0 2 1 3 4",
-        "4-0",
-        "0 sum{1 2} 3 4",
-        "0 {(1 {2 3}) 2} 4",
-        "0 (1 2)*5 4",
-        "0-4",
-        "3",
-    )
-]
 
 
 def expected(states: np.ndarray, lengths: np.ndarray) -> Analysis:

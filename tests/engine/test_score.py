@@ -17,26 +17,9 @@ from jaxpaint.engine.score import pack_for, score, score_plans
 from jaxpaint.plans import strategies
 from jaxpaint.plans.plan import Plan, PlanError
 from jaxpaint.plans.tree import prefix_tree, units
-from tests.helpers.decoders import make_tiny
+from tests.helpers.decoders import PLANS, make_tiny
 
 STATE_BYTES = 128 * 32 * 4  # of a batch of 128 tokens of the tiny model
-PLANS = [
-    Plan.parse(text)
-    for text in (
-        "0-4",
-        "0 {1-3}*3 4",
-        "0 {1-3} 4",
-        "0 {1-3}*2 4",
-        "0-2",
-        "0 2 1 3 4",
-        "4-0",
-        "0 sum{1 2} 3 4",
-        "0 {(1 {2 3}) 2} 4",
-        "0 (1 2)*3 4",
-        "0-4",
-        "3",
-    )
-]
 
 
 @pytest.fixture(scope="module")
