@@ -1,1 +1,1 @@
-"""What is measured on the hidden states along plans: a probe a file, and `states` which runs them."""
+"""What is measured on the hidden states along plans: probes, and `states`, which runs them."""

@@ -1,4 +1,4 @@
-"""How steps turn the tokens' vectors: Block Influence, and the angular distance of states."""
+"""Probes of the directions of the tokens' vectors: Block Influence and angular distance."""
 
 from __future__ import annotations
 

@@ -25,8 +25,7 @@ from jaxtyping import Array, Float
 
 from jaxpaint.analysis.directions import ANGULAR_DISTANCE, BLOCK_INFLUENCE
 from jaxpaint.analysis.probes import Probe, Texts, without_padding
-from jaxpaint.analysis.similarity import SIMILARITY
-from jaxpaint.analysis.variance import VARIANCE
+from jaxpaint.analysis.whole_states import SIMILARITY, VARIANCE
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
