@@ -81,8 +81,7 @@ def _compare(name, plans, model, peer, instances, requests, peer_plans) -> dict:
     import jax
     import numpy as np
 
-    from jaxpaint.engine.head import pack_for
-    from jaxpaint.engine.score import score_plans
+    from jaxpaint.engine.score import pack_for, score_plans
     from jaxpaint.plans.tree import prefix_tree
 
     by_cost = sorted(range(len(plans)), key=lambda i: plans[i].cost)

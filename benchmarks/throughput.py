@@ -148,8 +148,8 @@ def _random(options) -> dict:
     import numpy as np
     import torch
 
-    from jaxpaint.engine.head import score
     from jaxpaint.engine.packing import Request
+    from jaxpaint.engine.score import score
 
     torch.set_num_threads(options.threads)
     model, torch_model = random_models(options.random, options.device)

@@ -17,9 +17,8 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.rows import checked_texts, right_padded
-from jaxpaint.engine.walk import last_states
+from jaxpaint.engine.walk import endings, shards, start_of_rows
 from jaxpaint.models.bert_config import BertConfig
-from jaxpaint.models.sharding import DATA
 from jaxpaint.plans.plan import Plan
 
 
@@ -113,13 +112,14 @@ def score_masked(
     rows = [_with_mask(checked[number], place, mask_token) for number, place in places]
     sums = np.zeros((len(plans), len(checked)))
     found = np.zeros((len(plans), len(checked)), int)
-    shards = model.mesh.shape[DATA] if model.mesh else 1
-    for batch in right_padded(rows, batch_tokens or budgets().masked_tokens * shards, shards):
+    budget = batch_tokens or budgets().masked_tokens * shards(model)
+    for batch in right_padded(rows, budget, shards(model)):
         of_text, where = np.array([places[row] for row in batch.texts]).T
         padded = np.zeros((2, len(batch.tokens)), np.int32)
         padded[0, : len(where)] = where
         padded[1, : len(where)] = [checked[number][place] for number, place in zip(of_text, where, strict=True)]
-        for ends, state in last_states(model, Inputs(batch.tokens, batch.lengths, None), plans):
+        inputs = Inputs(batch.tokens, batch.lengths, None)
+        for ends, state, _ in endings(model, start_of_rows(model, inputs), plans):
             logprobs, best = (np.asarray(array) for array in _at(model.graphdef, model.state, state, *padded))
             del state
             for plan in ends:

@@ -1,8 +1,6 @@
-"""Log-likelihoods under many plans at once: every distinct prefix of layers is computed once per batch.
+"""Log-likelihoods of continuations under one plan or many: packed, each distinct beginning of plans once per batch.
 
-For each batch the prefix tree of the plans (`jaxpaint.plans.tree`) is walked depth first. A stretch of the tree runs
-as data through one executable, whatever its layers and groups; the head runs where plans end. Hidden states are held
-only where plans part, within a bound; beyond that a stretch is computed again.
+For each batch the plans' tree is walked (`jaxpaint.engine.walk`), and the head runs where plans end.
 """
 
 from __future__ import annotations
@@ -11,22 +9,35 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import jax
 import numpy as np
-from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float
 
 from jaxpaint.base.budgets import budgets
-from jaxpaint.base.compilation import jit
-from jaxpaint.engine import interpreted
-from jaxpaint.engine.head import head_chunk, pack_for, place, target_logprobs
-from jaxpaint.engine.model import Model, layer_stack
-from jaxpaint.engine.packing import Batch, Request
-from jaxpaint.engine.program import Program, room_for
+from jaxpaint.engine.head import ModelOutputError, target_logprobs
+from jaxpaint.engine.model import Model
+from jaxpaint.engine.packing import Batch, Request, pack
+from jaxpaint.engine.walk import endings, shards, start_of_stream
 from jaxpaint.plans.plan import Plan
-from jaxpaint.plans.tree import prefix_tree, walk
+from jaxpaint.plans.tree import prefix_tree
 
-# Outputs under way before the host waits for the oldest.
-PLANS_IN_FLIGHT = 2
+# Attending to a key costs about twice what its share of the floating-point operations says (softmax, memory).
+ATTENTION_OVERHEAD = 2.0
+# Outputs under way before the host waits for the oldest: keeps the device busy and the progress bar honest.
+IN_FLIGHT = 2
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per request, in the order given: summed natural-log likelihood, and whether greedy decoding would produce it.
+
+    `computed_tokens` are the positions that were run, padding included; `request_tokens` those asked for.
+    """
+
+    loglikelihoods: Float[np.ndarray, " requests"]
+    is_greedy: Bool[np.ndarray, " requests"]
+    request_tokens: int
+    computed_tokens: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,7 @@ class PlanScores:
     counts layer applications times positions run since the last scores, padding and recomputation included.
     """
 
+    batch: Batch
     plans: tuple[int, ...]
     loglikelihoods: np.ndarray
     is_greedy: np.ndarray
@@ -59,6 +71,38 @@ class SweepScores:
     separate: int
 
 
+def score(
+    model: Model,
+    requests: Sequence[Request],
+    plan: Plan | None = None,
+    *,
+    batch_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    """Scores requests under one plan (default: all layers in order).
+
+    `batch_tokens` bounds the positions per batch; `progress` is called with the number of requests' tokens done.
+
+    Raises:
+        PlanError: the plan names a layer that the model lacks.
+        ModelOutputError: NaN or infinite logits.
+    """
+    plan = model.checked_plan(plan)
+    batches = pack_for(model, requests, batch_tokens)
+    totals, greedy = np.zeros(len(requests)), np.ones(len(requests), bool)
+    for found in sweep(model, batches, [plan]):
+        if not np.isfinite(found.loglikelihoods).all():
+            raise ModelOutputError(
+                f"NaN or infinite logits under plan {plan}: no score was made. Check the checkpoint, or try "
+                "--dtype float32"
+            )
+        done = found.batch.requests
+        totals[done], greedy[done] = found.loglikelihoods, found.is_greedy
+        if progress:
+            progress(sum(len(requests[i].tokens) for i in done))
+    return Scores(totals, greedy, sum(len(r.tokens) for r in requests), sum(batch.tokens.size for batch in batches))
+
+
 def score_plans(
     model: Model,
     requests: Sequence[Request],
@@ -68,7 +112,7 @@ def score_plans(
     held_bytes: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> SweepScores:
-    """Scores requests under every plan: [plans, requests]. Equal to `jaxpaint.engine.head.score` plan by plan.
+    """Scores requests under every plan: [plans, requests]. Equal to `score` plan by plan.
 
     `progress` is called with the number of layer applications times positions just run. Plans whose logits are
     not finite get NaN, and do not stop the others.
@@ -80,13 +124,12 @@ def score_plans(
     greedy = np.ones((len(plans), len(requests)), bool)
     executed = 0
     batches = pack_for(model, requests, batch_tokens)
-    for batch in batches:
-        for scores in sweep_batch(model, batch, plans, held_bytes=held_bytes):
-            where = np.ix_(np.array(scores.plans), batch.requests)
-            totals[where], greedy[where] = scores.loglikelihoods, scores.is_greedy
-            executed += scores.executed
-            if progress:
-                progress(scores.executed)
+    for found in sweep(model, batches, plans, held_bytes=held_bytes):
+        where = np.ix_(np.array(found.plans), found.batch.requests)
+        totals[where], greedy[where] = found.loglikelihoods, found.is_greedy
+        executed += found.executed
+        if progress:
+            progress(found.executed)
     return SweepScores(
         totals,
         greedy,
@@ -99,64 +142,47 @@ def score_plans(
 def sweep_batch(
     model: Model, batch: Batch, plans: Sequence[Plan], *, held_bytes: int | None = None
 ) -> Iterator[PlanScores]:
-    """Scores one batch under every plan, each distinct prefix of layers once; every plan comes up exactly once.
+    """`sweep` of one batch."""
+    return sweep(model, [batch], plans, held_bytes=held_bytes)
+
+
+def sweep(
+    model: Model, batches: Sequence[Batch], plans: Sequence[Plan], *, held_bytes: int | None = None
+) -> Iterator[PlanScores]:
+    """Scores batches under every plan, each distinct prefix of layers once; with each batch every plan comes up once.
 
     Raises:
         PlanError: a plan names a layer that the model lacks.
     """
-    for plan in plans:
-        plan.validate(model.num_layers)
-    if not plans:
-        return
-    held_bytes = budgets().state_bytes if held_bytes is None else held_bytes
-    state_bytes = batch.tokens.size * model.config.hidden_size * model.dtype.itemsize
-    room = max(room_for(plan) for plan in plans)
-    under_way: deque[tuple[tuple[int, ...], tuple[Array, Array], int]] = deque()
-    executed = 0
-    x, context = _embed(model.graphdef, model.state, *place(model, batch), batch.lookback)
-    chunk = head_chunk(model.config.vocab_size, batch.scored.size)
-
-    def advance(x: Array, part: Plan, before: int) -> Array:
-        program = Program.of(part)
-        # One executable for series, one for groups: many stretches are short, and room for groups costs time.
-        own = 0 if part.is_series else room
-        return _segment(model.graphdef, model.state, program.instructions, program.length, own, x, context)
-
-    steps = walk(prefix_tree(plans), x, advance, held_bytes // state_bytes)
-    del x
-    for branch, state, cost in steps:
-        executed += cost * batch.tokens.size
-        if branch.ends:
-            scored = batch.scored, batch.targets, batch.count
-            under_way.append(
-                (branch.ends, _head(model.graphdef, model.state, chunk, model.mesh, state, *scored), executed)
-            )
-            executed = 0
-        del state
-        if len(under_way) > PLANS_IN_FLIGHT:
-            yield _collect(batch, *under_way.popleft())
+    under_way: deque[tuple[Batch, tuple[int, ...], tuple[Array, Array], int]] = deque()
+    for batch in batches:
+        for ends, state, work in endings(model, start_of_stream(model, batch), plans, held_bytes=held_bytes):
+            under_way.append((batch, ends, target_logprobs(model, state, batch), work * batch.tokens.size))
+            del state
+            if len(under_way) > IN_FLIGHT:
+                yield _collect(*under_way.popleft())
     while under_way:
-        yield _collect(batch, *under_way.popleft())
+        yield _collect(*under_way.popleft())
 
 
 def _collect(batch: Batch, ends: tuple[int, ...], output: tuple[Array, Array], executed: int) -> PlanScores:
     loglikelihoods, is_greedy = batch.per_request(*(np.asarray(array) for array in output))
-    return PlanScores(ends, np.where(np.isfinite(loglikelihoods), loglikelihoods, np.nan), is_greedy, executed)
+    return PlanScores(batch, ends, np.where(np.isfinite(loglikelihoods), loglikelihoods, np.nan), is_greedy, executed)
 
 
-@jit("graphdef", "lookback")
-def _embed(graphdef, state, tokens, positions, visible_until, lookback):
-    model = nnx.merge(graphdef, state)
-    return model.embed(tokens), model.context(positions, visible_until, lookback)
+def pack_for(model: Model, requests: Sequence[Request], batch_tokens: int | None = None) -> list[Batch]:
+    """`pack` with the costs of this model and the sizes of its devices. Raises UserError for an encoder."""
+    model.require_decoder("scoring what follows a text")
+    return pack(
+        requests,
+        batch_tokens=batch_tokens or budgets().score_tokens * shards(model),
+        attention_cost=attention_cost(model),
+        rows_multiple=shards(model),
+    )
 
 
-@jit("graphdef", "room")
-def _segment(graphdef, state, instructions, length, room, x, context):
-    block, stacked = layer_stack(nnx.merge(graphdef, state))
-    return interpreted.run_program(block, stacked, instructions, length, room, x, context)
-
-
-@jit("graphdef", "chunk", "mesh")
-def _head(graphdef, state, chunk, mesh, hidden, scored, targets, count):
-    model = nnx.merge(graphdef, state)
-    return target_logprobs(model, hidden.reshape(-1, hidden.shape[-1]), scored, targets, count, chunk, mesh)
+def attention_cost(model: Model) -> float:
+    """What attending to one more key costs, relative to all else a layer does for a token."""
+    config = model.config
+    block = sum(leaf.size for leaf in jax.tree.leaves(model.state["blocks"])) / config.num_hidden_layers
+    return ATTENTION_OVERHEAD * 4 * config.num_attention_heads * config.head_dim / (2 * block)

@@ -37,22 +37,30 @@ class Stored(NamedTuple):
     value: Float[Array, "slots K stored H"]
 
 
-class Rows(NamedTuple):
-    """The texts under way, one a row: their prompts' own parts, and after them a ring of what was written since.
+class Texts(NamedTuple):
+    """Texts under way, by number of their `prompt`, of whose own part `own_length` tokens stand in the row.
 
-    Keys and values are one array of all slots, or where the plan itself is compiled a tuple with an array for each.
-    All rows write the ring's same `column`; a row sees the last `made` before it. `token` is fed next, at `position`;
-    `left` counts the tokens that may still be written, 0 where a row is idle. `prompt` numbers the prompts.
+    `token` is fed next, at `position`; `left` counts the tokens that may still be written, 0 where a row is idle.
     """
 
-    key: Slots
-    value: Slots
     own_length: Int[Array, " B"]
-    made: Int[Array, " B"]
     token: Int[Array, " B"]
     position: Int[Array, " B"]
     left: Int[Array, " B"]
     prompt: Int[Array, " B"]
+
+
+class Rows(NamedTuple):
+    """The texts under way, one a row: their prompts' own parts, and after them a ring of what was written since.
+
+    Keys and values are one array of all slots, or where the plan itself is compiled a tuple with an array for each.
+    All rows write the ring's same `column`; a row sees the last `made` before it.
+    """
+
+    key: Slots
+    value: Slots
+    texts: Texts
+    made: Int[Array, " B"]
     column: Int[Array, ""]
 
 
@@ -75,9 +83,9 @@ def empty(model: Model, shape: Shape, *, by_slot: bool) -> tuple[Stored, Rows]:
 
     stored = Stored(*(zeros(shape.slots, heads, shape.stored) for _ in range(2)))
     key, value = (slots(shape.rows, heads, shape.own + shape.made) for _ in range(2))
-    own_length, made, token, position, left, prompt = (jnp.zeros(shape.rows, jnp.int32) for _ in range(6))
-    rows = Rows(key, value, own_length, made, token, position, left, prompt, column=jnp.zeros((), jnp.int32))
-    return beside(model, (stored, rows))
+    texts = Texts(*(jnp.zeros(shape.rows, jnp.int32) for _ in Texts._fields))
+    zero = jnp.zeros((), jnp.int32)
+    return beside(model, (stored, Rows(key, value, texts, jnp.zeros(shape.rows, jnp.int32), zero)))
 
 
 def beside(model: Model, arrays: Arrays) -> Arrays:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxpaint.base.compilation import jit
 from jaxpaint.engine import interpreted
 from jaxpaint.engine.compiled import layer_parameters
-from jaxpaint.generation.cache import Rows, Slots, Stored, averaged
+from jaxpaint.generation.cache import Rows, Slots, Stored, Texts, averaged
 from jaxpaint.generation.sampling import next_tokens
 from jaxpaint.models.attention import Past
 
@@ -25,102 +25,74 @@ from jaxpaint.models.attention import Past
 STRETCH = 32
 
 
-class Admissions(NamedTuple):
-    """What changes before a stretch: rows to stop, and the first `number` entries' prompts to put into rows."""
+class Stretch(NamedTuple):
+    """What changes before a stretch of at most `steps` tokens a row, and whether prompts wait for rows in it.
+
+    Rows stop, and the first `number` of the texts are put into `rows`; `starts` are the places of their prompts' own
+    parts among the stored tokens.
+    """
+
+    steps: int
+    waiting: bool
 
     stop: Bool[Array, " B"]
     number: Int[Array, ""]
     rows: Int[Array, " B"]
     starts: Int[Array, " B"]
-    own_length: Int[Array, " B"]
-    token: Int[Array, " B"]
-    position: Int[Array, " B"]
-    left: Int[Array, " B"]
-    prompt: Int[Array, " B"]
+    texts: Texts
 
 
 @jit("graphdef", "room", "trunk_room", donate=("stored",))
-def prefill(
-    graphdef,
-    state,
-    layers,
-    instructions,
-    length,
-    room,
-    before,
-    x,
-    stored,
-    chunk,
-    tokens,
-    positions,
-    visible_until,
-    trunk_seen,
-    trunk_room,
-):
+def prefill(graphdef, state, layers, instructions, length, room, before, x, stored, number, chunk, trunk_room):
     """The hidden state of a chunk after a part of a plan, and the store with that part's keys and values in it.
 
     Args:
         layers: See `jaxpaint.engine.model.Model.layers`.
         before: Layer applications of the plan before the part: its first slot. At 0 the chunk's embeddings are run.
         x: The chunk's hidden state [1, chunk, D] before the part.
-        chunk: Its number, which is its place in the store.
+        number: The chunk's, which is its place in the store.
+        chunk: Its tokens, positions, visible_until and trunk_seen, as in `jaxpaint.generation.layout.Wave`.
     """
     model = nnx.merge(graphdef, state)
+    tokens, positions, visible_until, trunk_seen = chunk
     run_layer = _layers(model, layers)
     x = jnp.where(before == 0, model.embed(tokens), x)
     context = model.context(positions, visible_until)
     size = tokens.shape[1]
-    here = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, chunk * size, size, 2), stored)
+    here = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, number * size, size, 2), stored)
     index = jnp.arange(trunk_room)
     visible = jnp.broadcast_to(index < trunk_seen, (*positions.shape, trunk_room))
     seen = _within_window(model, visible, positions[..., None] - index)[:, None]
 
-    def layer(index, number, x, memory):
-        slot = before + number
+    def layer(index, ran, x, memory):
+        slot = before + ran
         pasts = [_of_slot(stored, slot, trunk_room, seen)] if trunk_room else []
         x, (key, value) = run_layer(index, x, context, pasts)
         return x, Stored(_put(memory.key, key[0], slot), _put(memory.value, value[0], slot))
 
     x, here = interpreted.follow(layer, instructions, length, room, x, here)
     written = [
-        jax.lax.dynamic_update_slice_in_dim(old, new, chunk * size, 2) for old, new in zip(stored, here, strict=True)
+        jax.lax.dynamic_update_slice_in_dim(old, new, number * size, 2) for old, new in zip(stored, here, strict=True)
     ]
     return x, Stored(*written)
 
 
-@jit("graphdef", "room", "trunk_room", "own_room", "mean", "plan", donate=("rows",), few_rows=True)
-def decode(
-    graphdef,
-    state,
-    layers,
-    plan,
-    instructions,
-    length,
-    room,
-    trunk_room,
-    own_room,
-    trunk,
-    stored,
-    rows,
-    admissions,
-    steps,
-    waiting,
-    ends,
-    sampling,
-    mean,
-    first,
-):
-    """`(rows, tokens [STRETCH, B], finite [B])` after at most `steps` tokens a row; -1 where none was written.
+@jit("graphdef", "plan", "room", "shape", donate=("rows",), few_rows=True)
+def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, rows, stretch, ends, sampling, first):
+    """`(rows, tokens [STRETCH, B], finite [B])` after a stretch; -1 where none was written.
 
-    Ends early when all rows are done, or when one is and `waiting` says that a prompt waits for it. A row whose logits
-    are not finite is done. `ends` are the token ids that end a text (padded with -1); `first` groups the slots of a
-    mean cache. With a `plan`, it is compiled, and the instructions play no part.
+    Ends early when all rows are done, or when one is and a prompt waits for it. A row whose logits are not finite is
+    done. `program` are instructions and their number; with a `plan`, it is compiled, and they play no part. `trunk`
+    counts the shared tokens, `ends` are the token ids that end a text (padded with -1), and `first` groups the slots
+    of a mean cache, None for an exact one.
     """
+    trunk_room, own_room = shape.trunk, shape.own
+    instructions, length = program
     model = nnx.merge(graphdef, state)
     run_layer = _layers(model, layers)
-    rows = _admit(rows, stored, admissions, own_room)
-    was_free = rows.left == 0
-    number_of_rows, ring = rows.token.shape[0], rows.key[0].shape[-2] - own_room
+    rows = _admit(rows, stored, stretch, own_room)
+    was_free = rows.texts.left == 0
+    number_of_rows, ring = rows.made.shape[0], rows.key[0].shape[-2] - own_room
     trunk_index, own_index = jnp.arange(trunk_room), jnp.arange(own_room)
     shared = jax.tree.map(lambda array: array[:, :, :trunk_room][:, None], stored)
     if plan is not None:
@@ -128,12 +100,13 @@ def decode(
 
     def more(carry):
         i, rows, _, _ = carry
-        freed = ((rows.left == 0) & ~was_free).any()
-        return (i < steps) & (rows.left > 0).any() & ~(freed & waiting)
+        freed = ((rows.texts.left == 0) & ~was_free).any()
+        return (i < stretch.steps) & (rows.texts.left > 0).any() & ~(freed & stretch.waiting)
 
     def step(carry):
         i, rows, written, finite = carry
-        position = rows.position[:, None]
+        texts = rows.texts
+        position = texts.position[:, None]
         context = model.context(position, jnp.ones_like(position))
         age = (rows.column - 1 - jnp.arange(ring)) % ring
 
@@ -141,7 +114,7 @@ def decode(
             return _within_window(model, visible, distance)[:, None, None]
 
         trunk_seen = seen(jnp.broadcast_to(trunk_index < trunk, (number_of_rows, trunk_room)), position - trunk_index)
-        own_seen = seen(own_index < rows.own_length[:, None], position - trunk - own_index)
+        own_seen = seen(own_index < texts.own_length[:, None], position - trunk - own_index)
         made_seen = seen(age < rows.made[:, None], jnp.broadcast_to(age + 1, (number_of_rows, ring)))
         row_seen = jnp.concatenate([own_seen, made_seen], axis=-1)
 
@@ -153,7 +126,7 @@ def decode(
             x, keys_values = run_layer(index, x, context, pasts if trunk_room else pasts[1:])
             return x, tuple(_added(each, new, slot) for each, new in zip(memory, keys_values, strict=True))
 
-        x = model.embed(rows.token[:, None])
+        x = model.embed(texts.token[:, None])
         key: Slots
         value: Slots
         if plan is None:
@@ -161,24 +134,22 @@ def decode(
             x, (key, value) = interpreted.follow(layer, instructions, length, room, x, (nothing, nothing))
         else:
             x, (key, value) = interpreted.follow_plan(layer, plan, x, ((), ()))
-        if mean:
+        if first is not None:
             key, value = (averaged(jnp.stack(each), first[: len(each)]) for each in (key, value))
         logits = model.logits(x[:, 0])
-        token = next_tokens(logits, rows.prompt, rows.position, sampling)
+        token = next_tokens(logits, texts.prompt, texts.position, sampling)
         # Always 0, but known after all layers only: what they read is not copied for what is then written in its place.
         column = own_room + rows.column + jnp.minimum(token.min(), 0)
-        active = rows.left > 0
+        active = texts.left > 0
         good = jnp.isfinite(logits).all(axis=-1)
-        left = jnp.where(good & ~(token[:, None] == ends).any(axis=-1), rows.left - 1, 0)
+        left = jnp.where(good & ~(token[:, None] == ends).any(axis=-1), texts.left - 1, 0)
         return (
             i + 1,
             rows._replace(
                 key=_in_column(rows.key, key, column),
                 value=_in_column(rows.value, value, column),
+                texts=texts._replace(token=token, position=texts.position + 1, left=jnp.where(active, left, 0)),
                 made=jnp.minimum(rows.made + 1, ring),
-                token=token,
-                position=rows.position + 1,
-                left=jnp.where(active, left, 0),
                 column=(rows.column + 1) % ring,
             ),
             written.at[i].set(jnp.where(active & good, token, -1)),
@@ -223,14 +194,14 @@ def _layers(model, layers):
     return run_layer
 
 
-def _admit(rows: Rows, stored: Stored, admissions: Admissions, own_room: int) -> Rows:
-    rows = rows._replace(left=jnp.where(admissions.stop, 0, rows.left))
+def _admit(rows: Rows, stored: Stored, stretch: Stretch, own_room: int) -> Rows:
+    rows = rows._replace(texts=rows.texts._replace(left=jnp.where(stretch.stop, 0, rows.texts.left)))
 
     def admit(i, rows):
-        row = admissions.rows[i]
+        row = stretch.rows[i]
 
         def copied(cache, store):
-            part = jax.lax.dynamic_slice_in_dim(store, admissions.starts[i], own_room, 2)
+            part = jax.lax.dynamic_slice_in_dim(store, stretch.starts[i], own_room, 2)
             if isinstance(cache, tuple):
                 return tuple(
                     jax.lax.dynamic_update_slice_in_dim(each, part[slot, None], row, 0)
@@ -241,15 +212,11 @@ def _admit(rows: Rows, stored: Stored, admissions: Admissions, own_room: int) ->
         return rows._replace(
             key=copied(rows.key, stored.key),
             value=copied(rows.value, stored.value),
-            own_length=rows.own_length.at[row].set(admissions.own_length[i]),
+            texts=jax.tree.map(lambda old, new: old.at[row].set(new[i]), rows.texts, stretch.texts),
             made=rows.made.at[row].set(0),
-            token=rows.token.at[row].set(admissions.token[i]),
-            position=rows.position.at[row].set(admissions.position[i]),
-            left=rows.left.at[row].set(admissions.left[i]),
-            prompt=rows.prompt.at[row].set(admissions.prompt[i]),
         )
 
-    return jax.lax.fori_loop(0, admissions.number, admit, rows)
+    return jax.lax.fori_loop(0, stretch.number, admit, rows)
 
 
 def _of_slot(stored: Stored, slot: Array, size: int, seen: Bool[Array, "B 1 T size"]) -> Past:

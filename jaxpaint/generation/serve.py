@@ -1,6 +1,6 @@
 """Many prompts under many plans: what plans and prompts share is prefilled once, and rows never idle while one waits.
 
-For each wave of prompts the prefix tree of the plans is walked depth first (`jaxpaint.plans.tree`). A part of the tree
+For each wave of prompts the plans' tree is walked depth first (`jaxpaint.engine.walk`). A part of the tree
 writes the slots of its own layers, so where a plan ends, the slots of all its layers are filled for all prompts, and
 the plans that part from it later keep what they share. Then the plan's rows are decoded, in stretches; between two of
 them texts that ended leave their rows to prompts that wait.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
@@ -22,14 +22,14 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import row_length
 from jaxpaint.engine.program import Program
+from jaxpaint.engine.walk import walk
 from jaxpaint.generation import cache
 from jaxpaint.generation import decode as engine
-from jaxpaint.generation.cache import CacheKind, Rows, Stored
+from jaxpaint.generation.cache import CacheKind, Rows, Stored, Texts
 from jaxpaint.generation.layout import Layout, Wave, lay_out
 from jaxpaint.generation.sampling import GREEDY, Sampling
 from jaxpaint.generation.text import stopped
 from jaxpaint.plans.plan import Plan
-from jaxpaint.plans.tree import prefix_tree, walk
 
 Ending: TypeAlias = Literal["end", "stop", "length", "not finite"]
 # A plan compiled layer by layer takes a quarter of a second for each.
@@ -101,46 +101,25 @@ def generate(
         static = len(plans) == 1 and plans[0].cost <= MOST_STATIC_LAYERS and model.layers is not None
     budget = cache_bytes or budgets().cache_bytes
     rows = batch_size or budgets().generation_rows
-    return _by_slots(model, prompts, plans, by_slots, sampling, kv, static, rows, budget, on_tokens)
 
+    def each() -> Iterator[Continuation]:
+        """Plans of about as many layers together: the cache has as many slots as the longest needs."""
+        for slots, indices in sorted(by_slots.items()) if prompts else ():
+            layout = lay_out(
+                # Decoding begins with a prompt's last token. With a mean cache that one, too, must see the prompt as it
+                # was read.
+                [prompt.tokens[: None if kv == "mean" else -1] for prompt in prompts],
+                max(prompt.max_new_tokens for prompt in prompts),
+                slots=slots,
+                chunk_tokens=budgets().prefill_tokens,
+                batch_size=rows,
+                token_bytes=cache.token_bytes(model),
+                cache_bytes=budget,
+            )
+            chosen = {index: plans[index] for index in indices}
+            yield from _Run(model, prompts, chosen, layout, sampling, kv, static, on_tokens).all()
 
-def _by_slots(
-    model: Model,
-    prompts: Sequence[Prompt],
-    plans: Sequence[Plan],
-    by_slots: Mapping[int, list[int]],
-    sampling: Sampling,
-    kv: CacheKind,
-    static: bool,
-    batch_size: int,
-    cache_bytes: int,
-    on_tokens: Callable[[int, int, tuple[int, ...]], None] | None,
-) -> Iterator[Continuation]:
-    """Plans of about as many layers together: the cache has as many slots as the longest needs."""
-    if not prompts:
-        return
-    for slots, indices in sorted(by_slots.items()):
-        # Decoding begins with a prompt's last token. With a mean cache that one, too, must see the prompt as it was
-        # read.
-        end = None if kv == "mean" else -1
-        layout = lay_out(
-            [prompt.tokens[:end] for prompt in prompts],
-            max(prompt.max_new_tokens for prompt in prompts),
-            slots=slots,
-            chunk_tokens=budgets().prefill_tokens,
-            batch_size=batch_size,
-            token_bytes=cache.token_bytes(model),
-            cache_bytes=cache_bytes,
-        )
-        run = _Run(model, prompts, [plans[index] for index in indices], layout, sampling, kv, static)
-        for found in run.all(on_tokens and _renamed(on_tokens, indices)):
-            yield Continuation(indices[found.plan], found.prompt, found.tokens, found.ending)
-
-
-def _renamed(
-    on_tokens: Callable[[int, int, tuple[int, ...]], None], indices: Sequence[int]
-) -> Callable[[int, int, tuple[int, ...]], None]:
-    return lambda plan, prompt, tokens: on_tokens(indices[plan], prompt, tokens)
+    return each()
 
 
 def _check(model: Model, prompts: Sequence[Prompt]) -> None:
@@ -164,157 +143,140 @@ def _check(model: Model, prompts: Sequence[Prompt]) -> None:
 
 
 class _Run:
-    """Prompts and plans of one cache shape."""
+    """Prompts and plans (by index) of one cache shape."""
 
     def __init__(
         self,
         model: Model,
         prompts: Sequence[Prompt],
-        plans: Sequence[Plan],
+        plans: Mapping[int, Plan],
         layout: Layout,
         sampling: Sampling,
         kv: CacheKind,
         static: bool,
+        on_tokens: Callable[[int, int, tuple[int, ...]], None] | None,
     ) -> None:
         self._model, self._prompts, self._plans, self._layout = model, prompts, plans, layout
         self._sampling = tuple(map(np.asarray, sampling.data))
-        self._mean = kv == "mean"
-        self._room = max(Program.of(plan).room for plan in plans)
+        self._mean, self._static, self._on_tokens = kv == "mean", static, on_tokens
+        self._room = max(Program.of(plan).room for plan in plans.values())
         self._ends = _ending_tokens(model)
+        searched = any(any(prompt.stop) for prompt in prompts)
+        self._steps = SHOW_EVERY if on_tokens else SEARCH_EVERY if searched else engine.STRETCH
         self._stored: Stored
         self._rows: Rows
-        self._static = static
         self._stored, self._rows = cache.empty(model, layout.shape, by_slot=static)
         self._nothing = cache.beside(model, jnp.zeros((1, layout.shape.chunk, model.config.hidden_size), model.dtype))
 
-    def all(self, on_tokens: Callable[[int, int, tuple[int, ...]], None] | None) -> Iterator[Continuation]:
-        tree = prefix_tree(self._plans)
-        shape = self._layout.shape
+    def all(self) -> Iterator[Continuation]:
+        shape, indices = self._layout.shape, list(self._plans)
         for number, wave in enumerate(self._layout.waves):
             # A single plan's trunk is still there.
-            kept = number > 0 and len(self._plans) == 1 and not self._mean
-            first = shape.trunk // shape.chunk if kept else 0
+            kept = number > 0 and len(indices) == 1 and not self._mean
+            chunks = range(shape.trunk // shape.chunk if kept else 0, len(wave.tokens))
 
+            # Not the walk's hidden state: what prompts share comes before their own parts, so a part of the tree runs
+            # chunk by chunk, each reading the keys and values that those before it wrote.
             def advance(
-                state: Mapping[int, Array], part: Plan, before: int, wave: Wave = wave, first: int = first
+                state: Mapping[int, Array], part: Plan, before: int, wave: Wave = wave, chunks: range = chunks
             ) -> Mapping[int, Array]:
-                chunks = range(first, len(wave.tokens))
                 return {chunk: self._prefill(wave, chunk, state.get(chunk), part, before) for chunk in chunks}
 
             size = wave.tokens.size * self._model.config.hidden_size * self._model.dtype.itemsize
             start: Mapping[int, Array] = {}
-            for branch, state, _ in walk(tree, start, advance, budgets().state_bytes // size):
-                for plan in branch.ends[:1]:
-                    for found in self._decode(wave, state, self._plans[plan], plan, on_tokens):
-                        yield found
-                        # Plans that are equal write the same.
-                        for other in branch.ends[1:]:
-                            yield Continuation(other, found.prompt, found.tokens, found.ending)
-                del state
+            for ends, hidden, _ in walk(list(self._plans.values()), start, advance, budgets().state_bytes // size):
+                plan, *others = (indices[end] for end in ends)
+                for found in self._decode(wave, hidden, plan):
+                    yield found
+                    # Plans that are equal write the same.
+                    yield from (replace(found, plan=other) for other in others)
+                del hidden
 
-    def _prefill(self, wave: Wave, chunk: int, x: Array | None, part: Plan, before: int) -> Array:
-        model, program = self._model, Program.of(part)
-        x, self._stored = engine.prefill(
-            model.graphdef,
-            model.state,
-            model.layers,
-            program.instructions,
-            program.length,
-            self._room,
-            before,
-            self._nothing if x is None else x,
-            self._stored,
-            chunk,
-            wave.tokens[chunk, None],
-            wave.positions[chunk, None],
-            wave.visible_until[chunk, None],
-            wave.trunk_seen[chunk],
-            self._layout.shape.trunk,
-        )
+    def _prefill(self, wave: Wave, number: int, x: Array | None, part: Plan, before: int) -> Array:
+        model, program, room = self._model, Program.of(part), self._layout.shape.trunk
+        layout = wave.tokens, wave.positions, wave.visible_until, wave.trunk_seen
+        chunk = tuple(array[number, None] for array in layout)
+        what = model.graphdef, model.state, model.layers, program.instructions, program.length, self._room
+        x = self._nothing if x is None else x
+        x, self._stored = engine.prefill(*what, before, x, self._stored, number, chunk, room)
         return x
 
-    def _decode(
-        self,
-        wave: Wave,
-        hidden: Mapping[int, Array],
-        plan: Plan,
-        index: int,
-        on_tokens: Callable[[int, int, tuple[int, ...]], None] | None,
-    ) -> Iterator[Continuation]:
+    def _decode(self, wave: Wave, hidden: Mapping[int, Array], index: int) -> Iterator[Continuation]:
         """Continues the wave's prompts under a plan whose slots are filled; `hidden` are their last hidden states."""
-        shape, trunk, model = self._layout.shape, self._layout.trunk, self._model
-        program = Program.of(plan)
-        slots = cache.groups(plan, shape.slots) if self._mean else np.arange(shape.slots, dtype=np.int32)
-        stored, texts = self._stored, dict[int, list[int]]()
-
-        def ended(prompt: int, fresh: list[int], goes_on: bool, finite: bool) -> Continuation | None:
-            text = texts.setdefault(prompt, [])
-            text += fresh
-            if on_tokens and fresh:
-                on_tokens(index, prompt, tuple(token for token in fresh if token not in self._ends))
-            ending = self._ending(prompt, text, goes_on, finite)
-            if ending is None:
-                return None
-            return Continuation(index, prompt, tuple(text[:-1] if ending == "end" else text), ending)
-
+        shape, plan = self._layout.shape, self._plans[index]
+        texts: dict[int, list[int]] = {prompt: [] for prompt in wave.prompts}
         waiting = deque(range(len(wave.prompts)))
+        stored, slots = self._stored, None
         if self._mean:
+            slots = cache.groups(plan, shape.slots)
             stored, first, finite = self._begin_with_means(wave, hidden, slots)
-            for place in list(waiting):
-                prompt = wave.prompts[place]
+            for place, prompt in enumerate(wave.prompts):
+                fresh = [int(first[place])] if finite[place] else []
                 goes_on = self._prompts[prompt].max_new_tokens > 1
-                if found := ended(prompt, [int(first[place])] if finite[place] else [], goes_on, bool(finite[place])):
+                if found := self._continued(index, prompt, texts[prompt], fresh, goes_on, bool(finite[place])):
                     waiting.remove(place)
                     yield found
         in_row: list[int | None] = [None] * shape.rows
         stop = np.ones(shape.rows, bool)  # whoever ran last may have left before its rows were done
-        searched = any(any(self._prompts[prompt].stop) for prompt in wave.prompts)
-        steps = SHOW_EVERY if on_tokens else SEARCH_EVERY if searched else engine.STRETCH
         while waiting or any(prompt is not None for prompt in in_row):
-            entries = []
-            for row, occupant in enumerate(in_row):
-                if occupant is None and waiting:
-                    place = waiting.popleft()
-                    in_row[row] = number = wave.prompts[place]
-                    asked = self._prompts[number]
-                    whole = [*asked.tokens, *texts.get(number, [])]
-                    still = asked.max_new_tokens - (len(whole) - len(asked.tokens))
-                    last = len(whole) - 1
-                    entries.append((row, wave.starts[place], last - trunk, whole[-1], last, still, number))
-            columns = np.zeros((7, shape.rows), np.int32)
-            if entries:
-                columns[:, : len(entries)] = np.array(entries, np.int32).T
-            self._rows, written, finite = engine.decode(
-                model.graphdef,
-                model.state,
-                model.layers,
-                plan if self._static else None,
-                program.instructions,
-                program.length,
-                self._room,
-                shape.trunk,
-                shape.own,
-                trunk,
-                stored,
-                self._rows,
-                engine.Admissions(*map(jnp.asarray, (stop, len(entries), *columns))),
-                steps,
-                bool(waiting),
-                self._ends,
-                self._sampling,
-                self._mean,
-                slots,
-            )
-            new, left, good = np.asarray(written), np.asarray(self._rows.left), np.asarray(finite)
+            number, columns = self._admit(wave, waiting, in_row, texts)
+            rows, starts, *fed = map(jnp.asarray, columns)
+            changes = jnp.asarray(stop), jnp.asarray(number), rows, starts, Texts(*fed)
+            stretch = engine.Stretch(self._steps, bool(waiting), *changes)
+            written, left, good = self._stretch(plan, stored, slots, stretch)
             stop = np.zeros(shape.rows, bool)
             for row, occupant in enumerate(in_row):
                 if occupant is None:
                     continue
-                fresh = [int(token) for token in new[:, row] if token >= 0]
-                if found := ended(occupant, fresh, bool(left[row]), bool(good[row])):
+                fresh = [int(token) for token in written[:, row] if token >= 0]
+                if found := self._continued(index, occupant, texts[occupant], fresh, bool(left[row]), bool(good[row])):
                     in_row[row], stop[row] = None, left[row] > 0
-                    del texts[occupant]
                     yield found
+
+    def _continued(
+        self, index: int, prompt: int, text: list[int], fresh: list[int], goes_on: bool, finite: bool
+    ) -> Continuation | None:
+        """Adds fresh tokens to a text; its continuation if it has ended."""
+        text += fresh
+        if self._on_tokens and fresh:
+            self._on_tokens(index, prompt, tuple(token for token in fresh if token not in self._ends))
+        ending = self._ending(prompt, text, goes_on, finite)
+        if ending is None:
+            return None
+        return Continuation(index, prompt, tuple(text[:-1] if ending == "end" else text), ending)
+
+    def _admit(
+        self, wave: Wave, waiting: deque[int], in_row: list[int | None], texts: Mapping[int, list[int]]
+    ) -> tuple[int, np.ndarray]:
+        """Puts prompts that wait (by their places in the wave) into free rows, each with what it has written.
+
+        How many, and of each: row, start of its own part, and the numbers of `Texts`, [7, rows].
+        """
+        entries = []
+        for row, occupant in enumerate(in_row):
+            if occupant is None and waiting:
+                place = waiting.popleft()
+                in_row[row] = prompt = wave.prompts[place]
+                asked, made = self._prompts[prompt], texts[prompt]
+                last = len(asked.tokens) + len(made) - 1
+                token = made[-1] if made else asked.tokens[-1]
+                text = last - self._layout.trunk, token, last, asked.max_new_tokens - len(made), prompt
+                entries.append((row, wave.starts[place], *text))
+        columns = np.zeros((7, len(in_row)), np.int32)
+        if entries:
+            columns[:, : len(entries)] = np.array(entries, np.int32).T
+        return len(entries), columns
+
+    def _stretch(
+        self, plan: Plan, stored: Stored, first: np.ndarray | None, stretch: engine.Stretch
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Decodes all rows for a while: tokens [steps, rows], -1 where there is none, what is left, and if finite."""
+        model, layout, data = self._model, self._layout, Program.of(plan)
+        program = data.instructions, data.length
+        what = model.graphdef, model.state, model.layers, plan if self._static else None, program, self._room
+        where = layout.shape, layout.trunk, stored, self._rows
+        self._rows, written, finite = engine.decode(*what, *where, stretch, self._ends, self._sampling, first)
+        return np.asarray(written), np.asarray(self._rows.texts.left), np.asarray(finite)
 
     def _begin_with_means(
         self, wave: Wave, hidden: Mapping[int, Array], slots: np.ndarray

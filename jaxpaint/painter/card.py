@@ -32,8 +32,8 @@ CHANCE = {"facts": 1 / 4, "work": 1 / 4, "sales": 1 / 2, "places": 0.0, "arithme
 
 def held_out_losses(model: Any) -> dict[str, float]:
     """Of each kind of text, the mean loss of a word, in nats, over texts that training has not seen."""
-    from jaxpaint.engine.head import score
     from jaxpaint.engine.packing import Request
+    from jaxpaint.engine.score import score
 
     found = {}
     for number, kind in enumerate(language.KINDS):

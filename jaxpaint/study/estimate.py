@@ -13,10 +13,10 @@ from flax import nnx
 
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.words import count
-from jaxpaint.engine.head import head_chunk, pack_for, vocabulary_block
+from jaxpaint.engine.head import head_chunk, vocabulary_block
 from jaxpaint.engine.model import Model, attention_implementation, random_model, resolve_dtype
 from jaxpaint.engine.packing import Batch
-from jaxpaint.engine.score import sweep_batch
+from jaxpaint.engine.score import pack_for, sweep_batch
 from jaxpaint.models import abstract_model
 from jaxpaint.models.checkpoint import read_config
 from jaxpaint.plans.plan import Plan, Repeat

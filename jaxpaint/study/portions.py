@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxpaint.engine.head import pack_for
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Batch, Request
+from jaxpaint.engine.score import pack_for
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,10 @@ from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix, normaliz
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.engine.head import ModelOutputError, score
+from jaxpaint.engine.head import ModelOutputError
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Request
+from jaxpaint.engine.score import score
 from jaxpaint.generation import Continuation, Prompt, Sampling, generate
 from jaxpaint.generation.cache import CacheKind
 from jaxpaint.generation.text import finished_text

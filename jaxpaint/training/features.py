@@ -15,8 +15,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.rows import right_padded
-from jaxpaint.engine.walk import last_states
-from jaxpaint.models.sharding import DATA
+from jaxpaint.engine.walk import endings, shards, start_of_rows
 from jaxpaint.plans.plan import Plan
 from jaxpaint.tasks.glue import GlueTask
 from jaxpaint.tasks.glue_examples import Examples
@@ -87,14 +86,14 @@ def pooled_features(
         PlanError: a plan names a layer that the model lacks.
     """
     features = np.empty((len(plans), len(encoded), model.config.hidden_size), np.float32)
-    shards = model.mesh.shape[DATA] if model.mesh else 1
-    budget = batch_tokens or budgets().feature_tokens * shards
-    for batch in right_padded(encoded.tokens, budget, shards, SHORTEST_ROW):
+    budget = batch_tokens or budgets().feature_tokens * shards(model)
+    for batch in right_padded(encoded.tokens, budget, shards(model), SHORTEST_ROW):
         token_types = np.zeros_like(batch.tokens)
         for row, example in enumerate(batch.texts):
             token_types[row, : batch.lengths[row]] = encoded.token_types[example]
         chosen = list(batch.texts)
-        for ends, state in last_states(model, Inputs(batch.tokens, batch.lengths, token_types), plans):
+        inputs = Inputs(batch.tokens, batch.lengths, token_types)
+        for ends, state, _ in endings(model, start_of_rows(model, inputs), plans):
             pooled = np.asarray(_pooled(model.graphdef, model.state, state))[: batch.real_rows]
             del state
             for plan in ends:

@@ -25,29 +25,12 @@ from jaxpaint.engine.model import Model, from_parameters, random_model
 from jaxpaint.models.config import LlamaConfig
 from jaxpaint.plans.plan import Plan, PlanError
 from jaxpaint.plans.tree import prefix_tree
-from tests.helpers.decoders import LONGEST, VOCAB_SIZE, make_tiny
+from tests.helpers.decoders import LONGEST, PLANS, VOCAB_SIZE, make_tiny
 from tests.helpers.oracle import run_slowly
 from tests.helpers.real_assets import DATA, needs_assets
 
 NAMES = ("similarity", "variance", "block_influence", "angular_distance")
 TOLERANCE = 2e-6  # float32 states of two executables, compared in float32 and in float64
-
-PLANS = [
-    Plan.parse(text)
-    for text in (
-        "0-4",
-        "0 {1-3}*3 4",
-        "0 {1-3} 4",
-        "0-2",
-        "0 2 1 3 4",
-        "4-0",
-        "0 sum{1 2} 3 4",
-        "0 {(1 {2 3}) 2} 4",
-        "0 (1 2)*5 4",
-        "0-4",
-        "3",
-    )
-]
 
 
 def expected(states: np.ndarray, lengths: np.ndarray) -> Analysis:
@@ -61,10 +44,10 @@ def expected(states: np.ndarray, lengths: np.ndarray) -> Analysis:
         influence.append([1 - np.diag(_cosines(before, after)) for before, after in pairwise(x)])
         angular.append(np.arccos(np.clip(_cosines(x[:, -1], x[:, -1]), -1, 1)) / np.pi)
     return Analysis(
-        np.mean(similarity, axis=0),
-        np.mean(variance, axis=0),
-        np.concatenate(influence, axis=1).mean(axis=1),
-        np.mean(angular, axis=0),
+        similarity=np.mean(similarity, axis=0),
+        variance=np.mean(variance, axis=0),
+        block_influence=np.concatenate(influence, axis=1).mean(axis=1),
+        angular_distance=np.mean(angular, axis=0),
     )
 
 
@@ -205,7 +188,7 @@ def test_scale_shows_in_the_variance_alone(tiny, texts):
     plan = Plan.parse("0 {1-3} 4")
     (found,), (large,) = (analyse(model, texts, [plan]) for model in (tiny.model, scaled(tiny.model, 8.0)))
     np.testing.assert_allclose(large.variance, 64 * found.variance, rtol=1e-6)
-    assert_close(Analysis(large.similarity, found.variance, large.block_influence, large.angular_distance), found)
+    assert_close(Analysis(**{**vars(large), "variance": found.variance}), found)
 
 
 def test_a_step_that_changes_nothing_has_no_influence(tiny, texts):
@@ -269,7 +252,7 @@ def test_held_states_bound_memory(tiny, monkeypatch):
 
     def watched(*arguments):
         alive.append(sum(array.nbytes for array in jax.live_arrays() if array.shape == (4, 32, 32)))
-        assert arguments[-2].shape == (4, 32, 32)
+        assert arguments[5].shape == (4, 32, 32)
         return run(*arguments)
 
     monkeypatch.setattr(analysis, "_step", watched)

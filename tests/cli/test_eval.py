@@ -15,7 +15,8 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from jaxpaint.engine.head import ModelOutputError, score
+from jaxpaint.engine.head import ModelOutputError
+from jaxpaint.engine.score import score
 from jaxpaint.models import checkpoint
 from jaxpaint.plans import strategies
 from jaxpaint.tasks import harness

@@ -13,10 +13,11 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from jaxpaint.base import budgets
-from jaxpaint.engine import head as score_module
-from jaxpaint.engine.head import ModelOutputError, Scores, attention_cost, score
+from jaxpaint.engine import head, walk
+from jaxpaint.engine.head import ModelOutputError
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Request, pack
+from jaxpaint.engine.score import Scores, attention_cost, score
 from jaxpaint.plans.plan import Layer, Parallel, Plan, PlanError, Repeat
 from tests.helpers.decoders import NUM_LAYERS, VOCAB_SIZE, Tiny, make_tiny
 
@@ -122,7 +123,7 @@ def test_the_head_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = make_tiny("tied embeddings")
     requests = _requests(tiny)
     monkeypatch.setattr(budgets, "CPU", dataclasses.replace(budgets.CPU, logits_bytes=4 * VOCAB_SIZE * 5))
-    score_module._score_batch.clear_cache()
+    head._at_scored.clear_cache()
     _assert_scores(score(tiny.model, requests, batch_tokens=128), _by_transformers(tiny, requests))
 
 
@@ -133,9 +134,9 @@ def test_the_vocabulary_in_blocks(monkeypatch: pytest.MonkeyPatch, variation: st
     tiny = make_tiny(variation)
     requests = _requests(tiny)
     monkeypatch.setattr(budgets, "CPU", dataclasses.replace(budgets.CPU, vocabulary_block=largest))
-    score_module._score_batch.clear_cache()
+    head._at_scored.clear_cache()
     _assert_scores(score(tiny.model, requests), _by_transformers(tiny, requests))
-    score_module._score_batch.clear_cache()
+    head._at_scored.clear_cache()
 
 
 def test_nothing_to_score() -> None:
@@ -208,7 +209,11 @@ def test_100_plans_compile_once_per_batch_shape() -> None:
     orders = [Plan.of(random.integers(0, NUM_LAYERS, random.integers(6, 16)).tolist()) for _ in range(80)]
     groups = [Plan.of(0, Repeat(Parallel((Layer(1), Layer(i % 4), Layer(2))), 1 + i // 4), 4) for i in range(20)]
     assert len({*orders, *groups}) == 100
-    score_module._score_batch.clear_cache()
+    executables = (walk._embed_stream, walk._segment, head._at_scored)
+    for executable in executables:
+        executable.clear_cache()
     for plan in (*orders, *groups):
         score(tiny.model, requests, plan, batch_tokens=192)
-    assert score_module._score_batch.executables() == len(shapes) <= 2
+    # Embedding, one for series and one for groups, head.
+    assert len(shapes) <= 2
+    assert [each.executables() for each in executables] == [len(shapes), 2 * len(shapes), len(shapes)]

@@ -11,33 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpaint.engine import score as sweep
-from jaxpaint.engine.head import score
+from jaxpaint.engine import head, walk
 from jaxpaint.engine.packing import Request
-from jaxpaint.engine.score import score_plans
+from jaxpaint.engine.score import pack_for, score, score_plans
 from jaxpaint.plans import strategies
 from jaxpaint.plans.plan import Plan, PlanError
 from jaxpaint.plans.tree import prefix_tree, units
-from tests.helpers.decoders import make_tiny
+from tests.helpers.decoders import PLANS, make_tiny
 
 STATE_BYTES = 128 * 32 * 4  # of a batch of 128 tokens of the tiny model
-PLANS = [
-    Plan.parse(text)
-    for text in (
-        "0-4",
-        "0 {1-3}*3 4",
-        "0 {1-3} 4",
-        "0 {1-3}*2 4",
-        "0-2",
-        "0 2 1 3 4",
-        "4-0",
-        "0 sum{1 2} 3 4",
-        "0 {(1 {2 3}) 2} 4",
-        "0 (1 2)*3 4",
-        "0-4",
-        "3",
-    )
-]
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +57,10 @@ def test_counts_of_work(tiny, requests):
 
 def test_four_executables_per_batch_shape(tiny, requests):
     """Embedding, series, groups, head."""
-    executables = (sweep._embed, sweep._segment, sweep._head)
+    executables = (walk._embed_stream, walk._segment, head._at_scored)
     for executable in executables:
         executable.clear_cache()
-    shapes = {(batch.tokens.shape, batch.lookback) for batch in sweep.pack_for(tiny.model, requests, 128)}
+    shapes = {(batch.tokens.shape, batch.lookback) for batch in pack_for(tiny.model, requests, 128)}
     score_plans(tiny.model, requests, PLANS, batch_tokens=128)
     assert [executable.executables() for executable in executables] == [len(shapes), 2 * len(shapes), len(shapes)]
 
@@ -87,10 +69,10 @@ def test_held_states_bound_memory(tiny, requests, monkeypatch):
     """Alive while a stretch runs: the states held at branch points, and the one that it starts from."""
     plans = [Plan.of(*layers) for layers in product((1, 2), repeat=5)]
     assert prefix_tree(plans).held == 5
-    (batch,) = sweep.pack_for(tiny.model, requests[:2], 128)
+    (batch,) = pack_for(tiny.model, requests[:2], 128)
     shape = (*batch.tokens.shape, tiny.model.config.hidden_size)
     alive: list[int] = []
-    run = sweep._segment
+    run = walk._segment
 
     def states() -> int:
         return sum(array.shape == shape for array in jax.live_arrays())
@@ -102,7 +84,7 @@ def test_held_states_bound_memory(tiny, requests, monkeypatch):
     gc.collect()
     left_by_others = states()
 
-    monkeypatch.setattr(sweep, "_segment", watched)
+    monkeypatch.setattr(walk, "_segment", watched)
     peaks = []
     for held_states in (1, 100):
         held_bytes = held_states * batch.tokens.size * tiny.model.config.hidden_size * 4

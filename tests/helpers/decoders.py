@@ -16,9 +16,28 @@ from flax.traverse_util import unflatten_dict
 
 from jaxpaint.engine.model import Model, from_parameters
 from jaxpaint.models.config import from_huggingface
+from jaxpaint.plans.plan import Plan
 
 VOCAB_SIZE = 61
 NUM_LAYERS = 5
+# Plans of all kinds, many that begin alike, two that are equal, and one of more states than are compared in one call.
+PLANS = [
+    Plan.parse(text)
+    for text in (
+        "0-4",
+        "0 {1-3}*3 4",
+        "0 {1-3} 4",
+        "0 {1-3}*2 4",
+        "0-2",
+        "0 2 1 3 4",
+        "4-0",
+        "0 sum{1 2} 3 4",
+        "0 {(1 {2 3}) 2} 4",
+        "0 (1 2)*5 4",
+        "0-4",
+        "3",
+    )
+]
 LONGEST = 24  # tokens in a test's texts: beyond the sliding window, and into every regime of the rope scaling
 WINDOW = 5
 

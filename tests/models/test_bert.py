@@ -142,9 +142,8 @@ class TestRefusals:
             model.pooled(tokens)
 
     def test_an_encoder_scores_and_writes_no_continuations(self) -> None:
-        from jaxpaint.engine.head import score
         from jaxpaint.engine.packing import Request
-        from jaxpaint.engine.score import score_plans
+        from jaxpaint.engine.score import score, score_plans
         from jaxpaint.generation.serve import Prompt, generate
 
         model = tiny_bert()

@@ -18,7 +18,7 @@ from jaxpaint.engine.model import Model, from_parameters, random_model
 from jaxpaint.models.config import LlamaConfig
 from jaxpaint.engine.packing import Request
 from jaxpaint.plans.plan import Plan
-from jaxpaint.engine.head import score
+from jaxpaint.engine.score import score
 from jaxpaint.models.sharding import device_mesh, parameter_sharding
 
 tensor_parallel = int(sys.argv[1])

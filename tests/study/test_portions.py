@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpaint.engine.head import pack_for
 from jaxpaint.engine.packing import Request
+from jaxpaint.engine.score import pack_for
 from jaxpaint.study.portions import Portion, portions, regrouped
 from tests.helpers.decoders import VOCAB_SIZE, make_tiny
 

@@ -18,6 +18,7 @@ import jaxpaint as jp
 from convert import convert
 from jaxpaint.analysis.states import analyse
 from jaxpaint.base.errors import UserError
+from jaxpaint.engine import head, walk
 from jaxpaint.engine import score as sweep
 from jaxpaint.results.store import Store, merge
 from jaxpaint.study import analyses as study_analyses
@@ -308,7 +309,7 @@ def test_a_study_of_many_plans_has_few_executables(spec, monkeypatch):
     """At most 4 for a batch shape, and at most 6 shapes, whatever the number of plans."""
     shapes = set()
     watched(monkeypatch, lambda number, batch: shapes.add((batch.tokens.shape, batch.lookback, batch.scored.shape)))
-    executables = (sweep._embed, sweep._segment, sweep._head)
+    executables = (walk._embed_stream, walk._segment, head._at_scored)
     for executable in executables:
         executable.clear_cache()
     names = ("skip", "reverse", "random", "parallel", "looped-parallel", "block-repeat", "skip-one", "switch")

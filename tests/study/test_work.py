@@ -100,8 +100,7 @@ def test_memory() -> None:
 
 @pytest.mark.parametrize("tiny", ["grouped-query"], indirect=True)
 def test_the_engine_runs_what_was_counted(tiny) -> None:
-    from jaxpaint.engine.head import pack_for
-    from jaxpaint.engine.score import score_plans
+    from jaxpaint.engine.score import pack_for, score_plans
 
     requests = [Request.of(range(1, 9), [n, n + 1], 64) for n in range(20, 26)]
     chosen = plans("0-4", "0 1 {2 3} 4", "0 1 {2 3}*2 4", "0 4", "0 3 2 1 4")

@@ -10,7 +10,7 @@ import pytest
 
 import jaxpaint as jp
 from convert import convert
-from jaxpaint.engine.head import score
+from jaxpaint.engine.score import score
 from jaxpaint.tasks.harness import PlanLM
 from jaxpaint.tasks.load import evaluate, load_tasks
 from jaxpaint.tasks.metrics import task_metrics

@@ -10,7 +10,7 @@ import pytest
 
 import jaxpaint as jp
 from jaxpaint.base.errors import UserError
-from jaxpaint.engine.head import score
+from jaxpaint.engine.score import score
 from jaxpaint.tasks.harness import PlanLM
 from jaxpaint.tasks.load import load_tasks
 from jaxpaint.tasks.requests import load_requests
