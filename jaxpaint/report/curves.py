@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from jaxpaint.plans.strategies import CUSTOM
+from jaxpaint.plans.strategies import CUSTOM, entry
 from jaxpaint.report.bootstrap import DRAWS, generator, interval
-from jaxpaint.report.data import Study, VariantRow
+from jaxpaint.report.data import Study
+from jaxpaint.results.reading import VariantRow
 
 
 class Scores(Protocol):
@@ -83,40 +84,48 @@ def own_plans(study: Study, scores: Scores, *, task: str | None = None) -> Curve
 
 def _curve(study: Study, scores: Scores, strategy: str, variants: list[VariantRow], task: str | None) -> Curve:
     point, draws = scores.of(task)
-    variants = [v for v in variants if study.has_cell(v.column)]
-    if all(v.column == study.full for v in variants):  # one middle layer in any order is the full model
-        variants = []
-    columns: dict[int, list[int]] = defaultdict(list)
-    for variant in variants:
-        assert variant.affected is not None
-        columns[variant.affected].append(variant.column)
     rows, missing = [], []
-    for affected, all_columns in sorted(columns.items()):
-        # One seed, one sample: with few layers several seeds give one order, and parallel is looped-parallel once.
-        seeded = strategy == "random"
-        found = [c for c in (all_columns if seeded else sorted(set(all_columns))[:1]) if not np.isnan(point[c])]
-        if len(found) < len(all_columns if seeded else all_columns[:1]):
+    for affected, asked in _samples(study, strategy, variants):
+        found = [column for column in asked if not np.isnan(point[column])]
+        if len(found) < len(asked):
             missing.append(affected)
         if found:
             rows.append((affected, found))
-    mean = [point[found].mean() for _, found in rows]
+
+    def each(measure: Callable[[list[int]], float]) -> np.ndarray:
+        return np.array([measure(found) for _, found in rows], np.float64)
+
     drawn = [_seed_mean(draws[:, found], affected) for affected, found in rows]
     stacked = np.stack(drawn, axis=1) if drawn else np.empty((DRAWS, 0))
     low, high = interval(stacked)
     return Curve(
         strategy,
         np.array([affected for affected, _ in rows], np.int64),
-        np.array(mean, np.float64),
+        each(lambda found: point[found].mean()),
         low,
         high,
         stacked,
         np.array([len(found) for _, found in rows], np.int64),
-        np.array([point[found].min() for _, found in rows], np.float64),
-        np.array([point[found].max() for _, found in rows], np.float64),
-        np.array([np.mean([study.plans[c].cost for c in found]) for _, found in rows], np.float64),
-        np.array([np.mean([study.plans[c].depth for c in found]) for _, found in rows], np.float64),
+        each(lambda found: point[found].min()),
+        each(lambda found: point[found].max()),
+        each(lambda found: float(np.mean([study.plans[column].cost for column in found]))),
+        each(lambda found: float(np.mean([study.plans[column].depth for column in found]))),
         np.array(missing, np.int64),
     )
+
+
+def _samples(study: Study, strategy: str, variants: list[VariantRow]) -> list[tuple[int, list[int]]]:
+    """By the number of affected layers, the columns of the plans that were asked for and are averaged."""
+    asked = [v for v in variants if study.has_cell(v.column)]
+    if all(v.column == study.full for v in asked):  # one middle layer in any order is the full model
+        return []
+    columns: dict[int, list[int]] = defaultdict(list)
+    for variant in asked:
+        assert variant.affected is not None
+        columns[variant.affected].append(variant.column)
+    # One seed, one sample: with few layers several seeds give one order, and parallel is looped-parallel once.
+    seeded = "seed" in entry(strategy).options
+    return [(affected, found if seeded else [min(found)]) for affected, found in sorted(columns.items())]
 
 
 def _seed_mean(draws: np.ndarray, affected: int) -> np.ndarray:

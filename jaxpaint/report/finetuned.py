@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxpaint.plans.strategies import ranked
 from jaxpaint.report.bootstrap import DRAWS, generator
 from jaxpaint.report.curves import Curve, curve
-from jaxpaint.report.data import FINETUNED, Study, TaskResults, TaskRow, VariantRow
-from jaxpaint.report.measurements import PAPER, Measurements
+from jaxpaint.report.data import Study, TaskResults
+from jaxpaint.report.measurements import Measurements
+from jaxpaint.results.kinds import is_finetuned, split_finetuned
+from jaxpaint.results.reading import TaskRow, VariantRow
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +73,7 @@ class TunedTask:
 
     def strategies(self) -> tuple[str, ...]:
         """The paper's strategies of which some plan was fine-tuned."""
-        return tuple(name for name in PAPER if self.curve(name, self.tuned) or self._missing(name))
+        return tuple(name for name in ranked() if self.curve(name, self.tuned) or self._missing(name))
 
     def full(self, results: TaskResults | None) -> float:
         """The full model's score, NaN where it has none."""
@@ -102,14 +105,13 @@ def split(studies: Sequence[Study]) -> tuple[tuple[Study, ...], tuple[TunedTask,
     """Studies without their fine-tuned results, where anything else is in them, and the fine-tuned results."""
     others, found = [], []
     for study in studies:
-        tuned = [result for result in study.results if FINETUNED in json.loads(result.task.settings)]
+        tuned = [result for result in study.results if is_finetuned(result.task.settings)]
         rest = tuple(result for result in study.results if result not in tuned)
         if rest or study.analyses:
             others.append(replace(study, results=rest))
         count = Counter(result.task.benchmark for result in tuned)
         for result in tuned:
-            name, settings = result.task.benchmark, json.loads(result.task.settings)
-            training = settings.pop(FINETUNED)
+            name, (training, settings) = result.task.benchmark, split_finetuned(result.task.settings)
             title = f"{name} #{result.task.id}" if count[name] > 1 else name
             found.append(TunedTask(study, result, _frozen(rest, result.task, settings), training, title))
     return tuple(others), tuple(found)

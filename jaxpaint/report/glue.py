@@ -1,4 +1,4 @@
-"""The GLUE results of a store apart from its language-model benchmarks: scores as they are, averaged over tasks."""
+"""The GLUE results of a store apart from its language-model benchmarks: as they are, averaged over tasks, in words."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from jaxpaint.plans.strategies import ranked
 from jaxpaint.report.bootstrap import DRAWS, generator
 from jaxpaint.report.curves import Curve, curve
-from jaxpaint.report.data import Study, TaskResults
-from jaxpaint.report.measurements import PAPER, Measurements
+from jaxpaint.report.data import Study, TaskResults, model_facts
+from jaxpaint.report.measurements import Measurements
+from jaxpaint.results.kinds import MAJORITY, glue_training, is_frozen
+from jaxpaint.results.reading import NOT_FINITE, RUNNING
 
-MAJORITY = "majority_score"  # as `jaxpaint.tasks.glue` stores it
+NEAR_MAJORITY = 0.05
+"""A full model that beats the most frequent class by less shows little of what strategies lose."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +54,7 @@ class GlueStudy:
     @property
     def frozen(self) -> bool:
         """Whether only classifiers were trained, and not the encoder under every plan."""
-        return self.training["frozen"]
+        return is_frozen(self.training)
 
     @property
     def kind(self) -> str:
@@ -93,7 +97,7 @@ class GlueStudy:
 
     def curves(self) -> dict[str, Curve]:
         """The averages of the paper's strategies that have data."""
-        found = {strategy: self.curve(strategy) for strategy in PAPER}
+        found = {strategy: self.curve(strategy) for strategy in ranked()}
         return {strategy: each for strategy, each in found.items() if each}
 
 
@@ -115,11 +119,8 @@ def split(studies: Sequence[Study]) -> tuple[tuple[Study, ...], tuple[GlueStudy,
 
 def _how(result: TaskResults) -> str:
     """A GLUE result's settings but for its examples, as JSON; empty for other tasks."""
-    settings = json.loads(result.task.settings)
-    if "trained_on" not in settings:
-        return ""
-    del settings["trained_on"]
-    return json.dumps(settings, sort_keys=True)
+    training = glue_training(result.task.settings)
+    return "" if training is None else json.dumps(training, sort_keys=True)
 
 
 def _once_each(results: Sequence[TaskResults]) -> Iterator[tuple[TaskResults, ...]]:
@@ -135,3 +136,72 @@ def _once_each(results: Sequence[TaskResults]) -> Iterator[tuple[TaskResults, ..
         same.sort(key=lambda result: -result.task.id)
     for together in zip_longest(*by_task.values()):
         yield tuple(result for result in together if result is not None)
+
+
+def titles(glue: Sequence[GlueStudy]) -> list[str]:
+    """Numbered where the same encoder was trained with other settings, or on other examples."""
+    alike = [f"{each.study.model.name}, GLUE {each.kind}" for each in glue]
+    numbers = [alike[: place + 1].count(title) for place, title in enumerate(alike)]
+    return [
+        f"{title} ({number})" if alike.count(title) > 1 else title for title, number in zip(alike, numbers, strict=True)
+    ]
+
+
+def notes(glue: GlueStudy) -> list[str]:
+    """What a reader must know before trusting the figures."""
+    scores, counts = glue.scores, glue.study.statuses()
+    found = ["Scores are as GLUE has them, not normalised, as in the paper; the average is over the tasks shown."]
+    missing = [result.task.name for result in glue.study.results if result.task.name not in scores.tasks]
+    if missing:
+        found.append(f"Left out, because the full model has no result there: {', '.join(missing)}.")
+    full, majority = glue.average("full"), glue.average("majority")
+    if full - majority < NEAR_MAJORITY:
+        found.append(
+            f"The full model's average of {full:.3f} is {'hardly' if full > majority else 'not'} above that of the "
+            f"most frequent class, {majority:.3f}: what a strategy loses can hardly be seen."
+        )
+    uneven = [result.task.name for result in glue.study.results if _is_uneven(result.documents)]
+    if uneven:
+        found.append(f"Some plans were scored on fewer examples than others: {', '.join(uneven)}.")
+    for count, rest in (
+        (counts[NOT_FINITE], "not finite (logits overflowed): shown as missing"),
+        (counts[RUNNING], "not finished: the report shows what there is"),
+    ):
+        if count:
+            found.append(f"{count} of {counts.total()} results {'is' if count == 1 else 'are'} {rest}.")
+    return found
+
+
+def _is_uneven(documents: np.ndarray) -> bool:
+    return len(set(documents[documents > 0].tolist())) > 1
+
+
+def facts(glue: GlueStudy) -> tuple[tuple[str, str], ...]:
+    """What was measured, by name."""
+    study = glue.study
+    tasks = [f"{result.task.name} ({int(result.documents.max())} examples)" for result in study.results]
+    cells = [f"{count} {status}" for status, count in sorted(study.statuses().items())]
+    asked = {column for result in study.results for column, status in enumerate(result.status) if status}
+    return (
+        *model_facts(study.model),
+        ("Tasks", "; ".join(tasks)),
+        ("Training", _training(glue.training)),
+        ("Plans", str(len(asked))),
+        ("Results", "; ".join(cells)),
+        ("Fingerprint", study.model.fingerprint[:16]),
+    )
+
+
+def _training(settings: Mapping[str, Any]) -> str:
+    flat = {
+        name: value
+        for key, group in settings.items()
+        for name, value in (group.items() if isinstance(group, Mapping) else [(key, group)])
+    }
+    return ", ".join(f"{name.replace('_', ' ')} {_setting(value)}" for name, value in sorted(flat.items()))
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxpaint.plans.strategies import entry
 from jaxpaint.report.curves import Curve, curve, own_plans
-from jaxpaint.report.data import Analysis, Study
+from jaxpaint.report.data import Study
 from jaxpaint.report.normalise import Normalised, normalise
+from jaxpaint.results.reading import Analysis
+
+if TYPE_CHECKING:
+    from jaxpaint.report.finetuned import TunedTask
 
 STANDARD_ITERATIONS = 3  # of looped-parallel, in the paper
-NAMES: Mapping[str, str] = {
-    "full": "full model",
-    "skip": "skip",
-    "middle-repeat": "middle repeat",
-    "reverse": "reverse",
-    "random": "random order",
-    "parallel": "parallel",
-    "looped-parallel": "looped parallel",
-    "block-repeat": "block repeat",
-    "parallel-pairs": "parallel pairs",
-    "skip-one": "skip one",
-    "switch": "switch",
-    "custom": "own plan",
-}
-"""The strategies in words, those of the paper first."""
-PAPER = ("skip", "middle-repeat", "reverse", "random", "parallel", "looped-parallel")
 
 
 @dataclass(frozen=True, eq=False)
 class Measurements:
-    """A study, normalised. Curves are made once each."""
+    """A study, normalised, and what was fine-tuned of it. Curves are made once each."""
 
     study: Study
     scores: Normalised
+    tuned: tuple[TunedTask, ...] = ()
 
     @classmethod
-    def of(cls, study: Study) -> Measurements:
-        return cls(study, normalise(study))
+    def of(cls, study: Study, tuned: tuple[TunedTask, ...] = ()) -> Measurements:
+        return cls(study, normalise(study), tuned)
 
     @property
     def num_layers(self) -> int:
@@ -92,7 +82,7 @@ class Measurements:
 
     def name(self, strategy: str) -> str:
         """A strategy in words, with the iterations that stand for looped-parallel."""
-        return f"{NAMES[strategy]} ×{self.looped}" if strategy == "looped-parallel" else NAMES.get(strategy, strategy)
+        return entry(strategy).words + (f" ×{self.looped}" if strategy == "looped-parallel" else "")
 
     def by_layer(self, strategy: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of skip-one or switch: layers [N], and the median's point [N] and draws [DRAWS, N], without missing ones."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,16 +9,15 @@ import numpy as np
 
 from jaxpaint.report.curves import Curve
 from jaxpaint.report.figures.style import (
-    AFFECTED,
     BLACK,
     BLUE,
-    GREY,
     ORANGE,
     Drawn,
+    Kind,
     Look,
-    affected_ticks,
+    guessing_line,
     legend_below,
-    mark_missing,
+    over_affected,
     plot_curve,
 )
 from jaxpaint.report.finetuned import TunedTask
@@ -33,10 +31,10 @@ FROZEN: Look = (ORANGE, "s", "--")
 TUNED: Look = (BLUE, "o", "-")
 
 
-def finetuned_figures(measured: Measurements, tuned: Sequence[TunedTask]) -> list[Drawn]:
+def finetuned_figures(measured: Measurements) -> list[Drawn]:
     """One for each task and strategy that was fine-tuned."""
     drawn = []
-    for each in tuned:
+    for each in measured.tuned:
         for strategy in each.strategies():
             name = measured.name(strategy)
             caption = (
@@ -66,9 +64,9 @@ def _draw(each: TunedTask, strategy: str, name: str, figure: Figure) -> None:
         if np.isfinite(full := each.full(results)):
             axes.axhline(full, color=BLACK, linewidth=1, linestyle=line, label=label)
     if each.task.chance is not None:
-        axes.axhline(each.task.chance, color=GREY, linewidth=1, linestyle=(0, (1, 1.5)), label="chance")
-    mark_missing(axes, np.unique(np.concatenate([curve.missing for curve in curves])))
-    axes.set_xlabel(AFFECTED)
-    axes.set_ylabel(f"{each.task.benchmark}, {each.task.metric}")
-    affected_ticks(axes, curves)
+        guessing_line(axes, each.task.chance)
+    over_affected(axes, curves, f"{each.task.benchmark}, {each.task.metric}")
     legend_below(figure, axes, 3)
+
+
+FINETUNED = Kind(finetuned_figures, {"13": "jaxpaint finetune --strategies skip"})

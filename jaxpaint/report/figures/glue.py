@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxpaint.report.curves import Curve
-from jaxpaint.report.figures.benchmarks import FIGURES
+from jaxpaint.report.figures.benchmarks import numbers
 from jaxpaint.report.figures.style import (
-    AFFECTED,
     BLACK,
-    GREY,
-    STRATEGY_LOOKS,
     Drawn,
-    affected_ticks,
+    guessing_line,
     legend_below,
     look,
-    mark_missing,
+    over_affected,
     plot_curve,
+    strategy_look,
 )
 from jaxpaint.report.glue import GlueStudy
 
@@ -36,7 +34,7 @@ BARS = "Bars: 95 % intervals from standard errors over resampled examples"
 def glue_figures(glue: GlueStudy) -> list[Drawn]:
     """Those that have data. The figure of all strategies has the paper's number, 11, or A.9 where frozen."""
     drawn, tasks = [], glue.scores.tasks
-    for strategy, number in FIGURES.items():
+    for strategy, number in numbers().items():
         curves: dict[str | None, Curve] = {task: glue.curve(strategy, task) for task in (*tasks, None)}
         if any(curves.values()):
             name = glue.measured.name(strategy)
@@ -76,7 +74,7 @@ def _all(glue: GlueStudy, curves: dict[str, Curve], figure: Figure) -> None:
     axes = figure.subplots()
     for index, (strategy, curve) in enumerate(curves.items()):
         shift = 0.1 * (index - (len(curves) - 1) / 2)
-        plot_curve(axes, curve, STRATEGY_LOOKS[strategy], glue.measured.name(strategy), shift=shift)
+        plot_curve(axes, curve, strategy_look(strategy), glue.measured.name(strategy), shift=shift)
     _finish(figure, axes, glue, list(curves.values()), AVERAGE)
 
 
@@ -85,10 +83,6 @@ def _finish(figure: Figure, axes: Axes, glue: GlueStudy, curves: Sequence[Curve]
     full, majority = glue.average("full"), glue.average("majority")
     axes.axhline(full, color=BLACK, linewidth=1, label="full model" + (", average" if several else ""))
     if np.isfinite(majority):
-        name = "majority" + (", average" if several else "")
-        axes.axhline(majority, color=GREY, linewidth=1, linestyle=(0, (1, 1.5)), label=name)
-    mark_missing(axes, np.unique(np.concatenate([curve.missing for curve in curves])))
-    axes.set_xlabel(AFFECTED)
-    axes.set_ylabel(label)
-    affected_ticks(axes, curves)
+        guessing_line(axes, majority, "majority" + (", average" if several else ""))
+    over_affected(axes, curves, label)
     legend_below(figure, axes, 3)

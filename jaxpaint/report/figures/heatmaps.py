@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxpaint.plans.strategies import entry
 from jaxpaint.report.figures.style import (
-    BLACK,
     NORMALISED,
-    STRATEGY_LOOKS,
     VERMILLION,
     Drawn,
+    Kind,
+    KindAcross,
     legend_below,
     log_scale,
+    strategy_look,
     whole_numbers,
 )
-from jaxpaint.report.measurements import NAMES, Measurements
+from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions.variants import iteration_map
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ def states_figure(measured: Measurements) -> list[Drawn]:
     columns = dict(sorted(starts[start].items(), reverse=True))
     if measured.study.full is not None:
         columns = {"full": measured.study.full, **columns}
-    maps = [(NAMES[s], m) for s, c in columns.items() if (m := measured.analysis("similarity", c)) is not None]
+    maps = [(entry(s).words, m) for s, c in columns.items() if (m := measured.analysis("similarity", c)) is not None]
     lines = {s: v for s, c in columns.items() if (v := measured.analysis("variance", c)) is not None}
     return [
         Drawn(
@@ -188,8 +190,8 @@ def _states(figure: Figure, maps: Sequence[tuple[str, np.ndarray]], lines: dict[
     figure.colorbar(image, ax=top, label="cosine similarity", location="bottom", shrink=0.5)
     axes = figure.add_subplot(grid[1, :])
     for strategy, variance in lines.items():
-        colour, marker, line = STRATEGY_LOOKS.get(strategy, (BLACK, "o", "-"))
-        axes.plot(variance, color=colour, marker=marker, linestyle=line, markersize=4, label=NAMES[strategy])
+        colour, marker, line = strategy_look(strategy)
+        axes.plot(variance, color=colour, marker=marker, linestyle=line, markersize=4, label=entry(strategy).words)
     log_scale(axes)
     axes.set_xlabel(STATE)
     axes.set_ylabel("variance (log)")
@@ -205,3 +207,11 @@ def _texts(measured: Measurements, column: int | None) -> str:
 def _count_missing(values: np.ndarray) -> str:
     count = int(np.isnan(values).sum())
     return f" Grey: missing ({count} of {values.size})." if count else ""
+
+
+ITERATIONS = Kind(iteration_figure, {"10": "--strategies looped-parallel --loops 1-28"})
+SIMILARITY = Kind(similarity_figure, {"3": "--analyses similarity"})
+STATES = Kind(states_figure, {"15": "--strategies skip,middle-repeat --analyses similarity,variance"})
+SIMILARITIES = KindAcross(
+    similarity_across_models, {"14": "the similarity analysis of a second model, in the same store"}
+)

@@ -6,24 +6,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxpaint.plans.strategies import taking
 from jaxpaint.report.data import Measured, TaskResults
 from jaxpaint.report.figures.style import (
     BLACK,
-    GREY,
-    STRATEGY_LOOKS,
     Drawn,
+    Kind,
+    guessing_line,
     legend_below,
     log_scale,
     mark_missing,
+    strategy_look,
     whole_numbers,
 )
-from jaxpaint.report.measurements import NAMES, Measurements
+from jaxpaint.report.measurements import Measurements
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STRATEGIES = ("skip-one", "switch")
 Z = 1.96  # standard errors from a mean to the end of its 95 % interval
 
 
@@ -56,7 +57,7 @@ def _columns(measured: Measurements, strategy: str) -> list[tuple[int, int]]:
 
 
 def _has_layers(measured: Measurements, result: TaskResults) -> bool:
-    columns = [column for strategy in STRATEGIES for _, column in _columns(measured, strategy)]
+    columns = [column for strategy in taking("layer") for _, column in _columns(measured, strategy)]
     return bool(columns) and not np.isnan(result.main.value[columns]).all()
 
 
@@ -69,7 +70,7 @@ def _draw(figure: Figure, measured: Measurements, panels: list[tuple[str, Measur
             log_scale(axes)
             axes.set_ylabel("perplexity per word (log)")
         elif result.task.chance:
-            axes.axhline(result.task.chance, color=GREY, linewidth=1, linestyle=(0, (1, 1.5)), label="chance")
+            guessing_line(axes, result.task.chance)
     all_axes[-1].set_xlabel("layer left out, or the first of the two switched")
     whole_numbers(all_axes[-1])
     legend_below(figure, all_axes[0])
@@ -79,22 +80,26 @@ def _panel(axes: Axes, measured: Measurements, values: Measured) -> None:
     if measured.study.full is not None:
         axes.axhline(values.value[measured.study.full], color=BLACK, linewidth=1, label="full model")
     missing: set[int] = set()
-    for strategy, shift in zip(STRATEGIES, (-0.12, 0.12), strict=True):
+    strategies = taking("layer")
+    for index, strategy in enumerate(strategies):
         found = _columns(measured, strategy)
         if not found:
             continue
         layers, columns = (np.array(part) for part in zip(*found, strict=True))
         missing |= set(layers[np.isnan(values.value[columns])].tolist())
-        colour, _, _ = STRATEGY_LOOKS[strategy]
+        colour, marker, line = strategy_look(strategy)
         axes.errorbar(
-            layers + shift,
+            layers + 0.24 * (index - (len(strategies) - 1) / 2),
             values.value[columns],
             yerr=Z * np.nan_to_num(values.stderr[columns]),
             color=colour,
-            marker="s" if strategy == "skip-one" else "^",
-            linestyle="--" if strategy == "skip-one" else "-",
+            marker=marker,
+            linestyle=line,
             elinewidth=0.8,
             capsize=1.5,
-            label=NAMES[strategy] if strategy == "skip-one" else "switch with the next",
+            label=measured.name(strategy),
         )
     mark_missing(axes, np.array(sorted(missing)))
+
+
+LAYERS = Kind(layer_figure, {"2": "--strategies skip-one,switch on lambada_openai"})

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxpaint.report.evidence import NEGLIGIBLE, Evidence, Verdict, above, combine, difference, matched, shared
+from jaxpaint.report.evidence import (
+    DOES_NOT_HOLD,
+    HOLDS,
+    NEGLIGIBLE,
+    Evidence,
+    Verdict,
+    above,
+    combine,
+    difference,
+    matched,
+    shared,
+)
 from jaxpaint.report.measurements import Measurements
 
 RETAINED = 0.8  # of the full model's score above chance: what "little loss" means here
@@ -20,7 +31,7 @@ def shared_space(measured: Measurements) -> list[Evidence]:
     similarity = measured.analysis("similarity", measured.study.full)
     if similarity is not None and (contrast := _contrast(similarity)):
         within, advantage = contrast
-        verdict: Verdict = "supported" if advantage > NEGLIGIBLE else "not supported"
+        verdict = HOLDS if advantage > NEGLIGIBLE else DOES_NOT_HOLD
         found += [
             Evidence(
                 "cosine similarity of two middle states, beyond that of two as far apart with one outside the middle",
@@ -66,7 +77,7 @@ def necessary(measured: Measurements) -> list[Evidence]:
 
 def any_supports(evidence: Sequence[Evidence]) -> Verdict:
     """That layers can be dropped is shown by one way to drop them."""
-    return "supported" if any(item.verdict == "supported" for item in evidence) else combine(evidence)
+    return HOLDS if any(item.verdict == HOLDS for item in evidence) else combine(evidence)
 
 
 def same_function(measured: Measurements) -> list[Evidence]:

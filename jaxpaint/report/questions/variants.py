@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxpaint.plans.strategies import ranked
 from jaxpaint.report.evidence import Evidence, above, difference, matched, shared
-from jaxpaint.report.measurements import PAPER, Measurements
+from jaxpaint.report.measurements import Measurements
 
 BEST = ("random", "looped-parallel")
 WORST = "middle-repeat"
@@ -52,11 +53,11 @@ def iteration_map(measured: Measurements) -> tuple[np.ndarray, np.ndarray]:
 
 def least_harm(measured: Measurements) -> list[Evidence]:
     """Question 8: all strategies at the same numbers of affected layers (figure 11)."""
-    curves = measured.curves(*PAPER)
+    curves = measured.curves(*ranked())
     means = matched(curves)
-    ranked = sorted(means, key=lambda strategy: -means[strategy][0])
+    order = sorted(means, key=lambda strategy: -means[strategy][0])
     over = f"mean over {len(shared(curves))} numbers of affected layers"
-    context = [above(f"score under {measured.name(s)}, {over}", means[s], 0.5, decides=False) for s in ranked]
+    context = [above(f"score under {measured.name(s)}, {over}", means[s], 0.5, decides=False) for s in order]
     others = [strategy for strategy in means if strategy not in (*BEST, WORST)]
     if not {*BEST, WORST} <= means.keys() or not others:
         return context
@@ -75,11 +76,11 @@ def least_harm(measured: Measurements) -> list[Evidence]:
 
 def ranking(measured: Measurements) -> str:
     """Question 8 in one sentence."""
-    means = {strategy: values[0] for strategy, values in matched(measured.curves(*PAPER)).items()}
+    means = {strategy: values[0] for strategy, values in matched(measured.curves(*ranked())).items()}
     if len(means) < 2:
         return ""
-    ranked = sorted(means, key=lambda strategy: -means[strategy])
-    return f"From least harm to most: {', '.join(f'{measured.name(s)} ({means[s]:.2f})' for s in ranked)}."
+    order = sorted(means, key=lambda strategy: -means[strategy])
+    return f"From least harm to most: {', '.join(f'{measured.name(s)} ({means[s]:.2f})' for s in order)}."
 
 
 def _slope(best: np.ndarray, affected: np.ndarray) -> np.ndarray:
