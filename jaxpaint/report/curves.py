@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxpaint.plans.strategies import CUSTOM, entry
 from jaxpaint.report.bootstrap import DRAWS, generator, interval
-from jaxpaint.report.data import Study
+from jaxpaint.report.data import Study, TaskResults
 from jaxpaint.results.reading import VariantRow
 
 
@@ -20,6 +20,36 @@ class Scores(Protocol):
 
     def of(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Point [P] and draws [DRAWS, P] of one task, or of all where `task` is None."""
+
+
+@dataclass(frozen=True, eq=False)
+class RawScores:
+    """Scores of every plan P on the tasks N as they are; `point` is float64 [N, P], `draws` [N, DRAWS, P].
+
+    Draws are normal around the point with the stored standard error: correlations and F1 are no means over examples,
+    so there is nothing to resample.
+    """
+
+    tasks: tuple[str, ...]
+    point: np.ndarray
+    draws: np.ndarray
+
+    @classmethod
+    def of_tasks(cls, results: Sequence[TaskResults], name: str) -> RawScores:
+        """Of the tasks' main metrics; the draws of a plan depend on the benchmark and on `name` alone."""
+        shape = (len(results), -1 if results else 0)
+        point = np.array([result.main.value for result in results]).reshape(shape)
+        errors = np.array([np.nan_to_num(result.main.stderr) for result in results]).reshape(shape)
+        noise = [generator(name, result.task.benchmark).standard_normal((DRAWS, 1)) for result in results]
+        draws = point[:, None] + errors[:, None] * np.array(noise).reshape(len(results), DRAWS, 1)
+        return cls(tuple(result.task.name for result in results), point, draws)
+
+    def of(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Point and draws of one task, or of the average over all, NaN where any is missing, where `task` is None."""
+        if task is None:
+            return self.point.mean(axis=0), self.draws.mean(axis=0)
+        row = self.tasks.index(task)
+        return self.point[row], self.draws[row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +94,10 @@ def curve(
 ) -> Curve:
     """The curve of a strategy; `iterations` of looped-parallel and `times` of block-repeat choose among its plans.
 
-    One iteration of looped-parallel is `parallel`, whatever it was asked as.
+    Without `iterations` they are `study.looped`. One iteration is `parallel`, whatever it was asked as.
     """
+    if strategy == "looped-parallel" and iterations is None:
+        iterations = study.looped
     if strategy == "looped-parallel" and iterations == 1:
         one = [v for v in study.variants if v.strategy == strategy and v.iterations == 1]
         chosen = one + [v for v in study.variants if v.strategy == "parallel"]

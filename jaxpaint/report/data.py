@@ -13,9 +13,12 @@ import numpy as np
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.strategies import entry
 from jaxpaint.results import reading
 from jaxpaint.results.reading import Analysis, ModelRow, StoredPlan, TaskRow, VariantRow
 from jaxpaint.results.schema import reading as opened
+
+STANDARD_ITERATIONS = 3  # of looped-parallel, in the paper
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +67,38 @@ class Study:
         text = str(Plan.of(range(self.model.num_layers)))
         return next((column for column, plan in enumerate(self.plans) if plan.text == text), None)
 
+    @cached_property
+    def iterations(self) -> tuple[int, ...]:
+        """The iterations that looped-parallel ran with; 1 also where `parallel` ran."""
+        found = {v.iterations for v in self.variants if v.strategy == "looped-parallel"} - {None}
+        parallel = {1} if any(v.strategy == "parallel" for v in self.variants) else set()
+        return tuple(sorted(value for value in found | parallel if value is not None))
+
+    @cached_property
+    def times(self) -> tuple[int, ...]:
+        """The times that block-repeat ran its block."""
+        return tuple(sorted({v.times for v in self.variants if v.strategy == "block-repeat" and v.times}))
+
+    @cached_property
+    def looped(self) -> int | None:
+        """The iterations that stand for looped-parallel where one number is wanted: 3, or the least above 1."""
+        several = [count for count in self.iterations if count > 1]
+        return STANDARD_ITERATIONS if STANDARD_ITERATIONS in several else several[0] if several else None
+
     @property
     def has_full_model(self) -> bool:
         """Whether the full model has a score on any task, or its hidden states were analysed."""
         column = self.full
         scored = column is not None and any(not np.isnan(result.main.value[column]) for result in self.results)
         return scored or any(analysis.column == column for analysis in self.analyses)
+
+    def words(self, strategy: str) -> str:
+        """A strategy in words, with the iterations that stand for looped-parallel."""
+        return entry(strategy).words + (f" ×{self.looped}" if strategy == "looped-parallel" else "")
+
+    def full_score(self, result: TaskResults | None) -> float:
+        """The full model's score on a task, NaN where it has none."""
+        return float("nan") if result is None or self.full is None else float(result.main.value[self.full])
 
     def has_cell(self, column: int) -> bool:
         """Whether a plan was asked for on any task, and not only analysed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -46,6 +47,17 @@ def above(what: str, values: np.ndarray, threshold: float, *, slack: float = 0.0
     low, high = (float(end) for end in interval(values[1:]))
     verdict: Verdict = HOLDS if low > threshold else DOES_NOT_HOLD if high < threshold + slack else OPEN
     return Evidence(what, float(values[0]), low, high, verdict if decides else None)
+
+
+def plain(what: str, value: float, *, decides: bool = True) -> Evidence:
+    """Of a claim that a value without an interval is positive."""
+    verdict = HOLDS if value > NEGLIGIBLE else DOES_NOT_HOLD
+    return Evidence(what, value, math.nan, math.nan, verdict if decides else None)
+
+
+def any_holds(evidence: Sequence[Evidence]) -> Verdict:
+    """One verdict where one way to show the claim is enough."""
+    return HOLDS if any(item.verdict == HOLDS for item in evidence) else combine(evidence)
 
 
 def combine(evidence: Sequence[Evidence]) -> Verdict:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from jaxpaint.report.evidence import DOES_NOT_HOLD, HOLDS, IN_PART, OPEN, Evidence, Verdict, combine
+from jaxpaint.report.evidence import DOES_NOT_HOLD, HOLDS, IN_PART, OPEN, Evidence, Verdict, any_holds, combine
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions import layers as questions_layers
 from jaxpaint.report.questions import order as questions_order
@@ -73,7 +73,7 @@ QUESTIONS = (
         questions_layers.necessary,
         ("4", "12"),
         "the strategies skip-one, or skip with few affected layers",
-        questions_layers.any_supports,
+        any_holds,
     ),
     Question(
         3,

@@ -13,35 +13,13 @@ from typing import Any
 import numpy as np
 
 from jaxpaint.plans.strategies import ranked
-from jaxpaint.report.bootstrap import DRAWS, generator
-from jaxpaint.report.curves import Curve, curve
+from jaxpaint.report.curves import Curve, RawScores, curve
 from jaxpaint.report.data import Study, TaskResults, model_facts
-from jaxpaint.report.measurements import Measurements
 from jaxpaint.results.kinds import MAJORITY, glue_training, is_frozen
 from jaxpaint.results.reading import NOT_FINITE, RUNNING
 
 NEAR_MAJORITY = 0.05
 """A full model that beats the most frequent class by less shows little of what strategies lose."""
-
-
-@dataclass(frozen=True, eq=False)
-class Averages:
-    """Scores of every plan P on the tasks N as they are; `point` is float64 [N, P], `draws` [N, DRAWS, P].
-
-    Draws are normal around the point with the stored standard error: correlations and F1 are no means over examples,
-    so there is nothing to resample.
-    """
-
-    tasks: tuple[str, ...]
-    point: np.ndarray
-    draws: np.ndarray
-
-    def of(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Point and draws of one task, or of the average over all, NaN where any is missing, where `task` is None."""
-        if task is None:
-            return self.point.mean(axis=0), self.draws.mean(axis=0)
-        row = self.tasks.index(task)
-        return self.point[row], self.draws[row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,23 +40,10 @@ class GlueStudy:
         return "frozen" if self.frozen else "fine-tuned"
 
     @cached_property
-    def measured(self) -> Measurements:
-        """What names strategies; nothing of GLUE is normalised."""
-        return Measurements.of(self.study)
-
-    @cached_property
-    def scores(self) -> Averages:
+    def scores(self) -> RawScores:
         """Of the tasks on which the full model has a score."""
-        kept = [result for result in self.study.results if not np.isnan(self.full(result))]
-        point = np.array([result.main.value for result in kept]).reshape(len(kept), len(self.study.plans))
-        errors = np.array([np.nan_to_num(result.main.stderr) for result in kept]).reshape(point.shape)
-        noise = [generator("glue", result.task.name).standard_normal((DRAWS, 1)) for result in kept]
-        draws = point[:, None] + errors[:, None] * np.array(noise).reshape(len(kept), DRAWS, 1)
-        return Averages(tuple(result.task.name for result in kept), point, draws)
-
-    def full(self, result: TaskResults) -> float:
-        """The full model's score, NaN where it has none."""
-        return float("nan") if self.study.full is None else float(result.main.value[self.study.full])
+        kept = [result for result in self.study.results if not np.isnan(self.study.full_score(result))]
+        return RawScores.of_tasks(kept, "glue")
 
     def majority(self, result: TaskResults) -> float:
         """The score of the most frequent training class as the answer to every example; 0 for a correlation."""
@@ -88,12 +53,13 @@ class GlueStudy:
     def average(self, of: str) -> float:
         """Over the tasks of `scores`: "full" or "majority"."""
         kept = [result for result in self.study.results if result.task.name in self.scores.tasks]
-        return float(np.mean([self.full(result) if of == "full" else self.majority(result) for result in kept]))
+        return float(
+            np.mean([self.study.full_score(result) if of == "full" else self.majority(result) for result in kept])
+        )
 
     def curve(self, strategy: str, task: str | None = None) -> Curve:
         """A strategy's scores on a task, or their average, over the number of affected layers."""
-        iterations = self.measured.looped if strategy == "looped-parallel" else None
-        return curve(self.study, self.scores, strategy, task=task, iterations=iterations)
+        return curve(self.study, self.scores, strategy, task=task)
 
     def curves(self) -> dict[str, Curve]:
         """The averages of the paper's strategies that have data."""

@@ -125,7 +125,7 @@ def _section(
         (number, how) for number, how in paper_figures().items() if number not in by_number and number not in across
     )
     listings = [
-        _saved(table, _shown_rows(table, "median", measured.looped), folder, prefix)
+        _saved(table, _shown_rows(table, "median", measured.study.looped), folder, prefix)
         for table in tables.study_tables(measured, found)
     ]
     return Section(

@@ -53,7 +53,7 @@ def study_tables(measured: Measurements, answers: Sequence[Answer]) -> list[Tabl
 
 def glue_tables(glue: GlueStudy) -> list[Table]:
     """Those of GLUE results; tables without rows are left out."""
-    tables = [_glue_tasks(glue), _glue_strategies(glue), _cells(glue.measured)]
+    tables = [_glue_tasks(glue), _glue_strategies(glue), _cells(Measurements.of(glue.study))]
     return [table for table in tables if table.rows]
 
 
@@ -112,7 +112,7 @@ def _glue_tasks(glue: GlueStudy) -> Table:
             glue.kind,
             int(result.documents[column]),
             glue.majority(result),
-            glue.full(result),
+            glue.study.full_score(result),
             float(result.main.stderr[column]),
         )
         for result in glue.study.results
@@ -129,7 +129,7 @@ def _glue_strategies(glue: GlueStudy) -> Table:
             curve = glue.curve(strategy, task)
             numbers = (curve.affected, curve.value, curve.low, curve.high, curve.seeds)
             for affected, value, low, high, seeds in zip(*(each.tolist() for each in numbers), strict=True):
-                name = glue.measured.name(strategy)
+                name = glue.study.words(strategy)
                 rows.append((name, affected, task or "average", value, low, high, seeds))
     columns = ("strategy", "affected layers", "task", "score", "low", "high", "orders")
     return Table("strategies", "Strategies on GLUE", columns, tuple(rows))
@@ -139,10 +139,10 @@ def _strategies(measured: Measurements) -> Table:
     rows: list[tuple[Value, ...]] = []
     for strategy in (each for each in STRATEGIES.values() if each.in_paper and "start" in each.options):
         if "iterations" in strategy.options:
-            for count in (count for count in measured.iterations if count > 1):
+            for count in (count for count in measured.study.iterations if count > 1):
                 rows += _curve_rows(measured, strategy.name, iterations=count)
         elif "times" in strategy.options:
-            for times in measured.times:
+            for times in measured.study.times:
                 rows += _curve_rows(measured, strategy.name, times=times)
         else:
             rows += _curve_rows(measured, strategy.name)
@@ -191,9 +191,11 @@ def _beyond(measured: Measurements) -> Table:
 
 def _iterations(measured: Measurements) -> Table:
     """Figure 10's map."""
-    affected, values = iteration_map(measured) if len(measured.iterations) > 1 else (np.empty(0), np.empty((1, 0, 0)))
+    affected, values = (
+        iteration_map(measured) if len(measured.study.iterations) > 1 else (np.empty(0), np.empty((1, 0, 0)))
+    )
     known = ~np.isnan(values[0]).all(axis=0)
-    rows = zip(measured.iterations, values[0][:, known].tolist(), strict=False) if known.any() else ()
+    rows = zip(measured.study.iterations, values[0][:, known].tolist(), strict=False) if known.any() else ()
     columns = ("iterations", *(f"{value} layers" for value in affected[known]))
     return Table(
         "iterations",

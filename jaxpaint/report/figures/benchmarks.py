@@ -36,7 +36,7 @@ def benchmark_figures(measured: Measurements) -> list[Drawn]:
             caption = f"Each benchmark and their median under {name}. {_bars(curves)}"
             title = name[0].upper() + name[1:]
             drawn.append(Drawn(number, strategy, title, caption + gone, partial(_one, curves, left_out)))
-    repeats = {times: _curves(measured, REPEAT.name, times) for times in measured.times}
+    repeats = {times: _curves(measured, REPEAT.name, times) for times in measured.study.times}
     repeats = {times: curves for times, curves in repeats.items() if curves}
     if repeats:
         first = next(iter(repeats.values()))

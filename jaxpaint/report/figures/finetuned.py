@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxpaint.report.curves import Curve
-from jaxpaint.report.figures.style import (
-    BLACK,
-    BLUE,
-    ORANGE,
-    Drawn,
-    Kind,
-    Look,
-    guessing_line,
-    legend_below,
-    over_affected,
-    plot_curve,
-)
+from jaxpaint.report.figures import style
+from jaxpaint.report.figures.style import BLACK, BLUE, ORANGE, Drawn, Kind, Look
 from jaxpaint.report.finetuned import TunedTask
 from jaxpaint.report.measurements import Measurements
 
@@ -53,20 +43,20 @@ def _draw(each: TunedTask, strategy: str, name: str, figure: Figure) -> None:
     axes = figure.subplots()
     curves: list[Curve] = []
     kinds = ((each.frozen, FROZEN, name, -0.06), (each.tuned, TUNED, f"{name}, fine-tuned", 0.06))
-    for results, style, label, shift in kinds:
+    for results, how, label, shift in kinds:
         if results is None:
             continue
         curve = each.curve(strategy, results)
         if curve:
-            plot_curve(axes, curve, style, label, shift=shift)
+            style.plot_curve(axes, curve, how, label, shift=shift)
         curves.append(curve)
     for results, label, line in ((each.frozen, "full model", "-"), (each.tuned, "full model, fine-tuned", "-.")):
-        if np.isfinite(full := each.full(results)):
+        if np.isfinite(full := each.study.full_score(results)):
             axes.axhline(full, color=BLACK, linewidth=1, linestyle=line, label=label)
     if each.task.chance is not None:
-        guessing_line(axes, each.task.chance)
-    over_affected(axes, curves, f"{each.task.benchmark}, {each.task.metric}")
-    legend_below(figure, axes, 3)
+        style.guessing_line(axes, each.task.chance)
+    style.over_affected(axes, curves, f"{each.task.benchmark}, {each.task.metric}")
+    style.legend_below(figure, axes, 3)
 
 
 FINETUNED = Kind(finetuned_figures, {"13": "jaxpaint finetune --strategies skip"})

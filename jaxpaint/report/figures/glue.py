@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxpaint.report.curves import Curve
+from jaxpaint.report.figures import style
 from jaxpaint.report.figures.benchmarks import numbers
-from jaxpaint.report.figures.style import (
-    BLACK,
-    Drawn,
-    guessing_line,
-    legend_below,
-    look,
-    over_affected,
-    plot_curve,
-    strategy_look,
-)
+from jaxpaint.report.figures.style import BLACK, Drawn
 from jaxpaint.report.glue import GlueStudy
 
 if TYPE_CHECKING:
@@ -37,7 +29,7 @@ def glue_figures(glue: GlueStudy) -> list[Drawn]:
     for strategy, number in numbers().items():
         curves: dict[str | None, Curve] = {task: glue.curve(strategy, task) for task in (*tasks, None)}
         if any(curves.values()):
-            name = glue.measured.name(strategy)
+            name = glue.study.words(strategy)
             caption = f"Each GLUE task and their average under {name}, {glue.kind}. {BARS}{_seeds(curves.values())}."
             title = f"{name[0].upper()}{name[1:]}, {glue.kind}"
             drawn.append(Drawn(number, f"glue-{strategy}", title, caption, partial(_one, glue, curves)))
@@ -64,9 +56,9 @@ def _one(glue: GlueStudy, curves: dict[str | None, Curve], figure: Figure) -> No
     for index, task in enumerate(tasks):
         if curves[task]:
             shift = 0.16 * (index - (len(tasks) - 1) / 2)
-            plot_curve(axes, curves[task], look(index), task, shift=shift, width=1.1)
+            style.plot_curve(axes, curves[task], style.look(index), task, shift=shift, width=1.1)
     if curves[None] and len(tasks) > 1:
-        plot_curve(axes, curves[None], (BLACK, "o", "-"), "average", width=2.6)
+        style.plot_curve(axes, curves[None], (BLACK, "o", "-"), "average", width=2.6)
     _finish(figure, axes, glue, list(curves.values()), SCORE)
 
 
@@ -74,7 +66,7 @@ def _all(glue: GlueStudy, curves: dict[str, Curve], figure: Figure) -> None:
     axes = figure.subplots()
     for index, (strategy, curve) in enumerate(curves.items()):
         shift = 0.1 * (index - (len(curves) - 1) / 2)
-        plot_curve(axes, curve, strategy_look(strategy), glue.measured.name(strategy), shift=shift)
+        style.plot_curve(axes, curve, style.strategy_look(strategy), glue.study.words(strategy), shift=shift)
     _finish(figure, axes, glue, list(curves.values()), AVERAGE)
 
 
@@ -83,6 +75,6 @@ def _finish(figure: Figure, axes: Axes, glue: GlueStudy, curves: Sequence[Curve]
     full, majority = glue.average("full"), glue.average("majority")
     axes.axhline(full, color=BLACK, linewidth=1, label="full model" + (", average" if several else ""))
     if np.isfinite(majority):
-        guessing_line(axes, majority, "majority" + (", average" if several else ""))
-    over_affected(axes, curves, label)
-    legend_below(figure, axes, 3)
+        style.guessing_line(axes, majority, "majority" + (", average" if several else ""))
+    style.over_affected(axes, curves, label)
+    style.legend_below(figure, axes, 3)

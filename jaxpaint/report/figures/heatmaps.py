@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxpaint.plans.strategies import entry
-from jaxpaint.report.figures.style import (
-    NORMALISED,
-    VERMILLION,
-    Drawn,
-    Kind,
-    KindAcross,
-    legend_below,
-    log_scale,
-    strategy_look,
-    whole_numbers,
-)
+from jaxpaint.report.figures import style
+from jaxpaint.report.figures.style import NORMALISED, VERMILLION, Drawn, Kind, KindAcross
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions.variants import iteration_map
 
@@ -35,7 +26,7 @@ MISSING = "#d9d9d9"
 def iteration_figure(measured: Measurements) -> list[Drawn]:
     """Figure 10, from two numbers of iterations on."""
     affected, values = iteration_map(measured)
-    if len(measured.iterations) < 2 or not len(affected) or np.isnan(values[0]).all():
+    if len(measured.study.iterations) < 2 or not len(affected) or np.isnan(values[0]).all():
         return []
     return [
         Drawn(
@@ -44,7 +35,7 @@ def iteration_figure(measured: Measurements) -> list[Drawn]:
             "Iterations of looped parallel",
             "Normalised score (median over benchmarks) by the number of parallel layers and of iterations. Framed: the "
             f"best number of iterations for each number of layers.{_count_missing(values[0])}",
-            lambda f: _iterations(f, affected, np.array(measured.iterations), values[0]),
+            lambda f: _iterations(f, affected, np.array(measured.study.iterations), values[0]),
             (6.4, 5.6),
         )
     ]
@@ -172,7 +163,7 @@ def _similarity(axes: Axes, matrix: np.ndarray, lowest: float) -> AxesImage:
         np.ma.masked_invalid(matrix), vmin=min(0, lowest), vmax=1, cmap="cividis", origin="lower", interpolation="none"
     )
     for which in ("x", "y"):
-        whole_numbers(axes, which)
+        style.whole_numbers(axes, which)
     axes.set_xlabel(STATE)
     axes.set_ylabel(STATE)
     return image
@@ -190,13 +181,13 @@ def _states(figure: Figure, maps: Sequence[tuple[str, np.ndarray]], lines: dict[
     figure.colorbar(image, ax=top, label="cosine similarity", location="bottom", shrink=0.5)
     axes = figure.add_subplot(grid[1, :])
     for strategy, variance in lines.items():
-        colour, marker, line = strategy_look(strategy)
+        colour, marker, line = style.strategy_look(strategy)
         axes.plot(variance, color=colour, marker=marker, linestyle=line, markersize=4, label=entry(strategy).words)
-    log_scale(axes)
+    style.log_scale(axes)
     axes.set_xlabel(STATE)
     axes.set_ylabel("variance (log)")
-    whole_numbers(axes)
-    legend_below(figure, axes)
+    style.whole_numbers(axes)
+    style.legend_below(figure, axes)
 
 
 def _texts(measured: Measurements, column: int | None) -> str:

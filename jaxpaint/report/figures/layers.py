@@ -8,17 +8,8 @@ import numpy as np
 
 from jaxpaint.plans.strategies import taking
 from jaxpaint.report.data import Measured, TaskResults
-from jaxpaint.report.figures.style import (
-    BLACK,
-    Drawn,
-    Kind,
-    guessing_line,
-    legend_below,
-    log_scale,
-    mark_missing,
-    strategy_look,
-    whole_numbers,
-)
+from jaxpaint.report.figures import style
+from jaxpaint.report.figures.style import BLACK, Drawn, Kind
 from jaxpaint.report.measurements import Measurements
 
 if TYPE_CHECKING:
@@ -67,13 +58,13 @@ def _draw(figure: Figure, measured: Measurements, panels: list[tuple[str, Measur
         _panel(axes, measured, values)
         axes.set_ylabel("accuracy" if metric == "acc" else metric)
         if metric == "perplexity":
-            log_scale(axes)
+            style.log_scale(axes)
             axes.set_ylabel("perplexity per word (log)")
         elif result.task.chance:
-            guessing_line(axes, result.task.chance)
+            style.guessing_line(axes, result.task.chance)
     all_axes[-1].set_xlabel("layer left out, or the first of the two switched")
-    whole_numbers(all_axes[-1])
-    legend_below(figure, all_axes[0])
+    style.whole_numbers(all_axes[-1])
+    style.legend_below(figure, all_axes[0])
 
 
 def _panel(axes: Axes, measured: Measurements, values: Measured) -> None:
@@ -87,7 +78,7 @@ def _panel(axes: Axes, measured: Measurements, values: Measured) -> None:
             continue
         layers, columns = (np.array(part) for part in zip(*found, strict=True))
         missing |= set(layers[np.isnan(values.value[columns])].tolist())
-        colour, marker, line = strategy_look(strategy)
+        colour, marker, line = style.strategy_look(strategy)
         axes.errorbar(
             layers + 0.24 * (index - (len(strategies) - 1) / 2),
             values.value[columns],
@@ -99,7 +90,7 @@ def _panel(axes: Axes, measured: Measurements, values: Measured) -> None:
             capsize=1.5,
             label=measured.name(strategy),
         )
-    mark_missing(axes, np.array(sorted(missing)))
+    style.mark_missing(axes, np.array(sorted(missing)))
 
 
 LAYERS = Kind(layer_figure, {"2": "--strategies skip-one,switch on lambada_openai"})

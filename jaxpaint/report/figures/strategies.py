@@ -92,7 +92,7 @@ def trade_off(measured: Measurements) -> dict[str, list[Curve]]:
         if not strategy.trades:
             curves = []
         elif "times" in strategy.options:
-            curves = [measured.curve(strategy.name, times=times) for times in measured.times]
+            curves = [measured.curve(strategy.name, times=times) for times in measured.study.times]
         else:
             curves = [measured.curve(strategy.name)]
         if any(curves):

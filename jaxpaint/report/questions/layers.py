@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 
-from jaxpaint.report.evidence import (
-    DOES_NOT_HOLD,
-    HOLDS,
-    NEGLIGIBLE,
-    Evidence,
-    Verdict,
-    above,
-    combine,
-    difference,
-    matched,
-    shared,
-)
+from jaxpaint.report.evidence import Evidence, above, difference, matched, plain, shared
 from jaxpaint.report.measurements import Measurements
 
 RETAINED = 0.8  # of the full model's score above chance: what "little loss" means here
@@ -31,17 +17,9 @@ def shared_space(measured: Measurements) -> list[Evidence]:
     similarity = measured.analysis("similarity", measured.study.full)
     if similarity is not None and (contrast := _contrast(similarity)):
         within, advantage = contrast
-        verdict = HOLDS if advantage > NEGLIGIBLE else DOES_NOT_HOLD
-        found += [
-            Evidence(
-                "cosine similarity of two middle states, beyond that of two as far apart with one outside the middle",
-                advantage,
-                math.nan,
-                math.nan,
-                verdict,
-            ),
-            Evidence("mean cosine similarity of two middle states", within, math.nan, math.nan, None),
-        ]
+        what = "cosine similarity of two middle states, beyond that of two as far apart with one outside the middle"
+        found.append(plain(what, advantage))
+        found.append(plain("mean cosine similarity of two middle states", within, decides=False))
     first, last = _middle_half(measured.num_layers)
     layers, values = _by_layer(measured, "switch")
     middle = (layers >= first) & (layers < last)
@@ -73,11 +51,6 @@ def necessary(measured: Measurements) -> list[Evidence]:
         what = f"score kept without {count} of {measured.num_layers} layers"
         found.append(above(what, skip.at([count])[:, 0], RETAINED, decides=False))
     return found
-
-
-def any_supports(evidence: Sequence[Evidence]) -> Verdict:
-    """That layers can be dropped is shown by one way to drop them."""
-    return HOLDS if any(item.verdict == HOLDS for item in evidence) else combine(evidence)
 
 
 def same_function(measured: Measurements) -> list[Evidence]:

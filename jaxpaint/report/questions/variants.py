@@ -27,7 +27,7 @@ def looping(measured: Measurements) -> list[Evidence]:
     kept = (affected > 1) & ~np.isnan(values[0]).any(axis=0)
     affected, values = affected[kept], values[:, :, kept]
     if len(affected) >= MIN_COLUMNS and values.shape[1] >= MIN_ITERATIONS:
-        best = np.array(measured.iterations)[values.argmax(axis=1)]
+        best = np.array(measured.study.iterations)[values.argmax(axis=1)]
         what = "growth of the best number of iterations for each further parallel layer"
         found.append(above(what, _slope(best, affected), 0.0, slack=NO_GROWTH))
         what = "best number of iterations per parallel layer"
@@ -39,10 +39,10 @@ def looping(measured: Measurements) -> list[Evidence]:
 def iteration_map(measured: Measurements) -> tuple[np.ndarray, np.ndarray]:
     """Figure 10: numbers of parallel layers [M], and the median under each number of iterations N: [1 + DRAWS, N, M].
 
-    The iterations are `measured.iterations`; NaN where there is no score.
+    The iterations are `measured.study.iterations`; NaN where there is no score.
     """
-    curves = [measured.curve("looped-parallel", iterations=count) for count in measured.iterations]
-    if measured.looped is None:
+    curves = [measured.curve("looped-parallel", iterations=count) for count in measured.study.iterations]
+    if measured.study.looped is None:
         return np.empty(0, np.int64), np.empty((1, 0, 0))
     affected = np.array(sorted({int(a) for c in curves for a in (*c.affected, *c.missing)}), np.int64)
     values = np.full((1 + len(curves[0].draws), len(curves), len(affected)), np.nan)
