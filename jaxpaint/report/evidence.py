@@ -78,3 +78,8 @@ def matched(curves: Mapping[str, Curve]) -> dict[str, np.ndarray]:
     """Each curve's mean over the numbers of affected layers that all of them have: [1 + DRAWS]; empty if none are."""
     affected = shared(curves)
     return {name: curve.at(affected).mean(axis=1) for name, curve in curves.items()} if affected else {}
+
+
+def over(curves: Mapping[str, Curve]) -> str:
+    """What `matched` averages over, in words."""
+    return f"mean over {len(shared(curves))} numbers of affected layers"

@@ -229,7 +229,7 @@ def _cells(measured: Measurements) -> Table:
     study = measured.study
     rows: list[tuple[Value, ...]] = []
     named = {variant.column for variant in study.variants}
-    unnamed = [VariantRow(column, "", "") for column in range(len(study.plans)) if column not in named]
+    unnamed = [VariantRow(column, "", "", *[None] * 6) for column in range(len(study.plans)) if column not in named]
     for result in study.results:
         point, low, high = _normalised(measured, result.task.name)
         for variant in (*study.variants, *unnamed):

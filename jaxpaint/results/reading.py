@@ -69,12 +69,12 @@ class VariantRow:
     column: int
     strategy: str
     label: str
-    start: int | None = None
-    seed: int | None = None
-    iterations: int | None = None
-    times: int | None = None
-    layer: int | None = None
-    affected: int | None = None
+    start: int | None
+    seed: int | None
+    iterations: int | None
+    times: int | None
+    layer: int | None
+    affected: int | None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxpaint.report.evidence import Evidence, above, difference, matched, plain, shared
+from jaxpaint.report.evidence import Evidence, above, difference, matched, over, plain
 from jaxpaint.report.measurements import Measurements
 
 RETAINED = 0.8  # of the full model's score above chance: what "little loss" means here
@@ -59,11 +59,10 @@ def same_function(measured: Measurements) -> list[Evidence]:
     means = matched(curves)
     if len(means) < 2:
         return []
-    over = f"over {len(shared(curves))} numbers of affected layers"
     return [
-        difference(f"advantage of skip over middle repeat, mean {over}", means["skip"] - means["middle-repeat"]),
-        above(f"score under middle repeat, mean {over}", means["middle-repeat"], RETAINED, decides=False),
-        above(f"score under skip, mean {over}", means["skip"], RETAINED, decides=False),
+        difference(f"advantage of skip over middle repeat, {over(curves)}", means["skip"] - means["middle-repeat"]),
+        above(f"score under middle repeat, {over(curves)}", means["middle-repeat"], RETAINED, decides=False),
+        above(f"score under skip, {over(curves)}", means["skip"], RETAINED, decides=False),
     ]
 
 

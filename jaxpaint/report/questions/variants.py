@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxpaint.plans.strategies import ranked
-from jaxpaint.report.evidence import Evidence, above, difference, matched, shared
+from jaxpaint.report.evidence import Evidence, above, difference, matched, over
 from jaxpaint.report.measurements import Measurements
 
 BEST = ("random", "looped-parallel")
@@ -20,8 +20,7 @@ def looping(measured: Measurements) -> list[Evidence]:
     curves = measured.curves("parallel", "looped-parallel")
     means = matched(curves)
     if len(means) == 2:
-        over = f"mean over {len(shared(curves))} numbers of affected layers"
-        what = f"advantage of {measured.name('looped-parallel')} over parallel, {over}"
+        what = f"advantage of {measured.name('looped-parallel')} over parallel, {over(curves)}"
         found.append(difference(what, means["looped-parallel"] - means["parallel"]))
     affected, values = iteration_map(measured)
     kept = (affected > 1) & ~np.isnan(values[0]).any(axis=0)
@@ -56,8 +55,7 @@ def least_harm(measured: Measurements) -> list[Evidence]:
     curves = measured.curves(*ranked())
     means = matched(curves)
     order = sorted(means, key=lambda strategy: -means[strategy][0])
-    over = f"mean over {len(shared(curves))} numbers of affected layers"
-    context = [above(f"score under {measured.name(s)}, {over}", means[s], 0.5, decides=False) for s in order]
+    context = [above(f"score under {measured.name(s)}, {over(curves)}", means[s], 0.5, decides=False) for s in order]
     others = [strategy for strategy in means if strategy not in (*BEST, WORST)]
     if not {*BEST, WORST} <= means.keys() or not others:
         return context
