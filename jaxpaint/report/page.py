@@ -148,7 +148,7 @@ def _glue_section(study: GlueStudy, title: str, folder: Path, prefix: str) -> Se
         glue.facts(study),
         tuple(glue.notes(study)),
         (),
-        tuple(_pictures(glue_figures(study), study.study.model.name, folder, prefix)),
+        tuple(_pictures(list(glue_figures(study)), study.study.model.name, folder, prefix)),
         tuple(listings),
         (),
     )

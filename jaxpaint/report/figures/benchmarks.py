@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,9 +24,8 @@ def numbers() -> dict[str, str]:
     return {name: STRATEGIES[name].figure or name for name in ranked()}
 
 
-def benchmark_figures(measured: Measurements) -> list[Drawn]:
+def benchmark_figures(measured: Measurements) -> Iterator[Drawn]:
     """Those that have data."""
-    drawn = []
     left_out = [score.task for score in measured.scores.left_out]
     gone = f" Left out, see the notes: {', '.join(left_out)}." if left_out else ""
     for strategy, number in numbers().items():
@@ -35,22 +34,19 @@ def benchmark_figures(measured: Measurements) -> list[Drawn]:
             name = measured.name(strategy)
             caption = f"Each benchmark and their median under {name}. {_bars(curves)}"
             title = name[0].upper() + name[1:]
-            drawn.append(Drawn(number, strategy, title, caption + gone, partial(_one, curves, left_out)))
+            yield Drawn(number, strategy, title, caption + gone, partial(_one, curves, left_out))
     repeats = {times: _curves(measured, REPEAT.name, times) for times in measured.study.times}
     repeats = {times: curves for times, curves in repeats.items() if curves}
     if repeats:
         first = next(iter(repeats.values()))
-        drawn.append(
-            Drawn(
-                REPEAT.figure or REPEAT.name,
-                REPEAT.name,
-                "The middle block in order, several times",
-                f"Each benchmark and their median with the whole middle block repeated in series. {_bars(first)}{gone}",
-                partial(_side_by_side, repeats, left_out),
-                (max(6.4, 4.4 * len(repeats)), 4.6),
-            )
+        yield Drawn(
+            REPEAT.figure or REPEAT.name,
+            REPEAT.name,
+            "The middle block in order, several times",
+            f"Each benchmark and their median with the whole middle block repeated in series. {_bars(first)}{gone}",
+            partial(_side_by_side, repeats, left_out),
+            (max(6.4, 4.4 * len(repeats)), 4.6),
         )
-    return drawn
 
 
 def _curves(measured: Measurements, strategy: str, times: int | None = None) -> dict[str | None, Curve]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,8 @@ FROZEN: Look = (ORANGE, "s", "--")
 TUNED: Look = (BLUE, "o", "-")
 
 
-def finetuned_figures(measured: Measurements) -> list[Drawn]:
+def finetuned_figures(measured: Measurements) -> Iterator[Drawn]:
     """One for each task and strategy that was fine-tuned."""
-    drawn = []
     for each in measured.tuned:
         for strategy in each.strategies():
             name = measured.name(strategy)
@@ -35,8 +35,7 @@ def finetuned_figures(measured: Measurements) -> list[Drawn]:
             title = f"{name[0].upper()}{name[1:]}, then fine-tuning on {each.title}"
             slug = f"fine-tuned-{strategy}-{each.title.replace(' #', '-')}"
             number = NUMBERS.get(strategy, "fine-tuned")
-            drawn.append(Drawn(number, slug, title, caption, partial(_draw, each, strategy, name)))
-    return drawn
+            yield Drawn(number, slug, title, caption, partial(_draw, each, strategy, name))
 
 
 def _draw(each: TunedTask, strategy: str, name: str, figure: Figure) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,16 +23,16 @@ AVERAGE = "average GLUE score"
 BARS = "Bars: 95 % intervals from standard errors over resampled examples"
 
 
-def glue_figures(glue: GlueStudy) -> list[Drawn]:
+def glue_figures(glue: GlueStudy) -> Iterator[Drawn]:
     """Those that have data. The figure of all strategies has the paper's number, 11, or A.9 where frozen."""
-    drawn, tasks = [], glue.scores.tasks
+    tasks = glue.scores.tasks
     for strategy, number in numbers().items():
         curves: dict[str | None, Curve] = {task: glue.curve(strategy, task) for task in (*tasks, None)}
         if any(curves.values()):
             name = glue.study.words(strategy)
             caption = f"Each GLUE task and their average under {name}, {glue.kind}. {BARS}{_seeds(curves.values())}."
             title = f"{name[0].upper()}{name[1:]}, {glue.kind}"
-            drawn.append(Drawn(number, f"glue-{strategy}", title, caption, partial(_one, glue, curves)))
+            yield Drawn(number, f"glue-{strategy}", title, caption, partial(_one, glue, curves))
     all_curves = glue.curves()
     if all_curves:
         over = f"the average over {len(tasks)} GLUE tasks" if len(tasks) > 1 else f"{tasks[0]} alone"
@@ -41,8 +41,7 @@ def glue_figures(glue: GlueStudy) -> list[Drawn]:
             caption += " Majority: the most frequent training class as the answer to every example."
         title = f"All strategies, {glue.kind}"
         number = "A.9" if glue.frozen else "11"
-        drawn.append(Drawn(number, "glue-all-strategies", title, caption, partial(_all, glue, all_curves)))
-    return drawn
+        yield Drawn(number, "glue-all-strategies", title, caption, partial(_all, glue, all_curves))
 
 
 def _seeds(curves) -> str:

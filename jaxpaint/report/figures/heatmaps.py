@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,22 +23,20 @@ STATE = "hidden state (0: embedding output)"
 MISSING = "#d9d9d9"
 
 
-def iteration_figure(measured: Measurements) -> list[Drawn]:
+def iteration_figure(measured: Measurements) -> Iterator[Drawn]:
     """Figure 10, from two numbers of iterations on."""
     affected, values = iteration_map(measured)
     if len(measured.study.iterations) < 2 or not len(affected) or np.isnan(values[0]).all():
-        return []
-    return [
-        Drawn(
-            "10",
-            "iterations",
-            "Iterations of looped parallel",
-            "Normalised score (median over benchmarks) by the number of parallel layers and of iterations. Framed: the "
-            f"best number of iterations for each number of layers.{_count_missing(values[0])}",
-            lambda f: _iterations(f, affected, np.array(measured.study.iterations), values[0]),
-            (6.4, 5.6),
-        )
-    ]
+        return
+    yield Drawn(
+        "10",
+        "iterations",
+        "Iterations of looped parallel",
+        "Normalised score (median over benchmarks) by the number of parallel layers and of iterations. Framed: the "
+        f"best number of iterations for each number of layers.{_count_missing(values[0])}",
+        lambda f: _iterations(f, affected, np.array(measured.study.iterations), values[0]),
+        (6.4, 5.6),
+    )
 
 
 def best_iterations(values: np.ndarray) -> np.ndarray:
@@ -47,45 +45,41 @@ def best_iterations(values: np.ndarray) -> np.ndarray:
     return np.where(np.isinf(filled).all(axis=0), -1, filled.argmax(axis=0))
 
 
-def similarity_figure(measured: Measurements) -> list[Drawn]:
+def similarity_figure(measured: Measurements) -> Iterator[Drawn]:
     """Figure 3."""
     similarity = measured.analysis("similarity", measured.study.full)
     if similarity is None:
-        return []
-    return [
-        Drawn(
-            "3",
-            "similarity",
-            "Similarity of hidden states",
-            f"Mean cosine similarity between the {len(similarity)} hidden states of {measured.study.model.name}: after "
-            "the embedding, then after each layer, before the final norm. No interval: a store holds the mean over the "
-            f"texts{_texts(measured, measured.study.full)}.",
-            lambda f: _similarities(f, [("", similarity)]),
-            (6.4, 5.4),
-        )
-    ]
+        return
+    yield Drawn(
+        "3",
+        "similarity",
+        "Similarity of hidden states",
+        f"Mean cosine similarity between the {len(similarity)} hidden states of {measured.study.model.name}: after "
+        "the embedding, then after each layer, before the final norm. No interval: a store holds the mean over the "
+        f"texts{_texts(measured, measured.study.full)}.",
+        lambda f: _similarities(f, [("", similarity)]),
+        (6.4, 5.4),
+    )
 
 
-def similarity_across_models(all_measured: Sequence[Measurements]) -> list[Drawn]:
+def similarity_across_models(all_measured: Sequence[Measurements]) -> Iterator[Drawn]:
     """Figure 14, for two models or more."""
     found = {m.study.model.name: m.analysis("similarity", m.study.full) for m in all_measured}
     panels = [(name, matrix) for name, matrix in found.items() if matrix is not None]
     if len(panels) < 2:
-        return []
+        return
     rows = (len(panels) + 1) // 2
-    return [
-        Drawn(
-            "14",
-            "similarity-across-models",
-            "Similarity of hidden states, several models",
-            "Mean cosine similarity between the hidden states of each full model.",
-            lambda f: _similarities(f, panels),
-            (7.6, 0.6 + 3.5 * rows),
-        )
-    ]
+    yield Drawn(
+        "14",
+        "similarity-across-models",
+        "Similarity of hidden states, several models",
+        "Mean cosine similarity between the hidden states of each full model.",
+        lambda f: _similarities(f, panels),
+        (7.6, 0.6 + 3.5 * rows),
+    )
 
 
-def states_figure(measured: Measurements) -> list[Drawn]:
+def states_figure(measured: Measurements) -> Iterator[Drawn]:
     """Figure 15: skip and middle repeat at the start nearest to the paper's of 13 in 32 layers."""
     starts: dict[int, dict[str, int]] = {}
     for variant in measured.study.variants:
@@ -94,24 +88,22 @@ def states_figure(measured: Measurements) -> list[Drawn]:
             if all(measured.analysis(kind, variant.column) is not None for kind in kinds):
                 starts.setdefault(variant.start, {})[variant.strategy] = variant.column
     if not starts:
-        return []
+        return
     start = min(starts, key=lambda s: (-len(starts[s]), abs(s - PAPER_START * measured.num_layers)))
     columns = dict(sorted(starts[start].items(), reverse=True))
     if measured.study.full is not None:
         columns = {"full": measured.study.full, **columns}
     maps = [(entry(s).words, m) for s, c in columns.items() if (m := measured.analysis("similarity", c)) is not None]
     lines = {s: v for s, c in columns.items() if (v := measured.analysis("variance", c)) is not None}
-    return [
-        Drawn(
-            "15",
-            "states-under-skip-and-repeat",
-            f"Hidden states under skip and middle repeat, start layer {start}",
-            "Mean cosine similarity between hidden states, and their variance, by executed layer"
-            f"{_texts(measured, next(iter(columns.values())))}.",
-            lambda f: _states(f, maps, lines),
-            (7.6, 7.2),
-        )
-    ]
+    yield Drawn(
+        "15",
+        "states-under-skip-and-repeat",
+        f"Hidden states under skip and middle repeat, start layer {start}",
+        "Mean cosine similarity between hidden states, and their variance, by executed layer"
+        f"{_texts(measured, next(iter(columns.values())))}.",
+        lambda f: _states(f, maps, lines),
+        (7.6, 7.2),
+    )
 
 
 def _iterations(figure: Figure, affected: np.ndarray, iterations: np.ndarray, values: np.ndarray) -> None:

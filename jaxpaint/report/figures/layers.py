@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,27 +20,25 @@ if TYPE_CHECKING:
 Z = 1.96  # standard errors from a mean to the end of its 95 % interval
 
 
-def layer_figure(measured: Measurements) -> list[Drawn]:
+def layer_figure(measured: Measurements) -> Iterator[Drawn]:
     """Of LAMBADA where it was run, else of the first task that was."""
     found = [result for result in measured.study.results if _has_layers(measured, result)]
     found.sort(key=lambda result: not result.task.benchmark.startswith("lambada"))
     if not found:
-        return []
+        return
     result = found[0]
     perplexity = result.metrics.get("perplexity")
     panels = [(result.task.metric, result.main)]
     if perplexity is not None and result.task.metric != "perplexity":
         panels.append(("perplexity", perplexity))
-    return [
-        Drawn(
-            "2",
-            "one-layer",
-            f"{result.task.name} without one layer, or with two switched",
-            "By layer; the line is the full model. Bars: 95 % intervals (1.96 standard errors over documents).",
-            lambda f: _draw(f, measured, panels, result),
-            (6.4, 3.1 * len(panels) + 1),
-        )
-    ]
+    yield Drawn(
+        "2",
+        "one-layer",
+        f"{result.task.name} without one layer, or with two switched",
+        "By layer; the line is the full model. Bars: 95 % intervals (1.96 standard errors over documents).",
+        lambda f: _draw(f, measured, panels, result),
+        (6.4, 3.1 * len(panels) + 1),
+    )
 
 
 def _columns(measured: Measurements, strategy: str) -> list[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,69 +20,59 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def strategy_figures(measured: Measurements) -> list[Drawn]:
+def strategy_figures(measured: Measurements) -> Iterator[Drawn]:
     """Those of one study that have data."""
-    drawn = []
     curves = measured.curves(*ranked(), *beyond_paper())
     tasks = measured.scores.tasks
     of = f"the median over {len(tasks)} benchmarks" if len(tasks) > 1 else f"{tasks[0]} alone" if tasks else ""
     bars = "Bars: 95 % intervals, bootstrap over documents and seeds."
     if curves:
-        drawn.append(
-            Drawn(
-                "11",
-                "all-strategies",
-                "All strategies",
-                f"Every strategy at each number of affected layers: {of}. {bars}",
-                lambda f: _all(f, measured, curves),
-            )
+        yield Drawn(
+            "11",
+            "all-strategies",
+            "All strategies",
+            f"Every strategy at each number of affected layers: {of}. {bars}",
+            lambda f: _all(f, measured, curves),
         )
     points = trade_off(measured)
     if points:
-        drawn.append(
-            Drawn(
-                "tradeoff",
-                "score-against-cost",
-                "Score against latency and compute",
-                f"Every plan: {of}, against its depth (latency in layers, if parallel branches truly run at once) and "
-                "its cost (layer applications), both relative to the full model. Above and left is better. "
-                f"{bars} Strategies that run as many layers as the full model, one after the other, are not shown.",
-                lambda f: _trade_off(f, measured, points),
-                (8.6, 4.8),
-            )
+        yield Drawn(
+            "tradeoff",
+            "score-against-cost",
+            "Score against latency and compute",
+            f"Every plan: {of}, against its depth (latency in layers, if parallel branches truly run at once) and "
+            "its cost (layer applications), both relative to the full model. Above and left is better. "
+            f"{bars} Strategies that run as many layers as the full model, one after the other, are not shown.",
+            lambda f: _trade_off(f, measured, points),
+            (8.6, 4.8),
         )
     by_task = {s: {task: measured.curve(s, task) for task in tasks} for s in ORDERS}
     by_task = {strategy: found for strategy, found in by_task.items() if matched(found)}
     if len(tasks) > 1 and by_task:
-        drawn.append(
-            Drawn(
-                "tasks",
-                "tasks-under-other-orders",
-                "What each task keeps when layers run out of order",
-                f"Means over the numbers of affected layers (2 or more) that all tasks have. {bars}",
-                lambda f: _tasks(f, measured, by_task),
-                (6.4, 1.6 + 0.5 * len(tasks)),
-            )
+        yield Drawn(
+            "tasks",
+            "tasks-under-other-orders",
+            "What each task keeps when layers run out of order",
+            f"Means over the numbers of affected layers (2 or more) that all tasks have. {bars}",
+            lambda f: _tasks(f, measured, by_task),
+            (6.4, 1.6 + 0.5 * len(tasks)),
         )
-    return drawn
 
 
-def skip_across_models(all_measured: Sequence[Measurements]) -> list[Drawn]:
+def skip_across_models(all_measured: Sequence[Measurements]) -> Iterator[Drawn]:
     """Figure 12, for two models or more."""
     curves = [(m, m.curve("skip")) for m in all_measured]
     curves = [(m, curve) for m, curve in curves if curve]
     if len({m.study.model.id for m, _ in curves}) < 2:
-        return []
-    return [
-        Drawn(
-            "12",
-            "skip-across-models",
-            "Skip, several models",
-            "The median over benchmarks against the share of layers left out. Bars: 95 % intervals, bootstrap over "
-            "documents.",
-            lambda f: _across(f, curves),
-        )
-    ]
+        return
+    yield Drawn(
+        "12",
+        "skip-across-models",
+        "Skip, several models",
+        "The median over benchmarks against the share of layers left out. Bars: 95 % intervals, bootstrap over "
+        "documents.",
+        lambda f: _across(f, curves),
+    )
 
 
 def trade_off(measured: Measurements) -> dict[str, list[Curve]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ class Kind:
     `needs` says, for each of the paper's figures that it draws, what a study must have run.
     """
 
-    draw: Callable[[Measurements], list[Drawn]]
+    draw: Callable[[Measurements], Iterable[Drawn]]
     needs: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -72,7 +72,7 @@ class Kind:
 class KindAcross:
     """As `Kind`, of figures that need several models."""
 
-    draw: Callable[[Sequence[Measurements]], list[Drawn]]
+    draw: Callable[[Sequence[Measurements]], Iterable[Drawn]]
     needs: Mapping[str, str]
 
 
