@@ -7,22 +7,52 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan, PlanError
 
 if TYPE_CHECKING:
+    from jaxpaint.analysis.states import analyse
+    from jaxpaint.engine.masked import score_masked
     from jaxpaint.engine.model import Model, load
+    from jaxpaint.engine.next_tokens import most_likely_next
+    from jaxpaint.generation import Prompt, Sampling, generate
+    from jaxpaint.plans.strategies import build, family
+    from jaxpaint.report import write_report
+    from jaxpaint.study.run import run_study
+    from jaxpaint.study.spec import StudySpec
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Plan", "PlanError", "UserError", "load"]
+__all__ = [
+    "Model", "Plan", "PlanError", "Prompt", "Sampling", "StudySpec", "UserError", "analyse", "build", "family",
+    "generate", "load", "most_likely_next", "run_study", "score_masked", "write_report",
+]  # fmt: skip
+
+# Most bring JAX along, so each is imported when it is first used.
+_HOMES = {
+    "Model": "jaxpaint.engine.model",
+    "Prompt": "jaxpaint.generation",
+    "Sampling": "jaxpaint.generation",
+    "StudySpec": "jaxpaint.study.spec",
+    "analyse": "jaxpaint.analysis.states",
+    "build": "jaxpaint.plans.strategies",
+    "family": "jaxpaint.plans.strategies",
+    "generate": "jaxpaint.generation",
+    "load": "jaxpaint.engine.model",
+    "most_likely_next": "jaxpaint.engine.next_tokens",
+    "run_study": "jaxpaint.study.run",
+    "score_masked": "jaxpaint.engine.masked",
+    "write_report": "jaxpaint.report",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`load` and `Model` bring JAX along, so they are imported when first used."""
-    if name in ("Model", "load"):
-        from jaxpaint.engine import model
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jaxpaint' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
 
-        return getattr(model, name)
-    raise AttributeError(f"module 'jaxpaint' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,1 +1,1 @@
-"""base."""
+"""What every room needs and that knows nothing of models or plans; JAX is never imported on importing it."""

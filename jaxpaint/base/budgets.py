@@ -29,36 +29,22 @@ class Budgets:
     vocabulary_block: int  # tokens whose logits are computed at once, where caches are small
 
 
-CPU = Budgets(
-    score_tokens=2048,
-    analysis_tokens=2048,
-    masked_tokens=4096,
-    feature_tokens=2048,
-    classifier_tokens=4096,
-    prefill_tokens=512,
-    generation_rows=16,
-    state_bytes=1 << 30,
-    analysis_bytes=256 << 20,
-    cache_bytes=2 << 30,
-    logits_bytes=8 << 20,
-    training_logits_bytes=64 << 20,
-    vocabulary_block=4608,
-)
-ACCELERATOR = Budgets(
-    score_tokens=32768,
-    analysis_tokens=16384,
-    masked_tokens=65536,
-    feature_tokens=65536,
-    classifier_tokens=65536,
-    prefill_tokens=2048,
-    generation_rows=64,
-    state_bytes=8 << 30,
-    analysis_bytes=4 << 30,
-    cache_bytes=16 << 30,
-    logits_bytes=512 << 20,
-    training_logits_bytes=512 << 20,
-    vocabulary_block=1 << 20,
-)
+_CPU_AND_ACCELERATOR = {
+    "score_tokens": (2048, 32768),
+    "analysis_tokens": (2048, 16384),
+    "masked_tokens": (4096, 65536),
+    "feature_tokens": (2048, 65536),
+    "classifier_tokens": (4096, 65536),
+    "prefill_tokens": (512, 2048),
+    "generation_rows": (16, 64),
+    "state_bytes": (1 << 30, 8 << 30),
+    "analysis_bytes": (256 << 20, 4 << 30),
+    "cache_bytes": (2 << 30, 16 << 30),
+    "logits_bytes": (8 << 20, 512 << 20),
+    "training_logits_bytes": (64 << 20, 512 << 20),
+    "vocabulary_block": (4608, 1 << 20),
+}
+CPU, ACCELERATOR = (Budgets(**{name: both[which] for name, both in _CPU_AND_ACCELERATOR.items()}) for which in (0, 1))
 
 
 def on_cpu() -> bool:

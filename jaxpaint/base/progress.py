@@ -6,69 +6,52 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+
+class Advance(Protocol):
+    """Moves a bar on by so many units; `note` says what else is worth saying."""
+
+    def __call__(self, amount: int, note: str = "") -> None: ...
+
 
 LOG_INTERVAL = 60.0  # seconds between a bar's lines in a log file
 
 
 @contextmanager
-def token_bar(description: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
-    """Gives a function that opens a bar of so many tokens and returns the one that advances it."""
-    bars: list[tqdm] = []
+def bar(description: str, unit: str = "tokens") -> Iterator[Callable[[int], Advance]]:
+    """Gives a function that opens a bar of so many units and returns the one that advances it.
 
-    def start(total: int) -> Callable[[int], None]:
-        bar = _bar(description, total, " tokens")
-        bars.append(bar)
-
-        def advance(tokens: int) -> None:
-            bar.update(tokens)
-
-        return advance
-
-    try:
-        yield start
-    finally:
-        for bar in bars:
-            bar.close()
-
-
-@contextmanager
-def study_bar(
-    description: str = "study", unit: str = "tokens"
-) -> Iterator[Callable[[int], Callable[[int, str], None]]]:
-    """Gives a function that opens a bar of so many tokens, counted under each plan, and returns the one that
-    advances it: `advance(tokens, note)`, with what else is worth saying, such as the best plan so far.
-
-    One bar is open at a time: the next one closes it.
-
-    On a terminal it is a bar; elsewhere a line of text a minute, with a last one where there was a first.
+    `advance(amount, note)` adds to it, with what else is worth saying, such as the best plan so far. One bar is open
+    at a time: the next one closes it. On a terminal it is a bar; elsewhere a line of text a minute, with a last one
+    where there was a first.
     """
     bars: list[tqdm | _Log] = []
 
-    def start(total: int) -> Callable[[int, str], None]:
+    def start(total: int) -> Advance:
         while bars:
             bars.pop().close()
         if not sys.stderr.isatty():
             log = _Log(description, unit, total)
             bars.append(log)
             return log.advance
-        bar = _bar(description, total, f" {unit}")
-        bars.append(bar)
+        drawn = _bar(description, total, f" {unit}")
+        bars.append(drawn)
 
-        def advance(tokens: int, note: str = "") -> None:
-            bar.set_postfix_str(note, refresh=False)
-            bar.update(tokens)
+        def advance(amount: int, note: str = "") -> None:
+            drawn.set_postfix_str(note, refresh=False)
+            drawn.update(amount)
 
         return advance
 
     try:
         yield start
     finally:
-        for bar in bars:
-            bar.close()
+        for open_one in bars:
+            open_one.close()
 
 
 class _Log:
@@ -79,8 +62,8 @@ class _Log:
         self.started = self.said = time.monotonic()
         self.lines = self.told = 0
 
-    def advance(self, tokens: int, note: str = "") -> None:
-        self.done += tokens
+    def advance(self, amount: int, note: str = "") -> None:
+        self.done += amount
         self.note = note
         if time.monotonic() - self.said >= LOG_INTERVAL:
             self._say()
@@ -113,23 +96,23 @@ def byte_bar() -> Iterator[Callable[[str, int, int], None]]:
 
     With 0 bytes in all there is only something to say: it gets a line of its own.
     """
-    bar: tqdm | None = None
+    drawn: tqdm | None = None
 
     def report(what: str, done: int, total: int) -> None:
-        nonlocal bar
+        nonlocal drawn
         if not total:
             say(what)
             return
-        if bar is None:
-            bar = _bar(what, total, "B")
-        bar.set_description(what, refresh=False)
-        bar.update(done - bar.n)
+        if drawn is None:
+            drawn = _bar(what, total, "B")
+        drawn.set_description(what, refresh=False)
+        drawn.update(done - drawn.n)
 
     try:
         yield report
     finally:
-        if bar is not None:
-            bar.close()
+        if drawn is not None:
+            drawn.close()
 
 
 def say(line: str) -> None:

@@ -12,11 +12,11 @@ from typing import NoReturn
 from jaxpaint import __version__
 from jaxpaint.base import interrupts
 from jaxpaint.base.errors import UserError
-from jaxpaint.cli import commands_completion as completion
-from jaxpaint.cli import commands_doctor as doctor
 from jaxpaint.cli import (
+    completion,
     convert,
     demo,
+    doctor,
     eval,
     export,
     finetune,

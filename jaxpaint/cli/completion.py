@@ -1,14 +1,17 @@
-"""Scripts that complete the command's words in a shell: subcommands, options, and what an option may be given.
+"""jaxpaint completion: a script that completes the command's words in a shell.
 
-shtab writes them from the parser. They are static, so completing a word starts no Python.
+Subcommands, options, and what an option may be given. shtab writes it from the parser; it is static, so completing a
+word starts no Python.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
+from jaxpaint.cli.options import add_command
 from jaxpaint.plans.strategies import STRATEGIES
 from jaxpaint.study.settings import PAPER, PRESETS
 from jaxpaint.study.spec import ANALYSES
@@ -42,6 +45,29 @@ function _jaxpaint_{name}
 end
 """,
 }
+
+
+def add(commands, parser: argparse.ArgumentParser) -> None:
+    """`parser` is that of the whole command, which the script is about."""
+    add_command(
+        commands,
+        "completion",
+        partial(run, parser),
+        "print a script that completes this command's words in a shell",
+        """examples:
+  jaxpaint completion bash > ~/.local/share/bash-completion/completions/jaxpaint
+  jaxpaint completion zsh > ~/.zfunc/_jaxpaint
+  jaxpaint completion fish > ~/.config/fish/completions/jaxpaint.fish
+
+Make the folder first. bash needs its package bash-completion; without that, or
+to try it, use: source <(jaxpaint completion bash). zsh needs these lines in
+~/.zshrc: fpath+=~/.zfunc; autoload -U compinit; compinit""",
+    ).add_argument("shell", choices=SHELLS, help="whose script")
+
+
+def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    print(script(parser, options.shell), end="")
+    return 0
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:

@@ -64,10 +64,10 @@ def run(options: argparse.Namespace) -> int:
     tasks = load_tasks(names, data=data, num_fewshot=options.num_fewshot)
     model, plan = load_with_plan(options)
 
-    from jaxpaint.base.progress import token_bar
+    from jaxpaint.base.progress import bar
     from jaxpaint.tasks.harness import PlanLM
 
-    with token_bar("scoring") as progress:
+    with bar("scoring") as progress:
         lm = PlanLM(model, plan, bos=options.bos, batch_tokens=options.batch_tokens, kv=options.kv, progress=progress)
         results = evaluate_tasks(lm, tasks, limit=options.limit, log_samples=options.log_samples)
     try:

@@ -86,14 +86,14 @@ def _spec(options: argparse.Namespace):
 
 
 def _finetune(spec) -> int:
-    from jaxpaint.base.progress import say, study_bar
+    from jaxpaint.base.progress import bar, say
 
     try:
         store = model_store(spec.study.model, spec.study.revision)  # converts on first use, with a bar
 
         from jaxpaint.study.finetune import run_finetune
 
-        with study_bar() as frozen, study_bar("finetune", "documents") as progress:
+        with bar("study") as frozen, bar("finetune", "documents") as progress:
             command = shlex.join(sys.argv)
             summary = run_finetune(spec, store, frozen_progress=frozen, progress=progress, tell=say, command=command)
     except KeyboardInterrupt:

@@ -122,12 +122,12 @@ def _training_seeds(text: str) -> tuple[int, ...]:
 
 def _glue(spec) -> tuple[int, int]:
     """The exit status, and how many results other processes are at."""
-    from jaxpaint.base.progress import study_bar
+    from jaxpaint.base.progress import bar
     from jaxpaint.study.glue import run_glue
 
     try:
         model_store(spec.model, spec.revision)  # converts on first use, with a bar
-        with study_bar("glue", "examples") as progress:
+        with bar("glue", "examples") as progress:
             summary = run_glue(spec, progress=progress)
     except KeyboardInterrupt:
         print(

@@ -66,14 +66,14 @@ def run(options: argparse.Namespace) -> int:
         times=values.get("times", (2, 3)),
     )
 
-    from jaxpaint.base.progress import token_bar
+    from jaxpaint.base.progress import bar
     from jaxpaint.engine.masked import encode_texts, score_masked
     from jaxpaint.engine.model import load
     from jaxpaint.models.sharding import device_mesh
 
     model = load(store, dtype=options.dtype, mesh=device_mesh(options.tensor_parallel))
     encoded = encode_texts(model, texts)
-    with token_bar("scoring") as progress:
+    with bar("scoring") as progress:
         scores = score_masked(
             model,
             encoded.tokens,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan
-from jaxpaint.plans.strategies import STRATEGIES, build
+from jaxpaint.plans.strategies import STRATEGIES, build, taking
 
 DTYPES = ("auto", "float32", "bfloat16")
 CACHES = ("exact", "mean")
@@ -98,11 +98,19 @@ def add_plan_options(parser: argparse.ArgumentParser, plan_help: str) -> None:
 def add_strategy_options(group) -> None:
     """--strategy with the options that make one plan of it."""
     group.add_argument("--strategy", metavar="NAME", help=f"a strategy by name: {', '.join(STRATEGIES)}")
-    group.add_argument("--start", type=int, metavar="S", help="layers 0-S and T-S to the last stay as they are")
-    group.add_argument("--seed", type=int, metavar="N", help="of strategy random")
-    group.add_argument("--iterations", type=int, metavar="N", help="of strategy looped-parallel (default: 3)")
-    group.add_argument("--times", type=int, metavar="N", help="of strategy block-repeat (default: 2)")
-    group.add_argument("--layer", type=int, metavar="I", help="of strategies skip-one and switch")
+    for option, metavar, help in (
+        ("start", "S", "layers 0-S and T-S to the last stay as they are"),
+        ("seed", "N", _of("seed")),
+        ("iterations", "N", f"{_of('iterations')} (default: 3)"),
+        ("times", "N", f"{_of('times')} (default: 2)"),
+        ("layer", "I", _of("layer")),
+    ):
+        group.add_argument(f"--{option}", type=int, metavar=metavar, help=help)
+
+
+def _of(option: str) -> str:
+    takers = taking(option)
+    return f"of {'strategies' if len(takers) > 1 else 'strategy'} {' and '.join(takers)}"
 
 
 def check_plan_options(options: argparse.Namespace) -> None:

@@ -106,12 +106,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _study(spec: StudySpec) -> int:
-    from jaxpaint.base.progress import say, study_bar
+    from jaxpaint.base.progress import bar, say
     from jaxpaint.study.run import run_study
 
     try:
         model_store(spec.model, spec.revision)  # converts on first use, with a bar
-        with study_bar() as progress:
+        with bar("study") as progress:
             summary = run_study(spec, progress=progress, tell=say, command=shlex.join(sys.argv))
     except KeyboardInterrupt:
         print(

@@ -85,24 +85,78 @@ def switch(num_layers: int, layer: int) -> Plan:
     return Plan.of(range(layer), layer + 1, layer, range(layer + 2, num_layers))
 
 
-STRATEGIES: Mapping[str, Callable[..., Plan]] = MappingProxyType(
-    {
-        "full": full,
-        "skip": skip,
-        "middle-repeat": middle_repeat,
-        "reverse": reverse,
-        "random": random_order,
-        "parallel": parallel,
-        "looped-parallel": looped_parallel,
-        "block-repeat": block_repeat,
-        "parallel-pairs": parallel_pairs,
-        "skip-one": skip_one,
-        "switch": switch,
-    }
+@dataclass(frozen=True)
+class Strategy:
+    """One strategy, and all that the command, a study and a report know of it.
+
+    `plan` makes its plan of a model's number of layers and of the options, which are its other parameters. `words`
+    name it in a sentence. `look` is how figures draw it: a colour by name, matplotlib's marker and line style.
+    `figure` is the paper's that shows it, `ranked` says that the paper ranks it by the harm it does, and `trades` that
+    its plans differ from the full model in cost or depth. `affected` is how many layers it changes; None where its
+    start layer says so.
+    """
+
+    name: str
+    plan: Callable[..., Plan]
+    words: str
+    look: tuple[str, str, str] = ("grey", "p", ":")
+    figure: str | None = None
+    ranked: bool = False
+    trades: bool = False
+    affected: int | None = None
+
+    @property
+    def in_paper(self) -> bool:
+        """Whether the paper has it."""
+        return self.figure is not None
+
+    @property
+    def options(self) -> dict[str, int | None]:
+        """Its options with their defaults, None for those that must be given."""
+        parameters = list(inspect.signature(self.plan).parameters.values())[1:]
+        return {p.name: None if p.default is p.empty else p.default for p in parameters}
+
+
+_ENTRIES = (
+    Strategy("full", full, "full model", ("black", "o", "-"), figure="2", affected=0),
+    Strategy("skip", skip, "skip", ("orange", "s", "--"), "4", ranked=True, trades=True),
+    Strategy("middle-repeat", middle_repeat, "middle repeat", ("vermillion", "X", ":"), "5", ranked=True),
+    Strategy("reverse", reverse, "reverse", ("purple", "v", "-."), "6", ranked=True),
+    Strategy("random", random_order, "random order", ("sky", "D", "-"), "7", ranked=True),
+    Strategy("parallel", parallel, "parallel", ("green", "^", "--"), "8", ranked=True, trades=True),
+    Strategy("looped-parallel", looped_parallel, "looped parallel", ("blue", "o", "-"), "9", ranked=True, trades=True),
+    Strategy("block-repeat", block_repeat, "block repeat", ("yellow", "P", "-."), "17", trades=True),
+    Strategy("parallel-pairs", parallel_pairs, "parallel pairs", ("black", "h", ":"), trades=True),
+    Strategy("skip-one", skip_one, "skip one", ("orange", "s", "--"), "2", affected=1),
+    Strategy("switch", switch, "switch with the next", ("green", "^", "-"), "2", affected=2),
 )
-"""The strategies by the names the command line uses; a strategy's options are its function's parameters."""
+_BY_NAME = {entry.name: entry for entry in _ENTRIES}
+STRATEGIES: Mapping[str, Strategy] = MappingProxyType(_BY_NAME)
+"""The strategies by the names the command line uses."""
 
 CUSTOM = "custom"
+OWN = Strategy(CUSTOM, Plan, "own plan", ("grey", "*", "none"), trades=True)
+"""What reports say of plans of someone's own; no strategy that could be asked for."""
+
+
+def entry(name: str) -> Strategy:
+    """The strategy called `name`, also of a store's, where it may be `CUSTOM` or of another version."""
+    return OWN if name == CUSTOM else STRATEGIES.get(name, Strategy(name, Plan, name))
+
+
+def ranked() -> tuple[str, ...]:
+    """The strategies that the paper ranks by the harm they do."""
+    return tuple(name for name, strategy in STRATEGIES.items() if strategy.ranked)
+
+
+def beyond_paper() -> tuple[str, ...]:
+    """The strategies that the paper does not have."""
+    return tuple(name for name, strategy in STRATEGIES.items() if not strategy.in_paper)
+
+
+def taking(option: str) -> tuple[str, ...]:
+    """The strategies that take an option, such as "start"."""
+    return tuple(name for name, strategy in STRATEGIES.items() if option in strategy.options)
 
 
 @dataclass(frozen=True)
@@ -123,13 +177,10 @@ class Variant:
 
     @property
     def affected(self) -> int | None:
-        """How many layers the strategy changes: M for those with a start, 1 for skip-one, 2 for switch.
-
-        None for a plan of someone's own.
-        """
+        """How many layers the strategy changes: M for those with a start. None for a plan of someone's own."""
         if self.start is not None:
             return self.num_layers - 2 * self.start - 1
-        return {"full": 0, "skip-one": 1, "switch": 2, CUSTOM: None}[self.strategy]
+        return entry(self.strategy).affected
 
     @property
     def label(self) -> str:
@@ -172,7 +223,7 @@ def build(
             needed = "seed" if option == "seed" else "start layer" if option == "start" else "layer"
             span = "" if option == "seed" else f": {_span(_choices(name, option, num_layers), num_layers)}"
             raise UserError(f"strategy {name} needs a {needed}{span}")
-    return Variant(name, STRATEGIES[name](num_layers, **values), num_layers, **values)
+    return Variant(name, STRATEGIES[name].plan(num_layers, **values), num_layers, **values)
 
 
 def family(
@@ -210,8 +261,7 @@ def _options(name: str) -> dict[str, int | None]:
         near = difflib.get_close_matches(name, STRATEGIES, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the strategies are {', '.join(STRATEGIES)}"
         raise UserError(f"unknown strategy {name!r}: {hint}")
-    parameters = list(inspect.signature(STRATEGIES[name]).parameters.values())[1:]
-    return {p.name: None if p.default is p.empty else p.default for p in parameters}
+    return STRATEGIES[name].options
 
 
 def _choices(name: str, option: str, num_layers: int) -> range:
@@ -219,7 +269,7 @@ def _choices(name: str, option: str, num_layers: int) -> range:
         return starts(num_layers)
     if num_layers < 2:
         return range(0)
-    return range(num_layers - 1 if name == "switch" else num_layers)
+    return range(num_layers + 1 - (STRATEGIES[name].affected or 1))
 
 
 def _layers(num_layers: int) -> range:

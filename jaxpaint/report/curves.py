@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from jaxpaint.plans.strategies import CUSTOM
+from jaxpaint.plans.strategies import CUSTOM, entry
 from jaxpaint.report.bootstrap import DRAWS, generator, interval
-from jaxpaint.report.data import Study, VariantRow
+from jaxpaint.report.data import Study, TaskResults
+from jaxpaint.results.reading import VariantRow
 
 
 class Scores(Protocol):
@@ -19,6 +20,36 @@ class Scores(Protocol):
 
     def of(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Point [P] and draws [DRAWS, P] of one task, or of all where `task` is None."""
+
+
+@dataclass(frozen=True, eq=False)
+class RawScores:
+    """Scores of every plan P on the tasks N as they are; `point` is float64 [N, P], `draws` [N, DRAWS, P].
+
+    Draws are normal around the point with the stored standard error: correlations and F1 are no means over examples,
+    so there is nothing to resample.
+    """
+
+    tasks: tuple[str, ...]
+    point: np.ndarray
+    draws: np.ndarray
+
+    @classmethod
+    def of_tasks(cls, results: Sequence[TaskResults], name: str) -> RawScores:
+        """Of the tasks' main metrics; the draws of a plan depend on the benchmark and on `name` alone."""
+        shape = (len(results), -1 if results else 0)
+        point = np.array([result.main.value for result in results]).reshape(shape)
+        errors = np.array([np.nan_to_num(result.main.stderr) for result in results]).reshape(shape)
+        noise = [generator(name, result.task.benchmark).standard_normal((DRAWS, 1)) for result in results]
+        draws = point[:, None] + errors[:, None] * np.array(noise).reshape(len(results), DRAWS, 1)
+        return cls(tuple(result.task.name for result in results), point, draws)
+
+    def of(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Point and draws of one task, or of the average over all, NaN where any is missing, where `task` is None."""
+        if task is None:
+            return self.point.mean(axis=0), self.draws.mean(axis=0)
+        row = self.tasks.index(task)
+        return self.point[row], self.draws[row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +94,10 @@ def curve(
 ) -> Curve:
     """The curve of a strategy; `iterations` of looped-parallel and `times` of block-repeat choose among its plans.
 
-    One iteration of looped-parallel is `parallel`, whatever it was asked as.
+    Without `iterations` they are `study.looped`. One iteration is `parallel`, whatever it was asked as.
     """
+    if strategy == "looped-parallel" and iterations is None:
+        iterations = study.looped
     if strategy == "looped-parallel" and iterations == 1:
         one = [v for v in study.variants if v.strategy == strategy and v.iterations == 1]
         chosen = one + [v for v in study.variants if v.strategy == "parallel"]
@@ -83,40 +116,48 @@ def own_plans(study: Study, scores: Scores, *, task: str | None = None) -> Curve
 
 def _curve(study: Study, scores: Scores, strategy: str, variants: list[VariantRow], task: str | None) -> Curve:
     point, draws = scores.of(task)
-    variants = [v for v in variants if study.has_cell(v.column)]
-    if all(v.column == study.full for v in variants):  # one middle layer in any order is the full model
-        variants = []
-    columns: dict[int, list[int]] = defaultdict(list)
-    for variant in variants:
-        assert variant.affected is not None
-        columns[variant.affected].append(variant.column)
     rows, missing = [], []
-    for affected, all_columns in sorted(columns.items()):
-        # One seed, one sample: with few layers several seeds give one order, and parallel is looped-parallel once.
-        seeded = strategy == "random"
-        found = [c for c in (all_columns if seeded else sorted(set(all_columns))[:1]) if not np.isnan(point[c])]
-        if len(found) < len(all_columns if seeded else all_columns[:1]):
+    for affected, asked in _samples(study, strategy, variants):
+        found = [column for column in asked if not np.isnan(point[column])]
+        if len(found) < len(asked):
             missing.append(affected)
         if found:
             rows.append((affected, found))
-    mean = [point[found].mean() for _, found in rows]
+
+    def each(measure: Callable[[list[int]], float]) -> np.ndarray:
+        return np.array([measure(found) for _, found in rows], np.float64)
+
     drawn = [_seed_mean(draws[:, found], affected) for affected, found in rows]
     stacked = np.stack(drawn, axis=1) if drawn else np.empty((DRAWS, 0))
     low, high = interval(stacked)
     return Curve(
         strategy,
         np.array([affected for affected, _ in rows], np.int64),
-        np.array(mean, np.float64),
+        each(lambda found: point[found].mean()),
         low,
         high,
         stacked,
         np.array([len(found) for _, found in rows], np.int64),
-        np.array([point[found].min() for _, found in rows], np.float64),
-        np.array([point[found].max() for _, found in rows], np.float64),
-        np.array([np.mean([study.plans[c].cost for c in found]) for _, found in rows], np.float64),
-        np.array([np.mean([study.plans[c].depth for c in found]) for _, found in rows], np.float64),
+        each(lambda found: point[found].min()),
+        each(lambda found: point[found].max()),
+        each(lambda found: float(np.mean([study.plans[column].cost for column in found]))),
+        each(lambda found: float(np.mean([study.plans[column].depth for column in found]))),
         np.array(missing, np.int64),
     )
+
+
+def _samples(study: Study, strategy: str, variants: list[VariantRow]) -> list[tuple[int, list[int]]]:
+    """By the number of affected layers, the columns of the plans that were asked for and are averaged."""
+    asked = [v for v in variants if study.has_cell(v.column)]
+    if all(v.column == study.full for v in asked):  # one middle layer in any order is the full model
+        return []
+    columns: dict[int, list[int]] = defaultdict(list)
+    for variant in asked:
+        assert variant.affected is not None
+        columns[variant.affected].append(variant.column)
+    # One seed, one sample: with few layers several seeds give one order, and parallel is looped-parallel once.
+    seeded = "seed" in entry(strategy).options
+    return [(affected, found if seeded else [min(found)]) for affected, found in sorted(columns.items())]
 
 
 def _seed_mean(draws: np.ndarray, affected: int) -> np.ndarray:

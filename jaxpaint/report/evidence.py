@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -11,7 +12,12 @@ import numpy as np
 from jaxpaint.report.bootstrap import interval
 from jaxpaint.report.curves import Curve
 
-Verdict: TypeAlias = Literal["supported", "not supported", "mixed", "not enough data"]
+Verdict: TypeAlias = Literal["holds", "holds in part", "does not hold", "open"]
+"""What a number or all of them say of a claim, in the words of the terminal, the page and the tables alike."""
+HOLDS: Verdict = "holds"
+IN_PART: Verdict = "holds in part"
+DOES_NOT_HOLD: Verdict = "does not hold"
+OPEN: Verdict = "open"
 
 NEGLIGIBLE = 0.02
 """A difference that lies wholly below this share of the full model's score refutes the claim that there is one."""
@@ -39,19 +45,27 @@ def difference(what: str, values: np.ndarray, *, decides: bool = True) -> Eviden
 def above(what: str, values: np.ndarray, threshold: float, *, slack: float = 0.0, decides: bool = True) -> Evidence:
     """Of a claim that the value is above a threshold; refuted where all of the interval is below it plus `slack`."""
     low, high = (float(end) for end in interval(values[1:]))
-    verdict: Verdict = "supported" if low > threshold else "not supported" if high < threshold + slack else UNDECIDED
+    verdict: Verdict = HOLDS if low > threshold else DOES_NOT_HOLD if high < threshold + slack else OPEN
     return Evidence(what, float(values[0]), low, high, verdict if decides else None)
 
 
-UNDECIDED: Verdict = "not enough data"
+def plain(what: str, value: float, *, decides: bool = True) -> Evidence:
+    """Of a claim that a value without an interval is positive."""
+    verdict = HOLDS if value > NEGLIGIBLE else DOES_NOT_HOLD
+    return Evidence(what, value, math.nan, math.nan, verdict if decides else None)
+
+
+def any_holds(evidence: Sequence[Evidence]) -> Verdict:
+    """One verdict where one way to show the claim is enough."""
+    return HOLDS if any(item.verdict == HOLDS for item in evidence) else combine(evidence)
 
 
 def combine(evidence: Sequence[Evidence]) -> Verdict:
-    """One verdict of several numbers: what they agree on, and mixed where one supports what another refutes."""
+    """One verdict of several numbers: what they agree on, in part where one supports what another refutes."""
     verdicts = {item.verdict for item in evidence if item.verdict}
     if len(verdicts) == 1:
         return verdicts.pop()
-    return "mixed" if {"supported", "not supported"} <= verdicts else UNDECIDED
+    return IN_PART if {HOLDS, DOES_NOT_HOLD} <= verdicts else OPEN
 
 
 def shared(curves: Mapping[str, Curve]) -> list[int]:
@@ -64,3 +78,8 @@ def matched(curves: Mapping[str, Curve]) -> dict[str, np.ndarray]:
     """Each curve's mean over the numbers of affected layers that all of them have: [1 + DRAWS]; empty if none are."""
     affected = shared(curves)
     return {name: curve.at(affected).mean(axis=1) for name, curve in curves.items()} if affected else {}
+
+
+def over(curves: Mapping[str, Curve]) -> str:
+    """What `matched` averages over, in words."""
+    return f"mean over {len(shared(curves))} numbers of affected layers"

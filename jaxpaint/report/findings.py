@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from jaxpaint.report.evidence import UNDECIDED, Evidence, Verdict, combine
+from jaxpaint.report.evidence import DOES_NOT_HOLD, HOLDS, IN_PART, OPEN, Evidence, Verdict, any_holds, combine
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions import layers as questions_layers
 from jaxpaint.report.questions import order as questions_order
@@ -54,9 +54,9 @@ QUESTIONS = (
         "Do layers use the same representation space?",
         "The middle layers share one representation space; the first and last few do not.",
         {
-            "supported": "Yes: the middle layers share a representation space.",
-            "not supported": "No: the middle layers of this model do not show a shared representation space.",
-            "mixed": "In part: one measurement speaks for a shared space among the middle layers, another against it.",
+            HOLDS: "Yes: the middle layers share a representation space.",
+            DOES_NOT_HOLD: "No: the middle layers of this model do not show a shared representation space.",
+            IN_PART: "In part: one measurement speaks for a shared space among the middle layers, another against it.",
         },
         questions_layers.shared_space,
         ("3", "14", "2"),
@@ -67,21 +67,21 @@ QUESTIONS = (
         "Are all the layers necessary?",
         "A few middle layers can be left out with little loss.",
         {
-            "supported": "No: middle layers can be left out with little loss.",
-            "not supported": "Yes: leaving out even a few middle layers costs this model much of its score.",
+            HOLDS: "No: middle layers can be left out with little loss.",
+            DOES_NOT_HOLD: "Yes: leaving out even a few middle layers costs this model much of its score.",
         },
         questions_layers.necessary,
         ("4", "12"),
         "the strategies skip-one, or skip with few affected layers",
-        questions_layers.any_supports,
+        any_holds,
     ),
     Question(
         3,
         "Are the middle layers all doing the same function?",
         "The middle layers do different things: repeating one of them is far worse than skipping them all.",
         {
-            "supported": "No: putting the middle layer in the others' place is worse than leaving them all out.",
-            "not supported": "Not refuted here: repeating the middle layer is no worse than skipping the middle.",
+            HOLDS: "No: putting the middle layer in the others' place is worse than leaving them all out.",
+            DOES_NOT_HOLD: "Not refuted here: repeating the middle layer is no worse than skipping the middle.",
         },
         questions_layers.same_function,
         ("5", "15"),
@@ -92,9 +92,9 @@ QUESTIONS = (
         "Does the order of the layers matter?",
         "Order matters somewhat: other orders lose score gracefully, and random order beats the reverse order.",
         {
-            "supported": "Yes: changing the order of the middle layers costs score, and random order beats reverse.",
-            "not supported": "Not as the paper found: these orders cost nothing, or reverse is as good as random.",
-            "mixed": "Order matters, or random beats reverse, but not both as the paper found.",
+            HOLDS: "Yes: changing the order of the middle layers costs score, and random order beats reverse.",
+            DOES_NOT_HOLD: "Not as the paper found: these orders cost nothing, or reverse is as good as random.",
+            IN_PART: "Order matters, or random beats reverse, but not both as the paper found.",
         },
         questions_order.order,
         ("6", "7"),
@@ -105,9 +105,9 @@ QUESTIONS = (
         "Can the layers run in parallel?",
         "Layers can run in parallel: middle layers side by side degrade gracefully and beat skipping them.",
         {
-            "supported": "Yes: middle layers run side by side lose score gracefully and beat skipping them.",
-            "not supported": "No: running middle layers side by side neither beats skipping them nor keeps the score.",
-            "mixed": "In part: of beating skip and keeping half the score at a quarter of the layers, one holds.",
+            HOLDS: "Yes: middle layers run side by side lose score gracefully and beat skipping them.",
+            DOES_NOT_HOLD: "No: running middle layers side by side neither beats skipping them nor keeps the score.",
+            IN_PART: "In part: of beating skip and keeping half the score at a quarter of the layers, one holds.",
         },
         questions_order.in_parallel,
         ("8",),
@@ -119,8 +119,8 @@ QUESTIONS = (
         "Does order matter more for some tasks than for others?",
         "Arithmetic and reasoning lose more than semantic tasks when order changes.",
         {
-            "supported": "Yes: reasoning tasks lose more than semantic ones when layers run out of order.",
-            "not supported": "No: reasoning tasks do not lose more than semantic ones here.",
+            HOLDS: "Yes: reasoning tasks lose more than semantic ones when layers run out of order.",
+            DOES_NOT_HOLD: "No: reasoning tasks do not lose more than semantic ones here.",
         },
         questions_order.by_task,
         ("tasks",),
@@ -133,9 +133,9 @@ QUESTIONS = (
         "Does looping help layers in parallel?",
         "Looping helps, and the best number of iterations is roughly proportional to the number of parallel layers.",
         {
-            "supported": "Yes: feeding the parallel block's output back into it helps.",
-            "not supported": "No: looping the parallel block does not help here.",
-            "mixed": "In part: of looping's gain and the growth of the best number of iterations, one holds.",
+            HOLDS: "Yes: feeding the parallel block's output back into it helps.",
+            DOES_NOT_HOLD: "No: looping the parallel block does not help here.",
+            IN_PART: "In part: of looping's gain and the growth of the best number of iterations, one holds.",
         },
         questions_variants.looping,
         ("9", "10", "17"),
@@ -146,9 +146,9 @@ QUESTIONS = (
         "Which variants harm the least?",
         "Random order and looped parallel do the least harm; repeating a single layer is the worst by far.",
         {
-            "supported": "As in the paper: random order and looped parallel harm least, repeating one layer most.",
-            "not supported": "Another order than the paper's.",
-            "mixed": "Half as in the paper: of its best two and its worst, one holds.",
+            HOLDS: "As in the paper: random order and looped parallel harm least, repeating one layer most.",
+            DOES_NOT_HOLD: "Another order than the paper's.",
+            IN_PART: "Half as in the paper: of its best two and its worst, one holds.",
         },
         questions_variants.least_harm,
         ("11", "tradeoff"),
@@ -167,7 +167,7 @@ def _answer(question: Question, measured: Measurements) -> Answer:
     evidence = tuple(question.evidence(measured))
     decisive = [item for item in evidence if item.verdict]
     if not decisive:
-        verdict, lead = UNDECIDED, f"Not enough data: this takes {question.needs}."
+        verdict, lead = OPEN, f"Not enough data: this takes {question.needs}."
         if measured.study.results and not measured.scores.tasks:
             lead = "Not enough data: the full model is not clearly above chance on any task."
     else:

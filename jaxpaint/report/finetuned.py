@@ -6,37 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from jaxpaint.report.bootstrap import DRAWS, generator
-from jaxpaint.report.curves import Curve, curve
-from jaxpaint.report.data import FINETUNED, Study, TaskResults, TaskRow, VariantRow
-from jaxpaint.report.measurements import PAPER, Measurements
-
-
-@dataclass(frozen=True, eq=False)
-class RawScores:
-    """Scores of every plan P on one task as they are: `point` is float64 [P], `draws` [DRAWS, P].
-
-    Draws are normal around the point with the stored standard error.
-    """
-
-    point: np.ndarray
-    draws: np.ndarray
-
-    @classmethod
-    def of_task(cls, results: TaskResults) -> RawScores:
-        """Of a task's main metric; the draws of a plan depend on the task alone."""
-        noise = generator("fine-tuned", results.task.benchmark).standard_normal((DRAWS, 1))
-        point = results.main.value
-        return cls(point, point + noise * np.nan_to_num(results.main.stderr))
-
-    def of(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Point and draws; there is one task."""
-        return self.point, self.draws
+from jaxpaint.plans.strategies import ranked
+from jaxpaint.report.curves import Curve, RawScores, curve
+from jaxpaint.report.data import Study, TaskResults
+from jaxpaint.results.kinds import is_finetuned, split_finetuned
+from jaxpaint.results.reading import TaskRow, VariantRow
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,25 +33,15 @@ class TunedTask:
     def task(self) -> TaskRow:
         return self.tuned.task
 
-    @cached_property
-    def looped(self) -> int | None:
-        """The iterations that stand for looped-parallel."""
-        return Measurements.of(replace(self.study, results=(self.tuned,))).looped
-
     def curve(self, strategy: str, results: TaskResults) -> Curve:
         """A strategy's scores as they are, over the number of affected layers; of `tuned` or `frozen`."""
-        iterations = self.looped if strategy == "looped-parallel" else None
         study = replace(self.study, results=(results,))
-        return curve(study, RawScores.of_task(results), strategy, iterations=iterations)
+        return curve(study, RawScores.of_tasks((results,), "fine-tuned"), strategy)
 
     def strategies(self) -> tuple[str, ...]:
         """The paper's strategies of which some plan was fine-tuned."""
-        return tuple(name for name in PAPER if self.curve(name, self.tuned) or self._missing(name))
-
-    def full(self, results: TaskResults | None) -> float:
-        """The full model's score, NaN where it has none."""
-        column = self.study.full
-        return float("nan") if results is None or column is None else float(results.main.value[column])
+        curves = {name: self.curve(name, self.tuned) for name in ranked()}
+        return tuple(name for name, curve in curves.items() if curve or len(curve.missing))
 
     def variants(self) -> tuple[VariantRow, ...]:
         """What was fine-tuned, or begun."""
@@ -94,22 +60,18 @@ class TunedTask:
             )
         )
 
-    def _missing(self, strategy: str) -> bool:
-        return len(self.curve(strategy, self.tuned).missing) > 0
-
 
 def split(studies: Sequence[Study]) -> tuple[tuple[Study, ...], tuple[TunedTask, ...]]:
     """Studies without their fine-tuned results, where anything else is in them, and the fine-tuned results."""
     others, found = [], []
     for study in studies:
-        tuned = [result for result in study.results if FINETUNED in json.loads(result.task.settings)]
+        tuned = [result for result in study.results if is_finetuned(result.task.settings)]
         rest = tuple(result for result in study.results if result not in tuned)
         if rest or study.analyses:
             others.append(replace(study, results=rest))
         count = Counter(result.task.benchmark for result in tuned)
         for result in tuned:
-            name, settings = result.task.benchmark, json.loads(result.task.settings)
-            training = settings.pop(FINETUNED)
+            name, (training, settings) = result.task.benchmark, split_finetuned(result.task.settings)
             title = f"{name} #{result.task.id}" if count[name] > 1 else name
             found.append(TunedTask(study, result, _frozen(rest, result.task, settings), training, title))
     return tuple(others), tuple(found)

@@ -1,4 +1,4 @@
-"""The GLUE results of a store apart from its language-model benchmarks: scores as they are, averaged over tasks."""
+"""The GLUE results of a store apart from its language-model benchmarks: as they are, averaged over tasks, in words."""
 
 from __future__ import annotations
 
@@ -12,32 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxpaint.report.bootstrap import DRAWS, generator
-from jaxpaint.report.curves import Curve, curve
-from jaxpaint.report.data import Study, TaskResults
-from jaxpaint.report.measurements import PAPER, Measurements
+from jaxpaint.plans.strategies import ranked
+from jaxpaint.report.curves import Curve, RawScores, curve
+from jaxpaint.report.data import Study, TaskResults, model_facts
+from jaxpaint.results.kinds import MAJORITY, glue_training, is_frozen
+from jaxpaint.results.reading import NOT_FINITE, RUNNING
 
-MAJORITY = "majority_score"  # as `jaxpaint.tasks.glue` stores it
-
-
-@dataclass(frozen=True, eq=False)
-class Averages:
-    """Scores of every plan P on the tasks N as they are; `point` is float64 [N, P], `draws` [N, DRAWS, P].
-
-    Draws are normal around the point with the stored standard error: correlations and F1 are no means over examples,
-    so there is nothing to resample.
-    """
-
-    tasks: tuple[str, ...]
-    point: np.ndarray
-    draws: np.ndarray
-
-    def of(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Point and draws of one task, or of the average over all, NaN where any is missing, where `task` is None."""
-        if task is None:
-            return self.point.mean(axis=0), self.draws.mean(axis=0)
-        row = self.tasks.index(task)
-        return self.point[row], self.draws[row]
+NEAR_MAJORITY = 0.05
+"""A full model that beats the most frequent class by less shows little of what strategies lose."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +32,7 @@ class GlueStudy:
     @property
     def frozen(self) -> bool:
         """Whether only classifiers were trained, and not the encoder under every plan."""
-        return self.training["frozen"]
+        return is_frozen(self.training)
 
     @property
     def kind(self) -> str:
@@ -58,23 +40,10 @@ class GlueStudy:
         return "frozen" if self.frozen else "fine-tuned"
 
     @cached_property
-    def measured(self) -> Measurements:
-        """What names strategies; nothing of GLUE is normalised."""
-        return Measurements.of(self.study)
-
-    @cached_property
-    def scores(self) -> Averages:
+    def scores(self) -> RawScores:
         """Of the tasks on which the full model has a score."""
-        kept = [result for result in self.study.results if not np.isnan(self.full(result))]
-        point = np.array([result.main.value for result in kept]).reshape(len(kept), len(self.study.plans))
-        errors = np.array([np.nan_to_num(result.main.stderr) for result in kept]).reshape(point.shape)
-        noise = [generator("glue", result.task.name).standard_normal((DRAWS, 1)) for result in kept]
-        draws = point[:, None] + errors[:, None] * np.array(noise).reshape(len(kept), DRAWS, 1)
-        return Averages(tuple(result.task.name for result in kept), point, draws)
-
-    def full(self, result: TaskResults) -> float:
-        """The full model's score, NaN where it has none."""
-        return float("nan") if self.study.full is None else float(result.main.value[self.study.full])
+        kept = [result for result in self.study.results if not np.isnan(self.study.full_score(result))]
+        return RawScores.of_tasks(kept, "glue")
 
     def majority(self, result: TaskResults) -> float:
         """The score of the most frequent training class as the answer to every example; 0 for a correlation."""
@@ -84,16 +53,17 @@ class GlueStudy:
     def average(self, of: str) -> float:
         """Over the tasks of `scores`: "full" or "majority"."""
         kept = [result for result in self.study.results if result.task.name in self.scores.tasks]
-        return float(np.mean([self.full(result) if of == "full" else self.majority(result) for result in kept]))
+        return float(
+            np.mean([self.study.full_score(result) if of == "full" else self.majority(result) for result in kept])
+        )
 
     def curve(self, strategy: str, task: str | None = None) -> Curve:
         """A strategy's scores on a task, or their average, over the number of affected layers."""
-        iterations = self.measured.looped if strategy == "looped-parallel" else None
-        return curve(self.study, self.scores, strategy, task=task, iterations=iterations)
+        return curve(self.study, self.scores, strategy, task=task)
 
     def curves(self) -> dict[str, Curve]:
         """The averages of the paper's strategies that have data."""
-        found = {strategy: self.curve(strategy) for strategy in PAPER}
+        found = {strategy: self.curve(strategy) for strategy in ranked()}
         return {strategy: each for strategy, each in found.items() if each}
 
 
@@ -115,11 +85,8 @@ def split(studies: Sequence[Study]) -> tuple[tuple[Study, ...], tuple[GlueStudy,
 
 def _how(result: TaskResults) -> str:
     """A GLUE result's settings but for its examples, as JSON; empty for other tasks."""
-    settings = json.loads(result.task.settings)
-    if "trained_on" not in settings:
-        return ""
-    del settings["trained_on"]
-    return json.dumps(settings, sort_keys=True)
+    training = glue_training(result.task.settings)
+    return "" if training is None else json.dumps(training, sort_keys=True)
 
 
 def _once_each(results: Sequence[TaskResults]) -> Iterator[tuple[TaskResults, ...]]:
@@ -135,3 +102,72 @@ def _once_each(results: Sequence[TaskResults]) -> Iterator[tuple[TaskResults, ..
         same.sort(key=lambda result: -result.task.id)
     for together in zip_longest(*by_task.values()):
         yield tuple(result for result in together if result is not None)
+
+
+def titles(glue: Sequence[GlueStudy]) -> list[str]:
+    """Numbered where the same encoder was trained with other settings, or on other examples."""
+    alike = [f"{each.study.model.name}, GLUE {each.kind}" for each in glue]
+    numbers = [alike[: place + 1].count(title) for place, title in enumerate(alike)]
+    return [
+        f"{title} ({number})" if alike.count(title) > 1 else title for title, number in zip(alike, numbers, strict=True)
+    ]
+
+
+def notes(glue: GlueStudy) -> list[str]:
+    """What a reader must know before trusting the figures."""
+    scores, counts = glue.scores, glue.study.statuses()
+    found = ["Scores are as GLUE has them, not normalised, as in the paper; the average is over the tasks shown."]
+    missing = [result.task.name for result in glue.study.results if result.task.name not in scores.tasks]
+    if missing:
+        found.append(f"Left out, because the full model has no result there: {', '.join(missing)}.")
+    full, majority = glue.average("full"), glue.average("majority")
+    if full - majority < NEAR_MAJORITY:
+        found.append(
+            f"The full model's average of {full:.3f} is {'hardly' if full > majority else 'not'} above that of the "
+            f"most frequent class, {majority:.3f}: what a strategy loses can hardly be seen."
+        )
+    uneven = [result.task.name for result in glue.study.results if _is_uneven(result.documents)]
+    if uneven:
+        found.append(f"Some plans were scored on fewer examples than others: {', '.join(uneven)}.")
+    for count, rest in (
+        (counts[NOT_FINITE], "not finite (logits overflowed): shown as missing"),
+        (counts[RUNNING], "not finished: the report shows what there is"),
+    ):
+        if count:
+            found.append(f"{count} of {counts.total()} results {'is' if count == 1 else 'are'} {rest}.")
+    return found
+
+
+def _is_uneven(documents: np.ndarray) -> bool:
+    return len(set(documents[documents > 0].tolist())) > 1
+
+
+def facts(glue: GlueStudy) -> tuple[tuple[str, str], ...]:
+    """What was measured, by name."""
+    study = glue.study
+    tasks = [f"{result.task.name} ({int(result.documents.max())} examples)" for result in study.results]
+    cells = [f"{count} {status}" for status, count in sorted(study.statuses().items())]
+    asked = {column for result in study.results for column, status in enumerate(result.status) if status}
+    return (
+        *model_facts(study.model),
+        ("Tasks", "; ".join(tasks)),
+        ("Training", _training(glue.training)),
+        ("Plans", str(len(asked))),
+        ("Results", "; ".join(cells)),
+        ("Fingerprint", study.model.fingerprint[:16]),
+    )
+
+
+def _training(settings: Mapping[str, Any]) -> str:
+    flat = {
+        name: value
+        for key, group in settings.items()
+        for name, value in (group.items() if isinstance(group, Mapping) else [(key, group)])
+    }
+    return ", ".join(f"{name.replace('_', ' ')} {_setting(value)}" for name, value in sorted(flat.items()))
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -2,74 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxpaint.report.curves import Curve, curve, own_plans
-from jaxpaint.report.data import Analysis, Study
+from jaxpaint.report.data import Study
 from jaxpaint.report.normalise import Normalised, normalise
+from jaxpaint.results.reading import Analysis
 
-STANDARD_ITERATIONS = 3  # of looped-parallel, in the paper
-NAMES: Mapping[str, str] = {
-    "full": "full model",
-    "skip": "skip",
-    "middle-repeat": "middle repeat",
-    "reverse": "reverse",
-    "random": "random order",
-    "parallel": "parallel",
-    "looped-parallel": "looped parallel",
-    "block-repeat": "block repeat",
-    "parallel-pairs": "parallel pairs",
-    "skip-one": "skip one",
-    "switch": "switch",
-    "custom": "own plan",
-}
-"""The strategies in words, those of the paper first."""
-PAPER = ("skip", "middle-repeat", "reverse", "random", "parallel", "looped-parallel")
+if TYPE_CHECKING:
+    from jaxpaint.report.finetuned import TunedTask
 
 
 @dataclass(frozen=True, eq=False)
 class Measurements:
-    """A study, normalised. Curves are made once each."""
+    """A study, normalised, and what was fine-tuned of it. Curves are made once each."""
 
     study: Study
     scores: Normalised
+    tuned: tuple[TunedTask, ...] = ()
 
     @classmethod
-    def of(cls, study: Study) -> Measurements:
-        return cls(study, normalise(study))
+    def of(cls, study: Study, tuned: tuple[TunedTask, ...] = ()) -> Measurements:
+        return cls(study, normalise(study), tuned)
 
     @property
     def num_layers(self) -> int:
         return self.study.model.num_layers
 
-    @cached_property
-    def iterations(self) -> tuple[int, ...]:
-        """The iterations that looped-parallel ran with; 1 also where `parallel` ran."""
-        found = {v.iterations for v in self.study.variants if v.strategy == "looped-parallel"} - {None}
-        parallel = {1} if any(v.strategy == "parallel" for v in self.study.variants) else set()
-        return tuple(sorted(value for value in found | parallel if value is not None))
-
-    @cached_property
-    def times(self) -> tuple[int, ...]:
-        """The times that block-repeat ran its block."""
-        return tuple(sorted({v.times for v in self.study.variants if v.strategy == "block-repeat" and v.times}))
-
-    @cached_property
-    def looped(self) -> int | None:
-        """The iterations that stand for looped-parallel where one number is wanted: 3, or the least above 1."""
-        several = [count for count in self.iterations if count > 1]
-        return STANDARD_ITERATIONS if STANDARD_ITERATIONS in several else several[0] if several else None
-
     def curve(
         self, strategy: str, task: str | None = None, *, iterations: int | None = None, times: int | None = None
     ) -> Curve:
-        """A strategy's curve; `iterations` of looped-parallel are `looped` unless given. Empty without data."""
-        if strategy == "looped-parallel" and iterations is None:
-            iterations = self.looped
+        """A strategy's curve, as `report.curves.curve`."""
         return self._curves(strategy, task, iterations, times)
 
     @cached_property
@@ -91,8 +58,8 @@ class Measurements:
         return {strategy: curve for strategy, curve in found.items() if curve}
 
     def name(self, strategy: str) -> str:
-        """A strategy in words, with the iterations that stand for looped-parallel."""
-        return f"{NAMES[strategy]} ×{self.looped}" if strategy == "looped-parallel" else NAMES.get(strategy, strategy)
+        """A strategy in words."""
+        return self.study.words(strategy)
 
     def by_layer(self, strategy: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of skip-one or switch: layers [N], and the median's point [N] and draws [DRAWS, N], without missing ones."""

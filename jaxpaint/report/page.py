@@ -13,37 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from jaxpaint import __version__
-from jaxpaint.report import finetuned, glue_words, tables
+from jaxpaint.report import finetuned, glue, tables
 from jaxpaint.report.bootstrap import DRAWS
-from jaxpaint.report.data import NOT_FINITE, RUNNING, Study, TaskRow
-from jaxpaint.report.figures import figures_across, save, study_figures
+from jaxpaint.report.data import Study, model_facts
+from jaxpaint.report.figures import figures_across, paper_figures, save, study_figures
 from jaxpaint.report.figures.glue import glue_figures
 from jaxpaint.report.figures.style import Drawn
 from jaxpaint.report.findings import Answer, answers
-from jaxpaint.report.finetuned import TunedTask
-from jaxpaint.report.glue import GlueStudy, split
+from jaxpaint.report.glue import GlueStudy
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.summary import summary
 from jaxpaint.report.tables import Table
-
-PAPER_FIGURES = {
-    "2": "--strategies skip-one,switch on lambada_openai",
-    "3": "--analyses similarity",
-    "4": "--strategies skip",
-    "5": "--strategies middle-repeat",
-    "6": "--strategies reverse",
-    "7": "--strategies random",
-    "8": "--strategies parallel",
-    "9": "--strategies looped-parallel",
-    "10": "--strategies looped-parallel --loops 1-28",
-    "11": "several strategies",
-    "12": "skip on a second model, in the same store",
-    "13": "jaxpaint finetune --strategies skip",
-    "14": "the similarity analysis of a second model, in the same store",
-    "15": "--strategies skip,middle-repeat --analyses similarity,variance",
-    "17": "--strategies block-repeat",
-}
-"""The paper's figures and what a study needs to have run for each."""
+from jaxpaint.results.reading import NOT_FINITE, RUNNING, TaskRow
 
 
 @dataclass(frozen=True)
@@ -96,13 +77,12 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
     from jinja2 import Environment, StrictUndefined
 
     studies, tuned = finetuned.split(studies)
-    studies, glue = split(studies)
-    shown = [Measurements.of(study) for study in studies if study.has_full_model]
+    studies, on_glue = glue.split(studies)
+    shown = [Measurements.of(study, finetuned.of_study(tuned, study)) for study in studies if study.has_full_model]
     found = [answers(measured) for measured in shown]
     titles = _titles(studies)
-    shown_glue = [each for each in glue if each.scores.tasks]
-    glue_titles = glue_words.titles(shown_glue)
-    several = len(shown) + len(shown_glue) > 1
+    shown_glue = [each for each in on_glue if each.scores.tasks]
+    prefixes = _prefixes([*(titles[id(measured.study)] for measured in shown), *glue.titles(shown_glue)])
     across = _pictures(figures_across(shown), "", folder, "")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
         files("jaxpaint.report").joinpath("page.html").read_text(encoding="utf-8")
@@ -115,24 +95,18 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
         version=__version__,
         draws=DRAWS,
         sections=[
-            _section(
-                measured,
-                found[index - 1],
-                finetuned.of_study(tuned, measured.study),
-                titles[id(measured.study)],
-                folder,
-                [picture.drawn.number for picture in across],
-                f"{index}-{_slug(titles[id(measured.study)])}" if several else "",
-            )
-            for index, measured in enumerate(shown, start=1)
-        ]
-        + [
-            _glue_section(each, title, folder, f"{index}-{_slug(title)}" if several else "")
-            for index, (each, title) in enumerate(zip(shown_glue, glue_titles, strict=True), start=len(shown) + 1)
+            *(
+                _section(measured, of_study, title, folder, [picture.drawn.number for picture in across], prefix)
+                for measured, of_study, (title, prefix) in zip(shown, found, prefixes, strict=False)
+            ),
+            *(
+                _glue_section(each, title, folder, prefix)
+                for each, (title, prefix) in zip(shown_glue, prefixes[len(shown) :], strict=True)
+            ),
         ],
         across=across,
         left_out=[titles[id(study)] for study in studies if not study.has_full_model]
-        + glue_words.titles([each for each in glue if not each.scores.tasks]),
+        + glue.titles([each for each in on_glue if not each.scores.tasks]),
     )
     (folder / "report.html").write_text(text, encoding="utf-8")
     return [
@@ -141,45 +115,53 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
 
 
 def _section(
-    measured: Measurements,
-    found: Sequence[Answer],
-    tuned: Sequence[TunedTask],
-    title: str,
-    folder: Path,
-    across: Sequence[str],
-    prefix: str,
+    measured: Measurements, found: Sequence[Answer], title: str, folder: Path, across: Sequence[str], prefix: str
 ) -> Section:
-    study = measured.study
-    pictures = _pictures(study_figures(measured, tuned), study.model.name, folder, prefix)
+    pictures = _pictures(study_figures(measured), measured.study.model.name, folder, prefix)
     by_number = {picture.drawn.number: picture for picture in pictures}
     placed = [(answer, tuple(by_number[n] for n in answer.question.figures if n in by_number)) for answer in found]
     shown = {picture.drawn.number for _, some in placed for picture in some}
     absent = tuple(
-        (number, how) for number, how in PAPER_FIGURES.items() if number not in by_number and number not in across
+        (number, how) for number, how in paper_figures().items() if number not in by_number and number not in across
     )
+    listings = [
+        _saved(table, _shown_rows(table, "median", measured.study.looped), folder, prefix)
+        for table in tables.study_tables(measured, found)
+    ]
     return Section(
-        f"study-{prefix}" if prefix else "study",
+        _anchor(prefix),
         title,
-        (*_facts(measured), *(("Fine-tuned on", f"{each.title}: {each.how()}") for each in tuned)),
+        (*_facts(measured), *(("Fine-tuned on", f"{each.title}: {each.how()}") for each in measured.tuned)),
         tuple(_notes(measured)),
         tuple(placed),
         tuple(picture for picture in pictures if picture.drawn.number not in shown),
-        tuple(_listings(measured, found, tuned, folder, prefix)),
+        tuple(listings),
         absent,
     )
 
 
-def _glue_section(glue: GlueStudy, title: str, folder: Path, prefix: str) -> Section:
+def _glue_section(study: GlueStudy, title: str, folder: Path, prefix: str) -> Section:
+    listings = [_saved(table, _shown_rows(table, "average"), folder, prefix) for table in tables.glue_tables(study)]
     return Section(
-        f"study-{prefix}" if prefix else "study",
+        _anchor(prefix),
         title,
-        glue_words.facts(glue),
-        tuple(glue_words.notes(glue)),
+        glue.facts(study),
+        tuple(glue.notes(study)),
         (),
-        tuple(_pictures(glue_figures(glue), glue.study.model.name, folder, prefix)),
-        tuple(_saved(table, _rows_on_glue(table), folder, prefix) for table in tables.glue_tables(glue)),
+        tuple(_pictures(list(glue_figures(study)), study.study.model.name, folder, prefix)),
+        tuple(listings),
         (),
     )
+
+
+def _prefixes(titles: Sequence[str]) -> list[tuple[str, str]]:
+    """The sections' titles, each with what begins its anchors and folders; nothing where there is one section."""
+    several = len(titles) > 1
+    return [(title, f"{index}-{_slug(title)}" if several else "") for index, title in enumerate(titles, start=1)]
+
+
+def _anchor(prefix: str) -> str:
+    return f"study-{prefix}" if prefix else "study"
 
 
 def _pictures(drawn: Sequence[Drawn], model: str, folder: Path, prefix: str) -> list[Picture]:
@@ -195,15 +177,6 @@ def _pictures(drawn: Sequence[Drawn], model: str, folder: Path, prefix: str) -> 
     return pictures
 
 
-def _listings(
-    measured: Measurements, found: Sequence[Answer], tuned: Sequence[TunedTask], folder: Path, prefix: str
-) -> list[Listing]:
-    return [
-        _saved(table, _shown_rows(table, measured), folder, prefix)
-        for table in tables.study_tables(measured, found, tuned)
-    ]
-
-
 def _saved(table: Table, rows: list[list[str]] | None, folder: Path, prefix: str) -> Listing:
     where = folder / "tables" / prefix
     where.mkdir(parents=True, exist_ok=True)
@@ -211,24 +184,17 @@ def _saved(table: Table, rows: list[list[str]] | None, folder: Path, prefix: str
     return Listing(table, rows, _link(as_csv, folder), _link(as_markdown, folder))
 
 
-def _rows_on_glue(table: Table) -> list[list[str]] | None:
-    """As `_shown_rows`: the averages of the strategies."""
-    if table.name == "scores":
-        return None
-    if table.name != "strategies":
-        return table.texts()
-    task = table.columns.index("task")
-    return [texts for texts, row in zip(table.texts(), table.rows, strict=True) if row[task] == "average"]
-
-
-def _shown_rows(table: Table, measured: Measurements) -> list[list[str]] | None:
-    """What the page shows of a table: the medians of the strategies, nothing of what the page says elsewhere."""
+def _shown_rows(table: Table, over_tasks: str, looped: int | None = None) -> list[list[str]] | None:
+    """What the page shows of a table: the strategies over all tasks, nothing of what the page says elsewhere."""
     if table.name in ("answers", "scores"):
         return None
     if table.name != "strategies":
         return table.texts()
-    iterations, task = table.columns.index("iterations"), table.columns.index("task")
-    kept = [row[task] == "median" and row[iterations] in (None, measured.looped) for row in table.rows]
+    task = table.columns.index("task")
+    kept = [row[task] == over_tasks for row in table.rows]
+    if "iterations" in table.columns:
+        iterations = table.columns.index("iterations")
+        kept = [keep and row[iterations] in (None, looped) for keep, row in zip(kept, table.rows, strict=True)]
     return [texts for texts, keep in zip(table.texts(), kept, strict=True) if keep]
 
 
@@ -241,17 +207,14 @@ def _facts(measured: Measurements) -> tuple[tuple[str, str], ...]:
     )
     cells = "; ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     seconds = sum(float(result.seconds.sum()) for result in study.results)
-    model = study.model
     return (
-        ("Model", f"{model.source or model.name}{f', revision {model.revision}' if model.revision else ''}"),
-        ("Layers", str(model.num_layers)),
-        ("Computed in", model.dtype),
+        *model_facts(study.model),
         ("BOS token", study.bos or "not recorded"),
         ("Tasks", tasks or "none"),
         ("Plans", str(len(study.plans))),
         ("Results", cells or "analyses only"),
         ("Device time", f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"),
-        ("Fingerprint", model.fingerprint[:16]),
+        ("Fingerprint", study.model.fingerprint[:16]),
     )
 
 

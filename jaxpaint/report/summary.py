@@ -6,19 +6,14 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
-from jaxpaint.report.evidence import UNDECIDED, Verdict
+from jaxpaint.report.evidence import DOES_NOT_HOLD, HOLDS, IN_PART, OPEN, Verdict
 from jaxpaint.report.findings import Answer
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions.variants import ranking
 
 WIDTH = 80
-HOLDS: dict[Verdict, str] = {
-    "supported": "holds",
-    "mixed": "in part",
-    "not supported": "does not hold",
-    "not enough data": "open",
-}
 
 
 def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
@@ -28,13 +23,14 @@ def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> st
 
 def _sentence(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
     count = Counter(answer.verdict for answer in answers)
-    parts = [f"{count['supported']} hold{'s' * (count['supported'] == 1)}"]
-    if count["mixed"]:
-        parts.append(f"{count['mixed']} {'hold' if count['mixed'] > 1 else 'holds'} in part")
-    if count["not supported"]:
-        parts.append(f"{count['not supported']} do{'es' * (count['not supported'] == 1)} not")
-    if count["not enough data"]:
-        parts.append(f"{count['not enough data']} {'are' if count['not enough data'] > 1 else 'is'} open")
+    parts = [f"{count[HOLDS]} hold{'s' * (count[HOLDS] == 1)}"]
+    for verdict, one, several in (
+        (IN_PART, "holds in part", "hold in part"),
+        (DOES_NOT_HOLD, "does not", "do not"),
+        (OPEN, "is open", "are open"),
+    ):
+        if count[verdict]:
+            parts.append(f"{count[verdict]} {one if count[verdict] == 1 else several}")
     listed = ", ".join(parts[:-1]) + f" and {parts[-1]}" if len(parts) > 1 else parts[0]
     first = f"Of the paper's {len(answers)} findings {listed} on {title} ({measured.num_layers} layers)."
     ranked = ranking(measured)
@@ -59,10 +55,10 @@ def _scores(measured: Measurements) -> Iterator[str]:
 
 
 def _answers(answers: Sequence[Answer]) -> Iterator[str]:
-    width = max(map(len, HOLDS.values()))
+    width = max(map(len, get_args(Verdict)))
     for answer in answers:
-        head = f"{answer.question.number}  {HOLDS[answer.verdict]:{width}}  "
-        text = answer.question.claim if answer.verdict != UNDECIDED else f"{answer.question.claim} {answer.lead}"
+        head = f"{answer.question.number}  {answer.verdict:{width}}  "
+        text = answer.question.claim if answer.verdict != OPEN else f"{answer.question.claim} {answer.lead}"
         yield from _wrapped(text, head, " " * len(head))
 
 

@@ -11,14 +11,14 @@ from typing import TypeAlias
 
 import numpy as np
 
-from jaxpaint.plans.strategies import CUSTOM
+from jaxpaint.plans.strategies import CUSTOM, STRATEGIES, beyond_paper, ranked
 from jaxpaint.report.bootstrap import interval
-from jaxpaint.report.curves import Curve
-from jaxpaint.report.data import VariantRow
 from jaxpaint.report.findings import Answer
 from jaxpaint.report.finetuned import TunedTask
 from jaxpaint.report.glue import GlueStudy
-from jaxpaint.report.measurements import PAPER, Measurements
+from jaxpaint.report.measurements import Measurements
+from jaxpaint.report.questions.variants import iteration_map
+from jaxpaint.results.reading import VariantRow
 
 Value: TypeAlias = str | int | float | None
 
@@ -37,7 +37,7 @@ class Table:
         return [[_text(value) for value in row] for row in self.rows]
 
 
-def study_tables(measured: Measurements, answers: Sequence[Answer], tuned: Sequence[TunedTask] = ()) -> list[Table]:
+def study_tables(measured: Measurements, answers: Sequence[Answer]) -> list[Table]:
     """Those of one study; tables without rows are left out."""
     tables = [
         _answers(answers),
@@ -45,7 +45,7 @@ def study_tables(measured: Measurements, answers: Sequence[Answer], tuned: Seque
         _strategies(measured),
         _beyond(measured),
         _iterations(measured),
-        _finetuned(tuned),
+        _finetuned(measured.tuned),
         _cells(measured),
     ]
     return [table for table in tables if table.rows]
@@ -53,7 +53,7 @@ def study_tables(measured: Measurements, answers: Sequence[Answer], tuned: Seque
 
 def glue_tables(glue: GlueStudy) -> list[Table]:
     """Those of GLUE results; tables without rows are left out."""
-    tables = [_glue_tasks(glue), _glue_strategies(glue), _cells(glue.measured)]
+    tables = [_glue_tasks(glue), _glue_strategies(glue), _cells(Measurements.of(glue.study))]
     return [table for table in tables if table.rows]
 
 
@@ -112,7 +112,7 @@ def _glue_tasks(glue: GlueStudy) -> Table:
             glue.kind,
             int(result.documents[column]),
             glue.majority(result),
-            glue.full(result),
+            glue.study.full_score(result),
             float(result.main.stderr[column]),
         )
         for result in glue.study.results
@@ -124,24 +124,28 @@ def _glue_tasks(glue: GlueStudy) -> Table:
 
 def _glue_strategies(glue: GlueStudy) -> Table:
     rows: list[tuple[Value, ...]] = []
-    for strategy in PAPER:
+    for strategy in ranked():
         for task in (None, *glue.scores.tasks):
             curve = glue.curve(strategy, task)
             numbers = (curve.affected, curve.value, curve.low, curve.high, curve.seeds)
             for affected, value, low, high, seeds in zip(*(each.tolist() for each in numbers), strict=True):
-                name = glue.measured.name(strategy)
+                name = glue.study.words(strategy)
                 rows.append((name, affected, task or "average", value, low, high, seeds))
     columns = ("strategy", "affected layers", "task", "score", "low", "high", "orders")
     return Table("strategies", "Strategies on GLUE", columns, tuple(rows))
 
 
 def _strategies(measured: Measurements) -> Table:
-    rows = [row for s in PAPER if s != "looped-parallel" for row in _curve_rows(measured, s)]
-    for count in measured.iterations:
-        if count > 1:
-            rows += _curve_rows(measured, "looped-parallel", iterations=count)
-    for times in measured.times:
-        rows += _curve_rows(measured, "block-repeat", times=times)
+    rows: list[tuple[Value, ...]] = []
+    for strategy in (each for each in STRATEGIES.values() if each.in_paper and "start" in each.options):
+        if "iterations" in strategy.options:
+            for count in (count for count in measured.study.iterations if count > 1):
+                rows += _curve_rows(measured, strategy.name, iterations=count)
+        elif "times" in strategy.options:
+            for times in measured.study.times:
+                rows += _curve_rows(measured, strategy.name, times=times)
+        else:
+            rows += _curve_rows(measured, strategy.name)
     return Table(
         "strategies", "Normalised score of each strategy by the number of affected layers", CURVE_COLUMNS, tuple(rows)
     )
@@ -168,15 +172,14 @@ def _curve_rows(
 
 
 def _beyond(measured: Measurements) -> Table:
-    """Parallel pairs and plans of the user's own."""
+    """Strategies that the paper does not have, and plans of the user's own."""
     point, draws = measured.scores.median
-    variants = [v for v in measured.study.variants if v.strategy in ("parallel-pairs", CUSTOM)]
+    variants = [v for v in measured.study.variants if v.strategy in (*beyond_paper(), CUSTOM)]
     rows: list[tuple[Value, ...]] = []
     for variant in variants:
         low, high = interval(draws[:, variant.column])
-        plan, raw = measured.study.plans[variant.column], []
-        for result in measured.study.results:
-            raw.append(result.main.value[variant.column].item())
+        plan = measured.study.plans[variant.column]
+        raw = [result.main.value[variant.column].item() for result in measured.study.results]
         value = point[variant.column].item()
         rows.append((variant.strategy, variant.label, plan.depth, plan.cost, value, float(low), float(high), *raw))
     raw_columns = tuple(f"{result.task.name} {result.task.metric}" for result in measured.study.results)
@@ -188,19 +191,17 @@ def _beyond(measured: Measurements) -> Table:
 
 def _iterations(measured: Measurements) -> Table:
     """Figure 10's map."""
-    if len(measured.iterations) < 2 or measured.looped is None:
-        return Table("iterations", "", (), ())
-    curves: list[Curve] = [measured.curve("looped-parallel", iterations=count) for count in measured.iterations]
-    affected = sorted({int(value) for curve in curves for value in curve.affected})
-    if not affected:
-        return Table("iterations", "", (), ())
-    rows = []
-    for count, curve in zip(measured.iterations, curves, strict=True):
-        found = dict(zip(curve.affected.tolist(), curve.value.tolist(), strict=True))
-        rows.append((count, *(found.get(value) for value in affected)))
-    columns = ("iterations", *(f"{value} layers" for value in affected))
+    affected, values = (
+        iteration_map(measured) if len(measured.study.iterations) > 1 else (np.empty(0), np.empty((1, 0, 0)))
+    )
+    known = ~np.isnan(values[0]).all(axis=0)
+    rows = zip(measured.study.iterations, values[0][:, known].tolist(), strict=False) if known.any() else ()
+    columns = ("iterations", *(f"{value} layers" for value in affected[known]))
     return Table(
-        "iterations", "Median normalised score by iterations and number of parallel layers", columns, tuple(rows)
+        "iterations",
+        "Median normalised score by iterations and number of parallel layers",
+        columns,
+        tuple((count, *row) for count, row in rows),
     )
 
 
@@ -225,13 +226,10 @@ def _finetuned(tuned: Sequence[TunedTask]) -> Table:
 
 def _cells(measured: Measurements) -> Table:
     """Everything, a row for each task and strategy's plan."""
-    study, rows = measured.study, []
+    study = measured.study
+    rows: list[tuple[Value, ...]] = []
     named = {variant.column for variant in study.variants}
-    unnamed = [
-        VariantRow(column, "", "", None, None, None, None, None, None)
-        for column in range(len(study.plans))
-        if column not in named
-    ]
+    unnamed = [VariantRow(column, "", "", *[None] * 6) for column in range(len(study.plans)) if column not in named]
     for result in study.results:
         point, low, high = _normalised(measured, result.task.name)
         for variant in (*study.variants, *unnamed):
@@ -239,29 +237,12 @@ def _cells(measured: Measurements) -> Table:
             if result.status[column] is None:
                 continue
             plan = study.plans[column]
+            options = (variant.start, variant.seed, variant.iterations, variant.times, variant.layer)
+            of_plan = (plan.text, plan.depth, plan.cost, result.status[column], int(result.documents[column]))
+            numbers = (result.main.value, result.main.stderr, point, low, high, result.seconds)
+            values = [each[column].item() for each in numbers]
             rows.append(
-                (
-                    result.task.name,
-                    variant.strategy,
-                    variant.start,
-                    variant.seed,
-                    variant.iterations,
-                    variant.times,
-                    variant.layer,
-                    variant.affected,
-                    plan.text,
-                    plan.depth,
-                    plan.cost,
-                    result.status[column],
-                    int(result.documents[column]),
-                    result.task.metric,
-                    result.main.value[column].item(),
-                    result.main.stderr[column].item(),
-                    point[column].item(),
-                    low[column].item(),
-                    high[column].item(),
-                    result.seconds[column].item(),
-                )
+                (result.task.name, variant.strategy, *options, variant.affected, *of_plan, result.task.metric, *values)
             )
     columns = (
         "task", "strategy", "start", "seed", "iterations", "times", "layer", "affected layers", "plan", "depth", "cost",

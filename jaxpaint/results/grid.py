@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jaxpaint.results.kinds import main_filter
+from jaxpaint.results import kinds
 
 WIDTH = 80
 LONGEST_LABEL = 38
@@ -69,12 +69,11 @@ def _clipped(text: str) -> str:
 
 def _columns(connection: sqlite3.Connection, model: int) -> list[_Column]:
     tasks = connection.execute(
-        "SELECT id, name, num_fewshot, bos, json_extract(settings, '$.kv'), "
-        "json_extract(settings, '$.finetuned') IS NOT NULL, main_metric FROM tasks "
+        "SELECT id, name, num_fewshot, bos, settings, main_metric FROM tasks "
         "WHERE id IN (SELECT task FROM cells WHERE model = ?) ORDER BY name, num_fewshot, id",
         (model,),
     ).fetchall()
-    settings = {id: _setting(num_fewshot, bos, kv, tuned) for id, _, num_fewshot, bos, kv, tuned, _ in tasks}
+    settings = {id: _setting(num_fewshot, bos, stored) for id, _, num_fewshot, bos, stored, _ in tasks}
     alike = Counter((name, settings[id]) for id, name, *_ in tasks)
     columns = []
     for id, name, *_, metric in tasks:
@@ -85,19 +84,20 @@ def _columns(connection: sqlite3.Connection, model: int) -> list[_Column]:
     return columns
 
 
-def _setting(num_fewshot: int, bos: str, kv: str | None, is_finetuned: int) -> str:
+def _setting(num_fewshot: int, bos: str, settings: str) -> str:
     """What is not the default."""
+    kv = kinds.kv(settings)
     parts = (
         (f"{num_fewshot}-shot", num_fewshot),
         (f"BOS {bos}", bos != "auto"),
         (f"kv {kv}", kv not in (None, "exact")),
-        ("fine-tuned", is_finetuned),
+        ("fine-tuned", kinds.is_finetuned(settings)),
     )
     return ", ".join(text for text, shown in parts if shown)
 
 
 def _column(connection: sqlite3.Connection, model: int, task: int, name: str, setting: str, metric: str) -> _Column:
-    filter = main_filter(connection, task, metric)
+    filter = kinds.main_filter(connection, task, metric)
     rows = connection.execute(
         "SELECT c.plan, c.status, c.documents, m.value, m.stderr FROM cells AS c "
         "LEFT JOIN metrics AS m ON m.cell = c.id AND m.metric = ? AND m.filter = ? WHERE c.model = ? AND c.task = ?",

@@ -36,38 +36,13 @@ def one(connection: sqlite3.Connection, query: str, values: Sequence[Any] = ()) 
     return connection.execute(query, values).fetchone()[0]
 
 
-def model_id(
-    connection: sqlite3.Connection,
-    fingerprint: str,
-    dtype: str,
-    source: str | None,
-    revision: str | None,
-    num_layers: int,
-) -> int:
-    connection.execute(
-        "INSERT OR IGNORE INTO models (fingerprint, dtype, source, revision, num_layers) VALUES (?, ?, ?, ?, ?)",
-        (fingerprint, dtype, source, revision, num_layers),
-    )
-    return one(connection, "SELECT id FROM models WHERE (fingerprint, dtype) = (?, ?)", (fingerprint, dtype))
-
-
-def task_id(
-    connection: sqlite3.Connection,
-    key: tuple[str, str, int, str, str],
-    chance: float | None,
-    main_metric: str,
-) -> int:
-    """`key`: name, version, num_fewshot, bos and settings as canonical JSON."""
-    connection.execute(
-        "INSERT OR IGNORE INTO tasks (name, version, num_fewshot, bos, settings, chance, main_metric) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (*key, chance, main_metric),
-    )
-    return one(
-        connection,
-        "SELECT id FROM tasks WHERE (name, version, num_fewshot, bos, settings) = (?, ?, ?, ?, ?)",
-        key,
-    )
+def row_id(connection: sqlite3.Connection, table: str, key: Mapping[str, Any], **others: Any) -> int:
+    """The id of the row that `key` makes itself, inserted with `others` if it is new; what it has then is kept."""
+    row = {**key, **others}
+    columns, marks = ", ".join(row), ", ".join("?" * len(row))
+    connection.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", tuple(row.values()))
+    same = " AND ".join(f"{column} = ?" for column in key)
+    return one(connection, f"SELECT id FROM {table} WHERE {same}", tuple(key.values()))
 
 
 def request_ids(connection: sqlite3.Connection, task: int, entries: Sequence[tuple[int, int, str]]) -> list[int]:
@@ -93,10 +68,7 @@ def request_ids(connection: sqlite3.Connection, task: int, entries: Sequence[tup
 
 def plan_id(connection: sqlite3.Connection, row: PlanRow) -> int:
     """Raises UserError where the label stands for another plan."""
-    connection.execute(
-        "INSERT OR IGNORE INTO plans (text, cost, depth) VALUES (?, ?, ?)", (row.text, row.cost, row.depth)
-    )
-    plan = one(connection, "SELECT id FROM plans WHERE text = ?", (row.text,))
+    plan = row_id(connection, "plans", {"text": row.text}, cost=row.cost, depth=row.depth)
     names = "strategy, num_layers, label, start, seed, iterations, times, layer, affected"
     connection.execute(
         f"INSERT OR IGNORE INTO variants (plan, {names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -127,6 +99,4 @@ def cell_ids(connection: sqlite3.Connection, model: int, task: int, plans: Seque
 def environment_id(connection: sqlite3.Connection, environment: Mapping[str, Any] | None) -> int | None:
     if environment is None:
         return None
-    text = canonical_json(environment)
-    connection.execute("INSERT OR IGNORE INTO environments (description) VALUES (?)", (text,))
-    return one(connection, "SELECT id FROM environments WHERE description = ?", (text,))
+    return row_id(connection, "environments", {"description": canonical_json(environment)})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Mapping
+from typing import Any
 
 # Among a task's settings: other settings are another task.
 KV = "kv"  # the cache of a generative task, "exact" or "mean"
@@ -12,6 +15,36 @@ FROZEN = "frozen"  # of GLUE: whether the encoder was left as it is under its cl
 # A metric of GLUE's cells: of answering every example with the most frequent class of the training examples.
 MAJORITY = "majority_score"
 PREFERRED = ("none", "strict-match")
+
+
+def kv(settings: str) -> str | None:
+    """What a cache held while the task's texts were written, exact or mean; None where none were.
+
+    `settings` here and below are as the store keeps them, canonical JSON.
+    """
+    return json.loads(settings).get(KV)
+
+
+def is_finetuned(settings: str) -> bool:
+    """Whether the model was trained on the task before it was scored."""
+    return FINETUNED in json.loads(settings)
+
+
+def split_finetuned(settings: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """How the model was trained on the task, and the settings of the same task without training."""
+    rest = json.loads(settings)
+    return rest.pop(FINETUNED), rest
+
+
+def glue_training(settings: str) -> Mapping[str, Any] | None:
+    """The settings of a GLUE study but for its examples; None of any other task."""
+    rest = json.loads(settings)
+    return None if rest.pop(TRAINED_ON, None) is None else rest
+
+
+def is_frozen(training: Mapping[str, Any]) -> bool:
+    """Whether a GLUE study trained classifiers alone, and not the encoder under every plan."""
+    return training[FROZEN]
 
 
 def main_filter(connection: sqlite3.Connection, task: int, metric: str) -> str:

@@ -90,8 +90,11 @@ class Store:
 
     def model(self, *, fingerprint: str, dtype: str, source: str | None, revision: str | None, num_layers: int) -> int:
         """The id of a model computed in `dtype`; of what was said of it before, the first is kept."""
+        key = {"fingerprint": fingerprint, "dtype": dtype}
         with self._writing() as connection:
-            return results_keys.model_id(connection, fingerprint, dtype, source, revision, num_layers)
+            return results_keys.row_id(
+                connection, "models", key, source=source, revision=revision, num_layers=num_layers
+            )
 
     def task(
         self,
@@ -105,9 +108,10 @@ class Store:
         main_metric: str,
     ) -> int:
         """The id of a task; `settings` is everything else that changes its scores, `chance` the score of guessing."""
-        key = (name, str(version), num_fewshot, bos, canonical_json(settings))
+        key = {"name": name, "version": str(version), "num_fewshot": num_fewshot, "bos": bos}
+        key["settings"] = canonical_json(settings)
         with self._writing() as connection:
-            return results_keys.task_id(connection, key, chance, main_metric)
+            return results_keys.row_id(connection, "tasks", key, chance=chance, main_metric=main_metric)
 
     def requests(self, task: int, entries: Sequence[tuple[int, int, str]]) -> list[int]:
         """The ids of a task's requests, given as (document, number among the document's, hash of its text).

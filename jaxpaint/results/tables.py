@@ -105,27 +105,26 @@ def _result_object(
     settings = {cell["task"]: json.loads(cell["settings"]) for cell in cells}
     lengths = {setting.get("max_length") for setting in settings.values()}
     environments = {cell["environment"] for cell in cells}
+
+    def by_task(make: Callable[[Row], Any]) -> dict[str, Any]:
+        return {cell["task"]: make(cell) for cell in cells}
+
+    def config(cell: Row) -> Row:
+        metadata = {"version": _version(cell["version"]), **settings[cell["task"]]}
+        return {"task": cell["task"], "num_fewshot": cell["num_fewshot"], "metadata": metadata}
+
+    def higher_is_better(cell: Row) -> Row:
+        stored = {row["metric"]: row["higher_is_better"] for row in metrics.get(cell["id"], [])}
+        return {metric: None if better is None else bool(better) for metric, better in stored.items()}
+
     return {
-        "results": {cell["task"]: _task_results(cell, metrics.get(cell["id"], [])) for cell in cells},
+        "results": by_task(lambda cell: _task_results(cell, metrics.get(cell["id"], []))),
         "group_subtasks": {},
-        "configs": {
-            cell["task"]: {
-                "task": cell["task"],
-                "num_fewshot": cell["num_fewshot"],
-                "metadata": {"version": _version(cell["version"]), **settings[cell["task"]]},
-            }
-            for cell in cells
-        },
-        "versions": {cell["task"]: _version(cell["version"]) for cell in cells},
-        "n-shot": {cell["task"]: cell["num_fewshot"] for cell in cells},
-        "higher_is_better": {
-            cell["task"]: {
-                row["metric"]: None if row["higher_is_better"] is None else bool(row["higher_is_better"])
-                for row in metrics.get(cell["id"], [])
-            }
-            for cell in cells
-        },
-        "n-samples": {cell["task"]: {"effective": cell["documents"]} for cell in cells},
+        "configs": by_task(config),
+        "versions": by_task(lambda cell: _version(cell["version"])),
+        "n-shot": by_task(lambda cell: cell["num_fewshot"]),
+        "higher_is_better": by_task(higher_is_better),
+        "n-samples": by_task(lambda cell: {"effective": cell["documents"]}),
         "config": {
             "model": "jaxpaint",
             "model_source": model["source"],

@@ -44,7 +44,7 @@ def run_glue(spec: GlueSpec, *, progress: Callable[[int], Callable[[int, str], N
     Args:
         spec: What to run.
         progress: Told a number of examples, counted for each pass over them; gives what is called with the number of
-            examples done and a note, such as `jaxpaint.base.progress.study_bar` gives.
+            examples done and a note, such as `jaxpaint.base.progress.bar` gives.
 
     Raises:
         PlanError, UserError: as `GlueSpec`, `load_examples`, `jaxpaint.load`, `run_frozen` and `run_finetuned`. What

@@ -80,7 +80,7 @@ def run_study(
     Args:
         spec: What to run.
         progress: Told the number of tokens to score, counted under each plan; gives what is called with the number of
-            tokens done and a note, such as `jaxpaint.base.progress.study_bar` gives.
+            tokens done and a note, such as `jaxpaint.base.progress.bar` gives.
         tell: Called with lines that the user should read; by default they go to stderr.
         command: What the user typed, for the record.
 

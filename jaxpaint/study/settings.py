@@ -16,7 +16,7 @@ from jaxpaint.base.bundled import MODEL
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.base.numbers import EXPECTED, parse_numbers
 from jaxpaint.plans.plan import Plan
-from jaxpaint.plans.strategies import STRATEGIES
+from jaxpaint.plans.strategies import STRATEGIES, taking
 from jaxpaint.study.spec import ANALYSES, StudySpec
 
 PAPER: Mapping[str, Any] = MappingProxyType(
@@ -24,7 +24,7 @@ PAPER: Mapping[str, Any] = MappingProxyType(
         "tasks": ["lambada_openai", "hellaswag", "arc_challenge", "winogrande", "gsm8k"],
         "bos": "off",
         "kv": "mean",
-        "strategies": [name for name in STRATEGIES if name != "parallel-pairs"],
+        "strategies": [name for name, strategy in STRATEGIES.items() if strategy.in_paper],
         "seeds": 10,
         "loops": "1-28",
         "times": "2,3",
@@ -58,7 +58,7 @@ DEMO_REPORT = Path(f"{MODEL}-report")
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"paper": PAPER, "demo": DEMO})
 COMMAND_LINE_ONLY = ("dry-run", "report")
-_STRATEGY_OF = {"seeds": "random", "loops": "looped-parallel", "times": "block-repeat"}
+_TAKERS = {"seeds": taking("seed"), "loops": taking("iterations"), "times": taking("times")}
 
 
 def spec_from(options: Mapping[str, Any], file: Path | None = None) -> StudySpec:
@@ -156,9 +156,10 @@ def _refuse_unused(options: Iterable[str], values: Mapping[str, Any]) -> None:
     """Options that the study would not look at: a strategy, or the analyses, were forgotten."""
     strategies = values.get("strategies", ())
     for name in options:
-        if name in _STRATEGY_OF and _STRATEGY_OF[name] not in strategies:
-            raise UserError(f"--{name} is of strategy {_STRATEGY_OF[name]}, which is not among --strategies; add it")
-        if name == "starts" and not set(strategies) - {"full", "skip-one", "switch"}:
+        if name in _TAKERS and not {*_TAKERS[name]} & {*strategies}:
+            takers = " or ".join(_TAKERS[name])
+            raise UserError(f"--{name} is of strategy {takers}, which is not among --strategies; add it")
+        if name == "starts" and not {*taking("start")} & {*strategies}:
             raise UserError("--starts is of strategies with a start layer, and none is given; add --strategies")
         if name.startswith("analysis-") and not values.get("analyses"):
             raise UserError(f"--{name} is of analyses, and none is given; add --analyses {','.join(ANALYSES[:2])}")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from jaxpaint.base import progress
-from jaxpaint.base.progress import study_bar
+from jaxpaint.base.progress import bar
 from tests.helpers.cli_fixtures import Terminal
 
 
@@ -20,7 +20,7 @@ def clock(monkeypatch) -> list[float]:
 
 
 def test_a_line_a_minute(capsys, clock) -> None:
-    with study_bar() as start:
+    with bar("study") as start:
         advance = start(40_000)
         for second in range(150):
             clock[0] += 1
@@ -36,7 +36,7 @@ def test_a_line_a_minute(capsys, clock) -> None:
 
 
 def test_the_end_is_said_once(capsys, clock) -> None:
-    with study_bar() as start:
+    with bar("study") as start:
         advance = start(100)
         clock[0] += 90
         advance(100, "")
@@ -45,7 +45,7 @@ def test_the_end_is_said_once(capsys, clock) -> None:
 
 
 def test_the_next_bar_ends_the_one_before(capsys, clock) -> None:
-    with study_bar() as start:
+    with bar("study") as start:
         advance = start(100)
         clock[0] += 61
         advance(90, "")
@@ -57,13 +57,13 @@ def test_the_next_bar_ends_the_one_before(capsys, clock) -> None:
 
 
 def test_short_work_says_nothing(capsys, clock) -> None:
-    with study_bar() as start:
+    with bar("study") as start:
         advance = start(10)
         clock[0] += 59
         advance(10, "")
-    with study_bar() as start:
+    with bar("study") as start:
         start(0)
-    with study_bar():
+    with bar("study"):
         pass
     assert capsys.readouterr() == ("", "")
 
@@ -72,7 +72,7 @@ def test_a_bar_on_a_terminal(monkeypatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "120")
-    with study_bar() as start:
+    with bar("study") as start:
         advance = start(2000)
         advance(500, "")
         advance(500, "best on arc_easy: skip start=3")
@@ -85,7 +85,7 @@ def test_a_bar_on_a_terminal(monkeypatch) -> None:
 def test_lines_stand_above_the_bar(monkeypatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with study_bar() as start:
+    with bar("study") as start:
         start(10)(5, "")
         progress.say("the device is out of memory")
     line, _, after = terminal.getvalue().partition("the device is out of memory\n")

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxpaint.plans import strategies
 from jaxpaint.plans.plan import Plan
-from jaxpaint.plans.strategies import CUSTOM, Variant, build, family
+from jaxpaint.plans.strategies import CUSTOM, Strategy, Variant, build, family
 from jaxpaint.report.data import read_store
 from jaxpaint.report.figures import figures_across, study_figures
 from jaxpaint.report.figures.style import Drawn
 from jaxpaint.report.measurements import Measurements
+from jaxpaint.report.tables import study_tables
 from tests.helpers.report_store import FakeModel, FakeTask, add_analysis, change, write_store
 
 pytest.importorskip("matplotlib")
@@ -55,6 +57,27 @@ def test_every_strategy_has_the_papers_number(tmp_path: Path) -> None:
     (one,) = measured(tmp_path / "s", FakeModel(plans, [task, other], LAYERS))
     found = {figure.number for figure in study_figures(one)}
     assert found == {"2", "4", "5", "6", "7", "8", "9", "10", "11", "17", "tradeoff", "tasks"}
+
+
+def test_a_strategy_is_one_entry(tmp_path: Path, monkeypatch) -> None:
+    ends = Strategy("only-ends", lambda num_layers, start: Plan.of(0, num_layers - 1), "only the ends", trades=True)
+    monkeypatch.setitem(strategies._BY_NAME, ends.name, ends)
+    assert [variant.label for variant in family("only-ends", LAYERS)][:2] == ["only-ends start=0", "only-ends start=1"]
+    task = FakeTask("lambada_openai", lambda v: 0.8 if v.strategy == "full" else 0.4)
+    (one,) = measured(tmp_path / "s", FakeModel(variants("skip", "only-ends"), [task], LAYERS))
+    tables = {table.name: table for table in study_tables(one, ())}
+    assert {row[0] for row in tables["beyond-the-paper"].rows} == {"only-ends"}
+    assert lines(draw(study_figures(one), "11").axes[0])["only the ends"][:, 0].round() == pytest.approx([1, 3, 5, 7])
+    assert "only the ends" in lines(draw(study_figures(one), "tradeoff").axes[0])
+
+
+def test_figure_10_as_a_table(tmp_path: Path) -> None:
+    task = FakeTask("t", lambda v: 0.8 if v.strategy == "full" else 0.1 * (v.iterations or 1))
+    (one,) = measured(tmp_path / "s", FakeModel(variants("looped-parallel", iterations=(2, 3)), [task], LAYERS))
+    (table,) = [table for table in study_tables(one, ()) if table.name == "iterations"]
+    assert table.columns == ("iterations", "1 layers", "3 layers", "5 layers", "7 layers")
+    assert [row[0] for row in table.rows] == [2, 3]
+    assert [row[2] for row in table.rows] == pytest.approx([0.25, 0.375])
 
 
 def test_no_figure_without_data(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def measured_draws(path: Path, accuracy: float) -> np.ndarray:
 def test_one_iteration_of_looped_parallel_is_parallel(tmp_path: Path) -> None:
     task = FakeTask("t", by_strategy(full=0.8, parallel=0.4, looped_parallel=0.6))
     measured = measure(tmp_path / "s", task, plans=variants("parallel", "looped-parallel"))
-    assert measured.iterations == (1, 3)
+    assert measured.study.iterations == (1, 3)
     assert measured.curve("looped-parallel", iterations=1).value[1:] == pytest.approx([0.5] * 3)
     assert measured.curve("looped-parallel").value[1:] == pytest.approx([0.75] * 3)
 

@@ -113,7 +113,7 @@ def test_figures_are_png_and_pdf(report: Path) -> None:
 def test_the_page_leads_with_the_answers(report: Path) -> None:
     text = Page(report).text
     assert text.index("Are the middle layers all doing the same function?") < text.index("Before you read on")
-    assert "supported The paper: The middle layers do different things: repeating one of them is far worse" in text
+    assert "holds The paper: The middle layers do different things: repeating one of them is far worse" in text
     assert "Not enough data: this takes the strategies random and reverse." in text
 
 
@@ -156,7 +156,7 @@ def test_names_are_escaped(report: Path) -> None:
 
 def test_the_answers_table_holds_the_numbers(report: Path) -> None:
     (row,) = [row for row in rows(report, "answers") if row["measured"].startswith("advantage of skip over middle")]
-    assert (row["question"], row["verdict"]) == ("3", "supported")
+    assert (row["question"], row["verdict"]) == ("3", "holds")
     # Two numbers of affected layers: skip has no score at the third, and one layer repeated is the full model.
     assert float(row["value"]) == pytest.approx(0.3 - 0.1)
     assert float(row["low"]) < 0.2 < float(row["high"])

@@ -58,15 +58,19 @@ def test_missing_files(tmp_path: Path) -> None:
         assert f"the folder {tmp_path / 'absent'} does not exist" in refusal(tmp_path / "absent" / "a.sqlite", create)
 
 
+def assert_left_alone(path: Path, why: str) -> None:
+    before = path.read_bytes()
+    for create in (False, True):
+        assert why in refusal(path, create)
+    with pytest.raises(UserError, match=why), reading(path):
+        pass
+    assert path.read_bytes() == before
+
+
 def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text('{"results": 1}' * 100)
-    before = path.read_bytes()
-    for create in (False, True):
-        assert "not a results store, nor any SQLite database" in refusal(path, create)
-    with pytest.raises(UserError, match="nor any SQLite database"), reading(path):
-        pass
-    assert path.read_bytes() == before
+    assert_left_alone(path, "not a results store, nor any SQLite database")
 
 
 @pytest.mark.parametrize("statement", ["CREATE TABLE photos (name TEXT)", "PRAGMA application_id = 12345"])
@@ -75,12 +79,7 @@ def test_another_programs_database(tmp_path: Path, statement: str) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute(statement)
     connection.close()
-    before = path.read_bytes()
-    for create in (False, True):
-        assert "is an SQLite database of another program" in refusal(path, create)
-    with pytest.raises(UserError, match="another program"), reading(path):
-        pass
-    assert path.read_bytes() == before
+    assert_left_alone(path, "is an SQLite database of another program")
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -6,40 +6,35 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxpaint.report.figures.benchmarks import benchmark_figures
-from jaxpaint.report.figures.finetuned import finetuned_figures
-from jaxpaint.report.figures.heatmaps import (
-    iteration_figure,
-    similarity_across_models,
-    similarity_figure,
-    states_figure,
-)
-from jaxpaint.report.figures.layers import layer_figure
-from jaxpaint.report.figures.strategies import skip_across_models, strategy_figures
+from jaxpaint.report.figures.benchmarks import BENCHMARKS
+from jaxpaint.report.figures.finetuned import FINETUNED
+from jaxpaint.report.figures.heatmaps import ITERATIONS, SIMILARITIES, SIMILARITY, STATES
+from jaxpaint.report.figures.layers import LAYERS
+from jaxpaint.report.figures.strategies import ALL_STRATEGIES, SKIP_ACROSS
 from jaxpaint.report.figures.style import RC, Drawn
-from jaxpaint.report.finetuned import TunedTask
 from jaxpaint.report.measurements import Measurements
 
+KINDS = (LAYERS, SIMILARITY, BENCHMARKS, ITERATIONS, ALL_STRATEGIES, FINETUNED, STATES)
+"""In the order of the page."""
+ACROSS_MODELS = (SKIP_ACROSS, SIMILARITIES)
 DOTS_PER_INCH = 160
 CHARACTERS_PER_INCH = 10  # of titles
 
 
-def study_figures(measured: Measurements, tuned: Sequence[TunedTask] = ()) -> list[Drawn]:
+def study_figures(measured: Measurements) -> list[Drawn]:
     """The figures of one study, and of what was fine-tuned of it."""
-    return [
-        *layer_figure(measured),
-        *similarity_figure(measured),
-        *benchmark_figures(measured),
-        *iteration_figure(measured),
-        *strategy_figures(measured),
-        *finetuned_figures(measured, tuned),
-        *states_figure(measured),
-    ]
+    return [drawn for kind in KINDS for drawn in kind.draw(measured)]
 
 
 def figures_across(all_measured: Sequence[Measurements]) -> list[Drawn]:
     """The figures that need several models."""
-    return [*skip_across_models(all_measured), *similarity_across_models(all_measured)]
+    return [drawn for kind in ACROSS_MODELS for drawn in kind.draw(all_measured)]
+
+
+def paper_figures() -> dict[str, str]:
+    """The paper's figures by number, and what a study needs to have run for each."""
+    needs = {number: need for kind in (*KINDS, *ACROSS_MODELS) for number, need in kind.needs.items()}
+    return dict(sorted(needs.items(), key=lambda item: int(item[0])))
 
 
 def save(figure: Drawn, model: str, folder: Path) -> tuple[Path, Path]:

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxpaint.report.curves import Curve
-from jaxpaint.report.figures.style import (
-    AFFECTED,
-    BLACK,
-    BLUE,
-    GREY,
-    ORANGE,
-    Drawn,
-    Look,
-    affected_ticks,
-    legend_below,
-    mark_missing,
-    plot_curve,
-)
+from jaxpaint.report.figures import style
+from jaxpaint.report.figures.style import BLACK, BLUE, ORANGE, Drawn, Kind, Look
 from jaxpaint.report.finetuned import TunedTask
 from jaxpaint.report.measurements import Measurements
 
@@ -33,10 +22,9 @@ FROZEN: Look = (ORANGE, "s", "--")
 TUNED: Look = (BLUE, "o", "-")
 
 
-def finetuned_figures(measured: Measurements, tuned: Sequence[TunedTask]) -> list[Drawn]:
+def finetuned_figures(measured: Measurements) -> Iterator[Drawn]:
     """One for each task and strategy that was fine-tuned."""
-    drawn = []
-    for each in tuned:
+    for each in measured.tuned:
         for strategy in each.strategies():
             name = measured.name(strategy)
             caption = (
@@ -47,28 +35,27 @@ def finetuned_figures(measured: Measurements, tuned: Sequence[TunedTask]) -> lis
             title = f"{name[0].upper()}{name[1:]}, then fine-tuning on {each.title}"
             slug = f"fine-tuned-{strategy}-{each.title.replace(' #', '-')}"
             number = NUMBERS.get(strategy, "fine-tuned")
-            drawn.append(Drawn(number, slug, title, caption, partial(_draw, each, strategy, name)))
-    return drawn
+            yield Drawn(number, slug, title, caption, partial(_draw, each, strategy, name))
 
 
 def _draw(each: TunedTask, strategy: str, name: str, figure: Figure) -> None:
     axes = figure.subplots()
     curves: list[Curve] = []
     kinds = ((each.frozen, FROZEN, name, -0.06), (each.tuned, TUNED, f"{name}, fine-tuned", 0.06))
-    for results, style, label, shift in kinds:
+    for results, how, label, shift in kinds:
         if results is None:
             continue
         curve = each.curve(strategy, results)
         if curve:
-            plot_curve(axes, curve, style, label, shift=shift)
+            style.plot_curve(axes, curve, how, label, shift=shift)
         curves.append(curve)
     for results, label, line in ((each.frozen, "full model", "-"), (each.tuned, "full model, fine-tuned", "-.")):
-        if np.isfinite(full := each.full(results)):
+        if np.isfinite(full := each.study.full_score(results)):
             axes.axhline(full, color=BLACK, linewidth=1, linestyle=line, label=label)
     if each.task.chance is not None:
-        axes.axhline(each.task.chance, color=GREY, linewidth=1, linestyle=(0, (1, 1.5)), label="chance")
-    mark_missing(axes, np.unique(np.concatenate([curve.missing for curve in curves])))
-    axes.set_xlabel(AFFECTED)
-    axes.set_ylabel(f"{each.task.benchmark}, {each.task.metric}")
-    affected_ticks(axes, curves)
-    legend_below(figure, axes, 3)
+        style.guessing_line(axes, each.task.chance)
+    style.over_affected(axes, curves, f"{each.task.benchmark}, {each.task.metric}")
+    style.legend_below(figure, axes, 3)
+
+
+FINETUNED = Kind(finetuned_figures, {"13": "jaxpaint finetune --strategies skip"})

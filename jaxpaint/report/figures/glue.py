@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxpaint.report.curves import Curve
-from jaxpaint.report.figures.benchmarks import FIGURES
-from jaxpaint.report.figures.style import (
-    AFFECTED,
-    BLACK,
-    GREY,
-    STRATEGY_LOOKS,
-    Drawn,
-    affected_ticks,
-    legend_below,
-    look,
-    mark_missing,
-    plot_curve,
-)
+from jaxpaint.report.figures import style
+from jaxpaint.report.figures.benchmarks import numbers
+from jaxpaint.report.figures.style import BLACK, Drawn
 from jaxpaint.report.glue import GlueStudy
 
 if TYPE_CHECKING:
@@ -33,16 +23,16 @@ AVERAGE = "average GLUE score"
 BARS = "Bars: 95 % intervals from standard errors over resampled examples"
 
 
-def glue_figures(glue: GlueStudy) -> list[Drawn]:
+def glue_figures(glue: GlueStudy) -> Iterator[Drawn]:
     """Those that have data. The figure of all strategies has the paper's number, 11, or A.9 where frozen."""
-    drawn, tasks = [], glue.scores.tasks
-    for strategy, number in FIGURES.items():
+    tasks = glue.scores.tasks
+    for strategy, number in numbers().items():
         curves: dict[str | None, Curve] = {task: glue.curve(strategy, task) for task in (*tasks, None)}
         if any(curves.values()):
-            name = glue.measured.name(strategy)
+            name = glue.study.words(strategy)
             caption = f"Each GLUE task and their average under {name}, {glue.kind}. {BARS}{_seeds(curves.values())}."
             title = f"{name[0].upper()}{name[1:]}, {glue.kind}"
-            drawn.append(Drawn(number, f"glue-{strategy}", title, caption, partial(_one, glue, curves)))
+            yield Drawn(number, f"glue-{strategy}", title, caption, partial(_one, glue, curves))
     all_curves = glue.curves()
     if all_curves:
         over = f"the average over {len(tasks)} GLUE tasks" if len(tasks) > 1 else f"{tasks[0]} alone"
@@ -51,8 +41,7 @@ def glue_figures(glue: GlueStudy) -> list[Drawn]:
             caption += " Majority: the most frequent training class as the answer to every example."
         title = f"All strategies, {glue.kind}"
         number = "A.9" if glue.frozen else "11"
-        drawn.append(Drawn(number, "glue-all-strategies", title, caption, partial(_all, glue, all_curves)))
-    return drawn
+        yield Drawn(number, "glue-all-strategies", title, caption, partial(_all, glue, all_curves))
 
 
 def _seeds(curves) -> str:
@@ -66,9 +55,9 @@ def _one(glue: GlueStudy, curves: dict[str | None, Curve], figure: Figure) -> No
     for index, task in enumerate(tasks):
         if curves[task]:
             shift = 0.16 * (index - (len(tasks) - 1) / 2)
-            plot_curve(axes, curves[task], look(index), task, shift=shift, width=1.1)
+            style.plot_curve(axes, curves[task], style.look(index), task, shift=shift, width=1.1)
     if curves[None] and len(tasks) > 1:
-        plot_curve(axes, curves[None], (BLACK, "o", "-"), "average", width=2.6)
+        style.plot_curve(axes, curves[None], (BLACK, "o", "-"), "average", width=2.6)
     _finish(figure, axes, glue, list(curves.values()), SCORE)
 
 
@@ -76,7 +65,7 @@ def _all(glue: GlueStudy, curves: dict[str, Curve], figure: Figure) -> None:
     axes = figure.subplots()
     for index, (strategy, curve) in enumerate(curves.items()):
         shift = 0.1 * (index - (len(curves) - 1) / 2)
-        plot_curve(axes, curve, STRATEGY_LOOKS[strategy], glue.measured.name(strategy), shift=shift)
+        style.plot_curve(axes, curve, style.strategy_look(strategy), glue.study.words(strategy), shift=shift)
     _finish(figure, axes, glue, list(curves.values()), AVERAGE)
 
 
@@ -85,10 +74,6 @@ def _finish(figure: Figure, axes: Axes, glue: GlueStudy, curves: Sequence[Curve]
     full, majority = glue.average("full"), glue.average("majority")
     axes.axhline(full, color=BLACK, linewidth=1, label="full model" + (", average" if several else ""))
     if np.isfinite(majority):
-        name = "majority" + (", average" if several else "")
-        axes.axhline(majority, color=GREY, linewidth=1, linestyle=(0, (1, 1.5)), label=name)
-    mark_missing(axes, np.unique(np.concatenate([curve.missing for curve in curves])))
-    axes.set_xlabel(AFFECTED)
-    axes.set_ylabel(label)
-    affected_ticks(axes, curves)
-    legend_below(figure, axes, 3)
+        style.guessing_line(axes, majority, "majority" + (", average" if several else ""))
+    style.over_affected(axes, curves, label)
+    style.legend_below(figure, axes, 3)

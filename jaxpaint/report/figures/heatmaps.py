@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxpaint.report.figures.style import (
-    BLACK,
-    NORMALISED,
-    STRATEGY_LOOKS,
-    VERMILLION,
-    Drawn,
-    legend_below,
-    log_scale,
-    whole_numbers,
-)
-from jaxpaint.report.measurements import NAMES, Measurements
+from jaxpaint.plans.strategies import entry
+from jaxpaint.report.figures import style
+from jaxpaint.report.figures.style import NORMALISED, VERMILLION, Drawn, Kind, KindAcross
+from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions.variants import iteration_map
 
 if TYPE_CHECKING:
@@ -30,22 +23,20 @@ STATE = "hidden state (0: embedding output)"
 MISSING = "#d9d9d9"
 
 
-def iteration_figure(measured: Measurements) -> list[Drawn]:
+def iteration_figure(measured: Measurements) -> Iterator[Drawn]:
     """Figure 10, from two numbers of iterations on."""
     affected, values = iteration_map(measured)
-    if len(measured.iterations) < 2 or not len(affected) or np.isnan(values[0]).all():
-        return []
-    return [
-        Drawn(
-            "10",
-            "iterations",
-            "Iterations of looped parallel",
-            "Normalised score (median over benchmarks) by the number of parallel layers and of iterations. Framed: the "
-            f"best number of iterations for each number of layers.{_count_missing(values[0])}",
-            lambda f: _iterations(f, affected, np.array(measured.iterations), values[0]),
-            (6.4, 5.6),
-        )
-    ]
+    if len(measured.study.iterations) < 2 or not len(affected) or np.isnan(values[0]).all():
+        return
+    yield Drawn(
+        "10",
+        "iterations",
+        "Iterations of looped parallel",
+        "Normalised score (median over benchmarks) by the number of parallel layers and of iterations. Framed: the "
+        f"best number of iterations for each number of layers.{_count_missing(values[0])}",
+        lambda f: _iterations(f, affected, np.array(measured.study.iterations), values[0]),
+        (6.4, 5.6),
+    )
 
 
 def best_iterations(values: np.ndarray) -> np.ndarray:
@@ -54,45 +45,41 @@ def best_iterations(values: np.ndarray) -> np.ndarray:
     return np.where(np.isinf(filled).all(axis=0), -1, filled.argmax(axis=0))
 
 
-def similarity_figure(measured: Measurements) -> list[Drawn]:
+def similarity_figure(measured: Measurements) -> Iterator[Drawn]:
     """Figure 3."""
     similarity = measured.analysis("similarity", measured.study.full)
     if similarity is None:
-        return []
-    return [
-        Drawn(
-            "3",
-            "similarity",
-            "Similarity of hidden states",
-            f"Mean cosine similarity between the {len(similarity)} hidden states of {measured.study.model.name}: after "
-            "the embedding, then after each layer, before the final norm. No interval: a store holds the mean over the "
-            f"texts{_texts(measured, measured.study.full)}.",
-            lambda f: _similarities(f, [("", similarity)]),
-            (6.4, 5.4),
-        )
-    ]
+        return
+    yield Drawn(
+        "3",
+        "similarity",
+        "Similarity of hidden states",
+        f"Mean cosine similarity between the {len(similarity)} hidden states of {measured.study.model.name}: after "
+        "the embedding, then after each layer, before the final norm. No interval: a store holds the mean over the "
+        f"texts{_texts(measured, measured.study.full)}.",
+        lambda f: _similarities(f, [("", similarity)]),
+        (6.4, 5.4),
+    )
 
 
-def similarity_across_models(all_measured: Sequence[Measurements]) -> list[Drawn]:
+def similarity_across_models(all_measured: Sequence[Measurements]) -> Iterator[Drawn]:
     """Figure 14, for two models or more."""
     found = {m.study.model.name: m.analysis("similarity", m.study.full) for m in all_measured}
     panels = [(name, matrix) for name, matrix in found.items() if matrix is not None]
     if len(panels) < 2:
-        return []
+        return
     rows = (len(panels) + 1) // 2
-    return [
-        Drawn(
-            "14",
-            "similarity-across-models",
-            "Similarity of hidden states, several models",
-            "Mean cosine similarity between the hidden states of each full model.",
-            lambda f: _similarities(f, panels),
-            (7.6, 0.6 + 3.5 * rows),
-        )
-    ]
+    yield Drawn(
+        "14",
+        "similarity-across-models",
+        "Similarity of hidden states, several models",
+        "Mean cosine similarity between the hidden states of each full model.",
+        lambda f: _similarities(f, panels),
+        (7.6, 0.6 + 3.5 * rows),
+    )
 
 
-def states_figure(measured: Measurements) -> list[Drawn]:
+def states_figure(measured: Measurements) -> Iterator[Drawn]:
     """Figure 15: skip and middle repeat at the start nearest to the paper's of 13 in 32 layers."""
     starts: dict[int, dict[str, int]] = {}
     for variant in measured.study.variants:
@@ -101,24 +88,22 @@ def states_figure(measured: Measurements) -> list[Drawn]:
             if all(measured.analysis(kind, variant.column) is not None for kind in kinds):
                 starts.setdefault(variant.start, {})[variant.strategy] = variant.column
     if not starts:
-        return []
+        return
     start = min(starts, key=lambda s: (-len(starts[s]), abs(s - PAPER_START * measured.num_layers)))
     columns = dict(sorted(starts[start].items(), reverse=True))
     if measured.study.full is not None:
         columns = {"full": measured.study.full, **columns}
-    maps = [(NAMES[s], m) for s, c in columns.items() if (m := measured.analysis("similarity", c)) is not None]
+    maps = [(entry(s).words, m) for s, c in columns.items() if (m := measured.analysis("similarity", c)) is not None]
     lines = {s: v for s, c in columns.items() if (v := measured.analysis("variance", c)) is not None}
-    return [
-        Drawn(
-            "15",
-            "states-under-skip-and-repeat",
-            f"Hidden states under skip and middle repeat, start layer {start}",
-            "Mean cosine similarity between hidden states, and their variance, by executed layer"
-            f"{_texts(measured, next(iter(columns.values())))}.",
-            lambda f: _states(f, maps, lines),
-            (7.6, 7.2),
-        )
-    ]
+    yield Drawn(
+        "15",
+        "states-under-skip-and-repeat",
+        f"Hidden states under skip and middle repeat, start layer {start}",
+        "Mean cosine similarity between hidden states, and their variance, by executed layer"
+        f"{_texts(measured, next(iter(columns.values())))}.",
+        lambda f: _states(f, maps, lines),
+        (7.6, 7.2),
+    )
 
 
 def _iterations(figure: Figure, affected: np.ndarray, iterations: np.ndarray, values: np.ndarray) -> None:
@@ -170,7 +155,7 @@ def _similarity(axes: Axes, matrix: np.ndarray, lowest: float) -> AxesImage:
         np.ma.masked_invalid(matrix), vmin=min(0, lowest), vmax=1, cmap="cividis", origin="lower", interpolation="none"
     )
     for which in ("x", "y"):
-        whole_numbers(axes, which)
+        style.whole_numbers(axes, which)
     axes.set_xlabel(STATE)
     axes.set_ylabel(STATE)
     return image
@@ -188,13 +173,13 @@ def _states(figure: Figure, maps: Sequence[tuple[str, np.ndarray]], lines: dict[
     figure.colorbar(image, ax=top, label="cosine similarity", location="bottom", shrink=0.5)
     axes = figure.add_subplot(grid[1, :])
     for strategy, variance in lines.items():
-        colour, marker, line = STRATEGY_LOOKS.get(strategy, (BLACK, "o", "-"))
-        axes.plot(variance, color=colour, marker=marker, linestyle=line, markersize=4, label=NAMES[strategy])
-    log_scale(axes)
+        colour, marker, line = style.strategy_look(strategy)
+        axes.plot(variance, color=colour, marker=marker, linestyle=line, markersize=4, label=entry(strategy).words)
+    style.log_scale(axes)
     axes.set_xlabel(STATE)
     axes.set_ylabel("variance (log)")
-    whole_numbers(axes)
-    legend_below(figure, axes)
+    style.whole_numbers(axes)
+    style.legend_below(figure, axes)
 
 
 def _texts(measured: Measurements, column: int | None) -> str:
@@ -205,3 +190,11 @@ def _texts(measured: Measurements, column: int | None) -> str:
 def _count_missing(values: np.ndarray) -> str:
     count = int(np.isnan(values).sum())
     return f" Grey: missing ({count} of {values.size})." if count else ""
+
+
+ITERATIONS = Kind(iteration_figure, {"10": "--strategies looped-parallel --loops 1-28"})
+SIMILARITY = Kind(similarity_figure, {"3": "--analyses similarity"})
+STATES = Kind(states_figure, {"15": "--strategies skip,middle-repeat --analyses similarity,variance"})
+SIMILARITIES = KindAcross(
+    similarity_across_models, {"14": "the similarity analysis of a second model, in the same store"}
+)

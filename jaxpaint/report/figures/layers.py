@@ -2,52 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxpaint.plans.strategies import taking
 from jaxpaint.report.data import Measured, TaskResults
-from jaxpaint.report.figures.style import (
-    BLACK,
-    GREY,
-    STRATEGY_LOOKS,
-    Drawn,
-    legend_below,
-    log_scale,
-    mark_missing,
-    whole_numbers,
-)
-from jaxpaint.report.measurements import NAMES, Measurements
+from jaxpaint.report.figures import style
+from jaxpaint.report.figures.style import BLACK, Drawn, Kind
+from jaxpaint.report.measurements import Measurements
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STRATEGIES = ("skip-one", "switch")
 Z = 1.96  # standard errors from a mean to the end of its 95 % interval
 
 
-def layer_figure(measured: Measurements) -> list[Drawn]:
+def layer_figure(measured: Measurements) -> Iterator[Drawn]:
     """Of LAMBADA where it was run, else of the first task that was."""
     found = [result for result in measured.study.results if _has_layers(measured, result)]
     found.sort(key=lambda result: not result.task.benchmark.startswith("lambada"))
     if not found:
-        return []
+        return
     result = found[0]
     perplexity = result.metrics.get("perplexity")
     panels = [(result.task.metric, result.main)]
     if perplexity is not None and result.task.metric != "perplexity":
         panels.append(("perplexity", perplexity))
-    return [
-        Drawn(
-            "2",
-            "one-layer",
-            f"{result.task.name} without one layer, or with two switched",
-            "By layer; the line is the full model. Bars: 95 % intervals (1.96 standard errors over documents).",
-            lambda f: _draw(f, measured, panels, result),
-            (6.4, 3.1 * len(panels) + 1),
-        )
-    ]
+    yield Drawn(
+        "2",
+        "one-layer",
+        f"{result.task.name} without one layer, or with two switched",
+        "By layer; the line is the full model. Bars: 95 % intervals (1.96 standard errors over documents).",
+        lambda f: _draw(f, measured, panels, result),
+        (6.4, 3.1 * len(panels) + 1),
+    )
 
 
 def _columns(measured: Measurements, strategy: str) -> list[tuple[int, int]]:
@@ -56,7 +47,7 @@ def _columns(measured: Measurements, strategy: str) -> list[tuple[int, int]]:
 
 
 def _has_layers(measured: Measurements, result: TaskResults) -> bool:
-    columns = [column for strategy in STRATEGIES for _, column in _columns(measured, strategy)]
+    columns = [column for strategy in taking("layer") for _, column in _columns(measured, strategy)]
     return bool(columns) and not np.isnan(result.main.value[columns]).all()
 
 
@@ -66,35 +57,39 @@ def _draw(figure: Figure, measured: Measurements, panels: list[tuple[str, Measur
         _panel(axes, measured, values)
         axes.set_ylabel("accuracy" if metric == "acc" else metric)
         if metric == "perplexity":
-            log_scale(axes)
+            style.log_scale(axes)
             axes.set_ylabel("perplexity per word (log)")
         elif result.task.chance:
-            axes.axhline(result.task.chance, color=GREY, linewidth=1, linestyle=(0, (1, 1.5)), label="chance")
+            style.guessing_line(axes, result.task.chance)
     all_axes[-1].set_xlabel("layer left out, or the first of the two switched")
-    whole_numbers(all_axes[-1])
-    legend_below(figure, all_axes[0])
+    style.whole_numbers(all_axes[-1])
+    style.legend_below(figure, all_axes[0])
 
 
 def _panel(axes: Axes, measured: Measurements, values: Measured) -> None:
     if measured.study.full is not None:
         axes.axhline(values.value[measured.study.full], color=BLACK, linewidth=1, label="full model")
     missing: set[int] = set()
-    for strategy, shift in zip(STRATEGIES, (-0.12, 0.12), strict=True):
+    strategies = taking("layer")
+    for index, strategy in enumerate(strategies):
         found = _columns(measured, strategy)
         if not found:
             continue
         layers, columns = (np.array(part) for part in zip(*found, strict=True))
         missing |= set(layers[np.isnan(values.value[columns])].tolist())
-        colour, _, _ = STRATEGY_LOOKS[strategy]
+        colour, marker, line = style.strategy_look(strategy)
         axes.errorbar(
-            layers + shift,
+            layers + 0.24 * (index - (len(strategies) - 1) / 2),
             values.value[columns],
             yerr=Z * np.nan_to_num(values.stderr[columns]),
             color=colour,
-            marker="s" if strategy == "skip-one" else "^",
-            linestyle="--" if strategy == "skip-one" else "-",
+            marker=marker,
+            linestyle=line,
             elinewidth=0.8,
             capsize=1.5,
-            label=NAMES[strategy] if strategy == "skip-one" else "switch with the next",
+            label=measured.name(strategy),
         )
-    mark_missing(axes, np.array(sorted(missing)))
+    style.mark_missing(axes, np.array(sorted(missing)))
+
+
+LAYERS = Kind(layer_figure, {"2": "--strategies skip-one,switch on lambada_openai"})

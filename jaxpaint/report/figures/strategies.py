@@ -2,156 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxpaint.plans.strategies import CUSTOM, STRATEGIES, beyond_paper, ranked
 from jaxpaint.report.bootstrap import interval
 from jaxpaint.report.curves import Curve
 from jaxpaint.report.evidence import matched
-from jaxpaint.report.figures.style import (
-    AFFECTED,
-    BLACK,
-    GREY,
-    NORMALISED,
-    STRATEGY_LOOKS,
-    Drawn,
-    affected_ticks,
-    fit_normalised,
-    legend_below,
-    look,
-    mark_missing,
-    plot_curve,
-    reference_lines,
-)
-from jaxpaint.report.measurements import PAPER, Measurements
+from jaxpaint.report.figures import style
+from jaxpaint.report.figures.style import BLACK, NORMALISED, Drawn, Kind, KindAcross
+from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions.order import ORDERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TRADED = ("skip", "parallel", "looped-parallel", "parallel-pairs", "block-repeat", "custom")
 
-
-def strategy_figures(measured: Measurements) -> list[Drawn]:
+def strategy_figures(measured: Measurements) -> Iterator[Drawn]:
     """Those of one study that have data."""
-    drawn = []
-    curves = measured.curves(*PAPER, "parallel-pairs")
+    curves = measured.curves(*ranked(), *beyond_paper())
     tasks = measured.scores.tasks
     of = f"the median over {len(tasks)} benchmarks" if len(tasks) > 1 else f"{tasks[0]} alone" if tasks else ""
     bars = "Bars: 95 % intervals, bootstrap over documents and seeds."
     if curves:
-        drawn.append(
-            Drawn(
-                "11",
-                "all-strategies",
-                "All strategies",
-                f"Every strategy at each number of affected layers: {of}. {bars}",
-                lambda f: _all(f, measured, curves),
-            )
+        yield Drawn(
+            "11",
+            "all-strategies",
+            "All strategies",
+            f"Every strategy at each number of affected layers: {of}. {bars}",
+            lambda f: _all(f, measured, curves),
         )
     points = trade_off(measured)
     if points:
-        drawn.append(
-            Drawn(
-                "tradeoff",
-                "score-against-cost",
-                "Score against latency and compute",
-                f"Every plan: {of}, against its depth (latency in layers, if parallel branches truly run at once) and "
-                "its cost (layer applications), both relative to the full model. Above and left is better. "
-                f"{bars} Strategies that run as many layers as the full model, one after the other, are not shown.",
-                lambda f: _trade_off(f, measured, points),
-                (8.6, 4.8),
-            )
+        yield Drawn(
+            "tradeoff",
+            "score-against-cost",
+            "Score against latency and compute",
+            f"Every plan: {of}, against its depth (latency in layers, if parallel branches truly run at once) and "
+            "its cost (layer applications), both relative to the full model. Above and left is better. "
+            f"{bars} Strategies that run as many layers as the full model, one after the other, are not shown.",
+            lambda f: _trade_off(f, measured, points),
+            (8.6, 4.8),
         )
     by_task = {s: {task: measured.curve(s, task) for task in tasks} for s in ORDERS}
     by_task = {strategy: found for strategy, found in by_task.items() if matched(found)}
     if len(tasks) > 1 and by_task:
-        drawn.append(
-            Drawn(
-                "tasks",
-                "tasks-under-other-orders",
-                "What each task keeps when layers run out of order",
-                f"Means over the numbers of affected layers (2 or more) that all tasks have. {bars}",
-                lambda f: _tasks(f, measured, by_task),
-                (6.4, 1.6 + 0.5 * len(tasks)),
-            )
+        yield Drawn(
+            "tasks",
+            "tasks-under-other-orders",
+            "What each task keeps when layers run out of order",
+            f"Means over the numbers of affected layers (2 or more) that all tasks have. {bars}",
+            lambda f: _tasks(f, measured, by_task),
+            (6.4, 1.6 + 0.5 * len(tasks)),
         )
-    return drawn
 
 
-def skip_across_models(all_measured: Sequence[Measurements]) -> list[Drawn]:
+def skip_across_models(all_measured: Sequence[Measurements]) -> Iterator[Drawn]:
     """Figure 12, for two models or more."""
     curves = [(m, m.curve("skip")) for m in all_measured]
     curves = [(m, curve) for m, curve in curves if curve]
     if len({m.study.model.id for m, _ in curves}) < 2:
-        return []
-    return [
-        Drawn(
-            "12",
-            "skip-across-models",
-            "Skip, several models",
-            "The median over benchmarks against the share of layers left out. Bars: 95 % intervals, bootstrap over "
-            "documents.",
-            lambda f: _across(f, curves),
-        )
-    ]
+        return
+    yield Drawn(
+        "12",
+        "skip-across-models",
+        "Skip, several models",
+        "The median over benchmarks against the share of layers left out. Bars: 95 % intervals, bootstrap over "
+        "documents.",
+        lambda f: _across(f, curves),
+    )
 
 
 def trade_off(measured: Measurements) -> dict[str, list[Curve]]:
     """Curves by strategy: every number of iterations and repeats, plans of one's own as single points."""
     found: dict[str, list[Curve]] = {}
-    for strategy in TRADED:
-        if strategy == "looped-parallel":
-            curves = [measured.curve(strategy, iterations=measured.looped)] if measured.looped else []
-        elif strategy == "block-repeat":
-            curves = [measured.curve(strategy, times=times) for times in measured.times]
+    for strategy in STRATEGIES.values():
+        if not strategy.trades:
+            curves = []
+        elif "times" in strategy.options:
+            curves = [measured.curve(strategy.name, times=times) for times in measured.study.times]
         else:
-            curves = [measured.own_plans if strategy == "custom" else measured.curve(strategy)]
+            curves = [measured.curve(strategy.name)]
         if any(curves):
-            found[strategy] = [curve for curve in curves if curve]
-    return found
+            found[strategy.name] = [curve for curve in curves if curve]
+    return found | ({CUSTOM: [measured.own_plans]} if measured.own_plans else {})
 
 
 def _all(figure: Figure, measured: Measurements, curves: dict[str, Curve]) -> None:
     axes = figure.subplots()
-    reference_lines(axes)
+    style.reference_lines(axes)
     for index, (strategy, curve) in enumerate(curves.items()):
         shift = 0.16 * (index - (len(curves) - 1) / 2)
-        plot_curve(axes, curve, STRATEGY_LOOKS[strategy], measured.name(strategy), shift=shift)
-    fit_normalised(axes, list(curves.values()))
-    mark_missing(axes, np.unique(np.concatenate([curve.missing for curve in curves.values()])))
-    axes.set_xlabel(AFFECTED)
-    axes.set_ylabel(NORMALISED)
-    affected_ticks(axes, curves.values())
-    legend_below(figure, axes, 3)
+        style.plot_curve(axes, curve, style.strategy_look(strategy), measured.name(strategy), shift=shift)
+    style.fit_normalised(axes, list(curves.values()))
+    style.over_affected(axes, list(curves.values()), NORMALISED)
+    style.legend_below(figure, axes, 3)
 
 
 def _across(figure: Figure, curves: Sequence[tuple[Measurements, Curve]]) -> None:
     axes = figure.subplots()
-    reference_lines(axes)
+    style.reference_lines(axes)
     for index, (measured, curve) in enumerate(curves):
         bos = f", BOS {measured.study.bos}" if len({m.study.bos for m, _ in curves}) > 1 else ""
         label = f"{measured.study.model.name} ({measured.num_layers} layers{bos})"
-        plot_curve(axes, curve, look(index), label, x=100 * curve.affected / measured.num_layers)
-    fit_normalised(axes, [curve for _, curve in curves])
+        style.plot_curve(axes, curve, style.look(index), label, x=100 * curve.affected / measured.num_layers)
+    style.fit_normalised(axes, [curve for _, curve in curves])
     axes.set_xlabel("layers skipped, % of the model's layers")
     axes.set_ylabel(NORMALISED)
-    legend_below(figure, axes, 2)
+    style.legend_below(figure, axes, 2)
 
 
 def _trade_off(figure: Figure, measured: Measurements, points: dict[str, list[Curve]]) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, of in ((left, "depth"), (right, "cost")):
-        reference_lines(axes)
+        style.reference_lines(axes)
         axes.axvline(1, color=BLACK, linewidth=1)
         for strategy, curves in points.items():
-            colour, marker, _ = STRATEGY_LOOKS[strategy]
+            colour, marker, _ = style.strategy_look(strategy)
             for number, curve in enumerate(curves):
                 x = (curve.depth if of == "depth" else curve.cost) / measured.num_layers
                 label = measured.name(strategy) if number == 0 else "_"
-                size = 10 if strategy == "custom" else 5
+                size = 10 if strategy == CUSTOM else 5
                 axes.errorbar(
                     x,
                     curve.value,
@@ -164,11 +137,11 @@ def _trade_off(figure: Figure, measured: Measurements, points: dict[str, list[Cu
                     alpha=0.85,
                     label=label,
                 )
-    fit_normalised(left, [curve for curves in points.values() for curve in curves])
+    style.fit_normalised(left, [curve for curves in points.values() for curve in curves])
     left.set_ylabel(NORMALISED)
     left.set_xlabel("depth ÷ full model's")
     right.set_xlabel("layer applications ÷ full model's")
-    legend_below(figure, left, 4)
+    style.legend_below(figure, left, 4)
 
 
 def _tasks(figure: Figure, measured: Measurements, by_task: dict[str, dict[str, Curve]]) -> None:
@@ -177,7 +150,7 @@ def _tasks(figure: Figure, measured: Measurements, by_task: dict[str, dict[str, 
     for index, (strategy, curves) in enumerate(by_task.items()):
         means = np.stack([matched(curves)[task] for task in tasks], axis=1)
         low, high = interval(means[1:])
-        colour, marker, _ = STRATEGY_LOOKS[strategy]
+        colour, marker, _ = style.strategy_look(strategy)
         axes.errorbar(
             means[0],
             np.arange(len(tasks)) + 0.2 * (index - (len(by_task) - 1) / 2),
@@ -188,8 +161,12 @@ def _tasks(figure: Figure, measured: Measurements, by_task: dict[str, dict[str, 
             capsize=2,
             label=measured.name(strategy),
         )
-    axes.axvline(0, color=GREY, linewidth=1, linestyle=(0, (1, 1.5)), label="chance")
+    axes.axvline(0, color=style.GREY, linewidth=1, linestyle=(0, (1, 1.5)), label="chance")
     axes.set_yticks(range(len(tasks)), tasks)
     axes.invert_yaxis()
     axes.set_xlabel(NORMALISED)
-    legend_below(figure, axes)
+    style.legend_below(figure, axes)
+
+
+ALL_STRATEGIES = Kind(strategy_figures, {"11": "several strategies"})
+SKIP_ACROSS = KindAcross(skip_across_models, {"12": "skip on a second model, in the same store"})

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from jaxpaint.plans.strategies import entry
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from jaxpaint.report.curves import Curve
+    from jaxpaint.report.measurements import Measurements
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#B8A800", "#0072B2", "#D55E00", "#CC79A7",
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#B8A800", "#0072B2", "#D55E00", "#CC79A7", "#6b6b6b",
 )  # fmt: skip
-GREY = "#6b6b6b"
+# By the names that strategies have for them.
+COLOURS = {
+    "black": BLACK, "orange": ORANGE, "sky": SKY, "green": GREEN, "yellow": YELLOW, "blue": BLUE,
+    "vermillion": VERMILLION, "purple": PURPLE, "grey": GREY,
+}  # fmt: skip
 
 Look = tuple[str, str, str]
 """Colour, marker and line style."""
-STRATEGY_LOOKS: Mapping[str, Look] = {
-    "skip": (ORANGE, "s", "--"),
-    "middle-repeat": (VERMILLION, "X", ":"),
-    "reverse": (PURPLE, "v", "-."),
-    "random": (SKY, "D", "-"),
-    "parallel": (GREEN, "^", "--"),
-    "looped-parallel": (BLUE, "o", "-"),
-    "block-repeat": (YELLOW, "P", "-."),
-    "parallel-pairs": (BLACK, "h", ":"),
-    "custom": (GREY, "*", "none"),
-    "skip-one": (ORANGE, ".", "none"),
-    "switch": (GREEN, ".", "none"),
-}
 SERIES_LOOKS: tuple[Look, ...] = (
     (BLUE, "o", "-"),
     (ORANGE, "s", "--"),
@@ -58,10 +52,28 @@ RC: Any = {
     "text.parse_math": False,  # a name may hold a dollar sign
 }
 NORMALISED = "normalised score\n(full model = 1, chance = 0)"
-AFFECTED = "number of affected layers"
 LEFT_OUT = ": left out"
 LOW_LIMIT, HIGH_LIMIT = -0.45, 1.35
 """What a normalised axis shows at most; wide intervals are cut there."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of figure: `draw` makes those that there is data for.
+
+    `needs` says, for each of the paper's figures that it draws, what a study must have run.
+    """
+
+    draw: Callable[[Measurements], Iterable[Drawn]]
+    needs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class KindAcross:
+    """As `Kind`, of figures that need several models."""
+
+    draw: Callable[[Sequence[Measurements]], Iterable[Drawn]]
+    needs: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +92,14 @@ class Drawn:
 
 
 def look(index: int) -> Look:
+    """Of one of several tasks or models."""
     return SERIES_LOOKS[index % len(SERIES_LOOKS)]
+
+
+def strategy_look(strategy: str) -> Look:
+    """Of a strategy, the same in every figure."""
+    colour, marker, line = entry(strategy).look
+    return COLOURS[colour], marker, line
 
 
 def plot_curve(
@@ -112,9 +131,23 @@ def plot_curve(
 
 
 def reference_lines(axes: Axes) -> None:
-    """The full model and chance."""
+    """The full model and chance, of normalised scores."""
     axes.axhline(1, color=BLACK, linewidth=1, label="full model")
-    axes.axhline(0, color=GREY, linewidth=1, linestyle=(0, (1, 1.5)), label="chance")
+    guessing_line(axes, 0)
+
+
+def guessing_line(axes: Axes, value: float, label: str = "chance") -> None:
+    """Where guessing would lie."""
+    axes.axhline(value, color=GREY, linewidth=1, linestyle=(0, (1, 1.5)), label=label)
+
+
+def over_affected(axes: Axes, curves: Sequence[Curve], label: str = "") -> None:
+    """Finishes axes of curves over the number of affected layers: what is missing, the ticks, and what they show."""
+    mark_missing(axes, np.unique(np.concatenate([curve.missing for curve in curves])))
+    axes.set_xlabel("number of affected layers")
+    axes.set_ylabel(label)
+    found = sorted({int(value) for curve in curves for value in (*curve.affected, *curve.missing)})
+    axes.set_xticks(found[:: -(-len(found) // 15) or 1])  # as many as have room
 
 
 def fit_normalised(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -140,12 +173,6 @@ def mark_missing(axes: Axes, missing: np.ndarray) -> None:
             clip_on=False,
             label=f"missing ({len(missing)})",
         )
-
-
-def affected_ticks(axes: Axes, curves: Iterable[Curve]) -> None:
-    """Ticks at numbers of affected layers that occur, as many as have room."""
-    found = sorted({int(value) for curve in curves for value in (*curve.affected, *curve.missing)})
-    axes.set_xticks(found[:: -(-len(found) // 15) or 1])
 
 
 def whole_numbers(axes: Axes, which: str = "x") -> None:

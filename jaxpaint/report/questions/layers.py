@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 
-from jaxpaint.report.evidence import NEGLIGIBLE, Evidence, Verdict, above, combine, difference, matched, shared
+from jaxpaint.report.evidence import Evidence, above, difference, matched, over, plain
 from jaxpaint.report.measurements import Measurements
 
 RETAINED = 0.8  # of the full model's score above chance: what "little loss" means here
@@ -20,17 +17,9 @@ def shared_space(measured: Measurements) -> list[Evidence]:
     similarity = measured.analysis("similarity", measured.study.full)
     if similarity is not None and (contrast := _contrast(similarity)):
         within, advantage = contrast
-        verdict: Verdict = "supported" if advantage > NEGLIGIBLE else "not supported"
-        found += [
-            Evidence(
-                "cosine similarity of two middle states, beyond that of two as far apart with one outside the middle",
-                advantage,
-                math.nan,
-                math.nan,
-                verdict,
-            ),
-            Evidence("mean cosine similarity of two middle states", within, math.nan, math.nan, None),
-        ]
+        what = "cosine similarity of two middle states, beyond that of two as far apart with one outside the middle"
+        found.append(plain(what, advantage))
+        found.append(plain("mean cosine similarity of two middle states", within, decides=False))
     first, last = _middle_half(measured.num_layers)
     layers, values = _by_layer(measured, "switch")
     middle = (layers >= first) & (layers < last)
@@ -64,22 +53,16 @@ def necessary(measured: Measurements) -> list[Evidence]:
     return found
 
 
-def any_supports(evidence: Sequence[Evidence]) -> Verdict:
-    """That layers can be dropped is shown by one way to drop them."""
-    return "supported" if any(item.verdict == "supported" for item in evidence) else combine(evidence)
-
-
 def same_function(measured: Measurements) -> list[Evidence]:
     """Question 3: one middle layer in the place of all, against none (figure 5)."""
     curves = measured.curves("skip", "middle-repeat")
     means = matched(curves)
     if len(means) < 2:
         return []
-    over = f"over {len(shared(curves))} numbers of affected layers"
     return [
-        difference(f"advantage of skip over middle repeat, mean {over}", means["skip"] - means["middle-repeat"]),
-        above(f"score under middle repeat, mean {over}", means["middle-repeat"], RETAINED, decides=False),
-        above(f"score under skip, mean {over}", means["skip"], RETAINED, decides=False),
+        difference(f"advantage of skip over middle repeat, {over(curves)}", means["skip"] - means["middle-repeat"]),
+        above(f"score under middle repeat, {over(curves)}", means["middle-repeat"], RETAINED, decides=False),
+        above(f"score under skip, {over(curves)}", means["skip"], RETAINED, decides=False),
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxpaint.report.curves import Curve
-from jaxpaint.report.evidence import Evidence, above, difference, matched, shared
+from jaxpaint.report.evidence import Evidence, above, difference, matched, over, shared
 from jaxpaint.report.measurements import Measurements
 
 HALF = 0.5
@@ -24,10 +24,11 @@ def order(measured: Measurements) -> list[Evidence]:
     means = matched(curves)
     found = []
     if "random" in means:
-        found.append(difference(f"loss by random order, mean over {_counts(measured, curves)}", 1 - means["random"]))
+        found.append(difference(f"loss by random order, {_counts(measured, curves)}", 1 - means["random"]))
     if len(means) == 2:
-        over = f", mean over {len(shared(curves))} numbers of affected layers"
-        found.append(difference(f"advantage of random order over reverse{over}", means["random"] - means["reverse"]))
+        found.append(
+            difference(f"advantage of random order over reverse, {over(curves)}", means["random"] - means["reverse"])
+        )
     for strategy in ("random", "reverse"):
         found += _against_skip(measured, strategy, decides=False)
     return found if len(means) == 2 else [_context(item) for item in found]
@@ -87,15 +88,13 @@ def _against_skip(measured: Measurements, strategy: str, *, decides: bool) -> li
     means = matched(curves)
     if len(means) < 2:
         return []
-    what = (
-        f"advantage of {measured.name(strategy)} over skip, mean over {len(shared(curves))} numbers of affected layers"
-    )
+    what = f"advantage of {measured.name(strategy)} over skip, {over(curves)}"
     return [difference(what, means[strategy] - means["skip"], decides=decides)]
 
 
 def _counts(measured: Measurements, curves: Mapping[str, Curve]) -> str:
     seeds = int(measured.curve("random").seeds.max())
-    return f"{len(shared(curves))} numbers of affected layers and {seeds} seed{'s' * (seeds != 1)}"
+    return f"{over(curves)} and {seeds} seed{'s' * (seeds != 1)}"
 
 
 def _context(item: Evidence) -> Evidence:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxpaint.report.evidence import Evidence, above, difference, matched, shared
-from jaxpaint.report.measurements import PAPER, Measurements
+from jaxpaint.plans.strategies import ranked
+from jaxpaint.report.evidence import Evidence, above, difference, matched, over
+from jaxpaint.report.measurements import Measurements
 
 BEST = ("random", "looped-parallel")
 WORST = "middle-repeat"
@@ -19,14 +20,13 @@ def looping(measured: Measurements) -> list[Evidence]:
     curves = measured.curves("parallel", "looped-parallel")
     means = matched(curves)
     if len(means) == 2:
-        over = f"mean over {len(shared(curves))} numbers of affected layers"
-        what = f"advantage of {measured.name('looped-parallel')} over parallel, {over}"
+        what = f"advantage of {measured.name('looped-parallel')} over parallel, {over(curves)}"
         found.append(difference(what, means["looped-parallel"] - means["parallel"]))
     affected, values = iteration_map(measured)
     kept = (affected > 1) & ~np.isnan(values[0]).any(axis=0)
     affected, values = affected[kept], values[:, :, kept]
     if len(affected) >= MIN_COLUMNS and values.shape[1] >= MIN_ITERATIONS:
-        best = np.array(measured.iterations)[values.argmax(axis=1)]
+        best = np.array(measured.study.iterations)[values.argmax(axis=1)]
         what = "growth of the best number of iterations for each further parallel layer"
         found.append(above(what, _slope(best, affected), 0.0, slack=NO_GROWTH))
         what = "best number of iterations per parallel layer"
@@ -38,10 +38,10 @@ def looping(measured: Measurements) -> list[Evidence]:
 def iteration_map(measured: Measurements) -> tuple[np.ndarray, np.ndarray]:
     """Figure 10: numbers of parallel layers [M], and the median under each number of iterations N: [1 + DRAWS, N, M].
 
-    The iterations are `measured.iterations`; NaN where there is no score.
+    The iterations are `measured.study.iterations`; NaN where there is no score.
     """
-    curves = [measured.curve("looped-parallel", iterations=count) for count in measured.iterations]
-    if measured.looped is None:
+    curves = [measured.curve("looped-parallel", iterations=count) for count in measured.study.iterations]
+    if measured.study.looped is None:
         return np.empty(0, np.int64), np.empty((1, 0, 0))
     affected = np.array(sorted({int(a) for c in curves for a in (*c.affected, *c.missing)}), np.int64)
     values = np.full((1 + len(curves[0].draws), len(curves), len(affected)), np.nan)
@@ -52,11 +52,10 @@ def iteration_map(measured: Measurements) -> tuple[np.ndarray, np.ndarray]:
 
 def least_harm(measured: Measurements) -> list[Evidence]:
     """Question 8: all strategies at the same numbers of affected layers (figure 11)."""
-    curves = measured.curves(*PAPER)
+    curves = measured.curves(*ranked())
     means = matched(curves)
-    ranked = sorted(means, key=lambda strategy: -means[strategy][0])
-    over = f"mean over {len(shared(curves))} numbers of affected layers"
-    context = [above(f"score under {measured.name(s)}, {over}", means[s], 0.5, decides=False) for s in ranked]
+    order = sorted(means, key=lambda strategy: -means[strategy][0])
+    context = [above(f"score under {measured.name(s)}, {over(curves)}", means[s], 0.5, decides=False) for s in order]
     others = [strategy for strategy in means if strategy not in (*BEST, WORST)]
     if not {*BEST, WORST} <= means.keys() or not others:
         return context
@@ -75,11 +74,11 @@ def least_harm(measured: Measurements) -> list[Evidence]:
 
 def ranking(measured: Measurements) -> str:
     """Question 8 in one sentence."""
-    means = {strategy: values[0] for strategy, values in matched(measured.curves(*PAPER)).items()}
+    means = {strategy: values[0] for strategy, values in matched(measured.curves(*ranked())).items()}
     if len(means) < 2:
         return ""
-    ranked = sorted(means, key=lambda strategy: -means[strategy])
-    return f"From least harm to most: {', '.join(f'{measured.name(s)} ({means[s]:.2f})' for s in ranked)}."
+    order = sorted(means, key=lambda strategy: -means[strategy])
+    return f"From least harm to most: {', '.join(f'{measured.name(s)} ({means[s]:.2f})' for s in order)}."
 
 
 def _slope(best: np.ndarray, affected: np.ndarray) -> np.ndarray:
