@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ from jaxpaint.engine.packing import Batch, Request, pack
 from jaxpaint.engine.program import Program
 from jaxpaint.models.sharding import DATA, rows
 from jaxpaint.plans.plan import Plan
+
+if TYPE_CHECKING:
+    from jaxpaint.engine.source import Source
 
 # The head runs over scored positions in chunks and, where caches are small, over the vocabulary in blocks.
 MOST_POSITIONS = 4096  # per chunk
@@ -91,10 +94,10 @@ def score(
     return Scores(totals, greedy, sum(len(r.tokens) for r in requests), sum(batch.tokens.size for batch in batches))
 
 
-def pack_for(model: Model, requests: Sequence[Request], batch_tokens: int | None = None) -> list[Batch]:
+def pack_for(model: Model | Source, requests: Sequence[Request], batch_tokens: int | None = None) -> list[Batch]:
     """`pack` with the costs of this model and the sizes of its devices. Raises UserError for an encoder."""
     model.require_decoder("scoring what follows a text")
-    shards = model.mesh.shape[DATA] if model.mesh else 1
+    shards = model.mesh.shape[DATA] if isinstance(model, Model) and model.mesh else 1
     return pack(
         requests,
         batch_tokens=batch_tokens or budgets().score_tokens * shards,
@@ -109,7 +112,7 @@ def place(model: Model, batch: Batch) -> tuple[Any, Any, Any]:
     return jax.device_put(layout, rows(model.mesh)) if model.mesh else layout
 
 
-def attention_cost(model: Model) -> float:
+def attention_cost(model: Model | Source) -> float:
     """What attending to one more key costs, relative to all else a layer does for a token."""
     config = model.config
     block = sum(leaf.size for leaf in jax.tree.leaves(model.state["blocks"])) / config.num_hidden_layers

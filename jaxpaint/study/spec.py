@@ -66,11 +66,11 @@ class StudySpec:
             num_layers, self.strategies, self.plans, self.starts, self.seeds, iterations=self.loops, times=self.times
         )
 
-    def analysed_plans(self, num_layers: int) -> tuple[Plan, ...]:
-        """The plans of this spec's shard that the analyses run on. Errors as `variants`."""
+    def analysed_plans(self, variants: Sequence[Variant]) -> tuple[Plan, ...]:
+        """The plans of variants that the analyses run on."""
         chosen = (
             variant.plan
-            for variant in self.shard_variants(num_layers)
+            for variant in variants
             if self.analyses and (not self.analysis_strategies or variant.strategy in self.analysis_strategies)
         )
         return tuple(dict.fromkeys(chosen))

@@ -9,7 +9,7 @@ from jaxpaint.engine.packing import Request, pack
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import family, starts
 from jaxpaint.study.settings import spec_from
-from jaxpaint.study.study_work import (
+from jaxpaint.study.work import (
     PlanWork,
     Rates,
     TokenWork,
