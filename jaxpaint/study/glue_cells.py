@@ -13,10 +13,10 @@ from jaxpaint.base.words import digest
 from jaxpaint.engine.model import Model, require_pooler
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
+from jaxpaint.results.kinds import MAJORITY
 from jaxpaint.results.store import MetricRow, Store
 from jaxpaint.study.cells import model_id, plan_row
-from jaxpaint.tasks.glue import MAJORITY, SCORE, GlueTask, task_metrics
-from jaxpaint.tasks.glue_examples import Examples
+from jaxpaint.tasks.glue import SCORE, Examples, GlueTask, task_metrics
 
 VERSION = "1"  # of what a score means here: another one is another task in a store
 RESAMPLES = 100

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -18,20 +18,9 @@ from jaxtyping import Bool, Int
 from jaxpaint.results.store import Store, Worker
 from jaxpaint.study.cells import Finishing, Study
 
+Portion: TypeAlias = Any  # of the work at hand
 WRITE_SECONDS = 1.0  # of computing between transactions: so much may be lost
 WAIT_SECONDS = 2.0  # between looks at what other processes compute
-
-
-class Portion(Protocol):
-    """What is computed together: some of the study's requests, under some of its plans."""
-
-    @property
-    def requests(self) -> Int[np.ndarray, " R"]: ...
-    @property
-    def plans(self) -> Int[np.ndarray, " P"]: ...
-
-
-P = TypeVar("P", bound=Portion)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +32,11 @@ class Found:
     values: list[tuple[Any, ...]]
 
 
-class Work(Protocol[P]):
-    """What is computed of a study: log-likelihoods (`jaxpaint.study.scoring`) or texts (`jaxpaint.study.writing`)."""
+class Work(Protocol):
+    """What is computed of a study: log-likelihoods (`jaxpaint.study.scoring`) or texts (`jaxpaint.study.writing`).
+
+    A portion is computed together: it has `requests` and `plans`, which miss all of these.
+    """
 
     study: Study
     waiting: str
@@ -52,37 +44,26 @@ class Work(Protocol[P]):
     def sizes(self) -> Int[np.ndarray, " requests"]:
         """Tokens of each request, for the progress and to share out the time."""
 
-    def given(self, missing: Bool[np.ndarray, "plans requests"]) -> list[Found]:
-        """What need not be computed."""
-
-    def portions(self, missing: Bool[np.ndarray, "plans requests"]) -> list[P]:
+    def portions(self, missing: Bool[np.ndarray, "plans requests"]) -> list[Portion]:
         """All that is missing."""
 
-    def left(self, missing: Bool[np.ndarray, "plans requests"]) -> list[P]:
-        """All that is missing after a first pass: little, and others may be at it."""
-
-    def parts(
-        self, portion: P, requests: Int[np.ndarray, " R"], missing: Bool[np.ndarray, "plans requests"]
-    ) -> list[P]:
-        """What is missing of some of a portion's requests."""
-
-    def compute(self, portion: P) -> Iterator[Found]:
+    def compute(self, portion: Portion) -> Generator[Found, None, None]:
         """Runs a portion. Raises RuntimeError with RESOURCE_EXHAUSTED in its text where memory ends."""
 
-    def smaller(self, failed: P, make: Callable[[], list[P]], tell: Callable[[str], None]) -> list[P]:
+    def smaller(self, failed: Portion, make: Callable[[], list[Portion]], tell: Callable[[str], None]) -> list[Portion]:
         """What `make` gives once less is computed at once than in `failed`. Raises UserError where that cannot be."""
 
     def write(self, store: Store, rows: Iterator[tuple[Any, ...]], seconds: Mapping[int, float]) -> None:
         """Keeps rows (cell, request's id, *values) and the seconds that cells took, in one transaction."""
 
 
-class _OutOfMemory(Exception, Generic[P]):
-    def __init__(self, portion: P) -> None:
+class _OutOfMemory(Exception):
+    def __init__(self, portion: Any) -> None:
         super().__init__()
         self.portion = portion
 
 
-class Loop(Generic[P]):
+class Loop:
     """One process at `work` on a study.
 
     `progress` is told the number of tokens, counted under each plan, and gives what is told of those done, with a note;
@@ -91,7 +72,7 @@ class Loop(Generic[P]):
 
     def __init__(
         self,
-        work: Work[P],
+        work: Work,
         store: Store,
         worker: Worker,
         *,
@@ -115,19 +96,15 @@ class Loop(Generic[P]):
         self._look()
         if not self._missing.any():
             return
-        work = self._work
-        self._sizes = work.sizes()
+        self._sizes = self._work.sizes()
         self._advance = self._progress(int(self._missing.sum(axis=0) @ self._sizes))
-        if given := work.given(self._missing):
-            self._write(given, 0.0)
-            self._finishing.of_all_but(self._missing)
-        self._all(lambda: work.portions(self._missing))
+        self._all()
         self._look()
         if self._missing.any():
-            self._tell(work.waiting)
+            self._tell(self._work.waiting)
         while self._missing.any():
             # All that is left, so what a process that died leaves behind is taken over.
-            if not self._all(lambda: work.left(self._missing)):
+            if not self._all():
                 time.sleep(WAIT_SECONDS)
             self._look()
 
@@ -135,8 +112,12 @@ class Loop(Generic[P]):
         self._missing = self._study.all_missing(self._store)
         self._finishing.of_all_but(self._missing)
 
-    def _all(self, make: Callable[[], list[P]]) -> bool:
-        """Runs what `make` gives, and says whether there was anything that others had not claimed."""
+    def _all(self) -> bool:
+        """Runs what is missing, and says whether there was anything that others had not claimed."""
+
+        def make() -> list[Portion]:
+            return self._work.portions(self._missing)
+
         todo, any_done = deque(make()), False
         while todo:
             try:
@@ -146,7 +127,7 @@ class Loop(Generic[P]):
                 todo = deque(self._work.smaller(error.portion, make, self._tell))
         return any_done
 
-    def _portion(self, portion: P) -> bool:
+    def _portion(self, portion: Portion) -> bool:
         """Runs what no other process has claimed of it; False if there is none."""
         study, store = self._study, self._store
         tasks, ids = np.unique(study.task_of[portion.requests]), study.request_ids[portion.requests]
@@ -155,21 +136,26 @@ class Loop(Generic[P]):
         if not claimed:
             return False
         try:
-            owned, missing = portion.requests[np.isin(ids, claimed)], np.zeros_like(self._missing)
-            missing[np.ix_(portion.plans, owned)] = study.missing(store, portion.plans, owned)
-            for part in self._work.parts(portion, owned, missing):
-                self._compute(part)
+            owned = portion.requests[np.isin(ids, claimed)]
+            still = study.missing(store, portion.plans, owned)
+            if still.all() and len(owned) == len(portion.requests):
+                self._compute(portion)
+            else:
+                missing = np.zeros_like(self._missing)
+                missing[np.ix_(portion.plans, owned)] = still
+                for part in self._work.portions(missing):
+                    self._compute(part)
         finally:
             store.release(self._worker, claimed)
         self._finishing.of_all_but(self._missing)
         self._keep()
         return True
 
-    def _compute(self, part: P) -> None:
+    def _compute(self, part: Portion) -> None:
         pending: list[Found] = []
         written = time.perf_counter()
         try:
-            with closing(self._work.compute(part)) as results:  # type: ignore[type-var]
+            with closing(self._work.compute(part)) as results:
                 for found in results:
                     pending.append(found)
                     if (seconds := time.perf_counter() - written) >= WRITE_SECONDS:

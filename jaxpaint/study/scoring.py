@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,15 @@ from jaxtyping import Bool, Int
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine import score as sweep
+from jaxpaint.engine.head import pack_for
 from jaxpaint.engine.model import Model
+from jaxpaint.engine.packing import Batch
 from jaxpaint.models.sharding import DATA
 from jaxpaint.plans.tree import prefix_tree
 from jaxpaint.results.store import Store
 from jaxpaint.study.cells import Study
 from jaxpaint.study.loop import Found
-from jaxpaint.study.portions import Portion, portions, regrouped
+from jaxpaint.study.portions import Portion, portions
 
 SMALLEST_BATCH_TOKENS = 64
 
@@ -51,33 +53,17 @@ class Scoring:
         shards = model.mesh.shape[DATA] if model.mesh else 1
         self.work, self.model, self.study = Work(), model, study
         self.batch_tokens = batch_tokens or budgets().score_tokens * shards
+        self._packed: list[Batch] | None = None
 
     def sizes(self) -> Int[np.ndarray, " requests"]:
         return np.array([len(request.tokens) for request in self.study.requests])
 
-    def given(self, missing: Bool[np.ndarray, "plans requests"]) -> list[Found]:
-        """Requests with nothing to predict are in no batch: log-likelihood 0, and greedy."""
-        empty = np.array([not request.targets for request in self.study.requests], bool)
-        lacking = [(plan, np.flatnonzero(empty & of_plan)) for plan, of_plan in enumerate(missing)]
-        return [Found(plan, requests, [(0.0, True)] * len(requests)) for plan, requests in lacking if requests.size]
-
     def portions(self, missing: Bool[np.ndarray, "plans requests"]) -> list[Portion]:
-        return portions(self.model, self.study.requests, missing, self.batch_tokens)
+        if self._packed is None:
+            self._packed = pack_for(self.model, self.study.requests, self.batch_tokens)
+        return portions(self.model, self.study.requests, missing, self.batch_tokens, self._packed)
 
-    def left(self, missing: Bool[np.ndarray, "plans requests"]) -> list[Portion]:
-        return self._regrouped(np.flatnonzero(missing.any(axis=0)), missing)
-
-    def parts(
-        self, portion: Portion, requests: Int[np.ndarray, " R"], missing: Bool[np.ndarray, "plans requests"]
-    ) -> list[Portion]:
-        if len(requests) == len(portion.requests) and missing[np.ix_(portion.plans, requests)].all():
-            return [portion]
-        return self._regrouped(requests, missing)
-
-    def _regrouped(self, requests: Int[np.ndarray, " R"], missing: Bool[np.ndarray, "plans requests"]) -> list[Portion]:
-        return regrouped(self.model, self.study.requests, requests, missing, self.batch_tokens)
-
-    def compute(self, portion: Portion) -> Iterator[Found]:
+    def compute(self, portion: Portion) -> Generator[Found, None, None]:
         plans = [self.study.plans[plan] for plan in portion.plans]
         done, executed, began = [], 0, time.perf_counter()
         try:
@@ -100,7 +86,7 @@ class Scoring:
     def smaller(self, failed: Portion, make: Callable[[], list[Portion]], tell: Callable[[str], None]) -> list[Portion]:
         size = failed.batch.tokens.size
         while self.batch_tokens // 2 >= SMALLEST_BATCH_TOKENS:
-            self.batch_tokens //= 2
+            self.batch_tokens, self._packed = self.batch_tokens // 2, None
             todo = make()
             if all(portion.batch.tokens.size < size for portion in todo):
                 tell(

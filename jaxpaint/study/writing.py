@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,32 +40,22 @@ class Writing:
     def sizes(self) -> Int[np.ndarray, " requests"]:
         return np.array([asked.prompt.max_new_tokens for asked in self.study.prompts])
 
-    def given(self, missing: Bool[np.ndarray, "plans requests"]) -> list[Found]:
-        return []
-
     def portions(self, missing: Bool[np.ndarray, "plans requests"]) -> list[Prompts]:
+        """Plans that miss the same requests go together."""
         found = []
         for task in range(len(self.study.tasks)):
             own = np.flatnonzero(missing.any(axis=0) & (self.study.task_of == task))
             for first in range(0, len(own), PROMPTS_AT_ONCE):
                 some = own[first : first + PROMPTS_AT_ONCE]
-                found.append(Prompts(some, np.flatnonzero(missing[:, some].any(axis=1))))
+                still = missing[:, some]
+                found += [
+                    Prompts(some[pattern], np.flatnonzero((still == pattern).all(axis=1)))
+                    for pattern in np.unique(still, axis=0)
+                    if pattern.any()
+                ]
         return found
 
-    left = portions
-
-    def parts(
-        self, portion: Prompts, requests: Int[np.ndarray, " R"], missing: Bool[np.ndarray, "plans requests"]
-    ) -> list[Prompts]:
-        """Plans that miss the same requests go together."""
-        still = missing[np.ix_(portion.plans, requests)]
-        return [
-            Prompts(requests[pattern], portion.plans[(still == pattern).all(axis=1)])
-            for pattern in np.unique(still, axis=0)
-            if pattern.any()
-        ]
-
-    def compute(self, portion: Prompts) -> Iterator[Found]:
+    def compute(self, portion: Prompts) -> Generator[Found, None, None]:
         requests, plans = portion
         asked = [self.study.prompts[request] for request in requests]
         under = [self.study.plans[plan] for plan in plans]

@@ -7,6 +7,7 @@ import math
 import random
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -182,35 +183,39 @@ def _manager(
     """A TaskManager that knows the tasks asked for (and perhaps no others), and their names in its index."""
     from lm_eval.tasks import TaskManager
 
-    folders = [include_path] if isinstance(include_path, str | Path) else list(include_path or [])
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise UserError(f"include path {str(folder)!r} is not a folder")
-    own_files = {name: _entry(Path(name)) for name in names if name.endswith((".yaml", ".yml"))}
+    folders = _folders(include_path)
+    files = {name: _entry(Path(name)) for name in names if name.endswith((".yaml", ".yml"))}
     manager = TaskManager(include_defaults=False, include_path=folders)
-    wanted = [name for name in names if name not in own_files and not _is_task(manager.task_index.get(name))]
+    wanted = [name for name in names if name not in files and not _is_task(manager.task_index.get(name))]
     stock = find_task_files([name for name in wanted if name not in manager.task_index])
-    if len(stock) < len(set(wanted)) or not all(map(_is_task, own_files.values())):
+    if stock.keys() >= set(wanted) and all(map(_is_task, files.values())):
+        manager.task_index |= {name: _entry(path) for name, path in stock.items()}
+    else:
         # Groups and tags gather members over many files and their includes: only the whole index has them.
         for name in wanted:
             known = name in stock or name in manager.task_index or _is_pattern(name)
             if not known and not may_be_group_or_tag(name):
                 raise _unknown(name, manager)
         manager = TaskManager(include_path=folders)
-    else:
-        manager.task_index.update({name: _entry(path) for name, path in stock.items()})
-    known_names: list[str] = []
-    for name in names:
-        if name in own_files:
-            entry = own_files[name]
-            manager.task_index[entry.name] = entry
-            known_names.append(entry.name)
-            continue
-        matches = sorted(manager.match_tasks([name])) if _is_pattern(name) else [name]
-        if not matches or matches[0] not in manager.task_index:
-            raise _unknown(name, manager)
-        known_names += matches
-    return manager, list(dict.fromkeys(known_names))
+    manager.task_index |= {entry.name: entry for entry in files.values()}
+    found = chain.from_iterable([files[name].name] if name in files else _matches(manager, name) for name in names)
+    return manager, list(dict.fromkeys(found))
+
+
+def _folders(include_path: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
+    folders = [include_path] if isinstance(include_path, str | Path) else list(include_path or [])
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"include path {str(folder)!r} is not a folder")
+    return folders
+
+
+def _matches(manager: "TaskManager", name: str) -> list[str]:
+    """The tasks and groups of a name or a pattern."""
+    matches = sorted(manager.match_tasks([name])) if _is_pattern(name) else [name]
+    if not matches or matches[0] not in manager.task_index:
+        raise _unknown(name, manager)
+    return matches
 
 
 def _entry(path: Path) -> Any:

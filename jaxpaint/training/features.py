@@ -18,8 +18,7 @@ from jaxpaint.engine.rows import right_padded
 from jaxpaint.engine.walk import last_states
 from jaxpaint.models.sharding import DATA
 from jaxpaint.plans.plan import Plan
-from jaxpaint.tasks.glue import GlueTask
-from jaxpaint.tasks.glue_examples import Examples
+from jaxpaint.tasks.glue import Examples, GlueTask
 
 SHORTEST_ROW = 8  # sentences are short: rows of 8, 16, 24, 32, 48, 64, 96, 128
 
