@@ -189,15 +189,12 @@ def _manager(
     wanted = [name for name in names if name not in files and not _is_task(manager.task_index.get(name))]
     stock = find_task_files([name for name in wanted if name not in manager.task_index])
     if stock.keys() >= set(wanted) and all(map(_is_task, files.values())):
-        manager.task_index |= {name: _entry(path) for name, path in stock.items()}
+        manager.task_index.update({name: _entry(path) for name, path in stock.items()})
     else:
         # Groups and tags gather members over many files and their includes: only the whole index has them.
-        for name in wanted:
-            known = name in stock or name in manager.task_index or _is_pattern(name)
-            if not known and not may_be_group_or_tag(name):
-                raise _unknown(name, manager)
+        _require_known([name for name in wanted if name not in stock], manager)
         manager = TaskManager(include_path=folders)
-    manager.task_index |= {entry.name: entry for entry in files.values()}
+    manager.task_index.update({entry.name: entry for entry in files.values()})
     found = chain.from_iterable([files[name].name] if name in files else _matches(manager, name) for name in names)
     return manager, list(dict.fromkeys(found))
 
@@ -208,6 +205,13 @@ def _folders(include_path: str | Path | Sequence[str | Path] | None) -> list[str
         if not Path(folder).is_dir():
             raise UserError(f"include path {str(folder)!r} is not a folder")
     return folders
+
+
+def _require_known(names: Iterable[str], manager: "TaskManager") -> None:
+    """Told before the whole index is made, which takes long."""
+    for name in names:
+        if name not in manager.task_index and not _is_pattern(name) and not may_be_group_or_tag(name):
+            raise _unknown(name, manager)
 
 
 def _matches(manager: "TaskManager", name: str) -> list[str]:
