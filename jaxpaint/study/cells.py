@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from jaxpaint.engine.packing import Request
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
-from jaxpaint.results.store import MetricRow, PlanRow, Store
+from jaxpaint.results.store import PlanRow, Store
 from jaxpaint.tasks.metrics import task_metrics, text_metrics
 from jaxpaint.tasks.requests import TaskRequests
 
@@ -163,22 +163,17 @@ def _finish(
     for start in range(0, len(plans), CELLS_AT_ONCE):
         cells = study.cells[task, plans[start : start + CELLS_AT_ONCE]].tolist()
         if requests.is_generative:
-            texts = [store.texts(cell, ids) for cell in cells]
-            finite = [None not in row for row in texts]
-            found = text_metrics(requests, texts)
+            found = text_metrics(requests, [store.texts(cell, ids) for cell in cells])
         else:
-            loglikelihoods, is_greedy = map(np.array, zip(*(store.scores(cell, ids) for cell in cells), strict=True))
-            finite = np.isfinite(loglikelihoods).all(axis=1).tolist()
-            found = task_metrics(requests, loglikelihoods, is_greedy)
-        for cell, metrics, kept in zip(cells, found, finite, strict=True):
+            found = task_metrics(
+                requests, *map(np.array, zip(*(store.scores(cell, ids) for cell in cells), strict=True))
+            )
+        for cell, metrics in zip(cells, found, strict=True):
             store.finish(
                 cell,
                 documents=requests.documents,
-                status="finished" if kept else "not finite",
-                metrics=[
-                    MetricRow(metric.name, metric.filter, metric.value, metric.stderr, metric.higher_is_better)
-                    for metric in metrics.metrics
-                ],
+                status="finished" if metrics.is_finite else "not finite",
+                metrics=metrics.metrics,
                 document_scores=metrics.documents,
                 environment=environment,
             )

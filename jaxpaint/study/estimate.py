@@ -1,10 +1,13 @@
-"""`jaxpaint study --dry-run`: what a study will compute, in words. No weights are read."""
+"""How much there is to compute in a study, and what it needs of memory and time; no weights are read.
+
+`describe` says it in words, for `jaxpaint study --dry-run`; the rest counts, and runs nothing but `measured_rates`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,22 +17,118 @@ from jaxpaint.base.budgets import budgets
 from jaxpaint.base.words import count
 from jaxpaint.engine.head import head_chunk, pack_for, vocabulary_block
 from jaxpaint.engine.model import random_model
-from jaxpaint.engine.packing import Batch
+from jaxpaint.engine.packing import Batch, Request
 from jaxpaint.engine.score import sweep_batch
 from jaxpaint.engine.source import Source
 from jaxpaint.plans.plan import Plan, Repeat
+from jaxpaint.plans.shards import shard_of
+from jaxpaint.plans.tree import Branch, prefix_tree
 from jaxpaint.results.schema import canonical_json, reading
 from jaxpaint.results.scores import covered, seconds_per_application
-from jaxpaint.study.session import spec_requests, spec_tasks
 from jaxpaint.study.spec import StudySpec
-from jaxpaint.study.work import PlanWork, Rates, memory_needed, plan_work, seconds_needed, shard_work, token_work
-from jaxpaint.tasks.encoding import Encoding
 
 if TYPE_CHECKING:
     from jaxpaint.tasks.requests import TaskRequests
 
 # Layer applications of the two plans whose times tell a layer's from the head's.
 FEW, MANY = 2, 10
+
+
+@dataclass(frozen=True)
+class PlanWork:
+    """Of distinct plans, in layer applications per token: `distinct` with every shared prefix once, `separate` plan
+    by plan. `ends` are the places where the tree's plans end, each of which runs the head; `held` the hidden states
+    held at once while it is walked.
+    """
+
+    plans: int
+    distinct: int
+    separate: int
+    ends: int
+    held: int
+
+
+@dataclass(frozen=True)
+class TokenWork:
+    """Of requests, in tokens: `separate` each request alone, `distinct` shared prefixes once, `computed`
+    with padding; `scored` are the positions that the head runs on.
+    """
+
+    requests: int
+    separate: int
+    distinct: int
+    computed: int
+    scored: int
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds for one layer on one position, and for the head on one scored position."""
+
+    layer: float
+    head: float
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes at the peak, each its own: what the compiler needs within a layer comes on top."""
+
+    parameters: int
+    held_states: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        return self.parameters + self.held_states + self.logits
+
+
+def plan_work(plans: Collection[Plan]) -> PlanWork:
+    """Counts the distinct ones of `plans`."""
+    different = list(dict.fromkeys(plans))
+    if not different:
+        return PlanWork(0, 0, 0, 0, 0)
+    tree = prefix_tree(different)
+    return PlanWork(len(different), tree.cost, sum(plan.cost for plan in different), _ends(tree), tree.held)
+
+
+def shard_work(plans: Collection[Plan], count: int) -> list[PlanWork]:
+    """The work of each of `count` shards, in their order."""
+    different = list(dict.fromkeys(plans))
+    shards = shard_of(different, count)
+    return [
+        plan_work([plan for plan, shard in zip(different, shards, strict=True) if shard == number])
+        for number in range(1, count + 1)
+    ]
+
+
+def token_work(requests: Sequence[Request], batches: Sequence[Batch]) -> TokenWork:
+    """Counts `requests` and the batches they were packed into (`jaxpaint.engine.packing.pack`)."""
+    return TokenWork(
+        len(requests),
+        sum(len(request.tokens) for request in requests),
+        sum(batch.real_tokens for batch in batches),
+        sum(batch.tokens.size for batch in batches),
+        sum(batch.count for batch in batches),
+    )
+
+
+def seconds_needed(plans: PlanWork, tokens: TokenWork, rates: Rates) -> float:
+    """Seconds for all plans on all tokens, recomputation and compilation left out."""
+    return plans.distinct * tokens.computed * rates.layer + plans.ends * tokens.scored * rates.head
+
+
+def memory_needed(
+    plans: PlanWork, *, parameter_bytes: int, state_bytes: int, held_bytes: int, logits_bytes: int
+) -> MemoryUse:
+    """`state_bytes` is one batch's hidden states, `held_bytes` the bound on those held where plans part.
+
+    Three more states are alive: the one that is computed, what it is computed from, and a head's input.
+    """
+    return MemoryUse(parameter_bytes, min(plans.held * state_bytes, held_bytes) + 3 * state_bytes, logits_bytes)
+
+
+def _ends(branch: Branch) -> int:
+    return bool(branch.ends) + sum(map(_ends, branch.branches))
 
 
 def describe(spec: StudySpec, store: Path) -> Iterator[str]:
@@ -56,7 +155,9 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
         yield _line("also", f"{', '.join(spec.analyses)} of {analysed} on {texts}, not counted below")
     if not spec.tasks or not own.plans:
         return
-    asked = spec_requests(spec, Encoding.of(model, spec.bos), spec_tasks(spec))  # type: ignore[arg-type]
+    from jaxpaint.study.session import spec_requests, spec_tasks  # lm-eval takes a while to import
+
+    asked = spec_requests(spec, model, spec_tasks(spec))
     for number, task in enumerate(asked):
         yield _line("" if number else "tasks", _task_text(task))
     tasks = [task for task in asked if not task.is_generative]

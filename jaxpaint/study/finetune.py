@@ -28,7 +28,6 @@ from jaxpaint.study.run import StudySummary, run_study
 from jaxpaint.study.scoring import Scoring
 from jaxpaint.study.session import spec_requests, spec_tasks
 from jaxpaint.study.writing import Writing
-from jaxpaint.tasks.encoding import Encoding
 from jaxpaint.tasks.evaluation import environment
 from jaxpaint.tasks.requests import TaskRequests
 from jaxpaint.training.answers import TrainingExamples, overlap, training_examples
@@ -123,10 +122,9 @@ def run_finetune(
 
 def _tasks(spec: FinetuneSpec, model: Source, tell: Callable[[str], None]) -> list[_Task]:
     study = spec.study
-    encoding = Encoding.of(model, study.bos)  # type: ignore[arg-type]
     found = []
-    for requests in spec_requests(study, encoding, spec_tasks(study)):
-        examples = training_examples(encoding, requests.name, requests.task, spec.limit_train)
+    for requests in spec_requests(study, model, spec_tasks(study)):
+        examples = training_examples(requests.encoding, requests.name, requests.task, spec.limit_train)
         if seen := overlap(examples, requests.instances):
             tell(
                 f"{requests.name}: {seen} of {len(examples)} training examples are among the scored documents, so the "

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from jaxpaint.base.words import count
 from jaxpaint.engine.model import Model, load
+from jaxpaint.engine.source import Source
 from jaxpaint.generation.cache import groups
 from jaxpaint.models.sharding import device_mesh
 from jaxpaint.plans.strategies import Variant
@@ -91,8 +92,9 @@ class Session:
         """
         started, clock = datetime.now(UTC), time.perf_counter()
         model, kv = self.model, self.spec.kv
-        study = self._registered(variants, [task for task in self.requests if not task.is_generative])
-        generative = self._registered(variants, [task for task in self.requests if task.is_generative])
+        registered = partial(register, self.store, model_id(self.store, model), variants)
+        study = registered([task for task in self.requests if not task.is_generative])
+        generative = registered([task for task in self.requests if task.is_generative])
         if kv == "mean" and generative.tasks:
             for plan in study.plans:
                 groups(plan, plan.cost)
@@ -130,13 +132,6 @@ class Session:
         )
 
     @cached_property
-    def _model_id(self) -> int:
-        return model_id(self.store, self.model)
-
-    def _registered(self, variants: Sequence[Variant], tasks: Sequence[TaskRequests]) -> Study:
-        return register(self.store, self._model_id, variants, tasks)
-
-    @cached_property
     def _texts(self) -> tuple[list[list[int]], dict[str, Any]]:
         """What is analysed: a task's texts, without examples before them."""
         spec, data = self.spec, parse_data_option(self.spec.data)
@@ -152,7 +147,7 @@ class Session:
         return run_analyses(
             self.model,
             self.store,
-            self._model_id,
+            study.model_id,
             {number: plan for number, plan in zip(study.plan_ids, study.plans, strict=True) if plan in asked},
             self.spec.analyses,
             *self._texts,
@@ -181,7 +176,7 @@ def open_session(
         revision=spec.revision,
         mesh=device_mesh(spec.tensor_parallel),
     )
-    requests = spec_requests(spec, Encoding.of(model, spec.bos), tasks) if tasks else ()  # type: ignore[arg-type]
+    requests = spec_requests(spec, model, tasks) if tasks else ()
     with Store.open(spec.store, create=True) as store, Worker(spec.store) as worker:
         yield Session(spec, model, requests, store, worker, progress, tell, command)
 
@@ -196,6 +191,7 @@ def spec_tasks(spec: StudySpec) -> Any:
     return load_tasks(spec.tasks, data=data, num_fewshot=spec.num_fewshot)
 
 
-def spec_requests(spec: StudySpec, encoding: Encoding, tasks: Any) -> tuple[TaskRequests, ...]:
-    """What the spec asks of loaded tasks."""
+def spec_requests(spec: StudySpec, model: Model | Source, tasks: Any) -> tuple[TaskRequests, ...]:
+    """What loaded tasks ask of the model. Raises UserError as `Encoding.of` and `load_requests`."""
+    encoding = Encoding.of(model, spec.bos)  # type: ignore[arg-type]
     return load_requests(encoding, tasks, limit=spec.limit, kv=spec.kv)  # type: ignore[arg-type]

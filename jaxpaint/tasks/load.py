@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict
 
 # The defaults of lm-eval's command line (lm_eval.defaults): equal seeds draw equal few-shot examples.
-RANDOM_SEED = 0
-NUMPY_SEED = 1234
-FEWSHOT_SEED = 1234
+SEEDS = {"random_seed": 0, "numpy_seed": 1234, "fewshot_seed": 1234}
 
 
 def load_tasks(
@@ -75,7 +73,7 @@ def load_tasks(
                 f"for them by --num-fewshot {shots}"
             )
         task.set_config("num_fewshot", shots)
-        task.set_fewshot_seed(FEWSHOT_SEED)
+        task.set_fewshot_seed(SEEDS["fewshot_seed"])
     return tasks
 
 
@@ -117,14 +115,7 @@ def evaluate(
             bootstrap_iters=bootstrap_iters,
             cache_requests=False,
         )
-    config = {
-        "limit": limit,
-        "bootstrap_iters": bootstrap_iters,
-        "random_seed": RANDOM_SEED,
-        "numpy_seed": NUMPY_SEED,
-        "fewshot_seed": FEWSHOT_SEED,
-    }
-    return {**results, "config": config}
+    return {**results, "config": {"limit": limit, "bootstrap_iters": bootstrap_iters, **SEEDS}}
 
 
 def build_instances(tasks: "TaskDict", *, limit: int | float | None = None) -> None:
@@ -162,7 +153,7 @@ def _begin_anew(tasks: "TaskDict") -> None:
     """A second run must not continue the first one's random numbers: it would draw other few-shot examples."""
     _set_seeds()
     for task in tasks["tasks"].values():
-        task.set_fewshot_seed(FEWSHOT_SEED)
+        task.set_fewshot_seed(SEEDS["fewshot_seed"])
 
 
 def _shots(own: int | None, asked: int | None) -> int:
@@ -173,8 +164,8 @@ def _shots(own: int | None, asked: int | None) -> int:
 def _set_seeds() -> None:
     import numpy as np
 
-    random.seed(RANDOM_SEED)
-    np.random.seed(NUMPY_SEED)
+    random.seed(SEEDS["random_seed"])
+    np.random.seed(SEEDS["numpy_seed"])
 
 
 def _manager(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property
 from itertools import chain
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.words import text_digest
 from jaxpaint.results.kinds import KV
-from jaxpaint.tasks.load import FEWSHOT_SEED, NUMPY_SEED, RANDOM_SEED, build_instances, in_tasks
+from jaxpaint.tasks.load import SEEDS, build_instances, in_tasks
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -56,8 +56,7 @@ class TaskRequests:
     instances: tuple[Instance, ...]
     identities: tuple[tuple[int, int, str], ...]
     owners: tuple[int, ...]
-    encode: Callable[[Instance], tuple[Request, ...]]
-    encode_prompt: Callable[[Instance], Asked]
+    encoding: Encoding
 
     @property
     def is_generative(self) -> bool:
@@ -76,7 +75,7 @@ class TaskRequests:
         Raises:
             UserError: a continuation that is longer than the model's context, or a token outside its vocabulary.
         """
-        return tuple(chain.from_iterable(map(self.encode, self.instances)))
+        return tuple(chain.from_iterable(map(self.encoding.encode, self.instances)))
 
     @cached_property
     def prompts(self) -> tuple[Asked, ...]:
@@ -85,7 +84,7 @@ class TaskRequests:
         Raises:
             UserError: generation settings that are not known, or a token outside the vocabulary.
         """
-        return tuple(map(self.encode_prompt, self.instances))
+        return tuple(map(self.encoding.encode_prompt, self.instances))
 
 
 def load_requests(
@@ -129,9 +128,7 @@ def _of_task(encoding: Encoding, name: str, task: Task, kv: CacheKind) -> TaskRe
         settings={
             "configuration": _digest(_plain(task.config)),
             "max_length": encoding.max_length,
-            "random_seed": RANDOM_SEED,
-            "numpy_seed": NUMPY_SEED,
-            "fewshot_seed": FEWSHOT_SEED,
+            **SEEDS,
             **({KV: kv} if task.OUTPUT_TYPE == "generate_until" else {}),
         },
         chance=_chance(task, instances),
@@ -140,8 +137,7 @@ def _of_task(encoding: Encoding, name: str, task: Task, kv: CacheKind) -> TaskRe
         instances=instances,
         identities=tuple(identities),
         owners=tuple(owners),
-        encode=encoding.encode,
-        encode_prompt=encoding.encode_prompt,
+        encoding=encoding,
     )
 
 

@@ -18,7 +18,7 @@ from jaxpaint.engine import model
 from jaxpaint.study import estimate as study_estimate
 from jaxpaint.study import run as study
 from jaxpaint.study import session
-from jaxpaint.study.work import Rates, plan_work
+from jaxpaint.study.estimate import Rates, plan_work
 from tests.helpers.cli_fixtures import Terminal
 from tests.helpers.tiny_tasks import make_task
 
@@ -277,7 +277,7 @@ class TestMistakes:
 
 
 def test_plans_of_the_fixture(settings) -> None:
-    """The counts in these tests, by the counting that `test_work` proves."""
+    """The counts in these tests, by the counting that `test_estimate` proves."""
     from jaxpaint.study.settings import spec_from
 
     work = plan_work([variant.plan for variant in spec_from({}, settings).variants(5)])

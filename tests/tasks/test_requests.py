@@ -62,15 +62,15 @@ def test_metrics_equal_lm_evals(name, shots, bos, limit, model, tmp_path):
     for plan, ours in zip(PLANS, found, strict=True):
         whole = evaluate(lm_of(model, plan, bos), tasks, limit=limit, log_samples=True, bootstrap_iters=ITERS)
         expected = {key: value for key, value in whole["results"][name].items() if "," in key}
-        mine = {f"{metric.name},{metric.filter}": metric.value for metric in ours.metrics}
-        mine |= {f"{metric.name}_stderr,{metric.filter}": metric.stderr for metric in ours.metrics}
+        mine = {f"{metric.metric},{metric.filter}": metric.value for metric in ours.metrics}
+        mine |= {f"{metric.metric}_stderr,{metric.filter}": metric.stderr for metric in ours.metrics}
         assert mine.keys() == expected.keys()
         for key, value in expected.items():
             assert mine[key] == (None if value == "N/A" else pytest.approx(value, rel=1e-6)), (str(plan), key)
         for metric in ours.metrics:
-            assert metric.higher_is_better == whole["higher_is_better"][name][metric.name]
-            by_document = {document: value for document, key, _, value in ours.documents if key == metric.name}
-            logged = {sample["doc_id"]: sample[metric.name] for sample in whole["samples"][name]}
+            assert metric.higher_is_better == whole["higher_is_better"][name][metric.metric]
+            by_document = {document: value for document, key, _, value in ours.documents if key == metric.metric}
+            logged = {sample["doc_id"]: sample[metric.metric] for sample in whole["samples"][name]}
             logged = {key: value[0] if isinstance(value, tuple) else value for key, value in logged.items()}
             assert by_document == pytest.approx(logged, rel=1e-6)
         assert requests.documents == whole["n-samples"][name]["effective"]
@@ -146,7 +146,7 @@ def test_a_plan_without_finite_scores_has_metrics_without_values(model, tmp_path
     assert kept.documents == alone[0].documents
     for ours, metric in zip(kept.metrics, alone[0].metrics, strict=True):
         assert (ours.value, ours.stderr) == pytest.approx((metric.value, metric.stderr))
-    assert [metric.name for metric in lost.metrics] == ["perplexity", "acc"]
+    assert [metric.metric for metric in lost.metrics] == ["perplexity", "acc"]
     assert all(metric.value is None and metric.stderr is None for metric in lost.metrics)
     assert lost.documents == ()
 
