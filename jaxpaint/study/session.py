@@ -160,8 +160,8 @@ class Session:
 def open_session(
     spec: StudySpec,
     *,
-    progress: Callable[[int], Callable[[int, str], None]],
     tell: Callable[[str], None],
+    progress: Callable[[int], Callable[[int, str], None]] = lambda total: lambda tokens, note: None,
     command: str | None = None,
 ) -> Iterator[Session]:
     """Loads the spec's tasks and model, and opens its store. Arguments as `jaxpaint.study.run.run_study`.

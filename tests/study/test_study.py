@@ -132,6 +132,18 @@ def test_a_second_run_computes_nothing(spec, monkeypatch):
     assert (scores(spec.store), metrics(spec.store), rows(spec.store, "SELECT * FROM runs")) == before
 
 
+def test_a_session_scores_as_often_as_it_is_asked(spec, undisturbed):
+    told: list[str] = []
+    with session.open_session(spec, tell=told.append) as opened:
+        variants = spec.variants(opened.model.num_layers)
+        some, again, all = (opened.score(each) for each in (variants[:3], variants[:3], variants))
+    assert (some.cells, again.cells, all.cells) == (6, 6, 14)
+    assert again.work == scoring.Work()
+    assert some.work.scores + all.work.scores == len(scores(spec.store))
+    assert len(rows(spec.store, "SELECT * FROM runs")) == 2
+    assert_equal_stores(spec.store, undisturbed(spec))
+
+
 def test_more_plans_tasks_and_documents_compute_what_is_missing(spec, tmp_path, undisturbed):
     small = replace(spec, tasks=spec.tasks[:1], strategies=("skip",), limit=3)
     whole = replace(spec, tasks=(*spec.tasks, make_task(tmp_path, "tiny_blank")), limit=5)
