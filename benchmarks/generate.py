@@ -111,7 +111,7 @@ def _real(options):
     from transformers import AutoModelForCausalLM
 
     from jaxpaint.engine.model import load
-    from jaxpaint.tasks.harness import PlanLM
+    from jaxpaint.tasks.encoding import Encoding
     from jaxpaint.tasks.load import build_instances, load_tasks
     from jaxpaint.tasks.local_data import parse_data_option
 
@@ -119,8 +119,8 @@ def _real(options):
     tasks = load_tasks(["gsm8k"], data=parse_data_option(options.data), num_fewshot=options.num_fewshot)
     build_instances(tasks, limit=options.batch)
     model = load(options.model, dtype="float32")
-    lm = PlanLM(model, model.full_plan, bos="off")
-    texts = [lm.encode_prompt(instance).prompt.tokens for instance in tasks["tasks"]["gsm8k"].instances]
+    encoding = Encoding.of(model, bos="off")
+    texts = [encoding.encode_prompt(instance).prompt.tokens for instance in tasks["tasks"]["gsm8k"].instances]
     return model, AutoModelForCausalLM.from_pretrained(options.model, dtype="float32").eval(), texts
 
 

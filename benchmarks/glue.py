@@ -74,8 +74,7 @@ def _real(options: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForSequenceClassification
 
     import jaxpaint as jp
-    from jaxpaint.tasks.glue import glue_task
-    from jaxpaint.tasks.glue_examples import load_examples
+    from jaxpaint.tasks.glue import glue_task, load_examples
     from jaxpaint.tasks.local_data import parse_data_option
     from jaxpaint.training.features import encode
 
@@ -217,7 +216,7 @@ def _frozen(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]
     from jaxpaint.plans.strategies import STRATEGIES, family
     from jaxpaint.results.store import Store
     from jaxpaint.study.glue_frozen import FrozenSettings, run_frozen
-    from jaxpaint.tasks.glue_examples import Examples
+    from jaxpaint.tasks.glue import Examples
 
     model, settings = case["model"], FrozenSettings()
     variants = {

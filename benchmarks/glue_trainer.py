@@ -33,8 +33,7 @@ def main() -> None:
     parser.add_argument("--paired", action="store_true", help="the same order and classifier, and no dropout")
     parser.add_argument("--json", type=Path, help="write the figures here, after every run")
     options = parser.parse_args()
-    from jaxpaint.tasks.glue import SCORE, glue_task, task_metrics
-    from jaxpaint.tasks.glue_examples import load_examples
+    from jaxpaint.tasks.glue import SCORE, glue_task, load_examples, task_metrics
     from jaxpaint.tasks.local_data import parse_data_option
     from jaxpaint.training.glue_settings import FinetuneSettings
 

@@ -152,8 +152,7 @@ def _real(options):
     from transformers import AutoModelForCausalLM
 
     from jaxpaint.engine.model import load
-    from jaxpaint.engine.packing import Request
-    from jaxpaint.tasks.harness import PlanLM
+    from jaxpaint.tasks.encoding import Encoding
     from jaxpaint.tasks.load import load_tasks
     from jaxpaint.tasks.local_data import parse_data_option
 
@@ -165,9 +164,8 @@ def _real(options):
         task.build_all_requests(limit=limit, rank=0, world_size=1)
         instances += task.instances
     model = load(options.model, dtype="float32")
-    lm = PlanLM(model, model.full_plan, bos="off")
-    pairs = [lm._encode_pair(*instance.args) for instance in instances]
-    requests = [Request.of(context, continuation, lm.max_length) for context, continuation in pairs]
+    encoding = Encoding.of(model, bos="off")
+    requests = [request for instance in instances for request in encoding.encode(instance)]
     torch_model = AutoModelForCausalLM.from_pretrained(options.model, dtype="float32").eval()
     return model, _lm_eval_peer(torch_model, model.tokenizer), instances, requests
 

@@ -87,7 +87,7 @@ def test_rooms_without_heavy_packages() -> None:
     # matplotlib is loaded where a figure is drawn, and lm-eval where a task is.
     figures = [name for name in MODULES if name.startswith("jaxpaint.report.figures")]
     paper = [name for name in MODULES if _room(name) == "report" and name not in figures]
-    with_numpy = ["convert", "jaxpaint.models.checkpoint", "jaxpaint.engine.rows", "jaxpaint.study.study_work"]
+    with_numpy = ["convert", "jaxpaint.models.checkpoint", "jaxpaint.engine.rows"]
     tasks = ["jaxpaint.tasks.load", "jaxpaint.tasks.stderrs"]
     assert not _loaded([*WITH_NUMPY, *with_numpy, *tasks, *paper]) & HEAVY
     assert not _loaded(figures) & (HEAVY - {"matplotlib"})

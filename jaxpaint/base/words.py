@@ -14,5 +14,9 @@ def count(number: int, noun: str) -> str:
 
 def digest(*parts: Any, sort_keys: bool = False) -> str:
     """128 bits that tell JSON values apart from others, in hexadecimal."""
-    text = json.dumps(parts, sort_keys=sort_keys)
+    return text_digest(json.dumps(parts, sort_keys=sort_keys))
+
+
+def text_digest(text: str) -> str:
+    """128 bits that tell a text apart from others, in hexadecimal."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -17,6 +17,7 @@ from jaxpaint.base.budgets import budgets
 from jaxpaint.engine.head import ModelOutputError, target_logprobs
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Batch, Request, pack
+from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import endings, shards, start_of_stream
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import prefix_tree
@@ -170,7 +171,7 @@ def _collect(batch: Batch, ends: tuple[int, ...], output: tuple[Array, Array], e
     return PlanScores(batch, ends, np.where(np.isfinite(loglikelihoods), loglikelihoods, np.nan), is_greedy, executed)
 
 
-def pack_for(model: Model, requests: Sequence[Request], batch_tokens: int | None = None) -> list[Batch]:
+def pack_for(model: Model | Source, requests: Sequence[Request], batch_tokens: int | None = None) -> list[Batch]:
     """`pack` with the costs of this model and the sizes of its devices. Raises UserError for an encoder."""
     model.require_decoder("scoring what follows a text")
     return pack(
@@ -181,7 +182,7 @@ def pack_for(model: Model, requests: Sequence[Request], batch_tokens: int | None
     )
 
 
-def attention_cost(model: Model) -> float:
+def attention_cost(model: Model | Source) -> float:
     """What attending to one more key costs, relative to all else a layer does for a token."""
     config = model.config
     block = sum(leaf.size for leaf in jax.tree.leaves(model.state["blocks"])) / config.num_hidden_layers

@@ -23,6 +23,7 @@ from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import Model, layer_stack
 from jaxpaint.engine.packing import Batch
 from jaxpaint.engine.program import ROOMS, Program, room_for
+from jaxpaint.engine.source import Source
 from jaxpaint.models.sharding import DATA, rows
 from jaxpaint.plans import tree
 from jaxpaint.plans.plan import Plan
@@ -49,7 +50,7 @@ def start_of_stream(model: Model, batch: Batch) -> Start:
     return Start(*_embed_stream(model.graphdef, model.state, *layout, batch.lookback))
 
 
-def shards(model: Model) -> int:
+def shards(model: Model | Source) -> int:
     """How many devices share a batch's rows."""
     return model.mesh.shape[DATA] if model.mesh else 1
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxpaint.results.keys import environment_id, one
+from jaxpaint.results.kinds import main_filter
 
 DENSE = 8  # reading this many scores in order takes about as long as looking one up
 
@@ -158,6 +159,33 @@ def _read(connection: sqlite3.Connection, columns: str, cell: int, requests: Seq
     if absent:
         raise LookupError(f"cell {cell} has no score for {len(absent)} requests, the first is {absent[0]}")
     return [stored[int(request)] for request in requests]
+
+
+def finished(connection: sqlite3.Connection, model: int, task: int, metric: str) -> list[tuple[int, float, int | None]]:
+    """Finished cells with their value of a metric, under its main filter: (cell, value, whether higher is better)."""
+    query = (
+        "SELECT m.cell, m.value, m.higher_is_better FROM metrics AS m JOIN cells AS c ON c.id = m.cell "
+        "WHERE c.model = ? AND c.task = ? AND c.status = 'finished' "
+        "AND m.metric = ? AND m.filter = ? AND m.value IS NOT NULL"
+    )
+    return connection.execute(query, (model, task, metric, main_filter(connection, task, metric))).fetchall()
+
+
+def covered(connection: sqlite3.Connection, fingerprint: str, dtype: str) -> dict[tuple[Any, ...], int]:
+    """How many documents a model's metrics cover, by (plan, task, version, num_fewshot, bos, settings as JSON)."""
+    query = (
+        "SELECT p.text, t.name, t.version, t.num_fewshot, t.bos, t.settings, c.documents FROM cells AS c "
+        "JOIN models AS m ON m.id = c.model JOIN tasks AS t ON t.id = c.task JOIN plans AS p ON p.id = c.plan "
+        "WHERE c.status != 'running' AND (m.fingerprint, m.dtype) = (?, ?)"
+    )
+    return {tuple(key): documents for *key, documents in connection.execute(query, (fingerprint, dtype))}
+
+
+def seconds_per_application(connection: sqlite3.Connection) -> float | None:
+    """What runs took for a layer on a position; None where there were none, or of several models."""
+    models = one(connection, "SELECT count(*) FROM models")
+    executed, seconds = connection.execute("SELECT sum(executed), sum(seconds) FROM runs").fetchone()
+    return seconds / executed if models == 1 and executed and seconds else None
 
 
 def finish(

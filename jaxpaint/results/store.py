@@ -208,6 +208,12 @@ class Store:
             stored = {id: CellState(*state) for id, *state in rows}
         return [stored[int(cell)] for cell in cells]
 
+    def finished(self, model: int, task: int, metric: str) -> list[tuple[int, float, int | None]]:
+        """A task's finished cells with their value of a metric, under its main filter: (cell, value, whether higher is
+        better)."""
+        with self._reading() as connection:
+            return results_scores.finished(connection, model, task, metric)
+
     def finish(
         self,
         cell: int,

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxpaint.analysis.states import MAX_STATES, analyse, analysis_rows
+from jaxpaint.base.words import text_digest
 from jaxpaint.engine.model import Model
 from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import units
 from jaxpaint.results.store import Store
-from jaxpaint.tasks.harness import PlanLM
+from jaxpaint.tasks.encoding import Bos, Encoding
 from jaxpaint.tasks.load import build_instances
 
 PLANS_AT_ONCE = 32  # so many plans' analyses may be lost, and are computed with what they share
 
 
 def analysis_texts(
-    model: Model, bos: str, tasks: Mapping[str, Any], samples: int
+    model: Model, bos: Bos, tasks: Mapping[str, Any], samples: int
 ) -> tuple[list[list[int]], dict[str, Any]]:
     """The first texts of the only one of `tasks` as tokens, and the settings that say which they are.
 
@@ -41,18 +41,18 @@ def analysis_texts(
         "task": name,
         "samples": len(texts),
         "bos": bos,
-        "texts": hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:32],
+        "texts": text_digest("\0".join(texts)),
     }
     return _tokens(model, bos, texts), settings
 
 
-def _tokens(model: Model, bos: str, texts: Sequence[str]) -> list[list[int]]:
+def _tokens(model: Model, bos: Bos, texts: Sequence[str]) -> list[list[int]]:
     length = model.config.max_position_embeddings
     if isinstance(model.config, BertConfig):
         how = {"add_special_tokens": bos != "off", "truncation": True, "max_length": length, "verbose": False}
         return [list(model.tokenizer.encode(text, **how)) for text in texts]
-    lm = PlanLM(model, model.full_plan, bos=bos)  # type: ignore[arg-type]
-    return [lm.tok_encode(text)[:length] for text in texts]
+    encoding = Encoding.of(model, bos)
+    return [encoding.tokens(text)[:length] for text in texts]
 
 
 def run_analyses(

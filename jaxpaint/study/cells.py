@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Request
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
-from jaxpaint.results.kinds import main_filter
-from jaxpaint.results.store import MetricRow, PlanRow, Store
+from jaxpaint.results.store import PlanRow, Store
 from jaxpaint.tasks.metrics import task_metrics, text_metrics
 from jaxpaint.tasks.requests import TaskRequests
 
 if TYPE_CHECKING:
-    from jaxpaint.tasks.harness import Asked
+    from jaxpaint.engine.model import Model
+    from jaxpaint.engine.source import Source
+    from jaxpaint.tasks.encoding import Asked
 
 CELLS_AT_ONCE = 128  # whose metrics are computed together: what they share once, within memory
 
@@ -30,7 +30,6 @@ CELLS_AT_ONCE = 128  # whose metrics are computed together: what they share once
 class Study:
     """Distinct plans, tasks, and all tasks' requests one after the other: `request_ids` their ids, `task_of` whose."""
 
-    model: Model
     model_id: int
     plans: tuple[Plan, ...]
     plan_ids: tuple[int, ...]
@@ -82,9 +81,18 @@ class Study:
         return found
 
 
-def register(
-    store: Store, model: Model, variants: Sequence[Variant], tasks: Sequence[TaskRequests], *, model_id: int
-) -> Study:
+def model_id(store: Store, model: Model | Source) -> int:
+    """The id of a model in the store."""
+    return store.model(
+        fingerprint=model.manifest["fingerprint"],
+        dtype=str(model.dtype),
+        source=model.manifest.get("source"),
+        revision=model.manifest.get("revision"),
+        num_layers=model.num_layers,
+    )
+
+
+def register(store: Store, model_id: int, variants: Sequence[Variant], tasks: Sequence[TaskRequests]) -> Study:
     """Writes into the store what the study is about.
 
     Raises:
@@ -109,7 +117,6 @@ def register(
     request_ids = [store.requests(task_id, task.identities) for task_id, task in zip(task_ids, tasks, strict=True)]
     cells = [store.cells(model_id, task_id, list(first)) for task_id in task_ids]
     return Study(
-        model=model,
         model_id=model_id,
         plans=tuple(variant.plan for variant in first.values()),
         plan_ids=tuple(first),
@@ -156,22 +163,17 @@ def _finish(
     for start in range(0, len(plans), CELLS_AT_ONCE):
         cells = study.cells[task, plans[start : start + CELLS_AT_ONCE]].tolist()
         if requests.is_generative:
-            texts = [store.texts(cell, ids) for cell in cells]
-            finite = [None not in row for row in texts]
-            found = text_metrics(requests, texts)
+            found = text_metrics(requests, [store.texts(cell, ids) for cell in cells])
         else:
-            loglikelihoods, is_greedy = map(np.array, zip(*(store.scores(cell, ids) for cell in cells), strict=True))
-            finite = np.isfinite(loglikelihoods).all(axis=1).tolist()
-            found = task_metrics(requests, loglikelihoods, is_greedy)
-        for cell, metrics, kept in zip(cells, found, finite, strict=True):
+            found = task_metrics(
+                requests, *map(np.array, zip(*(store.scores(cell, ids) for cell in cells), strict=True))
+            )
+        for cell, metrics in zip(cells, found, strict=True):
             store.finish(
                 cell,
                 documents=requests.documents,
-                status="finished" if kept else "not finite",
-                metrics=[
-                    MetricRow(metric.name, metric.filter, metric.value, metric.stderr, metric.higher_is_better)
-                    for metric in metrics.metrics
-                ],
+                status="finished" if metrics.is_finite else "not finite",
+                metrics=metrics.metrics,
                 document_scores=metrics.documents,
                 environment=environment,
             )
@@ -181,14 +183,9 @@ def _best_plan(study: Study, store: Store, task: int) -> str:
     """The study's plan with the best main metric among a task's finished cells, in words; "" while there is none."""
     requests = study.tasks[task]
     by_cell = dict(zip(study.cells[task].tolist(), study.labels, strict=True))
-    query = (
-        "SELECT m.cell, m.value, m.higher_is_better FROM metrics AS m JOIN cells AS c ON c.id = m.cell "
-        "WHERE c.model = ? AND c.status = 'finished' AND m.metric = ? AND m.filter = ? AND m.value IS NOT NULL"
-    )
-    filter = main_filter(store.connection, study.task_ids[task], requests.main_metric)
     found = [
         (-value if better == 0 else value, cell, value)
-        for cell, value, better in store.connection.execute(query, (study.model_id, requests.main_metric, filter))
+        for cell, value, better in store.finished(study.model_id, study.task_ids[task], requests.main_metric)
         if by_cell.get(cell, "full") != "full"
     ]
     if not found:
@@ -198,17 +195,7 @@ def _best_plan(study: Study, store: Store, task: int) -> str:
 
 
 def plan_row(variant: Variant) -> PlanRow:
-    return PlanRow(
-        text=str(variant.plan),
-        cost=variant.plan.cost,
-        depth=variant.plan.depth,
-        strategy=variant.strategy,
-        num_layers=variant.num_layers,
-        label=variant.label,
-        start=variant.start,
-        seed=variant.seed,
-        iterations=variant.iterations,
-        times=variant.times,
-        layer=variant.layer,
-        affected=variant.affected,
-    )
+    """A variant as the store keeps it."""
+    own = ("strategy", "num_layers", "label", "start", "seed", "iterations", "times", "layer", "affected")
+    plan = variant.plan
+    return PlanRow(str(plan), plan.cost, plan.depth, **{name: getattr(variant, name) for name in own})

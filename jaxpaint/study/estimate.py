@@ -1,30 +1,31 @@
-"""`jaxpaint study --dry-run`: what a study will compute, in words. No weights are read."""
+"""How much there is to compute in a study, and what it needs of memory and time; no weights are read.
+
+`describe` says it in words, for `jaxpaint study --dry-run`; the rest counts, and runs nothing but `measured_rates`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
-from flax import nnx
 
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.words import count
 from jaxpaint.engine.head import head_chunk, vocabulary_block
-from jaxpaint.engine.model import Model, attention_implementation, random_model, resolve_dtype
-from jaxpaint.engine.packing import Batch
+from jaxpaint.engine.model import random_model
+from jaxpaint.engine.packing import Batch, Request
 from jaxpaint.engine.score import pack_for, sweep_batch
-from jaxpaint.models import abstract_model
-from jaxpaint.models.checkpoint import read_config
+from jaxpaint.engine.source import Source
 from jaxpaint.plans.plan import Plan, Repeat
+from jaxpaint.plans.shards import shard_of
+from jaxpaint.plans.tree import Branch, prefix_tree
 from jaxpaint.results.schema import canonical_json, reading
+from jaxpaint.results.scores import covered, seconds_per_application
 from jaxpaint.study.spec import StudySpec
-from jaxpaint.study.study_work import PlanWork, Rates, memory_needed, plan_work, seconds_needed, shard_work, token_work
-from jaxpaint.tasks.load import load_tasks
-from jaxpaint.tasks.local_data import parse_data_option
 
 if TYPE_CHECKING:
     from jaxpaint.tasks.requests import TaskRequests
@@ -33,14 +34,111 @@ if TYPE_CHECKING:
 FEW, MANY = 2, 10
 
 
+@dataclass(frozen=True)
+class PlanWork:
+    """Of distinct plans, in layer applications per token: `distinct` with every shared prefix once, `separate` plan
+    by plan. `ends` are the places where the tree's plans end, each of which runs the head; `held` the hidden states
+    held at once while it is walked.
+    """
+
+    plans: int
+    distinct: int
+    separate: int
+    ends: int
+    held: int
+
+
+@dataclass(frozen=True)
+class TokenWork:
+    """Of requests, in tokens: `separate` each request alone, `distinct` shared prefixes once, `computed`
+    with padding; `scored` are the positions that the head runs on.
+    """
+
+    requests: int
+    separate: int
+    distinct: int
+    computed: int
+    scored: int
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds for one layer on one position, and for the head on one scored position."""
+
+    layer: float
+    head: float
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes at the peak, each its own: what the compiler needs within a layer comes on top."""
+
+    parameters: int
+    held_states: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        return self.parameters + self.held_states + self.logits
+
+
+def plan_work(plans: Collection[Plan]) -> PlanWork:
+    """Counts the distinct ones of `plans`."""
+    different = list(dict.fromkeys(plans))
+    if not different:
+        return PlanWork(0, 0, 0, 0, 0)
+    tree = prefix_tree(different)
+    return PlanWork(len(different), tree.cost, sum(plan.cost for plan in different), _ends(tree), tree.held)
+
+
+def shard_work(plans: Collection[Plan], count: int) -> list[PlanWork]:
+    """The work of each of `count` shards, in their order."""
+    different = list(dict.fromkeys(plans))
+    shards = shard_of(different, count)
+    return [
+        plan_work([plan for plan, shard in zip(different, shards, strict=True) if shard == number])
+        for number in range(1, count + 1)
+    ]
+
+
+def token_work(requests: Sequence[Request], batches: Sequence[Batch]) -> TokenWork:
+    """Counts `requests` and the batches they were packed into (`jaxpaint.engine.packing.pack`)."""
+    return TokenWork(
+        len(requests),
+        sum(len(request.tokens) for request in requests),
+        sum(batch.real_tokens for batch in batches),
+        sum(batch.tokens.size for batch in batches),
+        sum(batch.count for batch in batches),
+    )
+
+
+def seconds_needed(plans: PlanWork, tokens: TokenWork, rates: Rates) -> float:
+    """Seconds for all plans on all tokens, recomputation and compilation left out."""
+    return plans.distinct * tokens.computed * rates.layer + plans.ends * tokens.scored * rates.head
+
+
+def memory_needed(
+    plans: PlanWork, *, parameter_bytes: int, state_bytes: int, held_bytes: int, logits_bytes: int
+) -> MemoryUse:
+    """`state_bytes` is one batch's hidden states, `held_bytes` the bound on those held where plans part.
+
+    Three more states are alive: the one that is computed, what it is computed from, and a head's input.
+    """
+    return MemoryUse(parameter_bytes, min(plans.held * state_bytes, held_bytes) + 3 * state_bytes, logits_bytes)
+
+
+def _ends(branch: Branch) -> int:
+    return bool(branch.ends) + sum(map(_ends, branch.branches))
+
+
 def describe(spec: StudySpec, store: Path) -> Iterator[str]:
     """Lines about the study of the model in `store`, each as soon as it is known: plans first, then tasks.
 
     Raises:
         UserError: plans that do not fit the model, or tasks that cannot be loaded; the lines before it stand.
     """
-    model = weightless(spec, store)
-    yield _line("model", f"{count(model.num_layers, 'layer')}, {_size(_parameters(model))} parameters, {model.dtype}")
+    model = Source.of(store, spec.dtype)  # type: ignore[arg-type]
+    yield _line("model", f"{count(model.num_layers, 'layer')}, {_size(model.parameters)} parameters, {model.dtype}")
     variants = spec.variants(model.num_layers)
     plans = [variant.plan for variant in variants]
     whole = plan_work(plans)
@@ -53,14 +151,16 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
         yield from _shard_lines(spec.shard[0], shards, whole)
     if spec.analyses:
         texts = f"{count(spec.analysis_samples, 'text')} of {spec.analysis_task}"
-        analysed = count(len(spec.analysed_plans(model.num_layers)), "plan")
+        analysed = count(len(spec.analysed_plans(spec.shard_variants(model.num_layers))), "plan")
         yield _line("also", f"{', '.join(spec.analyses)} of {analysed} on {texts}, not counted below")
     if not spec.tasks or not own.plans:
         return
-    tasks = _load(spec, model)
-    for number, task in enumerate(tasks):
+    from jaxpaint.study.session import spec_requests, spec_tasks  # lm-eval takes a while to import
+
+    asked = spec_requests(spec, model, spec_tasks(spec))
+    for number, task in enumerate(asked):
         yield _line("" if number else "tasks", _task_text(task))
-    tasks = [task for task in tasks if not task.is_generative]
+    tasks = [task for task in asked if not task.is_generative]
     requests = [request for task in tasks for request in task.requests]
     if not requests:
         return
@@ -83,33 +183,20 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
     yield _line("time", f"{_duration(seconds_needed(own, tokens, rates))} ({source}), and compiling")
 
 
-def weightless(spec: StudySpec, store: Path) -> Model:
-    """The model with shapes in place of parameters: it encodes and packs, and cannot run."""
-    config = read_config(store)
-    dtype = resolve_dtype(spec.dtype)  # type: ignore[arg-type]
-    return Model(config, *nnx.split(abstract_model(config, dtype, attention_implementation(config, dtype))), store)
-
-
-def unfinished(spec: StudySpec, model: Model, tasks: Sequence[TaskRequests]) -> PlanWork:
+def unfinished(spec: StudySpec, model: Source, tasks: Sequence[TaskRequests]) -> PlanWork:
     """The work of those plans of the spec's shard that the store does not have finished on all tasks."""
-    query = (
-        "SELECT p.text, t.name, t.version, t.num_fewshot, t.bos, t.settings, c.documents FROM cells AS c "
-        "JOIN models AS m ON m.id = c.model JOIN tasks AS t ON t.id = c.task JOIN plans AS p ON p.id = c.plan "
-        "WHERE c.status != 'running' AND (m.fingerprint, m.dtype) = (?, ?)"
-    )
     with reading(spec.store) as connection:
-        rows = connection.execute(query, (model.manifest["fingerprint"], str(model.dtype)))
-        covered = {tuple(key): documents for *key, documents in rows}
+        documents = covered(connection, model.manifest["fingerprint"], str(model.dtype))
 
     def is_finished(plan: Plan) -> bool:
         keys = ((t.name, t.version, t.num_fewshot, t.bos, canonical_json(t.settings)) for t in tasks)
-        return all(covered.get((str(plan), *key), 0) >= task.documents for key, task in zip(keys, tasks, strict=True))
+        return all(documents.get((str(plan), *key), 0) >= task.documents for key, task in zip(keys, tasks, strict=True))
 
     own = dict.fromkeys(variant.plan for variant in spec.shard_variants(model.num_layers))
     return plan_work([plan for plan in own if not is_finished(plan)])
 
 
-def measured_rates(model: Model, batch: Batch) -> Rates:
+def measured_rates(model: Source, batch: Batch) -> Rates:
     """Times one batch through two layers of random weights, of the model's sizes, on this machine's device."""
     small = random_model(replace(model.config, num_hidden_layers=2), dtype=str(model.dtype))  # type: ignore[arg-type]
     pair = Plan.of(0, 1).root
@@ -128,23 +215,13 @@ def measured_rates(model: Model, batch: Batch) -> Rates:
     return Rates(layer / batch.tokens.size, max(few - FEW * layer, 0.0) / max(batch.count, 1))
 
 
-def _load(spec: StudySpec, model: Model) -> Sequence[TaskRequests]:
-    from jaxpaint.tasks.harness import PlanLM
-    from jaxpaint.tasks.requests import load_requests
-
-    tasks = load_tasks(spec.tasks, data=parse_data_option(spec.data), num_fewshot=spec.num_fewshot)
-    lm = PlanLM(model, model.full_plan, bos=spec.bos, kv=spec.kv)  # type: ignore[arg-type]
-    return load_requests(lm, tasks, limit=spec.limit)
-
-
 def _earlier_rates(store: Path) -> Rates | None:
     """What the runs in a store took per layer application, heads included; None where that says nothing."""
     if not store.exists():
         return None
     with reading(store) as connection:
-        (models,) = connection.execute("SELECT count(*) FROM models").fetchone()
-        executed, seconds = connection.execute("SELECT sum(executed), sum(seconds) FROM runs").fetchone()
-    return Rates(seconds / executed, 0.0) if models == 1 and executed and seconds else None
+        seconds = seconds_per_application(connection)
+    return None if seconds is None else Rates(seconds, 0.0)
 
 
 def _shard_lines(index: int, shards: Sequence[PlanWork], whole: PlanWork) -> Iterator[str]:
@@ -166,11 +243,11 @@ def _task_text(task: TaskRequests) -> str:
     return f"{task.name}: {', '.join(counts)}"
 
 
-def _memory_text(model: Model, plans: PlanWork, batch: Batch) -> str:
+def _memory_text(model: Source, plans: PlanWork, batch: Batch) -> str:
     vocabulary = model.config.vocab_size
     used = memory_needed(
         plans,
-        parameter_bytes=_parameters(model) * model.dtype.itemsize,
+        parameter_bytes=model.parameters * model.dtype.itemsize,
         state_bytes=batch.tokens.size * model.config.hidden_size * model.dtype.itemsize,
         held_bytes=budgets().state_bytes,
         logits_bytes=4 * vocabulary_block(vocabulary) * head_chunk(vocabulary, batch.scored.size),
@@ -179,10 +256,6 @@ def _memory_text(model: Model, plans: PlanWork, batch: Batch) -> str:
         f"parameters {_bytes(used.parameters)}, hidden states {_bytes(used.held_states)}, logits {_bytes(used.logits)}"
     )
     return f"{_bytes(used.total)} ({parts}), and a layer's own"
-
-
-def _parameters(model: Model) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(model.state))
 
 
 def _line(name: str, text: str) -> str:

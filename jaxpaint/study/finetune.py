@@ -15,23 +15,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpaint.base.budgets import budgets
 from jaxpaint.base.words import count, digest
 from jaxpaint.engine.model import Model
+from jaxpaint.engine.source import Source
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import Store, Worker
-from jaxpaint.study.cells import Study, register
-from jaxpaint.study.estimate import weightless
+from jaxpaint.study.cells import Study, model_id, register
 from jaxpaint.study.finetuning_spec import FinetuneSettings, FinetuneSpec
+from jaxpaint.study.loop import Loop
 from jaxpaint.study.run import StudySummary, run_study
-from jaxpaint.study.scoring import Run
-from jaxpaint.study.writing import GenerationRun
+from jaxpaint.study.scoring import Scoring
+from jaxpaint.study.session import spec_requests, spec_tasks
+from jaxpaint.study.writing import Writing
 from jaxpaint.tasks.evaluation import environment
-from jaxpaint.tasks.harness import PlanLM
-from jaxpaint.tasks.load import load_tasks
-from jaxpaint.tasks.local_data import parse_data_option
-from jaxpaint.tasks.requests import TaskRequests, load_requests
+from jaxpaint.tasks.requests import TaskRequests
 from jaxpaint.training.answers import TrainingExamples, overlap, training_examples
 from jaxpaint.training.checkpoints import TrainingCheckpoints, claimed
 from jaxpaint.training.finetuning_tune import Tuned, tune
@@ -101,7 +99,7 @@ def run_finetune(
         PlanError, UserError: as `run_study`, `training_examples` and `tune`. What was written before stands.
     """
     started = time.perf_counter()
-    model = weightless(spec.study, store)
+    model = Source.of(store, spec.study.dtype)  # type: ignore[arg-type]
     variants = spec.trained_variants(model.num_layers)
     tasks = _tasks(spec, model, tell or (lambda line: None))
     # Before anything is trained: a device's memory has room for one of the two.
@@ -122,13 +120,11 @@ def run_finetune(
     return FinetuneSummary(distinct, len(tasks), computed, elsewhere, frozen, time.perf_counter() - started)
 
 
-def _tasks(spec: FinetuneSpec, model: Model, tell: Callable[[str], None]) -> list[_Task]:
+def _tasks(spec: FinetuneSpec, model: Source, tell: Callable[[str], None]) -> list[_Task]:
     study = spec.study
-    loaded = load_tasks(study.tasks, data=parse_data_option(study.data), num_fewshot=study.num_fewshot)
-    lm = PlanLM(model, model.full_plan, bos=study.bos, kv=study.kv)  # type: ignore[arg-type]
     found = []
-    for requests in load_requests(lm, loaded, limit=study.limit):
-        examples = training_examples(lm, requests.name, requests.task, spec.limit_train)
+    for requests in spec_requests(study, model, spec_tasks(study)):
+        examples = training_examples(requests.encoding, requests.name, requests.task, spec.limit_train)
         if seen := overlap(examples, requests.instances):
             tell(
                 f"{requests.name}: {seen} of {len(examples)} training examples are among the scored documents, so the "
@@ -143,7 +139,7 @@ class _Training:
     """One process that trains and scores plans. `kept` is where it leaves what a killed one goes on from."""
 
     def __init__(
-        self, spec: FinetuneSpec, model: Model, results: Store, worker: Worker, tell: Callable[[str], None]
+        self, spec: FinetuneSpec, model: Source, results: Store, worker: Worker, tell: Callable[[str], None]
     ) -> None:
         self.kept = results.path.with_name(f"{results.path.name}.checkpoints")
         self._spec, self._model, self._results, self._worker, self._tell = spec, model, results, worker, tell
@@ -156,15 +152,7 @@ class _Training:
 
     def registered(self, task: _Task, variants: tuple[Variant, ...]) -> Study:
         """The task's cells in the results store."""
-        model = self._model
-        model_id = self._results.model(
-            fingerprint=model.manifest["fingerprint"],
-            dtype=str(model.dtype),
-            source=model.manifest.get("source"),
-            revision=model.manifest.get("revision"),
-            num_layers=model.num_layers,
-        )
-        return register(self._results, model, variants, [task.requests], model_id=model_id)
+        return register(self._results, model_id(self._results, self._model), variants, [task.requests])
 
     def cell(self, task: _Task, study: Study, number: int, advance: Callable[[int, str], None]) -> bool:
         """Trains and scores a study's plan, unless another process is at it or has done it: whether this one did."""
@@ -204,21 +192,17 @@ class _Training:
             return
         jax.block_until_ready(tuned.model.state)
         self._results.add_scores([], {cell: time.perf_counter() - began})
-        self._score(_of_tuned(study, number, tuned))
+        self._score(tuned.model, _of_tuned(study, number, tuned))
 
-    def _score(self, study: Study) -> None:
+    def _score(self, model: Model, study: Study) -> None:
         """Scores or writes what a study of one plan lacks, as `run_study` does."""
-        common = (study, self._results, self._worker)
-        how: Mapping[str, Any] = {
-            "environment": self._environment,
-            "progress": lambda total: lambda tokens, note: None,
-            "tell": self._tell,
-        }
+        here: Mapping[str, Any] = {"environment": self._environment, "tell": self._tell}
         if study.tasks[0].is_generative:
-            GenerationRun(*common, kv=self._spec.study.kv, **how).run()  # type: ignore[arg-type]
+            writing = Writing(model, study, self._spec.study.kv)  # type: ignore[arg-type]
+            Loop(writing, self._results, self._worker, **here).run()
         else:
-            batch_tokens = self._spec.study.batch_tokens or budgets().score_tokens
-            Run(*common, batch_tokens=batch_tokens, keep=lambda work: None, **how).run()
+            scoring = Scoring(model, study, self._spec.study.batch_tokens)
+            Loop(scoring, self._results, self._worker, **here).run()
 
 
 class _Advance:
@@ -249,7 +233,6 @@ def _of_tuned(study: Study, number: int, tuned: Tuned) -> Study:
     plans: tuple[Plan, ...] = (tuned.plan,)
     return dataclasses.replace(
         study,
-        model=tuned.model,
         plans=plans,
         plan_ids=(study.plan_ids[number],),
         labels=(study.labels[number],),

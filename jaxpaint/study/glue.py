@@ -14,7 +14,7 @@ from jaxpaint.study.glue_frozen import FrozenSettings, run_frozen
 from jaxpaint.study.glue_spec import TRAIN, GlueSpec
 from jaxpaint.study.trained import finetuned_cells, run_finetuned
 from jaxpaint.tasks.evaluation import environment
-from jaxpaint.tasks.glue_examples import load_examples
+from jaxpaint.tasks.glue import load_examples
 from jaxpaint.training.features import check_max_length
 
 

@@ -13,10 +13,10 @@ from jaxpaint.base.words import digest
 from jaxpaint.engine.model import Model, require_pooler
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
+from jaxpaint.results.kinds import MAJORITY
 from jaxpaint.results.store import MetricRow, Store
-from jaxpaint.study.cells import plan_row
-from jaxpaint.tasks.glue import MAJORITY, SCORE, GlueTask, task_metrics
-from jaxpaint.tasks.glue_examples import Examples
+from jaxpaint.study.cells import model_id, plan_row
+from jaxpaint.tasks.glue import SCORE, Examples, GlueTask, task_metrics
 
 VERSION = "1"  # of what a score means here: another one is another task in a store
 RESAMPLES = 100
@@ -133,13 +133,6 @@ def register(
     require_pooler(model)
     ids = store.plans([plan_row(variant) for variant in variants])
     plans = {plan_id: variant.plan for plan_id, variant in zip(ids, variants, strict=True)}
-    model_id = store.model(
-        fingerprint=model.manifest["fingerprint"],
-        dtype=str(model.dtype),
-        source=model.manifest.get("source"),
-        revision=model.manifest.get("revision"),
-        num_layers=model.num_layers,
-    )
     task_id = store.task(
         name=task.name,
         version=VERSION,
@@ -156,6 +149,6 @@ def register(
             for number, (texts, label) in enumerate(zip(validation.texts, validation.labels.tolist(), strict=True))
         ],
     )
-    cells = store.cells(model_id, task_id, list(plans))
+    cells = store.cells(model_id(store, model), task_id, list(plans))
     majority = None if task.is_regression else int(np.bincount(train.labels).argmax())
     return GlueCells(task, validation.labels, majority, dict(zip(cells, plans.values(), strict=True)))

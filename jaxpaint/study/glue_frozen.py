@@ -16,8 +16,7 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import Store
 from jaxpaint.study.glue_cells import register
-from jaxpaint.tasks.glue import GlueTask
-from jaxpaint.tasks.glue_examples import Examples
+from jaxpaint.tasks.glue import Examples, GlueTask
 from jaxpaint.training.features import check_max_length, encode, pooled_features
 from jaxpaint.training.heads import HeadSettings, classifier_dropout, train_heads
 

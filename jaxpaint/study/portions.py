@@ -26,9 +26,13 @@ class Portion:
 
 
 def portions(
-    model: Model, requests: Sequence[Request], missing: Bool[np.ndarray, "plans requests"], batch_tokens: int | None
+    model: Model,
+    requests: Sequence[Request],
+    missing: Bool[np.ndarray, "plans requests"],
+    batch_tokens: int | None,
+    packed: Sequence[Batch] | None = None,
 ) -> list[Portion]:
-    """All that is missing.
+    """All that is missing. `packed` are the batches of all requests, where they are there already.
 
     Batches are those of the whole study wherever all of a batch's requests are missing under the same plans. So after
     an interruption, and in another process, batches are the same, and so are their shapes; what is left of others,
@@ -38,7 +42,7 @@ def portions(
         return []
     patterns = _patterns(missing)
     found, rest = [], []
-    for batch in pack_for(model, requests, batch_tokens):
+    for batch in packed or pack_for(model, requests, batch_tokens):
         if len({patterns[request] for request in batch.requests}) > 1:
             rest.append(batch.requests)
         elif missing[:, batch.requests[0]].any():

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.shards import shard_of
-from jaxpaint.plans.strategies import CUSTOM, Variant, family
+from jaxpaint.plans.strategies import CUSTOM, STRATEGIES, Variant, family
+from jaxpaint.study import values
 
 ANALYSES = ("similarity", "variance", "block_influence", "angular_distance")
 ANALYSIS_TASK = "lambada_openai"  # whose texts the paper's analyses run on
 ANALYSIS_SAMPLES = 100
+
+
+_STRATEGIES = values.names_of(STRATEGIES, "strategy", "strategies")
+
+
+def _setting(kind: values.Kind, default: Any = MISSING) -> Any:
+    """A field whose values, as people write them, are of a kind (`jaxpaint.study.values`)."""
+    return field(default=default, metadata={"kind": kind})
 
 
 @dataclass(frozen=True)
@@ -29,29 +39,29 @@ class StudySpec:
     `jaxpaint.study.settings.spec_from` makes one of options and a TOML file, and checks every value.
     """
 
-    model: str
-    store: Path
-    tasks: tuple[str, ...] = ()
-    revision: str | None = None
-    dtype: str = "auto"
-    tensor_parallel: int = 1
-    data: tuple[str, ...] = ()
-    num_fewshot: int | None = None
-    limit: float | None = None
-    bos: str = "auto"
-    kv: str = "exact"
-    strategies: tuple[str, ...] = ()
-    starts: tuple[int, ...] | None = None
-    seeds: tuple[int, ...] = tuple(range(10))
-    loops: tuple[int, ...] = (3,)
-    times: tuple[int, ...] = (2, 3)
-    plans: tuple[str, ...] = ()
-    analyses: tuple[str, ...] = ()
-    analysis_strategies: tuple[str, ...] = ()
-    analysis_samples: int = ANALYSIS_SAMPLES
-    analysis_task: str = ANALYSIS_TASK
-    shard: tuple[int, int] = (1, 1)
-    batch_tokens: int | None = None
+    model: str = _setting(values.text)
+    store: Path = _setting(values.path)  # noqa: RUF009
+    tasks: tuple[str, ...] = _setting(values.names, ())
+    revision: str | None = _setting(values.text, None)
+    dtype: str = _setting(values.choice("auto", "float32", "bfloat16"), "auto")
+    tensor_parallel: int = _setting(values.whole(1), 1)
+    data: tuple[str, ...] = _setting(values.texts, ())
+    num_fewshot: int | None = _setting(values.whole(0), None)
+    limit: float | None = _setting(values.limit, None)
+    bos: str = _setting(values.choice("auto", "on", "off"), "auto")
+    kv: str = _setting(values.choice("exact", "mean"), "exact")
+    strategies: tuple[str, ...] = _setting(_STRATEGIES, ())
+    starts: tuple[int, ...] | None = _setting(values.numbers, None)
+    seeds: tuple[int, ...] = _setting(values.count_or_numbers, tuple(range(10)))
+    loops: tuple[int, ...] = _setting(values.positive_numbers, (3,))
+    times: tuple[int, ...] = _setting(values.positive_numbers, (2, 3))
+    plans: tuple[str, ...] = _setting(values.plans, ())
+    analyses: tuple[str, ...] = _setting(values.names_of(ANALYSES, "analysis", "analyses"), ())
+    analysis_strategies: tuple[str, ...] = _setting(_STRATEGIES, ())
+    analysis_samples: int = _setting(values.whole(1), ANALYSIS_SAMPLES)
+    analysis_task: str = _setting(values.text, ANALYSIS_TASK)
+    shard: tuple[int, int] = _setting(values.shard, (1, 1))
+    batch_tokens: int | None = _setting(values.whole(1), None)
 
     def variants(self, num_layers: int) -> tuple[Variant, ...]:
         """Every variant of the whole study on a model of `num_layers` layers, each once: the full model first.
@@ -66,11 +76,11 @@ class StudySpec:
             num_layers, self.strategies, self.plans, self.starts, self.seeds, iterations=self.loops, times=self.times
         )
 
-    def analysed_plans(self, num_layers: int) -> tuple[Plan, ...]:
-        """The plans of this spec's shard that the analyses run on. Errors as `variants`."""
+    def analysed_plans(self, variants: Sequence[Variant]) -> tuple[Plan, ...]:
+        """The plans of variants that the analyses run on."""
         chosen = (
             variant.plan
-            for variant in self.shard_variants(num_layers)
+            for variant in variants
             if self.analyses and (not self.analysis_strategies or variant.strategy in self.analysis_strategies)
         )
         return tuple(dict.fromkeys(chosen))

@@ -20,8 +20,7 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import Store
 from jaxpaint.study.glue_cells import VERSION, GlueCells, register
-from jaxpaint.tasks.glue import GlueTask
-from jaxpaint.tasks.glue_examples import Examples
+from jaxpaint.tasks.glue import Examples, GlueTask
 from jaxpaint.training.checkpoints import TrainingCheckpoints, claimed
 from jaxpaint.training.features import Encoded, check_max_length, encode
 from jaxpaint.training.glue_finetune import finetune

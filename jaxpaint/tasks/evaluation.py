@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import write_whole
+from jaxpaint.results.kinds import KV
 
 if TYPE_CHECKING:
     from jaxpaint.tasks.harness import PlanLM
@@ -32,7 +33,6 @@ def evaluate_tasks(
     `environment` the device and library versions; `timing` wall seconds, tokens and tokens/s. Tasks run one after the
     other, so that what is finished is kept: after an interruption (Ctrl-C) `interrupted` lists the tasks that are
     missing, and `failed` says of each task that could not be scored why.
-    `failed` says of each task that could not be scored why.
     """
     from jaxpaint.tasks.load import evaluate
 
@@ -75,11 +75,11 @@ def _setting(lm: PlanLM) -> dict[str, Any]:
         "plan": str(lm.plan),
         "plan_cost": lm.plan.cost,
         "plan_depth": lm.plan.depth,
-        "bos": lm.bos,
-        "bos_token_added": lm.adds_bos,
+        "bos": lm.encoding.bos,
+        "bos_token_added": lm.encoding.adds_bos,
         "dtype": str(lm.model.dtype),
-        "kv": lm.kv,
-        "max_length": lm.max_length,
+        KV: lm.kv,
+        "max_length": lm.encoding.max_length,
     }
 
 

@@ -1,15 +1,21 @@
-"""The tasks of GLUE: their columns, labels and metrics."""
+"""The tasks of GLUE: columns, labels and metrics, and their examples from the hub's `glue` or from local files."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import glob
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.tasks.local_data import BUILDERS, quiet_datasets, reason
+
+HUB = "nyu-mll/glue"
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,6 @@ TASKS: Mapping[str, GlueTask] = MappingProxyType(
 # What the paper averages: it leaves out MNLI and QQP.
 PAPER = ("cola", "mrpc", "qnli", "rte", "sst2", "stsb", "wnli")
 SCORE = "score"
-MAJORITY = "majority_score"  # of answering every example with the most frequent class of the training examples
 
 
 def glue_task(name: str) -> GlueTask:
@@ -83,3 +88,82 @@ def task_metrics(
     }
     found = {name: float(known[name]()) for name in task.metrics}
     return {**found, SCORE: sum(found.values()) / len(found)}
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """`texts` hold one text or two each; `labels` [examples] are int32 classes, or float32 for a regression."""
+
+    texts: tuple[tuple[str, ...], ...]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def load_examples(task: GlueTask, split: str, file: Path | None = None, limit: int | None = None) -> Examples:
+    """The first `limit` examples of a split, from `file` (JSON lines or Parquet) or else from the hub.
+
+    Raises:
+        UserError: a file that cannot be read or is empty; a column that is missing; a text that is none; a label
+            outside the task's range; validation labels of a regression that are all the same. Rows count from 1.
+    """
+    where = str(file) if file else f"{HUB} {task.name}, split {split}"
+    try:
+        found = _columns(task, split, file, limit)
+    except Exception as error:  # `datasets` and its readers raise a dozen unrelated types here
+        hint = "" if file else f"; without a network give --data {task.name}:{split}=FILE"
+        raise UserError(f"cannot read {where}: {reason(error)}{hint}") from error
+    if missing := [column for column in (*task.columns, "label") if column not in found]:
+        raise UserError(f"{where} lacks the column {', '.join(missing)} of {task.name}; it has {', '.join(found)}")
+    if not found["label"]:
+        raise UserError(f"{where} holds no rows")
+    for column in task.columns:
+        for row, value in enumerate(found[column], 1):
+            if not isinstance(value, str):
+                raise UserError(f"{where}, row {row}: {column} is {value!r}, not a text")
+    labels = [_label(task, value, f"{where}, row {row}") for row, value in enumerate(found["label"], 1)]
+    if split == task.validation_split:
+        _require_scorable(task, labels, where)
+    texts = zip(*(found[column] for column in task.columns), strict=True)
+    return Examples(tuple(texts), np.array(labels, np.float32 if task.is_regression else np.int32))
+
+
+def _columns(task: GlueTask, split: str, file: Path | None, limit: int | None) -> dict[str, Sequence[Any]]:
+    """A split's first rows, by column; of columns that the task has no use for, the names."""
+    import datasets
+
+    with quiet_datasets():
+        if file:
+            files = {split: glob.escape(str(file))}
+            rows = datasets.load_dataset(BUILDERS[file.suffix], data_files=files, split=split)
+        else:
+            rows = datasets.load_dataset(HUB, task.name, split=split)
+        if limit is not None:
+            rows = rows.select(range(min(limit, len(rows))))
+        used = {*task.columns, "label"}
+        return {name: rows[name][:] if name in used else () for name in rows.column_names}
+
+
+def _require_scorable(task: GlueTask, labels: Sequence[float], where: str) -> None:
+    if task.is_regression and len(set(labels)) == 1:
+        raise UserError(
+            f"{where}: the labels of {len(labels)} example{'s' * (len(labels) > 1)} are all {labels[0]:g}, and "
+            f"{task.name} is scored by correlations, which need different ones"
+        )
+
+
+def _label(task: GlueTask, value: Any, where: str) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if task.is_regression:
+        if not is_number or not 0 <= value <= 5:
+            raise UserError(f"{where}: label {value!r} is not a number from 0 to 5{_hidden(value)}")
+        return float(value)
+    # A column with a fraction or a hole in it is read as floats, all of it.
+    if not is_number or not 0 <= value < task.num_labels or value != int(value):
+        raise UserError(f"{where}: label {value!r} is not one of 0 to {task.num_labels - 1}{_hidden(value)}")
+    return int(value)
+
+
+def _hidden(value: Any) -> str:
+    return ": GLUE hides the labels of its test splits" if value == -1 else ""

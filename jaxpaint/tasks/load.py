@@ -7,6 +7,7 @@ import math
 import random
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict
 
 # The defaults of lm-eval's command line (lm_eval.defaults): equal seeds draw equal few-shot examples.
-RANDOM_SEED = 0
-NUMPY_SEED = 1234
-FEWSHOT_SEED = 1234
+SEEDS = {"random_seed": 0, "numpy_seed": 1234, "fewshot_seed": 1234}
 
 
 def load_tasks(
@@ -74,7 +73,7 @@ def load_tasks(
                 f"for them by --num-fewshot {shots}"
             )
         task.set_config("num_fewshot", shots)
-        task.set_fewshot_seed(FEWSHOT_SEED)
+        task.set_fewshot_seed(SEEDS["fewshot_seed"])
     return tasks
 
 
@@ -116,14 +115,7 @@ def evaluate(
             bootstrap_iters=bootstrap_iters,
             cache_requests=False,
         )
-    config = {
-        "limit": limit,
-        "bootstrap_iters": bootstrap_iters,
-        "random_seed": RANDOM_SEED,
-        "numpy_seed": NUMPY_SEED,
-        "fewshot_seed": FEWSHOT_SEED,
-    }
-    return {**results, "config": config}
+    return {**results, "config": {"limit": limit, "bootstrap_iters": bootstrap_iters, **SEEDS}}
 
 
 def build_instances(tasks: "TaskDict", *, limit: int | float | None = None) -> None:
@@ -161,7 +153,7 @@ def _begin_anew(tasks: "TaskDict") -> None:
     """A second run must not continue the first one's random numbers: it would draw other few-shot examples."""
     _set_seeds()
     for task in tasks["tasks"].values():
-        task.set_fewshot_seed(FEWSHOT_SEED)
+        task.set_fewshot_seed(SEEDS["fewshot_seed"])
 
 
 def _shots(own: int | None, asked: int | None) -> int:
@@ -172,8 +164,8 @@ def _shots(own: int | None, asked: int | None) -> int:
 def _set_seeds() -> None:
     import numpy as np
 
-    random.seed(RANDOM_SEED)
-    np.random.seed(NUMPY_SEED)
+    random.seed(SEEDS["random_seed"])
+    np.random.seed(SEEDS["numpy_seed"])
 
 
 def _manager(
@@ -182,35 +174,43 @@ def _manager(
     """A TaskManager that knows the tasks asked for (and perhaps no others), and their names in its index."""
     from lm_eval.tasks import TaskManager
 
+    folders = _folders(include_path)
+    files = {name: _entry(Path(name)) for name in names if name.endswith((".yaml", ".yml"))}
+    manager = TaskManager(include_defaults=False, include_path=folders)
+    wanted = [name for name in names if name not in files and not _is_task(manager.task_index.get(name))]
+    stock = find_task_files([name for name in wanted if name not in manager.task_index])
+    if stock.keys() >= set(wanted) and all(map(_is_task, files.values())):
+        manager.task_index.update({name: _entry(path) for name, path in stock.items()})
+    else:
+        # Groups and tags gather members over many files and their includes: only the whole index has them.
+        _require_known([name for name in wanted if name not in stock], manager)
+        manager = TaskManager(include_path=folders)
+    manager.task_index.update({entry.name: entry for entry in files.values()})
+    found = chain.from_iterable([files[name].name] if name in files else _matches(manager, name) for name in names)
+    return manager, list(dict.fromkeys(found))
+
+
+def _folders(include_path: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
     folders = [include_path] if isinstance(include_path, str | Path) else list(include_path or [])
     for folder in folders:
         if not Path(folder).is_dir():
             raise UserError(f"include path {str(folder)!r} is not a folder")
-    own_files = {name: _entry(Path(name)) for name in names if name.endswith((".yaml", ".yml"))}
-    manager = TaskManager(include_defaults=False, include_path=folders)
-    wanted = [name for name in names if name not in own_files and not _is_task(manager.task_index.get(name))]
-    stock = find_task_files([name for name in wanted if name not in manager.task_index])
-    if len(stock) < len(set(wanted)) or not all(map(_is_task, own_files.values())):
-        # Groups and tags gather members over many files and their includes: only the whole index has them.
-        for name in wanted:
-            known = name in stock or name in manager.task_index or _is_pattern(name)
-            if not known and not may_be_group_or_tag(name):
-                raise _unknown(name, manager)
-        manager = TaskManager(include_path=folders)
-    else:
-        manager.task_index.update({name: _entry(path) for name, path in stock.items()})
-    known_names: list[str] = []
+    return folders
+
+
+def _require_known(names: Iterable[str], manager: "TaskManager") -> None:
+    """Told before the whole index is made, which takes long."""
     for name in names:
-        if name in own_files:
-            entry = own_files[name]
-            manager.task_index[entry.name] = entry
-            known_names.append(entry.name)
-            continue
-        matches = sorted(manager.match_tasks([name])) if _is_pattern(name) else [name]
-        if not matches or matches[0] not in manager.task_index:
+        if name not in manager.task_index and not _is_pattern(name) and not may_be_group_or_tag(name):
             raise _unknown(name, manager)
-        known_names += matches
-    return manager, list(dict.fromkeys(known_names))
+
+
+def _matches(manager: "TaskManager", name: str) -> list[str]:
+    """The tasks and groups of a name or a pattern."""
+    matches = sorted(manager.match_tasks([name])) if _is_pattern(name) else [name]
+    if not matches or matches[0] not in manager.task_index:
+        raise _unknown(name, manager)
+    return matches
 
 
 def _entry(path: Path) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from jaxpaint.results.scores import MetricRow
 from jaxpaint.tasks.load import in_tasks
 from jaxpaint.tasks.requests import TaskRequests
 from jaxpaint.tasks.stderrs import bootstrap_in_process, perplexity_stderrs
@@ -29,26 +30,16 @@ SLOW_ITERS = 100
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A metric of lm-eval over a task's documents; None where there is no such number."""
-
-    name: str
-    filter: str
-    value: float | None
-    stderr: float | None
-    higher_is_better: bool | None
-
-
-@dataclass(frozen=True)
 class TaskMetrics:
-    """What one plan scored on one task.
+    """What one plan scored on one task; metrics without values, and no documents, where a score is not finite.
 
     `documents` are (document, metric, filter, value): what a metric is the aggregate of, where that is one number a
     document; of perplexities, the document's log-likelihood in nats.
     """
 
-    metrics: tuple[Metric, ...]
+    metrics: tuple[MetricRow, ...]
     documents: tuple[tuple[int, str, str, float], ...]
+    is_finite: bool
 
 
 def task_metrics(
@@ -185,14 +176,16 @@ def _aggregated(task: Task, raw: Raw, known: Mapping[tuple[str, str], float], it
             limit = min(iters, SLOW_ITERS) if metric in SLOW_METRICS else iters
             function = stderr_for_metric(metric=aggregation, bootstrap_iters=limit)
             stderr = _number(function, values) if function else None
-        metrics.append(Metric(metric, name, _number(aggregation, values), stderr, task.higher_is_better().get(metric)))
+        metrics.append(
+            MetricRow(metric, name, _number(aggregation, values), stderr, task.higher_is_better().get(metric))
+        )
         weighted = aggregation in (weighted_perplexity, bits_per_byte)
         documents += [
             (document, metric, name, float(value[0] if weighted else value))
             for document, value in by_document.items()
             if weighted or isinstance(value, int | float | np.number | np.bool_)
         ]
-    return TaskMetrics(tuple(metrics), tuple(documents))
+    return TaskMetrics(tuple(metrics), tuple(documents), True)
 
 
 def _number(function: Callable[[Sequence[Any]], Any], values: Sequence[Any]) -> float:
@@ -203,6 +196,6 @@ def _number(function: Callable[[Sequence[Any]], Any], values: Sequence[Any]) -> 
 
 
 def _without_values(task: Task, raw: Raw) -> TaskMetrics:
-    return TaskMetrics(
-        tuple(Metric(metric, name, None, None, task.higher_is_better().get(metric)) for metric, name in raw), ()
-    )
+    better = task.higher_is_better()
+    rows = (MetricRow(metric, name, None, None, better.get(metric)) for metric, name in raw)
+    return TaskMetrics(tuple(rows), (), False)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from jaxpaint.tasks.load import FEWSHOT_SEED, NUMPY_SEED, RANDOM_SEED, build_instances, in_tasks
+from jaxpaint.base.words import text_digest
+from jaxpaint.results.kinds import KV
+from jaxpaint.tasks.load import SEEDS, build_instances, in_tasks
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict
 
     from jaxpaint.engine.packing import Request
-    from jaxpaint.tasks.harness import Asked, PlanLM
+    from jaxpaint.generation.cache import CacheKind
+    from jaxpaint.tasks.encoding import Asked, Encoding
 
 # What a task's configuration says of where its data lies, or of the number of shots, which have places of their own:
 # of the data, each request's hash speaks.
@@ -54,8 +56,7 @@ class TaskRequests:
     instances: tuple[Instance, ...]
     identities: tuple[tuple[int, int, str], ...]
     owners: tuple[int, ...]
-    encode: Callable[[Instance], tuple[Request, ...]]
-    encode_prompt: Callable[[Instance], Asked]
+    encoding: Encoding
 
     @property
     def is_generative(self) -> bool:
@@ -74,7 +75,7 @@ class TaskRequests:
         Raises:
             UserError: a continuation that is longer than the model's context, or a token outside its vocabulary.
         """
-        return tuple(chain.from_iterable(map(self.encode, self.instances)))
+        return tuple(chain.from_iterable(map(self.encoding.encode, self.instances)))
 
     @cached_property
     def prompts(self) -> tuple[Asked, ...]:
@@ -83,25 +84,28 @@ class TaskRequests:
         Raises:
             UserError: generation settings that are not known, or a token outside the vocabulary.
         """
-        return tuple(map(self.encode_prompt, self.instances))
+        return tuple(map(self.encoding.encode_prompt, self.instances))
 
 
-def load_requests(lm: PlanLM, tasks: TaskDict, *, limit: float | None = None) -> tuple[TaskRequests, ...]:
-    """The requests of loaded tasks (`jaxpaint.tasks.load.load_tasks`), as `lm` encodes them; its plan plays no part.
+def load_requests(
+    encoding: Encoding, tasks: TaskDict, *, limit: float | None = None, kv: CacheKind = "exact"
+) -> tuple[TaskRequests, ...]:
+    """The requests of loaded tasks (`jaxpaint.tasks.load.load_tasks`).
 
     Args:
-        lm: Encodes; see `PlanLM.encode`.
+        encoding: How they become tokens.
         limit: Documents per task; below 1, the fraction of the task's documents.
+        kv: The cache with which answers will be written, of which generative tasks' settings tell.
 
     Raises:
         UserError: Documents that a task cannot read, or a limit that is not positive.
     """
     build_instances(tasks, limit=limit)
     with in_tasks():
-        return tuple(_of_task(lm, name, task) for name, task in tasks["tasks"].items())
+        return tuple(_of_task(encoding, name, task, kv) for name, task in tasks["tasks"].items())
 
 
-def _of_task(lm: PlanLM, name: str, task: Task) -> TaskRequests:
+def _of_task(encoding: Encoding, name: str, task: Task, kv: CacheKind) -> TaskRequests:
     instances = tuple(task.instances)
     answers: dict[int, str] = {}
     identities, owners = [], []
@@ -111,7 +115,7 @@ def _of_task(lm: PlanLM, name: str, task: Task) -> TaskRequests:
         if document not in answers:
             answers[document] = str(task.doc_to_target(instance.doc))
         content = _digest([instance.request_type, *instance.args, answers[document]])
-        windows = len(lm.encode(instance)) if instance.request_type == "loglikelihood_rolling" else 1
+        windows = len(encoding.encode(instance)) if instance.request_type == "loglikelihood_rolling" else 1
         for _ in range(windows):
             number = following[document] = following.get(document, -1) + 1
             identities.append((document, number, content))
@@ -120,14 +124,12 @@ def _of_task(lm: PlanLM, name: str, task: Task) -> TaskRequests:
         name=name,
         version=str(task.VERSION),
         num_fewshot=task.get_config("num_fewshot") or 0,
-        bos=lm.bos,
+        bos=encoding.bos,
         settings={
             "configuration": _digest(_plain(task.config)),
-            "max_length": lm.max_length,
-            "random_seed": RANDOM_SEED,
-            "numpy_seed": NUMPY_SEED,
-            "fewshot_seed": FEWSHOT_SEED,
-            **({"kv": lm.kv} if task.OUTPUT_TYPE == "generate_until" else {}),
+            "max_length": encoding.max_length,
+            **SEEDS,
+            **({KV: kv} if task.OUTPUT_TYPE == "generate_until" else {}),
         },
         chance=_chance(task, instances),
         main_metric=_main_metric(task),
@@ -135,8 +137,7 @@ def _of_task(lm: PlanLM, name: str, task: Task) -> TaskRequests:
         instances=instances,
         identities=tuple(identities),
         owners=tuple(owners),
-        encode=lm.encode,
-        encode_prompt=lm.encode_prompt,
+        encoding=encoding,
     )
 
 
@@ -179,6 +180,4 @@ def _plain(value: Any) -> Any:
 
 
 def _digest(value: Any) -> str:
-    """Of 128 bits: enough that no two texts share one."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return text_digest(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str))

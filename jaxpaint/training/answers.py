@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.words import text_digest
 from jaxpaint.engine.packing import Request
-from jaxpaint.tasks.harness import PlanLM
+from jaxpaint.tasks.encoding import Encoding
 from jaxpaint.tasks.load import in_tasks
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class TrainingExamples:
         return len(self.requests)
 
 
-def training_examples(lm: PlanLM, name: str, task: Task, limit: int | None = None) -> TrainingExamples:
-    """The first `limit` documents of a task's training split, without few-shot examples, encoded as `lm` scores them.
+def training_examples(encoding: Encoding, name: str, task: Task, limit: int | None = None) -> TrainingExamples:
+    """The first `limit` documents of a task's training split, without few-shot examples, encoded as they are scored.
 
     A multiple-choice document is its prompt with the right choice, a text to predict is the task's own pair of context
     and text, of a generative task the prompt with the target. Answers without a token are left out.
@@ -52,11 +52,11 @@ def training_examples(lm: PlanLM, name: str, task: Task, limit: int | None = Non
         instances = [
             _answered(name, number, task, document) for number, document in enumerate(islice(_documents(task), limit))
         ]
-    requests = tuple(request for instance in instances for request in lm.encode(instance) if request.targets)
+    requests = tuple(request for instance in instances for request in encoding.encode(instance) if request.targets)
     if not requests:
         raise UserError(f"task {name!r}: none of the {len(instances)} training documents has an answer to train on")
     content = json.dumps([list(instance.args) for instance in instances])
-    digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    digest = text_digest(content)
     return TrainingExamples(requests, tuple("".join(instance.args) for instance in instances), digest)
 
 

@@ -17,8 +17,7 @@ from jaxpaint.engine.model import Model
 from jaxpaint.engine.rows import right_padded
 from jaxpaint.engine.walk import endings, shards, start_of_rows
 from jaxpaint.plans.plan import Plan
-from jaxpaint.tasks.glue import GlueTask
-from jaxpaint.tasks.glue_examples import Examples
+from jaxpaint.tasks.glue import Examples, GlueTask
 
 SHORTEST_ROW = 8  # sentences are short: rows of 8, 16, 24, 32, 48, 64, 96, 128
 

@@ -11,6 +11,7 @@ import jax
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model, from_parameters
+from jaxpaint.engine.source import Source
 from jaxpaint.plans.plan import Plan
 from jaxpaint.training.answers import TrainingExamples
 from jaxpaint.training.checkpoints import TrainingCheckpoints
@@ -32,7 +33,7 @@ class Tuned:
 
 
 def tune(
-    model: Model,
+    model: Model | Source,
     parameters: Mapping[str, Any],
     plan: Plan,
     examples: TrainingExamples,

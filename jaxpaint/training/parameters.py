@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from jaxpaint.engine.model import Model
+from jaxpaint.engine.source import Source
 from jaxpaint.models import checkpoint
 from jaxpaint.plans.nodes import map_layers
 from jaxpaint.plans.plan import Plan
@@ -23,14 +24,15 @@ def own_layers(plan: Plan) -> tuple[Plan, tuple[int, ...]]:
     return Plan.of(own), tuple(place)
 
 
-def host_parameters(model: Model) -> dict[str, Any]:
+def host_parameters(model: Model | Source) -> dict[str, Any]:
     """All of a model's parameters in float32 on the host: read from its store, where it has one.
 
     Raises:
         UserError: a damaged store.
     """
-    if model.store is None:
+    if isinstance(model, Model) and model.store is None:
         return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), nnx.to_pure_dict(model.state))
+    assert model.store is not None
     try:
         on_host = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
     except RuntimeError:  # JAX was told to know accelerators alone

@@ -17,7 +17,8 @@ import pytest
 from jaxpaint.engine import model
 from jaxpaint.study import estimate as study_estimate
 from jaxpaint.study import run as study
-from jaxpaint.study.study_work import Rates, plan_work
+from jaxpaint.study import session
+from jaxpaint.study.estimate import Rates, plan_work
 from tests.helpers.cli_fixtures import Terminal
 from tests.helpers.tiny_tasks import make_task
 
@@ -97,7 +98,7 @@ class TestDryRun:
             raise AssertionError("weights are read")
 
         monkeypatch.setattr(model, "load", read)
-        monkeypatch.setattr(study, "load", read)
+        monkeypatch.setattr(session, "load", read)
         monkeypatch.setattr(study_estimate, "measured_rates", lambda *_: Rates(1e-6, 2e-6))
 
     def lines(self, out: str) -> dict[str, str]:
@@ -276,7 +277,7 @@ class TestMistakes:
 
 
 def test_plans_of_the_fixture(settings) -> None:
-    """The counts in these tests, by the counting that `test_study_work` proves."""
+    """The counts in these tests, by the counting that `test_estimate` proves."""
     from jaxpaint.study.settings import spec_from
 
     work = plan_work([variant.plan for variant in spec_from({}, settings).variants(5)])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from convert import convert
-from jaxpaint.tasks.glue_examples import Examples
+from jaxpaint.tasks.glue import Examples
 from tests.helpers.bert_models import VOCAB_SIZE, torch_bert
 
 WORDS = [f"w{i}" for i in range(VOCAB_SIZE - 5)]

@@ -101,7 +101,7 @@ def test_parallel_plans_write_what_full_forward_passes_do(name, real_model):
     tasks = gsm8k(min(NEW_TOKENS, 48))
     build_instances(tasks, limit=DOCUMENTS)
     lm = PlanLM(real_model, plan, batch_size=8)
-    prompts = [lm.encode_prompt(instance).prompt for instance in tasks["tasks"]["gsm8k"].instances]
+    prompts = [lm.encoding.encode_prompt(instance).prompt for instance in tasks["tasks"]["gsm8k"].instances]
     written = 0
     for found in generate(real_model, prompts, [plan], batch_size=8):
         before = prompts[found.prompt].tokens

@@ -11,10 +11,10 @@ import pytest
 
 import jaxpaint as jp
 from jaxpaint.plans.strategies import CUSTOM, Variant
+from jaxpaint.results.kinds import MAJORITY
 from jaxpaint.results.store import Store
 from jaxpaint.study.glue_cells import register
-from jaxpaint.tasks.glue import MAJORITY, glue_task
-from jaxpaint.tasks.glue_examples import Examples
+from jaxpaint.tasks.glue import Examples, glue_task
 from tests.helpers.bert_models import NUM_LAYERS
 from tests.helpers.tiny_glue import tiny_store
 

@@ -18,8 +18,7 @@ from jaxpaint.plans.strategies import CUSTOM, Variant
 from jaxpaint.results.store import Store
 from jaxpaint.study import trained as finetuned
 from jaxpaint.study.trained import run_finetuned
-from jaxpaint.tasks.glue import glue_task
-from jaxpaint.tasks.glue_examples import Examples
+from jaxpaint.tasks.glue import Examples, glue_task
 from jaxpaint.training.glue_settings import FinetuneSettings
 from tests.helpers.decoders import make_tiny
 from tests.helpers.tiny_glue import pairs, tiny_store

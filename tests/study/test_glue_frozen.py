@@ -20,8 +20,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.plans.strategies import CUSTOM, Variant, family
 from jaxpaint.results.store import Store
 from jaxpaint.study.glue_frozen import FrozenSettings, run_frozen
-from jaxpaint.tasks.glue import glue_task
-from jaxpaint.tasks.glue_examples import Examples
+from jaxpaint.tasks.glue import Examples, glue_task
 from jaxpaint.training.heads import HeadSettings
 from tests.helpers.bert_models import NUM_LAYERS, VOCAB_SIZE, torch_bert
 from tests.helpers.decoders import make_tiny

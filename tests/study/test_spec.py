@@ -105,7 +105,7 @@ class TestVariants:
         assert (paper.analyses, paper.analysis_samples) == (("similarity", "variance"), 100)
         assert paper.analysis_task == "lambada_openai"
         # Figures 3 and 15: skip and middle repeat at 16 starts, of which the last repeat is the full model.
-        assert len(paper.analysed_plans(32)) == 32
+        assert len(paper.analysed_plans(paper.variants(32))) == 32
 
 
 class TestShards:

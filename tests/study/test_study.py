@@ -23,8 +23,7 @@ from jaxpaint.engine import score as sweep
 from jaxpaint.results.store import Store, merge
 from jaxpaint.study import analyses as study_analyses
 from jaxpaint.study import cells as study_cells
-from jaxpaint.study import run as study_module
-from jaxpaint.study import scoring as study_run
+from jaxpaint.study import loop, scoring, session
 from jaxpaint.study.run import run_study
 from jaxpaint.study.spec import StudySpec
 from jaxpaint.tasks.harness import PlanLM
@@ -129,9 +128,21 @@ def test_a_second_run_computes_nothing(spec, monkeypatch):
     monkeypatch.setattr(sweep, "sweep_batch", None)
     monkeypatch.setattr(study_cells, "task_metrics", None)
     second = run_study(spec)
-    assert second.work == study_run.Work()
+    assert second.work == scoring.Work()
     assert (second.plans, second.cells, second.finished) == (7, 14, 14)
     assert (scores(spec.store), metrics(spec.store), rows(spec.store, "SELECT * FROM runs")) == before
+
+
+def test_a_session_scores_as_often_as_it_is_asked(spec, undisturbed):
+    told: list[str] = []
+    with session.open_session(spec, tell=told.append) as opened:
+        variants = spec.variants(opened.model.num_layers)
+        some, again, all = (opened.score(each) for each in (variants[:3], variants[:3], variants))
+    assert (some.cells, again.cells, all.cells) == (6, 6, 14)
+    assert again.work == scoring.Work()
+    assert some.work.scores + all.work.scores == len(scores(spec.store))
+    assert len(rows(spec.store, "SELECT * FROM runs")) == 2
+    assert_equal_stores(spec.store, undisturbed(spec))
 
 
 def test_more_plans_tasks_and_documents_compute_what_is_missing(spec, tmp_path, undisturbed):
@@ -185,7 +196,7 @@ def test_a_store_that_cannot_be_written_is_told_and_loses_nothing(spec, monkeypa
         add_scores(self, scores, seconds)
         written.append(len(scores))
 
-    monkeypatch.setattr(study_run, "WRITE_SECONDS", 0)
+    monkeypatch.setattr(loop, "WRITE_SECONDS", 0)
     with monkeypatch.context() as patch:
         patch.setattr(Store, "add_scores", full_disk)
         with pytest.raises(UserError, match="no space left"):
@@ -242,7 +253,7 @@ def test_a_plan_that_is_not_finite_stops_no_other(spec, monkeypatch, undisturbed
         )
         return replace(model, state=state)
 
-    monkeypatch.setattr(study_module, "load", load)
+    monkeypatch.setattr(session, "load", load)
     summary = run_study(spec)
     expected, found = scores(undisturbed(spec)), scores(spec.store)
     assert expected.keys() == found.keys()
@@ -260,7 +271,7 @@ def test_a_plan_that_is_not_finite_stops_no_other(spec, monkeypatch, undisturbed
 def test_two_workers_divide_the_work(spec, monkeypatch, undisturbed):
     """The second one comes while the first computes a batch, does all others, and waits for that one."""
     waits, told = threading.Event(), []
-    summaries: list[study_module.StudySummary] = []
+    summaries: list[session.StudySummary] = []
 
     def tell(line: str) -> None:
         told.append(line)
@@ -273,7 +284,7 @@ def test_two_workers_divide_the_work(spec, monkeypatch, undisturbed):
             second.start()
             assert waits.wait(timeout=120)
 
-    monkeypatch.setattr(study_run, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(loop, "WAIT_SECONDS", 0.05)
     computed = watched(monkeypatch, begin_second)
     summaries.append(run_study(spec))
     second.join(timeout=120)
@@ -296,7 +307,7 @@ def test_workers_with_other_batches_share_requests_and_no_score(spec, monkeypatc
             second.start()
             assert waits.wait(timeout=120)
 
-    monkeypatch.setattr(study_run, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(loop, "WAIT_SECONDS", 0.05)
     computed = watched(monkeypatch, begin_second)
     run_study(spec)
     second.join(timeout=120)

@@ -12,9 +12,10 @@ import pytest
 import jaxpaint as jp
 from jaxpaint.base.errors import UserError
 from jaxpaint.results.store import merge
-from jaxpaint.study import writing as study_generation
+from jaxpaint.study import loop
 from jaxpaint.study.run import run_study
 from jaxpaint.study.spec import StudySpec
+from jaxpaint.tasks import encoding
 from jaxpaint.tasks.harness import PlanLM
 from jaxpaint.tasks.load import evaluate, load_tasks
 from tests.helpers.study_store import metrics, rows, statuses
@@ -70,8 +71,8 @@ def test_a_second_run_writes_nothing_and_more_documents_write_what_is_missing(sp
 def test_an_interruption_keeps_what_was_written(spec, monkeypatch, tmp_path):
     whole = replace(spec, store=tmp_path / "whole.sqlite")
     run_study(whole)
-    monkeypatch.setattr(study_generation, "WRITE_SECONDS", 0.0)
-    original, left = study_generation.generate, [20]
+    monkeypatch.setattr(loop, "WRITE_SECONDS", 0.0)
+    original, left = encoding.generate, [20]
 
     def interrupted(*arguments, **options):
         for found in original(*arguments, **options):
@@ -80,7 +81,7 @@ def test_an_interruption_keeps_what_was_written(spec, monkeypatch, tmp_path):
             left[0] -= 1
             yield found
 
-    monkeypatch.setattr(study_generation, "generate", interrupted)
+    monkeypatch.setattr(encoding, "generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_study(spec)
     assert len(texts(spec.store)) == 20
@@ -101,7 +102,7 @@ def test_caches_are_kept_apart(spec):
 
 def test_out_of_memory_goes_on_with_less(spec, monkeypatch, tmp_path):
     run_study(replace(spec, store=tmp_path / "whole.sqlite"))
-    original, sizes = study_generation.generate, []
+    original, sizes = encoding.generate, []
 
     def tight(*arguments, cache_bytes, **options):
         sizes.append(cache_bytes)
@@ -109,7 +110,7 @@ def test_out_of_memory_goes_on_with_less(spec, monkeypatch, tmp_path):
             raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return original(*arguments, cache_bytes=cache_bytes, **options)
 
-    monkeypatch.setattr(study_generation, "generate", tight)
+    monkeypatch.setattr(encoding, "generate", tight)
     said: list[str] = []
     run_study(spec, tell=said.append)
     assert texts(spec.store) == texts(tmp_path / "whole.sqlite")
@@ -118,13 +119,13 @@ def test_out_of_memory_goes_on_with_less(spec, monkeypatch, tmp_path):
 
 
 def test_a_plan_that_is_not_finite_stops_no_other(spec, monkeypatch):
-    original = study_generation.generate
+    original = encoding.generate
 
     def broken(*arguments, **options):
         for found in original(*arguments, **options):
             yield replace(found, ending="not finite") if found.plan == 1 else found
 
-    monkeypatch.setattr(study_generation, "generate", broken)
+    monkeypatch.setattr(encoding, "generate", broken)
     summary = run_study(spec)
     assert summary.not_finite == 1
     lost = [key for key, (status, _) in statuses(spec.store).items() if status == "not finite"]

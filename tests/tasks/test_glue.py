@@ -12,8 +12,7 @@ import pytest
 from jaxpaint.base.errors import UserError
 from jaxpaint.study.glue import run_glue
 from jaxpaint.study.glue_spec import GlueSpec
-from jaxpaint.tasks.glue import PAPER, TASKS, glue_task, task_metrics
-from jaxpaint.tasks.glue_examples import load_examples
+from jaxpaint.tasks.glue import PAPER, TASKS, glue_task, load_examples, task_metrics
 
 
 def _write(file: Path, rows: list[dict[str, Any]]) -> Path:

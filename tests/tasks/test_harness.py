@@ -133,12 +133,14 @@ class TestEqualsLmEvalsOwnBackend:
     def test_encoding_and_whether_bos_was_added(self, pair: Pair, bos: str) -> None:
         ours, theirs = pair.ours(bos), pair.theirs(bos)
         for text in (*TEXTS.values(), *(context for context, _ in PAIRS.values())):
-            assert ours.tok_encode(text) == theirs.tok_encode(text)
-            assert ours.tok_encode(text, add_special_tokens=False) == theirs.tok_encode(text, add_special_tokens=False)
-        assert ours.prefix_token_id == theirs.prefix_token_id
-        assert ours.max_length == theirs.max_length == MAX_LENGTH
-        assert ours.adds_bos == {"auto": pair.adds_bos, "on": True, "off": False}[bos]
-        assert ours.adds_bos == (theirs.tok_encode("a")[0] == theirs.tokenizer.bos_token_id)
+            assert ours.encoding.tokens(text) == theirs.tok_encode(text)
+            assert ours.encoding.tokens(text, add_special_tokens=False) == theirs.tok_encode(
+                text, add_special_tokens=False
+            )
+        assert ours.encoding.prefix_token_id == theirs.prefix_token_id
+        assert ours.encoding.max_length == theirs.max_length == MAX_LENGTH
+        assert ours.encoding.adds_bos == {"auto": pair.adds_bos, "on": True, "off": False}[bos]
+        assert ours.encoding.adds_bos == (theirs.tok_encode("a")[0] == theirs.tokenizer.bos_token_id)
 
 
 def test_bos_matters(plain: Pair) -> None:
@@ -238,7 +240,7 @@ def test_a_text_that_is_cut_is_no_cause_for_warnings(retokenized, caplog) -> Non
 def test_a_tokenizer_without_bos(retokenized) -> None:
     model = retokenized(lambda tokenizer: setattr(tokenizer, "bos_token", None))
     lm = PlanLM(model, model.full_plan)
-    assert not lm.adds_bos
+    assert not lm.encoding.adds_bos
     ((value, _),) = lm.loglikelihood(requests([("", "The saddle")], "loglikelihood"))
     targets = model.tokenizer.encode("The saddle")
     logprobs = jax.nn.log_softmax(model.logits(np.array([[model.tokenizer.eos_token_id, *targets[:-1]]]))[0])

@@ -11,6 +11,7 @@ import pytest
 import jaxpaint as jp
 from convert import convert
 from jaxpaint.engine.score import score
+from jaxpaint.tasks.encoding import Bos, Encoding
 from jaxpaint.tasks.harness import PlanLM
 from jaxpaint.tasks.load import evaluate, load_tasks
 from jaxpaint.tasks.metrics import task_metrics
@@ -35,12 +36,12 @@ def model(tmp_path_factory) -> jp.Model:
     return jp.load(convert(folder, folder.parent / "store"), dtype="float32")
 
 
-def lm_of(model: jp.Model, plan: jp.Plan | None = None, bos: str = "auto") -> PlanLM:
-    return PlanLM(model, plan or model.full_plan, bos=bos, batch_tokens=256)  # type: ignore[arg-type]
+def lm_of(model: jp.Model, plan: jp.Plan | None = None, bos: Bos = "auto") -> PlanLM:
+    return PlanLM(model, plan or model.full_plan, bos=bos, batch_tokens=256)
 
 
-def requests_of(model: jp.Model, task: str, *, bos: str = "auto", limit: float | None = None) -> TaskRequests:
-    (requests,) = load_requests(lm_of(model, bos=bos), load_tasks([task]), limit=limit)
+def requests_of(model: jp.Model, task: str, *, bos: Bos = "auto", limit: float | None = None) -> TaskRequests:
+    (requests,) = load_requests(Encoding.of(model, bos), load_tasks([task]), limit=limit)
     return requests
 
 
@@ -56,20 +57,20 @@ def scores(model: jp.Model, requests: TaskRequests, plans: list[jp.Plan]) -> tup
 )
 def test_metrics_equal_lm_evals(name, shots, bos, limit, model, tmp_path):
     tasks = load_tasks([make_task(tmp_path, name, shots=shots)])
-    (requests,) = load_requests(lm_of(model, bos=bos), tasks, limit=limit)
+    (requests,) = load_requests(Encoding.of(model, bos), tasks, limit=limit)
     found = task_metrics(requests, *scores(model, requests, PLANS), bootstrap_iters=ITERS)
     for plan, ours in zip(PLANS, found, strict=True):
         whole = evaluate(lm_of(model, plan, bos), tasks, limit=limit, log_samples=True, bootstrap_iters=ITERS)
         expected = {key: value for key, value in whole["results"][name].items() if "," in key}
-        mine = {f"{metric.name},{metric.filter}": metric.value for metric in ours.metrics}
-        mine |= {f"{metric.name}_stderr,{metric.filter}": metric.stderr for metric in ours.metrics}
+        mine = {f"{metric.metric},{metric.filter}": metric.value for metric in ours.metrics}
+        mine |= {f"{metric.metric}_stderr,{metric.filter}": metric.stderr for metric in ours.metrics}
         assert mine.keys() == expected.keys()
         for key, value in expected.items():
             assert mine[key] == (None if value == "N/A" else pytest.approx(value, rel=1e-6)), (str(plan), key)
         for metric in ours.metrics:
-            assert metric.higher_is_better == whole["higher_is_better"][name][metric.name]
-            by_document = {document: value for document, key, _, value in ours.documents if key == metric.name}
-            logged = {sample["doc_id"]: sample[metric.name] for sample in whole["samples"][name]}
+            assert metric.higher_is_better == whole["higher_is_better"][name][metric.metric]
+            by_document = {document: value for document, key, _, value in ours.documents if key == metric.metric}
+            logged = {sample["doc_id"]: sample[metric.metric] for sample in whole["samples"][name]}
             logged = {key: value[0] if isinstance(value, tuple) else value for key, value in logged.items()}
             assert by_document == pytest.approx(logged, rel=1e-6)
         assert requests.documents == whole["n-samples"][name]["effective"]
@@ -145,7 +146,7 @@ def test_a_plan_without_finite_scores_has_metrics_without_values(model, tmp_path
     assert kept.documents == alone[0].documents
     for ours, metric in zip(kept.metrics, alone[0].metrics, strict=True):
         assert (ours.value, ours.stderr) == pytest.approx((metric.value, metric.stderr))
-    assert [metric.name for metric in lost.metrics] == ["perplexity", "acc"]
+    assert [metric.metric for metric in lost.metrics] == ["perplexity", "acc"]
     assert all(metric.value is None and metric.stderr is None for metric in lost.metrics)
     assert lost.documents == ()
 
@@ -160,7 +161,7 @@ def test_hopeless_scores_have_an_infinite_perplexity(model, tmp_path):
 def test_the_task_is_left_as_it_was(model, tmp_path):
     path = make_task(tmp_path, "tiny_choice")
     tasks = load_tasks([path])
-    (requests,) = load_requests(lm_of(model), tasks)
+    (requests,) = load_requests(Encoding.of(model), tasks)
     first = evaluate(lm_of(model), tasks)["results"]
     found = task_metrics(requests, *scores(model, requests, PLANS[:1]))
     assert evaluate(lm_of(model), tasks)["results"] == first

@@ -40,31 +40,31 @@ def lm(store: Path) -> PlanLM:
 def test_a_document_is_asked_and_answered_as_it_is_scored(name: str, lm: PlanLM, tmp_path: Path) -> None:
     path = make_task(tmp_path, name, training_split="train")
     (task,) = load_tasks([path])["tasks"].values()
-    found = training_examples(lm, name, task, limit=5)
+    found = training_examples(lm.encoding, name, task, limit=5)
     context, answer = FIRST[name]
     assert len(found) == 5
     assert found.texts[0] == context + answer
     request = found.requests[0]
     count = len(request.targets)
-    assert lm.tokenizer.decode(request.targets) == answer
-    assert request.tokens[0] == lm.tokenizer.bos_token_id
-    assert lm.tokenizer.decode(request.tokens[1 : len(request.tokens) - count + 1]) == context
-    assert found.digest == training_examples(lm, name, task, limit=5).digest
-    assert found.digest != training_examples(lm, name, task, limit=4).digest
+    assert lm.encoding.tokenizer.decode(request.targets) == answer
+    assert request.tokens[0] == lm.encoding.tokenizer.bos_token_id
+    assert lm.encoding.tokenizer.decode(request.tokens[1 : len(request.tokens) - count + 1]) == context
+    assert found.digest == training_examples(lm.encoding, name, task, limit=5).digest
+    assert found.digest != training_examples(lm.encoding, name, task, limit=4).digest
 
 
 def test_texts_without_a_question_are_their_own_answers(lm: PlanLM, tmp_path: Path) -> None:
     (task,) = load_tasks([make_task(tmp_path, "tiny_text", training_split="train")])["tasks"].values()
-    found = training_examples(lm, "tiny_text", task)
+    found = training_examples(lm.encoding, "tiny_text", task)
     assert found.texts[0] == "The kettle is in the harbour."
-    assert lm.tokenizer.decode(found.requests[0].targets, skip_special_tokens=True) == found.texts[0]
+    assert lm.encoding.tokenizer.decode(found.requests[0].targets, skip_special_tokens=True) == found.texts[0]
     assert len(found) > len(found.texts), "a text longer than the model is several requests"
 
 
 def test_the_loss_is_what_scoring_measures(lm: PlanLM, tmp_path: Path) -> None:
     """Minus the answers' log-likelihoods by the scoring engine, over their tokens."""
     (task,) = load_tasks([make_task(tmp_path, "tiny_choice", training_split="train")])["tasks"].values()
-    found = training_examples(lm, "tiny_choice", task)
+    found = training_examples(lm.encoding, "tiny_choice", task)
     expected = -score(lm.model, found.requests, lm.plan).loglikelihoods.sum()
     expected /= sum(len(request.targets) for request in found.requests)
     everything = np.arange(len(found), dtype=np.int32)[None]
@@ -77,8 +77,8 @@ def test_the_loss_is_what_scoring_measures(lm: PlanLM, tmp_path: Path) -> None:
 def test_an_overlap_with_what_is_scored_is_counted(lm: PlanLM, tmp_path: Path) -> None:
     for split, expected in (("train", 0), ("test", 12)):
         tasks = load_tasks([make_task(tmp_path / split, "tiny_choice", training_split=split)])
-        (requests,) = load_requests(lm, tasks)
-        assert overlap(training_examples(lm, requests.name, requests.task), requests.instances) == expected
+        (requests,) = load_requests(lm.encoding, tasks)
+        assert overlap(training_examples(lm.encoding, requests.name, requests.task), requests.instances) == expected
 
 
 def test_what_cannot_be_trained_on_is_told(lm: PlanLM, tmp_path: Path) -> None:
@@ -90,4 +90,4 @@ def test_what_cannot_be_trained_on_is_told(lm: PlanLM, tmp_path: Path) -> None:
     ):
         (task,) = load_tasks([make_task(tmp_path / str(number), "tiny_choice", **changes)])["tasks"].values()
         with pytest.raises(UserError, match=told):
-            training_examples(lm, "tiny_choice", task)
+            training_examples(lm.encoding, "tiny_choice", task)

@@ -10,8 +10,7 @@ import pytest
 import jaxpaint as jp
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan
-from jaxpaint.tasks.glue import glue_task
-from jaxpaint.tasks.glue_examples import Examples
+from jaxpaint.tasks.glue import Examples, glue_task
 from jaxpaint.training.features import Encoded, check_max_length, encode, pooled_features
 from tests.helpers.bert_models import NUM_LAYERS, VOCAB_SIZE, tiny_bert, torch_bert, torch_outputs
 from tests.helpers.tiny_glue import WORDS, tiny_store

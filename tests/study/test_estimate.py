@@ -8,8 +8,7 @@ import pytest
 from jaxpaint.engine.packing import Request, pack
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import family, starts
-from jaxpaint.study.settings import spec_from
-from jaxpaint.study.study_work import (
+from jaxpaint.study.estimate import (
     PlanWork,
     Rates,
     TokenWork,
@@ -19,6 +18,7 @@ from jaxpaint.study.study_work import (
     shard_work,
     token_work,
 )
+from jaxpaint.study.settings import spec_from
 
 SMOLLM2 = 30  # layers
 

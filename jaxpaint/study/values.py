@@ -1,0 +1,162 @@
+"""The kinds of values that settings have: what each makes of a text, a number or a list, or what it expected."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from jaxpaint.base.errors import UserError, first_line
+from jaxpaint.base.numbers import EXPECTED, parse_numbers
+from jaxpaint.plans.plan import Plan
+
+Kind: TypeAlias = Callable[[Any], Any]
+
+
+class _Unfit(Exception):
+    """What was expected in place of a value."""
+
+
+def checked(where: str, value: Any, kind: Kind) -> Any:
+    """The value as its kind has it. Raises UserError, which names `where`."""
+    try:
+        return kind(value)
+    except _Unfit as expected:
+        raise UserError(f"{where} is {_shown(value)}; expected {expected}") from None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _Unfit("a text")
+    return value
+
+
+def path(value: Any) -> Path:
+    return value if isinstance(value, Path) else Path(text(value)).expanduser()
+
+
+def choice(*choices: str) -> Kind:
+    def of_choices(value: Any) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise _Unfit(f"one of {', '.join(choices)}")
+        return value
+
+    return of_choices
+
+
+def whole(least: int) -> Kind:
+    def of_least(value: Any) -> int:
+        if not _is_whole(value) or value < least:
+            raise _Unfit(f"a whole number, {least} or more")
+        return value
+
+    return of_least
+
+
+def limit(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise _Unfit("a number of documents per task, or a fraction below 1")
+    if value >= 1 and value != int(value):
+        raise _Unfit("a whole number of documents per task, or a fraction below 1")
+    return int(value) if value >= 1 else value
+
+
+def names(value: Any) -> tuple[str, ...]:
+    """A list, or one text by commas; each once."""
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
+        raise _Unfit('names, as a list ["A", "B"] or as "A,B"')
+    return tuple(dict.fromkeys(item.strip() for item in value if item.strip()))
+
+
+def names_of(known: Iterable[str], one: str, many: str) -> Kind:
+    def of_known(value: Any) -> tuple[str, ...]:
+        for name in (found := names(value)):
+            if name not in known:
+                raise UserError(f"unknown {one} {name!r}: {hint(name, known, f'the {many} are')}")
+        return found
+
+    return of_known
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """A list; texts may hold commas."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(text, str) for text in value):
+        raise _Unfit("a list of texts")
+    return tuple(value)
+
+
+def plans(value: Any) -> tuple[str, ...]:
+    return tuple(plan(text, _shown(text)) for text in texts(value))
+
+
+def plan(text: str, where: str) -> str:
+    """A plan's text in canonical form. Raises UserError, which names `where`."""
+    try:
+        return str(Plan.parse(text))
+    except UserError as error:
+        raise UserError(f"{where}: {first_line(error)}") from None
+
+
+def numbers(value: Any, least: int = 0) -> tuple[int, ...]:
+    if isinstance(value, str):
+        found = parse_numbers(value)
+    elif _is_whole(value):
+        found = (value,)
+    elif isinstance(value, Sequence) and all(map(_is_whole, value)):
+        found = tuple(sorted(set(value)))
+    else:
+        raise _Unfit(f"{EXPECTED}, or a list of numbers")
+    if not found or found[0] < least:
+        raise _Unfit(f"numbers from {least} on")
+    return found
+
+
+positive_numbers = partial(numbers, least=1)
+
+
+def count_or_numbers(value: Any) -> tuple[int, ...]:
+    """Seeds: a single number N stands for the N seeds 0 to N - 1."""
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
+        value = int(value)
+    if not _is_whole(value):
+        return numbers(value)
+    if not 0 < value <= 100_000:
+        raise _Unfit("how many seeds, 1 or more, or a range such as 3-7")
+    return tuple(range(value))
+
+
+def shard(value: Any) -> tuple[int, int]:
+    """I/N, from 1/N to N/N."""
+    index, slash, count = text(value).partition("/")
+    parts = index.strip(), count.strip()
+    if not slash or not all(part.isascii() and part.isdigit() for part in parts):
+        raise _Unfit("I/N, such as 1/8 for the first of eight parts")
+    i, n = map(int, parts)
+    if not 1 <= i <= n:
+        raise _Unfit(f"I/N with I from 1 to N{f', so 1/{n} to {n}/{n}' if n else ''}")
+    return i, n
+
+
+def hint(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Which of the known names is meant, or all of them after `otherwise`."""
+    near = difflib.get_close_matches(name.replace("_", "-"), known, n=2) or difflib.get_close_matches(name, known, n=2)
+    return f"did you mean {' or '.join(near)}?" if near else f"{otherwise} {', '.join(known)}"
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    """A value as TOML or the command line spell it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    shown = repr(value) if not isinstance(value, dict) else "a table"
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."

@@ -1,0 +1,205 @@
+"""How lm-eval's instances become a model's tokens, by a tokenizer and a config alone, and what it writes texts.
+
+What is asked, how it is encoded and truncated follows lm-eval's own `HFLM` (models/huggingface.py, 0.4.13), so that
+scores compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from lm_eval.api.instance import Instance
+from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix, normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.engine.packing import Request
+from jaxpaint.generation import Prompt, Sampling, generate
+from jaxpaint.generation.text import finished_text
+from jaxpaint.models.config import Config
+from jaxpaint.plans.plan import Plan
+
+if TYPE_CHECKING:
+    from jaxpaint.engine.model import Model
+    from jaxpaint.engine.source import Source
+
+# New tokens where a task does not say how many, as in lm-eval's HFLM.
+DEFAULT_MAX_GEN_TOKS = 256
+
+Bos: TypeAlias = Literal["auto", "on", "off"]
+TokenPair: TypeAlias = tuple[list[int], list[int]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt with how its tokens are drawn."""
+
+    prompt: Prompt
+    sampling: Sampling
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """Encodes for the model of `config`, by its `tokenizer`.
+
+    `bos` "on" and "off" say whether a beginning-of-sequence token precedes every text (lm-eval's `add_bos_token`);
+    "auto" leaves it to the tokenizer, as lm-eval 0.4.13 does. The paper's runs used off.
+
+    Raises:
+        UserError: a tokenizer that lacks the BOS token asked for, or every token that could begin a text.
+    """
+
+    tokenizer: Any
+    config: Config
+    bos: Bos = "auto"
+
+    def __post_init__(self) -> None:
+        if self.bos == "on" and self.tokenizer.bos_token_id is None:
+            raise UserError("--bos on: this checkpoint's tokenizer has no BOS token; use --bos off")
+        if self.prefix_token_id is None:
+            raise UserError(
+                "this checkpoint's tokenizer has neither a BOS nor an EOS token to stand before an empty context; name "
+                "one in its tokenizer_config.json and convert again"
+            )
+
+    @classmethod
+    def of(cls, model: Model | Source, bos: Bos = "auto") -> Encoding:
+        """A decoder's. Raises UserError for an encoder, or a checkpoint without a tokenizer; else as the class."""
+        model.require_decoder("this evaluation")
+        return cls(model.tokenizer, model.config, bos)
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before an empty context: BOS, or EOS where the tokenizer has no BOS (as `HFLM`)."""
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else bos
+
+    @property
+    def max_length(self) -> int:
+        return self.config.max_position_embeddings
+
+    def tokens(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
+        if add_special_tokens is None:
+            add_special_tokens = {"on": True, "off": False}.get(self.bos)
+            if has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
+                add_special_tokens = False
+        chosen = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        # Not verbose, because a text longer than the model is cut or windowed here: nothing to warn of.
+        tokens = list(self.tokenizer.encode(string, verbose=False, **chosen))
+        if self.bos == "on" and add_special_tokens and tokens[:1] != [self.tokenizer.bos_token_id]:
+            # Some tokenizers' templates lack the BOS token that the user asked for.
+            tokens = [self.tokenizer.bos_token_id, *tokens]
+        return tokens
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether texts are in fact encoded with a leading BOS token."""
+        return self.tokens("a")[:1] == [self.tokenizer.bos_token_id]
+
+    def encode(self, instance: Instance) -> tuple[Request, ...]:
+        """What runs to score an instance: one request, or for a rolling text one for each window, in order.
+
+        Raises:
+            UserError: a continuation that is longer than the model's context or has no token of its own, or a token id
+                outside the vocabulary.
+        """
+        try:
+            return tuple(self._request(*pair) for pair in self._token_pairs(instance))
+        except UserError as error:
+            raise UserError(f"{instance.task_name}, document {instance.doc_id}: {error}") from None
+
+    def _token_pairs(self, instance: Instance) -> list[TokenPair]:
+        """Contexts and continuations: one pair, or for a rolling text disjoint windows that predict each token once."""
+        if instance.request_type == "loglikelihood_rolling":
+            windows = get_rolling_token_windows(
+                token_list=self.tokens(instance.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            return [make_disjoint_window(window) for window in windows]
+        context, continuation = instance.args
+        if context:
+            # As `TemplateLM._encode_pair`: spaces at a context's end belong to what follows.
+            spaces = context[len(context.rstrip()) :]
+            before = self.tokens(context.removesuffix(spaces))
+            return [(before, self.tokens(context + continuation)[len(before) :])]
+        # As `TemplateLM.loglikelihood`: a text that begins with BOS is its own context.
+        tokens = self.tokens(continuation, add_special_tokens=False)
+        own = tokens[:1] == [self.prefix_token_id]
+        return [(tokens[:1], tokens[1:]) if own else ([self.prefix_token_id], tokens)]
+
+    def _request(self, context: list[int], continuation: list[int]) -> Request:
+        if not continuation:
+            end = self.tokenizer.decode(context[-8:])
+            raise UserError(
+                f"a continuation of ...{end!r} has no token of its own, so there is nothing to score; it may be empty, "
+                "or lack the space before its first word"
+            )
+        request = Request.of(context, continuation, self.max_length)
+        self._check_vocabulary(chain(request.tokens, request.targets))
+        return request
+
+    def _check_vocabulary(self, tokens: Iterable[int]) -> None:
+        largest = max(tokens, default=0)
+        if largest >= self.config.vocab_size:
+            # JAX would take the last entry in its place, without a word.
+            raise UserError(
+                f"the tokenizer gives token id {largest}, but the model's vocabulary has "
+                f"{self.config.vocab_size} entries; is it this model's tokenizer?"
+            )
+
+    def encode_prompt(self, instance: Instance) -> Asked:
+        """What a generative instance asks for; a context too long for the model loses its beginning, as in `HFLM`.
+
+        Raises:
+            UserError: generation settings that are not known, a token id outside the model's vocabulary, or no room
+                for a context beside the new tokens.
+        """
+        context, settings = instance.args
+        values = {**normalize_gen_kwargs(settings, DEFAULT_MAX_GEN_TOKS)}
+        end = self.tokenizer.decode(self.eot_token_id, skip_special_tokens=False)
+        stop = tuple(handle_stop_sequences(values.pop("until", None), eos=end))
+        new = values.pop("max_gen_toks")
+        room = self.max_length - new
+        if room < 1:
+            raise UserError(
+                f"{instance.task_name}: {new} new tokens leave no room for a prompt in the model's {self.max_length} "
+                "positions"
+            )
+        tokens = (self.tokens(context) or [self.prefix_token_id])[-room:]
+        self._check_vocabulary(tokens)
+        do_sample = values.pop("do_sample", False)
+        temperature = values.pop("temperature", None)
+        known = {name: values.pop(name) for name in ("top_k", "top_p", "seed") if name in values}
+        if values:
+            raise UserError(
+                f"{instance.task_name}: the generation setting {next(iter(values))!r} is not known; known are until, "
+                "max_gen_toks, do_sample, temperature, top_k, top_p, seed"
+            )
+        sampling = Sampling(temperature or 1.0, **known) if do_sample else Sampling()
+        return Asked(Prompt(tuple(tokens), new, stop), sampling)
+
+
+def answers(
+    model: Model, asked: Sequence[Asked], plans: Sequence[Plan], **options: Any
+) -> Iterator[tuple[int, int, str | None]]:
+    """What the plans write after each prompt, as it is done: (number of the prompt, of the plan, text).
+
+    The text is as lm-eval takes it, None where logits were not finite. `options` and errors are those of
+    `jaxpaint.generation.generate`.
+    """
+    for sampling in dict.fromkeys(each.sampling for each in asked):
+        members = [number for number, each in enumerate(asked) if each.sampling == sampling]
+        prompts = [asked[number].prompt for number in members]
+        for found in generate(model, prompts, plans, sampling=sampling, **options):
+            stop, failed = prompts[found.prompt].stop, found.ending == "not finite"
+            text = None if failed else finished_text(model.tokenizer, found.tokens, stop)
+            yield members[found.prompt], found.plan, text
