@@ -1,11 +1,12 @@
 """What version 0.1.0 wrote is continued: stores of results, converted models, and what families store of a config.
 
-`tests/old/` holds what that version made: the results of a small study of painter-16 as SQL, the manifest of painter-16
+`tests/old/` holds what that version made: the results of a small study of painter-16, the manifest of painter-16
 converted, and for tiny models of every family the configuration it stored and its parameters' paths and shapes.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import sqlite3
 from contextlib import closing
@@ -34,8 +35,7 @@ def _contents(store: Path) -> list[str]:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     path = tmp_path / "study.sqlite"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript((OLD / "study.sql").read_text())
+    path.write_bytes(gzip.decompress((OLD / "study.sqlite.gz").read_bytes()))
     return path
 
 
