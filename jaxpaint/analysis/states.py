@@ -38,6 +38,7 @@ from jaxpaint.engine.walk import place, shards, walk
 from jaxpaint.plans.plan import Node, Plan
 from jaxpaint.plans.tree import units
 
+# A new probe is a file, a place here, and its name among a study's `ANALYSES` (`jaxpaint.study.spec`).
 PROBES = (SIMILARITY, VARIANCE, BLOCK_INFLUENCE, ANGULAR_DISTANCE)
 # Every state of a plan is held, and compared with every other.
 MAX_STATES = 1024

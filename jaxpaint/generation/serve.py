@@ -1,9 +1,9 @@
 """Many prompts under many plans: what plans and prompts share is prefilled once, and rows never idle while one waits.
 
-For each wave of prompts the plans' tree is walked depth first (`jaxpaint.engine.walk`). A part of the tree
-writes the slots of its own layers, so where a plan ends, the slots of all its layers are filled for all prompts, and
-the plans that part from it later keep what they share. Then the plan's rows are decoded, in stretches; between two of
-them texts that ended leave their rows to prompts that wait.
+For each wave of prompts the plans' tree is walked depth first (`jaxpaint.engine.walk`). A part of the tree writes the
+slots of its own layers, so where a plan ends, the slots of all its layers are filled for all prompts, and the plans
+that part from it later keep what they share. Then the plan's rows are decoded, in stretches; between two of them texts
+that ended leave their rows to prompts that wait.
 """
 
 from __future__ import annotations
