@@ -189,7 +189,7 @@ def _program(unit: Node) -> tuple[Program, int]:
 @jit("graphdef")
 def _embed(graphdef, state, tokens, lengths):
     """The first state, zero where there is padding, as every state here, and the variance of its entries."""
-    x = _without_padding(nnx.merge(graphdef, state).embed(tokens), lengths)
+    x = _without_padding(nnx.merge(graphdef, state).embed(tokens, jnp.arange(tokens.shape[1])[None]), lengths)
     return x, _variance(x, lengths)
 
 

@@ -147,7 +147,7 @@ def _collect(batch: Batch, ends: tuple[int, ...], output: tuple[Array, Array], e
 @jit("graphdef", "lookback")
 def _embed(graphdef, state, tokens, positions, visible_until, lookback):
     model = nnx.merge(graphdef, state)
-    return model.embed(tokens), model.context(positions, visible_until, lookback)
+    return model.embed(tokens, positions), model.context(positions, visible_until, lookback)
 
 
 @jit("graphdef", "room")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from jaxpaint.engine.head import head_chunk, pack_for, vocabulary_block
 from jaxpaint.engine.model import Model, attention_implementation, random_model, resolve_dtype
 from jaxpaint.engine.packing import Batch
 from jaxpaint.engine.score import sweep_batch
-from jaxpaint.models import abstract_model
+from jaxpaint.models import abstract_model, with_layers
 from jaxpaint.models.checkpoint import read_config
 from jaxpaint.plans.plan import Plan, Repeat
 from jaxpaint.results.schema import canonical_json, reading
@@ -111,7 +110,7 @@ def unfinished(spec: StudySpec, model: Model, tasks: Sequence[TaskRequests]) -> 
 
 def measured_rates(model: Model, batch: Batch) -> Rates:
     """Times one batch through two layers of random weights, of the model's sizes, on this machine's device."""
-    small = random_model(replace(model.config, num_hidden_layers=2), dtype=str(model.dtype))  # type: ignore[arg-type]
+    small = random_model(with_layers(model.config, range(2)), dtype=str(model.dtype))  # type: ignore[arg-type]
     pair = Plan.of(0, 1).root
     plans = [Plan.of(Repeat(pair, count // 2)) for count in (FEW, MANY)]
 
