@@ -31,7 +31,7 @@ def main() -> None:
     from jaxpaint.engine.model import random_model
     from jaxpaint.engine.packing import Request
     from jaxpaint.engine.score import score
-    from jaxpaint.models.config import LlamaConfig
+    from jaxpaint.models.llama import LlamaConfig
 
     jax.config.update("jax_enable_compilation_cache", False)
     config = LlamaConfig("llama", 1000, 128, 344, options.layers, 4, 4, 32, 512, 1e-5, 1e4)

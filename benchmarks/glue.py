@@ -99,7 +99,7 @@ def _random(options: argparse.Namespace) -> dict[str, Any]:
     from transformers import BertConfig, BertForSequenceClassification
 
     from jaxpaint.engine.model import random_model
-    from jaxpaint.models.config import from_huggingface
+    from jaxpaint.models import from_huggingface
     from jaxpaint.training.features import Encoded
 
     config = BertConfig(**SHAPES[options.random], num_labels=2)

@@ -37,7 +37,7 @@ def random_models(shape: str, device: str):
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from jaxpaint.engine.model import random_model
-    from jaxpaint.models.config import from_huggingface
+    from jaxpaint.models import from_huggingface
 
     if jax.default_backend() != device:
         raise SystemExit(f"--device {device}: JAX runs on {jax.default_backend()} here")

@@ -18,7 +18,7 @@ import numpy as np
 from convert.tensors import Tensor, by_name
 from convert.torch_files import read_torch_file
 from jaxpaint.base.errors import UserError
-from jaxpaint.models.convert_llama import EMBEDDING, HEAD
+from jaxpaint.models.llama import NAMES
 
 # Meta's name inside a layer: the Hugging Face name, and the axis that model parallelism splits.
 LAYER_NAMES: dict[str, tuple[str, int | None]] = {
@@ -89,7 +89,7 @@ def _config(
     parameters: Mapping[str, Any], tensors: Mapping[str, Tensor], heads: int, key_value_heads: int, folder: Path
 ) -> dict[str, Any]:
     gate = "model.layers.0.mlp.gate_proj.weight"
-    lacking = [name for name in (EMBEDDING, gate) if name not in tensors]
+    lacking = [name for name in (NAMES.embedding, gate) if name not in tensors]
     if lacking:
         raise UserError(
             f"the checkpoint {folder} lacks {', '.join(lacking)}; it holds {', '.join(sorted(tensors)[:4])}"
@@ -104,12 +104,12 @@ def _config(
         "num_attention_heads": heads,
         "num_key_value_heads": key_value_heads,
         # -1 in Llama 1 and 2: the tokenizer's size, which is the embedding's.
-        "vocab_size": tensors[EMBEDDING].shape[0],
+        "vocab_size": tensors[NAMES.embedding].shape[0],
         "rms_norm_eps": parameters.get("norm_eps", 1e-5),
         "rope_theta": parameters.get("rope_theta") or 10000.0,
         "max_position_embeddings": parameters.get("max_seq_len") or _context_length(parameters),
         # A head in the file is used, whether or not it equals the embedding.
-        "tie_word_embeddings": HEAD not in tensors,
+        "tie_word_embeddings": NAMES.head not in tensors,
     }
     if parameters.get("use_scaled_rope"):
         # params.json has no factor: 8 in Llama 3.1 (8B and up), 32 in the small models of Llama 3.2 (1B, 3B).
@@ -146,9 +146,9 @@ def _translated(name: str, parts: Sequence[Tensor], hidden_size: int, heads: int
         return _half_split(joined, rotary_heads) if rotary_heads else joined
     if name == "tok_embeddings.weight":
         # Split over hidden_size in Llama 1 and 2, over the vocabulary in Llama 3.
-        return _joined(EMBEDDING, parts, 0 if parts[0].shape[-1] == hidden_size else 1)
+        return _joined(NAMES.embedding, parts, 0 if parts[0].shape[-1] == hidden_size else 1)
     if name == "output.weight":
-        return _joined(HEAD, parts, 0)
+        return _joined(NAMES.head, parts, 0)
     return _joined("model.norm.weight" if name == "norm.weight" else name, parts, None)
 
 

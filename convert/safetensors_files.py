@@ -10,7 +10,7 @@ import numpy as np
 
 from convert.tensors import Tensor
 from jaxpaint.base.errors import UserError
-from jaxpaint.models.convert_families import BUFFERS
+from jaxpaint.models import BUFFERS
 
 # Names of the safetensors format; others (8-bit floats, integers) are of quantised checkpoints.
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

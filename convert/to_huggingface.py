@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.models import checkpoint
+from jaxpaint.models import checkpoint, family_of, with_layers
 from jaxpaint.models.checkpoint import Progress
-from jaxpaint.models.convert_families import FAMILIES
-from jaxpaint.models.family import Names
+from jaxpaint.models.family import Config, Names
 from jaxpaint.plans.plan import Plan
 
 SHARD_BYTES = 10**9
@@ -48,7 +47,7 @@ def export(
             f"as {plan} has"
         )
     layers = plan.sequence()
-    shards = _shards(_entries(FAMILIES[config.model_type], manifest["tensors"], layers), shard_bytes)
+    shards = _shards(_entries(family_of(config.model_type).names, manifest["tensors"], layers), shard_bytes)
     total, done = sum(entry.size for shard in shards for entry in shard), 0
     weight_map = {}
     with checkpoint.new_folder(destination, overwrite=overwrite, replaces=_is_huggingface) as folder:
@@ -70,7 +69,7 @@ def export(
                 {"metadata": {"total_size": total}, "weight_map": weight_map},
             )
         original = json.loads((store / "huggingface_config.json").read_text())
-        _write_json(folder / "config.json", _rearranged(original, len(layers), manifest["dtype"]))
+        _write_json(folder / "config.json", _rearranged(original, with_layers(config, layers), manifest["dtype"]))
         for name in manifest["tokenizer"]:
             shutil.copyfile(store / "tokenizer" / name, folder / name)
     return Path(destination)
@@ -107,10 +106,12 @@ def _shards(entries: Iterable[_Entry], limit: int) -> list[list[_Entry]]:
     return shards
 
 
-def _rearranged(config: dict[str, Any], layers: int, dtype: str) -> dict[str, Any]:
-    """The source's config with as many layers as the plan runs, and the dtype of the weights."""
-    key = "dtype" if "dtype" in config else "torch_dtype"
-    return {**config, "num_hidden_layers": layers, key: dtype}
+def _rearranged(original: dict[str, Any], config: Config, dtype: str) -> dict[str, Any]:
+    """The source's config with the layers that the plan runs, each of its own kind, and the dtype of the weights."""
+    key, layers = "dtype" if "dtype" in original else "torch_dtype", config.num_hidden_layers
+    kinds = getattr(config, "layer_types", None) or (original.get("layer_types") or [])[:1] * layers
+    own = {"layer_types": list(kinds)} if kinds else {}
+    return {**original, "num_hidden_layers": layers, **own, key: dtype}
 
 
 def _is_huggingface(folder: Path) -> bool:

@@ -11,11 +11,9 @@ import numpy as np
 from convert.sources import resolve
 from convert.tensors import Tensor, abbreviated
 from jaxpaint.base.errors import UserError
-from jaxpaint.models import checkpoint
+from jaxpaint.models import checkpoint, family_of, from_huggingface
 from jaxpaint.models.checkpoint import Progress
-from jaxpaint.models.config import Config, from_huggingface
-from jaxpaint.models.convert_families import FAMILIES
-from jaxpaint.models.family import Names
+from jaxpaint.models.family import Config, Names
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -44,7 +42,7 @@ def convert(
     """
     found = resolve(source, revision)
     config = from_huggingface(found.config)
-    names = FAMILIES[config.model_type]
+    names = family_of(config.model_type).names
     tensors = _canonical(found.tensors, names)
     config = names.adapt(config, tensors)
     _require_match(found.name, tensors, config, names)

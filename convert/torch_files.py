@@ -10,7 +10,7 @@ import numpy as np
 
 from convert.tensors import Tensor
 from jaxpaint.base.errors import UserError, first_line
-from jaxpaint.models.convert_families import BUFFERS
+from jaxpaint.models import BUFFERS
 
 
 def read_torch_file(file: Path) -> list[Tensor]:

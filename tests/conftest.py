@@ -15,19 +15,18 @@ CHECKED = (
     "engine.packing",
     "engine.program",
     "models.attention",
-    "models.bert",
     "models.decoder",
-    "models.gpt_neox",
-    "models.llama",
+    "models.encoder",
+    "models.parts",
+    "models.rotary",
 )
 # The array annotations of the modules that are first imported here are checked, in tests only. `jaxpaint.engine.model`
 # is left out: its face is for people, whose mistakes it reports itself.
 with install_import_hook([f"jaxpaint.{name}" for name in CHECKED], "beartype.beartype"):
     import jaxpaint.engine.head
     import jaxpaint.engine.next_tokens
-    import jaxpaint.models.bert
-    import jaxpaint.models.gpt_neox
-    import jaxpaint.models.llama  # noqa: F401
+    import jaxpaint.models.decoder
+    import jaxpaint.models.encoder  # noqa: F401
 
 from tests.helpers.decoders import LONGEST, VARIATIONS, VOCAB_SIZE, Tiny, make_tiny  # noqa: E402
 

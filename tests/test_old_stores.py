@@ -17,8 +17,7 @@ import pytest
 
 from convert import convert
 from jaxpaint.base.bundled import FOLDER
-from jaxpaint.models import abstract_parameters
-from jaxpaint.models.config import from_dict, from_huggingface
+from jaxpaint.models import abstract_parameters, from_dict, from_huggingface
 
 OLD = Path(__file__).parent / "old"
 FAMILIES = json.loads((OLD / "families.json").read_text())

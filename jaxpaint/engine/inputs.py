@@ -9,8 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Int
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.models.bert_config import BertConfig
-from jaxpaint.models.config import Config
+from jaxpaint.models.family import Config
 
 
 class Inputs(NamedTuple):
@@ -49,14 +48,13 @@ def checked_inputs(
 
 
 def _checked_types(config: Config, token_types: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if not isinstance(config, BertConfig):
+    known = config.capabilities.token_types
+    if not known:
         raise UserError(f"a {config.model_type} model has no token types; leave token_types out")
     if token_types.shape != shape or not np.issubdtype(token_types.dtype, np.integer):
         raise UserError(
             f"token_types must be integers of the tokens' shape {shape}, not {token_types.dtype} of {token_types.shape}"
         )
-    if token_types.min() < 0 or token_types.max() >= config.type_vocab_size:
-        raise UserError(
-            f"token_types span {token_types.min()} to {token_types.max()}, but the model has {config.type_vocab_size}"
-        )
+    if token_types.min() < 0 or token_types.max() >= known:
+        raise UserError(f"token_types span {token_types.min()} to {token_types.max()}, but the model has {known}")
     return token_types.astype(np.int32)

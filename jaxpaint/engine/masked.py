@@ -18,7 +18,6 @@ from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.rows import checked_texts, right_padded
 from jaxpaint.engine.walk import endings, shards, start_of_rows
-from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.plans.plan import Plan
 
 
@@ -131,7 +130,7 @@ def score_masked(
 
 
 def _require_head(model: Model) -> None:
-    if not isinstance(model.config, BertConfig) or not model.config.has_masked_lm_head:
+    if not model.config.capabilities.masked_lm_head:
         raise UserError(f"this {model.config.model_type} checkpoint has no masked-LM head to predict tokens with")
 
 

@@ -24,8 +24,7 @@ from jaxpaint.engine.inputs import Inputs, checked_inputs
 from jaxpaint.engine.program import Program
 from jaxpaint.models import abstract_model
 from jaxpaint.models.attention import AttentionImplementation
-from jaxpaint.models.bert_config import BertConfig
-from jaxpaint.models.config import Config
+from jaxpaint.models.family import Config
 from jaxpaint.models.sharding import parameter_sharding
 from jaxpaint.plans.plan import Plan
 
@@ -119,7 +118,7 @@ class Model:
             UserError: tokens that are not [batch, seq] integers within the vocabulary, lengths or token types that do
                 not fit, or an encoder without a masked-LM head.
         """
-        if isinstance(self.config, BertConfig) and not self.config.has_masked_lm_head:
+        if not (self.config.capabilities.decoder or self.config.capabilities.masked_lm_head):
             raise UserError("this checkpoint has no masked-LM head, so it has no logits; take its hidden_states")
         plan = self.checked_plan(plan)
         inputs = checked_inputs(self.config, tokens, lengths, token_types)
@@ -138,7 +137,7 @@ class Model:
 
         Arguments and errors as `logits`; UserError for a model without a pooler.
         """
-        if not isinstance(self.config, BertConfig) or not self.config.has_pooler:
+        if not self.config.capabilities.pooler:
             raise UserError(f"this {self.config.model_type} checkpoint has no pooler; take its hidden_states")
         inputs = checked_inputs(self.config, tokens, lengths, token_types)
         return _pooled(self.graphdef, self.state, *_as_data(self.checked_plan(plan)), inputs)
@@ -161,7 +160,7 @@ class Model:
 
     def require_decoder(self, purpose: str) -> None:
         """Raises UserError for an encoder, which does not read from left to right."""
-        if isinstance(self.config, BertConfig):
+        if not self.config.capabilities.decoder:
             raise UserError(
                 f"{purpose} needs a decoder (Llama, Mistral, Pythia), and this model is an encoder "
                 f"({self.config.model_type})"
@@ -236,6 +235,7 @@ def attention_implementation(config: Config, dtype: jnp.dtype) -> AttentionImple
     nvidia = device.platform == "gpu" and "cuda" in device.client.platform_version.lower()
     nvidia = nvidia and float(device.compute_capability) >= 8.0
     fits = dtype == jnp.bfloat16 and config.head_dim % 8 == 0 and config.head_dim <= 128
+    fits = fits and config.capabilities.flash_attention
     return "cudnn" if nvidia and fits else "matmul"
 
 
@@ -252,13 +252,26 @@ def embed_and_run(
     """Hidden states before the final norm of a merged `nnx` model, under a plan given as data."""
     block, stacked = layer_stack(model)
     context = model.context(positions, visible_until, lookback)
-    return interpreted.run_program(block, stacked, instructions, length, room, model.embed(tokens), context)
+    return interpreted.run_program(block, stacked, instructions, length, room, model.embed(tokens, positions), context)
 
 
 def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
-    """One layer as a pure function of its parameters and inputs, and the stack of parameters to take a layer of."""
+    """One layer as a pure function of its parameters and inputs, and the stack of parameters to take a layer of.
+
+    Where layers differ in kind, the stack holds each one's beside its parameters.
+    """
     graphdef, stacked = nnx.split(model.blocks)
-    return lambda parameters, *inputs: nnx.merge(graphdef, parameters)(*inputs), stacked
+    kinds = getattr(model, "layer_kinds", None)
+    if kinds is None:
+        return lambda parameters, *inputs: nnx.merge(graphdef, parameters)(*inputs), stacked
+
+    assert jax.tree.leaves(stacked)[0].shape[0] == len(kinds), "the config is that of another number of layers"
+
+    def block(layer: tuple[Any, Array], x: Array, context: Any) -> Array:
+        parameters, kind = layer
+        return nnx.merge(graphdef, parameters)(x, context.of_kind(kind))
+
+    return block, (stacked, jnp.array(kinds))
 
 
 def _at_once() -> bool:
@@ -288,8 +301,8 @@ def _run_rows(model: Any, instructions: Array, length: Array, room: int, inputs:
 def start(model: Any, inputs: Inputs) -> tuple[Float[Array, "B S D"], Any]:
     """The first hidden state of a merged `nnx` model, and the context that its layers read."""
     tokens, lengths, token_types = inputs
-    x = model.embed(tokens) if token_types is None else model.embed(tokens, token_types)
-    return x, model.row_context(lengths, tokens.shape[1])
+    types = () if token_types is None else (token_types,)
+    return model.embed(tokens, jnp.arange(tokens.shape[1])[None], *types), model.row_context(lengths, tokens.shape[1])
 
 
 @jit("graphdef", "room")
@@ -320,5 +333,5 @@ def _hidden_states(graphdef, state, plan, inputs):
 
 def require_pooler(model: Model) -> None:
     """Raises UserError for a model without the pooled output that GLUE's classifiers read."""
-    if not getattr(model.config, "has_pooler", False):
+    if not model.config.capabilities.pooler:
         raise UserError(f"this {model.config.model_type} checkpoint has no pooler, which GLUE's classifiers read")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.models.config import Config
+from jaxpaint.models.family import Config
 
 Tokens = Int[np.ndarray, " tokens"]
 

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxpaint.engine.model import DType, Model, attention_implementation, resolve_dtype
 from jaxpaint.models import abstract_model
 from jaxpaint.models.checkpoint import read_config, read_manifest
-from jaxpaint.models.config import Config
+from jaxpaint.models.family import Config
 from jaxpaint.models.tokenizer import load_tokenizer
 from jaxpaint.plans.plan import Plan
 

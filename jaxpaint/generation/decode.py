@@ -19,7 +19,7 @@ from jaxpaint.engine import interpreted
 from jaxpaint.engine.compiled import layer_parameters
 from jaxpaint.generation.cache import Rows, Slots, Stored, Texts, averaged
 from jaxpaint.generation.sampling import next_tokens
-from jaxpaint.models.attention import Past
+from jaxpaint.models.attention import Past, within
 
 # Tokens written between two looks of the host, at most.
 STRETCH = 32
@@ -56,13 +56,13 @@ def prefill(graphdef, state, layers, instructions, length, room, before, x, stor
     model = nnx.merge(graphdef, state)
     tokens, positions, visible_until, trunk_seen = chunk
     run_layer = _layers(model, layers)
-    x = jnp.where(before == 0, model.embed(tokens), x)
+    x = jnp.where(before == 0, model.embed(tokens, positions), x)
     context = model.context(positions, visible_until)
     size = tokens.shape[1]
     here = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, number * size, size, 2), stored)
     index = jnp.arange(trunk_room)
     visible = jnp.broadcast_to(index < trunk_seen, (*positions.shape, trunk_room))
-    seen = _within_window(model, visible, positions[..., None] - index)[:, None]
+    seen = jnp.expand_dims(within(model.windows, visible, positions[..., None] - index), -3)
 
     def layer(index, ran, x, memory):
         slot = before + ran
@@ -111,7 +111,7 @@ def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, r
         age = (rows.column - 1 - jnp.arange(ring)) % ring
 
         def seen(visible, distance):
-            return _within_window(model, visible, distance)[:, None, None]
+            return jnp.expand_dims(within(model.windows, visible, distance), (-3, -2))
 
         trunk_seen = seen(jnp.broadcast_to(trunk_index < trunk, (number_of_rows, trunk_room)), position - trunk_index)
         own_seen = seen(own_index < texts.own_length[:, None], position - trunk - own_index)
@@ -126,7 +126,7 @@ def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, r
             x, keys_values = run_layer(index, x, context, pasts if trunk_room else pasts[1:])
             return x, tuple(_added(each, new, slot) for each, new in zip(memory, keys_values, strict=True))
 
-        x = model.embed(texts.token[:, None])
+        x = model.embed(texts.token[:, None], position)
         key: Slots
         value: Slots
         if plan is None:
@@ -182,14 +182,17 @@ def _layers(model, layers):
     def run(parameters, x, context, pasts):
         return nnx.merge(graphdef, parameters).with_past(x, context, pasts)
 
-    if layers is None:
-        return lambda index, *arguments: run(layer_parameters(stacked, index), *arguments)
-    branches = [partial(run, parameters) for parameters in layers]
+    branches = [partial(run, parameters) for parameters in layers or ()]
 
-    def run_layer(index, *arguments):
+    def run_layer(index, x, context, pasts):
+        if model.layer_kinds is not None:  # there is a mask for each
+            kind = jnp.array(model.layer_kinds)[index]
+            context, pasts = context.of_kind(kind), [past._replace(mask=past.mask[kind]) for past in pasts]
+        if layers is None:
+            return run(layer_parameters(stacked, index), x, context, pasts)
         if isinstance(index, int):
-            return branches[index](*arguments)
-        return jax.lax.switch(index, branches, *arguments)
+            return branches[index](x, context, pasts)
+        return jax.lax.switch(index, branches, x, context, pasts)
 
     return run_layer
 
@@ -251,8 +254,3 @@ def _added(memory: Slots, new: Float[Array, "B 1 K H"], slot: int | Array) -> Sl
 def _put(memory: Float[Array, "slots ..."], new: Float[Array, "... S K H"], slot: int | Array) -> Array:
     """The memory with one layer's keys or values, heads before tokens, in a slot."""
     return jax.lax.dynamic_update_index_in_dim(memory, jnp.swapaxes(new, -3, -2), slot, 0)
-
-
-def _within_window(model, visible: Bool[Array, "*same"], distance: Int[Array, "*same"]) -> Bool[Array, "*same"]:
-    window = model.config.sliding_window
-    return visible if window is None else visible & (distance < window)

@@ -1,22 +1,69 @@
-"""The model families, by the `model_type` of their Hugging Face config."""
+"""The model families, by the `model_type` of their Hugging Face config. A family is one file and a line here."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxpaint.models.config import Config
+from jaxpaint.models import bert, gpt_neox, llama
+from jaxpaint.models.family import Config, Family
+from jaxpaint.models.fields import ConfigError, RopeScaling
 
 if TYPE_CHECKING:
     from jaxpaint.models.attention import AttentionImplementation
 
+FAMILIES: tuple[Family, ...] = (
+    bert.FAMILY,
+    gpt_neox.FAMILY,
+    llama.FAMILY,
+)
+
+# Endings of names that hold no weights in any family: their dtypes do not matter.
+BUFFERS = tuple({ending for family in FAMILIES for ending in family.names.buffers})
+
+
+def family_of(model_type: Any) -> Family:
+    """The family that a config.json names. Raises ConfigError for one that is not known."""
+    known = {name: family for family in FAMILIES for name in family.model_types}
+    if model_type not in known:
+        names = ", ".join(sorted(known))
+        raise ConfigError(f"model_type {model_type!r} is not one this version converts; it knows {names}")
+    return known[model_type]
+
+
+def from_huggingface(raw: Mapping[str, Any]) -> Config:
+    """Reads a Hugging Face `config.json` (of transformers 4 or 5) of a known family.
+
+    Raises ConfigError for an unknown model type, a missing number, or an attribute that would change the result
+    and is not handled.
+    """
+    return family_of(raw.get("model_type")).read(raw)
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """A configuration from what its `to_dict` gave."""
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    scaling = {"rope_scaling": RopeScaling(**values["rope_scaling"])} if values.get("rope_scaling") else {}
+    return family_of(values["model_type"]).config(**{**plain, **scaling})
+
+
+def with_layers(config: Config, layers: Sequence[int]) -> Config:
+    """The configuration of a model of these layers alone: where layers differ in kind, each keeps its own."""
+    kinds: Any = getattr(config, "layer_types", None)
+    own = {"layer_types": tuple(kinds[layer] for layer in layers)} if kinds else {}
+    return dataclasses.replace(config, num_hidden_layers=len(layers), **own)  # type: ignore[type-var]
+
 
 def model_class(config: Config) -> Any:
     """The Flax module of a configuration's family."""
-    from jaxpaint.models.bert import Bert
-    from jaxpaint.models.gpt_neox import Neox
-    from jaxpaint.models.llama import Llama
+    if config.capabilities.decoder:
+        from jaxpaint.models.decoder import Decoder
 
-    return {"llama": Llama, "mistral": Llama, "gpt_neox": Neox, "bert": Bert}[config.model_type]
+        return Decoder
+    from jaxpaint.models.encoder import Bert
+
+    return Bert
 
 
 def abstract_model(config: Config, dtype: Any, attention_implementation: AttentionImplementation = "matmul") -> Any:

@@ -1,4 +1,4 @@
-"""The array operations that attention blocks share: rotary positions, visibility, attention.
+"""The array operations that attention blocks share: activations, visibility, attention.
 
 Axis letters, here and everywhere: B rows of a batch, S positions in a row, D hidden_size, N query heads,
 K key/value heads, H head_dim, V vocabulary, L layers.
@@ -12,12 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxpaint.models.dropout import Dropout, dropout
-from jaxpaint.models.fields import RopeScaling
 
 AttentionImplementation = Literal["matmul", "cudnn"]
 # Float32 attention scores in memory at once.
@@ -56,52 +54,19 @@ def _gelu_gradient(x: Array, gradient: Array) -> tuple[Array]:
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_gradient)
 
 
-def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[np.ndarray, " half"]:
-    """Rotary frequencies in radians per token, rescaled as transformers' `ROPE_INIT_FUNCTIONS` does.
-
-    They are constants of a model, so they are computed on the host, in float64, and rounded once.
-    """
-    frequencies = 1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim)
-    if scaling is not None and scaling.rope_type == "linear":
-        frequencies = frequencies / scaling.factor
-    if scaling is not None and scaling.rope_type == "llama3":
-        wavelengths = 2 * math.pi / frequencies
-        low, high = scaling.low_freq_factor, scaling.high_freq_factor
-        # 0 at the lowest frequency that is fully rescaled, 1 at the highest that is kept.
-        blend = np.clip((scaling.original_max_position_embeddings / wavelengths - low) / (high - low), 0.0, 1.0)
-        frequencies = (1 - blend) * frequencies / scaling.factor + blend * frequencies
-    return frequencies.astype(np.float32)
-
-
-def rope_tables(
-    positions: Int[Array, "B S"], frequencies: Float[np.ndarray, " half"]
-) -> tuple[Float[Array, "B S 1 2*half"], Float[Array, "B S 1 2*half"]]:
-    """Cosines and sines of each position's angles, in float32, with an axis to broadcast over heads."""
-    angles = positions[:, :, None, None].astype(jnp.float32) * np.concatenate([frequencies, frequencies])
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def apply_rope(
-    x: Float[Array, "B S heads H"], cos: Float[Array, "B S 1 H"], sin: Float[Array, "B S 1 H"]
-) -> Float[Array, "B S heads H"]:
-    """Rotates each head's halves against each other (transformers' `rotate_half` layout)."""
-    first, second = jnp.split(x, 2, axis=-1)
-    return (x * cos + jnp.concatenate([-second, first], axis=-1) * sin).astype(x.dtype)
-
-
 def visibility(
     positions: Int[Array, "B S"],
     visible_until: Int[Array, "B S"],
-    sliding_window: int | None = None,
+    windows: Sequence[int | None] = (None,),
     lookback: int = 0,
-) -> Bool[Array, "B 1 S keys"]:
+) -> Bool[Array, "B 1 S keys"] | Bool[Array, "kinds B 1 S keys"]:
     """Which keys each query sees: those of its own row and of the `lookback` rows before it, the furthest first.
 
     Key j is seen by query i when `j <= i < visible_until[j]`, all counted from the start of the key's row. With a
     sequence's end in `visible_until`, sequences lie side by side; with the end of a token's subtree, tokens laid out
     depth first form trees, in which each block sees its ancestors. What is longer than a row goes on in the next.
     Padding carries `visible_until = its own index + 1` and sees only itself. A sliding window bounds the distance in
-    `positions` (tokens), as in Mistral: `position[i] - position[j] < sliding_window`.
+    `positions` (tokens), as in Mistral: `position[i] - position[j] < window`. Several windows make a mask each.
     """
     length = positions.shape[-1]
     index = jnp.arange(length)
@@ -111,9 +76,21 @@ def visibility(
     ends = with_lookback(visible_until, lookback).reshape(-1, 1, lookback + 1, length)
     mask = (index <= query) & (query < ends)
     mask = mask.reshape(-1, length, (lookback + 1) * length)
-    if sliding_window is not None:
-        mask &= positions[:, :, None] - with_lookback(positions, lookback)[:, None, :] < sliding_window
-    return mask[:, None]
+    distances = positions[:, :, None] - with_lookback(positions, lookback)[:, None, :]
+    return within(windows, mask[:, None], distances[:, None])
+
+
+def within(
+    windows: Sequence[int | None], visible: Bool[Array, "*same"], distance: Int[Array, "*same"]
+) -> Bool[Array, "*same"] | Bool[Array, "kinds ..."]:
+    """`visible` keys at a distance (in tokens) below the window: one mask, or one for each of several windows."""
+    each = [visible if window is None else visible & (distance < window) for window in windows]
+    return each[0] if len(each) == 1 else jnp.stack(each)
+
+
+def capped(x: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*shape"]:
+    """`x` softly bounded to within `cap` of 0."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def with_lookback(x: Shaped[Array, "B S *rest"], lookback: int) -> Shaped[Array, "B keys *rest"]:
@@ -130,10 +107,11 @@ def attention(
     mask: Bool[Array, "B 1 S keys"],
     implementation: AttentionImplementation = "matmul",
     dropped: Dropout | None = None,
+    cap: float | None = None,
 ) -> Float[Array, "B S N H"]:
     """Scaled dot-product attention with grouped key/value heads, softmax in float32, as far back as `mask` reaches.
 
-    `dropped` says which of the softmax's probabilities to drop, in `matmul` alone.
+    `dropped` says which of the softmax's probabilities to drop, and `cap` bounds scores softly, in `matmul` alone.
 
     `cudnn` is cuDNN's flash attention (NVIDIA GPUs, bfloat16); `matmul` multiplies [B*K, N/K*S, H] with
     [B*K, keys, H], the form that plain matrix products run fastest in on a CPU, by blocks of queries where the scores
@@ -144,19 +122,20 @@ def attention(
     key, value = with_lookback(key, lookback), with_lookback(value, lookback)
     if implementation == "cudnn":
         assert dropped is None
+        assert cap is None
         return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
     blocks = 1
     while batch * heads * (length // blocks) * mask.shape[-1] * 4 > SCORES_BYTES and length % (blocks * 2) == 0:
         blocks *= 2
     if blocks == 1:
-        return _matmul_attention(query, key, value, mask, dropped)
+        return _matmul_attention(query, key, value, mask, dropped, cap)
     queries = jnp.moveaxis(query.reshape(batch, blocks, length // blocks, heads, -1), 1, 0)
     masks = jnp.moveaxis(mask.reshape(batch, 1, blocks, length // blocks, -1), 2, 0)
     keys = None if dropped is None else jax.random.split(dropped.key, blocks)
 
     def block(parts: tuple[Any, ...]) -> Array:
         own = None if dropped is None else dropped._replace(key=parts[2])
-        return _matmul_attention(parts[0], key, value, parts[1], own)
+        return _matmul_attention(parts[0], key, value, parts[1], own, cap)
 
     mixed = jax.lax.map(block, (queries, masks, keys))
     return jnp.moveaxis(mixed, 0, 1).reshape(query.shape)
@@ -168,6 +147,7 @@ def _matmul_attention(
     value: Float[Array, "B S K H"],
     mask: Bool[Array, "B 1 T S"],
     dropped: Dropout | None = None,
+    cap: float | None = None,
 ) -> Float[Array, "B T N H"]:
     """Attention of T queries to S keys by plain matrix products."""
     batch, queries, heads, head_dim = query.shape
@@ -176,7 +156,8 @@ def _matmul_attention(
     key = key.transpose(0, 2, 1, 3).reshape(batch * groups, length, head_dim)
     value = value.transpose(0, 2, 1, 3).reshape(batch * groups, length, head_dim)
     scores = jnp.einsum("bqh,bkh->bqk", query, key, preferred_element_type=jnp.float32) * head_dim**-0.5
-    scores = jnp.where(mask, scores.reshape(batch, heads, queries, length), jnp.finfo(jnp.float32).min)
+    scores = capped(scores, cap).reshape(batch, heads, queries, length)
+    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     # The softmax's division comes after the product, where there is less to divide.
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1).reshape(batch * groups, -1, 1)
@@ -206,6 +187,7 @@ def attention_with_past(
     value: Float[Array, "B T K H"],
     mask: Bool[Array, "B 1 T T"],
     pasts: Sequence[Past],
+    cap: float | None = None,
 ) -> Float[Array, "B T N H"]:
     """As `attention` to the tokens' own keys and to those of every past, under one softmax.
 
@@ -220,11 +202,13 @@ def attention_with_past(
         own = Past(
             key[:, :stop].transpose(0, 2, 1, 3), value[:, :stop].transpose(0, 2, 1, 3), mask[:, :, start:stop, :stop]
         )
-        mixed.append(_attention_to_parts(query[:, start:stop], [*seen, own]))
+        mixed.append(_attention_to_parts(query[:, start:stop], [*seen, own], cap))
     return jnp.concatenate(mixed, axis=1)
 
 
-def _attention_to_parts(query: Float[Array, "B T N H"], parts: Sequence[Past]) -> Float[Array, "B T N H"]:
+def _attention_to_parts(
+    query: Float[Array, "B T N H"], parts: Sequence[Past], cap: float | None
+) -> Float[Array, "B T N H"]:
     batch, length, heads, head_dim = query.shape
     groups = parts[0].key.shape[1]
     query = query.transpose(0, 2, 1, 3).reshape(batch, groups, heads // groups * length, head_dim)
@@ -238,7 +222,7 @@ def _attention_to_parts(query: Float[Array, "B T N H"], parts: Sequence[Past]) -
         else:
             found = jnp.einsum("bkqh,bksh->bkqs", shared, part.key, preferred_element_type=jnp.float32)
             found = found.reshape(groups, batch, -1, part.key.shape[2]).transpose(1, 0, 2, 3)
-        found = found.reshape(batch, heads, length, -1) * head_dim**-0.5
+        found = capped(found.reshape(batch, heads, length, -1) * head_dim**-0.5, cap)
         return jnp.where(part.mask, found, jnp.finfo(jnp.float32).min)
 
     def mixed(part: Past, weights: Float[Array, "B N T keys"]) -> Float[Array, "B K queries H"]:

@@ -1,151 +1,157 @@
-"""BERT (base, large, MiniLM and kin) as Flax modules whose blocks are stacked.
+"""BERT (base, large, MiniLM and kin), in both generations of names: `gamma` and `beta` are `weight` and `bias` since.
 
-LayerNorms after each residual sum, learned positions, token types; a pooler and a masked-LM head where the checkpoint
-has them. Parity with transformers' `BertModel` and `BertForMaskedLM` is tested.
+Parity with transformers' `BertModel` and `BertForMaskedLM` is tested.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
-
-from jaxpaint.models import attention as ops
-from jaxpaint.models import blocks
-from jaxpaint.models.bert_config import BertConfig
-from jaxpaint.models.dropout import Dropout, dropout
-
-
-class Context(NamedTuple):
-    """What every layer of one batch shares: which tokens are text."""
-
-    mask: Bool[Array, "B 1 S S"]
+from jaxpaint.models.family import Capabilities, Family, Names, Weight
+from jaxpaint.models.fields import (
+    ConfigError,
+    activation,
+    names_of,
+    number,
+    refuse_unhandled,
+    sizes,
+    switch,
+    whole_heads,
+)
 
 
-class Embeddings(nnx.Module):
-    """Words, positions and token types, summed and normalised (transformers `BertEmbeddings`)."""
+@dataclass(frozen=True)
+class BertConfig:
+    """BERT: an encoder. Which heads a checkpoint brings is seen in its tensors, not in its config.json."""
 
-    def __init__(self, config: BertConfig, *, dtype, rngs: nnx.Rngs):
-        embed = partial(nnx.Embed, features=config.hidden_size, param_dtype=dtype, rngs=rngs)
-        self.word = embed(config.vocab_size)
-        self.position = embed(config.max_position_embeddings)
-        self.token_type = embed(config.type_vocab_size)
-        self.norm = _layer_norm(config, dtype, rngs)
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    max_position_embeddings: int
+    type_vocab_size: int
+    layer_norm_eps: float
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None
+    has_pooler: bool = True
+    has_masked_lm_head: bool = True
 
-    def __call__(
-        self, tokens: Int[Array, "B S"], token_types: Int[Array, "B S"] | None = None
-    ) -> Float[Array, "B S D"]:
-        token_types = jnp.zeros_like(tokens) if token_types is None else token_types
-        # Rows may be padded beyond the last position.
-        positions = self.position(jnp.minimum(jnp.arange(tokens.shape[1]), self.position.num_embeddings - 1))
-        return self.norm(self.word(tokens) + self.token_type(token_types) + positions)
+    @property
+    def num_key_value_heads(self) -> int:
+        """As many as query heads."""
+        return self.num_attention_heads
 
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
 
-class Attention(nnx.Module):
-    """Self-attention of every token to all of the text (transformers `BertSelfAttention`, `BertSelfOutput.dense`)."""
+    @property
+    def tie_word_embeddings(self) -> bool:
+        """True: the masked-LM head multiplies with the word embeddings."""
+        return True
 
-    def __init__(self, config: BertConfig, *, dtype, implementation: ops.AttentionImplementation, rngs: nnx.Rngs):
-        self.config, self.implementation = config, implementation
-        linear = partial(nnx.Linear, config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
-        self.query, self.key, self.value, self.output = linear(), linear(), linear(), linear()
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            decoder=False,
+            pooler=self.has_pooler,
+            masked_lm_head=self.has_masked_lm_head,
+            token_types=self.type_vocab_size,
+        )
 
-    def __call__(
-        self, x: Float[Array, "B S D"], context: Context, dropped: Dropout | None = None
-    ) -> Float[Array, "B S D"]:
-        split = (*x.shape[:2], -1, self.config.head_dim)
-        query, key, value = (project(x).reshape(split) for project in (self.query, self.key, self.value))
-        mixed = ops.attention(query, key, value, context.mask, self.implementation, dropped)
-        return self.output(mixed.reshape(x.shape))
-
-
-class MLP(nnx.Module):
-    """Feed-forward (transformers `BertIntermediate`, `BertOutput.dense`)."""
-
-    def __init__(self, config: BertConfig, *, dtype, rngs: nnx.Rngs):
-        self.activation = config.hidden_act
-        self.intermediate = nnx.Linear(config.hidden_size, config.intermediate_size, param_dtype=dtype, rngs=rngs)
-        self.output = nnx.Linear(config.intermediate_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        return self.output(ops.activation(self.activation)(self.intermediate(x)))
-
-
-class Block(nnx.Module):
-    """One encoder layer, residuals and norms included (transformers `BertLayer`)."""
-
-    def __init__(self, config: BertConfig, *, dtype, implementation: ops.AttentionImplementation, rngs: nnx.Rngs):
-        self.config = config
-        self.attention = Attention(config, dtype=dtype, implementation=implementation, rngs=rngs)
-        self.attention_norm = _layer_norm(config, dtype, rngs)
-        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
-        self.mlp_norm = _layer_norm(config, dtype, rngs)
-
-    def __call__(self, x: Float[Array, "B S D"], context: Context, key: Array | None = None) -> Float[Array, "B S D"]:
-        """With a key the layer trains: it drops attention probabilities and outputs at the config's rates."""
-        inside = first = second = None
-        if key is not None:
-            keys, rate = jax.random.split(key, 3), self.config.hidden_dropout_prob
-            inside = Dropout(self.config.attention_probs_dropout_prob, keys[0])
-            first, second = Dropout(rate, keys[1]), Dropout(rate, keys[2])
-        x = self.attention_norm(x + dropout(self.attention(x, context, inside), first))
-        return self.mlp_norm(x + dropout(self.mlp(x), second))
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, None left out."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
-class MaskedLMHead(nnx.Module):
-    """What precedes the product with the word embeddings, and its bias (transformers `BertLMPredictionHead`)."""
-
-    def __init__(self, config: BertConfig, *, dtype, rngs: nnx.Rngs):
-        self.activation = config.hidden_act
-        self.transform = nnx.Linear(config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
-        self.norm = _layer_norm(config, dtype, rngs)
-        self.bias = nnx.Param(jnp.zeros(config.vocab_size, dtype))
-
-    def __call__(self, hidden: Float[Array, "*batch D"], word: nnx.Embed) -> Float[Array, "*batch V"]:
-        x = self.norm(ops.activation(self.activation)(self.transform(hidden)))
-        logits = jnp.matmul(x, word.embedding[...].T, preferred_element_type=jnp.float32)
-        return logits + self.bias[...].astype(jnp.float32)
-
-
-class Bert(nnx.Module):
-    """Embeddings, stacked blocks, and the heads that the checkpoint has."""
-
-    def __init__(
-        self,
-        config: BertConfig,
-        *,
-        rngs: nnx.Rngs,
-        dtype=jnp.float32,
-        attention_implementation: ops.AttentionImplementation = "matmul",
-    ):
-        self.config = config
-        make = partial(Block, config, dtype=dtype, implementation=attention_implementation)
-        self.embed = Embeddings(config, dtype=dtype, rngs=rngs)
-        self.blocks = blocks.stacked(make, config.num_hidden_layers, rngs.params())
-        width = config.hidden_size
-        self.pooler = nnx.Linear(width, width, param_dtype=dtype, rngs=rngs) if config.has_pooler else None
-        self.masked_lm = MaskedLMHead(config, dtype=dtype, rngs=rngs) if config.has_masked_lm_head else None
-
-    def row_context(self, lengths: Int[Array, " B"], size: int) -> Context:
-        """The context of rows of `size` that each hold one right-padded text: every token sees all of the text."""
-        seen = jnp.arange(size) < lengths[:, None]
-        return Context(jnp.broadcast_to(seen[:, None, None, :], (len(lengths), 1, size, size)))
-
-    def pooled(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B D"]:
-        """What classifiers read: the first token's last state through the pooler. For models with one."""
-        assert self.pooler is not None
-        return jnp.tanh(self.pooler(hidden[:, 0]))
-
-    def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """Logits in float32 of the token at each position. For models with a masked-LM head."""
-        assert self.masked_lm is not None
-        return self.masked_lm(hidden, self.embed.word)
-
-
-def _layer_norm(config: BertConfig, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(
-        config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, param_dtype=dtype, rngs=rngs
+def read(raw: Mapping[str, Any]) -> BertConfig:
+    """Reads the `config.json` of a BERT. Raises ConfigError."""
+    numbers = sizes(raw)
+    fields = names_of(BertConfig) - {"has_pooler", "has_masked_lm_head"}
+    # Gradient checkpointing concerns training by others.
+    harmless = {"gradient_checkpointing", "type_vocab_size", "position_embedding_type", "tie_word_embeddings"}
+    refuse_unhandled(raw, fields | harmless)
+    whole_heads(numbers)
+    positions = raw.get("position_embedding_type") or "absolute"
+    if positions != "absolute":
+        raise ConfigError(f"position_embedding_type={positions!r} is not handled; known: 'absolute'")
+    if not switch(raw, "tie_word_embeddings", default=True):
+        raise ConfigError("tie_word_embeddings=false is not handled: a BERT's masked-LM head is its word embeddings")
+    return BertConfig(
+        model_type="bert",
+        **numbers,
+        max_position_embeddings=number(raw, "max_position_embeddings", 512),
+        type_vocab_size=number(raw, "type_vocab_size", 2),
+        layer_norm_eps=number(raw, "layer_norm_eps", 1e-12, float),
+        hidden_act=activation(raw, "gelu"),
+        hidden_dropout_prob=_probability(raw, "hidden_dropout_prob"),
+        attention_probs_dropout_prob=_probability(raw, "attention_probs_dropout_prob"),
+        classifier_dropout=_probability(raw, "classifier_dropout", None),
     )
+
+
+def _probability(raw: Mapping[str, Any], name: str, default: float | None = 0.1) -> Any:
+    value = raw.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ConfigError(f"{name}={value!r} in config.json is not a probability of 0 or more and below 1")
+    return float(value)
+
+
+EMBEDDING, HEAD = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
+LAYER = "bert.encoder.layer.{layer}"
+MODULES = {
+    "embed/word": "bert.embeddings.word_embeddings",
+    "embed/position": "bert.embeddings.position_embeddings",
+    "embed/token_type": "bert.embeddings.token_type_embeddings",
+    "embed/norm": "bert.embeddings.LayerNorm",
+    "blocks/attention/query": f"{LAYER}.attention.self.query",
+    "blocks/attention/key": f"{LAYER}.attention.self.key",
+    "blocks/attention/value": f"{LAYER}.attention.self.value",
+    "blocks/attention/output": f"{LAYER}.attention.output.dense",
+    "blocks/attention_norm": f"{LAYER}.attention.output.LayerNorm",
+    "blocks/mlp/intermediate": f"{LAYER}.intermediate.dense",
+    "blocks/mlp/output": f"{LAYER}.output.dense",
+    "blocks/mlp_norm": f"{LAYER}.output.LayerNorm",
+    "pooler": "bert.pooler.dense",
+    "masked_lm/transform": "cls.predictions.transform.dense",
+    "masked_lm/norm": "cls.predictions.transform.LayerNorm",
+    "masked_lm": "cls.predictions",
+}
+
+
+def weight(path: str) -> Weight:
+    """The entry of our path: `pooler/kernel` is `bert.pooler.dense.weight`."""
+    module, leaf = path.rsplit("/", 1)
+    return Weight(path, f"{MODULES[module]}.{'bias' if leaf == 'bias' else 'weight'}", transposed=leaf == "kernel")
+
+
+def canonical(name: str) -> str:
+    """A checkpoint's name as `BertForMaskedLM` has it today: an encoder alone is saved without `bert.`."""
+    if name.endswith(("LayerNorm.gamma", "LayerNorm.beta")):
+        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    return name if name.startswith(("bert.", "cls.")) else f"bert.{name}"
+
+
+def adapt(config: BertConfig, names: Collection[str]) -> BertConfig:
+    """The configuration with the heads whose tensors are there."""
+    return dataclasses.replace(
+        config,
+        has_pooler=any(name.startswith("bert.pooler.") for name in names),
+        has_masked_lm_head=any(name.startswith("cls.predictions.") for name in names),
+    )
+
+
+# Beside weights: positions counted up, the head for the next sentence, which nothing here uses, and the masked-LM
+# head's bias a second time.
+BUFFERS = ("embeddings.position_ids", "cls.seq_relationship.weight", "cls.seq_relationship.bias")
+NAMES = Names(weight, EMBEDDING, HEAD, (*BUFFERS, "cls.predictions.decoder.bias"), canonical, adapt)
+FAMILY = Family(("bert",), BertConfig, read, NAMES)

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.base.files import new_folder
-from jaxpaint.models.config import Config, from_dict
+from jaxpaint.models import from_dict
+from jaxpaint.models.family import Config
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,39 +1,42 @@
-"""What the decoder families share: a batch's context, the output head."""
+"""Every decoder: embeddings, stacked blocks, final norm and head. A family's `Traits` say what it does its own way.
+
+`Decoder.blocks` is one `Block` whose parameters carry a leading layer axis; a layer plan decides which of them run
+(`jaxpaint.engine.compiled`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.models import attention as ops
+from jaxpaint.models import rotary
+from jaxpaint.models.family import Traits
+from jaxpaint.models.parts import MLP, norm, stacked
 
 # Of one layer's tokens, each [B, S, K, H].
 KeysValues: TypeAlias = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
 
 
 class Context(NamedTuple):
-    """What every layer of one batch shares: rotary tables and the visibility mask."""
+    """What the layers of one batch share: rotary tables (None without) and the visibility mask.
 
-    cos: Float[Array, "B S 1 rotary"]
-    sin: Float[Array, "B S 1 rotary"]
-    mask: Bool[Array, "B 1 S keys"]
+    Where layers differ in their windows there is a mask for each kind of layer, until `of_kind` takes a layer's own.
+    """
 
+    cos: Float[Array, "B S 1 rotary"] | None
+    sin: Float[Array, "B S 1 rotary"] | None
+    mask: Bool[Array, "B 1 S keys"] | Bool[Array, "kinds B 1 S keys"]
 
-def context(
-    positions: Int[Array, "B S"],
-    visible_until: Int[Array, "B S"],
-    frequencies: Float[np.ndarray, " half"],
-    sliding_window: int | None,
-    lookback: int,
-) -> Context:
-    """What the layers need to know of a batch's layout; see `ops.visibility`."""
-    cos, sin = ops.rope_tables(positions, frequencies)
-    return Context(cos, sin, ops.visibility(positions, visible_until, sliding_window, lookback))
+    def of_kind(self, kind: int | Int[Array, ""]) -> Context:
+        """What a layer of this kind reads."""
+        return self._replace(mask=self.mask[kind])
 
 
 def row_layout(lengths: Int[Array, " B"], size: int) -> tuple[Int[Array, "B S"], Int[Array, "B S"]]:
@@ -42,21 +45,167 @@ def row_layout(lengths: Int[Array, " B"], size: int) -> tuple[Int[Array, "B S"],
     return index, jnp.where(index < lengths[:, None], size, index + 1)
 
 
-def logits(model: Any, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-    """Next-token logits in float32 of hidden states taken before the final norm."""
-    normed = model.norm(hidden.reshape(-1, hidden.shape[-1]))
-    return model.vocabulary_logits(normed, 0, model.config.vocab_size).T.reshape(*hidden.shape[:-1], -1)
+class Embeddings(nnx.Embed):
+    """A vector for each token, scaled where the family does so, plus one for its position where these are learned."""
+
+    def __init__(self, config: Any, traits: Traits, *, dtype, rngs: nnx.Rngs):
+        embed = {"features": config.hidden_size, "param_dtype": dtype, "rngs": rngs}
+        super().__init__(config.vocab_size, **embed)
+        self.scale = traits.embedding_scale
+        self.position = nnx.Embed(config.max_position_embeddings, **embed) if traits.rotary_dim is None else None
+
+    def __call__(self, tokens: Int[Array, "B S"], positions: Int[Array, "#B S"]) -> Float[Array, "B S D"]:  # type: ignore[override]
+        x = super().__call__(tokens)
+        if self.scale is not None:
+            x = x * jnp.asarray(self.scale, x.dtype)
+        if self.position is not None:
+            # Rows may be padded beyond the last position.
+            x = x + self.position(jnp.minimum(positions, self.position.num_embeddings - 1))
+        return x
 
 
-def vocabulary_logits(
-    embed: nnx.Embed, lm_head: nnx.Linear | None, normed: Float[Array, "M D"], first: Any, size: int
-) -> Float[Array, "size M"]:
-    """Logits in float32 of `size` tokens from id `first` on; without a head, the embedding is it.
+class Attention(nnx.Module):
+    """Causal self-attention with grouped key/value heads."""
 
-    The vocabulary is the leading axis: the layout in which CPUs multiply it fastest.
+    def __init__(self, config: Any, traits: Traits, *, dtype, implementation: ops.AttentionImplementation, rngs):
+        self.config, self.traits, self.implementation = config, traits, implementation
+        linear = partial(nnx.Linear, param_dtype=dtype, rngs=rngs)
+        width, narrow = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+        *inputs, output = traits.projections
+        sizes = [width, narrow, narrow] if traits.query_key_value == "apart" else [width + 2 * narrow]
+        for name, size in zip(inputs, sizes, strict=True):
+            setattr(self, name, linear(config.hidden_size, size, use_bias=traits.input_bias))
+        setattr(self, output, linear(width, config.hidden_size, use_bias=traits.output_bias))
+        if traits.query_key_norm:
+            sizes = [width, narrow] if traits.query_key_norm == "projection" else [config.head_dim] * 2
+            self.q_norm, self.k_norm = (_norm(traits, size, dtype, rngs) for size in sizes)
+
+    def __call__(
+        self, x: Float[Array, "B S D"], context: Context, pasts: Sequence[ops.Past] | None = None
+    ) -> tuple[Float[Array, "B S D"], KeysValues]:
+        """`(output, (key, value))`; with `pasts` it also attends to them."""
+        query, key, value = self._heads(x)
+        if context.cos is not None and context.sin is not None:
+            query, key = (rotary.turned(each, context.cos, context.sin) for each in (query, key))
+        scale, cap = self.traits.attention_scale, self.traits.attention_cap
+        if scale is not None:
+            query = query * jnp.asarray(scale * self.config.head_dim**0.5, query.dtype)
+        if pasts is None:
+            mixed = ops.attention(query, key, value, context.mask, self.implementation, cap=cap)
+        else:
+            mixed = ops.attention_with_past(query, key, value, context.mask, pasts, cap)
+        return getattr(self, self.traits.projections[-1])(mixed.reshape(*x.shape[:2], -1)), (key, value)
+
+    def _heads(self, x: Float[Array, "B S D"]) -> list[Float[Array, "B S heads H"]]:
+        """Query, key and value, normed where the family does so, before they turn."""
+        head_dim, traits = self.config.head_dim, self.traits
+        found = [getattr(self, name)(x) for name in traits.projections[:-1]]
+        if traits.query_key_value == "joined by head":
+            found = jnp.split(found[0].reshape(*x.shape[:2], -1, 3 * head_dim), 3, axis=-1)
+        elif traits.query_key_value == "joined in blocks":
+            width, narrow = self.config.num_attention_heads * head_dim, self.config.num_key_value_heads * head_dim
+            found = jnp.split(found[0], [width, width + narrow], axis=-1)
+        if traits.query_key_norm == "projection":
+            found = [self.q_norm(found[0]), self.k_norm(found[1]), found[2]]
+        found = [each.reshape(*x.shape[:2], -1, head_dim) for each in found]
+        if traits.query_key_norm == "head":
+            found = [self.q_norm(found[0]), self.k_norm(found[1]), found[2]]
+        return found
+
+
+class Block(nnx.Module):
+    """One layer, residuals included."""
+
+    mlp: MLP
+
+    def __init__(self, config: Any, traits: Traits, *, dtype, implementation: ops.AttentionImplementation, rngs):
+        self.traits = traits
+        before, after, before_mlp, after_mlp = traits.norms
+        norm = partial(_norm, traits, config.hidden_size)
+        attention = partial(Attention, config, traits, implementation=implementation)
+        mlp = partial(MLP, config, traits.mlp, gated=traits.gated, use_bias=traits.mlp_bias)
+        parts = ((before, norm), (traits.attention, attention), (after, norm))
+        for name, make in (*parts, (before_mlp, norm), ("mlp", mlp), (after_mlp, norm)):
+            if name:
+                setattr(self, name, make(dtype=dtype, rngs=rngs))
+
+    def __call__(self, x: Float[Array, "B S D"], context: Context) -> Float[Array, "B S D"]:
+        return self.with_past(x, context, None)[0]
+
+    def with_past(
+        self, x: Float[Array, "B S D"], context: Context, pasts: Sequence[ops.Past] | None
+    ) -> tuple[Float[Array, "B S D"], KeysValues]:
+        """As a call whose attention also reads `pasts`; with the keys and values of x, for a cache."""
+        before, after, before_mlp, after_mlp = self.traits.norms
+        attended, keys_values = getattr(self, self.traits.attention)(self._normed(before, x), context, pasts)
+        then = x + self._normed(after, attended)
+        read = x if self.traits.residuals == "side by side" else then
+        return then + self._normed(after_mlp, self.mlp(self._normed(before_mlp, read))), keys_values
+
+    def _normed(self, name: str | None, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        return getattr(self, name)(x) if name else x
+
+
+class Decoder(nnx.Module):
+    """Embeddings, stacked blocks, final norm and head. Parameters are in `dtype`; norms and softmax in float32.
+
+    `windows` are the distinct sliding windows of the layers, in tokens; `layer_kinds` tells each layer's place among
+    them, and is None where all layers are alike.
     """
-    if lm_head is None:
-        kernel = jax.lax.dynamic_slice_in_dim(embed.embedding[...], first, size)
-    else:
-        kernel = jax.lax.dynamic_slice_in_dim(lm_head.kernel[...], first, size, axis=1).T
-    return jnp.matmul(kernel, normed.T, preferred_element_type=jnp.float32)
+
+    def __init__(
+        self,
+        config: Any,
+        *,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+        attention_implementation: ops.AttentionImplementation = "matmul",
+    ):
+        self.config, self.traits = config, config.traits
+        each = self.traits.windows
+        self.windows = tuple(dict.fromkeys(each))
+        self.layer_kinds = tuple(map(self.windows.index, each)) if len(self.windows) > 1 else None
+        make = partial(Block, config, self.traits, dtype=dtype, implementation=attention_implementation)
+        self.embed = Embeddings(config, self.traits, dtype=dtype, rngs=rngs)
+        self.blocks = stacked(make, config.num_hidden_layers, rngs.params())
+        self.norm = _norm(self.traits, config.hidden_size, dtype, rngs)
+        self.lm_head = (
+            None
+            if config.tie_word_embeddings
+            else nnx.Linear(config.hidden_size, config.vocab_size, use_bias=False, param_dtype=dtype, rngs=rngs)
+        )
+
+    def context(self, positions: Int[Array, "B S"], visible_until: Int[Array, "B S"], lookback: int = 0) -> Context:
+        """What the layers need to know of a batch's layout; see `ops.visibility`."""
+        mask = ops.visibility(positions, visible_until, self.windows, lookback)
+        if self.traits.rotary_dim is None:
+            return Context(None, None, mask)
+        config = self.config
+        frequencies = rotary.rope_frequencies(self.traits.rotary_dim, config.rope_theta, config.rope_scaling)
+        return Context(*rotary.rope_tables(positions, frequencies), mask)
+
+    def row_context(self, lengths: Int[Array, " B"], size: int) -> Context:
+        """The context of rows of `size` that each hold one right-padded text."""
+        return self.context(*row_layout(lengths, size))
+
+    def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+        """Next-token logits in float32 of hidden states taken before the final norm."""
+        normed = self.norm(hidden.reshape(-1, hidden.shape[-1]))
+        return self.vocabulary_logits(normed, 0, self.config.vocab_size).T.reshape(*hidden.shape[:-1], -1)
+
+    def vocabulary_logits(self, normed: Float[Array, "M D"], first: Any, size: int) -> Float[Array, "size M"]:
+        """Logits in float32 of `size` tokens from id `first` on, of hidden states after the final norm.
+
+        Without a head, the embedding is it. The vocabulary is the leading axis: the layout in which CPUs multiply it
+        fastest.
+        """
+        if self.lm_head is None:
+            kernel = jax.lax.dynamic_slice_in_dim(self.embed.embedding[...], first, size)
+        else:
+            kernel = jax.lax.dynamic_slice_in_dim(self.lm_head.kernel[...], first, size, axis=1).T
+        logits = jnp.matmul(kernel, normed.T, preferred_element_type=jnp.float32)
+        return ops.capped(logits, self.traits.logit_cap)
+
+
+def _norm(traits: Traits, size: int, dtype, rngs: nnx.Rngs) -> Any:
+    return norm(traits.norm, size, traits.epsilon, dtype, rngs, offset=traits.norm_offset)

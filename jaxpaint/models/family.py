@@ -1,17 +1,100 @@
-"""The weight names of a family: a checkpoint's on one side, ours on the other."""
+"""What a family of models declares: how its config.json is read, how its layers compute, its weights' names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What can be asked of a model; `token_types` is how many it tells apart."""
+
+    decoder: bool = True
+    pooler: bool = False
+    masked_lm_head: bool = False
+    token_types: int = 0
+    flash_attention: bool = True
+    """Whether cuDNN's attention computes the same: it knows no caps on scores."""
+
+
+@runtime_checkable
+class Config(Protocol):
+    """What every family's frozen config tells, whatever else it holds. Lengths are in tokens."""
+
+    @property
+    def model_type(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def num_key_value_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def max_position_embeddings(self) -> int: ...
+    @property
+    def hidden_act(self) -> str: ...
+    @property
+    def tie_word_embeddings(self) -> bool: ...
+    @property
+    def capabilities(self) -> Capabilities: ...
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `jaxpaint.models.from_dict` reads them back."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """How a decoder's layers compute; follows from its config and is never stored.
+
+    Names are those of modules within a layer, as stored: transformers' own. `norms` are those before and after
+    attention, before and after the feed-forward, None where there is none. Of two `mlp` names where it is gated the
+    first is gate and up in one product. `windows` are the layers' sliding windows in tokens, None for all before.
+    """
+
+    norm: Literal["rms", "layer"]
+    epsilon: float
+    windows: tuple[int | None, ...]
+    attention: str = "self_attn"
+    projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    query_key_value: Literal["apart", "joined by head", "joined in blocks"] = "apart"
+    mlp: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    gated: bool = True
+    norms: tuple[str | None, str | None, str | None, str | None] = (
+        *("input_layernorm", None),
+        *("post_attention_layernorm", None),
+    )
+    norm_offset: bool = False
+    """The norms' scales are stored less 1."""
+    residuals: Literal["in series", "side by side"] = "in series"
+    input_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    query_key_norm: Literal["head", "projection"] | None = None
+    """What queries and keys are normed over, before they turn."""
+    rotary_dim: int | None = None
+    """How many of a head's numbers turn with the position; None where positions are learned and added at the start."""
+    attention_scale: float | None = None
+    """What scores are multiplied with; None for one over the root of a head's size."""
+    attention_cap: float | None = None
+    """Scores s become cap * tanh(s / cap)."""
+    logit_cap: float | None = None
+    embedding_scale: float | None = None
 
 
 @dataclass(frozen=True)
 class Weight:
     """A parameter of ours and its Hugging Face name, with `{layer}` where it is stacked.
 
-    Kernels are [in, out] here and [out, in] there.
+    Kernels are [in, out] here and, where `transposed`, [out, in] there.
     """
 
     path: str
@@ -54,3 +137,46 @@ class Names:
             for layer in range(num_layers if entry.stacked else 1):
                 found[entry.of_layer(layer)] = entry.shape(shape)
         return found
+
+
+def decoder_names(
+    base: str,
+    embedding: str,
+    norm: str,
+    head: str = "lm_head",
+    *,
+    layers: str = "layers",
+    buffers: tuple[str, ...] = (".rotary_emb.inv_freq",),
+    transposed: bool = True,
+) -> Names:
+    """The names of a decoder whose layers' modules we name as transformers does.
+
+    With `model` as the base, `blocks/mlp/up_proj/kernel` is `model.layers.{layer}.mlp.up_proj.weight`. Kernels outside
+    of the head are [out, in] if `transposed`.
+    """
+
+    def weight(path: str) -> Weight:
+        *modules, leaf = path.split("/")
+        ending = "bias" if leaf == "bias" else "weight"
+        if modules == ["lm_head"]:
+            return Weight(path, f"{head}.{ending}", transposed=leaf == "kernel")
+        outside = {"embed": embedding, "norm": norm}
+        inside = ["{layer}", *modules[1:]]
+        place = [layers, *inside] if modules[0] == "blocks" else [outside["/".join(modules)]]
+        return Weight(path, ".".join([base, *place, ending]), transposed=transposed and leaf == "kernel")
+
+    return Names(weight, f"{base}.{embedding}.weight", f"{head}.weight", buffers)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models: the `model_type` of its config.json files, their reader, what it is stored as, its weights.
+
+    `read` raises `ConfigError` for a missing number and for an attribute that is not handled. A decoder's config tells
+    its `traits`.
+    """
+
+    model_types: tuple[str, ...]
+    config: type
+    read: Callable[[Mapping[str, Any]], Config]
+    names: Names

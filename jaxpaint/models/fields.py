@@ -142,30 +142,93 @@ def rope_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def rope(parameters: Mapping[str, Any], theta: Any, max_position_embeddings: int) -> tuple[float, RopeScaling | None]:
     """`(rope_theta, scaling)` of rotary parameters; `theta` where they do not name one."""
-    parameters = {"rope_theta": theta, **parameters}
-    theta = number({"rope_theta": parameters.pop("rope_theta")}, "rope_theta", 10000.0, float)
-    rope_type = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
-    parameters.pop("type", None)
-    known = {field.name for field in dataclasses.fields(RopeScaling)}
+    parameters = dict(parameters)
+    theta = number({"rope_theta": parameters.pop("rope_theta", theta)}, "rope_theta", 10000.0, float)
+    older = parameters.pop("type", None)
+    rope_type = parameters.pop("rope_type", None) or older or "default"
+    known = names_of(RopeScaling)
     strange = {name: value for name, value in parameters.items() if name not in known and value not in (None, 1.0)}
-    if rope_type not in ("default", "linear", "llama3") or strange:
+    if rope_type not in SCALINGS or strange:
         detail = f" with {strange}" if strange else ""
-        raise ConfigError(f"rope scaling {rope_type!r}{detail} is not handled; known types: default, linear, llama3")
-    if rope_type == "default":
-        return theta, None
-    if rope_type == "llama3" and parameters.get("original_max_position_embeddings") is None:
-        # As transformers' `standardize_rope_params` does.
-        parameters["original_max_position_embeddings"] = max_position_embeddings
-    required = ("factor", "low_freq_factor", "high_freq_factor") if rope_type == "llama3" else ("factor",)
-    lacking = [name for name in required if parameters.get(name) is None]
+        raise ConfigError(f"rope scaling {rope_type!r}{detail} is not handled; known types: {', '.join(SCALINGS)}")
+    return theta, None if rope_type == "default" else _scaling(rope_type, parameters, max_position_embeddings)
+
+
+# What each type of rope scaling must name.
+SCALINGS = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+
+
+def _scaling(rope_type: Any, parameters: Mapping[str, Any], max_position_embeddings: int) -> RopeScaling:
+    lacking = [name for name in SCALINGS[rope_type] if parameters.get(name) is None]
     if lacking:
         raise ConfigError(f"rope scaling {rope_type!r} in config.json lacks {', '.join(lacking)}")
-    scaling = {name: number(parameters, name, kind=float) for name in required}
+    scaling = {name: number(parameters, name, kind=float) for name in SCALINGS[rope_type]}
     if rope_type == "llama3":
-        scaling["original_max_position_embeddings"] = number(parameters, "original_max_position_embeddings")
+        # Without one it is the context's, as transformers' `standardize_rope_params` has it.
+        scaling["original_max_position_embeddings"] = number(
+            parameters, "original_max_position_embeddings", max_position_embeddings
+        )
         if scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
             raise ConfigError(
                 f"rope scaling 'llama3' has low_freq_factor={scaling['low_freq_factor']} not below "
                 f"high_freq_factor={scaling['high_freq_factor']}"
             )
-    return theta, RopeScaling(rope_type="llama3" if rope_type == "llama3" else "linear", **scaling)
+    return RopeScaling(rope_type=rope_type, **scaling)
+
+
+def decoder_fields(
+    raw: Mapping[str, Any],
+    handled: Iterable[str],
+    length: int,
+    hidden_act: str = "silu",
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    theta: str = "rope_theta",
+) -> dict[str, Any]:
+    """What decoders with rotary positions have alike, by the names of our configs' fields.
+
+    `length` and `hidden_act` stand where config.json is silent, `theta` is its name of the rotary base, and
+    `parameters` are `rope_parameters(raw)` without those that the family reads itself.
+
+    Raises:
+        ConfigError: a missing or senseless number, or an attribute that is neither `handled` nor harmless.
+    """
+    numbers = sizes(raw)
+    length = number(raw, "max_position_embeddings", length)
+    parameters = rope_parameters(raw) if parameters is None else parameters
+    rope_theta, rope_scaling = rope(parameters, raw.get(theta), length)
+    refuse_unhandled(raw, {"rope_parameters", *handled})
+    return {
+        "model_type": raw["model_type"],
+        **numbers,
+        "max_position_embeddings": length,
+        "rope_theta": rope_theta,
+        "rope_scaling": rope_scaling,
+        "tie_word_embeddings": switch(raw, "tie_word_embeddings"),
+        "hidden_act": activation(raw, hidden_act),
+    }
+
+
+def grouped_heads(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`num_key_value_heads` and `head_dim`. Raises ConfigError for heads that do not group, or cannot turn."""
+    heads = number(values, "num_attention_heads")
+    key_value_heads = number(values, "num_key_value_heads", heads)
+    if heads % key_value_heads:
+        raise ConfigError(f"num_attention_heads={heads} is not a multiple of num_key_value_heads={key_value_heads}")
+    head_dim = number(values, "head_dim", values["hidden_size"] // heads)
+    if head_dim % 2:
+        raise ConfigError(f"head_dim={head_dim} is odd: rotary positions turn halves of a head against each other")
+    return {"num_key_value_heads": key_value_heads, "head_dim": head_dim}
+
+
+def whole_heads(numbers: Mapping[str, Any]) -> int:
+    """The size of a head where heads share `hidden_size`. Raises ConfigError where they do not divide it."""
+    heads, hidden_size = numbers["num_attention_heads"], numbers["hidden_size"]
+    if hidden_size % heads:
+        raise ConfigError(f"hidden_size={hidden_size} is not a multiple of num_attention_heads={heads}")
+    return hidden_size // heads
+
+
+def names_of(config: type) -> set[str]:
+    """The names of a config's fields."""
+    return {field.name for field in dataclasses.fields(config)}

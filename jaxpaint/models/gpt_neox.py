@@ -1,137 +1,107 @@
-"""GPT-NeoX (Pythia and kin) as Flax modules whose blocks are stacked.
-
-Attention and feed-forward read the same input side by side, LayerNorms and biases, rotary positions in a part of each
-head. Parity with transformers' `GPTNeoXForCausalLM` is tested.
-"""
+"""GPT-NeoX (Pythia and kin). Parity with transformers' `GPTNeoXForCausalLM` is tested."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Float, Int
-
-from jaxpaint.models import attention as ops
-from jaxpaint.models import blocks, decoder
-from jaxpaint.models.decoder import Context, KeysValues
-from jaxpaint.models.neox_config import NeoxConfig
-
-
-class Attention(nnx.Module):
-    """Self-attention, query, key and value of a head side by side in one product (transformers `GPTNeoXAttention`)."""
-
-    def __init__(self, config: NeoxConfig, *, dtype, implementation: ops.AttentionImplementation, rngs: nnx.Rngs):
-        self.config, self.implementation = config, implementation
-        linear = partial(nnx.Linear, use_bias=config.attention_bias, param_dtype=dtype, rngs=rngs)
-        self.query_key_value = linear(config.hidden_size, 3 * config.hidden_size)
-        self.dense = linear(config.hidden_size, config.hidden_size)
-
-    def __call__(self, x: Float[Array, "B S D"], context: Context) -> Float[Array, "B S D"]:
-        mixed = ops.attention(*self._projected(x, context), context.mask, self.implementation)
-        return self.dense(mixed.reshape(x.shape))
-
-    def with_past(
-        self, x: Float[Array, "B S D"], context: Context, pasts: Sequence[ops.Past]
-    ) -> tuple[Float[Array, "B S D"], KeysValues]:
-        """As a call that also attends to `pasts`; with the keys and values of x."""
-        query, key, value = self._projected(x, context)
-        mixed = ops.attention_with_past(query, key, value, context.mask, pasts)
-        return self.dense(mixed.reshape(x.shape)), (key, value)
-
-    def _projected(self, x: Float[Array, "B S D"], context: Context) -> tuple[Array, Array, Array]:
-        """Query, key and value, each [B, S, heads, H], rotated by their positions."""
-        heads = self.query_key_value(x).reshape(*x.shape[:2], -1, 3 * self.config.head_dim)
-        query, key, value = jnp.split(heads, 3, axis=-1)
-
-        def rotated(x: Float[Array, "B S heads H"]) -> Float[Array, "B S heads H"]:
-            turning, still = jnp.split(x, [self.config.rotary_dim], axis=-1)
-            return jnp.concatenate([ops.apply_rope(turning, context.cos, context.sin), still], axis=-1)
-
-        return rotated(query), rotated(key), value
+from jaxpaint.models.family import Capabilities, Family, Traits, decoder_names
+from jaxpaint.models.fields import (
+    ConfigError,
+    RopeScaling,
+    decoder_fields,
+    names_of,
+    number,
+    rope_parameters,
+    switch,
+    whole_heads,
+)
 
 
-class MLP(nnx.Module):
-    """Feed-forward (transformers `GPTNeoXMLP`)."""
+@dataclass(frozen=True)
+class NeoxConfig:
+    """GPT-NeoX: Pythia and kin. The first `rotary_dim` numbers of each head turn with the position."""
 
-    def __init__(self, config: NeoxConfig, *, dtype, rngs: nnx.Rngs):
-        self.activation = config.hidden_act
-        self.dense_h_to_4h = nnx.Linear(config.hidden_size, config.intermediate_size, param_dtype=dtype, rngs=rngs)
-        self.dense_4h_to_h = nnx.Linear(config.intermediate_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    max_position_embeddings: int
+    layer_norm_eps: float
+    rotary_dim: int
+    rope_theta: float
+    rope_scaling: RopeScaling | None = None
+    use_parallel_residual: bool = True
+    tie_word_embeddings: bool = False
+    attention_bias: bool = True
+    hidden_act: str = "gelu"
 
-    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        return self.dense_4h_to_h(ops.activation(self.activation)(self.dense_h_to_4h(x)))
+    @property
+    def num_key_value_heads(self) -> int:
+        """As many as query heads."""
+        return self.num_attention_heads
 
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
 
-class Block(nnx.Module):
-    """One layer, residuals included (transformers `GPTNeoXLayer`)."""
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities()
 
-    def __init__(self, config: NeoxConfig, *, dtype, implementation: ops.AttentionImplementation, rngs: nnx.Rngs):
-        self.use_parallel_residual = config.use_parallel_residual
-        self.input_layernorm = _layer_norm(config, dtype, rngs)
-        self.attention = Attention(config, dtype=dtype, implementation=implementation, rngs=rngs)
-        self.post_attention_layernorm = _layer_norm(config, dtype, rngs)
-        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "B S D"], context: Context) -> Float[Array, "B S D"]:
-        return self._joined(x, self.attention(self.input_layernorm(x), context))
-
-    def with_past(
-        self, x: Float[Array, "B S D"], context: Context, pasts: Sequence[ops.Past]
-    ) -> tuple[Float[Array, "B S D"], KeysValues]:
-        """As a call whose attention also reads `pasts`; with the keys and values of x, for a cache."""
-        attended, keys_values = self.attention.with_past(self.input_layernorm(x), context, pasts)
-        return self._joined(x, attended), keys_values
-
-    def _joined(self, x: Float[Array, "B S D"], attended: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        after = x + attended
-        return after + self.mlp(self.post_attention_layernorm(x if self.use_parallel_residual else after))
-
-
-class Neox(nnx.Module):
-    """Embedding, stacked blocks, final norm and head. Parameters are in `dtype`; norms and softmax in float32."""
-
-    def __init__(
-        self,
-        config: NeoxConfig,
-        *,
-        rngs: nnx.Rngs,
-        dtype=jnp.float32,
-        attention_implementation: ops.AttentionImplementation = "matmul",
-    ):
-        self.config = config
-        make = partial(Block, config, dtype=dtype, implementation=attention_implementation)
-        self.embed = nnx.Embed(config.vocab_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
-        self.blocks = blocks.stacked(make, config.num_hidden_layers, rngs.params())
-        self.norm = _layer_norm(config, dtype, rngs)
-        self.lm_head = (
-            None
-            if config.tie_word_embeddings
-            else nnx.Linear(config.hidden_size, config.vocab_size, use_bias=False, param_dtype=dtype, rngs=rngs)
+    @property
+    def traits(self) -> Traits:
+        """Both halves read the same input; query, key and value of a head side by side in one product."""
+        return Traits(
+            norm="layer",
+            epsilon=self.layer_norm_eps,
+            windows=(None,) * self.num_hidden_layers,
+            attention="attention",
+            projections=("query_key_value", "dense"),
+            query_key_value="joined by head",
+            mlp=("dense_h_to_4h", "dense_4h_to_h"),
+            gated=False,
+            residuals="side by side" if self.use_parallel_residual else "in series",
+            input_bias=self.attention_bias,
+            output_bias=self.attention_bias,
+            mlp_bias=True,
+            rotary_dim=self.rotary_dim,
         )
 
-    def context(self, positions: Int[Array, "B S"], visible_until: Int[Array, "B S"], lookback: int = 0) -> Context:
-        """What the layers need to know of a batch's layout; see `ops.visibility`."""
-        config = self.config
-        frequencies = ops.rope_frequencies(config.rotary_dim, config.rope_theta, config.rope_scaling)
-        return decoder.context(positions, visible_until, frequencies, config.sliding_window, lookback)
-
-    def row_context(self, lengths: Int[Array, " B"], size: int) -> Context:
-        """The context of rows of `size` that each hold one right-padded text."""
-        return self.context(*decoder.row_layout(lengths, size))
-
-    def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """Next-token logits in float32 of hidden states taken before the final norm."""
-        return decoder.logits(self, hidden)
-
-    def vocabulary_logits(self, normed: Float[Array, "M D"], first, size: int) -> Float[Array, "size M"]:
-        """Logits in float32 of `size` tokens from id `first` on, of hidden states after the final norm."""
-        return decoder.vocabulary_logits(self.embed, self.lm_head, normed, first, size)
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
 
 
-def _layer_norm(config: NeoxConfig, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    # The variance as the mean square less the squared mean loses digits that deep plans need.
-    return nnx.LayerNorm(
-        config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, param_dtype=dtype, rngs=rngs
+LENGTH, ROTARY = 2048, 0.25  # where a config.json is silent, as transformers' GPTNeoXConfig
+
+
+def read(raw: Mapping[str, Any]) -> NeoxConfig:
+    """Reads the `config.json` of a GPT-NeoX. Raises ConfigError."""
+    parameters = rope_parameters(raw)
+    rotary = {"rotary_pct": parameters.pop("partial_rotary_factor", None) or raw.get("rotary_pct")}
+    handled = names_of(NeoxConfig) - {"rotary_dim", "rope_theta"} | {"rotary_pct", "rotary_emb_base", "is_decoder"}
+    fields = decoder_fields(raw, handled, LENGTH, "gelu", parameters, theta="rotary_emb_base")
+    head_dim = whole_heads(fields)
+    rotary_dim = int(head_dim * number(rotary, "rotary_pct", ROTARY, float))
+    if rotary_dim % 2 or not 0 < rotary_dim <= head_dim:
+        raise ConfigError(
+            f"rotary_pct={rotary['rotary_pct']} turns {rotary_dim} of a head's {head_dim} numbers: rotary positions "
+            "turn halves of an even part of a head against each other"
+        )
+    return NeoxConfig(
+        **fields,
+        layer_norm_eps=number(raw, "layer_norm_eps", 1e-5, float),
+        rotary_dim=rotary_dim,
+        use_parallel_residual=switch(raw, "use_parallel_residual", default=True),
+        attention_bias=switch(raw, "attention_bias", default=True),
     )
+
+
+# Older checkpoints hold each layer's causal mask and the value that it masks with.
+BUFFERS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
+NAMES = decoder_names("gpt_neox", "embed_in", "final_layer_norm", "embed_out", buffers=BUFFERS)
+FAMILY = Family(("gpt_neox",), NeoxConfig, read, NAMES)

@@ -35,8 +35,8 @@ from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.model import layer_stack
-from jaxpaint.models.llama import Llama
-from jaxpaint.models.llama_config import LlamaConfig
+from jaxpaint.models.decoder import Decoder
+from jaxpaint.models.llama import LlamaConfig
 from jaxpaint.painter.batches import Batch, batches
 from jaxpaint.painter.tokenizer import BOS, EOS, VOCABULARY, tokenizer
 from jaxpaint.plans.plan import Plan
@@ -129,7 +129,7 @@ class NextTokenLoss:
             stacked,
             form,
             layers,
-            model.embed(batch.tokens),
+            model.embed(batch.tokens, batch.positions),
             model.context(batch.positions, batch.visible_until),
             None,
             unroll=self.unroll,
@@ -146,7 +146,7 @@ def train_painter(
     progress: Callable[[int, float], None] | None = None,
 ) -> tuple[NextTokenLoss, Any]:
     """`(loss, parameters)` after training; errors as `jaxpaint.training.trainer.train`."""
-    graphdef, state = nnx.split(Llama(settings.config, rngs=nnx.Rngs(settings.seed)))
+    graphdef, state = nnx.split(Decoder(settings.config, rngs=nnx.Rngs(settings.seed)))
     start = nnx.to_pure_dict(state)
     # Every layer begins as the identity, and the embeddings, which are the head too, small.
     start["embed"]["embedding"] *= 0.1 / start["embed"]["embedding"].std()
@@ -177,7 +177,7 @@ def write(folder: Path, settings: Settings, parameters: Any) -> None:
     """The model as a Hugging Face folder, its weights in bfloat16."""
     from safetensors.flax import save_file
 
-    from jaxpaint.models.convert_llama import NAMES
+    from jaxpaint.models.llama import NAMES
 
     tensors = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(parameters):

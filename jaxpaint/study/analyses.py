@@ -8,7 +8,6 @@ from typing import Any
 from jaxpaint.analysis.states import MAX_STATES, analyse, analysis_rows
 from jaxpaint.base.words import text_digest
 from jaxpaint.engine.model import Model
-from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import units
 from jaxpaint.results.store import Store
@@ -48,7 +47,7 @@ def analysis_texts(
 
 def _tokens(model: Model, bos: Bos, texts: Sequence[str]) -> list[list[int]]:
     length = model.config.max_position_embeddings
-    if isinstance(model.config, BertConfig):
+    if not model.config.capabilities.decoder:
         how = {"add_special_tokens": bos != "off", "truncation": True, "max_length": length, "verbose": False}
         return [list(model.tokenizer.encode(text, **how)) for text in texts]
     encoding = Encoding.of(model, bos)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from jaxpaint.engine.model import random_model
 from jaxpaint.engine.packing import Batch, Request
 from jaxpaint.engine.score import pack_for, sweep_batch
 from jaxpaint.engine.source import Source
+from jaxpaint.models import with_layers
 from jaxpaint.plans.plan import Plan, Repeat
 from jaxpaint.plans.shards import shard_of
 from jaxpaint.plans.tree import Branch, prefix_tree
@@ -198,7 +199,7 @@ def unfinished(spec: StudySpec, model: Source, tasks: Sequence[TaskRequests]) ->
 
 def measured_rates(model: Source, batch: Batch) -> Rates:
     """Times one batch through two layers of random weights, of the model's sizes, on this machine's device."""
-    small = random_model(replace(model.config, num_hidden_layers=2), dtype=str(model.dtype))  # type: ignore[arg-type]
+    small = random_model(with_layers(model.config, range(2)), dtype=str(model.dtype))  # type: ignore[arg-type]
     pair = Plan.of(0, 1).root
     plans = [Plan.of(Repeat(pair, count // 2)) for count in (FEW, MANY)]
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from jaxpaint.base.budgets import device_memory, host_memory
 from jaxpaint.engine.model import Model, require_pooler
-from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import Store
@@ -59,7 +58,6 @@ def run_frozen(
     check_max_length(model, task, settings.max_length)
     head = settings.head
     if head.dropout is None:
-        assert isinstance(model.config, BertConfig)
         head = replace(head, dropout=classifier_dropout(model.config))
         settings = replace(settings, head=head)
     cells = register(store, model, task, train, validation, variants, {"frozen": True, **asdict(settings)})

@@ -19,7 +19,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine.packing import Request
 from jaxpaint.generation import Prompt, Sampling, generate
 from jaxpaint.generation.text import finished_text
-from jaxpaint.models.config import Config
+from jaxpaint.models.family import Config
 from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:

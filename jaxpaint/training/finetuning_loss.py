@@ -17,7 +17,7 @@ from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import layer_stack, start
 from jaxpaint.models import abstract_model
-from jaxpaint.models.config import Config
+from jaxpaint.models.family import Config
 from jaxpaint.plans.plan import Plan
 from jaxpaint.training.finetuning_batches import Batch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import jax
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model, from_parameters
 from jaxpaint.engine.source import Source
+from jaxpaint.models import with_layers
 from jaxpaint.plans.plan import Plan
 from jaxpaint.training.answers import TrainingExamples
 from jaxpaint.training.checkpoints import TrainingCheckpoints
@@ -64,7 +64,7 @@ def tune(
     own, layers = own_layers(model.checked_plan(plan))
     first = of_layers(parameters, layers)
     count = sum(leaf.size for leaf in jax.tree.leaves(first))
-    config = dataclasses.replace(model.config, num_hidden_layers=len(layers))
+    config = with_layers(model.config, layers)
     longest = row_length(examples.requests)
     how = how or how_to_train(config, own, model.dtype.itemsize, settings.batch_size, longest, count)
     order = shuffled(len(examples), settings.batch_size, settings.epochs, settings.seed)

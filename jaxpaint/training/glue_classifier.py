@@ -21,7 +21,6 @@ from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import Model, layer_stack, require_pooler, start
 from jaxpaint.engine.rows import right_padded
 from jaxpaint.models import abstract_model, checkpoint
-from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.models.dropout import Dropout, dropout
 from jaxpaint.models.sharding import DATA, parameter_sharding, rows
 from jaxpaint.plans.plan import Plan
@@ -87,8 +86,8 @@ def planned_classifier(
     require_pooler(model)
     plan = model.checked_plan(plan)
     form, layers = stack.with_own_layers(plan)
-    assert isinstance(model.config, BertConfig)
-    config = dataclasses.replace(model.config, has_masked_lm_head=False)
+    config: Any = model.config
+    config = dataclasses.replace(config, has_masked_lm_head=False)
     if rate is not None:
         config = dataclasses.replace(
             config, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate, classifier_dropout=rate

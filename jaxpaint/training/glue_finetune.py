@@ -12,7 +12,6 @@ from jaxtyping import Float
 from jaxpaint.base.budgets import device_memory, host_memory, on_cpu
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
-from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.models.sharding import DATA, rows
 from jaxpaint.plans.plan import Plan
 from jaxpaint.training.checkpoints import TrainingCheckpoints
@@ -99,7 +98,6 @@ def finetune(
 def _kept_bytes(model: Model, plan: Plan, rows: int, max_length: int) -> int:
     """About what is kept of all layers' insides for the way back, where rows are widest."""
     config = model.config
-    assert isinstance(config, BertConfig)
     length = -(-max_length // ROW_STEP) * ROW_STEP
     size = model.dtype.itemsize
     # Per token: inputs and outputs of products, norms in float32, masks. Per pair of tokens and head: the softmax's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,6 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxpaint.base.compilation import jit
-from jaxpaint.models.bert_config import BertConfig
 from jaxpaint.training.training_order import shuffled
 
 
@@ -58,7 +58,7 @@ def train_heads(
     return np.asarray(logits)
 
 
-def classifier_dropout(config: BertConfig) -> float:
+def classifier_dropout(config: Any) -> float:
     """The rate before a classifier, as transformers' `BertForSequenceClassification` reads it."""
     return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
 

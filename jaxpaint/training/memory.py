@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jaxpaint.base.budgets import device_memory, host_memory, on_cpu
-from jaxpaint.models.config import Config
+from jaxpaint.models.family import Config
 from jaxpaint.plans.plan import Plan
 
 PART_ROWS = 8  # of a batch, at a time on a CPU: with more there is more padding

@@ -22,7 +22,7 @@ from jaxpaint.analysis.states import Analysis, analyse, analysis_rows
 from jaxpaint.base import budgets
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model, from_parameters, random_model
-from jaxpaint.models.config import LlamaConfig
+from jaxpaint.models.llama import LlamaConfig
 from jaxpaint.plans.plan import Plan, PlanError
 from jaxpaint.plans.tree import prefix_tree
 from tests.helpers.decoders import LONGEST, PLANS, VOCAB_SIZE, make_tiny
@@ -97,7 +97,7 @@ def test_every_plan_equals_numpy_over_the_slow_twins_states(variation, texts):
     context = tiny.module.context(
         jnp.asarray(index), jnp.asarray(np.where(index < lengths[:, None], tokens.shape[1], index + 1))
     )
-    embedded = tiny.module.embed(jnp.asarray(tokens))
+    embedded = tiny.module.embed(jnp.asarray(tokens), jnp.asarray(index))
     for plan, found in zip(PLANS, analyse(tiny.model, texts, PLANS), strict=True):
         _, states = run_slowly(layer, stacked, plan, embedded, context)
         assert_close(found, expected(np.asarray(states), lengths))
@@ -329,7 +329,7 @@ import numpy as np
 from flax import nnx, traverse_util
 from jaxpaint.analysis.states import analyse
 from jaxpaint.engine.model import from_parameters, random_model
-from jaxpaint.models.config import LlamaConfig
+from jaxpaint.models.llama import LlamaConfig
 from jaxpaint.plans.plan import Plan
 from jaxpaint.models.sharding import device_mesh, parameter_sharding
 

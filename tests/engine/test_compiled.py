@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine import interpreted
-from jaxpaint.engine.model import _logits
+from jaxpaint.engine.model import _logits, layer_stack
 from jaxpaint.engine.program import Program
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series
 from jaxpaint.plans.strategies import STRATEGIES, Variant, family
@@ -166,11 +165,10 @@ class _Llama:
 def _llama(variation: str) -> _Llama:
     """The layers on the tokens of `_TOKENS`."""
     module = make_tiny(variation).module
-    graphdef, stacked = nnx.split(module.blocks)
+    block, stacked = layer_stack(module)
     batch, length = _TOKENS.shape
     context = module.context(jnp.tile(jnp.arange(length), (batch, 1)), jnp.full((batch, length), length))
-    block = jax.jit(lambda parameters, x, context: nnx.merge(graphdef, parameters)(x, context))
-    return _Llama(block, stacked, module.embed(jnp.array(_TOKENS)), context)
+    return _Llama(jax.jit(block), stacked, module.embed(jnp.array(_TOKENS), jnp.arange(length)[None]), context)
 
 
 _TOKENS = np.random.default_rng(3).integers(0, VOCAB_SIZE, (2, 7))

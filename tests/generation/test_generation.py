@@ -210,7 +210,7 @@ def with_mean_slots(tiny: Tiny, prompt: Prompt, plan: Plan) -> tuple[int, ...]:
         new = jnp.array([tokens[fed:]])
         positions = jnp.arange(fed, len(tokens))[None]
         context = module.context(positions, jnp.full_like(positions, len(tokens)))
-        x = module.embed(new)
+        x = module.embed(new, positions)
         for number, step in enumerate(steps):
             layers = [step.index] if isinstance(step, Layer) else [branch.index for branch in step.branches]
             outputs = [through(layer, x, context, slots[number]) for layer in layers]

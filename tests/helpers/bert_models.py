@@ -12,7 +12,7 @@ import torch
 from flax.traverse_util import unflatten_dict
 
 from jaxpaint.engine.model import Model, from_parameters
-from jaxpaint.models.config import from_huggingface
+from jaxpaint.models import from_huggingface
 from tests.helpers.decoders import randomise
 
 VOCAB_SIZE, NUM_LAYERS, LONGEST = 61, 5, 24

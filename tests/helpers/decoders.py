@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,7 @@ from flax import nnx
 from flax.traverse_util import unflatten_dict
 
 from jaxpaint.engine.model import Model, from_parameters
-from jaxpaint.models.config import from_huggingface
+from jaxpaint.models import from_huggingface
 from jaxpaint.plans.plan import Plan
 
 VOCAB_SIZE = 61
@@ -87,8 +88,10 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default", "partial_rotary_factor": 0.5},
     },
 }
-# Attributes of the Llama family that GPT-NeoX has under another name, or not at all.
-_NEOX = {"num_key_value_heads": None, "rms_norm_eps": "layer_norm_eps"}
+# Attributes of the sizes that a family has under another name, or not at all.
+_OTHER_NAMES: dict[str, dict[str, str | None]] = {
+    "gpt_neox": {"num_key_value_heads": None, "rms_norm_eps": "layer_norm_eps"},
+}
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,11 @@ class Tiny:
     @property
     def torch_layers(self) -> Any:
         """transformers' list of layers."""
-        return self.torch.base_model.layers
+        return getattr(self.torch.base_model, self._layers_name)
+
+    @property
+    def _layers_name(self) -> str:
+        return "layers" if hasattr(self.torch.base_model, "layers") else "h"
 
     @property
     def module(self) -> Any:
@@ -118,19 +125,30 @@ class Tiny:
         graphdef, stacked = nnx.split(self.module.blocks)
         return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[index], stacked))
 
+    def context(self, index: int, *layout: Any) -> Any:
+        """What our layer `index` reads of a batch's layout."""
+        context, kinds = self.module.context(*layout), self.module.layer_kinds
+        return context if kinds is None else context.of_kind(kinds[index])
+
     def torch_logits(self, tokens: np.ndarray, lengths: Any = None, layers: Any = None) -> np.ndarray:
         """transformers' logits, right-padded texts masked beyond their lengths, its layer list rearranged."""
         lengths = np.full(len(tokens), tokens.shape[1]) if lengths is None else np.asarray(lengths)
         mask = torch.tensor(np.arange(tokens.shape[1]) < lengths[:, None]).long()
         network, config, original = self.torch.base_model, self.torch.config, self.torch_layers
         order = range(len(original)) if layers is None else layers
+        kinds = getattr(config, "layer_types", None)
         try:
-            network.layers = torch.nn.ModuleList(original[index] for index in order)
+            setattr(network, self._layers_name, torch.nn.ModuleList(original[index] for index in order))
             config.num_hidden_layers = len(order)
+            if kinds:
+                config.layer_types = [kinds[index] for index in order]
             with torch.no_grad():
                 return self.torch(torch.tensor(tokens), attention_mask=mask, use_cache=False).logits.numpy()
         finally:
-            network.layers, config.num_hidden_layers = original, len(original)
+            setattr(network, self._layers_name, original)
+            config.num_hidden_layers = len(original)
+            if kinds:
+                config.layer_types = kinds
 
 
 @cache
@@ -139,11 +157,15 @@ def make_tiny(variation: str) -> Tiny:
     import transformers
 
     values = {**_SIZES, **VARIATIONS[variation]}
-    family = {"llama": "Llama", "mistral": "Mistral", "gpt_neox": "GPTNeoX"}[values.pop("model_type", "llama")]
-    if family == "GPTNeoX":
-        values = {_NEOX.get(name, name): value for name, value in values.items() if _NEOX.get(name, name)}
-    config = getattr(transformers, f"{family}Config")(**values, attn_implementation="eager")
-    network = getattr(transformers, f"{family}ForCausalLM")(config)
+    model_type = values.pop("model_type", "llama")
+    names = _OTHER_NAMES.get(model_type, {})
+    values = {known: value for name, value in values.items() if (known := names.get(name, name))}
+    config = transformers.AutoConfig.for_model(model_type, **values, attn_implementation="eager")
+    return tiny_of(transformers.AutoModelForCausalLM.from_config(config))
+
+
+def tiny_of(network: Any) -> Tiny:
+    """A network of transformers with random weights, and ours of the same."""
     randomise(network.eval())
     config = from_huggingface(json.loads(network.config.to_json_string()))
     return Tiny(network, from_parameters(config, stacked_parameters(network.state_dict(), config.num_hidden_layers)))
@@ -164,24 +186,34 @@ def randomise(network: torch.nn.Module, seed: int = 0) -> None:
                 parameter.copy_(1.3 * noise / parameter.shape[-1] ** 0.5)
 
 
-def stacked_parameters(state_dict: Mapping[str, torch.Tensor], num_layers: int) -> dict[str, Any]:
-    """Torch weights as ours, independently of `convert`: kernels transposed, layers stacked."""
-    neox = any(name.startswith("gpt_neox.") for name in state_dict)
-    base, embedding, norm = ("gpt_neox", "embed_in", "final_layer_norm") if neox else ("model", "embed_tokens", "norm")
-    flat: dict[str, np.ndarray] = {"embed/embedding": state_dict[f"{base}.{embedding}.weight"].numpy()}
-    for kind, leaf in (("weight", "scale"), ("bias", "bias")):
-        if (name := f"{base}.{norm}.{kind}") in state_dict:
-            flat[f"norm/{leaf}"] = state_dict[name].numpy()
-    if state_dict[f"{base}.{embedding}.weight"].data_ptr() != state_dict["lm_head.weight"].data_ptr():
-        flat["lm_head/kernel"] = state_dict["lm_head.weight"].numpy().T
-    first = f"{base}.layers.0."
+def stacked_parameters(
+    state_dict: Mapping[str, torch.Tensor], num_layers: int, transposed: bool = True
+) -> dict[str, Any]:
+    """Torch weights as ours, independently of `convert`: kernels `transposed`, layers stacked.
+
+    What a name outside of the layers stands for is told by its structure: within the base module the norm says that it
+    is one and the embedding is the rest; the head lies beside the base module.
+    """
+    first = next(name for name in state_dict if ".0." in name).split(".0.")[0] + ".0."
+    flat: dict[str, np.ndarray] = {}
+    outside = {name: value for name, value in state_dict.items() if not re.search(r"\.\d+\.", name)}
+    embedding = next(value for value in outside.values() if value.ndim == 2)  # the embedding comes first
+    for name, value in outside.items():
+        module, kind = name.rsplit(".", 1)
+        if module == "lm_head":
+            if value.data_ptr() != embedding.data_ptr():
+                flat["lm_head/kernel"] = value.numpy().T
+        elif value.ndim == 1:
+            flat["norm/bias" if kind == "bias" else "norm/scale"] = value.numpy()
+        else:
+            flat["embed/embedding" if value is embedding else "embed/position/embedding"] = value.numpy()
     for name in (key.removeprefix(first) for key in state_dict if key.startswith(first)):
-        stacked = np.stack([state_dict[f"{base}.layers.{layer}.{name}"].numpy() for layer in range(num_layers)])
+        stacked = np.stack([state_dict[first.replace(".0.", f".{i}.") + name].numpy() for i in range(num_layers)])
         path, kind = name.replace(".", "/").rsplit("/", 1)
         if kind == "bias":
             flat[f"blocks/{path}/bias"] = stacked
-        elif path.endswith("norm"):
+        elif stacked.ndim == 2:
             flat[f"blocks/{path}/scale"] = stacked
         else:
-            flat[f"blocks/{path}/kernel"] = stacked.transpose(0, 2, 1)
+            flat[f"blocks/{path}/kernel"] = stacked.transpose(0, 2, 1) if transposed else stacked
     return unflatten_dict(jax.tree.map(jax.numpy.asarray, flat), sep="/")

@@ -14,7 +14,7 @@ from flax import nnx
 
 from jaxpaint.analysis.states import analyse
 from jaxpaint.base.errors import UserError
-from jaxpaint.models.config import from_dict, from_huggingface
+from jaxpaint.models import from_dict, from_huggingface
 from jaxpaint.models.fields import ConfigError
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import STRATEGIES, family
@@ -85,7 +85,7 @@ def test_parallel_plans_are_the_slow_twin(variant: Any, rows: Any) -> None:
     graphdef, stacked = nnx.split(module.blocks)
     block = jax.jit(lambda parameters, x, context: nnx.merge(graphdef, parameters)(x, context))
     context = module.row_context(jnp.array(lengths), LONGEST)
-    x = module.embed(jnp.array(tokens), jnp.array(types))
+    x = module.embed(jnp.array(tokens), jnp.arange(LONGEST)[None], jnp.array(types))
     expected = np.asarray(module.logits(run_slowly(block, stacked, variant.plan, x, context)[0]))
     for static in (False, True):
         _close(model.logits(tokens, variant.plan, lengths, types, static=static), expected)

@@ -18,9 +18,8 @@ from transformers import LlamaConfig as TorchLlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.models import abstract_parameters
+from jaxpaint.models import abstract_parameters, from_dict, from_huggingface, rotary
 from jaxpaint.models import attention as ops
-from jaxpaint.models.config import from_dict, from_huggingface
 from jaxpaint.models.fields import HIDDEN_ACTIVATIONS, ConfigError
 from tests.helpers.decoders import LONGEST, NUM_LAYERS, VARIATIONS, VOCAB_SIZE, Tiny, make_tiny
 
@@ -38,11 +37,14 @@ def _everything_visible(length: int) -> tuple[jax.Array, jax.Array]:
     return positions, jnp.full((2, length), length)
 
 
-def _torch_context(tiny: Tiny, hidden: np.ndarray) -> dict[str, Any]:
-    """transformers' rotary tables and an additive mask written down from its definition."""
+def _torch_context(tiny: Tiny, layer: int, hidden: np.ndarray) -> dict[str, Any]:
+    """transformers' rotary tables and an additive mask of a layer, written down from its definition."""
     length = hidden.shape[1]
     query, key = np.arange(length)[:, None], np.arange(length)[None, :]
     window = getattr(tiny.torch.config, "sliding_window", None) or length
+    kinds = getattr(tiny.torch.config, "layer_types", None)
+    if kinds and kinds[layer] == "full_attention":
+        window = length
     seen = (key <= query) & (query - key < window)
     mask = torch.where(torch.tensor(seen), 0.0, torch.finfo(torch.float32).min).expand(2, 1, -1, -1)
     tables = tiny.torch.base_model.rotary_emb(torch.tensor(hidden), torch.arange(length)[None])
@@ -73,23 +75,23 @@ class TestLadder:
         config = tiny.model.config
         positions = np.random.default_rng(2).integers(0, 64, (2, 17))
         turning = getattr(config, "rotary_dim", config.head_dim)
-        frequencies = ops.rope_frequencies(turning, config.rope_theta, config.rope_scaling)
-        cos, sin = ops.rope_tables(jnp.array(positions), frequencies)
+        frequencies = rotary.rope_frequencies(turning, config.rope_theta, config.rope_scaling)
+        cos, sin = rotary.rope_tables(jnp.array(positions), frequencies)
         expected = tiny.torch.base_model.rotary_emb(torch.zeros(1), torch.tensor(positions))
         _close(cos[:, :, 0], expected[0], 1e-5)
         _close(sin[:, :, 0], expected[1], 1e-5)
 
     def test_attention(self, tiny: Tiny, hidden: np.ndarray) -> None:
-        context = tiny.module.context(*_everything_visible(LONGEST))
-        theirs, _ = _attention(tiny.torch_layers[1])(torch.tensor(hidden), **_torch_context(tiny, hidden))
-        _close(_attention(tiny.block(1))(jnp.array(hidden), context), theirs, 1e-5)
+        context = tiny.context(1, *_everything_visible(LONGEST))
+        theirs, _ = _attention(tiny.torch_layers[1])(torch.tensor(hidden), **_torch_context(tiny, 1, hidden))
+        _close(_attention(tiny.block(1))(jnp.array(hidden), context)[0], theirs, 1e-5)
 
     def test_mlp(self, tiny: Tiny, hidden: np.ndarray) -> None:
         _close(tiny.block(2).mlp(jnp.array(hidden)), tiny.torch_layers[2].mlp(torch.tensor(hidden)), 1e-5)
 
     def test_block(self, tiny: Tiny, hidden: np.ndarray) -> None:
-        context = tiny.module.context(*_everything_visible(LONGEST))
-        theirs = tiny.torch_layers[4](torch.tensor(hidden), **_torch_context(tiny, hidden))
+        context = tiny.context(4, *_everything_visible(LONGEST))
+        theirs = tiny.torch_layers[4](torch.tensor(hidden), **_torch_context(tiny, 4, hidden))
         _close(tiny.block(4)(jnp.array(hidden), context), theirs, 1e-5)
 
     def test_model(self, tiny: Tiny, texts: np.ndarray) -> None:
@@ -111,7 +113,7 @@ def test_variations_differ(texts: np.ndarray) -> None:
 
 def test_shapes_are_checked() -> None:
     with pytest.raises(TypeCheckError):
-        ops.rope_tables(jnp.zeros(3, jnp.int32), np.ones(4, np.float32))
+        rotary.rope_tables(jnp.zeros(3, jnp.int32), np.ones(4, np.float32))
 
 
 class TestLowPrecision:
@@ -231,7 +233,7 @@ class TestConfig:
         raw = {**LLAMA, "max_position_embeddings": 64, "rope_scaling": {"rope_type": "llama3", **scaling}}
         config = from_huggingface(raw)
         theirs = LlamaRotaryEmbedding(TorchLlamaConfig(**{k: v for k, v in raw.items() if k != "model_type"}))
-        ours = ops.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        ours = rotary.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         np.testing.assert_allclose(ours, theirs.inv_freq.numpy(), rtol=1e-6)
 
     @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from flax import nnx, traverse_util
 from jaxpaint.engine.model import Model, from_parameters, random_model
-from jaxpaint.models.config import LlamaConfig
+from jaxpaint.models.llama import LlamaConfig
 from jaxpaint.engine.packing import Request
 from jaxpaint.plans.plan import Plan
 from jaxpaint.engine.score import score

@@ -149,7 +149,7 @@ def test_parallel_strategies_equal_the_slow_twin(name, start, real_model, texts)
         layer,
         stacked,
         plan,
-        module.embed(jnp.asarray(tokens)),
+        module.embed(jnp.asarray(tokens), jnp.asarray(index)),
         module.context(jnp.asarray(index), jnp.asarray(visible_until)),
     )
     twin = np.asarray(head(hidden))[index < lengths[:, None]]

@@ -1,0 +1,133 @@
+"""The encoder, BERT's (base, large, MiniLM and kin), as Flax modules whose blocks are stacked.
+
+LayerNorms after each residual sum, learned positions, token types; a pooler and a masked-LM head where the checkpoint
+has them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxpaint.models import attention as ops
+from jaxpaint.models.bert import BertConfig
+from jaxpaint.models.dropout import Dropout, dropout
+from jaxpaint.models.parts import MLP, norm, stacked
+
+
+class Context(NamedTuple):
+    """What every layer of one batch shares: which tokens are text."""
+
+    mask: Bool[Array, "B 1 S S"]
+
+
+class Embeddings(nnx.Module):
+    """Words, positions and token types, summed and normalised (transformers `BertEmbeddings`)."""
+
+    def __init__(self, config: BertConfig, *, dtype, rngs: nnx.Rngs):
+        embed = partial(nnx.Embed, features=config.hidden_size, param_dtype=dtype, rngs=rngs)
+        self.word = embed(config.vocab_size)
+        self.position = embed(config.max_position_embeddings)
+        self.token_type = embed(config.type_vocab_size)
+        self.norm = norm("layer", config.hidden_size, config.layer_norm_eps, dtype, rngs)
+
+    def __call__(
+        self, tokens: Int[Array, "B S"], positions: Int[Array, "#B S"], token_types: Int[Array, "B S"] | None = None
+    ) -> Float[Array, "B S D"]:
+        token_types = jnp.zeros_like(tokens) if token_types is None else token_types
+        # Rows may be padded beyond the last position.
+        positions = jnp.minimum(positions, self.position.num_embeddings - 1)
+        return self.norm(self.word(tokens) + self.token_type(token_types) + self.position(positions))
+
+
+class Attention(nnx.Module):
+    """Self-attention of every token to all of the text (transformers `BertSelfAttention`, `BertSelfOutput.dense`)."""
+
+    def __init__(self, config: BertConfig, *, dtype, implementation: ops.AttentionImplementation, rngs: nnx.Rngs):
+        self.config, self.implementation = config, implementation
+        linear = partial(nnx.Linear, config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
+        self.query, self.key, self.value, self.output = linear(), linear(), linear(), linear()
+
+    def __call__(
+        self, x: Float[Array, "B S D"], context: Context, dropped: Dropout | None = None
+    ) -> Float[Array, "B S D"]:
+        split = (*x.shape[:2], -1, self.config.head_dim)
+        query, key, value = (project(x).reshape(split) for project in (self.query, self.key, self.value))
+        mixed = ops.attention(query, key, value, context.mask, self.implementation, dropped)
+        return self.output(mixed.reshape(x.shape))
+
+
+class Block(nnx.Module):
+    """One encoder layer, residuals and norms included (transformers `BertLayer`)."""
+
+    def __init__(self, config: BertConfig, *, dtype, implementation: ops.AttentionImplementation, rngs: nnx.Rngs):
+        self.config = config
+        self.attention = Attention(config, dtype=dtype, implementation=implementation, rngs=rngs)
+        self.attention_norm = norm("layer", config.hidden_size, config.layer_norm_eps, dtype, rngs)
+        self.mlp = MLP(config, ("intermediate", "output"), dtype=dtype, rngs=rngs)
+        self.mlp_norm = norm("layer", config.hidden_size, config.layer_norm_eps, dtype, rngs)
+
+    def __call__(self, x: Float[Array, "B S D"], context: Context, key: Array | None = None) -> Float[Array, "B S D"]:
+        """With a key the layer trains: it drops attention probabilities and outputs at the config's rates."""
+        inside = first = second = None
+        if key is not None:
+            keys, rate = jax.random.split(key, 3), self.config.hidden_dropout_prob
+            inside = Dropout(self.config.attention_probs_dropout_prob, keys[0])
+            first, second = Dropout(rate, keys[1]), Dropout(rate, keys[2])
+        x = self.attention_norm(x + dropout(self.attention(x, context, inside), first))
+        return self.mlp_norm(x + dropout(self.mlp(x), second))
+
+
+class MaskedLMHead(nnx.Module):
+    """What precedes the product with the word embeddings, and its bias (transformers `BertLMPredictionHead`)."""
+
+    def __init__(self, config: BertConfig, *, dtype, rngs: nnx.Rngs):
+        self.activation = config.hidden_act
+        self.transform = nnx.Linear(config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
+        self.norm = norm("layer", config.hidden_size, config.layer_norm_eps, dtype, rngs)
+        self.bias = nnx.Param(jnp.zeros(config.vocab_size, dtype))
+
+    def __call__(self, hidden: Float[Array, "*batch D"], word: nnx.Embed) -> Float[Array, "*batch V"]:
+        x = self.norm(ops.activation(self.activation)(self.transform(hidden)))
+        logits = jnp.matmul(x, word.embedding[...].T, preferred_element_type=jnp.float32)
+        return logits + self.bias[...].astype(jnp.float32)
+
+
+class Bert(nnx.Module):
+    """Embeddings, stacked blocks, and the heads that the checkpoint has."""
+
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+        attention_implementation: ops.AttentionImplementation = "matmul",
+    ):
+        self.config = config
+        make = partial(Block, config, dtype=dtype, implementation=attention_implementation)
+        self.embed = Embeddings(config, dtype=dtype, rngs=rngs)
+        self.blocks = stacked(make, config.num_hidden_layers, rngs.params())
+        width = config.hidden_size
+        self.pooler = nnx.Linear(width, width, param_dtype=dtype, rngs=rngs) if config.has_pooler else None
+        self.masked_lm = MaskedLMHead(config, dtype=dtype, rngs=rngs) if config.has_masked_lm_head else None
+
+    def row_context(self, lengths: Int[Array, " B"], size: int) -> Context:
+        """The context of rows of `size` that each hold one right-padded text: every token sees all of the text."""
+        seen = jnp.arange(size) < lengths[:, None]
+        return Context(jnp.broadcast_to(seen[:, None, None, :], (len(lengths), 1, size, size)))
+
+    def pooled(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B D"]:
+        """What classifiers read: the first token's last state through the pooler. For models with one."""
+        assert self.pooler is not None
+        return jnp.tanh(self.pooler(hidden[:, 0]))
+
+    def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+        """Logits in float32 of the token at each position. For models with a masked-LM head."""
+        assert self.masked_lm is not None
+        return self.masked_lm(hidden, self.embed.word)
