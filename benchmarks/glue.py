@@ -119,15 +119,14 @@ def _random(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _training(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    from jaxpaint.training.glue_batches import ShuffledBatches
-    from jaxpaint.training.glue_finetune import PART_ROWS
-    from jaxpaint.training.training_order import shuffled
+    from jaxpaint.training.batches import labelled_batches, shuffled
+    from jaxpaint.training.memory import PART_ROWS
 
     order, weights = shuffled(len(case["encoded"]), options.batch_size, 1, SEED)
     whole = (weights > 0).all(axis=1)
     chosen = (case["encoded"], case["labels"], order[whole][: options.steps], weights[whole][: options.steps])
-    ours = list(ShuffledBatches(*chosen, PART_ROWS if options.device == "cpu" else None)(0))
-    theirs = [batch for (batch,) in ShuffledBatches(*chosen)(0)]
+    ours = list(labelled_batches(*chosen, PART_ROWS if options.device == "cpu" else None)(0))
+    theirs = [batch for (batch,) in labelled_batches(*chosen)(0)]
     examples = options.batch_size * len(theirs)
     print(f"training: {len(theirs)} steps of {options.batch_size} examples")
     for name, batches in (("jaxpaint", [part for parts in ours for part in parts]), ("transformers", theirs)):
@@ -147,9 +146,9 @@ def _training(case: dict[str, Any], options: argparse.Namespace) -> dict[str, An
 def _our_training(case: dict[str, Any], batches: list[Any]) -> Callable[[], float]:
     import jax
 
-    from jaxpaint.training.glue_classifier import first_parameters, planned_classifier
-    from jaxpaint.training.glue_finetune import GENERATOR
+    from jaxpaint.training.planned import first_parameters, planned_classifier
     from jaxpaint.training.trainer import AdamW, train
+    from jaxpaint.training.tune import GENERATOR
 
     model = case["model"]
     classifier = planned_classifier(model, model.full_plan)
@@ -187,7 +186,7 @@ def _torch_training(case: dict[str, Any], batches: list[Any], device: str) -> Ca
                 labels, dtype=torch.float32 if labels.dtype == np.float32 else torch.long, device=place
             ),
         }
-        for (tokens, lengths, types), labels, _ in batches
+        for (tokens, lengths, types), _, labels, _ in batches
     ]
 
     def run() -> float:
@@ -215,10 +214,12 @@ def _torch_training(case: dict[str, Any], batches: list[Any], device: str) -> Ca
 def _frozen(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     from jaxpaint.plans.strategies import STRATEGIES, family
     from jaxpaint.results.store import Store
-    from jaxpaint.study.glue_frozen import FrozenSettings, run_frozen
+    from jaxpaint.study.glue import run_frozen
+    from jaxpaint.study.glue_cells import GlueRequests
     from jaxpaint.tasks.glue import Examples
+    from jaxpaint.training.settings import HEAD
 
-    model, settings = case["model"], FrozenSettings()
+    model, settings = case["model"], HEAD
     variants = {
         variant.plan: variant for name in STRATEGIES for variant in family(name, model.num_layers, seeds=range(10))
     }
@@ -227,9 +228,11 @@ def _frozen(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]
         Examples(each.texts[: options.limit], each.labels[: options.limit]) for each in case["examples"].values()
     )
 
+    requests = GlueRequests(case["task"], train, validation)
+
     def study(variants: list[Any]) -> None:
         with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "s.sqlite", create=True) as store:
-            run_frozen(model, store, case["task"], train, validation, variants, settings, environment={})
+            run_frozen(store, model, requests, variants, settings, {})
 
     def plan_by_plan() -> None:
         for variant in chosen:
@@ -264,21 +267,20 @@ def _torch_frozen(
     """The paper's way: all but the classifier frozen, three epochs of whole forward passes, then evaluation."""
     import torch
 
+    from jaxpaint.training.batches import labelled_batches, shuffled
     from jaxpaint.training.features import encode
-    from jaxpaint.training.glue_batches import ShuffledBatches
-    from jaxpaint.training.training_order import shuffled
 
     network = case["torch"]()
     layers = list(network.bert.encoder.layer)
     for name, value in network.named_parameters():
         value.requires_grad = "classifier" in name
     batches = [
-        list(ShuffledBatches(encode(case["model"], each, 128), each.labels, *shuffled(len(each), 32, epochs, SEED))(0))
+        list(labelled_batches(encode(case["model"], each, 128), each.labels, *shuffled(len(each), 32, epochs, SEED))(0))
         for each, epochs in ((train, 3), (validation, 1))
     ]
 
     def logits(batch: Any) -> Any:
-        (tokens, lengths, types), _, _ = batch
+        (tokens, lengths, types), *_ = batch
         mask = torch.arange(tokens.shape[1]) < torch.tensor(lengths)[:, None]
         return network(torch.tensor(tokens).long(), mask.long(), torch.tensor(types).long()).logits
 
@@ -290,10 +292,10 @@ def _torch_frozen(
             for (batch,) in batches[0]:
                 found = logits(batch)
                 if case["num_labels"] == 1:
-                    losses = (found[:, 0] - torch.tensor(batch.labels)) ** 2
+                    losses = (found[:, 0] - torch.tensor(batch.targets)) ** 2
                 else:
                     losses = torch.nn.functional.cross_entropy(
-                        found, torch.tensor(batch.labels).long(), reduction="none"
+                        found, torch.tensor(batch.targets).long(), reduction="none"
                     )
                 optimizer.zero_grad()
                 (losses * torch.tensor(batch.weights)).sum().backward()

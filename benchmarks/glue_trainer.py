@@ -19,6 +19,7 @@ import json
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ def main() -> None:
     options = parser.parse_args()
     from jaxpaint.tasks.glue import SCORE, glue_task, load_examples, task_metrics
     from jaxpaint.tasks.local_data import parse_data_option
-    from jaxpaint.training.glue_settings import FinetuneSettings
+    from jaxpaint.training.settings import ENCODER
 
     seeds = tuple(int(seed) for seed in options.seeds.split(","))
-    settings = FinetuneSettings(epochs=options.epochs, seeds=seeds, dropout=0.0 if options.paired else None)
+    settings = replace(ENCODER, epochs=options.epochs, seeds=seeds, dropout=0.0 if options.paired else None)
     runs: list[dict[str, Any]] = []
     for name, files in parse_data_option(options.data).items():
         task = glue_task(name)
@@ -66,11 +67,11 @@ def main() -> None:
 def _ours(model: Path, task: Any, train: Any, validation: Any, seed: int, settings: Any) -> Any:
     import jaxpaint as jp
     from jaxpaint.training.features import encode
-    from jaxpaint.training.glue_finetune import finetune
+    from jaxpaint.training.tune import tune_encoder
 
     loaded = jp.load(model)
     encoded, others = (encode(loaded, each, settings.max_length) for each in (train, validation))
-    tuned = finetune(loaded, loaded.full_plan, encoded, train.labels, task.num_labels, seed, settings)
+    tuned = tune_encoder(loaded, loaded.full_plan, encoded, train.labels, task.num_labels, seed, settings)
     return tuned.logits(others)
 
 
@@ -89,8 +90,8 @@ def _trainer(model: Path, task: Any, train: Any, validation: Any, seed: int, set
         set_seed,
     )
 
+    from jaxpaint.training.batches import shuffled
     from jaxpaint.training.heads import initial_head
-    from jaxpaint.training.training_order import shuffled
 
     paired = settings.dropout is not None
     tokenizer = AutoTokenizer.from_pretrained(model)

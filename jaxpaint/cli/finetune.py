@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli import report
-from jaxpaint.cli.exits import INTERRUPTED
 from jaxpaint.cli.loading import model_store
 from jaxpaint.cli.options import add_command, add_model_options, add_task_options, add_variant_options, check_store
+from jaxpaint.cli.training import add_training_options, given_training, interrupted
 
-_OF_TRAINING = ("learning_rate", "epochs", "batch_size", "training_seed")
 # What is not part of a study's settings.
-_OF_THE_COMMAND = ("run", "report", "limit_train", *_OF_TRAINING)
+_OF_THE_COMMAND = ("run", "report", "limit_train", "learning_rate", "epochs", "batch_size", "training_seed")
 
 
 def add(commands) -> None:
@@ -43,10 +43,7 @@ where it stopped. The report draws the paper's figure 13.""",
     add_task_options(parser.add_argument_group("tasks"), defaults=False)
     add_variant_options(parser.add_argument_group("plans"))
     training = parser.add_argument_group("training")
-    training.add_argument("--limit-train", type=int, metavar="N", help="training documents per task (default: all)")
-    training.add_argument("--learning-rate", type=float, metavar="R", help="falls linearly to 0 (default: 5e-5)")
-    training.add_argument("--epochs", type=int, metavar="N", help="(default: 1)")
-    training.add_argument("--batch-size", type=int, metavar="N", help="documents a step (default: 64)")
+    add_training_options(training, unit="documents", learning_rate="5e-5", epochs=1, batch_size=64)
     training.add_argument("--training-seed", type=int, metavar="N", help="of the documents' order (default: 0)")
 
 
@@ -68,21 +65,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _spec(options: argparse.Namespace):
-    from jaxpaint.study.finetuning_spec import FinetuneSettings, FinetuneSpec
+    from jaxpaint.study.finetuning_spec import DECODER, FinetuneSpec
     from jaxpaint.study.settings import spec_from
 
-    for name in ("limit_train", "epochs", "batch_size"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; expected 1 or more")
-    if options.learning_rate is not None and not 0 < options.learning_rate < float("inf"):
-        raise UserError(f"--learning-rate is {options.learning_rate}; expected a number above 0")
-    if options.training_seed is not None and options.training_seed < 0:
-        raise UserError(f"--training-seed is {options.training_seed}; expected 0 or more")
-    how = {name.removeprefix("training_"): getattr(options, name) for name in _OF_TRAINING}
-    training = FinetuneSettings(**{name: value for name, value in how.items() if value is not None})
+    given = given_training(options)
+    if options.training_seed is not None:
+        if options.training_seed < 0:
+            raise UserError(f"--training-seed is {options.training_seed}; expected 0 or more")
+        given["seeds"] = (options.training_seed,)
     settings = {name.replace("_", "-"): value for name, value in vars(options).items() if name not in _OF_THE_COMMAND}
-    return FinetuneSpec(spec_from(settings), training, options.limit_train)
+    return FinetuneSpec(spec_from(settings), replace(DECODER, **given), options.limit_train)
 
 
 def _finetune(spec) -> int:
@@ -97,10 +89,6 @@ def _finetune(spec) -> int:
             command = shlex.join(sys.argv)
             summary = run_finetune(spec, store, frozen_progress=frozen, progress=progress, tell=say, command=command)
     except KeyboardInterrupt:
-        print(
-            f"jaxpaint: interrupted; {spec.study.store} keeps what is done, and the same command continues",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
+        return interrupted(spec.study.store)
     print(f"{spec.study.store}: {summary}")
     return 0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli import report
-from jaxpaint.cli.exits import INTERRUPTED
 from jaxpaint.cli.loading import model_store
 from jaxpaint.cli.options import add_command, add_model_options, add_variant_options, check_store
+from jaxpaint.cli.training import add_training_options, given_training, interrupted
 
 # Those that mean the same as in a study, by its names.
 _SHARED = (
@@ -52,16 +52,11 @@ plans or tasks compute what is missing. Without --tasks: the paper's seven.""",
         help="a local JSONL or Parquet file in place of the hub's; give it once per split",
     )
     tasks.add_argument("--limit", type=int, metavar="N", help="validation examples per task (default: all)")
-    tasks.add_argument("--limit-train", type=int, metavar="N", help="training examples per task (default: all)")
     add_variant_options(parser.add_argument_group("plans"))
     training = parser.add_argument_group("training")
     training.add_argument("--frozen", action="store_true", help="train a classifier alone, the encoder as it is")
     training.add_argument("--training-seeds", metavar="N", help="how many, or NUMBERS such as 3-7 (default: 3)")
-    training.add_argument(
-        "--learning-rate", type=float, metavar="R", help="falls linearly to 0 (default: 2e-5, frozen 3e-2)"
-    )
-    training.add_argument("--epochs", type=int, metavar="N", help="(default: 3)")
-    training.add_argument("--batch-size", type=int, metavar="N", help="examples a step (default: 32)")
+    add_training_options(training, unit="examples", learning_rate="2e-5, frozen 3e-2", epochs=3, batch_size=32)
     training.add_argument(
         "--max-length", type=int, metavar="N", help="tokens an example, longer ones cut (default: 128)"
     )
@@ -88,36 +83,22 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _spec(options: argparse.Namespace, shared: dict[str, object]):
-    from jaxpaint.study.glue_frozen import FrozenSettings
-    from jaxpaint.study.glue_spec import GlueSpec
-    from jaxpaint.study.settings import checked_options
+    from jaxpaint.study.glue import GlueSpec
+    from jaxpaint.study.settings import checked_options, seeds
     from jaxpaint.tasks.glue import PAPER
-    from jaxpaint.training.glue_settings import FinetuneSettings
-    from jaxpaint.training.heads import HeadSettings
+    from jaxpaint.training.settings import ENCODER, HEAD
 
-    for name in ("limit", "limit_train", "epochs", "batch_size", "max_length"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; expected 1 or more")
-    rate = options.learning_rate
-    if rate is not None and not 0 < rate < float("inf"):
-        raise UserError(f"--learning-rate is {rate}; expected a number above 0")
+    given = given_training(options, "limit", "max_length")
     values = checked_options(shared)
-    how = {name: getattr(options, name) for name in ("learning_rate", "epochs", "batch_size")}
-    how = {name: value for name, value in how.items() if value is not None}
-    both = {} if options.max_length is None else {"max_length": options.max_length}
+    if options.max_length is not None:
+        given["max_length"] = options.max_length
     if options.training_seeds is not None:
-        both["seeds"] = _training_seeds(options.training_seeds)
-    training = FrozenSettings(HeadSettings(**how), **both) if options.frozen else FinetuneSettings(**how, **both)
+        given["seeds"] = seeds("--training-seeds", options.training_seeds)
+    training = replace(HEAD if options.frozen else ENCODER, **given)
     if not values.setdefault("tasks", PAPER):
         raise UserError(f"--tasks names none; leave it out for the paper's, {','.join(PAPER)}")
-    return GlueSpec(training=training, limit=options.limit, limit_train=options.limit_train, **values)
-
-
-def _training_seeds(text: str) -> tuple[int, ...]:
-    from jaxpaint.study.settings import seeds
-
-    return seeds("--training-seeds", text)
+    limits = {"limit": options.limit, "limit_train": options.limit_train}
+    return GlueSpec(training=training, frozen=options.frozen, **limits, **values)
 
 
 def _glue(spec) -> tuple[int, int]:
@@ -130,9 +111,6 @@ def _glue(spec) -> tuple[int, int]:
         with bar("glue", "examples") as progress:
             summary = run_glue(spec, progress=progress)
     except KeyboardInterrupt:
-        print(
-            f"jaxpaint: interrupted; {spec.store} keeps what is done, and the same command continues", file=sys.stderr
-        )
-        return INTERRUPTED, 0
+        return interrupted(spec.store), 0
     print(f"{spec.store}: {summary}")
     return 0, summary.elsewhere

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.study.spec import StudySpec
-from jaxpaint.training.settings import FinetuneSettings
+from jaxpaint.training.settings import DECODER, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,11 @@ class FinetuneSpec:
     Each task's plans are trained on the first `limit_train` of its training documents (None: on all).
 
     Raises:
-        UserError: no plan to fine-tune, or analyses or shards, which this command does not have.
+        UserError: no plan to fine-tune, several seeds, or analyses or shards, which this command does not have.
     """
 
     study: StudySpec
-    training: FinetuneSettings = field(default_factory=FinetuneSettings)
+    training: TrainingSettings = DECODER
     limit_train: int | None = None
 
     def __post_init__(self) -> None:
@@ -31,6 +31,8 @@ class FinetuneSpec:
             raise UserError("there is no plan to fine-tune; give --strategies skip")
         if self.study.analyses or self.study.shard != (1, 1):
             raise UserError("fine-tuning has neither analyses nor shards; run those with jaxpaint study")
+        if len(self.training.seeds) > 1:
+            raise UserError(f"seeds are {list(self.training.seeds)}; a decoder is trained once, so give one")
         if self.limit_train is not None and self.limit_train < 1:
             raise UserError(f"limit_train is {self.limit_train}; expected 1 or more training documents")
 

@@ -1,86 +1,283 @@
-"""A GLUE study from its settings to its results store."""
+"""A GLUE study: one encoder, many plans, many tasks, one results store; encoders fine-tuned, or left as they are."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
-from jaxpaint.base.words import count
-from jaxpaint.engine.model import load, require_pooler
+import numpy as np
+from jaxtyping import Float
+
+from jaxpaint.base.budgets import device_memory, host_memory
+from jaxpaint.base.errors import UserError
+from jaxpaint.base.words import digest
+from jaxpaint.engine.model import Model, load, require_pooler
+from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.strategies import Variant
+from jaxpaint.results.kinds import FROZEN
 from jaxpaint.results.store import Store
-from jaxpaint.study.glue_frozen import FrozenSettings, run_frozen
-from jaxpaint.study.glue_spec import TRAIN, GlueSpec
-from jaxpaint.study.trained import finetuned_cells, run_finetuned
+from jaxpaint.study.cells import Study
+from jaxpaint.study.glue_cells import VERSION, GlueRequests, finish
+from jaxpaint.study.spec import variants_of
+from jaxpaint.study.trained import Advance, StartBar, TrainedSummary, Training, registered, run_trained
 from jaxpaint.tasks.evaluation import environment
-from jaxpaint.tasks.glue import load_examples
-from jaxpaint.training.features import check_max_length
+from jaxpaint.tasks.glue import Examples, GlueTask, glue_task, load_examples
+from jaxpaint.tasks.local_data import parse_data_option
+from jaxpaint.training.checkpoints import TrainingCheckpoints
+from jaxpaint.training.features import Encoded, check_max_length, encode, pooled_features
+from jaxpaint.training.heads import classifier_dropout, train_heads
+from jaxpaint.training.settings import ENCODER, TrainingSettings
+from jaxpaint.training.tune import TunedEncoder, tune_encoder
+
+TRAIN = "train"
+# Plans whose features need more than this share of a host's memory are taken in parts. Training them takes copies.
+FEATURES_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
-class GlueSummary:
-    """What was asked, plans on tasks, how many of the results this run computed, in `seconds`, and how many other
-    processes are at."""
+class GlueSpec:
+    """The settings of `jaxpaint glue`, as its options name them; paths as the user gave them.
 
-    plans: int
-    tasks: int
-    computed: int
-    elsewhere: int
-    seconds: float
+    `frozen` leaves encoders as they are, and trains classifiers alone (the paper's A.9). `data` are texts
+    TASK:SPLIT=FILE (without a split, the validation examples); `limit` and `limit_train` numbers of examples. What else
+    plans are made of is as in `jaxpaint.study.spec.StudySpec`.
+    """
 
-    def __str__(self) -> str:
-        """In words, in one line."""
-        done = f"{count(self.plans, 'plan')} on {count(self.tasks, 'task')}"
-        if not self.computed and not self.elsewhere:
-            return f"{done}; there was nothing to compute"
-        others = f"; other processes are at {self.elsewhere}" if self.elsewhere else ""
-        return f"{done}; {count(self.computed, 'result')} in {self.seconds:.0f} s{others}"
+    model: str
+    store: Path
+    tasks: tuple[str, ...]
+    training: TrainingSettings = ENCODER
+    frozen: bool = False
+    revision: str | None = None
+    dtype: str = "auto"
+    data: tuple[str, ...] = ()
+    limit: int | None = None
+    limit_train: int | None = None
+    strategies: tuple[str, ...] = ()
+    starts: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] = tuple(range(10))
+    loops: tuple[int, ...] = (3,)
+    times: tuple[int, ...] = (2, 3)
+    plans: tuple[str, ...] = ()
+
+    def variants(self, num_layers: int) -> tuple[Variant, ...]:
+        """Every variant on a model of `num_layers` layers, each once: the full model first.
+
+        Raises:
+            UserError: a start or a plan that does not fit the model.
+        """
+        return variants_of(
+            num_layers, self.strategies, self.plans, self.starts, self.seeds, iterations=self.loops, times=self.times
+        )
+
+    def files(self) -> tuple[tuple[GlueTask, Mapping[str, Path]], ...]:
+        """The tasks, each with its local files by split; a split without one is read from the hub.
+
+        Raises:
+            UserError: an unknown task, a file that is missing, or one for a task or split that is not read.
+        """
+        tasks = [glue_task(name) for name in self.tasks]
+        given = parse_data_option(self.data)
+        for name in given:
+            if name not in self.tasks:
+                raise UserError(f"--data {name}: {name} is not among --tasks {','.join(self.tasks)}")
+        return tuple((task, _by_split(task, given.get(task.name, {}))) for task in tasks)
 
 
-def run_glue(spec: GlueSpec, *, progress: Callable[[int], Callable[[int, str], None]] | None = None) -> GlueSummary:
+def _by_split(task: GlueTask, given: Mapping[str | None, Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    known: Sequence[str] = (TRAIN, task.validation_split)
+    for split, path in given.items():
+        name = split or task.validation_split
+        if name not in known:
+            raise UserError(f"--data {task.name}:{split}: {task.name} is read from the splits {' and '.join(known)}")
+        if name in found:
+            raise UserError(f"--data gives the {name!r} split of {task.name} twice: {found[name]} and {path}")
+        if path in found.values():
+            raise UserError(
+                f"--data {task.name}: {path} is given for both splits; train on other examples than it scores"
+            )
+        found[name] = path
+    return found
+
+
+def run_glue(spec: GlueSpec, *, progress: StartBar | None = None) -> TrainedSummary:
     """Computes what the study's store lacks. It may be ended at any moment, and called again.
 
-    Args:
-        spec: What to run.
-        progress: Told a number of examples, counted for each pass over them; gives what is called with the number of
-            examples done and a note, such as `jaxpaint.base.progress.bar` gives.
-
     Raises:
-        PlanError, UserError: as `GlueSpec`, `load_examples`, `jaxpaint.load`, `run_frozen` and `run_finetuned`. What
-            was written before stands.
+        PlanError, UserError: as `GlueSpec`, `load_examples`, `jaxpaint.load`, `run_frozen`, `finetuning` and
+            `run_trained`. What was written before stands.
     """
-    started, computed, elsewhere = time.perf_counter(), 0, 0
-    begin = progress or (lambda total: lambda examples, note: None)
-    files = spec.files()
-    examples = [
-        (
+    started = time.perf_counter()
+    tasks = [
+        GlueRequests(
             task,
             load_examples(task, TRAIN, local.get(TRAIN), spec.limit_train),
             load_examples(task, task.validation_split, local.get(task.validation_split), spec.limit),
         )
-        for task, local in files
+        for task, local in spec.files()
     ]
     model = load(spec.model, dtype=spec.dtype, revision=spec.revision)  # type: ignore[arg-type]
     require_pooler(model)
-    for task, _ in files:
-        check_max_length(model, task, spec.training.max_length)
-    variants = spec.variants(model.num_layers)
+    for requests in tasks:
+        check_max_length(model, requests.task, spec.training.max_length)
+    variants, here = spec.variants(model.num_layers), environment()
     with Store.open(spec.store, create=True) as store:
-        for task, train, validation in examples:
-            common = (model, store, task, train, validation, variants)
-            here = environment()
-            if isinstance(spec.training, FrozenSettings):
-                computed += run_frozen(*common, spec.training, environment=here, progress=begin)
-                continue
-            cells = finetuned_cells(*common, spec.training)
-            passes = len(cells.lacking(store)) * len(spec.training.seeds) * spec.training.epochs
-            advance = partial(_noted, begin(passes * len(train)), task.name)
-            computed += run_finetuned(*common, spec.training, environment=here, progress=advance)
-            elsewhere += len(cells.lacking(store))
+        common = [(store, model, requests, variants, spec.training, here) for requests in tasks]
+        if spec.frozen:
+            computed, elsewhere = sum(run_frozen(*each, progress) for each in common), 0
+        else:
+            computed, elsewhere = run_trained(store, [finetuning(*each) for each in common], progress)
     plans = len({variant.plan for variant in variants})
-    return GlueSummary(plans, len(examples), computed, elsewhere, time.perf_counter() - started)
+    return TrainedSummary(plans, len(tasks), computed, elsewhere, time.perf_counter() - started)
 
 
-def _noted(advance: Callable[[int, str], None], task: str, examples: int, loss: float | None) -> None:
-    advance(examples, task if loss is None else f"{task}, loss {loss:.3f}")
+def _registered(
+    store: Store,
+    model: Model,
+    requests: GlueRequests,
+    variants: Sequence[Variant],
+    settings: TrainingSettings,
+) -> Study:
+    require_pooler(model)
+    check_max_length(model, requests.task, settings.max_length)
+    for variant in variants:
+        model.checked_plan(variant.plan)
+    return registered(store, model, variants, requests)
+
+
+# --- Fine-tuned encoders ----------------------------------------------------------------------------------
+
+
+def finetuning(
+    store: Store,
+    model: Model,
+    requests: GlueRequests,
+    variants: Sequence[Variant],
+    settings: TrainingSettings,
+    environment: Mapping[str, Any],
+) -> Training:
+    """The plans on a task, to be fine-tuned and scored once per seed by `jaxpaint.study.trained.run_trained`.
+
+    Raises:
+        PlanError: a plan names a layer that the model lacks.
+        UserError: a model without a pooler, a `max_length` that does not fit it, or a store that cannot be written or
+            knows other validation examples.
+    """
+    requests = replace(requests, how={FROZEN: False, **settings.of_encoder()})
+    study = _registered(store, model, requests, variants, settings)
+    train = requests.train
+
+    @cache
+    def encoded() -> tuple[Encoded, Encoded]:  # where nothing is missing none is needed
+        return encode(model, train, settings.max_length), encode(model, requests.validation, settings.max_length)
+
+    def run(number: int, folder: Path, told: Advance) -> None:
+        began, cell = time.perf_counter(), int(study.cells[0, number])
+        tune = partial(tune_encoder, model, study.plans[number], encoded()[0], train.labels, requests.task.num_labels)
+        logits = _logits(tune, encoded()[1], requests.task.num_labels, settings, folder, told)
+        store.add_scores([], {cell: time.perf_counter() - began})
+        finish(store, cell, requests, logits, environment)
+
+    return Training(study, len(train), settings, partial(folder_name, model, requests, settings), run)
+
+
+def folder_name(model: Model, requests: GlueRequests, settings: TrainingSettings, plan: Plan) -> str:
+    """Where a plan's fine-tuning keeps what it goes on from."""
+    parts = (VERSION, model.manifest["fingerprint"], str(model.dtype), requests.name, str(plan))
+    return digest(*parts, settings.of_encoder(), requests.train.texts, requests.train.labels.tolist())
+
+
+def _logits(
+    tune: Callable[..., TunedEncoder],
+    validation: Encoded,
+    num_labels: int,
+    settings: TrainingSettings,
+    folder: Path,
+    told: Advance,
+) -> Float[np.ndarray, "seeds examples labels"]:
+    """Logits of the validation examples; NaN for the seeds from the one on whose loss is not finite."""
+    logits = np.full((len(settings.seeds), len(validation), num_labels), np.nan, np.float32)
+    scored = digest(*(tokens.tolist() for tokens in validation.tokens))[:8]  # more of them may be asked for
+    for number, seed in enumerate(settings.seeds):
+        file, kept = folder / f"seed-{seed}-{scored}.npy", folder / f"seed-{seed}"
+        if file.exists():
+            logits[number] = np.load(file)
+        else:
+            try:
+                tuned = tune(seed, settings, checkpoints=TrainingCheckpoints(kept), progress=told)
+            except FloatingPointError:
+                break
+            logits[number] = tuned.logits(validation)
+            _save(file, logits[number])
+            shutil.rmtree(kept, ignore_errors=True)
+        told.seeds(number + 1)
+    return logits
+
+
+def _save(file: Path, logits: np.ndarray) -> None:
+    """Whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial.npy")
+    np.save(partial, logits)
+    os.replace(partial, file)
+
+
+# --- Encoders as they are ---------------------------------------------------------------------------------
+
+
+def run_frozen(
+    store: Store,
+    model: Model,
+    requests: GlueRequests,
+    variants: Sequence[Variant],
+    settings: TrainingSettings,
+    environment: Mapping[str, Any],
+    progress: StartBar | None = None,
+) -> int:
+    """The paper's A.9: scores every plan by a classifier on the pooled output, where the store lacks it: how many.
+
+    `progress` is told the number of examples, counted once for all plans whose features fit memory together. Errors as
+    `finetuning`.
+    """
+    require_pooler(model)
+    dropout = classifier_dropout(model.config) if settings.dropout is None else settings.dropout
+    settings = replace(settings, dropout=dropout)
+    requests = replace(requests, how={FROZEN: True, **settings.of_head()})
+    study = _registered(store, model, requests, variants, settings)
+    lacking = np.flatnonzero(study.unfinished(store)[0]).tolist()
+    if not lacking:
+        return 0
+    task, train, validation = requests.task, requests.train, requests.validation
+    labels = np.concatenate([train.labels, validation.labels])
+    both = encode(model, Examples(train.texts + validation.texts, labels), settings.max_length)
+    parts = list(_parts(study, lacking, len(both) * model.config.hidden_size * 4))
+    advance = progress(len(both) * len(parts)) if progress else lambda examples, note: None
+    note = f"{task.name}, {len(lacking)} plans"
+    for part in parts:
+        began, plans = time.perf_counter(), [study.plans[number] for number in part]
+        features = pooled_features(model, both, plans, progress=lambda examples: advance(examples, note))
+        finite = np.isfinite(features).all(axis=(1, 2))
+        features[~finite] = 0.0
+        trained_on, scored = features[:, : len(train)], features[:, len(train) :]
+        logits = train_heads(trained_on, train.labels, scored, task.num_labels, settings)
+        logits = np.where(finite[:, None, None], logits, np.nan)
+        cells = study.cells[0, part].tolist()
+        store.add_scores([], dict.fromkeys(cells, (time.perf_counter() - began) / len(part)))
+        for number, cell in enumerate(cells):
+            finish(store, cell, requests, logits[:, number], environment)
+    return len(lacking)
+
+
+def _parts(study: Study, plans: Sequence[int], plan_bytes: int) -> Iterator[list[int]]:
+    """Plans that begin alike together, as many as memory holds of features, on the host and on the device."""
+    order = sorted(plans, key=lambda number: str(study.plans[number]))
+    size = max(1, int(FEATURES_SHARE * min(host_memory(), device_memory() or host_memory()) / plan_bytes))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]

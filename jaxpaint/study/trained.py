@@ -1,168 +1,133 @@
-"""The paper's GLUE study: an encoder fine-tuned and scored with each plan in place."""
+"""Plans trained and then scored, one after the other: claimed among processes, and gone on with where one was ended."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
-from jaxpaint.base.words import digest
-from jaxpaint.engine.model import Model, require_pooler
+from jaxpaint.base.words import count
+from jaxpaint.engine.model import Model
+from jaxpaint.engine.source import Source
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import Store
-from jaxpaint.study.glue_cells import VERSION, GlueCells, register
-from jaxpaint.tasks.glue import Examples, GlueTask
-from jaxpaint.training.checkpoints import TrainingCheckpoints, claimed
-from jaxpaint.training.features import Encoded, check_max_length, encode
-from jaxpaint.training.glue_finetune import finetune
-from jaxpaint.training.glue_settings import FinetuneSettings
+from jaxpaint.study.cells import Study, model_id, register
+from jaxpaint.study.run import StudySummary
+from jaxpaint.training.checkpoints import claimed
+from jaxpaint.training.settings import TrainingSettings
+
+StartBar = Callable[[int], Callable[[int, str], None]]
+"""Told a number of examples, counted for each pass over them under each plan; gives what is called with the number of
+those done and a note, such as `jaxpaint.base.progress.bar` gives."""
 
 
-def run_finetuned(
-    model: Model,
-    store: Store,
-    task: GlueTask,
-    train: Examples,
-    validation: Examples,
-    variants: Sequence[Variant],
-    settings: FinetuneSettings,
-    *,
-    environment: Mapping[str, Any],
-    progress: Callable[[int, float | None], None] | None = None,
-) -> int:
-    """Fine-tunes and scores every plan that the store lacks, and keeps the scores: of how many plans.
+@dataclass(frozen=True)
+class TrainedSummary:
+    """What was asked, plans on tasks, how many of these results this run computed, in `seconds` from beginning to end,
+    and how many other processes are at; where plans are scored as they are, too, the study that does so."""
 
-    A cell is trained once per seed. What a killed run had done lies in a folder beside the store, named after it with
-    `.checkpoints`, until the cell is finished; the next run goes on from there. Several processes may work on one
-    store: each leaves alone the cells that another is at. `progress` is called with the number of examples trained on
-    since the last call, each as often as there are epochs and seeds, and their latest mean loss (None for what a run
-    before this one had finished).
+    plans: int
+    tasks: int
+    computed: int
+    elsewhere: int
+    seconds: float
+    as_they_are: StudySummary | None = None
+
+    def __str__(self) -> str:
+        """In words, in one line."""
+        before = self.as_they_are
+        done = f"{count(self.plans, 'plan')}{' fine-tuned' if before else ''} on {count(self.tasks, 'task')}"
+        if not (self.computed or self.elsewhere or (before and (before.work.executed or before.written))):
+            return f"{done}; there was nothing to compute"
+        others = f"; other processes are at {self.elsewhere}" if self.elsewhere else ""
+        return f"{done}; {count(self.computed, 'result')} in {self.seconds:.0f} s{others}"
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A task's plans to be trained on so many `examples`, once for each of the settings' seeds, and scored.
+
+    `study` are the task's cells. `folder` names where a plan's training leaves what it goes on from, the same for the
+    same training alone. `run(number, folder, progress)` trains the plan of a number and keeps its scores.
+    """
+
+    study: Study
+    examples: int
+    settings: TrainingSettings
+    folder: Callable[[Plan], str]
+    run: Callable[[int, Path, Advance], None]
+
+    @property
+    def work(self) -> int:
+        """Examples that a plan is trained on, counted for each pass over them."""
+        return self.examples * self.settings.epochs * len(self.settings.seeds)
+
+    def lacking(self, results: Store) -> list[int]:
+        """The numbers of plans without results over all documents."""
+        return np.flatnonzero(self.study.unfinished(results)[0]).tolist()
+
+
+class Advance:
+    """Progress of a plan's training in examples, out of progress in steps."""
+
+    def __init__(self, training: Training, advance: Callable[[int, str], None]) -> None:
+        self._training, self._name, self._advance = training, training.study.tasks[0].name, advance
+        self._before = self._done = 0
+
+    def __call__(self, steps: int, loss: float) -> None:
+        """So many steps of the present seed's run are done."""
+        examples, batch_size = self._training.examples, self._training.settings.batch_size
+        epochs, rest = divmod(steps, -(-examples // batch_size))
+        self._to(self._before + epochs * examples + rest * batch_size, f"{self._name}, loss {loss:.3f}")
+
+    def seeds(self, done: int) -> None:
+        """The runs of so many seeds are done, and the next one begins."""
+        self._before = done * self._training.examples * self._training.settings.epochs
+        self._to(self._before, self._name)
+
+    def end(self) -> None:
+        """Whatever was not trained here needs no more training."""
+        self._to(self._training.work, self._name)
+
+    def _to(self, done: int, note: str) -> None:
+        if done > self._done:
+            self._advance(done - self._done, note)
+        self._done = done
+
+
+def registered(results: Store, model: Model | Source, variants: Sequence[Variant], task: Any) -> Study:
+    """The cells of a task's plans; `task` has what `jaxpaint.study.cells.register` asks of one. Errors as there."""
+    return register(results, model_id(results, model), variants, [task])
+
+
+def run_trained(results: Store, trainings: Sequence[Training], progress: StartBar | None = None) -> tuple[int, int]:
+    """Trains and scores every plan that the results store lacks: of how many, and how many other processes are at.
+
+    What a killed training had done lies in a folder beside the results, named after them with `.checkpoints`, until its
+    result is there; the next run goes on from there. Several processes may work on one file: each leaves alone the
+    plans that another is training.
 
     Raises:
-        PlanError: a plan names a layer that the model lacks.
-        UserError: a model without a pooler, a `max_length` that does not fit it, a tokenizer of another model, a store
-            that cannot be written or knows other validation examples, or a checkpoint that cannot be written or read.
+        UserError: a store that cannot be written, or a checkpoint that cannot be written or read.
     """
-    for variant in variants:
-        model.checked_plan(variant.plan)
-    cells = finetuned_cells(model, store, task, train, validation, variants, settings)
-    lacking = cells.lacking(store)
-    if not lacking:
-        return 0
-    examples = _Examples(
-        encode(model, train, settings.max_length),
-        train.labels,
-        encode(model, validation, settings.max_length),
-    )
-    kept, computed = store.path.with_name(f"{store.path.name}.checkpoints"), 0
-    for cell, plan in lacking.items():
-        parts = (VERSION, model.manifest["fingerprint"], str(model.dtype), task.name, str(plan), asdict(settings))
-        name = digest(*parts, train.texts, train.labels.tolist())
-        with claimed(kept / name) as is_ours:
-            if is_ours and cell in cells.lacking(store):
-                began = time.perf_counter()
-                logits = _logits(model, plan, task, examples, settings, kept / name, progress)
-                store.add_scores([], {cell: time.perf_counter() - began})
-                cells.finish(store, cell, logits, environment=environment)
-                shutil.rmtree(kept / name, ignore_errors=True)
+    kept, computed = results.path.with_name(f"{results.path.name}.checkpoints"), 0
+    todo = [(training, number) for training in trainings for number in training.lacking(results)]
+    work = sum(training.work for training, _ in todo)
+    advance = progress(work) if progress and work else lambda examples, note: None
+    for training, number in todo:
+        told, folder = Advance(training, advance), kept / training.folder(training.study.plans[number])
+        with claimed(folder) as is_ours:
+            if is_ours and number in training.lacking(results):
+                training.run(number, folder, told)
+                shutil.rmtree(folder, ignore_errors=True)
                 computed += 1
-    with suppress(OSError):  # none there, or still with cells of others
+        told.end()
+    with suppress(OSError):  # none there, or still with plans of others
         kept.rmdir()
-    return computed
-
-
-def finetuned_cells(
-    model: Model,
-    store: Store,
-    task: GlueTask,
-    train: Examples,
-    validation: Examples,
-    variants: Sequence[Variant],
-    settings: FinetuneSettings,
-) -> GlueCells:
-    """What `run_finetuned` scores, registered in the store. Errors as there."""
-    require_pooler(model)
-    check_max_length(model, task, settings.max_length)
-    return register(store, model, task, train, validation, variants, {"frozen": False, **asdict(settings)})
-
-
-class _Examples(NamedTuple):
-    """What to train on, with its labels, and what to score."""
-
-    train: Encoded
-    labels: np.ndarray
-    validation: Encoded
-
-
-def _logits(
-    model: Model,
-    plan: Plan,
-    task: GlueTask,
-    examples: _Examples,
-    settings: FinetuneSettings,
-    folder: Path,
-    progress: Callable[[int, float | None], None] | None,
-) -> Float[np.ndarray, "seeds examples labels"]:
-    """Logits of the validation examples; NaN for the seeds from the one on whose loss is not finite."""
-    logits = np.full((len(settings.seeds), len(examples.validation), task.num_labels), np.nan, np.float32)
-    scored = digest(*(tokens.tolist() for tokens in examples.validation.tokens))[:8]  # more of them may be asked for
-    for number, seed in enumerate(settings.seeds):
-        advance = _Advance(len(examples.train), settings, progress)
-        file = folder / f"seed-{seed}-{scored}.npy"
-        if file.exists():
-            logits[number] = np.load(file)
-            advance(advance.steps, None)
-            continue
-        try:
-            tuned = finetune(
-                model,
-                plan,
-                examples.train,
-                examples.labels,
-                task.num_labels,
-                seed,
-                settings,
-                checkpoints=TrainingCheckpoints(folder / f"seed-{seed}"),
-                progress=advance,
-            )
-        except FloatingPointError:
-            break
-        logits[number] = tuned.logits(examples.validation)
-        _save(file, logits[number])
-        shutil.rmtree(folder / f"seed-{seed}", ignore_errors=True)
-    return logits
-
-
-def _save(file: Path, logits: np.ndarray) -> None:
-    """Whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial.npy")
-    np.save(partial, logits)
-    os.replace(partial, file)
-
-
-class _Advance:
-    """Progress in examples out of progress in steps."""
-
-    def __init__(
-        self, examples: int, settings: FinetuneSettings, progress: Callable[[int, float | None], None] | None
-    ) -> None:
-        self.examples, self.batch_size, self.progress, self.done = examples, settings.batch_size, progress, 0
-        self.of_epoch = -(-examples // settings.batch_size)
-        self.steps = self.of_epoch * settings.epochs
-
-    def __call__(self, steps: int, loss: float | None) -> None:
-        epochs, rest = divmod(steps, self.of_epoch)
-        done = epochs * self.examples + rest * self.batch_size
-        if self.progress:
-            self.progress(done - self.done, loss)
-        self.done = done
+    return computed, sum(len(training.lacking(results)) for training in trainings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,25 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxpaint.base.compilation import jit
-from jaxpaint.training.training_order import shuffled
-
-
-@dataclass(frozen=True)
-class HeadSettings:
-    """How a classifier is trained; the defaults are the paper's A.9 on top of transformers' `run_glue.py`.
-
-    AdamW without weight decay, a learning rate that falls linearly to 0, gradients clipped to a norm of
-    `max_grad_norm`, dropout before the classifier (None: as the model's config says).
-    """
-
-    learning_rate: float = 3e-2
-    epochs: int = 3
-    batch_size: int = 32
-    dropout: float | None = None
-    max_grad_norm: float = 1.0
+from jaxpaint.training.batches import shuffled
+from jaxpaint.training.settings import TrainingSettings
+from jaxpaint.training.trainer import AdamW
 
 
 def train_heads(
@@ -36,8 +23,7 @@ def train_heads(
     labels: np.ndarray,
     evaluated: Float[np.ndarray, "plans others D"],
     num_labels: int,
-    seeds: tuple[int, ...],
-    settings: HeadSettings,
+    settings: TrainingSettings,
 ) -> Float[np.ndarray, "seeds plans others labels"]:
     """Logits of `evaluated` by classifiers trained on `features`, one for each plan and seed.
 
@@ -49,13 +35,15 @@ def train_heads(
     """
     if settings.dropout is None:
         raise ValueError("settings.dropout is None; give a rate")
+    seeds = settings.seeds
     steps = [shuffled(len(labels), settings.batch_size, settings.epochs, seed) for seed in seeds]
     orders, weights = zip(*steps, strict=True)
     heads = [initial_head(seed, features.shape[-1], num_labels) for seed in seeds]
     starts = jax.tree.map(lambda *each: jnp.stack(each), *heads)
     keys = jnp.stack([jax.random.split(jax.random.key(seed))[1] for seed in seeds])
-    logits = _train(features, labels, evaluated, np.stack(orders), np.stack(weights), starts, keys, settings)
-    return np.asarray(logits)
+    optimizer = AdamW.of(settings, len(orders[0]))
+    data = (features, labels, evaluated, np.stack(orders), np.stack(weights), starts, keys)
+    return np.asarray(_train(*data, optimizer, settings.dropout))
 
 
 def classifier_dropout(config: Any) -> float:
@@ -69,9 +57,24 @@ def initial_head(seed: int, width: int, num_labels: int) -> dict[str, Array]:
     return {"kernel": 0.02 * jax.random.normal(first, (width, num_labels)), "bias": jnp.zeros(num_labels)}
 
 
-@jit("settings")
-def _train(features, labels, evaluated, orders, weights, starts, keys, settings):
-    over_plans = jax.vmap(partial(_train_one, settings=settings), in_axes=(0, None, 0, None, None, None, None))
+def class_logits(head: dict[str, Array], x: Float[Array, "B D"]) -> Float[Array, "B labels"]:
+    """What a classifier makes of pooled outputs."""
+    return x @ head["kernel"] + head["bias"]
+
+
+def label_loss(
+    logits: Float[Array, "B labels"], labels: ArrayLike, weights: Float[ArrayLike, " B"]
+) -> Float[Array, ""]:
+    """The weighted sum of squared errors of a regression (one label), else of cross-entropies."""
+    if logits.shape[-1] == 1:
+        return (weights * jnp.square(logits[:, 0] - labels)).sum()
+    return (weights * optax.softmax_cross_entropy_with_integer_labels(logits, labels)).sum()
+
+
+@jit("optimizer", "rate")
+def _train(features, labels, evaluated, orders, weights, starts, keys, optimizer, rate):
+    train_one = partial(_train_one, optimizer=optimizer, rate=rate)
+    over_plans = jax.vmap(train_one, in_axes=(0, None, 0, None, None, None, None))
     over_seeds = jax.vmap(over_plans, in_axes=(None, None, None, 0, 0, 0, 0))
     return over_seeds(features, labels, evaluated, orders, weights, starts, keys)
 
@@ -85,30 +88,21 @@ def _train_one(
     start: dict[str, Array],
     key: Array,
     *,
-    settings: HeadSettings,
+    optimizer: AdamW,
+    rate: float,
 ) -> Float[Array, "others labels"]:
-    steps, num_labels, rate = len(order), start["bias"].size, settings.dropout or 0.0
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(settings.max_grad_norm),
-        optax.adamw(optax.linear_schedule(settings.learning_rate, 0.0, steps), weight_decay=0.0),
-    )
-
-    def logits(parameters, x):
-        return x @ parameters["kernel"] + parameters["bias"]
+    adamw = optimizer.transformation()
 
     def loss(parameters, x, y, weight, key):
         kept = jax.random.bernoulli(key, 1 - rate, x.shape)
-        found = logits(parameters, jnp.where(kept, x / (1 - rate), 0.0))
-        if num_labels == 1:
-            return (weight * jnp.square(found[:, 0] - y)).sum()
-        return (weight * optax.softmax_cross_entropy_with_integer_labels(found, y)).sum()
+        return label_loss(class_logits(parameters, jnp.where(kept, x / (1 - rate), 0.0)), y, weight)
 
     def step(carry, batch):
         parameters, state = carry
         number, chosen, weight = batch
         gradient = jax.grad(loss)(parameters, features[chosen], labels[chosen], weight, jax.random.fold_in(key, number))
-        updates, state = optimizer.update(gradient, state, parameters)
+        updates, state = adamw.update(gradient, state, parameters)
         return (optax.apply_updates(parameters, updates), state), None
 
-    (parameters, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), (jnp.arange(steps), order, weights))
-    return logits(parameters, evaluated)
+    (parameters, _), _ = jax.lax.scan(step, (start, adamw.init(start)), (jnp.arange(len(order)), order, weights))
+    return class_logits(parameters, evaluated)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxpaint.base.budgets import device_memory, host_memory, on_cpu
-from jaxpaint.models.family import Config
 from jaxpaint.plans.plan import Plan
 
-PART_ROWS = 8  # of a batch, at a time on a CPU: with more there is more padding
+PART_ROWS = 8  # of a batch, at a time on a CPU: fewer are slower, and with more there is more padding
 # Per trained parameter: itself, two moments, the gradient, and a second one while parts of a batch are added up.
 PARAMETER_BYTES = 20
 
@@ -21,20 +20,31 @@ class HowToTrain(NamedTuple):
 
 
 def how_to_train(
-    config: Config, plan: Plan, itemsize: int, batch_size: int, length: int, parameters: int
+    config: Any,
+    plan: Plan,
+    itemsize: int,
+    batch_size: int,
+    length: int,
+    parameters: int,
+    *,
+    beside: int = 0,
+    dropout: bool = False,
 ) -> HowToTrain:
     """What fits the device: the whole batch, layers' insides kept or not, else a half, a quarter, … of it.
 
     Args:
-        config: Of the decoder.
+        config: Of the model.
         plan: What runs.
         itemsize: Bytes of a number in the layers.
         batch_size: Rows of a batch.
         length: Tokens of its longest row.
         parameters: How many are trained.
+        beside: Bytes of whatever else lies on the device.
+        dropout: Whether layers drop, whose masks are kept too.
     """
-    rows, free = min(PART_ROWS, batch_size) if on_cpu() else batch_size, _free_bytes(parameters)
-    inside = _inside_bytes(config, itemsize, length)
+    rows = min(PART_ROWS, batch_size) if on_cpu() else batch_size
+    free = _free_bytes(parameters * PARAMETER_BYTES + beside)
+    inside = _inside_bytes(config, itemsize, length, dropout)
     if plan.cost * rows * inside <= free:
         return HowToTrain(rows, False)
     # Between layers only their input is kept, of a layer's insides one layer's at a time.
@@ -44,14 +54,14 @@ def how_to_train(
     return HowToTrain(rows, True)
 
 
-def _inside_bytes(config: Config, itemsize: int, length: int) -> int:
-    """About what the way back needs of one layer and row: inputs and outputs of products, norms in float32, and per
-    pair of tokens and head the softmax in float32 and what is multiplied with values."""
-    of_token = config.hidden_size * (9 * itemsize + 12) + config.intermediate_size * 4 * itemsize
-    return length * (of_token + length * config.num_attention_heads * (itemsize + 8))
+def _inside_bytes(config: Any, itemsize: int, length: int, dropout: bool) -> int:
+    """About what the way back needs of one layer and row: inputs and outputs of products, norms in float32, masks, and
+    per pair of tokens and head the softmax in float32, what is multiplied with values, and a mask."""
+    of_token = config.hidden_size * (9 * itemsize + 12 + 6 * dropout) + config.intermediate_size * 4 * itemsize
+    return length * (of_token + length * config.num_attention_heads * (itemsize + 8 + dropout))
 
 
-def _free_bytes(parameters: int) -> float:
-    """The device's memory less what training its parameters takes; of a host, half of what it has."""
+def _free_bytes(taken: int) -> float:
+    """The device's memory less what is taken; of a host, half of what it has."""
     memory = device_memory()
-    return 0.5 * host_memory() if memory is None else 0.9 * memory - parameters * PARAMETER_BYTES
+    return 0.5 * host_memory() if memory is None else 0.9 * memory - taken

@@ -1,34 +1,67 @@
-"""How decoders are fine-tuned."""
+"""How models are trained: one class of settings, and the papers' three tables of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from jaxpaint.base.errors import UserError
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
-    """The paper's (A.2): one epoch, batches of 64, a learning rate of 5e-5; of what it does not say, transformers'
-    defaults: AdamW without weight decay, the rate falling linearly to 0, gradients clipped to a norm of 1.
+class TrainingSettings:
+    """AdamW with a learning rate that falls linearly to 0, and gradients clipped to a norm of `max_grad_norm`.
 
-    `seed` decides the order of the examples.
+    There is one run for each of `seeds`, whose scores are averaged; it decides the order of examples, a classifier's
+    first weights and dropout. An encoder's examples are cut to `max_length` tokens, and `dropout` replaces the rates of
+    its config.
 
     Raises:
         UserError: a setting that cannot be trained with.
     """
 
-    learning_rate: float = 5e-5
-    epochs: int = 1
-    batch_size: int = 64
+    learning_rate: float
+    epochs: int
+    batch_size: int
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
-    seed: int = 0
+    dropout: float | None = None
+    max_length: int = 128
+    seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "epochs", "batch_size", "max_grad_norm"):
+        for name in ("learning_rate", "epochs", "batch_size", "max_grad_norm", "max_length"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UserError(f"{name} is {getattr(self, name)}; fine-tuning needs a number above 0")
-        for name in ("weight_decay", "seed"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"{name} is {getattr(self, name)}; give 0 or more")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise UserError(f"weight_decay is {self.weight_decay}; give 0 or more")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise UserError(f"seeds are {list(self.seeds)}; give at least one, of 0 or more, and each once")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise UserError(f"dropout is {self.dropout}; give a probability of 0 or more and below 1")
+
+    # What a results store keeps of them among a task's settings. Other settings are another task, so these stay.
+
+    def of_decoder(self) -> dict[str, Any]:
+        """Of a decoder trained on answers, by its one seed."""
+        (seed,) = self.seeds
+        return {**self._of("learning_rate", "epochs", "batch_size", "max_grad_norm", "weight_decay"), "seed": seed}
+
+    def of_encoder(self) -> dict[str, Any]:
+        """Of an encoder with a classifier."""
+        return asdict(self)
+
+    def of_head(self) -> dict[str, Any]:
+        """Of a classifier alone."""
+        head = self._of("learning_rate", "epochs", "batch_size", "dropout", "max_grad_norm")
+        return {"head": head, **self._of("max_length", "seeds")}
+
+    def _of(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names}
+
+
+# The papers', and transformers' (`run_glue.py`) where they say nothing: decoders (A.2), encoders under GLUE, and
+# classifiers on frozen encoders (A.9).
+DECODER = TrainingSettings(learning_rate=5e-5, epochs=1, batch_size=64)
+ENCODER = TrainingSettings(learning_rate=2e-5, epochs=3, batch_size=32, seeds=(0, 1, 2))
+HEAD = replace(ENCODER, learning_rate=3e-2)

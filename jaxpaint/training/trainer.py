@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxpaint.base.compilation import jit
 from jaxpaint.training.checkpoints import TrainingCheckpoints
+from jaxpaint.training.settings import TrainingSettings
 
 Parameters: TypeAlias = Any
 Batch: TypeAlias = Any
@@ -44,6 +45,11 @@ class AdamW:
     learning_rate: float
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
+
+    @classmethod
+    def of(cls, settings: TrainingSettings, steps: int) -> AdamW:
+        """As the settings say."""
+        return cls(steps, settings.learning_rate, settings.max_grad_norm, settings.weight_decay)
 
     def transformation(self) -> optax.GradientTransformation:
         """The same as optax knows it."""

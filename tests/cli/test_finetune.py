@@ -121,12 +121,12 @@ def test_other_settings_are_other_results_and_the_full_model_is_trained_where_it
 @pytest.fixture
 def steps(monkeypatch) -> list[int]:
     """The steps that are told; at the second, after a checkpoint of the first, the command is interrupted."""
-    from jaxpaint.study import finetune as module
+    from jaxpaint.study.trained import Advance
 
     monkeypatch.setattr("jaxpaint.training.trainer.WINDOW", 1)
     monkeypatch.setattr("jaxpaint.training.trainer.CHECKPOINT_SECONDS", 0.0)
     steps: list[int] = []
-    count = module._Advance.__call__
+    count = Advance.__call__
 
     def interrupted(self, done: int, loss: float) -> None:
         steps.append(done)
@@ -134,7 +134,7 @@ def steps(monkeypatch) -> list[int]:
             raise KeyboardInterrupt
         count(self, done, loss)
 
-    monkeypatch.setattr(module._Advance, "__call__", interrupted)
+    monkeypatch.setattr(Advance, "__call__", interrupted)
     return steps
 
 

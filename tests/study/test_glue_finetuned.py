@@ -16,14 +16,16 @@ import jaxpaint as jp
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.strategies import CUSTOM, Variant
 from jaxpaint.results.store import Store
-from jaxpaint.study import trained as finetuned
-from jaxpaint.study.trained import run_finetuned
+from jaxpaint.study import glue
+from jaxpaint.study.glue import finetuning
+from jaxpaint.study.glue_cells import GlueRequests
+from jaxpaint.study.trained import run_trained
 from jaxpaint.tasks.glue import Examples, glue_task
-from jaxpaint.training.glue_settings import FinetuneSettings
+from jaxpaint.training.settings import ENCODER, TrainingSettings
 from tests.helpers.decoders import make_tiny
 from tests.helpers.tiny_glue import pairs, tiny_store
 
-SETTINGS = FinetuneSettings(learning_rate=3e-3, epochs=4, batch_size=16, max_length=20, seeds=(0, 1))
+SETTINGS = dataclasses.replace(ENCODER, learning_rate=3e-3, epochs=4, batch_size=16, max_length=20, seeds=(0, 1))
 TRAIN, VALIDATION = pairs(0, 160), pairs(1, 40)
 WORK = len(TRAIN) * SETTINGS.epochs * len(SETTINGS.seeds)  # of a cell, in examples
 VARIANTS = [Variant(CUSTOM, jp.Plan.parse(text), 5) for text in ("0-4", "0 3-1 4")]
@@ -34,13 +36,22 @@ def model(tmp_path_factory) -> jp.Model:
     return jp.load(tiny_store(tmp_path_factory.mktemp("bert")), dtype="float32")
 
 
-def _run(model: jp.Model, path: Path, **changes: Any) -> int:
-    arguments = {
-        **{"task": glue_task("mrpc"), "train": TRAIN, "validation": VALIDATION, "variants": VARIANTS},
-        **{"settings": SETTINGS, "environment": {}, **changes},
-    }
+def _run(
+    model: jp.Model,
+    path: Path,
+    *,
+    task: str = "mrpc",
+    train: Examples = TRAIN,
+    validation: Examples = VALIDATION,
+    variants: list[Variant] = VARIANTS,
+    settings: TrainingSettings = SETTINGS,
+    progress: Any = None,
+) -> int:
+    """How many plans were trained; `progress` is called with numbers of examples and notes."""
+    requests = GlueRequests(glue_task(task), train, validation)
     with Store.open(path, create=True) as store:
-        return run_finetuned(model, store, **arguments)
+        training = finetuning(store, model, requests, variants, settings, {})
+        return run_trained(store, [training], progress and (lambda total: progress))[0]
 
 
 def _rows(path: Path) -> list[tuple]:
@@ -54,7 +65,7 @@ def _rows(path: Path) -> list[tuple]:
 def undisturbed(model: jp.Model, tmp_path_factory) -> Path:
     """The store of a run of two plans, which has left nothing beside it."""
     folder, examples = tmp_path_factory.mktemp("study"), []
-    assert _run(model, folder / "glue.sqlite", progress=lambda count, loss: examples.append(count)) == 2
+    assert _run(model, folder / "glue.sqlite", progress=lambda count, note: examples.append(count)) == 2
     assert sum(examples) == 2 * WORK
     assert [file.name for file in folder.iterdir()] == ["glue.sqlite"]
     return folder / "glue.sqlite"
@@ -86,7 +97,7 @@ class _Killed(Exception):
 def _stop_after(examples: int) -> Any:
     done = 0
 
-    def progress(count: int, loss: float | None) -> None:
+    def progress(count: int, note: str) -> None:
         nonlocal done
         done += count
         if done >= examples:
@@ -105,8 +116,8 @@ def test_a_killed_run_goes_on_where_it_was(
         with pytest.raises(_Killed):
             _run(model, store, progress=_stop_after(stop))
     assert (tmp_path / "glue.sqlite.checkpoints").is_dir()
-    assert _run(model, store, progress=lambda count, loss: again.append((count, loss))) == 2
-    assert again[0] == (WORK // 2, None), "the first seed was done"
+    assert _run(model, store, progress=lambda count, note: again.append((count, note))) == 2
+    assert again[0] == (WORK // 2, "mrpc"), "the first seed was done"
     assert sum(count for count, _ in again) == 2 * WORK
     assert _rows(store) == _rows(undisturbed)
     assert [file.name for file in tmp_path.iterdir()] == ["glue.sqlite"]
@@ -123,8 +134,8 @@ def test_a_killed_run_of_other_settings_is_not_gone_on_with(
         settings = dataclasses.replace(one_epoch, max_length=max_length)
         _run(model, store, train=pairs(0, 32), variants=VARIANTS[:1], settings=settings, progress=progress)
 
-    def losses(store: Path) -> list[tuple[int, float | None]]:
-        found: list[tuple[int, float | None]] = []
+    def losses(store: Path) -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = []
         run(store, 10, lambda *told: found.append(told))
         return found
 
@@ -138,13 +149,13 @@ def test_a_loss_that_explodes_ends_its_cell_alone(
     model: jp.Model, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exploding = dataclasses.replace(SETTINGS, learning_rate=1e30)
-    ours = finetuned.finetune
+    ours = glue.tune_encoder
 
-    def finetune(*arguments: Any, **named: Any) -> Any:
+    def tune_encoder(*arguments: Any, **named: Any) -> Any:
         *before, settings = arguments
         return ours(*before, exploding if str(arguments[1]) == "0-4" else settings, **named)
 
-    monkeypatch.setattr(finetuned, "finetune", finetune)
+    monkeypatch.setattr(glue, "tune_encoder", tune_encoder)
     assert _run(model, tmp_path / "glue.sqlite") == 2
     assert [row for row in _rows(undisturbed) if row[0] == "0 3-1 4"] == _rows(tmp_path / "glue.sqlite")
     with Store.open(tmp_path / "glue.sqlite", create=False) as store:
@@ -156,8 +167,11 @@ def test_another_process_leaves_a_cell_alone_that_is_worked_at(model: jp.Model, 
     path, calls = tmp_path / "glue.sqlite", []
     short = {"settings": dataclasses.replace(SETTINGS, seeds=(0,), epochs=1), "variants": VARIANTS[:1]}
 
-    def progress(count: int, loss: float | None) -> None:
-        calls.append(_run(model, path, **short, progress=lambda *_: pytest.fail("two at one cell")))
+    def at_one_cell(count: int, note: str) -> None:
+        assert note == "mrpc", "no loss: of the cell it is told alone that another process sees to it"
+
+    def progress(count: int, note: str) -> None:
+        calls.append(_run(model, path, **short, progress=at_one_cell))
 
     assert _run(model, path, **short, progress=progress) == 1
     assert calls == [0], "it computed nothing"
@@ -170,7 +184,7 @@ def test_a_regression(model: jp.Model, tmp_path: Path) -> None:
     _run(
         model,
         path,
-        **{"task": glue_task("stsb"), "train": train, "validation": validation},
+        **{"task": "stsb", "train": train, "validation": validation},
         **{"settings": one_seed, "variants": VARIANTS[:1]},
     )
     assert {metric: value for _, metric, value, _ in _rows(path)}["pearson"] > 0.7
@@ -186,7 +200,7 @@ def test_refusals(model: jp.Model, tmp_path: Path) -> None:
         _run(model, path, variants=[Variant(CUSTOM, jp.Plan.parse("0-5"), 5)])
     for change in ({"epochs": 0}, {"seeds": ()}, {"seeds": (1, 1)}, {"dropout": 1.0}, {"weight_decay": -1.0}):
         with pytest.raises(UserError, match=next(iter(change))):
-            FinetuneSettings(**change)
+            dataclasses.replace(ENCODER, **change)
 
 
 SCRIPT = """
@@ -199,7 +213,7 @@ from jaxpaint.training import trainer as training
 
 training.WINDOW, training.CHECKPOINT_SECONDS = 5, 0.0
 model = jp.load(sys.argv[1], dtype="float32")
-study._run(model, Path(sys.argv[2]), progress=lambda count, loss: print(count, flush=True))
+study._run(model, Path(sys.argv[2]), progress=lambda count, note: print(count, flush=True))
 """
 
 

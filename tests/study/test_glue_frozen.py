@@ -19,13 +19,14 @@ from convert import convert
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.strategies import CUSTOM, Variant, family
 from jaxpaint.results.store import Store
-from jaxpaint.study.glue_frozen import FrozenSettings, run_frozen
+from jaxpaint.study.glue import run_frozen
+from jaxpaint.study.glue_cells import GlueRequests
 from jaxpaint.tasks.glue import Examples, glue_task
-from jaxpaint.training.heads import HeadSettings
+from jaxpaint.training.settings import HEAD
 from tests.helpers.bert_models import NUM_LAYERS, VOCAB_SIZE, torch_bert
 from tests.helpers.decoders import make_tiny
 
-SETTINGS = FrozenSettings(HeadSettings(batch_size=16, epochs=6), max_length=16, seeds=(0, 1))
+SETTINGS = dataclasses.replace(HEAD, batch_size=16, epochs=6, max_length=16, seeds=(0, 1))
 WORDS = [f"w{i}" for i in range(VOCAB_SIZE - 5)]
 
 
@@ -58,7 +59,7 @@ TRAIN, VALIDATION = _examples(0, 200), _examples(1, 60)
 def _run(
     model: jp.Model, store: Store, variants=VARIANTS, validation: Examples = VALIDATION, train: Examples = TRAIN
 ) -> int:
-    return run_frozen(model, store, glue_task("mrpc"), train, validation, variants, SETTINGS, environment={})
+    return run_frozen(store, model, GlueRequests(glue_task("mrpc"), train, validation), variants, SETTINGS, {})
 
 
 def test_scores_of_every_plan_are_kept_and_not_computed_again(model: jp.Model, tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_dropout_is_the_model_s(model: jp.Model, tmp_path: Path) -> None:
 def test_parts_that_fit_memory_give_the_same(model: jp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = []
     for name, share in (("whole", 1 / 8), ("parts", 1e-12)):
-        monkeypatch.setattr("jaxpaint.study.glue_frozen.FEATURES_SHARE", share)
+        monkeypatch.setattr("jaxpaint.study.glue.FEATURES_SHARE", share)
         with Store.open(tmp_path / f"{name}.sqlite", create=True) as store:
             _run(model, store)
             values.append(store.connection.execute("SELECT plan, metric, value FROM results ORDER BY 1, 2").fetchall())

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.study.glue import run_glue
-from jaxpaint.study.glue_spec import GlueSpec
+from jaxpaint.study.glue import GlueSpec, run_glue
 from jaxpaint.tasks.glue import PAPER, TASKS, glue_task, load_examples, task_metrics
 
 

@@ -15,9 +15,9 @@ from jaxpaint.tasks.harness import PlanLM
 from jaxpaint.tasks.load import load_tasks
 from jaxpaint.tasks.requests import load_requests
 from jaxpaint.training.answers import overlap, training_examples
-from jaxpaint.training.finetuning_batches import AnswerBatches
-from jaxpaint.training.finetuning_loss import planned_decoder
+from jaxpaint.training.batches import answer_batches
 from jaxpaint.training.parameters import host_parameters, of_layers, own_layers
+from jaxpaint.training.planned import planned_decoder
 from tests.helpers.tiny_tasks import NOUNS, make_task
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
@@ -68,7 +68,7 @@ def test_the_loss_is_what_scoring_measures(lm: PlanLM, tmp_path: Path) -> None:
     expected = -score(lm.model, found.requests, lm.plan).loglikelihoods.sum()
     expected /= sum(len(request.targets) for request in found.requests)
     everything = np.arange(len(found), dtype=np.int32)[None]
-    ((batch,),) = AnswerBatches(found.requests, everything, np.ones(everything.shape, np.float32), len(found))(0)
+    ((batch,),) = answer_batches(found.requests, everything, np.ones(everything.shape, np.float32), len(found))(0)
     own, layers = own_layers(lm.plan)
     planned = jax.jit(planned_decoder(lm.model.config, lm.model.dtype, own))
     assert float(planned(of_layers(host_parameters(lm.model), layers), batch)) == pytest.approx(expected, rel=1e-5)

@@ -22,17 +22,17 @@ from jax.flatten_util import ravel_pytree
 
 from jaxpaint.models.dropout import Dropout, dropout
 from jaxpaint.plans.plan import Parallel, Plan, Repeat, Series
+from jaxpaint.training.batches import Batch, Batches, labelled_batches, shuffled
 from jaxpaint.training.checkpoints import TrainingCheckpoints
 from jaxpaint.training.features import Encoded
-from jaxpaint.training.glue_batches import Batch, ShuffledBatches
-from jaxpaint.training.glue_classifier import evaluate, first_parameters, planned_classifier
-from jaxpaint.training.glue_finetune import GENERATOR, finetune
-from jaxpaint.training.glue_settings import FinetuneSettings
+from jaxpaint.training.planned import evaluate, first_parameters, planned_classifier
+from jaxpaint.training.settings import ENCODER
 from jaxpaint.training.trainer import AdamW
-from jaxpaint.training.training_order import shuffled
+from jaxpaint.training.tune import GENERATOR, tune_encoder
 from tests.helpers.bert_models import LEAVES, MODULES, NORM_LEAVES, NUM_LAYERS, SIZES, VOCAB_SIZE, tiny_bert, torch_bert
 
-SETTINGS = FinetuneSettings(learning_rate=1e-4, epochs=1, batch_size=12, dropout=0.0)  # in parts of 8 and 4
+# A batch comes in parts of 8 and 4.
+SETTINGS = dataclasses.replace(ENCODER, learning_rate=1e-4, epochs=1, batch_size=12, dropout=0.0)
 EXAMPLES = 33  # the last batch is not whole
 
 
@@ -47,8 +47,8 @@ def _examples(num_labels: int = 2, longest: int = 30, size: int = EXAMPLES) -> t
     return Encoded(tokens, types), labels if num_labels > 1 else random.uniform(0, 5, size).astype(np.float32)
 
 
-def _batches(encoded: Encoded, labels: np.ndarray) -> ShuffledBatches:
-    return ShuffledBatches(encoded, labels, *shuffled(len(encoded), SETTINGS.batch_size, SETTINGS.epochs, seed=0))
+def _batches(encoded: Encoded, labels: np.ndarray) -> Batches:
+    return labelled_batches(encoded, labels, *shuffled(len(encoded), SETTINGS.batch_size, SETTINGS.epochs, seed=0))
 
 
 class _MeanOfLayers(torch.nn.Module):
@@ -110,7 +110,7 @@ def _torch_classifier(
 
 def _torch_inputs(batch: Batch) -> dict[str, torch.Tensor]:
     """A batch's real rows, padded no further than they need."""
-    (tokens, lengths, types), labels, weights = batch
+    (tokens, lengths, types), _, labels, weights = batch
     real, longest = weights > 0, lengths.max()
     return {
         "input_ids": torch.tensor(tokens[real, :longest]).long(),
@@ -120,7 +120,7 @@ def _torch_inputs(batch: Batch) -> dict[str, torch.Tensor]:
     }
 
 
-def _torch_trained(network: Any, plan: Plan, batches: ShuffledBatches) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _torch_trained(network: Any, plan: Plan, batches: Batches) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The classifier's parameters after the batches' steps by plain torch in float64, and the steps' losses.
 
     In float32 torch's own parameters lie up to 6e-6 from these: AdamW blows up gradients that are nearly 0.
@@ -174,7 +174,7 @@ def test_three_steps_equal_torch(text: str, num_labels: int, longest: int) -> No
     network = _torch_classifier(num_labels, first["classifier"])
     expected, their_losses = _torch_trained(network, plan, _batches(encoded, labels))
     losses = []
-    tuned = finetune(
+    tuned = tune_encoder(
         *(tiny_bert(), plan, encoded, labels, num_labels, 0, SETTINGS),
         progress=lambda done, loss: losses.append((done, loss)),
     )
@@ -207,13 +207,13 @@ def test_dropout_is_where_transformers_has_it(of_classifier: float | None, monke
 
     encoded, labels = _examples(2, 32)
     encoded = Encoded(tuple(np.resize(text, 32) for text in encoded.tokens), tuple(np.zeros((EXAMPLES, 32), np.int32)))
-    (batch,) = next(_batches(encoded, labels)(0))
+    (batch,) = jax.device_put(next(_batches(encoded, labels)(0)))
     rates = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2, "classifier_dropout": of_classifier}
     model = dataclasses.replace(tiny_bert(), config=dataclasses.replace(tiny_bert().config, **rates))
     parameters = first_parameters(model, 2, seed=0)
     network = _torch_classifier(2, parameters["classifier"], hidden=0.3, attention=0.2, classifier=of_classifier)
     monkeypatch.setattr("torch.nn.functional.dropout", theirs)
-    for module in ("models.bert", "models.ops", "glue.classifier"):
+    for module in ("models.bert", "models.attention", "training.planned"):
         monkeypatch.setattr(f"jaxpaint.{module}.dropout", ours)
     classifier = planned_classifier(model, model.full_plan)
     with_dropout = float(classifier(parameters, batch, jax.random.key(0)))
@@ -240,12 +240,12 @@ def test_dropout_drops_its_share_independently(impl: str) -> None:
 def test_parts_hold_a_batch_once_the_shortest_examples_first() -> None:
     encoded, labels = _examples(2, 70, 41)
     whole, parted = (
-        list(ShuffledBatches(encoded, labels, *shuffled(41, 20, 1, seed=1), part_rows)(0)) for part_rows in (None, 8)
+        list(labelled_batches(encoded, labels, *shuffled(41, 20, 1, seed=1), part_rows)(0)) for part_rows in (None, 8)
     )
 
     def rows(batches: tuple[Batch, ...]) -> list[Any]:
         found = [
-            (float(batch.weights[row]), int(batch.labels[row]), batch.inputs.tokens[row][:length].tolist())
+            (float(batch.weights[row]), int(batch.targets[row]), batch.inputs.tokens[row][:length].tolist())
             for batch in batches
             for row, length in enumerate(batch.inputs.lengths)
             if batch.weights[row] > 0
@@ -298,11 +298,11 @@ spread = {name: jax.device_put(value, place(name, value.shape)) for name, value 
 many = from_parameters(one.config, traverse_util.unflatten_dict(spread, sep="/"), mesh=mesh)
 encoded, labels = alone._examples()
 arguments = (alone.Plan.parse("0 {1-3} 4"), encoded, labels, 2, 0)
-expected, found = (alone.finetune(model, *arguments, alone.SETTINGS).logits(encoded) for model in (one, many))
+expected, found = (alone.tune_encoder(model, *arguments, alone.SETTINGS).logits(encoded) for model in (one, many))
 np.testing.assert_allclose(found, expected, atol=1e-5)
 assert np.ptp(found[:, 0]) > 1e-3
 try:
-    alone.finetune(many, *arguments, alone.dataclasses.replace(alone.SETTINGS, batch_size=7))
+    alone.tune_encoder(many, *arguments, alone.dataclasses.replace(alone.SETTINGS, batch_size=7))
 except UserError as error:
     assert "2 devices" in str(error)
 else:
@@ -336,7 +336,7 @@ def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(tmp_path: Path, mon
 
         checkpoints = TrainingCheckpoints(tmp_path / folder)
         encoded, labels = _examples()
-        return finetune(
+        return tune_encoder(
             *(tiny_bert(), Plan.parse("0-4"), encoded, labels, 2, 0, settings),
             checkpoints=checkpoints,
             progress=progress,
@@ -357,7 +357,7 @@ def test_a_loss_that_explodes_is_told_and_the_model_is_left_as_it_was() -> None:
     encoded, labels = _examples()
     before = ravel_pytree(nnx.to_pure_dict(tiny_bert().state))[0].copy()
     with pytest.raises(FloatingPointError, match="loss is nan"):
-        finetune(
+        tune_encoder(
             tiny_bert(), Plan.parse("0-4"), encoded, labels, 2, 0, dataclasses.replace(SETTINGS, learning_rate=1e30)
         )
     np.testing.assert_array_equal(ravel_pytree(nnx.to_pure_dict(tiny_bert().state))[0], before)
@@ -367,7 +367,7 @@ def test_bfloat16_trains_float32_parameters() -> None:
     model = tiny_bert()
     low = dataclasses.replace(model, state=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model.state))
     encoded, labels = _examples()
-    tuned = finetune(low, Plan.parse("0 {1-3} 4"), encoded, labels, 2, 0, SETTINGS)
+    tuned = tune_encoder(low, Plan.parse("0 {1-3} 4"), encoded, labels, 2, 0, SETTINGS)
     assert {leaf.dtype for leaf in jax.tree.leaves(tuned.parameters)} == {jnp.dtype("float32")}
     wide = evaluate(planned_classifier(model, Plan.parse("0 {1-3} 4")), tuned.parameters, encoded)
     narrow = tuned.logits(encoded)

@@ -20,19 +20,18 @@ from jaxpaint.base import budgets
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.packing import Request
 from jaxpaint.plans.plan import Plan, PlanError
-from jaxpaint.study.finetuning_spec import FinetuneSettings
 from jaxpaint.training.answers import TrainingExamples
+from jaxpaint.training.batches import Batch, Batches, answer_batches, shuffled
 from jaxpaint.training.checkpoints import TrainingCheckpoints
-from jaxpaint.training.finetuning_batches import AnswerBatches, Batch
-from jaxpaint.training.finetuning_loss import planned_decoder
-from jaxpaint.training.finetuning_tune import Tuned, tune
 from jaxpaint.training.memory import HowToTrain, how_to_train
 from jaxpaint.training.parameters import host_parameters, of_layers, own_layers
-from jaxpaint.training.training_order import shuffled
+from jaxpaint.training.planned import planned_decoder
+from jaxpaint.training.settings import DECODER, TrainingSettings
+from jaxpaint.training.tune import TunedDecoder, tune_decoder
 from tests.helpers.bert_models import tiny_bert
 from tests.helpers.decoders import LONGEST, VOCAB_SIZE, Tiny, make_tiny, stacked_parameters
 
-SETTINGS = FinetuneSettings(learning_rate=1e-4, batch_size=8)
+SETTINGS = dataclasses.replace(DECODER, learning_rate=1e-4, batch_size=8)
 SKIP = Plan.parse("0 1 4")
 SERIES = ("grouped-query", "tied embeddings", "sliding window", "neox, tied, no attention bias")
 
@@ -48,16 +47,16 @@ def examples(count: int = 21) -> TrainingExamples:
     return TrainingExamples(tuple(requests), ("",) * count, "digest")
 
 
-def batches(part_rows: int = 8) -> AnswerBatches:
+def batches(part_rows: int = 8) -> Batches:
     found = examples()
-    order = shuffled(len(found), SETTINGS.batch_size, SETTINGS.epochs, SETTINGS.seed)
-    return AnswerBatches(found.requests, *order, part_rows)
+    order = shuffled(len(found), SETTINGS.batch_size, SETTINGS.epochs, seed=0)
+    return answer_batches(found.requests, *order, part_rows)
 
 
 def torch_loss(network: Any, batch: Batch) -> torch.Tensor:
     """transformers' mean loss of a batch's answers, row by row: under a sliding window its padding makes NaN."""
     total, count = torch.zeros((), dtype=torch.float64), 0
-    rows = zip(batch.tokens, batch.lengths, batch.scored, batch.targets, batch.weights, strict=True)
+    rows = zip(batch.inputs.tokens, batch.inputs.lengths, batch.scored, batch.targets, batch.weights, strict=True)
     for tokens, length, scored, targets, weights in rows:
         if not weights.any():
             continue
@@ -120,8 +119,8 @@ def test_parameters_after_three_steps_are_torchs(tiny: Tiny) -> None:
     assert done == [(3, pytest.approx(np.mean(losses), rel=1e-5))]
 
 
-def tune_tiny(tiny: Tiny, plan: Plan, settings: FinetuneSettings = SETTINGS, **named: Any) -> Tuned:
-    return tune(tiny.model, host_parameters(tiny.model), plan, examples(), settings, **named)
+def tune_tiny(tiny: Tiny, plan: Plan, settings: TrainingSettings = SETTINGS, **named: Any) -> TunedDecoder:
+    return tune_decoder(tiny.model, host_parameters(tiny.model), plan, examples(), settings, **named)
 
 
 def difference(one: Any, other: Any) -> float:
@@ -135,7 +134,7 @@ PLANS = ("0-4", "0 1 4", "0 3-1 4", "0 {1-3}*2 4", "0 2*3 4", "0 2 0 sum{2 3} 4"
 def test_untrained_layers_of_a_plan_are_the_plan(text: str, texts: np.ndarray) -> None:
     """With steps too small to be seen: whatever the plan, its own layers in their new order are the model."""
     tiny, plan = make_tiny("grouped-query"), Plan.parse(text)
-    tuned = tune_tiny(tiny, plan, FinetuneSettings(learning_rate=1e-12, batch_size=21))
+    tuned = tune_tiny(tiny, plan, dataclasses.replace(DECODER, learning_rate=1e-12, batch_size=21))
     assert tuned.model.num_layers == len({*own_layers(plan)[1]})
     np.testing.assert_allclose(tuned.model.logits(texts, tuned.plan), tiny.model.logits(texts, plan), rtol=0, atol=2e-5)
 
@@ -152,7 +151,7 @@ def test_memory_is_traded_without_a_change(text: str, monkeypatch: pytest.Monkey
     """Parts of a batch, logits a few positions at a time, and insides computed again: the same gradient."""
     tiny, plan = make_tiny("tied embeddings"), Plan.parse(text)
     ((batch,), *_), ((*parts,), *_) = list(batches()(0)), list(batches(3)(0))
-    assert [part.tokens.shape[0] for part in parts] == [3, 3, 3]
+    assert [part.inputs.tokens.shape[0] for part in parts] == [3, 3, 3]
     whole, gradient = loss_and_gradient(tiny, plan, batch)
     monkeypatch.setattr(budgets, "CPU", dataclasses.replace(budgets.CPU, training_logits_bytes=4 * VOCAB_SIZE * 10))
     for again in ([batch], parts):
@@ -164,7 +163,8 @@ def test_memory_is_traded_without_a_change(text: str, monkeypatch: pytest.Monkey
 
 def test_padding_changes_no_loss() -> None:
     tiny, ((batch,), *_) = make_tiny("sliding window"), list(batches()(0))
-    padded = batch._replace(tokens=np.pad(batch.tokens, ((0, 0), (0, 32)), constant_values=7))
+    tokens = np.pad(batch.inputs.tokens, ((0, 0), (0, 32)), constant_values=7)
+    padded = batch._replace(inputs=batch.inputs._replace(tokens=tokens))
     assert loss_and_gradient(tiny, SKIP, padded)[0] == pytest.approx(loss_and_gradient(tiny, SKIP, batch)[0], rel=1e-6)
 
 
@@ -198,7 +198,10 @@ def stop_at(steps: list[int], stop: int | None) -> Callable[[int, float], None]:
 def test_a_run_that_was_killed_ends_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jaxpaint.training.trainer.WINDOW", 1)
     monkeypatch.setattr("jaxpaint.training.trainer.CHECKPOINT_SECONDS", 0.0)
-    tiny, settings = make_tiny("grouped-query"), FinetuneSettings(learning_rate=1e-3, epochs=2, batch_size=8)
+    tiny, settings = (
+        make_tiny("grouped-query"),
+        dataclasses.replace(DECODER, learning_rate=1e-3, epochs=2, batch_size=8),
+    )
     steps: list[int] = []
 
     def run(stop: int | None, folder: str) -> Any:
@@ -219,9 +222,9 @@ def test_a_loss_that_explodes_is_told_and_the_parameters_are_left_as_they_were()
     tiny = make_tiny("grouped-query")
     parameters = host_parameters(tiny.model)
     before = ravel_pytree(parameters)[0].copy()
-    exploding = FinetuneSettings(learning_rate=1e30, batch_size=8)
+    exploding = dataclasses.replace(DECODER, learning_rate=1e30, batch_size=8)
     with pytest.raises(FloatingPointError, match="loss is nan"):
-        tune(tiny.model, parameters, SKIP, examples(), exploding)
+        tune_decoder(tiny.model, parameters, SKIP, examples(), exploding)
     np.testing.assert_array_equal(ravel_pytree(parameters)[0], before)
 
 
@@ -231,23 +234,23 @@ def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def out_of_memory(*arguments: Any, **named: Any) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr("jaxpaint.training.finetuning_tune.train", out_of_memory)
+    monkeypatch.setattr("jaxpaint.training.tune.train", out_of_memory)
     with pytest.raises(UserError, match="out of memory fine-tuning plan 0 1 4"):
         tune_tiny(tiny, SKIP)
     with pytest.raises(PlanError, match="5 layers"):
         tune_tiny(tiny, Plan.parse("0-5"))
     with pytest.raises(UserError, match="needs a decoder"):
-        tune(tiny_bert(), host_parameters(tiny_bert()), Plan.parse("0-4"), examples(), SETTINGS)
-    for change in ({"epochs": 0}, {"learning_rate": -1.0}, {"weight_decay": -1.0}, {"batch_size": 0}, {"seed": -1}):
+        tune_decoder(tiny_bert(), host_parameters(tiny_bert()), Plan.parse("0-4"), examples(), SETTINGS)
+    for change in ({"epochs": 0}, {"learning_rate": -1.0}, {"weight_decay": -1.0}, {"batch_size": 0}, {"seeds": (-1,)}):
         with pytest.raises(UserError, match=next(iter(change))):
-            FinetuneSettings(**change)
+            dataclasses.replace(DECODER, **change)
 
 
 def test_a_small_device_takes_insides_again_and_then_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     config, plan = make_tiny("grouped-query").model.config, Plan.parse("0-4")
 
     def how(gigabytes: float) -> HowToTrain:
-        monkeypatch.setattr("jaxpaint.training.memory._free_bytes", lambda parameters: gigabytes * 1e9)
+        monkeypatch.setattr("jaxpaint.training.memory._free_bytes", lambda taken: gigabytes * 1e9)
         monkeypatch.setattr("jax.default_backend", lambda: "gpu")
         return how_to_train(config, plan, 2, 64, 1024, 10**6)
 

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 
+from jaxpaint.training.batches import shuffled
 from jaxpaint.training.trainer import train
-from jaxpaint.training.training_order import shuffled
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,210 @@
+"""A model with a plan in place, and a loss on what it gives, as a function of its parameters.
+
+There are two losses: of a decoder's answers, and of a classifier on an encoder's pooled output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxpaint.base.budgets import budgets, on_cpu
+from jaxpaint.base.compilation import jit
+from jaxpaint.engine import compiled as stack
+from jaxpaint.engine.inputs import Inputs
+from jaxpaint.engine.model import Model, layer_stack, require_pooler, start
+from jaxpaint.engine.rows import right_padded
+from jaxpaint.models import abstract_model, checkpoint
+from jaxpaint.models.dropout import Dropout, dropout
+from jaxpaint.models.family import Config
+from jaxpaint.models.sharding import DATA, parameter_sharding, rows
+from jaxpaint.plans.plan import Plan
+from jaxpaint.training.batches import Batch
+from jaxpaint.training.features import Encoded
+from jaxpaint.training.heads import class_logits, classifier_dropout, initial_head, label_loss
+
+Parameters: TypeAlias = dict[str, Any]
+SHORTEST_ROW = 32
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["layers"],
+    meta_fields=["loss", "graphdef", "form", "dtype", "at_once", "remat"],
+)
+@dataclass(frozen=True)
+class Planned:
+    """What is compiled for a plan: plans of one form (`jaxpaint.engine.compiled.with_own_layers`) share code.
+
+    It is the loss that the trainer asks for. Parameters are kept in float32, layers are computed in `dtype`. `layers`
+    are the places of the form's layers in the stack, None where they lie in the form's order and need not be copied.
+    """
+
+    layers: Int[Array, " leaves"] | None
+    loss: Callable[[Planned, Parameters, Batch, Array | None], Float[Array, ""]]
+    graphdef: Any
+    form: Plan
+    dtype: Any
+    at_once: bool
+    remat: bool
+
+    def __call__(self, parameters: Parameters, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
+        """The batch's weighted loss, float32. With a key, dropout at the rates of the model's config."""
+        return self.loss(self, parameters, batch, key)
+
+    def states(
+        self, model: Any, inputs: Inputs, before: Array | None = None, within: Array | None = None
+    ) -> Float[Array, "B S D"]:
+        """Hidden states after the plan of a merged model, before the final norm, in `dtype`.
+
+        The keys, which decoders have none of, draw dropout before the layers and within them, as transformers does.
+        """
+        x, context = start(model, inputs)
+        if before is not None:
+            x = dropout(x, Dropout(model.config.hidden_dropout_prob, before))
+        block, stacked = layer_stack(model)
+
+        def layer(parameters: Any, x: Array, context: Any, key: Array | None) -> Array:
+            return block(parameters, x, context) if key is None else block(parameters, x, context, key)
+
+        how = {"at_once": self.at_once, "unroll": not self.at_once, "remat": self.remat}
+        return stack.run_training(layer, stacked, self.form, self.layers, x.astype(self.dtype), context, within, **how)
+
+
+def planned_decoder(config: Config, dtype: Any, plan: Plan, *, remat: bool = False) -> Planned:
+    """A decoder of a plan's layers, in the order in which the plan first names them, ready to train on answers.
+
+    `plan` counts layers in that stack (`jaxpaint.training.parameters.own_layers`). Layers and head are computed in
+    `dtype`.
+    """
+    form, layers = stack.with_own_layers(plan)
+    module = abstract_model(config, jnp.float32)
+    return _planned(module, module, dtype, form, None if form == plan else layers, _answer_loss, remat)
+
+
+def planned_classifier(model: Model, plan: Plan, rate: float | None = None, *, remat: bool = False) -> Planned:
+    """An encoder under a plan with a classifier, ready to train; `rate` replaces all dropout rates of its config.
+
+    Raises:
+        PlanError: the plan names a layer that the model lacks.
+        UserError: a model without a pooler.
+    """
+    require_pooler(model)
+    plan = model.checked_plan(plan)
+    form, layers = stack.with_own_layers(plan)
+    names = () if rate is None else ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    changes: dict[str, Any] = {"has_masked_lm_head": False, **dict.fromkeys(names, rate)}
+    encoder: Any = model.config
+    module = abstract_model(dataclasses.replace(encoder, **changes), jnp.float32)
+    as_they_are = not on_cpu() and form == plan  # on a CPU code shared with other orders is worth more
+    return _planned(module, module.blocks, model.dtype, form, None if as_they_are else layers, _class_loss, remat)
+
+
+def _planned(module: Any, lowered: Any, dtype: Any, form: Plan, layers: Any, loss: Any, remat: bool) -> Planned:
+    """`lowered` is the part of the module that is computed in `dtype`."""
+    for _, part in nnx.iter_modules(lowered):
+        if isinstance(part, nnx.Linear | nnx.LayerNorm | nnx.RMSNorm):
+            part.dtype = dtype
+    return Planned(layers, loss, nnx.split(module)[0], form, dtype, not on_cpu(), remat)
+
+
+# --- Answers ----------------------------------------------------------------------------------------------
+
+
+def _answer_loss(planned: Planned, parameters: Parameters, batch: Batch, key: Array | None) -> Float[Array, ""]:
+    """Cross-entropy at the scored positions; there is nothing to draw with a key."""
+    x = planned.states(nnx.merge(planned.graphdef, parameters), batch.inputs)
+    assert batch.scored is not None
+    chosen = jnp.take_along_axis(x, batch.scored[..., None], axis=1).reshape(-1, x.shape[-1])
+    # The blocks cast layer by layer; what the head reads is small enough to be cast at once.
+    head = nnx.merge(planned.graphdef, jax.tree.map(lambda leaf: leaf.astype(planned.dtype), parameters))
+    return _cross_entropy(head, chosen, jnp.ravel(batch.targets), jnp.ravel(batch.weights))
+
+
+def _cross_entropy(
+    model: Any, hidden: Float[Array, "M D"], targets: Int[Array, " M"], weights: Float[Array, " M"]
+) -> Float[Array, ""]:
+    """The weighted sum of the targets' losses; logits of a part of the positions exist at a time."""
+
+    def of_part(hidden: Array, targets: Array, weights: Array) -> Array:
+        losses = optax.softmax_cross_entropy_with_integer_labels(model.logits(hidden), targets)
+        return (weights * losses).sum()
+
+    parts = -(-len(targets) * 4 * model.config.vocab_size // budgets().training_logits_bytes)
+    if parts == 1:
+        return of_part(hidden, targets, weights)
+    size = -(-len(targets) // parts)
+    padding = parts * size - len(targets)
+    hidden = jnp.pad(hidden, ((0, padding), (0, 0))).reshape(parts, size, -1)
+    targets, weights = (jnp.pad(each, (0, padding)).reshape(parts, size) for each in (targets, weights))
+
+    def one_more(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        return total + jax.checkpoint(of_part)(*part), None
+
+    return jax.lax.scan(one_more, jnp.zeros(()), (hidden, targets, weights))[0]
+
+
+# --- A classifier -----------------------------------------------------------------------------------------
+
+
+def _class_loss(planned: Planned, parameters: Parameters, batch: Batch, key: Array | None) -> Float[Array, ""]:
+    return label_loss(_class_logits(planned, parameters, batch.inputs, key), batch.targets, batch.weights)
+
+
+def _class_logits(
+    planned: Planned, parameters: Parameters, inputs: Inputs, key: Array | None = None
+) -> Float[Array, "B labels"]:
+    """In float32."""
+    model = nnx.merge(planned.graphdef, parameters["encoder"])
+    before, within, after = (None,) * 3 if key is None else jax.random.split(key, 3)
+    pooled = model.pooled(planned.states(model, inputs, before, within).astype(jnp.float32))
+    pooled = dropout(pooled, None if after is None else Dropout(classifier_dropout(model.config), after))
+    return class_logits(parameters["classifier"], pooled)
+
+
+def first_parameters(model: Model, num_labels: int, seed: int) -> Parameters:
+    """The model's parameters in float32, without a masked-LM head, and a new classifier's.
+
+    Those of a model computed in fewer bits are read again from its store, where it has one.
+    """
+    encoder = nnx.to_pure_dict(model.state)
+    if model.dtype != jnp.float32 and model.store:
+        sharding = parameter_sharding(model.mesh) if model.mesh else None
+        encoder = checkpoint.restore(model.store, dtype=jnp.float32, sharding=sharding)
+    encoder = {name: value for name, value in encoder.items() if name != "masked_lm"}
+    encoder = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), encoder)
+    return {"encoder": encoder, "classifier": initial_head(seed, model.config.hidden_size, num_labels)}
+
+
+def evaluate(
+    classifier: Planned, parameters: Parameters, encoded: Encoded, mesh: Any = None
+) -> Float[np.ndarray, "examples labels"]:
+    """Logits of examples, without dropout."""
+    logits = np.empty((len(encoded), parameters["classifier"]["bias"].size), np.float32)
+    shards = mesh.shape[DATA] if mesh else 1
+    budget = budgets().classifier_tokens * shards
+    found = []
+    for batch in right_padded(encoded.tokens, budget, shards, SHORTEST_ROW):
+        token_types = np.zeros_like(batch.tokens)
+        for row, example in enumerate(batch.texts):
+            token_types[row, : batch.lengths[row]] = encoded.token_types[example]
+        inputs = Inputs(batch.tokens, batch.lengths, token_types)
+        found.append((batch.texts, _logits(classifier, parameters, jax.device_put(inputs, mesh and rows(mesh)))))
+    for texts, of_rows in found:
+        logits[list(texts)] = np.asarray(of_rows)[: len(texts)]
+    return logits
+
+
+@jit()
+def _logits(classifier, parameters, inputs):
+    return _class_logits(classifier, parameters, inputs)
