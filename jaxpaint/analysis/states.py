@@ -30,10 +30,9 @@ from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine import interpreted
-from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import Model, layer_stack, start
 from jaxpaint.engine.program import Program
-from jaxpaint.engine.rows import TextRows, checked_texts, right_padded
+from jaxpaint.engine.rows import Inputs, TextRows, checked_texts, right_padded
 from jaxpaint.engine.walk import place, shards, walk
 from jaxpaint.plans.plan import Node, Plan
 from jaxpaint.plans.tree import units

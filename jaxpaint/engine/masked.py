@@ -14,9 +14,8 @@ from jaxtyping import Float, Int
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
-from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import Model
-from jaxpaint.engine.rows import checked_texts, right_padded
+from jaxpaint.engine.rows import Inputs, checked_texts, right_padded
 from jaxpaint.engine.walk import endings, shards, start_of_rows
 from jaxpaint.plans.plan import Plan
 

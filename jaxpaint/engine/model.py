@@ -20,8 +20,8 @@ from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine import compiled, interpreted
-from jaxpaint.engine.inputs import Inputs, checked_inputs
 from jaxpaint.engine.program import Program
+from jaxpaint.engine.rows import Inputs, checked_inputs
 from jaxpaint.models import abstract_model
 from jaxpaint.models.attention import AttentionImplementation
 from jaxpaint.models.family import Config
@@ -239,22 +239,6 @@ def attention_implementation(config: Config, dtype: jnp.dtype) -> AttentionImple
     return "cudnn" if nvidia and fits else "matmul"
 
 
-def embed_and_run(
-    model: Any,
-    instructions: Array,
-    length: Array,
-    room: int,
-    tokens: Array,
-    positions: Array,
-    visible_until: Array,
-    lookback: int = 0,
-) -> Float[Array, "B S D"]:
-    """Hidden states before the final norm of a merged `nnx` model, under a plan given as data."""
-    block, stacked = layer_stack(model)
-    context = model.context(positions, visible_until, lookback)
-    return interpreted.run_program(block, stacked, instructions, length, room, model.embed(tokens, positions), context)
-
-
 def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
     """One layer as a pure function of its parameters and inputs, and the stack of parameters to take a layer of.
 
@@ -272,10 +256,6 @@ def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
         return nnx.merge(graphdef, parameters)(x, context.of_kind(kind))
 
     return block, (stacked, jnp.array(kinds))
-
-
-def _at_once() -> bool:
-    return not on_cpu()
 
 
 def _merge_for(plan: Plan, graphdef: Any, state: Any) -> Any:
@@ -321,14 +301,14 @@ def _pooled(graphdef, state, instructions, length, room, inputs):
 def _static_logits(graphdef, state, plan, inputs):
     model = _merge_for(plan, graphdef, state)
     block, stacked = layer_stack(model)
-    return model.logits(compiled.run(block, stacked, plan, *start(model, inputs), at_once=_at_once()))
+    return model.logits(compiled.run(block, stacked, plan, *start(model, inputs), at_once=not on_cpu()))
 
 
 @jit("graphdef", "plan")
 def _hidden_states(graphdef, state, plan, inputs):
     model = _merge_for(plan, graphdef, state)
     block, stacked = layer_stack(model)
-    return compiled.run_with_states(block, stacked, plan, *start(model, inputs), at_once=_at_once())[1]
+    return compiled.run_with_states(block, stacked, plan, *start(model, inputs), at_once=not on_cpu())[1]
 
 
 def require_pooler(model: Model) -> None:

@@ -19,10 +19,10 @@ from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.engine import interpreted
 from jaxpaint.engine import model as models
-from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import Model, layer_stack
 from jaxpaint.engine.packing import Batch
 from jaxpaint.engine.program import ROOMS, Program, room_for
+from jaxpaint.engine.rows import Inputs
 from jaxpaint.engine.source import Source
 from jaxpaint.models.sharding import DATA, rows
 from jaxpaint.plans import tree

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.packing import Request
+from jaxpaint.engine.rows import Inputs
 from jaxpaint.training.features import Encoded
 
 # Rows of 32, 64, 96, … tokens with answers of 16, 32, 48, …, and of 16, 32, 48, … with a label: each is compiled for.

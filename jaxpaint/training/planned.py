@@ -21,9 +21,8 @@ from jaxtyping import Array, Float, Int
 from jaxpaint.base.budgets import budgets, on_cpu
 from jaxpaint.base.compilation import jit
 from jaxpaint.engine import compiled as stack
-from jaxpaint.engine.inputs import Inputs
 from jaxpaint.engine.model import Model, layer_stack, require_pooler, start
-from jaxpaint.engine.rows import right_padded
+from jaxpaint.engine.rows import Inputs, right_padded
 from jaxpaint.models import abstract_model, checkpoint
 from jaxpaint.models.dropout import Dropout, dropout
 from jaxpaint.models.family import Config
