@@ -207,7 +207,7 @@ def test_dropout_is_where_transformers_has_it(of_classifier: float | None, monke
 
     encoded, labels = _examples(2, 32)
     encoded = Encoded(tuple(np.resize(text, 32) for text in encoded.tokens), tuple(np.zeros((EXAMPLES, 32), np.int32)))
-    (batch,) = jax.device_put(next(_batches(encoded, labels)(0)))
+    (batch,) = next(_batches(encoded, labels)(0))
     rates = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2, "classifier_dropout": of_classifier}
     model = dataclasses.replace(tiny_bert(), config=dataclasses.replace(tiny_bert().config, **rates))
     parameters = first_parameters(model, 2, seed=0)
@@ -216,9 +216,10 @@ def test_dropout_is_where_transformers_has_it(of_classifier: float | None, monke
     for module in ("models.bert", "models.attention", "training.planned"):
         monkeypatch.setattr(f"jaxpaint.{module}.dropout", ours)
     classifier = planned_classifier(model, model.full_plan)
-    with_dropout = float(classifier(parameters, batch, jax.random.key(0)))
+    on_device = jax.device_put(batch)
+    with_dropout = float(classifier(parameters, on_device, jax.random.key(0)))
     assert with_dropout == pytest.approx(network(**_torch_inputs(batch)).loss.item(), rel=1e-5)
-    assert abs(with_dropout - float(classifier(parameters, batch, None))) > 1e-3
+    assert abs(with_dropout - float(classifier(parameters, on_device, None))) > 1e-3
 
 
 @pytest.mark.parametrize("impl", ["threefry2x32", GENERATOR])
