@@ -109,7 +109,7 @@ def _shards(entries: Iterable[_Entry], limit: int) -> list[list[_Entry]]:
 def _rearranged(original: dict[str, Any], config: Config, dtype: str) -> dict[str, Any]:
     """The source's config with the layers that the plan runs, each of its own kind, and the dtype of the weights."""
     key, layers = "dtype" if "dtype" in original else "torch_dtype", config.num_hidden_layers
-    kinds = getattr(config, "layer_types", None) or (original.get("layer_types") or [])[:1] * layers
+    kinds = getattr(config, "layer_types", None)
     own = {"layer_types": list(kinds)} if kinds else {}
     return {**original, "num_hidden_layers": layers, **own, key: dtype}
 

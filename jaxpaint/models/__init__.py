@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxpaint.models import bert, gpt_neox, llama
+from jaxpaint.models import bert, gpt_neox, llama, qwen2
 from jaxpaint.models.family import Config, Family
 from jaxpaint.models.fields import ConfigError, RopeScaling
 
@@ -17,6 +17,7 @@ FAMILIES: tuple[Family, ...] = (
     bert.FAMILY,
     gpt_neox.FAMILY,
     llama.FAMILY,
+    qwen2.FAMILY,
 )
 
 # Endings of names that hold no weights in any family: their dtypes do not matter.

@@ -94,7 +94,7 @@ class Traits:
 class Weight:
     """A parameter of ours and its Hugging Face name, with `{layer}` where it is stacked.
 
-    Kernels are [in, out] here and, where `transposed`, [out, in] there.
+    Kernels are [in, out] here and [out, in] there.
     """
 
     path: str
@@ -140,30 +140,18 @@ class Names:
 
 
 def decoder_names(
-    base: str,
-    embedding: str,
-    norm: str,
-    head: str = "lm_head",
-    *,
-    layers: str = "layers",
-    buffers: tuple[str, ...] = (".rotary_emb.inv_freq",),
-    transposed: bool = True,
+    base: str, embedding: str, norm: str, head: str = "lm_head", buffers: tuple[str, ...] = (".rotary_emb.inv_freq",)
 ) -> Names:
     """The names of a decoder whose layers' modules we name as transformers does.
 
-    With `model` as the base, `blocks/mlp/up_proj/kernel` is `model.layers.{layer}.mlp.up_proj.weight`. Kernels outside
-    of the head are [out, in] if `transposed`.
+    With `model` as the base, `blocks/mlp/up_proj/kernel` is `model.layers.{layer}.mlp.up_proj.weight`.
     """
+    outside = {"embed": f"{base}.{embedding}", "norm": f"{base}.{norm}", "lm_head": head}
 
     def weight(path: str) -> Weight:
-        *modules, leaf = path.split("/")
-        ending = "bias" if leaf == "bias" else "weight"
-        if modules == ["lm_head"]:
-            return Weight(path, f"{head}.{ending}", transposed=leaf == "kernel")
-        outside = {"embed": embedding, "norm": norm}
-        inside = ["{layer}", *modules[1:]]
-        place = [layers, *inside] if modules[0] == "blocks" else [outside["/".join(modules)]]
-        return Weight(path, ".".join([base, *place, ending]), transposed=transposed and leaf == "kernel")
+        first, *inside, leaf = path.split("/")
+        module = ".".join([f"{base}.layers.{{layer}}", *inside]) if first == "blocks" else outside[first]
+        return Weight(path, f"{module}.{'bias' if leaf == 'bias' else 'weight'}", transposed=leaf == "kernel")
 
     return Names(weight, f"{base}.{embedding}.weight", f"{head}.weight", buffers)
 

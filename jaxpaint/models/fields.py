@@ -36,52 +36,18 @@ class RopeScaling:
 HIDDEN_ACTIVATIONS = ("silu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu")
 
 # Attributes that leave the logits of a frozen model as they are.
-HARMLESS = frozenset(
-    {
-        "_name_or_path",
-        "architectures",
-        "model_type",
-        "torch_dtype",
-        "dtype",
-        "transformers_version",
-        "use_cache",
-        "initializer_range",
-        "pretraining_tp",
-        "attention_dropout",
-        "hidden_dropout",
-        "classifier_dropout",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "unk_token_id",
-        "is_llama_config",
-        "transformers.js_config",
-        "task_specific_params",
-        "id2label",
-        "label2id",
-        "problem_type",
-        "finetuning_task",
-        "_attn_implementation",
-        "_attn_implementation_autoset",
-        "attn_implementation",
-        "output_attentions",
-        "output_hidden_states",
-        "return_dict",
-        "tokenizer_class",
-        "unsloth_version",
-        "unsloth_fixed",
-        # Settings of generation, which older configs carry.
-        "max_length",
-        "min_length",
-        "temperature",
-        "top_k",
-        "top_p",
-        "do_sample",
-        "num_beams",
-        "repetition_penalty",
-        "chat_template",
-    }
-)
+_HARMLESS = """
+    _name_or_path architectures model_type torch_dtype dtype transformers_version use_cache initializer_range
+    pretraining_tp attention_dropout hidden_dropout classifier_dropout bos_token_id eos_token_id pad_token_id
+    unk_token_id is_llama_config transformers.js_config task_specific_params id2label label2id problem_type
+    finetuning_task _attn_implementation _attn_implementation_autoset attn_implementation output_attentions
+    output_hidden_states return_dict tokenizer_class unsloth_version unsloth_fixed
+"""
+# Settings of generation, which older configs carry.
+_OF_GENERATION = """
+    max_length min_length temperature top_k top_p do_sample num_beams repetition_penalty chat_template
+"""
+HARMLESS = frozenset((_HARMLESS + _OF_GENERATION).split())
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 

@@ -39,6 +39,7 @@ class NeoxConfig:
     tie_word_embeddings: bool = False
     attention_bias: bool = True
     hidden_act: str = "gelu"
+    capabilities = Capabilities()
 
     @property
     def num_key_value_heads(self) -> int:
@@ -48,10 +49,6 @@ class NeoxConfig:
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return Capabilities()
 
     @property
     def traits(self) -> Traits:

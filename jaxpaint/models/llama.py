@@ -32,10 +32,7 @@ class LlamaConfig:
     attention_bias: bool = False
     mlp_bias: bool = False
     hidden_act: str = "silu"
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return Capabilities()
+    capabilities = Capabilities()
 
     @property
     def traits(self) -> Traits:

@@ -87,6 +87,13 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "attention_bias": False,
         "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default", "partial_rotary_factor": 0.5},
     },
+    "qwen2": {"model_type": "qwen2"},
+    "qwen2, windows in turn": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
+        "layer_types": ["full_attention", "sliding_attention"] * 2 + ["full_attention"],
+    },
 }
 # Attributes of the sizes that a family has under another name, or not at all.
 _OTHER_NAMES: dict[str, dict[str, str | None]] = {

@@ -1,0 +1,64 @@
+"""Qwen2 and Qwen2.5: Llama with biases on query, key and value, and sliding windows in some of its layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxpaint.models.family import Capabilities, Family, Traits, decoder_names
+from jaxpaint.models.fields import ConfigError, RopeScaling, decoder_fields, grouped_heads, names_of, number, switch
+
+
+@dataclass(frozen=True)
+class Qwen2Config:
+    """Qwen2: `layer_types` name each layer's kind of attention, as transformers does."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    layer_types: tuple[str, ...]
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int | None = None
+    tie_word_embeddings: bool = False
+    hidden_act: str = "silu"
+    capabilities = Capabilities()
+
+    @property
+    def traits(self) -> Traits:
+        """Llama's, with biases where transformers builds them whatever config.json says."""
+        windows = tuple(self.sliding_window if kind == "sliding_attention" else None for kind in self.layer_types)
+        return Traits("rms", self.rms_norm_eps, windows, input_bias=True, rotary_dim=self.head_dim)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def read(raw: Mapping[str, Any]) -> Qwen2Config:
+    """Reads the `config.json` of a Qwen2. Raises ConfigError."""
+    fields = decoder_fields(raw, names_of(Qwen2Config) | {"use_sliding_window", "max_window_layers"}, 32768)
+    window = number(raw, "sliding_window", 4096) if switch(raw, "use_sliding_window") else None
+    layers = range(fields["num_hidden_layers"])
+    full = {"max_window_layers": 28, **raw}["max_window_layers"] if window else len(layers)
+    kinds = tuple(raw.get("layer_types") or ("sliding_attention" if i >= full else "full_attention" for i in layers))
+    if set(kinds) - {"full_attention", *(["sliding_attention"] if window else [])} or len(kinds) != len(layers):
+        raise ConfigError(f"layer_types={list(kinds)} is not handled for {len(layers)} layers of window {window}")
+    return Qwen2Config(
+        **fields,
+        **grouped_heads({"num_key_value_heads": 32, **raw}),
+        rms_norm_eps=number(raw, "rms_norm_eps", 1e-6, float),
+        sliding_window=window,
+        layer_types=kinds,
+    )
+
+
+FAMILY = Family(("qwen2",), Qwen2Config, read, decoder_names("model", "embed_tokens", "norm"))
