@@ -162,7 +162,7 @@ class Model:
         """Raises UserError for an encoder, which does not read from left to right."""
         if not self.config.capabilities.decoder:
             raise UserError(
-                f"{purpose} needs a decoder (Llama, Mistral, Pythia), and this model is an encoder "
+                f"{purpose} needs a decoder (such as Llama, Mistral, Qwen2, Pythia), and this model is an encoder "
                 f"({self.config.model_type})"
             )
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from jaxpaint.engine.inputs import Inputs
 from transformers import AutoModelForCausalLM
 
 from convert import convert, export
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.model import layer_stack, start
+from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import from_dict, from_huggingface, with_layers
 from jaxpaint.models.fields import ConfigError
 from jaxpaint.plans.plan import Plan

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from jaxpaint.engine.inputs import Inputs
 
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.model import from_parameters, layer_stack, start
+from jaxpaint.engine.rows import Inputs
 from jaxpaint.models.family import Capabilities, Traits
 from jaxpaint.models.parts import OffsetNorm
 from jaxpaint.plans.plan import Plan
