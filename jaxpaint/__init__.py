@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from jaxpaint.base import __version__ as __version__
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan, PlanError
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from jaxpaint.study.run import run_study
     from jaxpaint.study.spec import StudySpec
 
-__version__ = "0.1.0"
 __all__ = [
     "Model", "Plan", "PlanError", "Prompt", "Sampling", "StudySpec", "UserError", "analyse", "build", "family",
     "generate", "load", "most_likely_next", "run_study", "score_masked", "write_report",

@@ -55,8 +55,7 @@ def test_the_walk_sees_imports() -> None:
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "jaxpaint"])
 def test_a_room_imports_only_rooms_before_it(module: str) -> None:
-    # The face, which hands out everything, is asked for its version alone.
-    others = {_room(name) for name in imports(module) if name != "jaxpaint"}
+    others = {_room(name) for name in imports(module)}
     assert others <= set(ORDER[: ORDER.index(_room(module)) + 1])
     if _room(module) == "models":  # families do not know plans
         assert not others & {"plans", "results", "report"}

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from jaxpaint import __version__
-from jaxpaint.base import interrupts
+from jaxpaint.base import __version__, interrupts
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli import (
     completion,

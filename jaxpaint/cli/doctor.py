@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jaxpaint import __version__
+from jaxpaint.base import __version__
 from jaxpaint.base.caches import compiled_folder, stores_folder
 from jaxpaint.base.compilation import persistent_cache
 from jaxpaint.base.errors import first_line

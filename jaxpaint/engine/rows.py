@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Int
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.models.family import Config
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
 
 Tokens = Int[np.ndarray, " tokens"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxpaint import __version__
+from jaxpaint.base import __version__
 from jaxpaint.report import finetuned, glue, tables
 from jaxpaint.report.bootstrap import DRAWS
 from jaxpaint.report.data import Study, model_facts
