@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxpaint.plans.strategies import entry
 from jaxpaint.report.figures import style
-from jaxpaint.report.figures.style import NORMALISED, VERMILLION, Drawn, Kind, KindAcross
+from jaxpaint.report.figures.style import NORMALISED, VERMILLION, Drawn, Kind
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions.variants import iteration_map
 
@@ -154,8 +154,8 @@ def _similarity(axes: Axes, matrix: np.ndarray, lowest: float) -> AxesImage:
     image = axes.imshow(
         np.ma.masked_invalid(matrix), vmin=min(0, lowest), vmax=1, cmap="cividis", origin="lower", interpolation="none"
     )
-    for which in ("x", "y"):
-        style.whole_numbers(axes, which)
+    style.whole_numbers(axes.xaxis)
+    style.whole_numbers(axes.yaxis)
     axes.set_xlabel(STATE)
     axes.set_ylabel(STATE)
     return image
@@ -178,7 +178,7 @@ def _states(figure: Figure, maps: Sequence[tuple[str, np.ndarray]], lines: dict[
     style.log_scale(axes)
     axes.set_xlabel(STATE)
     axes.set_ylabel("variance (log)")
-    style.whole_numbers(axes)
+    style.whole_numbers(axes.xaxis)
     style.legend_below(figure, axes)
 
 
@@ -195,6 +195,4 @@ def _count_missing(values: np.ndarray) -> str:
 ITERATIONS = Kind(iteration_figure, {"10": "--strategies looped-parallel --loops 1-28"})
 SIMILARITY = Kind(similarity_figure, {"3": "--analyses similarity"})
 STATES = Kind(states_figure, {"15": "--strategies skip,middle-repeat --analyses similarity,variance"})
-SIMILARITIES = KindAcross(
-    similarity_across_models, {"14": "the similarity analysis of a second model, in the same store"}
-)
+SIMILARITIES = Kind(similarity_across_models, {"14": "the similarity analysis of a second model, in the same store"})
