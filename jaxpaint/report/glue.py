@@ -106,10 +106,10 @@ def _once_each(results: Sequence[TaskResults]) -> Iterator[tuple[TaskResults, ..
 
 def titles(glue: Sequence[GlueStudy]) -> list[str]:
     """Numbered where the same encoder was trained with other settings, or on other examples."""
-    alike = [f"{each.study.model.name}, GLUE {each.kind}" for each in glue]
-    numbers = [alike[: place + 1].count(title) for place, title in enumerate(alike)]
+    names = [f"{each.study.model.name}, GLUE {each.kind}" for each in glue]
     return [
-        f"{title} ({number})" if alike.count(title) > 1 else title for title, number in zip(alike, numbers, strict=True)
+        f"{name} ({names[: place + 1].count(name)})" if names.count(name) > 1 else name
+        for place, name in enumerate(names)
     ]
 
 

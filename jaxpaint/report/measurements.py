@@ -34,9 +34,14 @@ class Measurements:
     def num_layers(self) -> int:
         return self.study.model.num_layers
 
+    def curve(
+        self, strategy: str, task: str | None = None, *, iterations: int | None = None, times: int | None = None
+    ) -> Curve:
+        """A strategy's curve, as `report.curves.curve`."""
+        return self._curve(strategy, task, iterations=iterations, times=times)
+
     @cached_property
-    def curve(self) -> Callable[..., Curve]:
-        """A strategy's curve, as `report.curves.curve` of this study and its scores."""
+    def _curve(self) -> Callable[..., Curve]:
         return cache(partial(curve, self.study, self.scores))
 
     @cached_property
@@ -44,9 +49,9 @@ class Measurements:
         """Plans of the user's own, one point each."""
         return own_plans(self.study, self.scores)
 
-    def curves(self, *strategies: str, task: str | None = None) -> dict[str, Curve]:
+    def curves(self, *strategies: str) -> dict[str, Curve]:
         """The curves of those of the strategies that have data."""
-        found = {strategy: self.curve(strategy, task) for strategy in strategies}
+        found = {strategy: self.curve(strategy) for strategy in strategies}
         return {strategy: curve for strategy, curve in found.items() if curve}
 
     def name(self, strategy: str) -> str:

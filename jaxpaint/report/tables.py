@@ -175,9 +175,10 @@ def _finetuned(tuned: Sequence[TunedTask]) -> Table:
         for variant in each.variants():
             column, found = variant.column, []
             for results in (each.frozen, each.tuned):
-                has = results is not None and results.status[column] is not None
-                main = (results.main.value, results.main.stderr) if results is not None and has else ()
-                found += [part[column].item() for part in main] or [None, None]
+                if results is None or results.status[column] is None:
+                    found += [None, None]
+                else:
+                    found += [results.main.value[column].item(), results.main.stderr[column].item()]
             plan, documents = each.study.plans[column], int(each.tuned.documents[column])
             first = (each.title, variant.strategy, variant.affected, plan.text, documents, each.task.metric)
             rows.append((*first, *found, each.how()))

@@ -39,12 +39,6 @@ def iteration_figure(measured: Measurements) -> Iterator[Drawn]:
     )
 
 
-def best_iterations(values: np.ndarray) -> np.ndarray:
-    """The row of the best value in each column of [N, M]; -1 in columns without any."""
-    filled = np.where(np.isnan(values), -np.inf, values)
-    return np.where(np.isinf(filled).all(axis=0), -1, filled.argmax(axis=0))
-
-
 def similarity_figure(measured: Measurements) -> Iterator[Drawn]:
     """Figure 3."""
     similarity = measured.analysis("similarity", measured.study.full)
@@ -116,10 +110,9 @@ def _iterations(figure: Figure, affected: np.ndarray, iterations: np.ndarray, va
         np.ma.masked_invalid(values), origin="lower", aspect="auto", cmap="cividis", interpolation="none"
     )
     axes.set_facecolor(MISSING)
-    for column, row in enumerate(best_iterations(values)):
-        if row >= 0:
-            frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=VERMILLION, linewidth=2.2)
-            axes.add_patch(frame)
+    for column in np.flatnonzero(~np.isnan(values).all(axis=0)):
+        corner = (column - 0.5, np.nanargmax(values[:, column]) - 0.5)
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=VERMILLION, linewidth=2.2))
     _ticks(axes, affected, iterations)
     axes.set_xlabel("number of parallel layers")
     axes.set_ylabel("iterations")

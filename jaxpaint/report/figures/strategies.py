@@ -79,12 +79,8 @@ def trade_off(measured: Measurements) -> dict[str, list[Curve]]:
     """Curves by strategy: every number of iterations and repeats, plans of one's own as single points."""
     found: dict[str, list[Curve]] = {}
     for strategy in STRATEGIES.values():
-        if not strategy.trades:
-            curves = []
-        elif "times" in strategy.options:
-            curves = [measured.curve(strategy.name, times=times) for times in measured.study.times]
-        else:
-            curves = [measured.curve(strategy.name)]
+        times = measured.study.times if "times" in strategy.options else (None,)
+        curves = [measured.curve(strategy.name, times=each) for each in times] if strategy.trades else []
         if any(curves):
             found[strategy.name] = [curve for curve in curves if curve]
     return found | ({CUSTOM: [measured.own_plans]} if measured.own_plans else {})

@@ -17,14 +17,12 @@ if TYPE_CHECKING:
 
     from jaxpaint.report.curves import Curve
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#B8A800", "#0072B2", "#D55E00", "#CC79A7", "#6b6b6b",
-)  # fmt: skip
 # By the names that strategies have for them.
 COLOURS = {
-    "black": BLACK, "orange": ORANGE, "sky": SKY, "green": GREEN, "yellow": YELLOW, "blue": BLUE,
-    "vermillion": VERMILLION, "purple": PURPLE, "grey": GREY,
+    "black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73", "yellow": "#B8A800",
+    "blue": "#0072B2", "vermillion": "#D55E00", "purple": "#CC79A7", "grey": "#6b6b6b",
 }  # fmt: skip
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY = COLOURS.values()
 
 Look = tuple[str, str, str]
 """Colour, marker and line style."""
