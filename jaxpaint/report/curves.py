@@ -3,53 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
 from jaxpaint.plans.strategies import CUSTOM, entry
 from jaxpaint.report.bootstrap import DRAWS, generator, interval
-from jaxpaint.report.data import Study, TaskResults
+from jaxpaint.report.data import Study
+from jaxpaint.report.normalise import Scores
 from jaxpaint.results.reading import VariantRow
-
-
-class Scores(Protocol):
-    """Scores of every plan P on tasks, and one number of all tasks, such as their median."""
-
-    def of(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Point [P] and draws [DRAWS, P] of one task, or of all where `task` is None."""
-
-
-@dataclass(frozen=True, eq=False)
-class RawScores:
-    """Scores of every plan P on the tasks N as they are; `point` is float64 [N, P], `draws` [N, DRAWS, P].
-
-    Draws are normal around the point with the stored standard error: correlations and F1 are no means over examples,
-    so there is nothing to resample.
-    """
-
-    tasks: tuple[str, ...]
-    point: np.ndarray
-    draws: np.ndarray
-
-    @classmethod
-    def of_tasks(cls, results: Sequence[TaskResults], name: str) -> RawScores:
-        """Of the tasks' main metrics; the draws of a plan depend on the benchmark and on `name` alone."""
-        shape = (len(results), -1 if results else 0)
-        point = np.array([result.main.value for result in results]).reshape(shape)
-        errors = np.array([np.nan_to_num(result.main.stderr) for result in results]).reshape(shape)
-        noise = [generator(name, result.task.benchmark).standard_normal((DRAWS, 1)) for result in results]
-        draws = point[:, None] + errors[:, None] * np.array(noise).reshape(len(results), DRAWS, 1)
-        return cls(tuple(result.task.name for result in results), point, draws)
-
-    def of(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Point and draws of one task, or of the average over all, NaN where any is missing, where `task` is None."""
-        if task is None:
-            return self.point.mean(axis=0), self.draws.mean(axis=0)
-        row = self.tasks.index(task)
-        return self.point[row], self.draws[row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +50,8 @@ def curve(
     study: Study,
     scores: Scores,
     strategy: str,
-    *,
     task: str | None = None,
+    *,
     iterations: int | None = None,
     times: int | None = None,
 ) -> Curve:
@@ -98,20 +61,16 @@ def curve(
     """
     if strategy == "looped-parallel" and iterations is None:
         iterations = study.looped
+    chosen = [v for v in study.variants if (v.strategy, v.iterations, v.times) == (strategy, iterations, times)]
     if strategy == "looped-parallel" and iterations == 1:
-        one = [v for v in study.variants if v.strategy == strategy and v.iterations == 1]
-        chosen = one + [v for v in study.variants if v.strategy == "parallel"]
-    else:
-        chosen = [
-            v for v in study.variants if v.strategy == strategy and v.iterations == iterations and v.times == times
-        ]
+        chosen += [v for v in study.variants if v.strategy == "parallel"]
     return _curve(study, scores, strategy, [v for v in chosen if v.affected is not None], task)
 
 
-def own_plans(study: Study, scores: Scores, *, task: str | None = None) -> Curve:
+def own_plans(study: Study, scores: Scores) -> Curve:
     """Plans of the user's own, one point each in the order they were added; `affected` is their number in it."""
     own = [replace(v, affected=number) for number, v in enumerate(v for v in study.variants if v.strategy == CUSTOM)]
-    return _curve(study, scores, CUSTOM, own, task)
+    return _curve(study, scores, CUSTOM, own, None)
 
 
 def _curve(study: Study, scores: Scores, strategy: str, variants: list[VariantRow], task: str | None) -> Curve:
@@ -130,6 +89,7 @@ def _curve(study: Study, scores: Scores, strategy: str, variants: list[VariantRo
     drawn = [_seed_mean(draws[:, found], affected) for affected, found in rows]
     stacked = np.stack(drawn, axis=1) if drawn else np.empty((DRAWS, 0))
     low, high = interval(stacked)
+    costs, depths = (np.array([getattr(plan, name) for plan in study.plans]) for name in ("cost", "depth"))
     return Curve(
         strategy,
         np.array([affected for affected, _ in rows], np.int64),
@@ -140,8 +100,8 @@ def _curve(study: Study, scores: Scores, strategy: str, variants: list[VariantRo
         np.array([len(found) for _, found in rows], np.int64),
         each(lambda found: point[found].min()),
         each(lambda found: point[found].max()),
-        each(lambda found: float(np.mean([study.plans[column].cost for column in found]))),
-        each(lambda found: float(np.mean([study.plans[column].depth for column in found]))),
+        each(lambda found: costs[found].mean()),
+        each(lambda found: depths[found].mean()),
         np.array(missing, np.int64),
     )
 

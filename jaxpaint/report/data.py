@@ -70,9 +70,8 @@ class Study:
     @cached_property
     def iterations(self) -> tuple[int, ...]:
         """The iterations that looped-parallel ran with; 1 also where `parallel` ran."""
-        found = {v.iterations for v in self.variants if v.strategy == "looped-parallel"} - {None}
-        parallel = {1} if any(v.strategy == "parallel" for v in self.variants) else set()
-        return tuple(sorted(value for value in found | parallel if value is not None))
+        found = {v.iterations for v in self.variants if v.strategy == "looped-parallel" and v.iterations}
+        return tuple(sorted(found | {1 for v in self.variants if v.strategy == "parallel"}))
 
     @cached_property
     def times(self) -> tuple[int, ...]:
@@ -137,13 +136,12 @@ def _study(connection: sqlite3.Connection, model: ModelRow, bos: str) -> Study:
 
 
 def _task_results(connection: sqlite3.Connection, task: TaskRow, model: int, columns: Mapping[int, int]) -> TaskResults:
-    cells = reading.cells(connection, model, task.id)
     status: list[str | None] = [None] * len(columns)
     documents, seconds = np.zeros(len(columns), np.int64), np.zeros(len(columns))
-    for _, plan, state, count, duration in cells:
+    for plan, state, count, duration in reading.cells(connection, model, task.id):
         status[columns[plan]], documents[columns[plan]], seconds[columns[plan]] = state, count, duration
-    per_document = _per_document(connection, task, {cell: columns[plan] for cell, plan, *_ in cells}, len(columns))
     metrics = _metrics(connection, task, model, columns)
+    per_document = _per_document(connection, task, model, columns)
     return TaskResults(task, tuple(status), documents, seconds, metrics, per_document)
 
 
@@ -160,16 +158,12 @@ def _metrics(
     return found
 
 
-def _per_document(
-    connection: sqlite3.Connection, task: TaskRow, cells: Mapping[int, int], num_plans: int
-) -> np.ndarray:
-    rows = {
-        cell: np.array(reading.document_scores(connection, cell, task), np.float64).reshape(-1, 2) for cell in cells
-    }
-    numbers = np.unique(np.concatenate([pairs[:, 0] for pairs in rows.values()]))
-    scores = np.full((num_plans, len(numbers)), np.nan)
-    for cell, pairs in rows.items():
-        scores[cells[cell], np.searchsorted(numbers, pairs[:, 0])] = pairs[:, 1]
+def _per_document(connection: sqlite3.Connection, task: TaskRow, model: int, columns: Mapping[int, int]) -> np.ndarray:
+    found = reading.document_scores(connection, model, task)
+    plans, documents, values = np.array(found, np.float64).reshape(-1, 3).T
+    numbers, places = np.unique(documents, return_inverse=True)
+    scores = np.full((len(columns), len(numbers)), np.nan)
+    scores[[columns[plan] for plan in plans.tolist()], places] = values
     return scores
 
 

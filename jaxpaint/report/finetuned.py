@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxpaint.plans.strategies import ranked
-from jaxpaint.report.curves import Curve, RawScores, curve
+from jaxpaint.report.curves import Curve, curve
 from jaxpaint.report.data import Study, TaskResults
+from jaxpaint.report.normalise import as_they_are
 from jaxpaint.results.kinds import is_finetuned, split_finetuned
 from jaxpaint.results.reading import TaskRow, VariantRow
 
@@ -36,7 +37,7 @@ class TunedTask:
     def curve(self, strategy: str, results: TaskResults) -> Curve:
         """A strategy's scores as they are, over the number of affected layers; of `tuned` or `frozen`."""
         study = replace(self.study, results=(results,))
-        return curve(study, RawScores.of_tasks((results,), "fine-tuned"), strategy)
+        return curve(study, as_they_are((results,), "fine-tuned"), strategy)
 
     def strategies(self) -> tuple[str, ...]:
         """The paper's strategies of which some plan was fine-tuned."""

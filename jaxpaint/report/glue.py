@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from jaxpaint.plans.strategies import ranked
-from jaxpaint.report.curves import Curve, RawScores, curve
+from jaxpaint.report.curves import Curve, curve
 from jaxpaint.report.data import Study, TaskResults, model_facts
-from jaxpaint.results.kinds import MAJORITY, glue_training, is_frozen
+from jaxpaint.report.normalise import Scores, as_they_are
+from jaxpaint.results.kinds import FROZEN, MAJORITY, glue_training
 from jaxpaint.results.reading import NOT_FINITE, RUNNING
 
 NEAR_MAJORITY = 0.05
@@ -32,7 +33,7 @@ class GlueStudy:
     @property
     def frozen(self) -> bool:
         """Whether only classifiers were trained, and not the encoder under every plan."""
-        return is_frozen(self.training)
+        return self.training[FROZEN]
 
     @property
     def kind(self) -> str:
@@ -40,22 +41,21 @@ class GlueStudy:
         return "frozen" if self.frozen else "fine-tuned"
 
     @cached_property
-    def scores(self) -> RawScores:
+    def scores(self) -> Scores:
         """Of the tasks on which the full model has a score."""
         kept = [result for result in self.study.results if not np.isnan(self.study.full_score(result))]
-        return RawScores.of_tasks(kept, "glue")
+        return as_they_are(kept, "glue")
 
     def majority(self, result: TaskResults) -> float:
         """The score of the most frequent training class as the answer to every example; 0 for a correlation."""
         column = self.study.full
         return float(result.metrics[MAJORITY].value[column]) if MAJORITY in result.metrics else float("nan")
 
-    def average(self, of: str) -> float:
-        """Over the tasks of `scores`: "full" or "majority"."""
+    def averages(self) -> tuple[float, float]:
+        """Of the full model and of the majority, over the tasks of `scores`."""
         kept = [result for result in self.study.results if result.task.name in self.scores.tasks]
-        return float(
-            np.mean([self.study.full_score(result) if of == "full" else self.majority(result) for result in kept])
-        )
+        full, majority = (np.mean([of(result) for result in kept]) for of in (self.study.full_score, self.majority))
+        return float(full), float(majority)
 
     def curve(self, strategy: str, task: str | None = None) -> Curve:
         """A strategy's scores on a task, or their average, over the number of affected layers."""
@@ -106,10 +106,10 @@ def _once_each(results: Sequence[TaskResults]) -> Iterator[tuple[TaskResults, ..
 
 def titles(glue: Sequence[GlueStudy]) -> list[str]:
     """Numbered where the same encoder was trained with other settings, or on other examples."""
-    alike = [f"{each.study.model.name}, GLUE {each.kind}" for each in glue]
-    numbers = [alike[: place + 1].count(title) for place, title in enumerate(alike)]
+    names = [f"{each.study.model.name}, GLUE {each.kind}" for each in glue]
     return [
-        f"{title} ({number})" if alike.count(title) > 1 else title for title, number in zip(alike, numbers, strict=True)
+        f"{name} ({names[: place + 1].count(name)})" if names.count(name) > 1 else name
+        for place, name in enumerate(names)
     ]
 
 
@@ -120,13 +120,14 @@ def notes(glue: GlueStudy) -> list[str]:
     missing = [result.task.name for result in glue.study.results if result.task.name not in scores.tasks]
     if missing:
         found.append(f"Left out, because the full model has no result there: {', '.join(missing)}.")
-    full, majority = glue.average("full"), glue.average("majority")
+    full, majority = glue.averages()
     if full - majority < NEAR_MAJORITY:
         found.append(
             f"The full model's average of {full:.3f} is {'hardly' if full > majority else 'not'} above that of the "
             f"most frequent class, {majority:.3f}: what a strategy loses can hardly be seen."
         )
-    uneven = [result.task.name for result in glue.study.results if _is_uneven(result.documents)]
+    sizes = {result.task.name: result.documents[result.documents > 0] for result in glue.study.results}
+    uneven = [task for task, documents in sizes.items() if len(set(documents.tolist())) > 1]
     if uneven:
         found.append(f"Some plans were scored on fewer examples than others: {', '.join(uneven)}.")
     for count, rest in (
@@ -136,10 +137,6 @@ def notes(glue: GlueStudy) -> list[str]:
         if count:
             found.append(f"{count} of {counts.total()} results {'is' if count == 1 else 'are'} {rest}.")
     return found
-
-
-def _is_uneven(documents: np.ndarray) -> bool:
-    return len(set(documents[documents > 0].tolist())) > 1
 
 
 def facts(glue: GlueStudy) -> tuple[tuple[str, str], ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,57 +38,52 @@ class Measurements:
         self, strategy: str, task: str | None = None, *, iterations: int | None = None, times: int | None = None
     ) -> Curve:
         """A strategy's curve, as `report.curves.curve`."""
-        return self._curves(strategy, task, iterations, times)
+        return self._curve(strategy, task, iterations=iterations, times=times)
 
     @cached_property
-    def _curves(self):
-        return cache(
-            lambda strategy, task, iterations, times: curve(
-                self.study, self.scores, strategy, task=task, iterations=iterations, times=times
-            )
-        )
+    def _curve(self) -> Callable[..., Curve]:
+        return cache(partial(curve, self.study, self.scores))
 
     @cached_property
     def own_plans(self) -> Curve:
         """Plans of the user's own, one point each."""
         return own_plans(self.study, self.scores)
 
-    def curves(self, *strategies: str, task: str | None = None) -> dict[str, Curve]:
+    def curves(self, *strategies: str) -> dict[str, Curve]:
         """The curves of those of the strategies that have data."""
-        found = {strategy: self.curve(strategy, task) for strategy in strategies}
+        found = {strategy: self.curve(strategy) for strategy in strategies}
         return {strategy: curve for strategy, curve in found.items() if curve}
 
     def name(self, strategy: str) -> str:
         """A strategy in words."""
         return self.study.words(strategy)
 
-    def by_layer(self, strategy: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of skip-one or switch: layers [N], and the median's point [N] and draws [DRAWS, N], without missing ones."""
-        point, draws = self.scores.median
+    def by_layer(self, strategy: str) -> tuple[np.ndarray, np.ndarray]:
+        """Of skip-one or switch: layers [N], and the median's values under each, [1 + DRAWS, N], the point first."""
+        point, draws = self.scores.over_tasks
         found = [(v.layer, v.column) for v in self.study.variants if v.strategy == strategy and v.layer is not None]
         kept = sorted((layer, column) for layer, column in found if not np.isnan(point[column]))
         columns = [column for _, column in kept]
-        return np.array([layer for layer, _ in kept], np.int64), point[columns], draws[:, columns]
+        return np.array([layer for layer, _ in kept], np.int64), np.vstack([point[columns], draws[:, columns]])
 
     def analysis(self, name: str, column: int | None) -> np.ndarray | None:
-        """A stored analysis of one plan; None where there is none, or it holds no finite number.
-
-        Of several, the one under the study's own BOS setting and over most texts.
-        """
-        found = self._analyses(name, column)
-        value = np.array(found[0].value if found else [], np.float64)
+        """A stored analysis of one plan; None where there is none, or it holds no finite number."""
+        found = self._analysis(name, column)
+        value = np.array(found.value if found else [], np.float64)
         return value if np.isfinite(value).any() else None
 
     def analysed_texts(self, name: str, column: int | None) -> str:
         """What `analysis` was made on, in words; empty where the store does not say."""
-        found = self._analyses(name, column)
-        settings = found[0].settings if found else {}
-        if not {"samples", "task"} <= settings.keys():
+        found = self._analysis(name, column)
+        if found is None or not {"samples", "task"} <= found.settings.keys():
             return ""
+        settings = found.settings
         return f"{settings['samples']} texts of {settings['task']}, BOS {settings.get('bos', 'not recorded')}"
 
-    def _analyses(self, name: str, column: int | None) -> list[Analysis]:
-        return sorted(
+    def _analysis(self, name: str, column: int | None) -> Analysis | None:
+        """Of several, the one under the study's own BOS setting and over most texts."""
+        return min(
             (a for a in self.study.analyses if a.name == name and a.column == column),
             key=lambda a: (a.settings.get("bos") != self.study.bos, -a.settings.get("samples", 0), str(a.settings)),
+            default=None,
         )

@@ -1,14 +1,15 @@
-"""Scores as the paper shows them: (score - chance) / (full model's score - chance), and the median over benchmarks."""
+"""Scores under every plan: (score - chance) / (full model's score - chance), as the paper has them, or as they are."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from jaxpaint.report.bootstrap import DRAWS, Means, resampled_means
+from jaxpaint.report.bootstrap import DRAWS, Means, generator, resampled_means
 from jaxpaint.report.data import Study, TaskResults
 
 ABOVE_CHANCE = 2.0
@@ -29,37 +30,58 @@ class FullScore:
 
 
 @dataclass(frozen=True, eq=False)
-class Normalised:
-    """Normalised scores of every plan P on the tasks N that the median is over, 1 for the full model, 0 for guessing.
+class Scores:
+    """Scores of every plan P on the tasks N, and what `together` makes of all tasks.
 
-    `point` is float64 [N, P] and `draws` [N, DRAWS, P], resampled over documents; NaN where a plan has no score.
+    `point` is float64 [N, P] and `draws` [N, DRAWS, P]; NaN where a plan has no score.
     """
 
     tasks: tuple[str, ...]
     point: np.ndarray
     draws: np.ndarray
+    together: Callable[..., np.ndarray]
+
+    @cached_property
+    def over_tasks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Point [P] and draws [DRAWS, P] of all tasks together.
+
+        It is NaN where any task is missing: plans are compared on the same tasks or not at all.
+        """
+        if not self.tasks:
+            return np.full(self.point.shape[1], np.nan), np.full(self.draws.shape[1:], np.nan)
+        return self.together(self.point, axis=0), self.together(self.draws, axis=0)
+
+    def of(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Point and draws of one task, or of all together where `task` is None."""
+        if task is None:
+            return self.over_tasks
+        row = self.tasks.index(task)
+        return self.point[row], self.draws[row]
+
+
+@dataclass(frozen=True, eq=False)
+class Normalised(Scores):
+    """Scores that are 1 for the full model, 0 for guessing, and their median; draws resample the documents."""
+
     full: tuple[FullScore, ...]
 
     @property
     def left_out(self) -> tuple[FullScore, ...]:
         return tuple(score for score in self.full if score.left_out)
 
-    @cached_property
-    def median(self) -> tuple[np.ndarray, np.ndarray]:
-        """Point [P] and draws [DRAWS, P] of the median over tasks.
 
-        It is NaN where any task is missing: plans are compared on the same tasks or not at all.
-        """
-        if not self.tasks:
-            return np.full(self.point.shape[1], np.nan), np.full(self.draws.shape[1:], np.nan)
-        return np.median(self.point, axis=0), np.median(self.draws, axis=0)
+def as_they_are(results: Sequence[TaskResults], name: str) -> Scores:
+    """The tasks' main metrics, and their average; the draws of a plan depend on the benchmark and on `name` alone.
 
-    def of(self, task: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Point and draws of one task, or of the median over all where `task` is None."""
-        if task is None:
-            return self.median
-        row = self.tasks.index(task)
-        return self.point[row], self.draws[row]
+    Draws are normal around the point with the stored standard error: correlations and F1 are no means over examples,
+    so there is nothing to resample.
+    """
+    shape = (len(results), -1 if results else 0)
+    point = np.array([result.main.value for result in results]).reshape(shape)
+    errors = np.array([np.nan_to_num(result.main.stderr) for result in results]).reshape(shape)
+    noise = [generator(name, result.task.benchmark).standard_normal((DRAWS, 1)) for result in results]
+    draws = point[:, None] + errors[:, None] * np.array(noise).reshape(len(results), DRAWS, 1)
+    return Scores(tuple(result.task.name for result in results), point, draws, np.mean)
 
 
 def normalise(study: Study) -> Normalised:
@@ -82,6 +104,7 @@ def normalise(study: Study) -> Normalised:
         tuple(result.task.name for result, _ in kept),
         np.array(points).reshape(len(kept), columns),
         np.array(draws).reshape(len(kept), *shape),
+        np.median,
         full,
     )
 
@@ -91,22 +114,22 @@ def _normalised_draws(means: Means, chance: float, point: np.ndarray) -> np.ndar
 
     So the full model is 1 in every draw, and no draw explodes where the full model's resample comes near chance.
     """
-    margin = means.reference - chance
     change = (means.draws - means.value) - point * (means.reference_draws - means.reference)
-    return point + change / margin
+    return point + change / (means.reference - chance)
 
 
 def _full_score(study: Study, result: TaskResults) -> FullScore:
     task, column = result.task, study.full
+    missing = "the full model has no result"
     if column is None:
-        return FullScore(task.name, task.metric, task.chance, math.nan, math.nan, 0, "the full model has no result")
+        return FullScore(task.name, task.metric, task.chance, math.nan, math.nan, 0, missing)
     value, documents = float(result.main.value[column]), result.per_document[column]
     documents = documents[~np.isnan(documents)]
     count = len(documents) or int(result.documents[column])
     stderr = float(documents.std(ddof=1) / math.sqrt(count)) if len(documents) > 1 else math.nan
     reason = None
     if math.isnan(value):
-        reason = "the full model has no result"
+        reason = missing
     elif task.chance is None:
         reason = "the score of guessing is not known"
     elif not result.main.higher_is_better:

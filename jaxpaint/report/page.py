@@ -40,9 +40,8 @@ class Picture:
     @property
     def heading(self) -> str:
         """The figure's title, with the paper's number where it has one."""
-        return (
-            f"Figure {self.drawn.number}: {self.drawn.title}" if self.drawn.number[-1].isdigit() else self.drawn.title
-        )
+        number, title = self.drawn.number, self.drawn.title
+        return f"Figure {number}: {title}" if number[-1].isdigit() else title
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,14 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
     found = [answers(measured) for measured in shown]
     titles = _titles(studies)
     shown_glue = [each for each in on_glue if each.scores.tasks]
-    prefixes = _prefixes([*(titles[id(measured.study)] for measured in shown), *glue.titles(shown_glue)])
+    names = _prefixes([*(titles[id(measured.study)] for measured in shown), *glue.titles(shown_glue)])
     across = _pictures(figures_across(shown), "", folder, "")
+    elsewhere = [picture.drawn.number for picture in across]
+    sections = [
+        _section(measured, of_study, folder, elsewhere, *name)
+        for measured, of_study, name in zip(shown, found, names, strict=False)
+    ]
+    sections += [_glue_section(each, folder, *name) for each, name in zip(shown_glue, names[len(shown) :], strict=True)]
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
         files("jaxpaint.report").joinpath("page.html").read_text(encoding="utf-8")
     )
@@ -94,36 +99,23 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
         written=any(result.task.kv for measured in shown for result in measured.study.results),
         version=__version__,
         draws=DRAWS,
-        sections=[
-            *(
-                _section(measured, of_study, title, folder, [picture.drawn.number for picture in across], prefix)
-                for measured, of_study, (title, prefix) in zip(shown, found, prefixes, strict=False)
-            ),
-            *(
-                _glue_section(each, title, folder, prefix)
-                for each, (title, prefix) in zip(shown_glue, prefixes[len(shown) :], strict=True)
-            ),
-        ],
+        sections=sections,
         across=across,
         left_out=[titles[id(study)] for study in studies if not study.has_full_model]
         + glue.titles([each for each in on_glue if not each.scores.tasks]),
     )
     (folder / "report.html").write_text(text, encoding="utf-8")
-    return [
-        summary(titles[id(measured.study)], measured, of_study) for measured, of_study in zip(shown, found, strict=True)
-    ]
+    return [summary(titles[id(m.study)], m, of_study) for m, of_study in zip(shown, found, strict=True)]
 
 
 def _section(
-    measured: Measurements, found: Sequence[Answer], title: str, folder: Path, across: Sequence[str], prefix: str
+    measured: Measurements, found: Sequence[Answer], folder: Path, across: Sequence[str], title: str, prefix: str
 ) -> Section:
     pictures = _pictures(study_figures(measured), measured.study.model.name, folder, prefix)
     by_number = {picture.drawn.number: picture for picture in pictures}
     placed = [(answer, tuple(by_number[n] for n in answer.question.figures if n in by_number)) for answer in found]
     shown = {picture.drawn.number for _, some in placed for picture in some}
-    absent = tuple(
-        (number, how) for number, how in paper_figures().items() if number not in by_number and number not in across
-    )
+    absent = tuple((number, how) for number, how in paper_figures().items() if number not in (*by_number, *across))
     listings = [
         _saved(table, _shown_rows(table, "median", measured.study.looped), folder, prefix)
         for table in tables.study_tables(measured, found)
@@ -140,7 +132,7 @@ def _section(
     )
 
 
-def _glue_section(study: GlueStudy, title: str, folder: Path, prefix: str) -> Section:
+def _glue_section(study: GlueStudy, folder: Path, title: str, prefix: str) -> Section:
     listings = [_saved(table, _shown_rows(table, "average"), folder, prefix) for table in tables.glue_tables(study)]
     return Section(
         _anchor(prefix),
@@ -156,8 +148,10 @@ def _glue_section(study: GlueStudy, title: str, folder: Path, prefix: str) -> Se
 
 def _prefixes(titles: Sequence[str]) -> list[tuple[str, str]]:
     """The sections' titles, each with what begins its anchors and folders; nothing where there is one section."""
-    several = len(titles) > 1
-    return [(title, f"{index}-{_slug(title)}" if several else "") for index, title in enumerate(titles, start=1)]
+    if len(titles) == 1:
+        return [(titles[0], "")]
+    slugs = [re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-.") for title in titles]
+    return [(title, f"{index}-{slug}") for index, (title, slug) in enumerate(zip(titles, slugs, strict=True), start=1)]
 
 
 def _anchor(prefix: str) -> str:
@@ -190,22 +184,21 @@ def _shown_rows(table: Table, over_tasks: str, looped: int | None = None) -> lis
         return None
     if table.name != "strategies":
         return table.texts()
-    task = table.columns.index("task")
-    kept = [row[task] == over_tasks for row in table.rows]
-    if "iterations" in table.columns:
-        iterations = table.columns.index("iterations")
-        kept = [keep and row[iterations] in (None, looped) for keep, row in zip(kept, table.rows, strict=True)]
-    return [texts for texts, keep in zip(table.texts(), kept, strict=True) if keep]
+    shown = []
+    for row, texts in zip(table.rows, table.texts(), strict=True):
+        values = dict(zip(table.columns, row, strict=True))
+        if values["task"] == over_tasks and values.get("iterations") in (None, looped):
+            shown.append(texts)
+    return shown
 
 
 def _facts(measured: Measurements) -> tuple[tuple[str, str], ...]:
     study = measured.study
-    counts = study.statuses()
     tasks = "; ".join(
         f"{score.task} ({', '.join((f'{score.documents} documents', *_how(result.task)))})"
         for score, result in zip(measured.scores.full, study.results, strict=True)
     )
-    cells = "; ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    cells = "; ".join(f"{count} {status}" for status, count in sorted(study.statuses().items()))
     seconds = sum(float(result.seconds.sum()) for result in study.results)
     return (
         *model_facts(study.model),
@@ -239,11 +232,9 @@ def _notes(measured: Measurements) -> list[str]:
     if len(scores.tasks) == 1:
         notes.append(f"The median is over one benchmark, {scores.tasks[0]}: it says nothing of others.")
     counts = study.statuses()
-    fewer = sum(
-        int((~np.isnan(result.main.value) & (result.documents < result.documents[study.full])).sum())
-        for result in study.results
-        if study.full is not None
-    )
+    fewer = 0
+    for result in study.results if study.full is not None else ():
+        fewer += int((~np.isnan(result.main.value) & (result.documents < result.documents[study.full])).sum())
     for count, one, several, rest in (
         (counts[NOT_FINITE], "is", "are", "not finite (logits overflowed): shown as missing, and left out of means"),
         (counts[RUNNING], "is", "are", "not finished: the report shows what there is"),
@@ -260,14 +251,8 @@ def _notes(measured: Measurements) -> list[str]:
 def _titles(studies: Sequence[Study]) -> dict[int, str]:
     """By the study's id(): the model, and the BOS setting where it ran under several."""
     count = Counter(study.model.name for study in studies)
-    return {
-        id(study): f"{study.model.name}, BOS {study.bos}" if count[study.model.name] > 1 else study.model.name
-        for study in studies
-    }
-
-
-def _slug(title: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-.")
+    several = {name for name, number in count.items() if number > 1}
+    return {id(s): s.model.name + (f", BOS {s.bos}" if s.model.name in several else "") for s in studies}
 
 
 def _link(file: Path, folder: Path) -> str:

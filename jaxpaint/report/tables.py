@@ -73,53 +73,35 @@ def save(table: Table, folder: Path) -> tuple[Path, Path]:
 def _answers(answers: Sequence[Answer]) -> Table:
     rows: list[tuple[Value, ...]] = []
     for answer in answers:
-        question = answer.question
+        first = (answer.question.number, answer.question.text, answer.verdict)
         for item in answer.evidence:
-            role = item.verdict or "context"
-            rows.append(
-                (question.number, question.text, answer.verdict, item.what, item.value, item.low, item.high, role)
-            )
+            rows.append((*first, item.what, item.value, item.low, item.high, item.verdict or "context"))
         if not answer.evidence:
-            rows.append((question.number, question.text, answer.verdict, answer.text, None, None, None, ""))
+            rows.append((*first, answer.text, None, None, None, ""))
     columns = ("question", "text", "verdict", "measured", "value", "low", "high", "says")
     return Table("answers", "The eight questions and the numbers behind the answers", columns, tuple(rows))
 
 
 def _tasks(measured: Measurements) -> Table:
-    rows = tuple(
-        (
-            score.task,
-            result.task.num_fewshot,
-            result.task.bos,
-            score.metric if result.task.filter == "none" else f"{score.metric}, {result.task.filter}",
-            score.documents,
-            score.chance,
-            score.value,
-            score.stderr,
-            score.left_out or "in the median",
-        )
-        for result, score in zip(measured.study.results, measured.scores.full, strict=True)
-    )
+    rows: list[tuple[Value, ...]] = []
+    for result, score in zip(measured.study.results, measured.scores.full, strict=True):
+        task, use = result.task, score.left_out or "in the median"
+        metric = score.metric if task.filter == "none" else f"{score.metric}, {task.filter}"
+        numbers = (score.documents, score.chance, score.value, score.stderr)
+        rows.append((score.task, task.num_fewshot, task.bos, metric, *numbers, use))
     columns = ("task", "few-shot", "bos", "metric", "documents", "chance", "full model", "stderr", "use")
-    return Table("full-model", "The full model on each task", columns, rows)
+    return Table("full-model", "The full model on each task", columns, tuple(rows))
 
 
 def _glue_tasks(glue: GlueStudy) -> Table:
     column = glue.study.full
-    rows = tuple(
-        (
-            result.task.name,
-            glue.kind,
-            int(result.documents[column]),
-            glue.majority(result),
-            glue.study.full_score(result),
-            float(result.main.stderr[column]),
-        )
-        for result in glue.study.results
-        if column is not None
-    )
+    rows: list[tuple[Value, ...]] = []
+    for result in glue.study.results if column is not None else ():
+        numbers = (result.documents, result.main.value, result.main.stderr)
+        documents, value, stderr = (each[column].item() for each in numbers)
+        rows.append((result.task.name, glue.kind, documents, glue.majority(result), value, stderr))
     columns = ("task", "encoder", "examples", "majority", "full model", "stderr")
-    return Table("full-model", "The full model on each GLUE task", columns, rows)
+    return Table("full-model", "The full model on each GLUE task", columns, tuple(rows))
 
 
 def _glue_strategies(glue: GlueStudy) -> Table:
@@ -138,42 +120,29 @@ def _glue_strategies(glue: GlueStudy) -> Table:
 def _strategies(measured: Measurements) -> Table:
     rows: list[tuple[Value, ...]] = []
     for strategy in (each for each in STRATEGIES.values() if each.in_paper and "start" in each.options):
+        options: list[tuple[int | None, int | None]] = [(None, None)]
         if "iterations" in strategy.options:
-            for count in (count for count in measured.study.iterations if count > 1):
-                rows += _curve_rows(measured, strategy.name, iterations=count)
+            options = [(count, None) for count in measured.study.iterations if count > 1]
         elif "times" in strategy.options:
-            for times in measured.study.times:
-                rows += _curve_rows(measured, strategy.name, times=times)
-        else:
-            rows += _curve_rows(measured, strategy.name)
-    return Table(
-        "strategies", "Normalised score of each strategy by the number of affected layers", CURVE_COLUMNS, tuple(rows)
-    )
-
-
-CURVE_COLUMNS = (
-    "strategy", "iterations", "times", "affected layers", "task", "normalised score", "low", "high", "seeds",
-    "lowest seed", "highest seed", "depth", "cost",
-)  # fmt: skip
-
-
-def _curve_rows(
-    measured: Measurements, strategy: str, *, iterations: int | None = None, times: int | None = None
-) -> list[tuple[Value, ...]]:
-    rows: list[tuple[Value, ...]] = []
-    for task in (None, *measured.scores.tasks):
-        curve = measured.curve(strategy, task, iterations=iterations, times=times)
-        for index, affected in enumerate(curve.affected):
-            numbers = (curve.value, curve.low, curve.high, curve.seeds, curve.lowest, curve.highest)
-            values = [part[index].item() for part in numbers]
-            last = (curve.depth[index].item(), curve.cost[index].item())
-            rows.append((strategy, iterations, times, int(affected), task or "median", *values, *last))
-    return rows
+            options = [(None, times) for times in measured.study.times]
+        for iterations, times in options:
+            for task in (None, *measured.scores.tasks):
+                curve = measured.curve(strategy.name, task, iterations=iterations, times=times)
+                first = (strategy.name, iterations, times)
+                scores = (curve.value, curve.low, curve.high, curve.seeds, curve.lowest, curve.highest)
+                numbers = [each.tolist() for each in (curve.affected, *scores, curve.depth, curve.cost)]
+                rows += [(*first, affected, task or "median", *rest) for affected, *rest in zip(*numbers, strict=True)]
+    columns = (
+        "strategy", "iterations", "times", "affected layers", "task", "normalised score", "low", "high", "seeds",
+        "lowest seed", "highest seed", "depth", "cost",
+    )  # fmt: skip
+    title = "Normalised score of each strategy by the number of affected layers"
+    return Table("strategies", title, columns, tuple(rows))
 
 
 def _beyond(measured: Measurements) -> Table:
     """Strategies that the paper does not have, and plans of the user's own."""
-    point, draws = measured.scores.median
+    point, draws = measured.scores.over_tasks
     variants = [v for v in measured.study.variants if v.strategy in (*beyond_paper(), CUSTOM)]
     rows: list[tuple[Value, ...]] = []
     for variant in variants:
@@ -184,25 +153,20 @@ def _beyond(measured: Measurements) -> Table:
         rows.append((variant.strategy, variant.label, plan.depth, plan.cost, value, float(low), float(high), *raw))
     raw_columns = tuple(f"{result.task.name} {result.task.metric}" for result in measured.study.results)
     columns = ("strategy", "plan", "depth", "cost", "median normalised score", "low", "high", *raw_columns)
-    return Table(
-        "beyond-the-paper", "Plans beyond the paper: parallel pairs, and plans of one's own", columns, tuple(rows)
-    )
+    title = "Plans beyond the paper: parallel pairs, and plans of one's own"
+    return Table("beyond-the-paper", title, columns, tuple(rows))
 
 
 def _iterations(measured: Measurements) -> Table:
     """Figure 10's map."""
-    affected, values = (
-        iteration_map(measured) if len(measured.study.iterations) > 1 else (np.empty(0), np.empty((1, 0, 0)))
-    )
+    affected, values = iteration_map(measured)
     known = ~np.isnan(values[0]).all(axis=0)
-    rows = zip(measured.study.iterations, values[0][:, known].tolist(), strict=False) if known.any() else ()
+    rows: tuple[tuple[Value, ...], ...] = ()
+    if len(measured.study.iterations) > 1 and known.any():
+        shown = values[0][:, known].tolist()
+        rows = tuple((count, *row) for count, row in zip(measured.study.iterations, shown, strict=True))
     columns = ("iterations", *(f"{value} layers" for value in affected[known]))
-    return Table(
-        "iterations",
-        "Median normalised score by iterations and number of parallel layers",
-        columns,
-        tuple((count, *row) for count, row in rows),
-    )
+    return Table("iterations", "Median normalised score by iterations and number of parallel layers", columns, rows)
 
 
 def _finetuned(tuned: Sequence[TunedTask]) -> Table:
@@ -211,9 +175,10 @@ def _finetuned(tuned: Sequence[TunedTask]) -> Table:
         for variant in each.variants():
             column, found = variant.column, []
             for results in (each.frozen, each.tuned):
-                has = results is not None and results.status[column] is not None
-                main = (results.main.value, results.main.stderr) if results is not None and has else ()
-                found += [part[column].item() for part in main] or [None, None]
+                if results is None or results.status[column] is None:
+                    found += [None, None]
+                else:
+                    found += [results.main.value[column].item(), results.main.stderr[column].item()]
             plan, documents = each.study.plans[column], int(each.tuned.documents[column])
             first = (each.title, variant.strategy, variant.affected, plan.text, documents, each.task.metric)
             rows.append((*first, *found, each.how()))
@@ -229,7 +194,7 @@ def _cells(measured: Measurements) -> Table:
     study = measured.study
     rows: list[tuple[Value, ...]] = []
     named = {variant.column for variant in study.variants}
-    unnamed = [VariantRow(column, "", "", *[None] * 6) for column in range(len(study.plans)) if column not in named]
+    unnamed = [VariantRow(column, "", "") for column in range(len(study.plans)) if column not in named]
     for result in study.results:
         point, low, high = _normalised(measured, result.task.name)
         for variant in (*study.variants, *unnamed):

@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from jaxpaint.base.errors import UserError
@@ -34,7 +33,7 @@ class Worker:
 
     def __init__(self, store: Path) -> None:
         self._folder = workers_folder(store)
-        self._lock: BaseFileLock | None = None
+        self._lock: BaseFileLock
         self.id = ""
 
     def __enter__(self) -> Worker:
@@ -56,16 +55,12 @@ class Worker:
                 return self
             self._lock.release()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._lock is not None:
-            # Removed while it is locked: a file that can be locked belongs to nobody who lives.
-            (self._folder / f"{self.id}.lock").unlink(missing_ok=True)
-            self._lock.release()
-            self._lock = None
-            with suppress(OSError):
-                self._folder.rmdir()
+    def __exit__(self, *_: object) -> None:
+        # Removed while it is locked: a file that can be locked belongs to nobody who lives.
+        (self._folder / f"{self.id}.lock").unlink(missing_ok=True)
+        self._lock.release()
+        with suppress(OSError):
+            self._folder.rmdir()
 
 
 def workers_folder(store: Path) -> Path:
@@ -100,12 +95,8 @@ def take(connection: sqlite3.Connection, store: Path, worker: Worker, model: int
     others = connection.execute("SELECT DISTINCT worker FROM claims WHERE worker <> ?", (worker.id,)).fetchall()
     dead = [(other,) for (other,) in others if not is_alive(store, other)]
     connection.executemany("DELETE FROM claims WHERE worker = ?", dead)
-    held = {
-        request
-        for (request,) in connection.execute(
-            "SELECT request FROM claims WHERE model = ? AND worker <> ?", (model, worker.id)
-        )
-    }
+    of_others = "SELECT request FROM claims WHERE model = ? AND worker <> ?"
+    held = {request for (request,) in connection.execute(of_others, (model, worker.id))}
     free = [request for request in requests if request not in held]
     connection.executemany(
         "INSERT OR IGNORE INTO claims (model, request, worker) VALUES (?, ?, ?)",
@@ -120,6 +111,5 @@ def drop(connection: sqlite3.Connection, worker: Worker, requests: Sequence[int]
         connection.execute("DELETE FROM claims WHERE worker = ?", (worker.id,))
     else:
         connection.executemany(
-            "DELETE FROM claims WHERE request = ? AND worker = ?",
-            ((int(request), worker.id) for request in requests),
+            "DELETE FROM claims WHERE request = ? AND worker = ?", ((int(request), worker.id) for request in requests)
         )

@@ -22,12 +22,10 @@ class _Column:
     heading: tuple[str, str, str]
     values: dict[int, str]
 
-    @property
-    def width(self) -> int:
-        return max(len(text) for text in (*self.heading, *self.values.values()))
-
-    def value(self, plan: int) -> str:
-        return self.values.get(plan, "-")
+    def texts(self, plans: list[tuple[int, str]]) -> list[str]:
+        """Heading and rows, all as wide as the widest."""
+        width = max(len(text) for text in (*self.heading, *self.values.values()))
+        return [text.rjust(width) for text in (*self.heading, *(self.values.get(plan, "-") for plan, _ in plans))]
 
 
 def grid(connection: sqlite3.Connection) -> str:
@@ -44,8 +42,7 @@ def grid(connection: sqlite3.Connection) -> str:
         blocks.append(f"{name}\n{dtype}, {num_layers} layers, fingerprint {fingerprint[:16]}")
         plans = _labels(connection, model, num_layers)
         columns = _columns(connection, model)
-        for beside in _fitting(columns, max(map(len, (label for _, label in plans)))):
-            blocks.append(_block(plans, beside))
+        blocks.extend(_blocks(plans, columns))
         if any(value.endswith(MORE_DOCUMENTS) for column in columns for value in column.values.values()):
             blocks.append(f"{MORE_DOCUMENTS} of fewer documents: more are being scored")
     return "\n\n".join(blocks) + "\n"
@@ -60,11 +57,9 @@ def _labels(connection: sqlite3.Connection, model: int, num_layers: int) -> list
         "ORDER BY first, v.start, v.iterations, v.times, v.layer, v.seed, v.id, p.id",
         (num_layers, model),
     )
-    return [(plan, _clipped(label)) for plan, label, *_ in rows]
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
+    return [
+        (plan, label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…") for plan, label, *_ in rows
+    ]
 
 
 def _columns(connection: sqlite3.Connection, model: int) -> list[_Column]:
@@ -73,11 +68,10 @@ def _columns(connection: sqlite3.Connection, model: int) -> list[_Column]:
         "WHERE id IN (SELECT task FROM cells WHERE model = ?) ORDER BY name, num_fewshot, id",
         (model,),
     ).fetchall()
-    settings = {id: _setting(num_fewshot, bos, stored) for id, _, num_fewshot, bos, stored, _ in tasks}
-    alike = Counter((name, settings[id]) for id, name, *_ in tasks)
+    named = [(id, name, _setting(*asked), metric) for id, name, *asked, metric in tasks]
+    alike = Counter((name, setting) for _, name, setting, _ in named)
     columns = []
-    for id, name, *_, metric in tasks:
-        setting = settings[id]
+    for id, name, setting, metric in named:
         if alike[name, setting] > 1:
             setting = f"{setting}{', ' if setting else ''}#{id}"
         columns.append(_column(connection, model, id, name, setting, metric))
@@ -126,24 +120,20 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
 
 
-def _fitting(columns: list[_Column], label_width: int) -> Iterator[list[_Column]]:
-    """The columns in groups that fit a line, at least one in each."""
-    beside: list[_Column] = []
-    for column in columns:
-        width = label_width + sum(len(GAP) + other.width for other in (*beside, column))
-        if beside and width > WIDTH:
-            yield beside
-            beside = []
-        beside.append(column)
-    if beside:
-        yield beside
-
-
-def _block(plans: list[tuple[int, str]], columns: list[_Column]) -> str:
+def _blocks(plans: list[tuple[int, str]], columns: list[_Column]) -> Iterator[str]:
+    """The columns beside each other as far as they fit a line, at least one in each block."""
     width = max(len(label) for _, label in plans)
-    headings = [(" " * width, *(column.heading[line].rjust(column.width) for column in columns)) for line in range(3)]
-    rows = [
-        (label.ljust(width), *(column.value(plan).rjust(column.width) for column in columns)) for plan, label in plans
-    ]
-    lines = [GAP.join(cells).rstrip() for cells in (*headings, *rows)]
+    labels = [text.ljust(width) for text in ("", "", "", *(label for _, label in plans))]
+    beside = [labels]
+    for column in columns:
+        texts = column.texts(plans)
+        if len(beside) > 1 and len(GAP.join(each[0] for each in (*beside, texts))) > WIDTH:
+            yield _block(beside)
+            beside = [labels]
+        beside.append(texts)
+    yield _block(beside)
+
+
+def _block(beside: list[list[str]]) -> str:
+    lines = [GAP.join(cells).rstrip() for cells in zip(*beside, strict=True)]
     return "\n".join(line for line in lines if line)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.results.schema import canonical_json
+from jaxpaint.results.schema import one
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,6 @@ class PlanRow:
     times: int | None = None
     layer: int | None = None
     affected: int | None = None
-
-
-def one(connection: sqlite3.Connection, query: str, values: Sequence[Any] = ()) -> Any:
-    """The first value of the first row, of which there must be one."""
-    return connection.execute(query, values).fetchone()[0]
 
 
 def row_id(connection: sqlite3.Connection, table: str, key: Mapping[str, Any], **others: Any) -> int:
@@ -88,15 +83,8 @@ def plan_id(connection: sqlite3.Connection, row: PlanRow) -> int:
 def cell_ids(connection: sqlite3.Connection, model: int, task: int, plans: Sequence[int]) -> list[int]:
     """One per plan."""
     connection.executemany(
-        "INSERT OR IGNORE INTO cells (model, task, plan) VALUES (?, ?, ?)",
-        ((model, task, int(plan)) for plan in plans),
+        "INSERT OR IGNORE INTO cells (model, task, plan) VALUES (?, ?, ?)", ((model, task, int(plan)) for plan in plans)
     )
     rows = connection.execute("SELECT plan, id FROM cells WHERE (model, task) = (?, ?)", (model, task))
     stored = dict(rows.fetchall())
     return [stored[int(plan)] for plan in plans]
-
-
-def environment_id(connection: sqlite3.Connection, environment: Mapping[str, Any] | None) -> int | None:
-    if environment is None:
-        return None
-    return row_id(connection, "environments", {"description": canonical_json(environment)})

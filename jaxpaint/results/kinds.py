@@ -42,11 +42,6 @@ def glue_training(settings: str) -> Mapping[str, Any] | None:
     return None if rest.pop(TRAINED_ON, None) is None else rest
 
 
-def is_frozen(training: Mapping[str, Any]) -> bool:
-    """Whether a GLUE study trained classifiers alone, and not the encoder under every plan."""
-    return training[FROZEN]
-
-
 def main_filter(connection: sqlite3.Connection, task: int, metric: str) -> str:
     """Of the filters that a task's metric is stored under: none, a strict match, or the first in the alphabet."""
     rows = connection.execute(

@@ -10,8 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.results.keys import one
-from jaxpaint.results.schema import connect, explained, readable_uri, reading, transaction
+from jaxpaint.results.schema import connect, explained, one, readable_uri, reading, transaction
 
 TOLERANCE = 1e-3  # nats: what packing may change in a log-likelihood
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -69,12 +69,12 @@ class VariantRow:
     column: int
     strategy: str
     label: str
-    start: int | None
-    seed: int | None
-    iterations: int | None
-    times: int | None
-    layer: int | None
-    affected: int | None
+    start: int | None = None
+    seed: int | None = None
+    iterations: int | None = None
+    times: int | None = None
+    layer: int | None = None
+    affected: int | None = None
 
 
 @dataclass(frozen=True)
@@ -139,24 +139,17 @@ def tasks(connection: sqlite3.Connection, model: int, bos: str) -> list[TaskRow]
         (bos, model),
     ).fetchall()
     found = [TaskRow(*(*row, kinds.main_filter(connection, row[0], row[-1]))) for row in rows]
-    shots, caches = defaultdict(set), defaultdict(set)
-    for task in found:
-        shots[task.benchmark].add(task.num_fewshot)
-        caches[task.benchmark].add(task.kv)
-    return _told_apart(
-        [
-            replace(task, name=_named(task, len(shots[task.benchmark]) > 1, len(caches[task.benchmark]) > 1))
-            for task in found
-        ],
-        lambda task: f"#{task.id}",
-    )
+    return _told_apart([replace(task, name=_named(task, found)) for task in found], lambda task: f"#{task.id}")
 
 
-def _named(task: TaskRow, several_shots: bool, several_caches: bool) -> str:
+def _named(task: TaskRow, found: list[TaskRow]) -> str:
     """A benchmark with what tells it from the others of its name."""
+    alike = [other for other in found if other.benchmark == task.benchmark]
     parts = [task.benchmark]
-    parts += [f"{task.num_fewshot}-shot"] if several_shots else []
-    parts += [f"kv={task.kv}"] if several_caches and task.kv else []
+    if len({other.num_fewshot for other in alike}) > 1:
+        parts.append(f"{task.num_fewshot}-shot")
+    if task.kv and len({other.kv for other in alike}) > 1:
+        parts.append(f"kv={task.kv}")
     # The task's own name stays what it is where the same model was fine-tuned on it.
     return " ".join(parts) + (", fine-tuned" if kinds.is_finetuned(task.settings) else "")
 
@@ -170,12 +163,10 @@ def _told_apart(rows: list[Row], tell: Callable[[Row], str]) -> list[Row]:
     return [replace(row, name=f"{row.name} {tell(row)}") if count[row.name] > 1 else row for row in rows]
 
 
-def cells(connection: sqlite3.Connection, model: int, task: int) -> list[tuple[int, int, str, int, float]]:
-    """(cell, plan, status, documents that the metrics cover, seconds)."""
-    return connection.execute(
-        "SELECT id, plan, status, ifnull(documents, 0), seconds FROM cells WHERE model = ? AND task = ?",
-        (model, task),
-    ).fetchall()
+def cells(connection: sqlite3.Connection, model: int, task: int) -> list[tuple[int, str, int, float]]:
+    """(plan, status, documents that the metrics cover, seconds)."""
+    query = "SELECT plan, status, ifnull(documents, 0), seconds FROM cells WHERE (model, task) = (?, ?)"
+    return connection.execute(query, (model, task)).fetchall()
 
 
 def metrics(
@@ -192,12 +183,12 @@ def metrics(
     )
 
 
-def document_scores(connection: sqlite3.Connection, cell: int, task: TaskRow) -> list[tuple[int, float]]:
-    """(document, main metric) of a cell, without those that are not known; none of a cell that is not finite."""
+def document_scores(connection: sqlite3.Connection, model: int, task: TaskRow) -> list[tuple[int, int, float]]:
+    """(plan, document, main metric), without those that are not known, and without cells that are not finite."""
     return connection.execute(
-        "SELECT document, value FROM document_scores JOIN cells ON cells.id = cell"
-        " WHERE cell = ? AND metric = ? AND filter = ? AND value IS NOT NULL AND status <> ?",
-        (cell, task.metric, task.filter, NOT_FINITE),
+        "SELECT plan, document, value FROM cells CROSS JOIN document_scores ON cell = id"
+        " WHERE model = ? AND task = ? AND metric = ? AND filter = ? AND value IS NOT NULL AND status <> ?",
+        (model, task.id, task.metric, task.filter, NOT_FINITE),
     ).fetchall()
 
 

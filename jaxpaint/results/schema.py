@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -174,19 +174,18 @@ CREATE VIEW document_results AS     -- one row per cell, document and metric
 """
 
 
+def one(connection: sqlite3.Connection, query: str, values: Sequence[Any] = ()) -> Any:
+    """The first value of the first row, of which there must be one."""
+    return connection.execute(query, values).fetchone()[0]
+
+
 def canonical_json(value: Any) -> str:
     """One text for equal values: keys sorted, no spaces. NaN is refused (ValueError), since JSON has none."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def connect(path: Path, *, create: bool, timeout: float = LOCK_SECONDS) -> sqlite3.Connection:
-    """A connection that reads and writes the store at `path`, made if it is missing and `create` says so.
-
-    It is in autocommit mode: whoever writes says BEGIN IMMEDIATE. It waits up to `timeout` seconds for a lock.
-
-    Raises:
-        UserError: the file is missing, not a results store, of another version, or cannot be written.
-    """
+    """A connection for `Store.open`, in autocommit mode: whoever writes says BEGIN IMMEDIATE."""
     _check_path(path, create)
     for file in (path, path.parent):
         if file.exists() and not os.access(file, os.W_OK):
@@ -208,7 +207,7 @@ def connect(path: Path, *, create: bool, timeout: float = LOCK_SECONDS) -> sqlit
 
 
 @contextmanager
-def reading(path: Path, *, timeout: float = LOCK_SECONDS) -> Iterator[sqlite3.Connection]:
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only reads, all of it one moment's state, while others write.
 
     Works in a folder without write permission too. SQLite's errors inside the block become UserErrors.
@@ -221,7 +220,7 @@ def reading(path: Path, *, timeout: float = LOCK_SECONDS) -> Iterator[sqlite3.Co
         # Only who may write tidies the store's companions away at the end.
         may_write = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
         address = _uri(path, "rw") if may_write else readable_uri(path)
-        connection = sqlite3.connect(address, uri=True, timeout=timeout, isolation_level=None)
+        connection = sqlite3.connect(address, uri=True, timeout=LOCK_SECONDS, isolation_level=None)
         try:
             _check_header(connection, path)
             connection.execute("PRAGMA query_only = ON")
@@ -293,9 +292,8 @@ _EXPLANATIONS = {
 
 
 def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; errors that Python itself raises have none: -1."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return -1 if code is None else code & 0xFF
+    """SQLite's primary result code; errors that Python itself raises have none: 255, which SQLite does not use."""
+    return getattr(error, "sqlite_errorcode", 0xFF) & 0xFF
 
 
 def _uri(path: Path, mode: str) -> str:
@@ -315,12 +313,8 @@ def _check_path(path: Path, create: bool) -> None:
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
     """A new file, or one whose maker was killed before it held anything."""
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    return tables == 0 and _pragma(connection, "application_id") == 0 and _pragma(connection, "user_version") == 0
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    return connection.execute(f"PRAGMA {name}").fetchone()[0]
+    counted = ("SELECT count(*) FROM sqlite_master", "PRAGMA application_id", "PRAGMA user_version")
+    return not any(one(connection, query) for query in counted)
 
 
 def _create(connection: sqlite3.Connection, timeout: float) -> None:
@@ -348,16 +342,14 @@ def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
 
 
 def _check_header(connection: sqlite3.Connection, path: Path) -> None:
-    if _pragma(connection, "application_id") != APPLICATION_ID:
+    if one(connection, "PRAGMA application_id") != APPLICATION_ID:
         raise UserError(f"{path} is an SQLite database of another program, not a results store; give another file name")
-    version = _pragma(connection, "user_version")
-    if version > VERSION:
+    version = one(connection, "PRAGMA user_version")
+    if version != VERSION:
+        maker, advice = "an older", "use another file name, or that older version"
+        if version > VERSION:
+            maker, advice = "a newer", "update jaxpaint"
         raise UserError(
-            f"results store {path} has version {version}, made by a newer jaxpaint; this one reads version {VERSION}: "
-            "update jaxpaint"
-        )
-    if version < VERSION:
-        raise UserError(
-            f"results store {path} has version {version}, made by an older jaxpaint; this one reads version {VERSION}: "
-            "use another file name, or that older version"
+            f"results store {path} has version {version}, made by {maker} jaxpaint; this one reads version {VERSION}: "
+            f"{advice}"
         )

@@ -11,12 +11,13 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpaint.results.keys import environment_id, one
+from jaxpaint.results.keys import row_id
 from jaxpaint.results.kinds import main_filter
+from jaxpaint.results.schema import canonical_json, one
 
 DENSE = 8  # reading this many scores in order takes about as long as looking one up
 
@@ -32,62 +33,47 @@ class MetricRow:
     higher_is_better: bool | None = None
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """The requests wanted of one task."""
+class _Wanted(NamedTuple):
+    """The requests R wanted of one task."""
 
-    positions: np.ndarray  # int [requests of the task]: where they stand among all that are wanted
-    ids: np.ndarray  # int [requests of the task]
-    known: int  # requests that the store has between the lowest and the highest of the ids
-
-    @property
-    def span(self) -> tuple[int, int]:
-        return int(self.ids.min()), int(self.ids.max())
+    positions: np.ndarray  # int [R]: where they stand among all that are wanted
+    ids: np.ndarray  # int [R]
+    span: tuple[int, int]  # the lowest and the highest of the ids
+    known: int  # requests that the store has between these
 
 
 def missing(connection: sqlite3.Connection, cells: Sequence[int], requests: Sequence[int]) -> np.ndarray:
-    """Which scores are not there, bool [cells, requests]; a request of another task than the cell's misses nothing.
-
-    Raises:
-        LookupError: the store has no such cell or request.
-    """
+    """As `Store.missing`. Raises LookupError where the store has no such cell or request."""
     absent = np.zeros((len(cells), len(requests)), dtype=np.bool_)
-    wanted = _by_task(connection, requests)
-    for row, cell in enumerate(cells):
-        found = connection.execute("SELECT task FROM cells WHERE id = ?", (int(cell),)).fetchone()
+    wanted = _by_task(connection, np.asarray(requests, dtype=np.int64).reshape(-1))
+    for row, cell in enumerate(map(int, cells)):
+        found = connection.execute("SELECT task FROM cells WHERE id = ?", (cell,)).fetchone()
         if found is None:
             raise LookupError(f"the store has no cell {cell}")
         if found[0] in wanted:
             mine = wanted[found[0]]
-            absent[row, mine.positions] = _absent(connection, int(cell), mine)
+            absent[row, mine.positions] = _absent(connection, cell, mine)
     return absent
 
 
-def _by_task(connection: sqlite3.Connection, requests: Sequence[int]) -> dict[int, _Wanted]:
-    ids = np.asarray(requests, dtype=np.int64).reshape(-1)
-    rows = connection.execute(
-        "SELECT w.key, q.task FROM json_each(?) AS w CROSS JOIN requests AS q ON q.id = w.value",
-        (json.dumps(ids.tolist()),),
-    ).fetchall()
-    if len(rows) < len(ids):
-        known = {position for position, _ in rows}
-        unknown = [int(id) for position, id in enumerate(ids) if position not in known]
-        raise LookupError(f"the store has no request {unknown[0]}")
+def _by_task(connection: sqlite3.Connection, ids: np.ndarray) -> dict[int, _Wanted]:
     by_task: dict[int, list[int]] = {}
-    for position, task in rows:
+    query = "SELECT w.key, q.task FROM json_each(?) AS w LEFT JOIN requests AS q ON q.id = w.value"
+    for position, task in connection.execute(query, (json.dumps(ids.tolist()),)):
+        if task is None:
+            raise LookupError(f"the store has no request {ids[position]}")
         by_task.setdefault(task, []).append(position)
-    return {task: _wanted(connection, task, np.array(positions), ids) for task, positions in by_task.items()}
-
-
-def _wanted(connection: sqlite3.Connection, task: int, positions: np.ndarray, ids: np.ndarray) -> _Wanted:
-    mine = ids[positions]
-    span = (int(mine.min()), int(mine.max()))
-    known = one(connection, "SELECT count(*) FROM requests WHERE task = ? AND id BETWEEN ? AND ?", (task, *span))
-    return _Wanted(positions, mine, known)
+    wanted = {}
+    for task, positions in by_task.items():
+        mine = ids[positions]
+        span = (int(mine.min()), int(mine.max()))
+        known = one(connection, "SELECT count(*) FROM requests WHERE task = ? AND id BETWEEN ? AND ?", (task, *span))
+        wanted[task] = _Wanted(np.array(positions), mine, span, known)
+    return wanted
 
 
 def _absent(connection: sqlite3.Connection, cell: int, wanted: _Wanted) -> np.ndarray:
-    """Which of the requests the cell has no score for, bool [requests of the task]."""
+    """Which of the requests the cell has no score for, bool [R]."""
     if wanted.known <= DENSE * len(wanted.ids):
         within = "FROM scores WHERE cell = ? AND request BETWEEN ? AND ?"
         if one(connection, f"SELECT count(*) {within}", (cell, *wanted.span)) == wanted.known:
@@ -101,20 +87,15 @@ def _absent(connection: sqlite3.Connection, cell: int, wanted: _Wanted) -> np.nd
     return ~np.isin(wanted.ids, np.fromiter((request for (request,) in rows), dtype=np.int64))
 
 
-def add(connection: sqlite3.Connection, rows: Iterable[tuple[int, int, float, bool]]) -> None:
-    """Adds (cell, request, log-likelihood, is_greedy) where there is no score yet; reopens cells that gain some."""
-    _insert(
-        connection,
-        [(int(cell), int(request), real(value), int(greedy), None) for cell, request, value, greedy in rows],
-    )
+def add(
+    connection: sqlite3.Connection,
+    values: Sequence[tuple[int, int, float | None, int, str | None]],
+    seconds: Mapping[int, float],
+) -> None:
+    """Adds (cell, request, log-likelihood, is_greedy, text) where there is no score yet, and what cells took.
 
-
-def add_texts(connection: sqlite3.Connection, rows: Iterable[tuple[int, int, str | None]]) -> None:
-    """As `add`, of what a model wrote: (cell, request, text), None where the logits were not finite."""
-    _insert(connection, [(int(cell), int(request), None, 0, text) for cell, request, text in rows])
-
-
-def _insert(connection: sqlite3.Connection, values: list[tuple[int, int, float | None, int, str | None]]) -> None:
+    Cells that gain scores are running again.
+    """
     ended = connection.execute("SELECT id FROM cells WHERE status <> 'running'")
     reopened = {cell for (cell,) in ended}.intersection(cell for cell, *_ in values)
     before = {cell: _count(connection, cell) for cell in reopened}
@@ -123,7 +104,11 @@ def _insert(connection: sqlite3.Connection, values: list[tuple[int, int, float |
     )
     connection.executemany(
         "UPDATE cells SET status = 'running' WHERE id = ?",
-        [(cell,) for cell, count in before.items() if _count(connection, cell) > count],
+        [(cell,) for cell, known in before.items() if _count(connection, cell) > known],
+    )
+    connection.executemany(
+        "UPDATE cells SET seconds = seconds + ? WHERE id = ?",
+        [(float(spent), int(cell)) for cell, spent in seconds.items()],
     )
 
 
@@ -131,28 +116,8 @@ def _count(connection: sqlite3.Connection, cell: int) -> int:
     return one(connection, "SELECT count(*) FROM scores WHERE cell = ?", (cell,))
 
 
-def read(connection: sqlite3.Connection, cell: int, requests: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Log-likelihoods, float64 [requests], NaN where not finite, and is_greedy, bool [requests].
-
-    Raises:
-        LookupError: a request has no score.
-    """
-    found = [
-        (math.nan if value is None else value, greedy)
-        for value, greedy in _read(connection, "loglikelihood, is_greedy", cell, requests)
-    ]
-    return (
-        np.array([value for value, _ in found], dtype=np.float64),
-        np.array([greedy for _, greedy in found], dtype=np.bool_),
-    )
-
-
-def read_texts(connection: sqlite3.Connection, cell: int, requests: Sequence[int]) -> list[str | None]:
-    """What was written, None where the logits were not finite. Errors as `read`."""
-    return [text for (text,) in _read(connection, "text", cell, requests)]
-
-
-def _read(connection: sqlite3.Connection, columns: str, cell: int, requests: Sequence[int]) -> list[tuple[Any, ...]]:
+def read(connection: sqlite3.Connection, columns: str, cell: int, requests: Sequence[int]) -> list[tuple[Any, ...]]:
+    """The columns of a cell's scores. Raises LookupError where a request has none."""
     rows = connection.execute(f"SELECT request, {columns} FROM scores WHERE cell = ?", (int(cell),))
     stored = {request: tuple(values) for request, *values in rows}
     absent = [int(request) for request in requests if int(request) not in stored]
@@ -162,7 +127,7 @@ def _read(connection: sqlite3.Connection, columns: str, cell: int, requests: Seq
 
 
 def finished(connection: sqlite3.Connection, model: int, task: int, metric: str) -> list[tuple[int, float, int | None]]:
-    """Finished cells with their value of a metric, under its main filter: (cell, value, whether higher is better)."""
+    """As `Store.finished`."""
     query = (
         "SELECT m.cell, m.value, m.higher_is_better FROM metrics AS m JOIN cells AS c ON c.id = m.cell "
         "WHERE c.model = ? AND c.task = ? AND c.status = 'finished' "
@@ -197,7 +162,7 @@ def finish(
     document_scores: Iterable[tuple[int, str, str, float | None]],
     environment: Mapping[str, Any] | None,
 ) -> None:
-    """Replaces the cell's metrics and ends it."""
+    """As `Store.finish`."""
     cell = int(cell)
     for table in ("metrics", "document_scores"):
         connection.execute(f"DELETE FROM {table} WHERE cell = ?", (cell,))
@@ -209,15 +174,13 @@ def finish(
         "INSERT INTO document_scores (cell, document, metric, filter, value) VALUES (?, ?, ?, ?, ?)",
         ((cell, int(document), metric, filter, real(value)) for document, metric, filter, value in document_scores),
     )
+    ran_on = None
+    if environment is not None:
+        ran_on = row_id(connection, "environments", {"description": canonical_json(environment)})
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     connection.execute(
         "UPDATE cells SET documents = ?, status = ?, environment = ?, finished = ? WHERE id = ?",
-        (
-            int(documents),
-            status,
-            environment_id(connection, environment),
-            datetime.now(UTC).isoformat(timespec="seconds"),
-            cell,
-        ),
+        (int(documents), status, ran_on, now, cell),
     )
 
 

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -27,14 +26,12 @@ from jaxpaint.results import claims as results_claims
 from jaxpaint.results import keys as results_keys
 from jaxpaint.results import scores as results_scores
 from jaxpaint.results.claims import Worker
-from jaxpaint.results.keys import PlanRow, one
+from jaxpaint.results.keys import PlanRow
 from jaxpaint.results.merge import merge
-from jaxpaint.results.schema import LOCK_SECONDS, canonical_json, connect, explained, reading, transaction
+from jaxpaint.results.schema import LOCK_SECONDS, canonical_json, connect, explained, one, reading, transaction
 from jaxpaint.results.scores import MetricRow
 
 __all__ = ["CellState", "MetricRow", "PlanRow", "Store", "Worker", "merge", "reading"]
-
-Status = Literal["running", "finished", "not finite"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class CellState:
     into a running one, which keeps the metrics it had until new ones are written.
     """
 
-    status: Status
+    status: Literal["running", "finished", "not finite"]
     documents: int | None
     seconds: float
 
@@ -81,9 +78,7 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # --- what a study is about: each is inserted or looked up -----------------------------------------------
@@ -91,10 +86,9 @@ class Store:
     def model(self, *, fingerprint: str, dtype: str, source: str | None, revision: str | None, num_layers: int) -> int:
         """The id of a model computed in `dtype`; of what was said of it before, the first is kept."""
         key = {"fingerprint": fingerprint, "dtype": dtype}
+        others = {"source": source, "revision": revision, "num_layers": num_layers}
         with self._writing() as connection:
-            return results_keys.row_id(
-                connection, "models", key, source=source, revision=revision, num_layers=num_layers
-            )
+            return results_keys.row_id(connection, "models", key, **others)
 
     def task(
         self,
@@ -173,15 +167,18 @@ class Store:
         A log-likelihood that is not finite is stored as NULL. Scores that are there already stay as they are. A
         finished cell that gains a score is running again.
         """
+        values = [
+            (int(cell), int(request), results_scores.real(value), int(greedy), None)
+            for cell, request, value, greedy in rows
+        ]
         with self._writing() as connection:
-            results_scores.add(connection, rows)
-            _spend(connection, seconds)
+            results_scores.add(connection, values, seconds)
 
     def add_texts(self, rows: Iterable[tuple[int, int, str | None]], seconds: Mapping[int, float]) -> None:
         """As `add_scores`, of a generative task: (cell, request, text), None where the logits were not finite."""
+        values = [(int(cell), int(request), None, 0, text) for cell, request, text in rows]
         with self._writing() as connection:
-            results_scores.add_texts(connection, rows)
-            _spend(connection, seconds)
+            results_scores.add(connection, values, seconds)
 
     def texts(self, cell: int, requests: Sequence[int]) -> list[str | None]:
         """What a cell's plan wrote, None where its logits were not finite.
@@ -190,7 +187,7 @@ class Store:
             LookupError: a request has no text yet.
         """
         with self._reading() as connection:
-            return results_scores.read_texts(connection, cell, requests)
+            return [text for (text,) in results_scores.read(connection, "text", cell, requests)]
 
     def scores(self, cell: int, requests: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """A cell's log-likelihoods, float64 [requests], NaN where not finite, and whether greedy, bool [requests].
@@ -199,7 +196,9 @@ class Store:
             LookupError: a request has no score yet.
         """
         with self._reading() as connection:
-            return results_scores.read(connection, cell, requests)
+            rows = results_scores.read(connection, "loglikelihood, is_greedy", cell, requests)
+        values, greedy = np.array(rows, dtype=np.float64).reshape(-1, 2).T  # NULL becomes NaN
+        return values, greedy.astype(np.bool_)
 
     def states(self, cells: Sequence[int]) -> list[CellState]:
         """How far the cells are. A cell needs no work when it is not running and covers the documents wanted."""
@@ -294,13 +293,6 @@ class Store:
             finally:
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
-
-
-def _spend(connection: sqlite3.Connection, seconds: Mapping[int, float]) -> None:
-    connection.executemany(
-        "UPDATE cells SET seconds = seconds + ? WHERE id = ?",
-        [(float(spent), int(cell)) for cell, spent in seconds.items()],
-    )
 
 
 def _nested(value: Any) -> Any:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -55,7 +56,9 @@ def _json(connection: sqlite3.Connection) -> str:
     }
     metrics = _by(_rows(connection, "SELECT * FROM metrics ORDER BY cell, metric, filter"), "cell")
     for cell in tables["cells"]:
-        cell["metrics"] = [_without(row, "cell") for row in metrics.get(cell["id"], [])]
+        cell["metrics"] = metrics.get(cell["id"], [])
+        for row in cell["metrics"]:
+            del row["cell"]
     for task in tables["tasks"]:
         task["settings"] = json.loads(task["settings"])
     for environment in tables["environments"]:
@@ -79,62 +82,42 @@ def _lm_eval(connection: sqlite3.Connection) -> str:
     variants = _by(_rows(connection, "SELECT * FROM variants ORDER BY id"), "plan")
     # An object holds a task once, and was made with one setting of BOS.
     objects: dict[tuple, list[Row]] = {}
+    seen: Counter[tuple] = Counter()
     for cell in cells:
+        cell |= {"settings": json.loads(cell["settings"]), "metrics": metrics.get(cell["id"], [])}
         key = (cell["model"], cell["plan"], cell["bos"])
-        number = 0
-        while any(other["task"] == cell["task"] for other in objects.get((*key, number), [])):
-            number += 1
-        objects.setdefault((*key, number), []).append(cell)
-    return _dumped(
-        [
-            _result_object(
-                models[model],
-                plans[plan],
-                [row for row in variants.get(plan, []) if row["num_layers"] == models[model]["num_layers"]],
-                members,
-                metrics,
-            )
-            for (model, plan, _, _), members in objects.items()
-        ]
-    )
+        objects.setdefault((*key, seen[*key, cell["task"]]), []).append(cell)
+        seen[*key, cell["task"]] += 1
+    found = []
+    for (model, plan, *_), members in objects.items():
+        num_layers = models[model]["num_layers"]
+        labels = [row["label"] for row in variants.get(plan, []) if row["num_layers"] == num_layers]
+        found.append(_result_object(models[model], plans[plan], labels, members))
+    return _dumped(found)
 
 
-def _result_object(
-    model: Row, plan: Row, variants: list[Row], cells: list[Row], metrics: Mapping[int, list[Row]]
-) -> dict[str, Any]:
-    settings = {cell["task"]: json.loads(cell["settings"]) for cell in cells}
-    lengths = {setting.get("max_length") for setting in settings.values()}
+def _result_object(model: Row, plan: Row, labels: list[str], cells: list[Row]) -> Row:
+    lengths = {cell["settings"].get("max_length") for cell in cells}
     environments = {cell["environment"] for cell in cells}
 
-    def by_task(make: Callable[[Row], Any]) -> dict[str, Any]:
+    def by_task(make: Callable[[Row], Any]) -> Row:
         return {cell["task"]: make(cell) for cell in cells}
 
-    def config(cell: Row) -> Row:
-        metadata = {"version": _version(cell["version"]), **settings[cell["task"]]}
-        return {"task": cell["task"], "num_fewshot": cell["num_fewshot"], "metadata": metadata}
-
-    def higher_is_better(cell: Row) -> Row:
-        stored = {row["metric"]: row["higher_is_better"] for row in metrics.get(cell["id"], [])}
-        return {metric: None if better is None else bool(better) for metric, better in stored.items()}
-
     return {
-        "results": by_task(lambda cell: _task_results(cell, metrics.get(cell["id"], []))),
+        "results": by_task(_task_results),
         "group_subtasks": {},
-        "configs": by_task(config),
+        "configs": by_task(_config),
         "versions": by_task(lambda cell: _version(cell["version"])),
         "n-shot": by_task(lambda cell: cell["num_fewshot"]),
-        "higher_is_better": by_task(higher_is_better),
+        "higher_is_better": by_task(_higher_is_better),
         "n-samples": by_task(lambda cell: {"effective": cell["documents"]}),
         "config": {
             "model": "jaxpaint",
-            "model_source": model["source"],
-            "model_revision": model["revision"],
-            "model_fingerprint": model["fingerprint"],
-            "model_num_layers": model["num_layers"],
+            **{f"model_{name}": model[name] for name in ("source", "revision", "fingerprint", "num_layers")},
             "plan": plan["text"],
             "plan_cost": plan["cost"],
             "plan_depth": plan["depth"],
-            "plan_labels": [row["label"] for row in variants],
+            "plan_labels": labels,
             "bos": cells[0]["bos"],
             "dtype": model["dtype"],
             "max_length": lengths.pop() if len(lengths) == 1 else None,
@@ -144,9 +127,19 @@ def _result_object(
     }
 
 
-def _task_results(cell: Row, metrics: list[Row]) -> dict[str, Any]:
-    values: dict[str, Any] = {"name": cell["task"], "alias": cell["task"], "sample_len": cell["documents"]}
-    for row in metrics:
+def _config(cell: Row) -> Row:
+    metadata = {"version": _version(cell["version"]), **cell["settings"]}
+    return {"task": cell["task"], "num_fewshot": cell["num_fewshot"], "metadata": metadata}
+
+
+def _higher_is_better(cell: Row) -> Row:
+    stored = {row["metric"]: row["higher_is_better"] for row in cell["metrics"]}
+    return {metric: None if better is None else bool(better) for metric, better in stored.items()}
+
+
+def _task_results(cell: Row) -> Row:
+    values: Row = {"name": cell["task"], "alias": cell["task"], "sample_len": cell["documents"]}
+    for row in cell["metrics"]:
         values[f"{row['metric']},{row['filter']}"] = row["value"]
         values[f"{row['metric']}_stderr,{row['filter']}"] = "N/A" if row["stderr"] is None else row["stderr"]
     return values
@@ -171,10 +164,6 @@ def _by(rows: list[Row], column: str) -> dict[int, list[Row]]:
     for row in rows:
         groups.setdefault(row[column], []).append(row)
     return groups
-
-
-def _without(row: Row, column: str) -> Row:
-    return {name: value for name, value in row.items() if name != column}
 
 
 def _dumped(value: Any) -> str:

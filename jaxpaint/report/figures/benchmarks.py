@@ -79,17 +79,13 @@ def _side_by_side(repeats: dict[int, dict[str | None, Curve]], left_out: Sequenc
     style.legend_below(figure, panels[0], 5)
 
 
-def _shift(index: int, count: int) -> float:
-    """Keeps the bars of several curves apart, within one affected layer."""
-    return 0.24 * (index - (count - 1) / 2)
-
-
 def _draw(axes: Axes, curves: dict[str | None, Curve], left_out: Sequence[str], label: str = "") -> None:
     style.reference_lines(axes)
     tasks = [task for task in curves if task is not None]
     for index, task in enumerate(tasks):
         if curves[task]:
-            style.plot_curve(axes, curves[task], style.look(index), task, shift=_shift(index, len(tasks)), width=1.1)
+            shift = style.apart(index, len(tasks), 0.24)
+            style.plot_curve(axes, curves[task], style.look(index), task, shift=shift, width=1.1)
     median = curves[None]
     if median and len(tasks) > 1:
         if median.seeds.max() > 1:

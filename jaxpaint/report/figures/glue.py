@@ -54,7 +54,7 @@ def _one(glue: GlueStudy, curves: dict[str | None, Curve], figure: Figure) -> No
     tasks = [task for task in curves if task is not None]
     for index, task in enumerate(tasks):
         if curves[task]:
-            shift = 0.16 * (index - (len(tasks) - 1) / 2)
+            shift = style.apart(index, len(tasks), 0.16)
             style.plot_curve(axes, curves[task], style.look(index), task, shift=shift, width=1.1)
     if curves[None] and len(tasks) > 1:
         style.plot_curve(axes, curves[None], (BLACK, "o", "-"), "average", width=2.6)
@@ -64,14 +64,14 @@ def _one(glue: GlueStudy, curves: dict[str | None, Curve], figure: Figure) -> No
 def _all(glue: GlueStudy, curves: dict[str, Curve], figure: Figure) -> None:
     axes = figure.subplots()
     for index, (strategy, curve) in enumerate(curves.items()):
-        shift = 0.1 * (index - (len(curves) - 1) / 2)
+        shift = style.apart(index, len(curves), 0.1)
         style.plot_curve(axes, curve, style.strategy_look(strategy), glue.study.words(strategy), shift=shift)
     _finish(figure, axes, glue, list(curves.values()), AVERAGE)
 
 
 def _finish(figure: Figure, axes: Axes, glue: GlueStudy, curves: Sequence[Curve], label: str) -> None:
     several = len(glue.scores.tasks) > 1
-    full, majority = glue.average("full"), glue.average("majority")
+    full, majority = glue.averages()
     axes.axhline(full, color=BLACK, linewidth=1, label="full model" + (", average" if several else ""))
     if np.isfinite(majority):
         style.guessing_line(axes, majority, "majority" + (", average" if several else ""))

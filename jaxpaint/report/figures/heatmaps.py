@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxpaint.plans.strategies import entry
 from jaxpaint.report.figures import style
-from jaxpaint.report.figures.style import NORMALISED, VERMILLION, Drawn, Kind, KindAcross
+from jaxpaint.report.figures.style import NORMALISED, VERMILLION, Drawn, Kind
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions.variants import iteration_map
 
@@ -37,12 +37,6 @@ def iteration_figure(measured: Measurements) -> Iterator[Drawn]:
         lambda f: _iterations(f, affected, np.array(measured.study.iterations), values[0]),
         (6.4, 5.6),
     )
-
-
-def best_iterations(values: np.ndarray) -> np.ndarray:
-    """The row of the best value in each column of [N, M]; -1 in columns without any."""
-    filled = np.where(np.isnan(values), -np.inf, values)
-    return np.where(np.isinf(filled).all(axis=0), -1, filled.argmax(axis=0))
 
 
 def similarity_figure(measured: Measurements) -> Iterator[Drawn]:
@@ -116,10 +110,9 @@ def _iterations(figure: Figure, affected: np.ndarray, iterations: np.ndarray, va
         np.ma.masked_invalid(values), origin="lower", aspect="auto", cmap="cividis", interpolation="none"
     )
     axes.set_facecolor(MISSING)
-    for column, row in enumerate(best_iterations(values)):
-        if row >= 0:
-            frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=VERMILLION, linewidth=2.2)
-            axes.add_patch(frame)
+    for column in np.flatnonzero(~np.isnan(values).all(axis=0)):
+        corner = (column - 0.5, np.nanargmax(values[:, column]) - 0.5)
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=VERMILLION, linewidth=2.2))
     _ticks(axes, affected, iterations)
     axes.set_xlabel("number of parallel layers")
     axes.set_ylabel("iterations")
@@ -154,8 +147,8 @@ def _similarity(axes: Axes, matrix: np.ndarray, lowest: float) -> AxesImage:
     image = axes.imshow(
         np.ma.masked_invalid(matrix), vmin=min(0, lowest), vmax=1, cmap="cividis", origin="lower", interpolation="none"
     )
-    for which in ("x", "y"):
-        style.whole_numbers(axes, which)
+    style.whole_numbers(axes.xaxis)
+    style.whole_numbers(axes.yaxis)
     axes.set_xlabel(STATE)
     axes.set_ylabel(STATE)
     return image
@@ -178,7 +171,7 @@ def _states(figure: Figure, maps: Sequence[tuple[str, np.ndarray]], lines: dict[
     style.log_scale(axes)
     axes.set_xlabel(STATE)
     axes.set_ylabel("variance (log)")
-    style.whole_numbers(axes)
+    style.whole_numbers(axes.xaxis)
     style.legend_below(figure, axes)
 
 
@@ -195,6 +188,4 @@ def _count_missing(values: np.ndarray) -> str:
 ITERATIONS = Kind(iteration_figure, {"10": "--strategies looped-parallel --loops 1-28"})
 SIMILARITY = Kind(similarity_figure, {"3": "--analyses similarity"})
 STATES = Kind(states_figure, {"15": "--strategies skip,middle-repeat --analyses similarity,variance"})
-SIMILARITIES = KindAcross(
-    similarity_across_models, {"14": "the similarity analysis of a second model, in the same store"}
-)
+SIMILARITIES = Kind(similarity_across_models, {"14": "the similarity analysis of a second model, in the same store"})

@@ -42,8 +42,8 @@ def layer_figure(measured: Measurements) -> Iterator[Drawn]:
 
 
 def _columns(measured: Measurements, strategy: str) -> list[tuple[int, int]]:
-    variants = [v for v in measured.study.variants if v.strategy == strategy and v.layer is not None]
-    return sorted((v.layer, v.column) for v in variants if v.layer is not None)
+    variants = measured.study.variants
+    return sorted((v.layer, v.column) for v in variants if v.strategy == strategy and v.layer is not None)
 
 
 def _has_layers(measured: Measurements, result: TaskResults) -> bool:
@@ -62,7 +62,7 @@ def _draw(figure: Figure, measured: Measurements, panels: list[tuple[str, Measur
         elif result.task.chance:
             style.guessing_line(axes, result.task.chance)
     all_axes[-1].set_xlabel("layer left out, or the first of the two switched")
-    style.whole_numbers(all_axes[-1])
+    style.whole_numbers(all_axes[-1].xaxis)
     style.legend_below(figure, all_axes[0])
 
 
@@ -77,18 +77,9 @@ def _panel(axes: Axes, measured: Measurements, values: Measured) -> None:
             continue
         layers, columns = (np.array(part) for part in zip(*found, strict=True))
         missing |= set(layers[np.isnan(values.value[columns])].tolist())
-        colour, marker, line = style.strategy_look(strategy)
-        axes.errorbar(
-            layers + 0.24 * (index - (len(strategies) - 1) / 2),
-            values.value[columns],
-            yerr=Z * np.nan_to_num(values.stderr[columns]),
-            color=colour,
-            marker=marker,
-            linestyle=line,
-            elinewidth=0.8,
-            capsize=1.5,
-            label=measured.name(strategy),
-        )
+        where, name = layers + style.apart(index, len(strategies), 0.24), measured.name(strategy)
+        length, look = Z * np.nan_to_num(values.stderr[columns]), style.strategy_look(strategy)
+        style.points(axes, where, values.value[columns], look, yerr=length, elinewidth=0.8, capsize=1.5, label=name)
     style.mark_missing(axes, np.array(sorted(missing)))
 
 

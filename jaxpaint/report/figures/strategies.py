@@ -12,7 +12,7 @@ from jaxpaint.report.bootstrap import interval
 from jaxpaint.report.curves import Curve
 from jaxpaint.report.evidence import matched
 from jaxpaint.report.figures import style
-from jaxpaint.report.figures.style import BLACK, NORMALISED, Drawn, Kind, KindAcross
+from jaxpaint.report.figures.style import BLACK, NORMALISED, Drawn, Kind
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions.order import ORDERS
 
@@ -79,12 +79,8 @@ def trade_off(measured: Measurements) -> dict[str, list[Curve]]:
     """Curves by strategy: every number of iterations and repeats, plans of one's own as single points."""
     found: dict[str, list[Curve]] = {}
     for strategy in STRATEGIES.values():
-        if not strategy.trades:
-            curves = []
-        elif "times" in strategy.options:
-            curves = [measured.curve(strategy.name, times=times) for times in measured.study.times]
-        else:
-            curves = [measured.curve(strategy.name)]
+        times = measured.study.times if "times" in strategy.options else (None,)
+        curves = [measured.curve(strategy.name, times=each) for each in times] if strategy.trades else []
         if any(curves):
             found[strategy.name] = [curve for curve in curves if curve]
     return found | ({CUSTOM: [measured.own_plans]} if measured.own_plans else {})
@@ -94,7 +90,7 @@ def _all(figure: Figure, measured: Measurements, curves: dict[str, Curve]) -> No
     axes = figure.subplots()
     style.reference_lines(axes)
     for index, (strategy, curve) in enumerate(curves.items()):
-        shift = 0.16 * (index - (len(curves) - 1) / 2)
+        shift = style.apart(index, len(curves), 0.16)
         style.plot_curve(axes, curve, style.strategy_look(strategy), measured.name(strategy), shift=shift)
     style.fit_normalised(axes, list(curves.values()))
     style.over_affected(axes, list(curves.values()), NORMALISED)
@@ -120,23 +116,13 @@ def _trade_off(figure: Figure, measured: Measurements, points: dict[str, list[Cu
         style.reference_lines(axes)
         axes.axvline(1, color=BLACK, linewidth=1)
         for strategy, curves in points.items():
-            colour, marker, _ = style.strategy_look(strategy)
+            look, size = style.strategy_look(strategy), 10 if strategy == CUSTOM else 5
+            how = {"linestyle": "none", "markersize": size, "elinewidth": 0.7, "alpha": 0.85}
             for number, curve in enumerate(curves):
                 x = (curve.depth if of == "depth" else curve.cost) / measured.num_layers
                 label = measured.name(strategy) if number == 0 else "_"
-                size = 10 if strategy == CUSTOM else 5
-                axes.errorbar(
-                    x,
-                    curve.value,
-                    yerr=np.maximum(0, [curve.value - curve.low, curve.high - curve.value]),
-                    color=colour,
-                    marker=marker,
-                    markersize=size,
-                    linestyle="none",
-                    elinewidth=0.7,
-                    alpha=0.85,
-                    label=label,
-                )
+                length = style.bars(curve.value, curve.low, curve.high)
+                style.points(axes, x, curve.value, look, yerr=length, label=label, **how)
     style.fit_normalised(left, [curve for curves in points.values() for curve in curves])
     left.set_ylabel(NORMALISED)
     left.set_xlabel("depth ÷ full model's")
@@ -149,18 +135,9 @@ def _tasks(figure: Figure, measured: Measurements, by_task: dict[str, dict[str, 
     tasks = measured.scores.tasks
     for index, (strategy, curves) in enumerate(by_task.items()):
         means = np.stack([matched(curves)[task] for task in tasks], axis=1)
-        low, high = interval(means[1:])
-        colour, marker, _ = style.strategy_look(strategy)
-        axes.errorbar(
-            means[0],
-            np.arange(len(tasks)) + 0.2 * (index - (len(by_task) - 1) / 2),
-            xerr=np.maximum(0, [means[0] - low, high - means[0]]),
-            color=colour,
-            marker=marker,
-            linestyle="none",
-            capsize=2,
-            label=measured.name(strategy),
-        )
+        length, look = style.bars(means[0], *interval(means[1:])), style.strategy_look(strategy)
+        where, name = np.arange(len(tasks)) + style.apart(index, len(by_task), 0.2), measured.name(strategy)
+        style.points(axes, means[0], where, look, xerr=length, linestyle="none", capsize=2, label=name)
     axes.axvline(0, color=style.GREY, linewidth=1, linestyle=(0, (1, 1.5)), label="chance")
     axes.set_yticks(range(len(tasks)), tasks)
     axes.invert_yaxis()
@@ -169,4 +146,4 @@ def _tasks(figure: Figure, measured: Measurements, by_task: dict[str, dict[str, 
 
 
 ALL_STRATEGIES = Kind(strategy_figures, {"11": "several strategies"})
-SKIP_ACROSS = KindAcross(skip_across_models, {"12": "skip on a second model, in the same store"})
+SKIP_ACROSS = Kind(skip_across_models, {"12": "skip on a second model, in the same store"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,31 +12,24 @@ from jaxpaint.plans.strategies import entry
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from jaxpaint.report.curves import Curve
-    from jaxpaint.report.measurements import Measurements
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#B8A800", "#0072B2", "#D55E00", "#CC79A7", "#6b6b6b",
-)  # fmt: skip
 # By the names that strategies have for them.
 COLOURS = {
-    "black": BLACK, "orange": ORANGE, "sky": SKY, "green": GREEN, "yellow": YELLOW, "blue": BLUE,
-    "vermillion": VERMILLION, "purple": PURPLE, "grey": GREY,
+    "black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73", "yellow": "#B8A800",
+    "blue": "#0072B2", "vermillion": "#D55E00", "purple": "#CC79A7", "grey": "#6b6b6b",
 }  # fmt: skip
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY = COLOURS.values()
 
 Look = tuple[str, str, str]
 """Colour, marker and line style."""
 SERIES_LOOKS: tuple[Look, ...] = (
-    (BLUE, "o", "-"),
-    (ORANGE, "s", "--"),
-    (GREEN, "^", "-."),
-    (VERMILLION, "D", ":"),
-    (PURPLE, "v", "-"),
-    (SKY, "P", "--"),
-    (YELLOW, "X", "-."),
-)
+    (BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", "-."), (VERMILLION, "D", ":"), (PURPLE, "v", "-"),
+    (SKY, "P", "--"), (YELLOW, "X", "-."),
+)  # fmt: skip
 RC: Any = {
     "font.size": 11,
     "axes.titlesize": 12,
@@ -59,20 +52,12 @@ LOW_LIMIT, HIGH_LIMIT = -0.45, 1.35
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of figure: `draw` makes those that there is data for.
+    """One kind of figure: `draw` makes those that there is data for, of one study's `Measurements` or of several.
 
     `needs` says, for each of the paper's figures that it draws, what a study must have run.
     """
 
-    draw: Callable[[Measurements], Iterable[Drawn]]
-    needs: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class KindAcross:
-    """As `Kind`, of figures that need several models."""
-
-    draw: Callable[[Sequence[Measurements]], Iterable[Drawn]]
+    draw: Callable[..., Iterable[Drawn]]
     needs: Mapping[str, str]
 
 
@@ -113,21 +98,25 @@ def plot_curve(
     width: float = 1.5,
 ) -> None:
     """A curve with its intervals. `shift` keeps the bars of several curves apart."""
-    colour, marker, line = style
     where = (curve.affected if x is None else x) + shift
-    axes.errorbar(
-        where,
-        curve.value,
-        yerr=np.maximum(0, [curve.value - curve.low, curve.high - curve.value]),
-        color=colour,
-        marker=marker,
-        linestyle=line,
-        linewidth=width,
-        elinewidth=0.8,
-        capsize=1.5,
-        zorder=2 + width,
-        label=label,
-    )
+    length = bars(curve.value, curve.low, curve.high)
+    lines = {"linewidth": width, "elinewidth": 0.8, "capsize": 1.5, "zorder": 2 + width}
+    points(axes, where, curve.value, style, yerr=length, label=label, **lines)
+
+
+def points(axes: Axes, x: np.ndarray, y: np.ndarray, style: Look, **how: Any) -> None:
+    """matplotlib's `errorbar` in a look, but for what `how` says."""
+    axes.errorbar(x, y, **dict(zip(("color", "marker", "linestyle"), style, strict=True)) | how)
+
+
+def bars(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The lengths of error bars from a value to the ends of its interval."""
+    return np.maximum(0, [value - low, high - value])
+
+
+def apart(index: int, count: int, by: float) -> float:
+    """Where one of several series stands beside the number that all are of, so that their bars stay apart."""
+    return by * (index - (count - 1) / 2)
 
 
 def reference_lines(axes: Axes) -> None:
@@ -163,22 +152,14 @@ def fit_normalised(axes: Axes, curves: Sequence[Curve]) -> None:
 def mark_missing(axes: Axes, missing: np.ndarray) -> None:
     """Crosses at the foot of the axes where something was asked for and has no score."""
     if len(missing):
-        axes.plot(
-            missing,
-            np.full(len(missing), 0.02),
-            "x",
-            color=GREY,
-            markersize=7,
-            transform=axes.get_xaxis_transform(),
-            clip_on=False,
-            label=f"missing ({len(missing)})",
-        )
+        foot, at = np.full(len(missing), 0.02), axes.get_xaxis_transform()
+        label = f"missing ({len(missing)})"
+        axes.plot(missing, foot, "x", color=GREY, markersize=7, transform=at, clip_on=False, label=label)
 
 
-def whole_numbers(axes: Axes, which: str = "x") -> None:
+def whole_numbers(axis: Axis) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(MaxNLocator(integer=True, nbins=10))
 
 

@@ -21,7 +21,7 @@ def shared_space(measured: Measurements) -> list[Evidence]:
         found.append(plain(what, advantage))
         found.append(plain("mean cosine similarity of two middle states", within, decides=False))
     first, last = _middle_half(measured.num_layers)
-    layers, values = _by_layer(measured, "switch")
+    layers, values = measured.by_layer("switch")
     middle = (layers >= first) & (layers < last)
     if middle.any():
         what = "score kept on average when two neighbours of the middle half switch places"
@@ -36,7 +36,7 @@ def necessary(measured: Measurements) -> list[Evidence]:
     """Question 2: one middle layer left out, or a few (figure 4)."""
     found: list[Evidence] = []
     first, last = _middle_half(measured.num_layers)
-    layers, values = _by_layer(measured, "skip-one")
+    layers, values = measured.by_layer("skip-one")
     middle = (layers >= first) & (layers <= last)
     if middle.any():
         what = f"score kept on average without one layer of the middle half (little loss: {RETAINED} or more)"
@@ -69,12 +69,6 @@ def same_function(measured: Measurements) -> list[Evidence]:
 def _middle_half(num_layers: int) -> tuple[int, int]:
     """Its first and last layer."""
     return num_layers // 4, num_layers - num_layers // 4 - 1
-
-
-def _by_layer(measured: Measurements, strategy: str) -> tuple[np.ndarray, np.ndarray]:
-    """Layers [N] and the median's values under each, [1 + DRAWS, N]."""
-    layers, point, draws = measured.by_layer(strategy)
-    return layers, np.vstack([point, draws])
 
 
 def _contrast(similarity: np.ndarray) -> tuple[float, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def order(measured: Measurements) -> list[Evidence]:
         )
     for strategy in ("random", "reverse"):
         found += _against_skip(measured, strategy, decides=False)
-    return found if len(means) == 2 else [_context(item) for item in found]
+    return found if len(means) == 2 else [replace(item, verdict=None) for item in found]
 
 
 def in_parallel(measured: Measurements) -> list[Evidence]:
@@ -95,7 +96,3 @@ def _against_skip(measured: Measurements, strategy: str, *, decides: bool) -> li
 def _counts(measured: Measurements, curves: Mapping[str, Curve]) -> str:
     seeds = int(measured.curve("random").seeds.max())
     return f"{over(curves)} and {seeds} seed{'s' * (seeds != 1)}"
-
-
-def _context(item: Evidence) -> Evidence:
-    return Evidence(item.what, item.value, item.low, item.high, None)

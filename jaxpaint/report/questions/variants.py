@@ -28,7 +28,9 @@ def looping(measured: Measurements) -> list[Evidence]:
     if len(affected) >= MIN_COLUMNS and values.shape[1] >= MIN_ITERATIONS:
         best = np.array(measured.study.iterations)[values.argmax(axis=1)]
         what = "growth of the best number of iterations for each further parallel layer"
-        found.append(above(what, _slope(best, affected), 0.0, slack=NO_GROWTH))
+        centred = affected - affected.mean()
+        growth = (best * centred).sum(axis=-1) / (centred**2).sum()  # by least squares
+        found.append(above(what, growth, 0.0, slack=NO_GROWTH))
         what = "best number of iterations per parallel layer"
         ratio = (best * affected).sum(axis=1) / (affected**2).sum()
         found.append(above(what, ratio, 0.0, decides=False))
@@ -79,9 +81,3 @@ def ranking(measured: Measurements) -> str:
         return ""
     order = sorted(means, key=lambda strategy: -means[strategy])
     return f"From least harm to most: {', '.join(f'{measured.name(s)} ({means[s]:.2f})' for s in order)}."
-
-
-def _slope(best: np.ndarray, affected: np.ndarray) -> np.ndarray:
-    """Least squares of best [..., M] over affected [M]."""
-    centred = affected - affected.mean()
-    return (best * centred).sum(axis=-1) / (centred**2).sum()
