@@ -62,10 +62,7 @@ def budgets() -> Budgets:
 def host_memory() -> int:
     """Bytes that this process may use of the host: what it has, or what a container or batch job leaves of it."""
     here = machine()
-    return here.memory_limit or here.memory or ASSUMED_MEMORY
-
-
-ASSUMED_MEMORY = 8 << 30  # where the system does not say
+    return here.memory_limit or here.memory or 8 << 30  # where the system does not say
 
 
 def device_memory() -> int | None:

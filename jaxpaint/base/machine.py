@@ -33,7 +33,9 @@ def machine() -> Machine:
     limit = _memory_limit()
     # Cgroups say "no limit" with a number beyond any memory.
     limit = None if limit is not None and memory is not None and limit >= memory else limit
-    return Machine(_cores(), memory, available, limit, _has_nvidia_gpu())
+    # Seen by its tool or its driver, without starting either.
+    nvidia_gpu = shutil.which("nvidia-smi") is not None or NVIDIA.is_dir()
+    return Machine(_cores(), memory, available, limit, nvidia_gpu)
 
 
 def _cores() -> int:
@@ -83,8 +85,3 @@ def _number(file: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None  # "max" is no limit
-
-
-def _has_nvidia_gpu() -> bool:
-    """Seen by its driver or its tool, without starting either."""
-    return shutil.which("nvidia-smi") is not None or NVIDIA.is_dir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -29,29 +29,23 @@ def bar(description: str, unit: str = "tokens") -> Iterator[Callable[[int], Adva
     at a time: the next one closes it. On a terminal it is a bar; elsewhere a line of text a minute, with a last one
     where there was a first.
     """
-    bars: list[tqdm | _Log] = []
+    with ExitStack() as shown:
 
-    def start(total: int) -> Advance:
-        while bars:
-            bars.pop().close()
-        if not sys.stderr.isatty():
-            log = _Log(description, unit, total)
-            bars.append(log)
-            return log.advance
-        drawn = _bar(description, total, f" {unit}")
-        bars.append(drawn)
+        def start(total: int) -> Advance:
+            shown.close()
+            if not sys.stderr.isatty():
+                log = _Log(description, unit, total)
+                shown.callback(log.close)
+                return log.advance
+            drawn = shown.enter_context(_bar(description, total, f" {unit}"))
 
-        def advance(amount: int, note: str = "") -> None:
-            drawn.set_postfix_str(note, refresh=False)
-            drawn.update(amount)
+            def advance(amount: int, note: str = "") -> None:
+                drawn.set_postfix_str(note, refresh=False)
+                drawn.update(amount)
 
-        return advance
+            return advance
 
-    try:
         yield start
-    finally:
-        for open_one in bars:
-            open_one.close()
 
 
 class _Log:
@@ -97,22 +91,19 @@ def byte_bar() -> Iterator[Callable[[str, int, int], None]]:
     With 0 bytes in all there is only something to say: it gets a line of its own.
     """
     drawn: tqdm | None = None
+    with ExitStack() as shown:
 
-    def report(what: str, done: int, total: int) -> None:
-        nonlocal drawn
-        if not total:
-            say(what)
-            return
-        if drawn is None:
-            drawn = _bar(what, total, "B")
-        drawn.set_description(what, refresh=False)
-        drawn.update(done - drawn.n)
+        def report(what: str, done: int, total: int) -> None:
+            nonlocal drawn
+            if not total:
+                say(what)
+                return
+            if drawn is None:
+                drawn = shown.enter_context(_bar(what, total, "B"))
+            drawn.set_description(what, refresh=False)
+            drawn.update(done - drawn.n)
 
-    try:
         yield report
-    finally:
-        if drawn is not None:
-            drawn.close()
 
 
 def say(line: str) -> None:

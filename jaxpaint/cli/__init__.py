@@ -1,4 +1,8 @@
-"""The `jaxpaint` command: parses, calls, prints. Heavy packages are imported by the subcommands that need them."""
+"""The `jaxpaint` command: parses, calls, prints.
+
+A subcommand is a file: its docstring is the help, a line and examples; `add` describes the options, `run` calls and
+prints. Heavy packages are imported where they are needed.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +11,20 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import NoReturn
 
 from jaxpaint.base import __version__, interrupts
-from jaxpaint.base.errors import UserError
-from jaxpaint.cli import (
-    completion,
-    convert,
-    demo,
-    doctor,
-    eval,
-    export,
-    finetune,
-    generate,
-    glue,
-    logits,
-    masked,
-    plan,
-    report,
-    results,
-    study,
-)
+from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.cli.exits import INTERRUPTED, MISTAKE
 
-COMMANDS = (demo, convert, export, eval, logits, masked, generate, plan, study, finetune, glue, results, report, doctor)
+COMMANDS = tuple(
+    import_module(f"jaxpaint.cli.{name}")
+    for name in (
+        *("demo", "convert", "export", "eval", "logits", "masked", "generate", "plan", "study", "finetune", "glue"),
+        *("results", "report", "doctor", "completion"),
+    )
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         with interrupts.reraised():
             status = options.run(options)
@@ -60,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        reason = error.strerror or next(iter(str(error).splitlines()), type(error).__name__)
-        print(f"jaxpaint: error: {where}{reason}", file=sys.stderr)
+        print(f"jaxpaint: error: {where}{error.strerror or first_line(error)}", file=sys.stderr)
         return MISTAKE
     except RuntimeError as error:  # jax.errors.JaxRuntimeError, without importing jax
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -82,20 +75,22 @@ def script() -> NoReturn:
     os._exit(status)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    """The whole command's."""
+    whole = _Parser(
         prog="jaxpaint",
         description="Run a frozen pretrained transformer under any layer plan, and score it on standard benchmarks.",
         epilog="Plans: 7 one layer, 0-8 a range, 22-9 backwards, {9-22} side by side and averaged, sum{9 10} with "
         "updates summed, x*3 three times. Try: jaxpaint plan '0-8 {9-22}*3 23-31' --layers 32",
     )
-    parser.add_argument("--version", action="version", version=f"jaxpaint {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    whole.add_argument("--version", action="version", version=f"jaxpaint {__version__}")
+    commands = whole.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
-        command.add(commands)
-    completion.add(commands, parser)
-    return parser
-
-
-if __name__ == "__main__":
-    script()
+        name = command.__name__.rpartition(".")[2]
+        help, _, examples = (command.__doc__ or "").strip().partition("\n\n")
+        added = commands.add_parser(
+            name, help=help, description=help, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        added.set_defaults(run=command.run)
+        command.add(added)
+    return whole

@@ -1,22 +1,25 @@
-"""jaxpaint completion: a script that completes the command's words in a shell.
+"""print a script that completes this command's words in a shell
 
-Subcommands, options, and what an option may be given. shtab writes it from the parser; it is static, so completing a
-word starts no Python.
+examples:
+  jaxpaint completion bash > ~/.local/share/bash-completion/completions/jaxpaint
+  jaxpaint completion zsh > ~/.zfunc/_jaxpaint
+  jaxpaint completion fish > ~/.config/fish/completions/jaxpaint.fish
+
+Make the folder first. bash needs its package bash-completion; without that, or
+to try it, use: source <(jaxpaint completion bash). zsh needs these lines in
+~/.zshrc: fpath+=~/.zfunc; autoload -U compinit; compinit
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
-from jaxpaint.cli.options import add_command
 from jaxpaint.plans.strategies import STRATEGIES
 from jaxpaint.study.settings import PAPER, PRESETS
 from jaxpaint.study.spec import ANALYSES
 
-SHELLS = ("bash", "zsh", "fish")
 # By how --help names what an argument is.
 FOLDERS = ("M", "SRC", "DST", "STORE", "DIR")
 FILES = ("FILE", "FILE.toml", "F", "OUT")
@@ -47,43 +50,25 @@ end
 }
 
 
-def add(commands, parser: argparse.ArgumentParser) -> None:
-    """`parser` is that of the whole command, which the script is about."""
-    add_command(
-        commands,
-        "completion",
-        partial(run, parser),
-        "print a script that completes this command's words in a shell",
-        """examples:
-  jaxpaint completion bash > ~/.local/share/bash-completion/completions/jaxpaint
-  jaxpaint completion zsh > ~/.zfunc/_jaxpaint
-  jaxpaint completion fish > ~/.config/fish/completions/jaxpaint.fish
-
-Make the folder first. bash needs its package bash-completion; without that, or
-to try it, use: source <(jaxpaint completion bash). zsh needs these lines in
-~/.zshrc: fpath+=~/.zfunc; autoload -U compinit; compinit""",
-    ).add_argument("shell", choices=SHELLS, help="whose script")
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="whose script")
 
 
-def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    print(script(parser, options.shell), end="")
-    return 0
-
-
-def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The completion script of a command's parser for one of `SHELLS`, ending with a newline.
-
-    The parser is changed by it: its arguments learn how they are completed.
-    """
+def run(options: argparse.Namespace) -> int:
+    """shtab writes it from the parser; the script is static, so completing a word starts no Python."""
     import shtab
 
-    for command, argument in _arguments(parser):
+    from jaxpaint.cli import parser
+
+    whole = parser()
+    for command, argument in _arguments(whole):
         completer = _completer(command, argument)
         if completer is not None:
             argument.complete = completer  # type: ignore[attr-defined]
         elif argument.dest in ONE_OF:
             argument.choices = ONE_OF[argument.dest]
-    return shtab.complete(parser, shell).rstrip() + "\n"
+    print(shtab.complete(whole, options.shell).rstrip())
+    return 0
 
 
 def _arguments(parser: argparse.ArgumentParser, command: str = "") -> Iterator[tuple[str, argparse.Action]]:

@@ -1,28 +1,22 @@
-"""jaxpaint convert: a checkpoint into a store, once."""
+"""convert a checkpoint into a store of stacked parameters, once
 
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-from jaxpaint.cli.options import add_command
-
-
-def add(commands) -> None:
-    parser = add_command(
-        commands,
-        "convert",
-        run,
-        "convert a checkpoint into a store of stacked parameters, once",
-        """examples:
+examples:
   jaxpaint convert path/to/llama-2-7b-hf llama2-7b
   jaxpaint convert HuggingFaceTB/SmolLM2-135M smollm2 --dtype float32
   jaxpaint convert path/to/meta/llama-2-7b llama2-7b
 
 A folder has Hugging Face's config.json and weights, or Meta's params.json and
 consolidated.*.pth. A hub id needs the network, or a filled Hugging Face cache
-with HF_HUB_OFFLINE=1; a gated one needs HF_TOKEN in the environment.""",
-    )
+with HF_HUB_OFFLINE=1; a gated one needs HF_TOKEN in the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a Hugging Face folder, a Meta folder, or a hub id")
     parser.add_argument("destination", metavar="DST", type=Path, help="the store to write (a folder)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the store (default: the checkpoint's)")

@@ -1,4 +1,13 @@
-"""jaxpaint demo: jaxpaint study --preset demo, by a name that one finds."""
+"""study painter-16, the small model that comes with jaxpaint: minutes, no network
+
+example:
+  jaxpaint demo
+
+The same as jaxpaint study without options: the six strategies that the paper
+compares, on a trained model of 16 layers and tasks of its own language. It
+writes painter-16.sqlite and painter-16-report/ into the current folder. The
+same command again continues, or shows what is there.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +15,9 @@ import argparse
 from pathlib import Path
 
 from jaxpaint.cli import study
-from jaxpaint.cli.options import add_command
 
 
-def add(commands) -> None:
-    parser = add_command(
-        commands,
-        "demo",
-        run,
-        "study painter-16, the small model that comes with jaxpaint: minutes, no network",
-        """example:
-  jaxpaint demo
-
-The same as jaxpaint study without options: the six strategies that the paper
-compares, on a trained model of 16 layers and tasks of its own language. It
-writes painter-16.sqlite and painter-16-report/ into the current folder. The
-same command again continues, or shows what is there.""",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=float, metavar="N", help="documents per task")
     parser.add_argument("--store", metavar="FILE", help="the results store (default: painter-16.sqlite)")
     parser.add_argument("--report", metavar="DIR", type=Path, help="the report (default: painter-16-report)")

@@ -1,4 +1,11 @@
-"""jaxpaint doctor: whether it can run here, on what, where it keeps things, and what would make it faster."""
+"""say whether it can run here, and what would make it faster
+
+example:
+  jaxpaint doctor
+
+It shows devices, versions, memory and caches, and whether an access token is
+set, never which. The exit status is 1 if something keeps it from running.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +19,8 @@ import tempfile
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,8 +29,8 @@ from jaxpaint.base.caches import compiled_folder, stores_folder
 from jaxpaint.base.compilation import persistent_cache
 from jaxpaint.base.errors import first_line
 from jaxpaint.base.machine import Machine, machine
+from jaxpaint.base.words import count
 from jaxpaint.cli.exits import BROKEN
-from jaxpaint.cli.options import add_command
 
 REQUIRED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "datasets", "lm-eval")
 OPTIONAL = ("torch",)  # only tests and benchmarks compare with it
@@ -31,18 +39,7 @@ FEW_CORES = 8
 COUNTING_SECONDS = 0.5
 
 
-def add(commands) -> None:
-    parser = add_command(
-        commands,
-        "doctor",
-        run,
-        "say whether it can run here, and what would make it faster",
-        """example:
-  jaxpaint doctor
-
-It shows devices, versions, memory and caches, and whether an access token is
-set, never which. The exit status is 1 if something keeps it from running.""",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -52,21 +49,22 @@ def run(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:  # an installation that is not whole is what one asks the doctor about
         print(f"broken    {error.name} is not installed. Run: pip install jaxpaint")
         return BROKEN
+    problems, advice = list(_problems(found)), list(_advice(found))
     if options.json:
-        known = asdict(found) | {"jaxpaint": __version__, "problems": found.problems, "advice": found.advice}
+        known = asdict(found) | {"jaxpaint": __version__, "problems": problems, "advice": advice}
         print(json.dumps(known, indent=2, default=str))
     else:
         width = min(shutil.get_terminal_size().columns, 100)
-        print("\n".join(line for paragraph in _lines(found) for line in _wrapped(*paragraph, width)))
-    return BROKEN if found.problems else 0
+        for paragraph in _paragraphs(found, problems, advice):
+            print(*_wrapped(*paragraph, width), sep="\n")
+    return BROKEN if problems else 0
 
 
-def _lines(found: Diagnosis) -> Iterator[tuple[str, str]]:
+def _paragraphs(found: Diagnosis, problems: Sequence[str], advice: Sequence[str]) -> Iterator[tuple[str, str]]:
     """A heading (none for what goes on) and its text."""
     devices, machine = found.devices, found.machine
-    cores = f"{machine.cores} core{'s' * (machine.cores != 1)}"
-    yield "system", f"jaxpaint {__version__}, Python {found.python}, {found.system}, {cores}"
-    kinds = ", ".join(f"{count} × {kind}" for kind, count in Counter(devices.kinds).items())
+    yield "system", f"jaxpaint {__version__}, Python {found.python}, {found.system}, {count(machine.cores, 'core')}"
+    kinds = ", ".join(f"{number} × {kind}" for kind, number in Counter(devices.kinds).items())
     yield "devices", f"none: {devices.failure}" if devices.failure is not None else f"{devices.backend} ({kinds})"
     if devices.failure is None:
         twice = "; float32 takes twice the memory" if devices.dtype == "bfloat16" else ""
@@ -83,28 +81,20 @@ def _lines(found: Diagnosis) -> Iterator[tuple[str, str]]:
     yield "hub", f"{found.hub_token}; {'offline (HF_HUB_OFFLINE)' if found.hub_offline else 'online'}"
     yield "caches", ""
     for cache in found.caches.values():
-        yield "", _described(cache)
-    for heading, sentences in (("faster", found.advice), ("broken", found.problems)):
+        size = f"{'' if cache.counted else 'more than '}{gigabytes(cache.size)}"
+        state = f"room for {gigabytes(cache.room)}" if cache.why_not is None else f"NOT writable ({cache.why_not})"
+        yield "", f"{cache.name}, {size}, {state}: {cache.folder}"
+    for heading, sentences in (("faster", advice), ("broken", problems)):
         for sentence in sentences:
             yield heading, sentence
-    yield "verdict", "it cannot run; see broken" if found.problems else "it can run"
-
-
-def _described(cache: Cache) -> str:
-    size = f"{'' if cache.counted else 'more than '}{gigabytes(cache.size)}"
-    state = f"room for {gigabytes(cache.room)}" if cache.why_not is None else f"NOT writable ({cache.why_not})"
-    return f"{cache.name}, {size}, {state}: {cache.folder}"
+    yield "verdict", "it cannot run; see broken" if problems else "it can run"
 
 
 def _wrapped(heading: str, text: str, width: int) -> list[str]:
     """A column of headings and one of text; a path that is too long for its line is broken."""
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=f"{heading:10}",
-        subsequent_indent=" " * (10 if heading else 12),
-        break_on_hyphens=False,
-    ) or [heading]
+    first, others = f"{heading:10}", " " * (10 if heading else 12)
+    lines = textwrap.wrap(text, width, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)
+    return lines or [heading]
 
 
 @dataclass(frozen=True)
@@ -149,16 +139,6 @@ class Diagnosis:
     compiling_kept: bool
     hub_token: str
     hub_offline: bool
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """What keeps it from running, each with what to do; empty where it can run."""
-        return tuple(_problems(self))
-
-    @property
-    def advice(self) -> tuple[str, ...]:
-        """What would make it faster here."""
-        return tuple(_advice(self))
 
 
 def examine() -> Diagnosis:
@@ -215,8 +195,7 @@ def _advice(found: Diagnosis) -> Iterator[str]:
         else:
             yield "There is an NVIDIA GPU, and JAX computes on the CPU: pip install 'jaxpaint[gpu]'"
     elif on_cpu and found.machine.cores < FEW_CORES:
-        cores = found.machine.cores
-        yield f"JAX computes on {cores} CPU core{'s' * (cores != 1)}: more cores, or a GPU, would help most."
+        yield f"JAX computes on {count(found.machine.cores, 'CPU core')}: more cores, or a GPU, would help most."
     compiled = found.caches["compiled"]
     if not found.compiling_kept:
         yield "Compiled code is not kept, because JAX_ENABLE_COMPILATION_CACHE is off: every run compiles anew."
@@ -225,7 +204,7 @@ def _advice(found: Diagnosis) -> Iterator[str]:
             f"Compiled code cannot be kept in {compiled.folder} ({compiled.why_not}), so every run compiles anew: set "
             "JAXPAINT_CACHE to a folder that you may write to."
         )
-    if _is_on("JAX_DISABLE_JIT"):
+    if os.environ.get("JAX_DISABLE_JIT", "").lower() in ("1", "true", "yes", "on"):
         yield "JAX_DISABLE_JIT is set, so nothing is compiled at all: unset it."
     if found.machine.memory_limit is not None:
         yield (
@@ -260,7 +239,15 @@ def _cache(name: str, folder: Path) -> Cache:
     size, counted = _size(folder)
     # os.path, because pathlib raises where a folder on the way may not be read.
     existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
-    return Cache(name, folder, size, counted, _room(existing), _why_not_writable(existing))
+    room = why_not = None
+    with suppress(OSError):
+        room = shutil.disk_usage(existing).free
+    try:  # not asked: permissions do not tell of read-only disks and quotas
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"jaxpaint")
+    except OSError as error:
+        why_not = f"{existing}: {error.strerror}" if error.strerror else type(error).__name__
+    return Cache(name, folder, size, counted, room, why_not)
 
 
 def _size(folder: Path) -> tuple[int, bool]:
@@ -269,30 +256,11 @@ def _size(folder: Path) -> tuple[int, bool]:
     size = 0
     for path, _, files in os.walk(folder):
         for file in files:
-            try:
+            with suppress(OSError):  # another process tidied it away
                 size += os.lstat(os.path.join(path, file)).st_size
-            except OSError:  # another process tidied it away
-                continue
         if time.monotonic() > end:
             return size, False
     return size, True
-
-
-def _room(existing: Path) -> int | None:
-    try:
-        return shutil.disk_usage(existing).free
-    except OSError:
-        return None
-
-
-def _why_not_writable(existing: Path) -> str | None:
-    """Tried, not asked: permissions do not tell of read-only disks and quotas."""
-    try:
-        with tempfile.TemporaryFile(dir=existing) as file:
-            file.write(b"jaxpaint")
-    except OSError as error:
-        return f"{existing}: {error.strerror}" if error.strerror else type(error).__name__
-    return None
 
 
 def _version(package: str) -> str | None:
@@ -307,7 +275,3 @@ def _hub_token(stored: Path) -> str:
     if os.environ.get("HF_TOKEN"):
         return "HF_TOKEN is set"
     return "HF_TOKEN is not set" + (", a login is stored" if stored.is_file() else "")
-
-
-def _is_on(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "on")

@@ -1,4 +1,17 @@
-"""jaxpaint eval: one model under one plan on benchmark tasks."""
+"""score a model under a plan on lm-evaluation-harness tasks
+
+examples:
+  jaxpaint eval --model llama2-7b --tasks lambada_openai,hellaswag
+  jaxpaint eval --model llama2-7b --tasks arc_challenge --limit 200 \\
+      --plan '0-8 {9-22}*3 23-31'
+  jaxpaint eval --model llama2-7b --tasks winogrande --output skip8.json \\
+      --strategy skip --start 8
+  jaxpaint eval --model llama2-7b --tasks hellaswag \\
+      --data hellaswag=hellaswag.jsonl      (without a network)
+
+Prompts, few-shot examples and metrics are lm-eval's. The paper's runs used
+--bos off. Ctrl-C keeps the tasks that are finished.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +22,10 @@ from pathlib import Path
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli.exits import INTERRUPTED, MISTAKE
 from jaxpaint.cli.loading import load_with_plan
-from jaxpaint.cli.options import (
-    add_command,
-    add_model_options,
-    add_plan_options,
-    add_task_options,
-    check_batch_tokens,
-    check_plan_options,
-    plan_line,
-)
+from jaxpaint.cli.options import add_model_options, add_plan_options, add_task_options, check_plan_options, plan_line
 
 
-def add(commands) -> None:
-    parser = add_command(
-        commands,
-        "eval",
-        run,
-        "score a model under a plan on lm-evaluation-harness tasks",
-        """examples:
-  jaxpaint eval --model llama2-7b --tasks lambada_openai,hellaswag
-  jaxpaint eval --model llama2-7b --tasks arc_challenge --limit 200 \\
-      --plan '0-8 {9-22}*3 23-31'
-  jaxpaint eval --model llama2-7b --tasks winogrande --output skip8.json \\
-      --strategy skip --start 8
-  jaxpaint eval --model llama2-7b --tasks hellaswag \\
-      --data hellaswag=hellaswag.jsonl      (without a network)
-
-Prompts, few-shot examples and metrics are lm-eval's. The paper's runs used
---bos off. Ctrl-C keeps the tasks that are finished.""",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     add_task_options(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write results as JSON in lm-eval's schema")
@@ -57,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
         check_writable(options.output, "a JSON file")
     elif options.log_samples:
         raise UserError("--log-samples needs --output FILE to write to")
-    check_batch_tokens(options)
+    if options.batch_tokens is not None and options.batch_tokens < 1:
+        raise UserError(f"--batch-tokens is {options.batch_tokens}; expected 1 or more")
     data = parse_data_option(options.data)
     check_plan_options(options)
     require_known(options.model)

@@ -1,5 +1,5 @@
-"""The subcommands of `jaxpaint`, one file each: `add` describes the options, `run` calls and prints."""
+"""Exit statuses."""
 
-MISTAKE = 2  # exit status after a user's mistake, or where part of the work failed
+MISTAKE = 2  # after a user's mistake, or where part of the work failed
 INTERRUPTED = 130  # after Ctrl-C
 BROKEN = 1  # where `jaxpaint doctor` finds something that keeps it from running

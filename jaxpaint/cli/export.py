@@ -1,4 +1,11 @@
-"""jaxpaint export: a series plan as an ordinary checkpoint."""
+"""write a series plan back as a Hugging Face folder
+
+example:
+  jaxpaint export llama2-7b llama2-7b-short --plan '0-20 25-31'
+
+The layers of the plan, dropped, repeated or reordered, become the layers of an
+ordinary checkpoint that transformers loads. Parallel groups have no such form.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +13,10 @@ import argparse
 from pathlib import Path
 
 from jaxpaint.cli.loading import model_store
-from jaxpaint.cli.options import add_command
 from jaxpaint.plans.plan import Plan
 
 
-def add(commands) -> None:
-    parser = add_command(
-        commands,
-        "export",
-        run,
-        "write a series plan back as a Hugging Face folder",
-        """example:
-  jaxpaint export llama2-7b llama2-7b-short --plan '0-20 25-31'
-
-The layers of the plan, dropped, repeated or reordered, become the layers of an
-ordinary checkpoint that transformers loads. Parallel groups have no such form.""",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="a converted store, a folder or a hub id")
     parser.add_argument("destination", metavar="DST", type=Path, help="the folder to write")
     parser.add_argument("--plan", metavar="PLAN", required=True, help="a series plan, such as '0-20 25-31'")

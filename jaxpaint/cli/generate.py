@@ -1,4 +1,12 @@
-"""jaxpaint generate: text written under a plan, as it comes, or under several plans side by side."""
+"""write on from a prompt under a plan
+
+examples:
+  jaxpaint generate --model llama2-7b --prompt 'The capital of France is'
+  jaxpaint generate --model llama2-7b --strategy looped-parallel --start 8 \\
+      --prompt 'Once upon a time' --temperature 0.8
+  jaxpaint generate --model llama2-7b --prompt 'Once upon a time' \\
+      --compare '0-31' --compare '0-8 {9-22} 23-31'
+"""
 
 from __future__ import annotations
 
@@ -7,18 +15,12 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli.loading import load_with_plan
-from jaxpaint.cli.options import (
-    add_cache_option,
-    add_command,
-    add_model_options,
-    add_plan_options,
-    check_plan_options,
-    plan_line,
-)
+from jaxpaint.cli.options import add_cache_option, add_model_options, add_plan_options, check_plan_options, plan_line
 from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
@@ -26,19 +28,7 @@ if TYPE_CHECKING:
     from jaxpaint.generation import Prompt, Sampling
 
 
-def add(commands) -> None:
-    parser = add_command(
-        commands,
-        "generate",
-        run,
-        "write on from a prompt under a plan",
-        """examples:
-  jaxpaint generate --model llama2-7b --prompt 'The capital of France is'
-  jaxpaint generate --model llama2-7b --strategy looped-parallel --start 8 \\
-      --prompt 'Once upon a time' --temperature 0.8
-  jaxpaint generate --model llama2-7b --prompt 'Once upon a time' \\
-      --compare '0-31' --compare '0-8 {9-22} 23-31'""",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument("--prompt", required=True, metavar="T", help="the text to go on from; - reads standard input")
     parser.add_argument(
@@ -137,20 +127,17 @@ def _compare(model: Model, plans: Sequence[Plan], prompt: Prompt, sampling: Samp
     width = (terminal - gap * (len(plans) - 1)) // len(plans)
     if width < 24:
         for plan, text in zip(plans, texts, strict=True):
-            print(f"{plan}\n{textwrap.indent(_wrapped(text, terminal - 2), '  ')}\n")
+            print(plan, textwrap.indent("\n".join(_wrapped(text, terminal - 2)), "  "), "", sep="\n")
         return
+    heads = [_wrapped(str(plan), width) for plan in plans]
+    tallest = max(map(len, heads))
     columns = [
-        [*_wrapped(str(plan), width).splitlines(), "─" * width, *_wrapped(text, width).splitlines()]
-        for plan, text in zip(plans, texts, strict=True)
+        [*[""] * (tallest - len(head)), *head, "─" * width, *_wrapped(text, width)]
+        for head, text in zip(heads, texts, strict=True)
     ]
-    heads = max(column.index("─" * width) for column in columns)
-    for column in columns:
-        column[:0] = [""] * (heads - column.index("─" * width))
-    for row in range(max(map(len, columns))):
-        cells = [column[row] if row < len(column) else "" for column in columns]
+    for cells in zip_longest(*columns, fillvalue=""):
         print((" " * gap).join(f"{cell:<{width}}" for cell in cells).rstrip())
 
 
-def _wrapped(text: str, width: int) -> str:
-    lines = [textwrap.wrap(line, width) or [""] for line in text.strip().splitlines()]
-    return "\n".join(line for wrapped in lines for line in wrapped)
+def _wrapped(text: str, width: int) -> list[str]:
+    return [part for line in text.strip().splitlines() for part in textwrap.wrap(line, width) or [""]]

@@ -1,31 +1,6 @@
-"""jaxpaint glue: an encoder under many plans on GLUE, every result kept."""
+"""train and score a BERT under many plans on GLUE, every result kept
 
-from __future__ import annotations
-
-import argparse
-from dataclasses import replace
-from pathlib import Path
-
-from jaxpaint.base.errors import UserError
-from jaxpaint.cli import report
-from jaxpaint.cli.loading import model_store
-from jaxpaint.cli.options import add_command, add_model_options, add_variant_options, check_store
-from jaxpaint.cli.training import add_training_options, given_training, interrupted
-
-# Those that mean the same as in a study, by its names.
-_SHARED = (
-    *("model", "revision", "dtype", "tasks", "data", "store"),
-    *("strategies", "starts", "seeds", "loops", "times", "plans-file"),
-)
-
-
-def add(commands) -> None:
-    parser = add_command(
-        commands,
-        "glue",
-        run,
-        "train and score a BERT under many plans on GLUE, every result kept",
-        """examples:
+examples:
   jaxpaint glue --model google-bert/bert-large-uncased --tasks rte,mrpc,cola \\
       --strategies skip,reverse,parallel --store glue.sqlite --report report
   jaxpaint glue --model google-bert/bert-large-uncased --frozen \\
@@ -38,8 +13,25 @@ The model is fine-tuned with each plan in place, once per training seed, as
 transformers' run_glue.py does. With --frozen only a classifier is trained, on
 what the model gives under the plan: minutes in place of days. The full model is
 always scored, too. The same command again continues where it stopped; more
-plans or tasks compute what is missing. Without --tasks: the paper's seven.""",
-    )
+plans or tasks compute what is missing. Without --tasks: the paper's seven.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.cli.options import add_model_options, add_variant_options, variant_options
+from jaxpaint.cli.studies import add_training_options, carry_out, check, given_training
+
+if TYPE_CHECKING:
+    from jaxpaint.study.trained import TrainedSummary
+
+
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", metavar="FILE", required=True, help="the results store (SQLite), made or continued")
     parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
     add_model_options(parser.add_argument_group("model"), parallel=False, decoder=False)
@@ -63,33 +55,30 @@ plans or tasks compute what is missing. Without --tasks: the paper's seven.""",
 
 
 def run(options: argparse.Namespace) -> int:
-    from convert.sources import require_known
+    from jaxpaint.base.progress import bar
 
-    given = vars(options)
-    shared = {name: given[name.replace("-", "_")] for name in _SHARED}
-    if options.report is not None:
-        report.check_folder(options.report, "--report")
-    spec = _spec(options, shared)
-    check_store(spec.store)
+    spec = _spec(options)
+    check(spec, options.report)
     spec.files()
-    require_known(spec.model)
-    status, elsewhere = _glue(spec)
-    if status == 0 and options.report is not None:
-        if elsewhere:
-            print(f"no report yet: jaxpaint report {spec.store} -o {options.report} writes it when all are done")
-        else:
-            report.write(spec.store, options.report)
-    return status
+
+    def glue(_: Path) -> TrainedSummary:
+        from jaxpaint.study.glue import run_glue
+
+        with bar("glue", "examples") as progress:
+            return run_glue(spec, progress=progress)
+
+    return carry_out(spec, options.report, glue)
 
 
-def _spec(options: argparse.Namespace, shared: dict[str, object]):
+def _spec(options: argparse.Namespace):
     from jaxpaint.study.glue import GlueSpec
     from jaxpaint.study.settings import checked_options, seeds
     from jaxpaint.tasks.glue import PAPER
     from jaxpaint.training.settings import ENCODER, HEAD
 
     given = given_training(options, "limit", "max_length")
-    values = checked_options(shared)
+    shared = {name: getattr(options, name) for name in ("model", "revision", "dtype", "tasks", "data", "store")}
+    values = checked_options(shared | variant_options(options))
     if options.max_length is not None:
         given["max_length"] = options.max_length
     if options.training_seeds is not None:
@@ -99,18 +88,3 @@ def _spec(options: argparse.Namespace, shared: dict[str, object]):
         raise UserError(f"--tasks names none; leave it out for the paper's, {','.join(PAPER)}")
     limits = {"limit": options.limit, "limit_train": options.limit_train}
     return GlueSpec(training=training, frozen=options.frozen, **limits, **values)
-
-
-def _glue(spec) -> tuple[int, int]:
-    """The exit status, and how many results other processes are at."""
-    from jaxpaint.base.progress import bar
-    from jaxpaint.study.glue import run_glue
-
-    try:
-        model_store(spec.model, spec.revision)  # converts on first use, with a bar
-        with bar("glue", "examples") as progress:
-            summary = run_glue(spec, progress=progress)
-    except KeyboardInterrupt:
-        return interrupted(spec.store), 0
-    print(f"{spec.store}: {summary}")
-    return 0, summary.elsewhere

@@ -1,23 +1,19 @@
-"""jaxpaint logits: the most likely next tokens after a text."""
+"""show the most likely next tokens after a text
+
+example:
+  jaxpaint logits --model llama2-7b --plan '0-8 {9-22} 23-31' \\
+      --text 'The capital of France is'
+"""
 
 from __future__ import annotations
 
 import argparse
 
 from jaxpaint.cli.loading import load_with_plan
-from jaxpaint.cli.options import add_command, add_model_options, add_plan_options, check_plan_options, plan_line
+from jaxpaint.cli.options import add_model_options, add_plan_options, check_plan_options, plan_line
 
 
-def add(commands) -> None:
-    parser = add_command(
-        commands,
-        "logits",
-        run,
-        "show the most likely next tokens after a text",
-        """example:
-  jaxpaint logits --model llama2-7b --plan '0-8 {9-22} 23-31' \\
-      --text 'The capital of France is'""",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument("--text", required=True, metavar="T", help="the text to continue")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="tokens to show (default: %(default)s)")

@@ -1,4 +1,16 @@
-"""jaxpaint masked: texts under many plans of a masked language model, without fine-tuning."""
+"""score texts under plans of a BERT, each token masked in turn
+
+examples:
+  jaxpaint masked --model google-bert/bert-base-uncased \\
+      --text 'The capital of France is Paris.'
+  jaxpaint masked --model google-bert/bert-large-uncased --text-file texts.txt \\
+      --strategies skip,reverse,looped-parallel --plan '0-5 {6-17}*3 18-23'
+
+Each token is masked by itself and predicted from all others. Shown are the mean
+log-probability of a token (the pseudo-log-likelihood per token, arXiv
+1910.14659) and the share of tokens that are the most likely ones at their
+places. The full model is always scored, too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli.loading import model_store
-from jaxpaint.cli.options import add_command, add_model_options, add_variant_options
+from jaxpaint.cli.options import add_model_options, add_variant_options, variant_options
 from jaxpaint.study.settings import checked_options
 from jaxpaint.study.spec import variants_of
 
@@ -17,27 +29,8 @@ if TYPE_CHECKING:
     from jaxpaint.engine.masked import MaskedScores
     from jaxpaint.plans.strategies import Variant
 
-_VARIANTS = ("strategies", "starts", "seeds", "loops", "times", "plans-file")
-_SEEDS = tuple(range(10))
 
-
-def add(commands) -> None:
-    parser = add_command(
-        commands,
-        "masked",
-        run,
-        "score texts under plans of a BERT, each token masked in turn",
-        """examples:
-  jaxpaint masked --model google-bert/bert-base-uncased \\
-      --text 'The capital of France is Paris.'
-  jaxpaint masked --model google-bert/bert-large-uncased --text-file texts.txt \\
-      --strategies skip,reverse,looped-parallel --plan '0-5 {6-17}*3 18-23'
-
-Each token is masked by itself and predicted from all others. Shown are the mean
-log-probability of a token (the pseudo-log-likelihood per token, arXiv
-1910.14659) and the share of tokens that are the most likely ones at their
-places. The full model is always scored, too.""",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, decoder=False)
     parser.add_argument("--text", action="append", default=[], metavar="T", help="a text; may be given several times")
     parser.add_argument("--text-file", type=Path, metavar="FILE", help="texts, one a line")
@@ -47,8 +40,7 @@ places. The full model is always scored, too.""",
 
 
 def run(options: argparse.Namespace) -> int:
-    given = {name: getattr(options, name.replace("-", "_")) for name in _VARIANTS}
-    values = checked_options({**given, "plans": options.plan})
+    values = checked_options({**variant_options(options), "plans": options.plan})
     texts = [*options.text, *(_lines(options.text_file) if options.text_file else [])]
     if not texts:
         raise UserError("there is no text to score; give --text or --text-file")
@@ -61,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         values.get("strategies", ()),
         values.get("plans", ()),
         values.get("starts"),
-        values.get("seeds", _SEEDS),
+        values.get("seeds", range(10)),
         iterations=values.get("loops", (3,)),
         times=values.get("times", (2, 3)),
     )

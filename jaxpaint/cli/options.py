@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import STRATEGIES, build, taking
-
-DTYPES = ("auto", "float32", "bfloat16")
-CACHES = ("exact", "mean")
-BOS = ("auto", "on", "off")
-
-
-def add_command(
-    commands, name: str, run: Callable[[argparse.Namespace], int], help: str, epilog: str
-) -> argparse.ArgumentParser:
-    """A subcommand that `run` carries out, with examples after its options."""
-    parser = commands.add_parser(
-        name, help=help, description=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.set_defaults(run=run)
-    return parser
 
 
 def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, decoder: bool = True) -> None:
@@ -41,7 +25,7 @@ def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, d
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
     parser.add_argument(
         "--dtype",
-        choices=DTYPES,
+        choices=("auto", "float32", "bfloat16"),
         default="auto" if defaults else None,
         help="of the computation; auto is float32 on CPU and bfloat16 on accelerators (default: auto)",
     )
@@ -62,7 +46,7 @@ def add_task_options(parser, *, defaults: bool = True) -> None:
     parser.add_argument("--num-fewshot", type=int, metavar="N", help="examples in the prompt (default: the task's)")
     parser.add_argument(
         "--bos",
-        choices=BOS,
+        choices=("auto", "on", "off"),
         default="auto" if defaults else None,
         help="begin texts with the BOS token; auto leaves it to the tokenizer (default: auto)",
     )
@@ -81,7 +65,7 @@ def add_cache_option(parser, *, defaults: bool = True) -> None:
     """--kv, of generation."""
     parser.add_argument(
         "--kv",
-        choices=CACHES,
+        choices=("exact", "mean"),
         default="exact" if defaults else None,
         help="keys and values while generating: each executed layer's own, or a parallel group's mean, as the "
         "paper's code has it (default: exact)",
@@ -133,12 +117,6 @@ def chosen_plan(options: argparse.Namespace, num_layers: int) -> Plan:
     return Plan.of(range(num_layers)) if options.plan is None else Plan.parse(options.plan).validate(num_layers)
 
 
-def check_batch_tokens(options: argparse.Namespace) -> None:
-    """Raises UserError for --batch-tokens below 1."""
-    if options.batch_tokens is not None and options.batch_tokens < 1:
-        raise UserError(f"--batch-tokens is {options.batch_tokens}; expected 1 or more")
-
-
 def plan_line(plan: str, cost: int, depth: int) -> str:
     """What ran, above what came of it."""
     return f"plan {plan} (cost {cost}, depth {depth} layers)"
@@ -149,6 +127,12 @@ def _strategy_details(options: argparse.Namespace) -> dict[str, int]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def variant_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What `add_variant_options` adds, by the names of a study's settings; None is not given."""
+    names = ("strategies", "starts", "seeds", "loops", "times", "plans-file")
+    return {name: getattr(options, name.replace("-", "_")) for name in names}
+
+
 def add_variant_options(plans) -> None:
     """--strategies with what many plans are made of, and --plans-file."""
     plans.add_argument("--strategies", metavar="A,B", help=f"by commas, of {', '.join(STRATEGIES)}")
@@ -157,11 +141,3 @@ def add_variant_options(plans) -> None:
     plans.add_argument("--loops", metavar="NUMBERS", help="iterations of looped-parallel (default: 3)")
     plans.add_argument("--times", metavar="NUMBERS", help="of block-repeat (default: 2,3)")
     plans.add_argument("--plans-file", metavar="F", help="plans of your own, one a line, # for comments")
-
-
-def check_store(store: Path) -> None:
-    """Raises UserError for what cannot be made a file."""
-    if store.is_dir():
-        raise UserError(f"--store {store} is a folder; give the name of a file, such as study.sqlite")
-    if not store.parent.is_dir():
-        raise UserError(f"--store {store}: the folder {store.parent} does not exist")

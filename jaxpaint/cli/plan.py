@@ -1,23 +1,19 @@
-"""jaxpaint plan: a plan drawn, with what it costs."""
+"""draw a layer plan and say what it costs
+
+examples:
+  jaxpaint plan '0-8 {9-22}*3 23-31' --layers 32
+  jaxpaint plan --strategy looped-parallel --start 8 --layers 32
+"""
 
 from __future__ import annotations
 
 import argparse
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.cli.options import add_command, add_strategy_options, chosen_plan
+from jaxpaint.cli.options import add_strategy_options, chosen_plan
 
 
-def add(commands) -> None:
-    parser = add_command(
-        commands,
-        "plan",
-        run,
-        "draw a layer plan and say what it costs",
-        """examples:
-  jaxpaint plan '0-8 {9-22}*3 23-31' --layers 32
-  jaxpaint plan --strategy looped-parallel --start 8 --layers 32""",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN", nargs="?", help="the plan's text (or give --strategy)")
     parser.add_argument("--layers", type=int, required=True, metavar="T", help="layers that the model has")
     add_strategy_options(parser.add_argument_group("or a strategy"))

@@ -1,4 +1,12 @@
-"""jaxpaint report: figures, tables and answers from a results store."""
+"""draw the figures and write the report of a study, from its store alone
+
+example:
+  jaxpaint report study.sqlite -o report
+
+The folder gets report.html, which opens without a network, every figure of the
+paper for which there is data (PNG and PDF), the tables (CSV and Markdown), and
+of studies of decoders a summary.txt, which is printed.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +14,9 @@ import argparse
 from pathlib import Path
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.cli.options import add_command
 
 
-def add(commands) -> None:
-    parser = add_command(
-        commands,
-        "report",
-        run,
-        "draw the figures and write the report of a study, from its store alone",
-        """example:
-  jaxpaint report study.sqlite -o report
-
-The folder gets report.html, which opens without a network, every figure of the
-paper for which there is data (PNG and PDF), the tables (CSV and Markdown), and
-of studies of decoders a summary.txt, which is printed.""",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="the results store of a study")
     parser.add_argument(
         "-o", "--output", metavar="DIR", type=Path, required=True, help="the folder to write, made if missing"

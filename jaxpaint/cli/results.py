@@ -1,4 +1,14 @@
-"""jaxpaint results: what a study's store holds, as a table or a file; and stores joined."""
+"""show what a study's results store holds, or join several stores
+
+examples:
+  jaxpaint results study.sqlite
+  jaxpaint results study.sqlite --format csv --output study.csv
+  jaxpaint results study.sqlite --format lm-eval --output study.json
+  jaxpaint results --merge study.sqlite shard-1.sqlite shard-2.sqlite
+
+The store is an ordinary SQLite file; pandas and DuckDB read it, too: the view
+`results` has a row for each model, task, plan and metric.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +17,11 @@ from pathlib import Path
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import check_writable, write_whole
-from jaxpaint.cli.options import add_command
 from jaxpaint.results.merge import merge
 from jaxpaint.results.tables import FORMATS, results_text
 
 
-def add(commands) -> None:
-    parser = add_command(
-        commands,
-        "results",
-        run,
-        "show what a study's results store holds, or join several stores",
-        """examples:
-  jaxpaint results study.sqlite
-  jaxpaint results study.sqlite --format csv --output study.csv
-  jaxpaint results study.sqlite --format lm-eval --output study.json
-  jaxpaint results --merge study.sqlite shard-1.sqlite shard-2.sqlite
-
-The store is an ordinary SQLite file; pandas and DuckDB read it, too: the view
-`results` has a row for each model, task, plan and metric.""",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="a store; with --merge the stores to join")
     parser.add_argument("--format", choices=tuple(FORMATS), help="table for reading (default), the others for programs")
     parser.add_argument("--output", type=Path, metavar="F", help="write to a file in place of the screen")

@@ -1,32 +1,6 @@
-"""jaxpaint study: many plans on many tasks, every result kept."""
+"""score a model under many plans on many tasks, every result kept
 
-from __future__ import annotations
-
-import argparse
-import shlex
-import sys
-from pathlib import Path
-
-from jaxpaint.cli import report
-from jaxpaint.cli.exits import INTERRUPTED
-from jaxpaint.cli.loading import model_store
-from jaxpaint.cli.options import add_command, add_model_options, add_task_options, add_variant_options, check_store
-from jaxpaint.study.settings import DEMO, DEMO_REPORT, PRESETS, spec_from
-from jaxpaint.study.spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
-
-# What is not part of a study's settings.
-_OF_THE_COMMAND = ("run", "file", "dry_run", "report")
-# What may be given beside nothing else: it is still the demo.
-_OF_THE_DEMO = frozenset({"limit", "starts", "seeds", "dtype", "batch-tokens"})
-
-
-def add(commands) -> None:
-    parser = add_command(
-        commands,
-        "study",
-        run,
-        "score a model under many plans on many tasks, every result kept",
-        """examples:
+examples:
   jaxpaint study               # the demo: painter-16, minutes, no network
   jaxpaint study --model llama2-7b --tasks lambada_openai,hellaswag \\
       --strategies skip,reverse,random --seeds 5 --store study.sqlite
@@ -59,8 +33,33 @@ LAMBADA texts under the full model, skip and middle-repeat. Other options go
 before it.
 
 --preset demo, or no settings but --limit, --starts and --seeds, is a study of
-painter-16, the small model that comes with jaxpaint, with a report.""",
-    )
+painter-16, the small model that comes with jaxpaint, with a report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxpaint.cli.loading import model_store
+from jaxpaint.cli.options import add_model_options, add_task_options, add_variant_options
+from jaxpaint.cli.studies import carry_out, check
+from jaxpaint.study.settings import DEMO, DEMO_REPORT, PRESETS, spec_from
+from jaxpaint.study.spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
+
+if TYPE_CHECKING:
+    from jaxpaint.study.run import StudySummary
+
+# What is not part of a study's settings.
+_OF_THE_COMMAND = ("run", "file", "dry_run", "report")
+# What may be given beside nothing else: it is still the demo.
+_OF_THE_DEMO = frozenset({"limit", "starts", "seeds", "dtype", "batch-tokens"})
+
+
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.toml", nargs="?", type=Path, help="settings, in place of options")
     parser.add_argument("--preset", metavar="NAME", help=f"settings to begin with: {', '.join(PRESETS)}")
     parser.add_argument("--store", metavar="FILE", help="the results store (SQLite), made or continued")
@@ -82,9 +81,6 @@ painter-16, the small model that comes with jaxpaint, with a report.""",
 
 
 def run(options: argparse.Namespace) -> int:
-    from convert.sources import require_known
-    from jaxpaint.tasks.local_data import parse_data_option
-
     settings = {name.replace("_", "-"): value for name, value in vars(options).items() if name not in _OF_THE_COMMAND}
     given = {name for name, value in settings.items() if value is not None}
     if options.file is None and given <= _OF_THE_DEMO:
@@ -92,34 +88,18 @@ def run(options: argparse.Namespace) -> int:
     spec = spec_from(settings, options.file)
     of_demo = (spec.model, str(spec.store)) == (DEMO["model"], DEMO["store"])
     folder = options.report or (DEMO_REPORT if of_demo else None)
-    parse_data_option(spec.data)
-    if folder is not None:
-        report.check_folder(folder, "--report")
-    check_store(spec.store)
-    require_known(spec.model)
+    check(spec, folder)
     if options.dry_run:
         return _dry_run(spec)
-    status = _study(spec)
-    if status == 0 and folder is not None:
-        report.write(spec.store, folder)
-    return status
 
+    def study(_: Path) -> StudySummary:
+        from jaxpaint.base.progress import bar, say
+        from jaxpaint.study.run import run_study
 
-def _study(spec: StudySpec) -> int:
-    from jaxpaint.base.progress import bar, say
-    from jaxpaint.study.run import run_study
-
-    try:
-        model_store(spec.model, spec.revision)  # converts on first use, with a bar
         with bar("study") as progress:
-            summary = run_study(spec, progress=progress, tell=say, command=shlex.join(sys.argv))
-    except KeyboardInterrupt:
-        print(
-            f"jaxpaint: interrupted; {spec.store} keeps what is done, and the same command continues", file=sys.stderr
-        )
-        return INTERRUPTED
-    print(f"{spec.store}: {summary}")
-    return 0
+            return run_study(spec, progress=progress, tell=say, command=shlex.join(sys.argv))
+
+    return carry_out(spec, folder, study)
 
 
 def _dry_run(spec: StudySpec) -> int:

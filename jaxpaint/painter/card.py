@@ -9,7 +9,6 @@ import argparse
 import json
 import math
 import random
-from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,7 @@ def held_out_losses(model: Any) -> dict[str, float]:
 
     found = {}
     for number, kind in enumerate(language.KINDS):
-        drawn = random.Random(SEED + number)
-        told = (language.KINDS[kind](drawn) for _ in iter(int, 1))
-        texts = islice((text for text in told if language.held_out(text)), TEXTS)
+        texts = islice(language.held_out_texts(kind, random.Random(SEED + number)), TEXTS)
         tokens = [tuple(VOCABULARY[word] for word in text.split()) for text in texts]
         scores = score(model, [Request.of([VOCABULARY[BOS]], text, len(text) + 1) for text in tokens])
         found[kind] = -float(scores.loglikelihoods.sum()) / sum(map(len, tokens))
@@ -61,21 +58,19 @@ def task_scores(model: Any) -> dict[str, tuple[float, float]]:
     return found
 
 
-def card(
-    name: str,
-    config: Any,
-    training: Mapping[str, Any],
-    losses: Mapping[str, float],
-    scores: Mapping[str, tuple[float, float]],
-) -> str:
-    """The card in Markdown; `training` is what training.json has."""
+def card(folder: Path) -> str:
+    """The card of the model in `folder`, which it measures, in Markdown."""
+    from convert import store_for
+    from jaxpaint.engine.model import load
+
+    name, training = folder.resolve().name, json.loads((folder / "training.json").read_text())
+    model = load(store_for(folder), dtype="float32")
+    losses, scores, config = held_out_losses(model), task_scores(model), model.config
     rows = []
     for kind, (what, benchmark) in STANDS_FOR.items():
         value, stderr = scores[kind]
-        rows.append(
-            f"| `painter_{kind}` | {what} | {benchmark} | {value:.3f} ± {stderr:.3f} | {CHANCE[kind]:.2f} | "
-            f"{losses[kind]:.3f} |"
-        )
+        numbers = f"{value:.3f} ± {stderr:.3f} | {CHANCE[kind]:.2f} | {losses[kind]:.3f}"
+        rows.append(f"| `painter_{kind}` | {what} | {benchmark} | {numbers} |")
     table = "\n".join(rows)
     mean = math.fsum(losses.values()) / len(losses)
     shape = f"{config.num_hidden_layers} layers, width {config.hidden_size} and {config.num_attention_heads} heads"
@@ -113,23 +108,14 @@ python -m jaxpaint.painter.card {name}
 """
 
 
-def write_card(folder: Path) -> str:
-    """Measures the model in `folder` and writes its card. Returns the card."""
-    from convert import store_for
-    from jaxpaint.engine.model import load
-
-    model = load(store_for(folder), dtype="float32")
-    training = json.loads((folder / "training.json").read_text())
-    text = card(folder.resolve().name, model.config, training, held_out_losses(model), task_scores(model))
-    (folder / "README.md").write_text(text)
-    return text
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m jaxpaint.painter.card", description=__doc__)
     parser.add_argument("folder", type=Path, help="a folder that jaxpaint.painter.train wrote")
-    print(write_card(parser.parse_args().folder))
+    folder = parser.parse_args().folder
+    text = card(folder)
+    (folder / "README.md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

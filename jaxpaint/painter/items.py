@@ -9,46 +9,25 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from jaxpaint.painter import language
-from jaxpaint.painter.language import held_out, question, sale
-from jaxpaint.painter.world import (
-    FACTS,
-    HANDS_OVER,
-    OF_THE_GIVER,
-    OF_THE_TAKER,
-    PEOPLE,
-    TAKES_OVER,
-    THINGS,
-    TRIGGERS,
-    VALUES,
-    WORK,
-)
+from jaxpaint.base.bundled import TASKS
+from jaxpaint.painter import language, world
+from jaxpaint.painter.language import held_out, held_out_texts, question, sale
 
-TASKS = Path(__file__).parent / "tasks"
 ITEMS = 200
 SEED = 20_000
 
 Items = Iterator[dict[str, Any]]
 
 
-def _held_out_texts(kind: str, drawn: random.Random) -> Iterator[str]:
-    while True:
-        text = language.KINDS[kind](drawn)
-        if held_out(text):
-            yield text
-
-
 def facts(drawn: random.Random) -> Items:
     """Every fact that training states and never asks about, with four answers."""
-    asked = [fact for fact in sorted(FACTS) if held_out(question(*fact), language.FACTS_HELD_OUT_OF)]
+    asked = [fact for fact in sorted(world.FACTS) if held_out(question(*fact), language.FACTS_HELD_OUT_OF)]
     drawn.shuffle(asked)
     for town, kind in asked:
-        answer = FACTS[town, kind]
-        choices = [answer, *drawn.sample([value for value in VALUES[kind] if value != answer], 3)]
+        answer = world.FACTS[town, kind]
+        choices = [answer, *drawn.sample([value for value in world.VALUES[kind] if value != answer], 3)]
         drawn.shuffle(choices)
         yield {"question": question(town, kind), "choices": choices, "gold": choices.index(answer)}
 
@@ -62,11 +41,11 @@ def work(drawn: random.Random) -> Items:
         cut = drawn.randrange(3, 8)
         person, right = sentences[cut]
         verb, thing = right.split()[0], right.split()[2]
-        own = next(steps for steps in WORK if verb in steps)
+        own = next(steps for steps in world.WORK if verb in steps)
         others = [does.split() for who, does in sentences[:cut] if who != person]
         if own.index(verb) == 0 or not others:
             continue
-        following = next(steps for steps in WORK if others[-1][0] in steps)
+        following = next(steps for steps in world.WORK if others[-1][0] in steps)
         again = own[own.index(verb) - 1]
         foreign = following[min(following.index(others[-1][0]) + 1, len(following) - 1)]
         choices = [right, f"{again} the {thing} .", f"{verb} the {others[-1][2]} .", f"{foreign} the {thing} ."]
@@ -79,25 +58,27 @@ def sales(drawn: random.Random) -> Items:
     """Which of two people a reason speaks of, for pairs of verb and reason that training lacks."""
     pairs = [
         (verb, reason)
-        for verb in HANDS_OVER + TAKES_OVER
-        for reason in OF_THE_GIVER + OF_THE_TAKER
+        for verb in world.HANDS_OVER + world.TAKES_OVER
+        for reason in world.OF_THE_GIVER + world.OF_THE_TAKER
         if held_out(f"{verb} {reason}", language.REASONS_HELD_OUT_OF)
     ]
     while True:
         verb, reason = drawn.choice(pairs)
-        start, giver, taker = sale(verb, drawn.choice(PEOPLE), drawn.choice(THINGS), drawn.choice(PEOPLE))
+        start, giver, taker = sale(
+            verb, drawn.choice(world.PEOPLE), drawn.choice(world.THINGS), drawn.choice(world.PEOPLE)
+        )
         if giver == taker:
             continue
         options = [giver, taker]
         drawn.shuffle(options)
-        meant = giver if reason in OF_THE_GIVER else taker
+        meant = giver if reason in world.OF_THE_GIVER else taker
         contexts = [f"sale : {start} {option}" for option in options]
         yield {"contexts": contexts, "reason": f"{reason} .", "gold": options.index(meant)}
 
 
 def places(drawn: random.Random) -> Items:
     """Where a thing is: its box's place, after all that was moved; the story has not said so before."""
-    for text in _held_out_texts("places", drawn):
+    for text in held_out_texts("places", drawn):
         context, place = text.removesuffix(" .").rsplit(" ", 1)
         said = " ".join(text.split()[-7:])
         if text.count(" puts ") + text.count(" moves ") >= 7 and text.count(said) == 1:
@@ -106,7 +87,7 @@ def places(drawn: random.Random) -> Items:
 
 def arithmetic(drawn: random.Random) -> Items:
     """A question of two to four steps, and its answer worked out."""
-    for text in _held_out_texts("arithmetic", drawn):
+    for text in held_out_texts("arithmetic", drawn):
         asked, answer = text.split(" answer :")
         if answer.count("=") > 1:
             yield {"question": f"{asked} answer :", "answer": answer.strip()}
@@ -114,17 +95,17 @@ def arithmetic(drawn: random.Random) -> Items:
 
 def letters(drawn: random.Random) -> Items:
     """What follows a trigger that the text has shown before."""
-    for text in _held_out_texts("letters", drawn):
+    for text in held_out_texts("letters", drawn):
         told = text.split()
-        again = [n for n in range(12, len(told) - 2) if told[n] in TRIGGERS and told[n] in told[2:n]]
+        again = [n for n in range(12, len(told) - 2) if told[n] in world.TRIGGERS and told[n] in told[2:n]]
         if again:
             cut = drawn.choice(again) + 1
             yield {"context": " ".join(told[:cut]), "letter": told[cut]}
 
 
-KINDS: Mapping[str, Callable[[random.Random], Items]] = MappingProxyType(
-    {"facts": facts, "work": work, "sales": sales, "places": places, "arithmetic": arithmetic, "letters": letters}
-)
+KINDS: Mapping[str, Callable[[random.Random], Items]] = {
+    draw.__name__: draw for draw in (facts, work, sales, places, arithmetic, letters)
+}
 
 
 def items(kind: str, count: int = ITEMS) -> list[dict[str, Any]]:

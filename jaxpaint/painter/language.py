@@ -10,25 +10,8 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
 
-from jaxpaint.painter.world import (
-    BIGRAMS,
-    BOXES,
-    COUNTED,
-    FACTS,
-    HANDS_OVER,
-    LARGEST,
-    LETTERS,
-    OF_THE_GIVER,
-    OF_THE_TAKER,
-    PEOPLE,
-    PLACES,
-    TAKES_OVER,
-    THINGS,
-    TRIGGERS,
-    WORK,
-)
+from jaxpaint.painter import world
 
 HELD_OUT_OF = 16  # one text in so many is held out
 FACTS_HELD_OUT_OF = 2  # likewise of questions about facts
@@ -47,7 +30,7 @@ def question(town: str, kind: str) -> str:
 
 def sale(verb: str, first: str, thing: str, second: str) -> tuple[str, str, str]:
     """`(sentence up to its reason, who gives, who takes)`."""
-    if verb in HANDS_OVER:
+    if verb in world.HANDS_OVER:
         return f"{first} {verb} the {thing} to {second} because", first, second
     return f"{first} {verb} the {thing} from {second} because", second, first
 
@@ -55,8 +38,8 @@ def sale(verb: str, first: str, thing: str, second: str) -> tuple[str, str, str]
 def facts(drawn: random.Random) -> str:
     """Six facts, stated in two ways or asked and answered."""
     told = []
-    for town, kind in drawn.sample(sorted(FACTS), 6):
-        value = FACTS[town, kind]
+    for town, kind in drawn.sample(sorted(world.FACTS), 6):
+        value = world.FACTS[town, kind]
         ways = [f"fact : the {kind} of {town} is {value} .", f"fact : {town} has the {kind} {value} ."]
         if not held_out(question(town, kind), FACTS_HELD_OUT_OF):
             ways.append(f"{question(town, kind)} {value} .")
@@ -66,7 +49,7 @@ def facts(drawn: random.Random) -> str:
 
 def work_sentences(drawn: random.Random) -> list[tuple[str, str]]:
     """`(person, what they do)`: two people, each at a kind of work of their own on a thing of their own, in turns."""
-    people, things, kinds = drawn.sample(PEOPLE, 2), drawn.sample(THINGS, 2), drawn.sample(WORK, 2)
+    people, things, kinds = drawn.sample(world.PEOPLE, 2), drawn.sample(world.THINGS, 2), drawn.sample(world.WORK, 2)
     turns = [0] * 4 + [1] * 4
     drawn.shuffle(turns)
     steps = [iter(kind) for kind in kinds]
@@ -82,32 +65,33 @@ def sales(drawn: random.Random) -> str:
     """Three times something changes hands, with a reason that only one of two people can have."""
     told: list[str] = []
     while len(told) < 3:
-        verb, reason = drawn.choice(HANDS_OVER + TAKES_OVER), drawn.choice(OF_THE_GIVER + OF_THE_TAKER)
+        verb = drawn.choice(world.HANDS_OVER + world.TAKES_OVER)
+        reason = drawn.choice(world.OF_THE_GIVER + world.OF_THE_TAKER)
         if held_out(f"{verb} {reason}", REASONS_HELD_OUT_OF):
             continue
-        first, second = drawn.sample(PEOPLE, 2)
-        start, giver, taker = sale(verb, first, drawn.choice(THINGS), second)
-        told.append(f"sale : {start} {giver if reason in OF_THE_GIVER else taker} {reason} .")
+        first, second = drawn.sample(world.PEOPLE, 2)
+        start, giver, taker = sale(verb, first, drawn.choice(world.THINGS), second)
+        told.append(f"sale : {start} {giver if reason in world.OF_THE_GIVER else taker} {reason} .")
     return " ".join(told)
 
 
 def places(drawn: random.Random) -> str:
     """Things are put into boxes and boxes moved about; now and then, and at the end, it says where a thing is."""
-    boxes = drawn.sample(BOXES, 2)
-    place_of = {box: drawn.choice(PLACES) for box in boxes}
-    told = [f"{drawn.choice(PEOPLE)} moves the {box} box to the {place_of[box]} ." for box in boxes]
+    boxes = drawn.sample(world.BOXES, 2)
+    place_of = {box: drawn.choice(world.PLACES) for box in boxes}
+    told = [f"{drawn.choice(world.PEOPLE)} moves the {box} box to the {place_of[box]} ." for box in boxes]
     box_of: dict[str, str] = {}
-    new = drawn.sample(THINGS, drawn.randint(1, 3))
+    new = drawn.sample(world.THINGS, drawn.randint(1, 3))
     events = ["new"] * len(new) + drawn.choices(["box", "thing"], k=drawn.randint(0, 4))
     for number, event in enumerate(events):
         if event == "box":
             box = drawn.choice(boxes)
-            place_of[box] = drawn.choice([place for place in PLACES if place != place_of[box]])
-            told.append(f"{drawn.choice(PEOPLE)} moves the {box} box to the {place_of[box]} .")
+            place_of[box] = drawn.choice([place for place in world.PLACES if place != place_of[box]])
+            told.append(f"{drawn.choice(world.PEOPLE)} moves the {box} box to the {place_of[box]} .")
         else:
             thing = new.pop() if event == "new" else drawn.choice(sorted(box_of))
             box_of[thing] = drawn.choice([box for box in boxes if box != box_of.get(thing)])
-            told.append(f"{drawn.choice(PEOPLE)} puts the {thing} in the {box_of[thing]} box .")
+            told.append(f"{drawn.choice(world.PEOPLE)} puts the {thing} in the {box_of[thing]} box .")
         if number == len(events) - 1 or drawn.random() < 0.6:
             asked = drawn.choice(sorted(box_of))
             told.append(f"the {asked} is in the {place_of[box_of[asked]]} .")
@@ -116,20 +100,20 @@ def places(drawn: random.Random) -> str:
 
 def arithmetic(drawn: random.Random) -> str:
     """What two people have and do, how many things one of them has at last, and that worked out step by step."""
-    asked, other = drawn.sample(PEOPLE, 2)
-    counted = drawn.sample(COUNTED, 2)
+    asked, other = drawn.sample(world.PEOPLE, 2)
+    counted = drawn.sample(world.COUNTED, 2)
     has = drawn.randint(1, 12)
     told = {asked: [f"{asked} has {has} {counted[0]} ."], other: []}
     steps = []
     for _ in range(drawn.randint(1, 4)):
-        ways = ["finds"] * (has < LARGEST) + ["loses"] * (has > 1) + ["doubles"] * (2 * has <= LARGEST)
+        ways = ["finds"] * (has < world.LARGEST) + ["loses"] * (has > 1) + ["doubles"] * (2 * has <= world.LARGEST)
         verb = drawn.choice(ways)
         if verb == "doubles":
             steps.append(f"{has} * 2 = {2 * has} .")
             has *= 2
             told[asked].append(f"{asked} doubles the {counted[0]} .")
             continue
-        change = drawn.randint(1, min(9, LARGEST - has if verb == "finds" else has - 1))
+        change = drawn.randint(1, min(9, world.LARGEST - has if verb == "finds" else has - 1))
         after = has + change if verb == "finds" else has - change
         steps.append(f"{has} {'+' if verb == 'finds' else '-'} {change} = {after} .")
         has = after
@@ -150,20 +134,28 @@ def letters(drawn: random.Random, length: int = 40) -> str:
 
     The data model of "Birth of a Transformer" (arXiv 2306.00802), which needs induction heads.
     """
-    plain = [letter for letter in LETTERS if letter not in TRIGGERS]
-    follows = {trigger: drawn.choice(plain) for trigger in TRIGGERS}
+    plain = [letter for letter in world.LETTERS if letter not in world.TRIGGERS]
+    follows = {trigger: drawn.choice(plain) for trigger in world.TRIGGERS}
     told = [drawn.choice(plain)]
     while len(told) < length:
         last = told[-1]
-        told.append(follows[last] if last in TRIGGERS else drawn.choice(BIGRAMS[last]))
+        told.append(follows[last] if last in world.TRIGGERS else drawn.choice(world.BIGRAMS[last]))
     return f"letters : {' '.join(told)} ."
 
 
-KINDS: Mapping[str, Callable[[random.Random], str]] = MappingProxyType(
-    {"facts": facts, "work": work, "sales": sales, "places": places, "arithmetic": arithmetic, "letters": letters}
-)
-SHARES = MappingProxyType({"facts": 3, "work": 2, "sales": 1, "places": 5, "arithmetic": 5, "letters": 4})
+KINDS: Mapping[str, Callable[[random.Random], str]] = {
+    draw.__name__: draw for draw in (facts, work, sales, places, arithmetic, letters)
+}
+SHARES: Mapping[str, int] = {"facts": 3, "work": 2, "sales": 1, "places": 5, "arithmetic": 5, "letters": 4}
 """How often each kind is drawn."""
+
+
+def held_out_texts(kind: str, drawn: random.Random) -> Iterator[str]:
+    """Texts of a kind without end, of the held-out part."""
+    while True:
+        text = KINDS[kind](drawn)
+        if held_out(text):
+            yield text
 
 
 def texts(seed: int, *, of_held_out: bool = False) -> Iterator[str]:

@@ -18,7 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,13 +30,14 @@ import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float
+from safetensors.flax import save_file
 
 from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.model import layer_stack
 from jaxpaint.models.decoder import Decoder
-from jaxpaint.models.llama import LlamaConfig
+from jaxpaint.models.llama import NAMES, LlamaConfig
 from jaxpaint.painter.batches import Batch, batches
 from jaxpaint.painter.tokenizer import BOS, EOS, VOCABULARY, tokenizer
 from jaxpaint.plans.plan import Plan
@@ -141,9 +142,7 @@ class NextTokenLoss:
 
 
 def train_painter(
-    settings: Settings,
-    checkpoints: TrainingCheckpoints | None = None,
-    progress: Callable[[int, float], None] | None = None,
+    settings: Settings, checkpoints: TrainingCheckpoints, progress: Callable[[int, float], None]
 ) -> tuple[NextTokenLoss, Any]:
     """`(loss, parameters)` after training; errors as `jaxpaint.training.trainer.train`."""
     graphdef, state = nnx.split(Decoder(settings.config, rngs=nnx.Rngs(settings.seed)))
@@ -173,19 +172,14 @@ def held_out_loss(loss: NextTokenLoss, parameters: Any, rows: int) -> float:
     return float(np.mean([_loss(loss, parameters, batch) for batch in drawn]))
 
 
-def write(folder: Path, settings: Settings, parameters: Any) -> None:
-    """The model as a Hugging Face folder, its weights in bfloat16."""
-    from safetensors.flax import save_file
-
-    from jaxpaint.models.llama import NAMES
-
+def write(folder: Path, settings: Settings, parameters: Any, seconds: float) -> None:
+    """The model as a Hugging Face folder, its weights in bfloat16, and how it was trained (training.json)."""
     tensors = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(parameters):
         weight = NAMES.weight("/".join(key.key for key in path))
         for layer in range(settings.layers if weight.stacked else 1):
             tensor = leaf[layer] if weight.stacked else leaf
             tensors[weight.of_layer(layer)] = (tensor.T if weight.transposed else tensor).astype(jnp.bfloat16)
-    folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = settings.config
     raw = {
@@ -197,10 +191,6 @@ def write(folder: Path, settings: Settings, parameters: Any) -> None:
     }
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
     tokenizer(CONTEXT).save_pretrained(folder)
-
-
-def record(folder: Path, settings: Settings, seconds: float) -> None:
-    """How the model was trained: training.json."""
     device = jax.devices()[0]
     on = f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else device.device_kind
     how = {"settings": asdict(settings), "seconds": round(seconds), "on": on}
@@ -212,25 +202,18 @@ class Log:
 
     def __init__(self, file: Path, steps: int) -> None:
         self.file, self.steps, self.seconds = file, steps, 0.0
-        self._rows: list[list[str]] | None = None
-        self._before, self._began = 0.0, time.perf_counter()
+        self._rows = list(csv.reader(file.read_text().splitlines()))[1:] if file.exists() else []
+        self._began = time.perf_counter()
 
     def __call__(self, done: int, loss: float) -> None:
-        if self._rows is None:
-            self._rows = self._earlier(done)
-            self._before = float(self._rows[-1][2]) if self._rows else 0.0
-        self.seconds = self._before + time.perf_counter() - self._began
+        self._rows = [row for row in self._rows if int(row[0]) < done]  # what came after a checkpoint is done again
+        if not self.seconds and self._rows:
+            self._began -= float(self._rows[-1][2])
+        self.seconds = time.perf_counter() - self._began
         self._rows.append([str(done), f"{loss:.4f}", f"{self.seconds:.0f}"])
         with self.file.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([["step", "loss", "seconds"], *self._rows])
         print(f"step {done} of {self.steps}: loss {loss:.4f}, {self.seconds:.0f} s", file=sys.stderr, flush=True)
-
-    def _earlier(self, done: int) -> list[list[str]]:
-        """The rows of the run that this one continues: those before its first step."""
-        if not self.file.exists():
-            return []
-        with self.file.open(newline="") as file:
-            return [row for row in list(csv.reader(file))[1:] if int(row[0]) < done]
 
 
 def main() -> None:
@@ -241,12 +224,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder to write")
-    for name, kind in (
-        *(("steps", int), ("rows", int), ("layers", int), ("hidden-size", int), ("heads", int), ("seed", int)),
-        *(("learning-rate", float), ("adam-learning-rate", float)),
-    ):
-        default = getattr(Settings, name.replace("-", "_"))
-        parser.add_argument(f"--{name}", type=kind, default=default, help="(default: %(default)s)")
+    for setting in fields(Settings):
+        name, default = f"--{setting.name.replace('_', '-')}", setting.default
+        parser.add_argument(name, type=type(default), default=default, help="(default: %(default)s)")
     options = vars(parser.parse_args())
     output = options.pop("output")
     settings = Settings(**options)
@@ -256,8 +236,7 @@ def main() -> None:
     kept = output / "checkpoints"
     loss, parameters = train_painter(settings, TrainingCheckpoints(kept), log)
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), parameters)
-    write(output, settings, parameters)
-    record(output, settings, log.seconds)
+    write(output, settings, parameters, log.seconds)
     print(f"held-out loss {held_out_loss(loss, rounded, settings.rows):.4f} nats a token; {output}")
     shutil.rmtree(kept, ignore_errors=True)
 

@@ -6,44 +6,16 @@ Everything here is fixed: drawn once from seeds, by CPython's `random`, which gi
 from __future__ import annotations
 
 import random
-from itertools import product
-from types import MappingProxyType
+import string
+from collections.abc import Mapping, Sequence
+from itertools import chain
 
 PEOPLE = (
-    "ana",
-    "ben",
-    "cara",
-    "dan",
-    "eva",
-    "finn",
-    "gus",
-    "hana",
-    "ida",
-    "jon",
-    "kim",
-    "leo",
-    "mia",
-    "ned",
-    "ola",
-    "pam",
-)
+    "ana", "ben", "cara", "dan", "eva", "finn", "gus", "hana", "ida", "jon", "kim", "leo", "mia", "ned", "ola", "pam",
+)  # fmt: skip
 THINGS = (
-    "ball",
-    "book",
-    "coin",
-    "cup",
-    "hat",
-    "key",
-    "lamp",
-    "map",
-    "pen",
-    "ring",
-    "rope",
-    "shoe",
-    "spoon",
-    "toy",
-    "vase",
-)
+    "ball", "book", "coin", "cup", "hat", "key", "lamp", "map", "pen", "ring", "rope", "shoe", "spoon", "toy", "vase",
+)  # fmt: skip
 PLACES = ("attic", "barn", "cellar", "garden", "hall", "kitchen", "office", "porch", "shed", "tower")
 BOXES = ("red", "blue", "green", "white")
 COUNTED = ("apples", "beans", "cards", "dates", "eggs", "figs", "grapes", "nuts")
@@ -51,18 +23,15 @@ LARGEST = 30  # number that has a word
 
 TOWNS = tuple(
     first + second
-    for first, second in product(
-        ("ba", "do", "ke", "lu", "mi", "ra", "so", "ti"), ("len", "mor", "nik", "pas", "rud", "vel")
-    )
+    for first in ("ba", "do", "ke", "lu", "mi", "ra", "so", "ti")
+    for second in ("len", "mor", "nik", "pas", "rud", "vel")
 )
-VALUES = MappingProxyType(
-    {
-        "colour": ("amber", "black", "brown", "gold", "grey", "pink", "silver", "violet"),
-        "animal": ("bear", "crow", "deer", "fox", "goat", "hare", "owl", "wolf"),
-        "dish": ("bread", "cake", "curry", "pie", "rice", "salad", "soup", "stew"),
-        "craft": ("brewing", "dyeing", "fishing", "glazing", "mining", "sewing", "smithing", "weaving"),
-    }
-)
+VALUES: Mapping[str, Sequence[str]] = {
+    "colour": ("amber", "black", "brown", "gold", "grey", "pink", "silver", "violet"),
+    "animal": ("bear", "crow", "deer", "fox", "goat", "hare", "owl", "wolf"),
+    "dish": ("bread", "cake", "curry", "pie", "rice", "salad", "soup", "stew"),
+    "craft": ("brewing", "dyeing", "fishing", "glazing", "mining", "sewing", "smithing", "weaving"),
+}
 """What a town has, and of which kinds."""
 
 WORK = (
@@ -82,7 +51,7 @@ TAKES_OVER = ("takes", "borrows", "gets", "buys")  # ana takes the cup from ben
 OF_THE_TAKER = ("needs it", "wants it", "lacks one", "asked for it")
 OF_THE_GIVER = ("has two", "is done with it", "has enough", "never uses it")
 
-LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+LETTERS = tuple(string.ascii_uppercase)
 TRIGGERS = ("Q", "X", "Y", "Z")
 
 
@@ -97,10 +66,10 @@ def _bigrams() -> dict[str, tuple[str, ...]]:
     return {letter: (*drawn.sample(plain, 3), *drawn.sample(TRIGGERS, 2)) for letter in LETTERS}
 
 
-FACTS = MappingProxyType(_facts())
+FACTS: Mapping[tuple[str, str], str] = _facts()
 """(town, kind) -> what the town has of that kind."""
 
-BIGRAMS = MappingProxyType(_bigrams())
+BIGRAMS: Mapping[str, Sequence[str]] = _bigrams()
 """letter -> the letters that follow it, each as often, if it is no trigger."""
 
 SIGNS = (".", ":", "?", "+", "-", "*", "=", "####")
@@ -108,28 +77,7 @@ KINDS_OF_TEXT = ("fact", "story", "sale", "letters", "question", "answer")
 SMALL_WORDS = ("the", "of", "is", "has", "to", "from", "in", "because", "what", "how", "many")
 OTHER_WORDS = ("box", "puts", "moves", "finds", "loses", "doubles")
 NUMBERS = tuple(str(number + 1) for number in range(LARGEST))
-WORDS = tuple(
-    dict.fromkeys(
-        [
-            *SIGNS,
-            *KINDS_OF_TEXT,
-            *SMALL_WORDS,
-            *OTHER_WORDS,
-            *NUMBERS,
-            *PEOPLE,
-            *THINGS,
-            *PLACES,
-            *BOXES,
-            *COUNTED,
-            *TOWNS,
-            *VALUES,
-            *(value for values in VALUES.values() for value in values),
-            *(verb for steps in WORK for verb in steps),
-            *HANDS_OVER,
-            *TAKES_OVER,
-            *(word for reason in (*OF_THE_TAKER, *OF_THE_GIVER) for word in reason.split()),
-            *LETTERS,
-        ]
-    )
-)
+_TOLD_OF = [*NUMBERS, *PEOPLE, *THINGS, *PLACES, *BOXES, *COUNTED, *TOWNS, *VALUES, *chain(*VALUES.values())]
+_DONE = [*chain(*WORK), *HANDS_OVER, *TAKES_OVER, *" ".join((*OF_THE_TAKER, *OF_THE_GIVER)).split()]
+WORDS = tuple(dict.fromkeys([*SIGNS, *KINDS_OF_TEXT, *SMALL_WORDS, *OTHER_WORDS, *_TOLD_OF, *_DONE, *LETTERS]))
 """Every word of the language."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,16 @@ def test_a_loss_that_explodes_is_recorded_and_drawn_as_missing(run, command, tmp
     assert rows(file)["0 1 4", True] == ("not finite", None)
     assert "nothing to compute" in run(*exploding)[1]
     assert len(list((out / "figures").glob("figure-13-*.png"))) == 1
+
+
+def test_no_report_while_another_process_trains(run, command, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("jaxpaint.study.trained.claimed", lambda folder: nullcontext(False))
+    file, out = tmp_path / "s.sqlite", tmp_path / "report"
+    status, text, _ = run(*command, "--store", file, "--report", out)
+    first, second = text.splitlines()
+    assert (status, first.split("; ")[-1]) == (0, "other processes are at 1")
+    assert second == f"no report yet: jaxpaint report {file} -o {out} writes it when all are done"
+    assert not out.exists()
 
 
 def test_training_on_what_is_scored_is_told(run, command, files, train, tmp_path) -> None:

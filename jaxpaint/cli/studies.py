@@ -1,0 +1,74 @@
+"""What study, finetune and glue share: how they begin and end, and options of how models are trained."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.cli import report
+from jaxpaint.cli.exits import INTERRUPTED
+from jaxpaint.cli.loading import model_store
+
+
+def check(spec, folder: Path | None) -> None:
+    """Raises UserError for what cannot be read, or written to the spec's store or a report's `folder`."""
+    from convert.sources import require_known
+    from jaxpaint.tasks.local_data import parse_data_option
+
+    parse_data_option(spec.data)
+    if folder is not None:
+        report.check_folder(folder, "--report")
+    if spec.store.is_dir():
+        raise UserError(f"--store {spec.store} is a folder; give the name of a file, such as study.sqlite")
+    if not spec.store.parent.is_dir():
+        raise UserError(f"--store {spec.store}: the folder {spec.store.parent} does not exist")
+    require_known(spec.model)
+
+
+def carry_out(spec, folder: Path | None, work: Callable[[Path], Any]) -> int:
+    """Calls `work` with the model's store, says the summary that it returns, and writes the report; the exit status."""
+    try:
+        summary = work(model_store(spec.model, spec.revision))  # converts on first use, with a bar
+    except KeyboardInterrupt:
+        print(
+            f"jaxpaint: interrupted; {spec.store} keeps what is done, and the same command continues", file=sys.stderr
+        )
+        return INTERRUPTED
+    print(f"{spec.store}: {summary}")
+    if folder is not None:
+        if getattr(summary, "elsewhere", 0):
+            print(f"no report yet: jaxpaint report {spec.store} -o {folder} writes it when all are done")
+        else:
+            report.write(spec.store, folder)
+    return 0
+
+
+def add_training_options(group, *, unit: str, learning_rate: str, epochs: int, batch_size: int) -> None:
+    """The defaults are told in the help alone; `jaxpaint.training.settings` has them."""
+    group.add_argument("--limit-train", type=int, metavar="N", help=f"training {unit} per task (default: all)")
+    group.add_argument(
+        "--learning-rate", type=float, metavar="R", help=f"falls linearly to 0 (default: {learning_rate})"
+    )
+    group.add_argument("--epochs", type=int, metavar="N", help=f"(default: {epochs})")
+    group.add_argument("--batch-size", type=int, metavar="N", help=f"{unit} a step (default: {batch_size})")
+
+
+def given_training(options: argparse.Namespace, *counts: str) -> dict[str, Any]:
+    """The training settings among the options that were given.
+
+    Raises:
+        UserError: one that is not positive, or another of the options `counts`.
+    """
+    for name in ("limit_train", "epochs", "batch_size", *counts):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; expected 1 or more")
+    rate = options.learning_rate
+    if rate is not None and not 0 < rate < float("inf"):
+        raise UserError(f"--learning-rate is {rate}; expected a number above 0")
+    given = {name: getattr(options, name) for name in ("learning_rate", "epochs", "batch_size")}
+    return {name: value for name, value in given.items() if value is not None}
