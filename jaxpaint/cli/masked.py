@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from jaxpaint.plans.strategies import Variant
 
 _VARIANTS = ("strategies", "starts", "seeds", "loops", "times", "plans-file")
-_SEEDS = tuple(range(10))
 
 
 def add(commands) -> None:
@@ -56,15 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
     from jaxpaint.models.checkpoint import read_config
 
-    variants = variants_of(
-        read_config(store).num_hidden_layers,
-        values.get("strategies", ()),
-        values.get("plans", ()),
-        values.get("starts"),
-        values.get("seeds", _SEEDS),
-        iterations=values.get("loops", (3,)),
-        times=values.get("times", (2, 3)),
-    )
+    variants = variants_of(read_config(store).num_hidden_layers, **values)
 
     from jaxpaint.base.progress import bar
     from jaxpaint.engine.masked import encode_texts, score_masked
