@@ -232,7 +232,7 @@ def _frozen(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]
 
     def study(variants: list[Any]) -> None:
         with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "s.sqlite", create=True) as store:
-            run_frozen(store, model, requests, variants, settings, {})
+            run_frozen(store, model, requests, variants, settings)
 
     def plan_by_plan() -> None:
         for variant in chosen:

@@ -75,7 +75,7 @@ WITH_NUMPY = ["jaxpaint.results.scores", "jaxpaint.results.store"]
 LIGHT = [
     *("jaxpaint", "jaxpaint.cli", "jaxpaint.cli.completion", "jaxpaint.engine.program", "jaxpaint.models.tokenizer"),
     *("jaxpaint.models", "jaxpaint.painter.items", "jaxpaint.painter.tokenizer", "jaxpaint.study.settings"),
-    *("jaxpaint.study.spec", "jaxpaint.study.finetuning_spec", "jaxpaint.tasks.evaluation", "jaxpaint.tasks.files"),
+    *("jaxpaint.study.spec", "jaxpaint.tasks.evaluation", "jaxpaint.tasks.files"),
     *("jaxpaint.tasks.local_data",),
     *(name for name in MODULES if _room(name) in ("base", "plans", "results") and name not in WITH_NUMPY),
 ]

@@ -62,8 +62,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _spec(options: argparse.Namespace):
-    from jaxpaint.study.finetuning_spec import DECODER, FinetuneSpec
     from jaxpaint.study.settings import spec_from
+    from jaxpaint.study.spec import FinetuneSpec
+    from jaxpaint.training.settings import DECODER
 
     given = given_training(options)
     if options.training_seed is not None:

@@ -71,20 +71,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _spec(options: argparse.Namespace):
+    from jaxpaint.study import values
     from jaxpaint.study.glue import GlueSpec
-    from jaxpaint.study.settings import checked_options, seeds
+    from jaxpaint.study.settings import checked_options
     from jaxpaint.tasks.glue import PAPER
     from jaxpaint.training.settings import ENCODER, HEAD
 
     given = given_training(options, "limit", "max_length")
     shared = {name: getattr(options, name) for name in ("model", "revision", "dtype", "tasks", "data", "store")}
-    values = checked_options(shared | variant_options(options))
+    settings = checked_options(shared | variant_options(options))
     if options.max_length is not None:
         given["max_length"] = options.max_length
     if options.training_seeds is not None:
-        given["seeds"] = seeds("--training-seeds", options.training_seeds)
+        given["seeds"] = values.checked("--training-seeds", options.training_seeds, values.count_or_numbers)
     training = replace(HEAD if options.frozen else ENCODER, **given)
-    if not values.setdefault("tasks", PAPER):
+    if not settings.setdefault("tasks", PAPER):
         raise UserError(f"--tasks names none; leave it out for the paper's, {','.join(PAPER)}")
     limits = {"limit": options.limit, "limit_train": options.limit_train}
-    return GlueSpec(training=training, frozen=options.frozen, **limits, **values)
+    return GlueSpec(training=training, frozen=options.frozen, **limits, **settings)

@@ -48,15 +48,7 @@ def run(options: argparse.Namespace) -> int:
 
     from jaxpaint.models.checkpoint import read_config
 
-    variants = variants_of(
-        read_config(store).num_hidden_layers,
-        values.get("strategies", ()),
-        values.get("plans", ()),
-        values.get("starts"),
-        values.get("seeds", range(10)),
-        iterations=values.get("loops", (3,)),
-        times=values.get("times", (2, 3)),
-    )
+    variants = variants_of(read_config(store).num_hidden_layers, **values)
 
     from jaxpaint.base.progress import bar
     from jaxpaint.engine.masked import encode_texts, score_masked

@@ -24,9 +24,7 @@ def analysis_texts(
 
     A document's text is its context with what is to be predicted; where there are several to choose from, the first
     one's context. It is cut to the model's length. An encoder's texts have its special tokens, unless `bos` is off.
-
-    Raises:
-        UserError: documents that the task cannot read.
+    Raises UserError for documents that the task cannot read.
     """
     ((name, task),) = tasks["tasks"].items()
     build_instances(tasks, limit=samples)
@@ -36,12 +34,7 @@ def analysis_texts(
     texts = [
         "".join(instances[0].args if len(instances) == 1 else instances[0].args[:1]) for instances in documents.values()
     ]
-    settings = {
-        "task": name,
-        "samples": len(texts),
-        "bos": bos,
-        "texts": text_digest("\0".join(texts)),
-    }
+    settings = {"task": name, "samples": len(texts), "bos": bos, "texts": text_digest("\0".join(texts))}
     return _tokens(model, bos, texts), settings
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from jaxpaint.engine.packing import Request
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import PlanRow, Store
+from jaxpaint.tasks.evaluation import environment
 from jaxpaint.tasks.metrics import task_metrics, text_metrics
 from jaxpaint.tasks.requests import TaskRequests
 
@@ -50,6 +51,16 @@ class Study:
         """As `requests`, where the tasks are generative."""
         return tuple(chain.from_iterable(task.prompts for task in self.tasks))
 
+    def of_plan(self, number: int) -> Study:
+        """The same of one plan alone."""
+        return replace(
+            self,
+            plans=(self.plans[number],),
+            plan_ids=(self.plan_ids[number],),
+            labels=(self.labels[number],),
+            cells=self.cells[:, [number]],
+        )
+
     def unfinished(self, store: Store) -> Bool[np.ndarray, "tasks plans"]:
         """The cells without metrics over all documents that this study wants."""
         found = np.ones(self.cells.shape, bool)
@@ -81,24 +92,20 @@ class Study:
         return found
 
 
-def model_id(store: Store, model: Model | Source) -> int:
-    """The id of a model in the store."""
-    return store.model(
-        fingerprint=model.manifest["fingerprint"],
+def register(store: Store, model: Model | Source, variants: Sequence[Variant], tasks: Sequence[Any]) -> Study:
+    """Writes into the store what the study is about; `tasks` are `TaskRequests`, or have what is asked of these here.
+
+    Raises UserError where the store knows other text for a request, or another plan for a label.
+    """
+    manifest = model.manifest
+    model_id = store.model(
+        fingerprint=manifest["fingerprint"],
         dtype=str(model.dtype),
-        source=model.manifest.get("source"),
-        revision=model.manifest.get("revision"),
+        source=manifest.get("source"),
+        revision=manifest.get("revision"),
         num_layers=model.num_layers,
     )
-
-
-def register(store: Store, model_id: int, variants: Sequence[Variant], tasks: Sequence[TaskRequests]) -> Study:
-    """Writes into the store what the study is about.
-
-    Raises:
-        UserError: the store knows other text for a request, or another plan for a label.
-    """
-    ids = store.plans([plan_row(variant) for variant in variants])
+    ids = store.plans([_plan_row(variant) for variant in variants])
     first: dict[int, Variant] = {}
     for plan_id, variant in zip(ids, variants, strict=True):
         first.setdefault(plan_id, variant)
@@ -132,15 +139,14 @@ def register(store: Store, model_id: int, variants: Sequence[Variant], tasks: Se
 class Finishing:
     """Finishes a study's cells when nothing of them is missing any more; `standing` is how far it is, in a line."""
 
-    def __init__(self, study: Study, store: Store, environment: Mapping[str, Any]) -> None:
+    def __init__(self, study: Study, store: Store) -> None:
         self.standing = self._best = ""
-        self._study, self._store, self._environment = study, store, environment
+        self._study, self._store = study, store
 
     def of_all_but(self, missing: Bool[np.ndarray, "plans requests"]) -> None:
         """Computes and stores the metrics of unfinished cells that have all of their results.
 
-        Raises:
-            UserError: the task's own code fails on a document, or the store cannot be written.
+        Raises UserError where the task's own code fails on a document, or the store cannot be written.
         """
         study, store = self._study, self._store
         unfinished = study.unfinished(store)
@@ -148,16 +154,14 @@ class Finishing:
             complete = ~missing[:, study.task_of == task].any(axis=1)
             plans = np.flatnonzero(unfinished[task] & complete)
             if plans.size:
-                _finish(study, store, task, plans, self._environment)
+                _finish(study, store, task, plans)
                 unfinished[task, plans] = False
                 self._best = _best_plan(study, store, task) or self._best
         done = f"{(~unfinished).sum()} of {unfinished.size} results"
         self.standing = f"{done}, {self._best}" if self._best else done
 
 
-def _finish(
-    study: Study, store: Store, task: int, plans: Int[np.ndarray, " P"], environment: Mapping[str, Any]
-) -> None:
+def _finish(study: Study, store: Store, task: int, plans: Int[np.ndarray, " P"]) -> None:
     requests = study.tasks[task]
     ids = study.request_ids[study.task_of == task].tolist()
     for start in range(0, len(plans), CELLS_AT_ONCE):
@@ -165,9 +169,8 @@ def _finish(
         if requests.is_generative:
             found = text_metrics(requests, [store.texts(cell, ids) for cell in cells])
         else:
-            found = task_metrics(
-                requests, *map(np.array, zip(*(store.scores(cell, ids) for cell in cells), strict=True))
-            )
+            scores = zip(*(store.scores(cell, ids) for cell in cells), strict=True)
+            found = task_metrics(requests, *map(np.array, scores))
         for cell, metrics in zip(cells, found, strict=True):
             store.finish(
                 cell,
@@ -175,7 +178,7 @@ def _finish(
                 status="finished" if metrics.is_finite else "not finite",
                 metrics=metrics.metrics,
                 document_scores=metrics.documents,
-                environment=environment,
+                environment=environment(),
             )
 
 
@@ -194,8 +197,7 @@ def _best_plan(study: Study, store: Store, task: int) -> str:
     return f"best on {requests.name}: {by_cell[cell]}, {requests.main_metric} {value:.4g}"
 
 
-def plan_row(variant: Variant) -> PlanRow:
-    """A variant as the store keeps it."""
+def _plan_row(variant: Variant) -> PlanRow:
     own = ("strategy", "num_layers", "label", "start", "seed", "iterations", "times", "layer", "affected")
     plan = variant.plan
     return PlanRow(str(plan), plan.cost, plan.depth, **{name: getattr(variant, name) for name in own})

@@ -1,7 +1,4 @@
-"""How much there is to compute in a study, and what it needs of memory and time; no weights are read.
-
-`describe` says it in words, for `jaxpaint study --dry-run`; the rest counts, and runs nothing but `measured_rates`.
-"""
+"""How much there is to compute in a study, and what it needs of memory and time; no weights are read."""
 
 from __future__ import annotations
 
@@ -135,8 +132,7 @@ def _ends(branch: Branch) -> int:
 def describe(spec: StudySpec, store: Path) -> Iterator[str]:
     """Lines about the study of the model in `store`, each as soon as it is known: plans first, then tasks.
 
-    Raises:
-        UserError: plans that do not fit the model, or tasks that cannot be loaded; the lines before it stand.
+    Raises UserError for plans that do not fit the model, or tasks that cannot be loaded; the lines before it stand.
     """
     model = Source.of(store, spec.dtype)  # type: ignore[arg-type]
     yield _line("model", f"{count(model.num_layers, 'layer')}, {_size(model.parameters)} parameters, {model.dtype}")
@@ -149,14 +145,18 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
     if spec.shard[1] > 1:
         shards = shard_work(plans, spec.shard[1])
         own = shards[spec.shard[0] - 1]
-        yield from _shard_lines(spec.shard[0], shards, whole)
+        costs = [shard.distinct for shard in shards]
+        work = f"{count(own.plans, 'plan')}, {own.distinct:,} applications a token"
+        yield _line("shard", f"{spec.shard[0]} of {spec.shard[1]}: {work}")
+        again = sum(costs) / whole.distinct - 1
+        yield _line("", f"shards have {min(costs):,} to {max(costs):,}; together {again:.1%} more than in one")
     if spec.analyses:
         texts = f"{count(spec.analysis_samples, 'text')} of {spec.analysis_task}"
         analysed = count(len(spec.analysed_plans(spec.shard_variants(model.num_layers))), "plan")
         yield _line("also", f"{', '.join(spec.analyses)} of {analysed} on {texts}, not counted below")
     if not spec.tasks or not own.plans:
         return
-    from jaxpaint.study.session import spec_requests, spec_tasks  # lm-eval takes a while to import
+    from jaxpaint.study.run import spec_requests, spec_tasks  # lm-eval takes a while to import
 
     asked = spec_requests(spec, model, spec_tasks(spec))
     for number, task in enumerate(asked):
@@ -168,8 +168,8 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
     batches = pack_for(model, requests, spec.batch_tokens)
     tokens = token_work(requests, batches)
     yield _line("tokens", _instead(tokens.distinct, tokens.separate, "distinct", "text by text"))
-    work = own.distinct * tokens.distinct, own.separate * tokens.separate
-    yield _line("work", _instead(*work, "applications", "plan by plan, text by text"))
+    distinct, separate = own.distinct * tokens.distinct, own.separate * tokens.separate
+    yield _line("work", _instead(distinct, separate, "applications", "plan by plan, text by text"))
     if spec.store.exists():
         todo = unfinished(spec, model, tasks)
         yield _line("store", f"{spec.store} has finished {own.plans - todo.plans:,} of {count(own.plans, 'plan')}")
@@ -225,23 +225,15 @@ def _earlier_rates(store: Path) -> Rates | None:
     return None if seconds is None else Rates(seconds, 0.0)
 
 
-def _shard_lines(index: int, shards: Sequence[PlanWork], whole: PlanWork) -> Iterator[str]:
-    own, costs = shards[index - 1], [shard.distinct for shard in shards]
-    yield _line("shard", f"{index} of {len(shards)}: {count(own.plans, 'plan')}, {own.distinct:,} applications a token")
-    again = sum(costs) / whole.distinct - 1
-    yield _line("", f"shards have {min(costs):,} to {max(costs):,}; together {again:.1%} more than in one")
-
-
 def _task_text(task: TaskRequests) -> str:
     if task.is_generative:
-        prompts = [asked.prompt for asked in task.prompts]
-        tokens = sum(len(prompt.tokens) for prompt in prompts)
-        most = max(prompt.max_new_tokens for prompt in prompts)
+        tokens = sum(len(asked.prompt.tokens) for asked in task.prompts)
+        most = max(asked.prompt.max_new_tokens for asked in task.prompts)
         prompt_tokens = f"{count(task.documents, 'document')}, {count(tokens, 'prompt token')}"
         return f"{task.name}: {prompt_tokens}, up to {most} new ones each; not counted below"
     tokens = sum(len(request.tokens) for request in task.requests)
-    counts = count(task.documents, "document"), count(len(task.requests), "request"), count(tokens, "token")
-    return f"{task.name}: {', '.join(counts)}"
+    requests = f"{count(task.documents, 'document')}, {count(len(task.requests), 'request')}"
+    return f"{task.name}: {requests}, {count(tokens, 'token')}"
 
 
 def _memory_text(model: Source, plans: PlanWork, batch: Batch) -> str:
@@ -253,10 +245,8 @@ def _memory_text(model: Source, plans: PlanWork, batch: Batch) -> str:
         held_bytes=budgets().state_bytes,
         logits_bytes=4 * vocabulary_block(vocabulary) * head_chunk(vocabulary, batch.scored.size),
     )
-    parts = (
-        f"parameters {_bytes(used.parameters)}, hidden states {_bytes(used.held_states)}, logits {_bytes(used.logits)}"
-    )
-    return f"{_bytes(used.total)} ({parts}), and a layer's own"
+    parts = f"parameters {_bytes(used.parameters)}, hidden states {_bytes(used.held_states)}"
+    return f"{_bytes(used.total)} ({parts}, logits {_bytes(used.logits)}), and a layer's own"
 
 
 def _line(name: str, text: str) -> str:

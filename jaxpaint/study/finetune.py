@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,26 +12,23 @@ from typing import Any
 import jax
 
 from jaxpaint.base.words import digest
-from jaxpaint.engine.model import Model
 from jaxpaint.engine.source import Source
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.kinds import FINETUNED, TRAINED_ON
 from jaxpaint.results.store import Store, Worker
-from jaxpaint.study.cells import Study
-from jaxpaint.study.finetuning_spec import FinetuneSpec
-from jaxpaint.study.loop import Loop
-from jaxpaint.study.run import run_study
+from jaxpaint.study.cells import register
+from jaxpaint.study.loop import Loop, StartBar, Work, no_bar
+from jaxpaint.study.run import run_study, spec_requests, spec_tasks
 from jaxpaint.study.scoring import Scoring
-from jaxpaint.study.session import spec_requests, spec_tasks
-from jaxpaint.study.trained import Advance, StartBar, TrainedSummary, Training, registered, run_trained
+from jaxpaint.study.spec import FinetuneSpec
+from jaxpaint.study.trained import Advance, TrainedSummary, Training, run_trained
 from jaxpaint.study.writing import Writing
 from jaxpaint.tasks.evaluation import environment
 from jaxpaint.tasks.requests import TaskRequests
 from jaxpaint.training.answers import TrainingExamples, overlap, training_examples
 from jaxpaint.training.checkpoints import TrainingCheckpoints
-from jaxpaint.training.parameters import host_parameters
-from jaxpaint.training.tune import tune_decoder
+from jaxpaint.training.tune import host_parameters, tune_decoder
 
 VERSION = 1  # of what training means here
 
@@ -40,31 +37,24 @@ def run_finetune(
     spec: FinetuneSpec,
     store: Path,
     *,
-    frozen_progress: StartBar | None = None,
-    progress: StartBar | None = None,
-    tell: Callable[[str], None] | None = None,
+    frozen_progress: StartBar = no_bar,
+    progress: StartBar = no_bar,
+    tell: Callable[[str], None] = lambda line: None,
     command: str | None = None,
 ) -> TrainedSummary:
     """Computes what the results store lacks. It may be ended at any moment, and called again.
 
     The plans are scored as they are first, exactly as `jaxpaint.study.run.run_study` does, so results that a study left
     in the store are used. Then every plan is trained on each task's training documents and scored on its test ones, as
-    `jaxpaint.study.trained.run_trained` does.
-
-    Args:
-        spec: What to run.
-        store: The converted model, which `spec.study.model` names.
-        frozen_progress: As `run_study`'s `progress`.
-        progress: Of the training.
-        tell: Called with lines that the user should read.
-        command: What the user typed, for the record.
+    `jaxpaint.study.trained.run_trained` does. `store` is the converted model, which `spec.study.model` names;
+    `frozen_progress` and `progress` are those of the two, `tell` and `command` as in `run_study`.
 
     Raises:
         PlanError, UserError: as `run_study`, `training_examples`, `run_trained` and `tune_decoder`. What was written
             before stands.
     """
     started = time.perf_counter()
-    model, tell = Source.of(store, spec.study.dtype), tell or (lambda line: None)  # type: ignore[arg-type]
+    model = Source.of(store, spec.study.dtype)  # type: ignore[arg-type]
     variants = spec.trained_variants(model.num_layers)
     tasks = _tasks(spec, model, tell)
     # Before anything is trained: a device's memory has room for one of the two.
@@ -116,49 +106,27 @@ class _Decoder:
         return host_parameters(self.model)
 
     def training(self, requests: TaskRequests, examples: TrainingExamples, variants: tuple[Variant, ...]) -> Training:
-        """A task's plans, to be trained and scored."""
-        study = registered(self.results, self.model, variants, requests)
+        """A task's plans, to be trained, and then scored or written under as `run_study` does."""
+        study = register(self.results, self.model, variants, [requests])
 
         def run(number: int, folder: Path, told: Advance) -> None:
-            if (tuned := self._tuned(study, number, examples, folder, told)) is not None:
-                self._score(*tuned)
+            cell, began, kept = int(study.cells[0, number]), time.perf_counter(), TrainingCheckpoints(folder)
+            asked = self.model, self.parameters, study.plans[number], examples, self.spec.training
+            try:
+                tuned = tune_decoder(*asked, checkpoints=kept, progress=told)
+            except FloatingPointError:
+                nothing: dict[str, Any] = {"status": "not finite", "metrics": [], "document_scores": []}
+                self.results.finish(cell, documents=requests.documents, environment=environment(), **nothing)
+                return
+            jax.block_until_ready(tuned.model.state)
+            self.results.add_scores([], {cell: time.perf_counter() - began})
+            # In the results it stays the plan it was.
+            own = replace(study.of_plan(number), plans=(tuned.plan,))
+            if requests.is_generative:
+                work: Work = Writing(tuned.model, own, self.spec.study.kv)  # type: ignore[arg-type]
+            else:
+                work = Scoring(tuned.model, own, self.spec.study.batch_tokens)
+            Loop(work, self.results, self.worker, tell=self.tell).run()
 
         folder = partial(folder_name, self.model, requests)
         return Training(study, len(examples), self.spec.training, folder, run)
-
-    def _tuned(
-        self, study: Study, number: int, examples: TrainingExamples, folder: Path, told: Advance
-    ) -> tuple[Model, Study] | None:
-        """One plan of a study after training, with the model that runs it; in the results it stays the plan it was.
-
-        None where the loss is not finite, which is recorded.
-        """
-        plan, cell, began = study.plans[number], int(study.cells[0, number]), time.perf_counter()
-        kept = TrainingCheckpoints(folder)
-        try:
-            tuned = tune_decoder(
-                self.model, self.parameters, plan, examples, self.spec.training, checkpoints=kept, progress=told
-            )
-        except FloatingPointError:
-            nothing: dict[str, Any] = {"status": "not finite", "metrics": [], "document_scores": []}
-            self.results.finish(cell, documents=study.tasks[0].documents, environment=environment(), **nothing)
-            return None
-        jax.block_until_ready(tuned.model.state)
-        self.results.add_scores([], {cell: time.perf_counter() - began})
-        return tuned.model, replace(
-            study,
-            plans=(tuned.plan,),
-            plan_ids=(study.plan_ids[number],),
-            labels=(study.labels[number],),
-            cells=study.cells[:, [number]],
-        )
-
-    def _score(self, model: Model, study: Study) -> None:
-        """Scores or writes what a study of one plan lacks, as `run_study` does."""
-        here: Mapping[str, Any] = {"environment": environment(), "tell": self.tell}
-        if study.tasks[0].is_generative:
-            writing = Writing(model, study, self.spec.study.kv)  # type: ignore[arg-type]
-            Loop(writing, self.results, self.worker, **here).run()
-        else:
-            scoring = Scoring(model, study, self.spec.study.batch_tokens)
-            Loop(scoring, self.results, self.worker, **here).run()

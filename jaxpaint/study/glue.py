@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -22,11 +21,11 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.kinds import FROZEN
 from jaxpaint.results.store import Store
-from jaxpaint.study.cells import Study
+from jaxpaint.study.cells import Study, register
 from jaxpaint.study.glue_cells import VERSION, GlueRequests, finish
+from jaxpaint.study.loop import StartBar, no_bar
 from jaxpaint.study.spec import variants_of
-from jaxpaint.study.trained import Advance, StartBar, TrainedSummary, Training, registered, run_trained
-from jaxpaint.tasks.evaluation import environment
+from jaxpaint.study.trained import Advance, TrainedSummary, Training, run_trained
 from jaxpaint.tasks.glue import Examples, GlueTask, glue_task, load_examples
 from jaxpaint.tasks.local_data import parse_data_option
 from jaxpaint.training.checkpoints import TrainingCheckpoints
@@ -42,11 +41,10 @@ FEATURES_SHARE = 1 / 8
 
 @dataclass(frozen=True)
 class GlueSpec:
-    """The settings of `jaxpaint glue`, as its options name them; paths as the user gave them.
+    """The settings of `jaxpaint glue`, as its options name them and as in `jaxpaint.study.spec.StudySpec`.
 
     `frozen` leaves encoders as they are, and trains classifiers alone (the paper's A.9). `data` are texts
-    TASK:SPLIT=FILE (without a split, the validation examples); `limit` and `limit_train` numbers of examples. What else
-    plans are made of is as in `jaxpaint.study.spec.StudySpec`.
+    TASK:SPLIT=FILE (without a split, the validation examples); `limit` and `limit_train` numbers of examples.
     """
 
     model: str
@@ -67,20 +65,13 @@ class GlueSpec:
     plans: tuple[str, ...] = ()
 
     def variants(self, num_layers: int) -> tuple[Variant, ...]:
-        """Every variant on a model of `num_layers` layers, each once: the full model first.
-
-        Raises:
-            UserError: a start or a plan that does not fit the model.
-        """
-        return variants_of(
-            num_layers, self.strategies, self.plans, self.starts, self.seeds, iterations=self.loops, times=self.times
-        )
+        """As `StudySpec.variants`."""
+        return variants_of(num_layers, self.strategies, self.plans, self.starts, self.seeds, self.loops, self.times)
 
     def files(self) -> tuple[tuple[GlueTask, Mapping[str, Path]], ...]:
         """The tasks, each with its local files by split; a split without one is read from the hub.
 
-        Raises:
-            UserError: an unknown task, a file that is missing, or one for a task or split that is not read.
+        Raises UserError for an unknown task, a file that is missing, or one for a task or split that is not read.
         """
         tasks = [glue_task(name) for name in self.tasks]
         given = parse_data_option(self.data)
@@ -107,29 +98,24 @@ def _by_split(task: GlueTask, given: Mapping[str | None, Path]) -> dict[str, Pat
     return found
 
 
-def run_glue(spec: GlueSpec, *, progress: StartBar | None = None) -> TrainedSummary:
+def run_glue(spec: GlueSpec, *, progress: StartBar = no_bar) -> TrainedSummary:
     """Computes what the study's store lacks. It may be ended at any moment, and called again.
 
-    Raises:
-        PlanError, UserError: as `GlueSpec`, `load_examples`, `jaxpaint.load`, `run_frozen`, `finetuning` and
-            `run_trained`. What was written before stands.
+    Raises as `GlueSpec.files`, `load_examples`, `jaxpaint.load`, `run_frozen`, `finetuning` and `run_trained`. What was
+    written before stands.
     """
-    started = time.perf_counter()
-    tasks = [
-        GlueRequests(
-            task,
-            load_examples(task, TRAIN, local.get(TRAIN), spec.limit_train),
-            load_examples(task, task.validation_split, local.get(task.validation_split), spec.limit),
-        )
-        for task, local in spec.files()
-    ]
+    started, tasks = time.perf_counter(), []
+    for task, local in spec.files():
+        train = load_examples(task, TRAIN, local.get(TRAIN), spec.limit_train)
+        split = task.validation_split
+        tasks.append(GlueRequests(task, train, load_examples(task, split, local.get(split), spec.limit)))
     model = load(spec.model, dtype=spec.dtype, revision=spec.revision)  # type: ignore[arg-type]
     require_pooler(model)
     for requests in tasks:
         check_max_length(model, requests.task, spec.training.max_length)
-    variants, here = spec.variants(model.num_layers), environment()
+    variants = spec.variants(model.num_layers)
     with Store.open(spec.store, create=True) as store:
-        common = [(store, model, requests, variants, spec.training, here) for requests in tasks]
+        common = [(store, model, requests, variants, spec.training) for requests in tasks]
         if spec.frozen:
             computed, elsewhere = sum(run_frozen(*each, progress) for each in common), 0
         else:
@@ -139,17 +125,13 @@ def run_glue(spec: GlueSpec, *, progress: StartBar | None = None) -> TrainedSumm
 
 
 def _registered(
-    store: Store,
-    model: Model,
-    requests: GlueRequests,
-    variants: Sequence[Variant],
-    settings: TrainingSettings,
+    store: Store, model: Model, requests: GlueRequests, variants: Sequence[Variant], settings: TrainingSettings
 ) -> Study:
     require_pooler(model)
     check_max_length(model, requests.task, settings.max_length)
     for variant in variants:
         model.checked_plan(variant.plan)
-    return registered(store, model, variants, requests)
+    return register(store, model, variants, [requests])
 
 
 # --- Fine-tuned encoders ----------------------------------------------------------------------------------
@@ -161,14 +143,11 @@ def finetuning(
     requests: GlueRequests,
     variants: Sequence[Variant],
     settings: TrainingSettings,
-    environment: Mapping[str, Any],
 ) -> Training:
     """The plans on a task, to be fine-tuned and scored once per seed by `jaxpaint.study.trained.run_trained`.
 
-    Raises:
-        PlanError: a plan names a layer that the model lacks.
-        UserError: a model without a pooler, a `max_length` that does not fit it, or a store that cannot be written or
-            knows other validation examples.
+    Raises PlanError for a layer that the model lacks, and UserError for a model without a pooler, a `max_length` that
+    does not fit it, or a store that cannot be written or knows other validation examples.
     """
     requests = replace(requests, how={FROZEN: False, **settings.of_encoder()})
     study = _registered(store, model, requests, variants, settings)
@@ -183,7 +162,7 @@ def finetuning(
         tune = partial(tune_encoder, model, study.plans[number], encoded()[0], train.labels, requests.task.num_labels)
         logits = _logits(tune, encoded()[1], requests.task.num_labels, settings, folder, told)
         store.add_scores([], {cell: time.perf_counter() - began})
-        finish(store, cell, requests, logits, environment)
+        finish(store, cell, requests, logits)
 
     return Training(study, len(train), settings, partial(folder_name, model, requests, settings), run)
 
@@ -238,8 +217,7 @@ def run_frozen(
     requests: GlueRequests,
     variants: Sequence[Variant],
     settings: TrainingSettings,
-    environment: Mapping[str, Any],
-    progress: StartBar | None = None,
+    progress: StartBar = no_bar,
 ) -> int:
     """The paper's A.9: scores every plan by a classifier on the pooled output, where the store lacks it: how many.
 
@@ -258,7 +236,7 @@ def run_frozen(
     labels = np.concatenate([train.labels, validation.labels])
     both = encode(model, Examples(train.texts + validation.texts, labels), settings.max_length)
     parts = list(_parts(study, lacking, len(both) * model.config.hidden_size * 4))
-    advance = progress(len(both) * len(parts)) if progress else lambda examples, note: None
+    advance = progress(len(both) * len(parts))
     note = f"{task.name}, {len(lacking)} plans"
     for part in parts:
         began, plans = time.perf_counter(), [study.plans[number] for number in part]
@@ -271,7 +249,7 @@ def run_frozen(
         cells = study.cells[0, part].tolist()
         store.add_scores([], dict.fromkeys(cells, (time.perf_counter() - began) / len(part)))
         for number, cell in enumerate(cells):
-            finish(store, cell, requests, logits[:, number], environment)
+            finish(store, cell, requests, logits[:, number])
     return len(lacking)
 
 

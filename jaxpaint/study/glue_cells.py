@@ -1,4 +1,4 @@
-"""A model's plans on a GLUE task in the results store, and what is kept of their classifiers' logits."""
+"""A GLUE task in the results store, and what is kept of its classifiers' logits."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from jaxpaint.base.words import digest
 from jaxpaint.results.kinds import MAJORITY, TRAINED_ON
 from jaxpaint.results.store import MetricRow, Store
+from jaxpaint.tasks.evaluation import environment
 from jaxpaint.tasks.glue import SCORE, Examples, GlueTask, task_metrics
 
 VERSION = "1"  # of what a score means here: another one is another task in a store
@@ -38,12 +39,10 @@ class GlueRequests:
 
     @property
     def name(self) -> str:
-        """The task's."""
         return self.task.name
 
     @property
     def documents(self) -> int:
-        """How many examples are scored."""
         return len(self.validation)
 
     @cached_property
@@ -63,30 +62,29 @@ def finish(
     cell: int,
     requests: GlueRequests,
     logits: Float[np.ndarray, "seeds examples labels"],
-    environment: Mapping[str, Any],
 ) -> None:
     """Keeps the metrics of classifiers that differ by their seed alone.
 
     Where any logit is not finite the cell is "not finite", and has no metrics.
-
-    Raises:
-        UserError: the store cannot be written.
     """
     task, labels = requests.task, requests.validation.labels
     finite = bool(np.isfinite(logits).all())
     predictions = logits[..., 0] if task.is_regression else logits.argmax(axis=-1)
-    metrics, document_scores = [], []
+    metrics: list[MetricRow] = []
+    document_scores: list[tuple[int, str, str, float | None]] = []
     if finite:
         beaten = MetricRow(MAJORITY, "none", _majority_score(requests), None, True)
         metrics = [*_metrics(task, predictions, labels), beaten]
-        document_scores = [] if task.is_regression else _document_scores(predictions, labels)
+        if not task.is_regression:  # whether each example's class is right, averaged over seeds
+            right = (predictions == labels).mean(axis=0).tolist()
+            document_scores = [(document, "accuracy", "none", value) for document, value in enumerate(right)]
     store.finish(
         cell,
         documents=len(labels),
         status="finished" if finite else "not finite",
         metrics=metrics,
         document_scores=document_scores,
-        environment=environment,
+        environment=environment(),
     )
 
 
@@ -130,9 +128,3 @@ def _majority_score(requests: GlueRequests) -> float:
         return 0.0
     labels, majority = requests.validation.labels, np.bincount(requests.train.labels).argmax()
     return task_metrics(requests.task, np.full(len(labels), majority), labels)[SCORE]
-
-
-def _document_scores(predictions: np.ndarray, labels: np.ndarray) -> list[tuple[int, str, str, float | None]]:
-    """Whether each example's class is right, averaged over seeds."""
-    right = (predictions == labels).mean(axis=0)
-    return [(document, "accuracy", "none", float(value)) for document, value in enumerate(right)]

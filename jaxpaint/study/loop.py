@@ -19,8 +19,14 @@ from jaxpaint.results.store import Store, Worker
 from jaxpaint.study.cells import Finishing, Study
 
 Portion: TypeAlias = Any  # of the work at hand
+StartBar: TypeAlias = Callable[[int], Callable[[int, str], None]]
+"""Told how much there is to do, it gives what is called with what was done and a note: `jaxpaint.base.progress.bar`."""
 WRITE_SECONDS = 1.0  # of computing between transactions: so much may be lost
 WAIT_SECONDS = 2.0  # between looks at what other processes compute
+
+
+def no_bar(total: int) -> Callable[[int, str], None]:
+    return lambda amount, note: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,16 +64,14 @@ class Work(Protocol):
 
 
 class _OutOfMemory(Exception):
-    def __init__(self, portion: Any) -> None:
-        super().__init__()
-        self.portion = portion
+    """Of the portion that is its argument."""
 
 
 class Loop:
     """One process at `work` on a study.
 
-    `progress` is told the number of tokens, counted under each plan, and gives what is told of those done, with a note;
-    `tell` gets a line that the user should read; `keep` is called after every portion.
+    `progress` counts tokens under each plan; `tell` gets a line that the user should read; `keep` is called after every
+    portion.
     """
 
     def __init__(
@@ -76,22 +80,20 @@ class Loop:
         store: Store,
         worker: Worker,
         *,
-        environment: Mapping[str, Any],
         tell: Callable[[str], None],
-        progress: Callable[[int], Callable[[int, str], None]] = lambda total: lambda tokens, note: None,
+        progress: StartBar = no_bar,
         keep: Callable[[], None] = lambda: None,
     ) -> None:
         self._work, self._study, self._store, self._worker = work, work.study, store, worker
-        self._finishing = Finishing(work.study, store, environment)
+        self._finishing = Finishing(work.study, store)
         self._progress, self._tell, self._keep = progress, tell, keep
         self._missing = np.zeros((0, 0), bool)
 
     def run(self) -> None:
         """Goes on until nothing is missing, waiting for what other processes compute.
 
-        Raises:
-            UserError: the store cannot be written, a plan that cannot be run so, or the device's memory does not hold a
-                single request.
+        Raises UserError where the store cannot be written, a plan cannot be run so, or the device's memory does not
+        hold a single request.
         """
         self._look()
         if not self._missing.any():
@@ -124,7 +126,7 @@ class Loop:
                 any_done |= self._portion(todo[0])
                 todo.popleft()
             except _OutOfMemory as error:
-                todo = deque(self._work.smaller(error.portion, make, self._tell))
+                todo = deque(self._work.smaller(error.args[0], make, self._tell))
         return any_done
 
     def _portion(self, portion: Portion) -> bool:

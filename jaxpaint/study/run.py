@@ -4,41 +4,211 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
 
-from jaxpaint.study.session import StudySummary, open_session
+from jaxpaint.base.words import count
+from jaxpaint.engine.model import Model, load
+from jaxpaint.engine.source import Source
+from jaxpaint.generation.cache import groups
+from jaxpaint.models.sharding import device_mesh
+from jaxpaint.plans.strategies import Variant
+from jaxpaint.results.store import Store, Worker
+from jaxpaint.study.analyses import analysis_texts, run_analyses
+from jaxpaint.study.cells import Study, register
+from jaxpaint.study.loop import Loop, StartBar, no_bar
+from jaxpaint.study.scoring import Scoring, Work
 from jaxpaint.study.spec import StudySpec
+from jaxpaint.study.writing import Writing
+from jaxpaint.tasks.encoding import Encoding
+from jaxpaint.tasks.load import load_tasks
+from jaxpaint.tasks.local_data import parse_data_option
+from jaxpaint.tasks.requests import TaskRequests, load_requests
 
-__all__ = ["StudySummary", "run_study"]
+
+@dataclass(frozen=True)
+class StudySummary:
+    """How a study stands, and what this process did for it.
+
+    Of `cells` (a plan on a task), `finished` have metrics and `not_finite` have scores that are no numbers. `work` is
+    this process's scoring and `written` the texts that it generated, all in `seconds` from beginning to end; `analysed`
+    are the plans it analysed.
+    """
+
+    plans: int
+    cells: int
+    finished: int
+    not_finite: int
+    analysed: int
+    work: Work
+    written: int
+    seconds: float
+
+    def __str__(self) -> str:
+        """In words, in one line."""
+        done = count(self.plans, "plan")
+        if self.cells:
+            done += f", {self.finished + self.not_finite} of {count(self.cells, 'result')} finished"
+        if self.not_finite:
+            done += f" ({self.not_finite} not finite)"
+        new = []
+        if self.work.executed:
+            saved = self.work.separate / self.work.executed
+            new.append(f"{self.work.scores} scores with {saved:.1f} times less work than one by one")
+        if self.written:
+            new.append(count(self.written, "text"))
+        if self.analysed:
+            new.append(f"{count(self.analysed, 'plan')} analysed")
+        if not new:
+            return f"{done}; there was nothing to compute"
+        return f"{done}; {' and '.join(new)} in {self.seconds:.0f} s"
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """A study's model, tasks, store and worker held open; use `open_session`."""
+
+    spec: StudySpec
+    model: Model
+    requests: tuple[TaskRequests, ...]
+    store: Store
+    worker: Worker
+    progress: StartBar
+    tell: Callable[[str], None]
+    command: str | None
+
+    def score(self, variants: Sequence[Variant]) -> StudySummary:
+        """Computes what the store lacks of the variants: scores, texts and analyses, as the spec says.
+
+        It returns when nothing is missing, though another process had computed it.
+
+        Raises:
+            UserError: a plan that cannot be run so, a store that cannot be written, or that knows other texts; a device
+                whose memory does not hold a single request. What was written before stands.
+        """
+        started, clock = datetime.now(UTC), time.perf_counter()
+        generative = [task for task in self.requests if task.is_generative]
+        study = register(self.store, self.model, variants, [task for task in self.requests if task not in generative])
+        written = register(self.store, self.model, variants, generative)
+        if self.spec.kv == "mean" and generative:
+            for plan in study.plans:
+                groups(plan, plan.cost)
+        scoring = Scoring(self.model, study, self.spec.batch_tokens)
+        writing = Writing(self.model, written, self.spec.kv)  # type: ignore[arg-type]
+
+        def keep() -> None:
+            work = scoring.work
+            if work.executed:
+                self.store.add_run(
+                    self.worker,
+                    started,
+                    seconds=work.seconds,
+                    executed=work.executed,
+                    distinct_work=work.distinct,
+                    separate=work.separate,
+                    command=self.command,
+                )
+
+        Loop(scoring, self.store, self.worker, progress=self.progress, tell=self.tell, keep=keep).run()
+        Loop(writing, self.store, self.worker, progress=self.progress, tell=self.tell).run()
+        analysed = self._analyse(study, variants)
+        cells = [*study.cells.reshape(-1).tolist(), *written.cells.reshape(-1).tolist()]
+        statuses = [state.status for state in self.store.states(cells)]
+        return StudySummary(
+            plans=len(study.plans),
+            cells=len(statuses),
+            finished=statuses.count("finished"),
+            not_finite=statuses.count("not finite"),
+            analysed=analysed,
+            work=scoring.work,
+            written=writing.written,
+            seconds=time.perf_counter() - clock,
+        )
+
+    @cached_property
+    def _texts(self) -> tuple[list[list[int]], dict[str, Any]]:
+        """What is analysed: a task's texts, without examples before them."""
+        spec, data = self.spec, parse_data_option(self.spec.data)
+        own = {spec.analysis_task: data[spec.analysis_task]} if spec.analysis_task in data else {}
+        tasks = load_tasks([spec.analysis_task], data=own, num_fewshot=0)
+        return analysis_texts(self.model, spec.bos, tasks, spec.analysis_samples)  # type: ignore[arg-type]
+
+    def _analyse(self, study: Study, variants: Sequence[Variant]) -> int:
+        """How many plans it analysed."""
+        asked = set(self.spec.analysed_plans(variants))
+        if not asked:
+            return 0
+        return run_analyses(
+            self.model,
+            self.store,
+            study.model_id,
+            {number: plan for number, plan in zip(study.plan_ids, study.plans, strict=True) if plan in asked},
+            self.spec.analyses,
+            *self._texts,
+            batch_tokens=self.spec.batch_tokens,
+            tell=self.tell,
+        )
+
+
+@contextmanager
+def open_session(
+    spec: StudySpec, *, tell: Callable[[str], None], progress: StartBar = no_bar, command: str | None = None
+) -> Iterator[Session]:
+    """Loads the spec's tasks and model, and opens its store. Arguments and errors as `run_study`."""
+    tasks = spec_tasks(spec)
+    model = load(
+        spec.model,
+        dtype=spec.dtype,  # type: ignore[arg-type]
+        revision=spec.revision,
+        mesh=device_mesh(spec.tensor_parallel),
+    )
+    requests = spec_requests(spec, model, tasks) if tasks else ()
+    with Store.open(spec.store, create=True) as store, Worker(spec.store) as worker:
+        yield Session(spec, model, requests, store, worker, progress, tell, command)
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def run_study(
     spec: StudySpec,
     *,
-    progress: Callable[[int], Callable[[int, str], None]] | None = None,
-    tell: Callable[[str], None] | None = None,
+    progress: StartBar = no_bar,
+    tell: Callable[[str], None] = _to_stderr,
     command: str | None = None,
 ) -> StudySummary:
     """Runs what the study's store lacks, and returns when nothing of the spec's shard is missing.
 
     It may be ended at any moment, and called again. Several processes may run it on one store at once: they divide
-    the work, and each returns when all of it is done.
-
-    Args:
-        spec: What to run.
-        progress: Told the number of tokens to score, counted under each plan; gives what is called with the number of
-            tokens done and a note, such as `jaxpaint.base.progress.bar` gives.
-        tell: Called with lines that the user should read; by default they go to stderr.
-        command: What the user typed, for the record.
+    the work, and each returns when all of it is done. `progress` counts tokens under each plan; `tell` gets lines that
+    the user should read (default: to stderr); `command` is what the user typed, for the record.
 
     Raises:
         UserError: a model, task or plan that cannot be used; a store that cannot be written, or that knows other
             texts; a device whose memory does not hold a single request. What was written before stands.
     """
     clock = time.perf_counter()
-    progress = progress or (lambda total: lambda tokens, note: None)
-    tell = tell or (lambda line: print(line, file=sys.stderr))
     with open_session(spec, progress=progress, tell=tell, command=command) as session:
         summary = session.score(spec.shard_variants(session.model.num_layers))
     return replace(summary, seconds=time.perf_counter() - clock)
+
+
+def spec_tasks(spec: StudySpec) -> Any:
+    """What is scored, loaded; None without tasks. Local files for the analyses' texts alone are left to them."""
+    if not spec.tasks:
+        return None
+    data = parse_data_option(spec.data)
+    if spec.analyses and spec.analysis_task not in spec.tasks:
+        data.pop(spec.analysis_task, None)
+    return load_tasks(spec.tasks, data=data, num_fewshot=spec.num_fewshot)
+
+
+def spec_requests(spec: StudySpec, model: Model | Source, tasks: Any) -> tuple[TaskRequests, ...]:
+    """What loaded tasks ask of the model. Raises UserError as `Encoding.of` and `load_requests`."""
+    encoding = Encoding.of(model, spec.bos)  # type: ignore[arg-type]
+    return load_requests(encoding, tasks, limit=spec.limit, kv=spec.kv)  # type: ignore[arg-type]

@@ -68,17 +68,13 @@ def spec_from(options: Mapping[str, Any], file: Path | None = None) -> StudySpec
     that before the preset's.
 
     Names are those of the command line without the dashes in front, such as "num-fewshot"; the file may also have
-    `plans`, a list of texts. Paths are relative to the working directory.
-
-    Raises:
-        UserError: a file that cannot be read, an unknown name, a value of the wrong kind, or something is missing;
-            it names the file or option and the value.
+    `plans`, a list of texts. Paths are relative to the working directory. Raises UserError for a file that cannot be
+    read, an unknown name, a value of the wrong kind, or where something is missing.
     """
     in_file = _checked_all(f"{file}: ", read_toml(file)) if file is not None else {}
-    given = _checked_options(options)
+    given = _checked_all("--", options)
     settings = in_file | given
-    preset = settings.pop("preset", None)
-    if preset is not None:
+    if (preset := settings.pop("preset", None)) is not None:
         settings = _checked_all(f"preset {preset}: ", PRESETS[preset]) | settings
     _take_plans(settings)
     _refuse_incomplete(settings)
@@ -91,15 +87,10 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
     A file of plans becomes `plans`. Raises UserError as `spec_from`.
     """
-    settings = _checked_options(options)
+    settings = _checked_all("--", options)
     _take_plans(settings)
     _refuse_unused(settings, settings)
     return settings
-
-
-def seeds(where: str, text: str) -> tuple[int, ...]:
-    """How many seeds, from 0 on, or which. Raises UserError, which names `where`."""
-    return values.checked(where, text, values.count_or_numbers)
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -122,8 +113,7 @@ def read_toml(file: Path) -> dict[str, Any]:
 def read_plans(file: Path) -> tuple[str, ...]:
     """The plans of a text file, one a line, in canonical form; `#` begins a comment.
 
-    Raises:
-        UserError: a file that cannot be read or has no plan, or a line that is not a plan; it names the line.
+    Raises UserError for a file that cannot be read or has no plan, or a line that is not a plan, which it names.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -131,11 +121,8 @@ def read_plans(file: Path) -> tuple[str, ...]:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read {file}: it is not UTF-8 text") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip()
-        if text:
-            found.append(values.plan(text, f"{file}, line {number}"))
+    texts = [line.partition("#")[0].strip() for line in lines]
+    found = [values.plan(text, f"{file}, line {number}") for number, text in enumerate(texts, 1) if text]
     if not found:
         raise UserError(f"{file} has no plan; write one a line, such as 0-8 {{9-22}}*3 23-31")
     return tuple(found)
@@ -166,11 +153,8 @@ def _refuse_unused(options: Iterable[str], settings: Mapping[str, Any]) -> None:
 
 
 def _checked_all(where: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: values.checked(f"{where}{name}", value, KINDS[name]) for name, value in settings.items()}
-
-
-def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    return _checked_all("--", {name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in settings.items() if value is not None}
+    return {name: values.checked(f"{where}{name}", value, KINDS[name]) for name, value in given.items()}
 
 
 def _take_plans(settings: dict[str, Any]) -> None:

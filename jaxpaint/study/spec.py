@@ -12,12 +12,11 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.shards import shard_of
 from jaxpaint.plans.strategies import CUSTOM, STRATEGIES, Variant, family
 from jaxpaint.study import values
+from jaxpaint.training.settings import DECODER, TrainingSettings
 
 ANALYSES = ("similarity", "variance", "block_influence", "angular_distance")
 ANALYSIS_TASK = "lambada_openai"  # whose texts the paper's analyses run on
 ANALYSIS_SAMPLES = 100
-
-
 _STRATEGIES = values.names_of(STRATEGIES, "strategy", "strategies")
 
 
@@ -31,10 +30,10 @@ class StudySpec:
     """The settings of a study, as the options of `jaxpaint study` name them; paths as the user gave them.
 
     `data` are texts TASK[:SPLIT]=FILE; `limit` documents per task, or a fraction below 1; `kv` the cache of generative
-    tasks (`jaxpaint.generation.cache`); `starts` None is every start
-    that the model has; `loops` are the iterations of looped-parallel, `times` those of block-repeat; `plans` texts of
-    plans of one's own; `shard` (i, n) the i-th of n parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first
-    `analysis_samples` texts of `analysis_task`, for the plans of `analysis_strategies` (none named: for all plans).
+    tasks (`jaxpaint.generation.cache`); `starts` None is every start that the model has; `loops` are the iterations of
+    looped-parallel, `times` those of block-repeat; `plans` texts of plans of one's own; `shard` (i, n) the i-th of n
+    parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first `analysis_samples` texts of `analysis_task`, for the
+    plans of `analysis_strategies` (none named: for all plans).
 
     `jaxpaint.study.settings.spec_from` makes one of options and a TOML file, and checks every value.
     """
@@ -64,17 +63,8 @@ class StudySpec:
     batch_tokens: int | None = _setting(values.whole(1), None)
 
     def variants(self, num_layers: int) -> tuple[Variant, ...]:
-        """Every variant of the whole study on a model of `num_layers` layers, each once: the full model first.
-
-        Plans of one's own have the strategy "custom". Two variants may have equal plans, such as one iteration of
-        looped-parallel and parallel.
-
-        Raises:
-            UserError: a start or a plan that does not fit the model.
-        """
-        return variants_of(
-            num_layers, self.strategies, self.plans, self.starts, self.seeds, iterations=self.loops, times=self.times
-        )
+        """Every variant of the whole study on a model of `num_layers` layers, as `variants_of`."""
+        return variants_of(num_layers, self.strategies, self.plans, self.starts, self.seeds, self.loops, self.times)
 
     def analysed_plans(self, variants: Sequence[Variant]) -> tuple[Plan, ...]:
         """The plans of variants that the analyses run on."""
@@ -87,33 +77,62 @@ class StudySpec:
 
     def shard_variants(self, num_layers: int) -> tuple[Variant, ...]:
         """The variants of this spec's shard. Errors as `variants`."""
-        return of_shard(self.variants(num_layers), *self.shard)
+        variants, (index, count) = self.variants(num_layers), self.shard
+        shards = shard_of([variant.plan for variant in variants], count)
+        return tuple(variant for variant, shard in zip(variants, shards, strict=True) if shard == index)
+
+
+@dataclass(frozen=True)
+class FinetuneSpec:
+    """What `jaxpaint finetune` runs: the plans of `study` on its tasks, as they are and fine-tuned, into its store.
+
+    Each task's plans are trained on the first `limit_train` of its training documents (None: on all). Raises UserError
+    for no plan to fine-tune, several seeds, or analyses or shards, which this command does not have.
+    """
+
+    study: StudySpec
+    training: TrainingSettings = DECODER
+    limit_train: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.study.tasks:
+            raise UserError("there is no task to fine-tune on; give --tasks arc_challenge")
+        if not self.study.strategies and not self.study.plans:
+            raise UserError("there is no plan to fine-tune; give --strategies skip")
+        if self.study.analyses or self.study.shard != (1, 1):
+            raise UserError("fine-tuning has neither analyses nor shards; run those with jaxpaint study")
+        if len(self.training.seeds) > 1:
+            raise UserError(f"seeds are {list(self.training.seeds)}; a decoder is trained once, so give one")
+        if self.limit_train is not None and self.limit_train < 1:
+            raise UserError(f"limit_train is {self.limit_train}; expected 1 or more training documents")
+
+    def trained_variants(self, num_layers: int) -> tuple[Variant, ...]:
+        """What is fine-tuned: every variant of the study, the full model only where its strategies name it."""
+        asked = (*self.study.strategies, CUSTOM)
+        return tuple(variant for variant in self.study.variants(num_layers) if variant.strategy in asked)
 
 
 def variants_of(
     num_layers: int,
-    strategies: Sequence[str],
-    plans: Sequence[str],
-    starts: Sequence[int] | None,
-    seeds: Sequence[int],
-    *,
-    iterations: Sequence[int],
-    times: Sequence[int],
+    strategies: Sequence[str] = (),
+    plans: Sequence[str] = (),
+    starts: Sequence[int] | None = None,
+    seeds: Sequence[int] = tuple(range(10)),
+    loops: Sequence[int] = (3,),
+    times: Sequence[int] = (2, 3),
 ) -> tuple[Variant, ...]:
-    """The full model, every variant of the strategies, and plans of one's own; see `StudySpec.variants`."""
+    """The full model, every variant of the strategies, and plans of one's own (strategy "custom"), each once.
+
+    Two variants may have equal plans, such as one iteration of looped-parallel and parallel. Raises UserError for a
+    start or a plan that does not fit the model.
+    """
     found = [
         variant
         for name in ("full", *strategies)
-        for variant in family(name, num_layers, starts=starts, seeds=seeds, iterations=iterations, times=times)
+        for variant in family(name, num_layers, starts=starts, seeds=seeds, iterations=loops, times=times)
     ]
     found += [_custom(text, num_layers) for text in plans]
     return tuple(dict.fromkeys(found))
-
-
-def of_shard(variants: Sequence[Variant], index: int, count: int) -> tuple[Variant, ...]:
-    """Those whose plan lies in shard `index` of `count` of all the variants' plans."""
-    shards = shard_of([variant.plan for variant in variants], count)
-    return tuple(variant for variant, shard in zip(variants, shards, strict=True) if shard == index)
 
 
 def _custom(text: str, num_layers: int) -> Variant:

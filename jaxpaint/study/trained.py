@@ -7,24 +7,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxpaint.base.words import count
-from jaxpaint.engine.model import Model
-from jaxpaint.engine.source import Source
 from jaxpaint.plans.plan import Plan
-from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import Store
-from jaxpaint.study.cells import Study, model_id, register
+from jaxpaint.study.cells import Study
+from jaxpaint.study.loop import StartBar, no_bar
 from jaxpaint.study.run import StudySummary
 from jaxpaint.training.checkpoints import claimed
 from jaxpaint.training.settings import TrainingSettings
-
-StartBar = Callable[[int], Callable[[int, str], None]]
-"""Told a number of examples, counted for each pass over them under each plan; gives what is called with the number of
-those done and a note, such as `jaxpaint.base.progress.bar` gives."""
 
 
 @dataclass(frozen=True)
@@ -101,25 +94,19 @@ class Advance:
         self._done = done
 
 
-def registered(results: Store, model: Model | Source, variants: Sequence[Variant], task: Any) -> Study:
-    """The cells of a task's plans; `task` has what `jaxpaint.study.cells.register` asks of one. Errors as there."""
-    return register(results, model_id(results, model), variants, [task])
-
-
-def run_trained(results: Store, trainings: Sequence[Training], progress: StartBar | None = None) -> tuple[int, int]:
+def run_trained(results: Store, trainings: Sequence[Training], progress: StartBar = no_bar) -> tuple[int, int]:
     """Trains and scores every plan that the results store lacks: of how many, and how many other processes are at.
 
     What a killed training had done lies in a folder beside the results, named after them with `.checkpoints`, until its
     result is there; the next run goes on from there. Several processes may work on one file: each leaves alone the
-    plans that another is training.
+    plans that another is training. `progress` counts examples, for each pass over them under each plan.
 
-    Raises:
-        UserError: a store that cannot be written, or a checkpoint that cannot be written or read.
+    Raises UserError for a store that cannot be written, or a checkpoint that cannot be written or read.
     """
     kept, computed = results.path.with_name(f"{results.path.name}.checkpoints"), 0
     todo = [(training, number) for training in trainings for number in training.lacking(results)]
     work = sum(training.work for training, _ in todo)
-    advance = progress(work) if progress and work else lambda examples, note: None
+    advance = (progress if work else no_bar)(work)
     for training, number in todo:
         told, folder = Advance(training, advance), kept / training.folder(training.study.plans[number])
         with claimed(folder) as is_ours:

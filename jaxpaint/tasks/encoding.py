@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 DEFAULT_MAX_GEN_TOKS = 256
 
 Bos: TypeAlias = Literal["auto", "on", "off"]
-TokenPair: TypeAlias = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,10 @@ class Encoding:
         return cls(model.tokenizer, model.config, bos)
 
     @property
-    def eot_token_id(self) -> int:
-        return self.tokenizer.eos_token_id
-
-    @property
     def prefix_token_id(self) -> int:
         """What stands before an empty context: BOS, or EOS where the tokenizer has no BOS (as `HFLM`)."""
         bos = self.tokenizer.bos_token_id
-        return self.eot_token_id if bos is None else bos
+        return self.tokenizer.eos_token_id if bos is None else bos
 
     @property
     def max_length(self) -> int:
@@ -106,16 +101,15 @@ class Encoding:
     def encode(self, instance: Instance) -> tuple[Request, ...]:
         """What runs to score an instance: one request, or for a rolling text one for each window, in order.
 
-        Raises:
-            UserError: a continuation that is longer than the model's context or has no token of its own, or a token id
-                outside the vocabulary.
+        Raises UserError for a continuation that is longer than the model's context or has no token of its own, or a
+        token id outside the vocabulary.
         """
         try:
             return tuple(self._request(*pair) for pair in self._token_pairs(instance))
         except UserError as error:
             raise UserError(f"{instance.task_name}, document {instance.doc_id}: {error}") from None
 
-    def _token_pairs(self, instance: Instance) -> list[TokenPair]:
+    def _token_pairs(self, instance: Instance) -> list[tuple[list[int], list[int]]]:
         """Contexts and continuations: one pair, or for a rolling text disjoint windows that predict each token once."""
         if instance.request_type == "loglikelihood_rolling":
             windows = get_rolling_token_windows(
@@ -148,8 +142,7 @@ class Encoding:
         return request
 
     def _check_vocabulary(self, tokens: Iterable[int]) -> None:
-        largest = max(tokens, default=0)
-        if largest >= self.config.vocab_size:
+        if (largest := max(tokens, default=0)) >= self.config.vocab_size:
             # JAX would take the last entry in its place, without a word.
             raise UserError(
                 f"the tokenizer gives token id {largest}, but the model's vocabulary has "
@@ -159,13 +152,12 @@ class Encoding:
     def encode_prompt(self, instance: Instance) -> Asked:
         """What a generative instance asks for; a context too long for the model loses its beginning, as in `HFLM`.
 
-        Raises:
-            UserError: generation settings that are not known, a token id outside the model's vocabulary, or no room
-                for a context beside the new tokens.
+        Raises UserError for generation settings that are not known, a token id outside the model's vocabulary, or no
+        room for a context beside the new tokens.
         """
         context, settings = instance.args
         values = {**normalize_gen_kwargs(settings, DEFAULT_MAX_GEN_TOKS)}
-        end = self.tokenizer.decode(self.eot_token_id, skip_special_tokens=False)
+        end = self.tokenizer.decode(self.tokenizer.eos_token_id, skip_special_tokens=False)
         stop = tuple(handle_stop_sequences(values.pop("until", None), eos=end))
         new = values.pop("max_gen_toks")
         room = self.max_length - new

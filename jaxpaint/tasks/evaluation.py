@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,7 @@ PACKAGES = ("jaxpaint", "jax", "jaxlib", "flax", "transformers", "tokenizers", "
 
 
 def evaluate_tasks(
-    lm: PlanLM,
-    tasks: Mapping[str, Any],
-    *,
-    limit: float | None = None,
-    log_samples: bool = False,
+    lm: PlanLM, tasks: Mapping[str, Any], *, limit: float | None = None, log_samples: bool = False
 ) -> dict[str, Any]:
     """Evaluates loaded tasks (`jaxpaint.tasks.load.load_tasks`) and returns lm-eval's results dictionary, extended.
 
@@ -56,11 +53,18 @@ def evaluate_tasks(
         merged["interrupted"] = missing
     if failed:
         merged["failed"] = failed
+    seconds = time.perf_counter() - started
+    request_tokens = sum(work.request_tokens for work in lm.work)
     return {
         **merged,
         "config": {**merged.get("config", {}), **_setting(lm)},
         "environment": environment(),
-        "timing": _timing(lm, time.perf_counter() - started),
+        "timing": {
+            "wall_seconds": seconds,
+            "request_tokens": request_tokens,
+            "computed_tokens": sum(work.computed_tokens for work in lm.work),
+            "tokens_per_second": request_tokens / seconds,
+        },
     }
 
 
@@ -83,7 +87,8 @@ def _setting(lm: PlanLM) -> dict[str, Any]:
     }
 
 
-def environment() -> dict[str, Any]:
+@cache
+def environment() -> Mapping[str, Any]:
     """The device and the versions of what computes on it."""
     import jax
 
@@ -100,16 +105,6 @@ def environment() -> dict[str, Any]:
         "device": device.device_kind,
         "platform": device.platform,
         "num_devices": jax.device_count(),
-    }
-
-
-def _timing(lm: PlanLM, wall_seconds: float) -> dict[str, float]:
-    request_tokens = sum(work.request_tokens for work in lm.work)
-    return {
-        "wall_seconds": wall_seconds,
-        "request_tokens": request_tokens,
-        "computed_tokens": sum(work.computed_tokens for work in lm.work),
-        "tokens_per_second": request_tokens / wall_seconds,
     }
 
 

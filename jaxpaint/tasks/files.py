@@ -21,8 +21,7 @@ _DEFINES = re.compile(
 
 
 def find_task_files(names: Sequence[str]) -> dict[str, Path]:
-    """The YAML file of every name that is a stock task or one that comes with the package; groups, tags and unknown
-    names are left out."""
+    """The YAML file of each stock or bundled task among the names; groups, tags and unknown names are left out."""
     found = {name: TASKS / f"{name}.yaml" for name in bundled_tasks() if name in names}
     for name in names:
         for folder in _stock_folders_by_word().get(_first_word(name), []):

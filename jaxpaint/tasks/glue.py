@@ -104,9 +104,8 @@ class Examples:
 def load_examples(task: GlueTask, split: str, file: Path | None = None, limit: int | None = None) -> Examples:
     """The first `limit` examples of a split, from `file` (JSON lines or Parquet) or else from the hub.
 
-    Raises:
-        UserError: a file that cannot be read or is empty; a column that is missing; a text that is none; a label
-            outside the task's range; validation labels of a regression that are all the same. Rows count from 1.
+    Raises UserError for a file that cannot be read or is empty; a column that is missing; a text that is none; a label
+    outside the task's range; validation labels of a regression that are all the same. Rows count from 1.
     """
     where = str(file) if file else f"{HUB} {task.name}, split {split}"
     try:
@@ -123,8 +122,11 @@ def load_examples(task: GlueTask, split: str, file: Path | None = None, limit: i
             if not isinstance(value, str):
                 raise UserError(f"{where}, row {row}: {column} is {value!r}, not a text")
     labels = [_label(task, value, f"{where}, row {row}") for row, value in enumerate(found["label"], 1)]
-    if split == task.validation_split:
-        _require_scorable(task, labels, where)
+    if split == task.validation_split and task.is_regression and len(set(labels)) == 1:
+        raise UserError(
+            f"{where}: the labels of {len(labels)} example{'s' * (len(labels) > 1)} are all {labels[0]:g}, and "
+            f"{task.name} is scored by correlations, which need different ones"
+        )
     texts = zip(*(found[column] for column in task.columns), strict=True)
     return Examples(tuple(texts), np.array(labels, np.float32 if task.is_regression else np.int32))
 
@@ -143,14 +145,6 @@ def _columns(task: GlueTask, split: str, file: Path | None, limit: int | None) -
             rows = rows.select(range(min(limit, len(rows))))
         used = {*task.columns, "label"}
         return {name: rows[name][:] if name in used else () for name in rows.column_names}
-
-
-def _require_scorable(task: GlueTask, labels: Sequence[float], where: str) -> None:
-    if task.is_regression and len(set(labels)) == 1:
-        raise UserError(
-            f"{where}: the labels of {len(labels)} example{'s' * (len(labels) > 1)} are all {labels[0]:g}, and "
-            f"{task.name} is scored by correlations, which need different ones"
-        )
 
 
 def _label(task: GlueTask, value: Any, where: str) -> float:

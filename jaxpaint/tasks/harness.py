@@ -1,7 +1,4 @@
-"""lm-evaluation-harness's `LM` interface over a model under a layer plan.
-
-How what is asked becomes tokens is `jaxpaint.tasks.encoding`'s.
-"""
+"""lm-evaluation-harness's `LM` interface over a model under a layer plan."""
 
 from __future__ import annotations
 
@@ -88,9 +85,8 @@ class PlanLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """What the plan writes after each context, up to the task's stop strings.
 
-        Raises:
-            UserError: generation settings that are not known, or a cache that does not fit.
-            ModelOutputError: NaN or infinite logits.
+        Raises UserError for generation settings that are not known or a cache that does not fit, and ModelOutputError
+        for NaN or infinite logits.
         """
         asked = [self.encoding.encode_prompt(request) for request in requests]
         texts = [""] * len(asked)

@@ -94,26 +94,16 @@ def evaluate(
         log_samples: Keep each document with its prompts and answers under "samples".
         bootstrap_iters: Resamples for standard errors that have no closed form; 0 gives no standard errors.
 
-    Returns:
-        lm-eval's results: "results", "versions", "n-shot", "n-samples", "configs", "higher_is_better",
-        "group_subtasks", with groups "groups", with log_samples "samples", and under "config" these settings.
-
-    Raises:
-        UserError: Documents that a task cannot read, or a limit that is not positive.
+    Returns lm-eval's results, and under "config" these settings. Raises UserError for documents that a task cannot
+    read, or a limit that is not positive.
     """
     from lm_eval import evaluator
 
-    _check_limit(limit)
-    _begin_anew(tasks)
+    _begin_anew(tasks, limit)
     with in_tasks(), bootstrap_in_process():
         # lm-eval's request cache is keyed by task and tokenizer alone, so no two plans may share it.
         results = evaluator.evaluate(
-            lm,
-            tasks,
-            limit=limit,
-            log_samples=log_samples,
-            bootstrap_iters=bootstrap_iters,
-            cache_requests=False,
+            lm, tasks, limit=limit, log_samples=log_samples, bootstrap_iters=bootstrap_iters, cache_requests=False
         )
     return {**results, "config": {"limit": limit, "bootstrap_iters": bootstrap_iters, **SEEDS}}
 
@@ -122,8 +112,7 @@ def build_instances(tasks: "TaskDict", *, limit: int | float | None = None) -> N
     """Build every task's `instances` (prompts with their answers), the same as `evaluate` would. Errors as there."""
     from lm_eval.evaluator_utils import get_sample_size
 
-    _check_limit(limit)
-    _begin_anew(tasks)
+    _begin_anew(tasks, limit)
     with in_tasks():
         for task in tasks["tasks"].values():
             task.build_all_requests(limit=get_sample_size(task, limit))
@@ -131,9 +120,20 @@ def build_instances(tasks: "TaskDict", *, limit: int | float | None = None) -> N
 
 @contextlib.contextmanager
 def in_tasks() -> Iterator[None]:
-    """For calls into tasks' own code: the libraries are silent, and an error in it becomes a UserError."""
-    with _quiet(), _task_errors():
-        yield
+    """For calls into tasks' own code: the libraries are silent, and what goes wrong in it becomes a UserError."""
+    with _quiet():
+        try:
+            yield
+        except UserError:
+            raise
+        except ImportError as error:
+            raise UserError(f"a task needs a package that is not installed: {first_line(error)}") from error
+        except Exception as error:  # tasks run code of many authors: any type may come
+            frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+            task = next((frame.f_locals["self"] for frame in frames if _runs_a_task(frame)), None)
+            if task is None:
+                raise
+            raise UserError(_explain(error, task, frames)) from error
 
 
 def results_table(results: Mapping[str, Any]) -> str:
@@ -144,13 +144,10 @@ def results_table(results: Mapping[str, Any]) -> str:
     return "\n".join(make_table(results, column) for column in columns)
 
 
-def _check_limit(limit: int | float | None) -> None:
+def _begin_anew(tasks: "TaskDict", limit: int | float | None) -> None:
+    """Checks the limit, and seeds: a second run on the first one's random numbers would draw other examples."""
     if limit is not None and not 0 < limit < math.inf:
         raise UserError(f"limit is {limit}; expected a number of documents per task, or a fraction below 1")
-
-
-def _begin_anew(tasks: "TaskDict") -> None:
-    """A second run must not continue the first one's random numbers: it would draw other few-shot examples."""
     _set_seeds()
     for task in tasks["tasks"].values():
         task.set_fewshot_seed(SEEDS["fewshot_seed"])
@@ -183,7 +180,11 @@ def _manager(
         manager.task_index.update({name: _entry(path) for name, path in stock.items()})
     else:
         # Groups and tags gather members over many files and their includes: only the whole index has them.
-        _require_known([name for name in wanted if name not in stock], manager)
+        # An unknown one is told before that is made, which takes long.
+        for name in wanted:
+            known = name in stock or name in manager.task_index
+            if not known and not _is_pattern(name) and not may_be_group_or_tag(name):
+                raise _unknown(name, manager)
         manager = TaskManager(include_path=folders)
     manager.task_index.update({entry.name: entry for entry in files.values()})
     found = chain.from_iterable([files[name].name] if name in files else _matches(manager, name) for name in names)
@@ -196,13 +197,6 @@ def _folders(include_path: str | Path | Sequence[str | Path] | None) -> list[str
         if not Path(folder).is_dir():
             raise UserError(f"include path {str(folder)!r} is not a folder")
     return folders
-
-
-def _require_known(names: Iterable[str], manager: "TaskManager") -> None:
-    """Told before the whole index is made, which takes long."""
-    for name in names:
-        if name not in manager.task_index and not _is_pattern(name) and not may_be_group_or_tag(name):
-            raise _unknown(name, manager)
 
 
 def _matches(manager: "TaskManager", name: str) -> list[str]:
@@ -278,23 +272,6 @@ def _quiet() -> Iterator[None]:
     finally:
         module.tqdm = tqdm
         logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _task_errors() -> Iterator[None]:
-    """Turn what goes wrong inside a task's own code, over its data, into a UserError; let the rest pass."""
-    try:
-        yield
-    except UserError:
-        raise
-    except ImportError as error:
-        raise UserError(f"a task needs a package that is not installed: {first_line(error)}") from error
-    except Exception as error:  # tasks run code of many authors: any type may come
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        task = next((frame.f_locals["self"] for frame in frames if _runs_a_task(frame)), None)
-        if task is None:
-            raise
-        raise UserError(_explain(error, task, frames)) from error
 
 
 def _runs_a_task(frame: FrameType) -> bool:

@@ -31,8 +31,7 @@ def parse_data_option(texts: Sequence[str]) -> dict[str, dict[str | None, Path]]
                 f"--data {text!r}: expected TASK=FILE or TASK:SPLIT=FILE, as in hellaswag=hellaswag.jsonl or "
                 "gsm8k:train=train.jsonl"
             )
-        splits = data.setdefault(task, {})
-        key = split or None
+        splits, key = data.setdefault(task, {}), split or None
         if key in splits:
             raise UserError(f"--data gives {target!r} twice: {splits[key]} and {file}; give each split once")
         splits[key] = _checked(file, f"--data {text!r}")
@@ -60,16 +59,11 @@ def quiet_datasets() -> Iterator[None]:
 
 
 def with_local_data(config: Mapping[str, Any], files: LocalFiles, num_fewshot: int) -> dict[str, Any]:
-    """A copy of a task's configuration that reads its splits from local files and needs no network.
+    """A copy of lm-eval's `config` of a task, includes resolved, that reads its splits from local files, no network.
 
-    Args:
-        config: lm-eval's task configuration, includes resolved.
-        files: The local files by split.
-        num_fewshot: The number of examples the prompt will hold, which decides whether their split is needed.
-
-    Raises:
-        UserError: A split that the task does not use, files of different kinds, a split that is needed and
-            not given, or a task that reads its data with code of its own.
+    `num_fewshot`, the examples that a prompt will hold, decides whether their split is needed. Raises UserError for a
+    split that the task does not use, files of different kinds, a split that is needed and not given, or a task that
+    reads its data with code of its own.
     """
     task = config["task"]
     if "class" in config:

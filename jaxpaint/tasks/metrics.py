@@ -43,19 +43,13 @@ class TaskMetrics:
 
 
 def task_metrics(
-    requests: TaskRequests,
-    loglikelihoods: np.ndarray,
-    is_greedy: np.ndarray,
-    *,
-    bootstrap_iters: int = BOOTSTRAP_ITERS,
+    requests: TaskRequests, loglikelihoods: np.ndarray, is_greedy: np.ndarray, *, bootstrap_iters: int = BOOTSTRAP_ITERS
 ) -> list[TaskMetrics]:
     """Each plan's metrics, from log-likelihoods (NaN where not finite) and greedy flags, both [plans, requests].
 
     They equal those of `jaxpaint.tasks.load.evaluate`, standard errors included; the resamples of perplexities are
     drawn once for all plans. A plan with a log-likelihood that is not finite has metrics without values or documents.
-
-    Raises:
-        UserError: the task's own code fails on a document.
+    Raises UserError where the task's own code fails on a document.
     """
     finite = np.isfinite(loglikelihoods).all(axis=1)
     responses = [

@@ -72,33 +72,23 @@ class TaskRequests:
     def requests(self) -> tuple[Request, ...]:
         """As tokens, one for each of `identities`. Made on first use, because a finished study needs none.
 
-        Raises:
-            UserError: a continuation that is longer than the model's context, or a token outside its vocabulary.
+        Raises UserError as `Encoding.encode`.
         """
         return tuple(chain.from_iterable(map(self.encoding.encode, self.instances)))
 
     @cached_property
     def prompts(self) -> tuple[Asked, ...]:
-        """Of a generative task, one for each of `identities`.
-
-        Raises:
-            UserError: generation settings that are not known, or a token outside the vocabulary.
-        """
+        """Of a generative task, one for each of `identities`. Raises UserError as `Encoding.encode_prompt`."""
         return tuple(map(self.encoding.encode_prompt, self.instances))
 
 
 def load_requests(
     encoding: Encoding, tasks: TaskDict, *, limit: float | None = None, kv: CacheKind = "exact"
 ) -> tuple[TaskRequests, ...]:
-    """The requests of loaded tasks (`jaxpaint.tasks.load.load_tasks`).
+    """The requests of loaded tasks (`jaxpaint.tasks.load.load_tasks`), encoded on first use; `limit` as in `evaluate`.
 
-    Args:
-        encoding: How they become tokens.
-        limit: Documents per task; below 1, the fraction of the task's documents.
-        kv: The cache with which answers will be written, of which generative tasks' settings tell.
-
-    Raises:
-        UserError: Documents that a task cannot read, or a limit that is not positive.
+    `kv` is the cache with which answers will be written, of which generative tasks' settings tell. Raises UserError for
+    documents that a task cannot read, or a limit that is not positive.
     """
     build_instances(tasks, limit=limit)
     with in_tasks():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -39,9 +39,7 @@ def training_examples(encoding: Encoding, name: str, task: Task, limit: int | No
 
     A multiple-choice document is its prompt with the right choice, a text to predict is the task's own pair of context
     and text, of a generative task the prompt with the target. Answers without a token are left out.
-
-    Raises:
-        UserError: a task without training documents, a document without a right answer or longer than the model.
+    Raises UserError for a task without training documents, a document without a right answer or longer than the model.
     """
     with in_tasks():
         if not task.has_training_docs():
@@ -49,14 +47,12 @@ def training_examples(encoding: Encoding, name: str, task: Task, limit: int | No
                 f"task {name!r} has no training documents here; with local files, add --data {name}:train=FILE (the "
                 "name of the task's training split), else choose a task with a training split"
             )
-        instances = [
-            _answered(name, number, task, document) for number, document in enumerate(islice(_documents(task), limit))
-        ]
+        documents = islice(task.training_docs() or (), limit)
+        instances = [_answered(name, number, task, document) for number, document in enumerate(documents)]
     requests = tuple(request for instance in instances for request in encoding.encode(instance) if request.targets)
     if not requests:
         raise UserError(f"task {name!r}: none of the {len(instances)} training documents has an answer to train on")
-    content = json.dumps([list(instance.args) for instance in instances])
-    digest = text_digest(content)
+    digest = text_digest(json.dumps([list(instance.args) for instance in instances]))
     return TrainingExamples(requests, tuple("".join(instance.args) for instance in instances), digest)
 
 
@@ -64,10 +60,6 @@ def overlap(examples: TrainingExamples, instances: Iterable[Instance]) -> int:
     """How many of the examples' texts are also among the scored ones."""
     scored = {"".join(argument for argument in instance.args if isinstance(argument, str)) for instance in instances}
     return sum(text in scored for text in examples.texts)
-
-
-def _documents(task: Task) -> Iterator[Any]:
-    return iter(task.training_docs() or ())
 
 
 def _answered(name: str, number: int, task: Any, document: Any) -> Instance:

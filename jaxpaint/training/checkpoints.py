@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 import jax
 
 from jaxpaint.base.errors import UserError, first_line
+from jaxpaint.base.words import text_digest
 
 State = TypeVar("State")
 
@@ -25,11 +25,7 @@ class TrainingCheckpoints:
     folder: Path
 
     def write(self, step: int, state: Any) -> None:
-        """Keeps a tree of arrays in place of those of earlier steps.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
+        """Keeps a tree of arrays in place of those of earlier steps; UserError where the folder cannot be written."""
         import orbax.checkpoint as ocp
 
         try:
@@ -41,10 +37,7 @@ class TrainingCheckpoints:
     def latest(self, like: Callable[[], State]) -> State | None:
         """The tree written last, with the structure, shapes and devices of what `like` gives, `ShapeDtypeStruct`s.
 
-        None where there is none; then `like` may not be called.
-
-        Raises:
-            UserError: it cannot be read.
+        None where there is none; then `like` may not be called. Raises UserError where it cannot be read.
         """
         import orbax.checkpoint as ocp
 
@@ -87,9 +80,9 @@ def claimed(folder: Path) -> Iterator[bool]:
     from filelock import FileLock, Timeout
 
     # Not beside the folder: a lock file that others may wait for cannot be removed safely.
-    name = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    lock = Path(tempfile.gettempdir()) / f"jaxpaint-{text_digest(str(folder.resolve()))}.lock"
     try:
-        with FileLock(Path(tempfile.gettempdir()) / f"jaxpaint-{name}.lock", mode=0o666).acquire(blocking=False):
+        with FileLock(lock, mode=0o666).acquire(blocking=False):
             yield True
     except Timeout:
         yield False

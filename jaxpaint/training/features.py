@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
-from jaxpaint.engine.rows import Inputs, right_padded
+from jaxpaint.engine.rows import Inputs, TextRows, right_padded
 from jaxpaint.engine.walk import endings, shards, start_of_rows
 from jaxpaint.plans.plan import Plan
 from jaxpaint.tasks.glue import Examples, GlueTask
@@ -30,6 +30,14 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def batches(self, budget: int, shards: int, shortest: int) -> Iterator[tuple[TextRows, Inputs]]:
+        """All examples as rows, as `jaxpaint.engine.rows.right_padded` batches them."""
+        for rows in right_padded(self.tokens, budget, shards, shortest):
+            token_types = np.zeros_like(rows.tokens)
+            for row, example in enumerate(rows.texts):
+                token_types[row, : rows.lengths[row]] = self.token_types[example]
+            yield rows, Inputs(rows.tokens, rows.lengths, token_types)
 
 
 def check_max_length(model: Model, task: GlueTask, max_length: int) -> None:
@@ -48,8 +56,7 @@ def check_max_length(model: Model, task: GlueTask, max_length: int) -> None:
 def encode(model: Model, examples: Examples, max_length: int) -> Encoded:
     """The examples with the tokenizer's special tokens, cut to `max_length` from the longer text of a pair first.
 
-    Raises:
-        UserError: the tokenizer gives tokens or token types that the model has no embedding of.
+    Raises UserError where the tokenizer gives tokens or token types that the model has no embedding of.
     """
     columns = [list(column) for column in zip(*examples.texts, strict=True)]
     found = model.tokenizer(
@@ -78,19 +85,13 @@ def pooled_features(
 ) -> Float[np.ndarray, "plans examples D"]:
     """The pooled output of every example under every plan, in float32.
 
-    `progress` is called with the number of examples done under all plans.
-
-    Raises:
-        PlanError: a plan names a layer that the model lacks.
+    `progress` is called with the number of examples done under all plans. Raises PlanError for a layer that the model
+    lacks.
     """
     features = np.empty((len(plans), len(encoded), model.config.hidden_size), np.float32)
     budget = batch_tokens or budgets().feature_tokens * shards(model)
-    for batch in right_padded(encoded.tokens, budget, shards(model), SHORTEST_ROW):
-        token_types = np.zeros_like(batch.tokens)
-        for row, example in enumerate(batch.texts):
-            token_types[row, : batch.lengths[row]] = encoded.token_types[example]
+    for batch, inputs in encoded.batches(budget, shards(model), SHORTEST_ROW):
         chosen = list(batch.texts)
-        inputs = Inputs(batch.tokens, batch.lengths, token_types)
         for ends, state, _ in endings(model, start_of_rows(model, inputs), plans):
             pooled = np.asarray(_pooled(model.graphdef, model.state, state))[: batch.real_rows]
             del state

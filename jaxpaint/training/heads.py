@@ -28,10 +28,8 @@ def train_heads(
     """Logits of `evaluated` by classifiers trained on `features`, one for each plan and seed.
 
     `num_labels` 1 is a regression of float labels (mean squared error), else `labels` are classes (cross-entropy). A
-    seed decides the order of examples, the initial weights and the dropout, the same ones under every plan.
-
-    Raises:
-        ValueError: settings that leave the dropout to a model.
+    seed decides the order of examples, the initial weights and the dropout, the same ones under every plan. Settings
+    that leave the dropout to a model raise ValueError.
     """
     if settings.dropout is None:
         raise ValueError("settings.dropout is None; give a rate")
@@ -58,7 +56,6 @@ def initial_head(seed: int, width: int, num_labels: int) -> dict[str, Array]:
 
 
 def class_logits(head: dict[str, Array], x: Float[Array, "B D"]) -> Float[Array, "B labels"]:
-    """What a classifier makes of pooled outputs."""
     return x @ head["kernel"] + head["bias"]
 
 

@@ -32,15 +32,8 @@ def how_to_train(
 ) -> HowToTrain:
     """What fits the device: the whole batch, layers' insides kept or not, else a half, a quarter, … of it.
 
-    Args:
-        config: Of the model.
-        plan: What runs.
-        itemsize: Bytes of a number in the layers.
-        batch_size: Rows of a batch.
-        length: Tokens of its longest row.
-        parameters: How many are trained.
-        beside: Bytes of whatever else lies on the device.
-        dropout: Whether layers drop, whose masks are kept too.
+    `itemsize` are bytes of a number in the layers, `length` tokens of a batch's longest row, `parameters` how many are
+    trained, `beside` bytes of whatever else lies on the device. With `dropout` layers' masks are kept, too.
     """
     rows = min(PART_ROWS, batch_size) if on_cpu() else batch_size
     free = _free_bytes(parameters * PARAMETER_BYTES + beside)

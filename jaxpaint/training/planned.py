@@ -1,7 +1,4 @@
-"""A model with a plan in place, and a loss on what it gives, as a function of its parameters.
-
-There are two losses: of a decoder's answers, and of a classifier on an encoder's pooled output.
-"""
+"""A plan in place as a function of parameters: the loss of a decoder's answers, or of an encoder's classifier."""
 
 from __future__ import annotations
 
@@ -21,8 +18,8 @@ from jaxtyping import Array, Float, Int
 from jaxpaint.base.budgets import budgets, on_cpu
 from jaxpaint.base.compilation import jit
 from jaxpaint.engine import compiled as stack
-from jaxpaint.engine.model import Model, layer_stack, require_pooler, start
-from jaxpaint.engine.rows import Inputs, right_padded
+from jaxpaint.engine.model import Model, layer_stack, start
+from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import abstract_model, checkpoint
 from jaxpaint.models.dropout import Dropout, dropout
 from jaxpaint.models.family import Config
@@ -81,25 +78,14 @@ class Planned:
 
 
 def planned_decoder(config: Config, dtype: Any, plan: Plan, *, remat: bool = False) -> Planned:
-    """A decoder of a plan's layers, in the order in which the plan first names them, ready to train on answers.
-
-    `plan` counts layers in that stack (`jaxpaint.training.parameters.own_layers`). Layers and head are computed in
-    `dtype`.
-    """
+    """A decoder ready to train on answers, computed in `dtype`; `plan` is over its layers alone (`own_layers`)."""
     form, layers = stack.with_own_layers(plan)
     module = abstract_model(config, jnp.float32)
     return _planned(module, module, dtype, form, None if form == plan else layers, _answer_loss, remat)
 
 
 def planned_classifier(model: Model, plan: Plan, rate: float | None = None, *, remat: bool = False) -> Planned:
-    """An encoder under a plan with a classifier, ready to train; `rate` replaces all dropout rates of its config.
-
-    Raises:
-        PlanError: the plan names a layer that the model lacks.
-        UserError: a model without a pooler.
-    """
-    require_pooler(model)
-    plan = model.checked_plan(plan)
+    """An encoder with a pooler under a plan that fits it, with a classifier; `rate` replaces its config's dropout."""
     form, layers = stack.with_own_layers(plan)
     names = () if rate is None else ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
     changes: dict[str, Any] = {"has_masked_lm_head": False, **dict.fromkeys(names, rate)}
@@ -191,13 +177,8 @@ def evaluate(
     """Logits of examples, without dropout."""
     logits = np.empty((len(encoded), parameters["classifier"]["bias"].size), np.float32)
     shards = mesh.shape[DATA] if mesh else 1
-    budget = budgets().classifier_tokens * shards
-    found = []
-    for batch in right_padded(encoded.tokens, budget, shards, SHORTEST_ROW):
-        token_types = np.zeros_like(batch.tokens)
-        for row, example in enumerate(batch.texts):
-            token_types[row, : batch.lengths[row]] = encoded.token_types[example]
-        inputs = Inputs(batch.tokens, batch.lengths, token_types)
+    found = []  # nothing waits before all is dispatched
+    for batch, inputs in encoded.batches(budgets().classifier_tokens * shards, shards, SHORTEST_ROW):
         found.append((batch.texts, _logits(classifier, parameters, jax.device_put(inputs, mesh and rows(mesh)))))
     for texts, of_rows in found:
         logits[list(texts)] = np.asarray(of_rows)[: len(texts)]

@@ -14,10 +14,7 @@ class TrainingSettings:
 
     There is one run for each of `seeds`, whose scores are averaged; it decides the order of examples, a classifier's
     first weights and dropout. An encoder's examples are cut to `max_length` tokens, and `dropout` replaces the rates of
-    its config.
-
-    Raises:
-        UserError: a setting that cannot be trained with.
+    its config. Raises UserError for a setting that cannot be trained with.
     """
 
     learning_rate: float

@@ -48,11 +48,9 @@ class AdamW:
 
     @classmethod
     def of(cls, settings: TrainingSettings, steps: int) -> AdamW:
-        """As the settings say."""
         return cls(steps, settings.learning_rate, settings.max_grad_norm, settings.weight_decay)
 
     def transformation(self) -> optax.GradientTransformation:
-        """The same as optax knows it."""
         schedule = optax.linear_schedule(self.learning_rate, 0.0, self.steps)
         return optax.chain(
             optax.clip_by_global_norm(self.max_grad_norm),
@@ -87,10 +85,8 @@ def train(
     `progress` is called with the number of steps done so far and their latest mean loss.
 
     Steps are dispatched one by one, as batches differ in shape, and a window of them ahead of the device: meanwhile
-    the next batches are put there, and nothing waits but for losses of the window before.
-
-    Raises:
-        FloatingPointError: the loss is not finite.
+    the next batches are put there, and nothing waits but for losses of the window before. Raises FloatingPointError
+    where the loss is not finite.
     """
     state = checkpoints.latest(lambda: _abstract(start, optimizer)) if checkpoints else None
     if state is None:

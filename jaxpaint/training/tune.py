@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Float
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model, from_parameters, require_pooler
 from jaxpaint.engine.source import Source
-from jaxpaint.models import with_layers
-from jaxpaint.models.sharding import DATA, rows
+from jaxpaint.engine.walk import shards
+from jaxpaint.models import checkpoint, with_layers
+from jaxpaint.models.sharding import rows
+from jaxpaint.plans.nodes import map_layers
 from jaxpaint.plans.plan import Plan
 from jaxpaint.training.answers import TrainingExamples
 from jaxpaint.training.batches import (
     LABELLED_STEP,
     REQUEST_STEP,
-    Batches,
     answer_batches,
     labelled_batches,
     row_length,
@@ -29,7 +33,6 @@ from jaxpaint.training.batches import (
 from jaxpaint.training.checkpoints import TrainingCheckpoints
 from jaxpaint.training.features import Encoded
 from jaxpaint.training.memory import HowToTrain, how_to_train
-from jaxpaint.training.parameters import of_layers, own_layers
 from jaxpaint.training.planned import (
     Parameters,
     Planned,
@@ -66,17 +69,11 @@ def tune_decoder(
     checkpoints: TrainingCheckpoints | None = None,
     progress: Progress | None = None,
 ) -> TunedDecoder:
-    """Trains a copy of the parameters that the plan uses, on the answers of `examples`.
+    """Trains a copy of the parameters that the plan uses, on the answers of `examples`, the plan in place.
 
-    Args:
-        model: Says the architecture and what is computed in; its parameters are not looked at.
-        parameters: All of its parameters in float32, on the host (`host_parameters`). They are left as they are.
-        plan: In place while training.
-        examples: With right answers.
-        settings: How to train, with one seed.
-        how: Rows at a time and whether insides are kept (default: what fits the device).
-        checkpoints: Where a run that was ended goes on from.
-        progress: Called with the number of steps done and the latest mean loss.
+    `model` says the architecture and what is computed in; `parameters` are all of its own in float32, on the host
+    (`host_parameters`). The settings have one seed. `how` is by default what fits the device; from `checkpoints` a run
+    that was ended goes on; `progress` is called with the number of steps done and the latest mean loss.
 
     Raises:
         PlanError: the plan names a layer that the model lacks.
@@ -95,7 +92,9 @@ def tune_decoder(
     order = shuffled(len(examples), settings.batch_size, settings.epochs, seed)
     batches = answer_batches(examples.requests, *order, how.part_rows)
     planned = planned_decoder(config, model.dtype, own, remat=how.remat)
-    trained = _tuned(planned, lambda: first, batches, settings, seed, None, plan, count, checkpoints, progress)
+    optimizer, key = AdamW.of(settings, len(batches)), jax.random.key(seed, impl=GENERATOR)
+    with _explained(plan, count):
+        trained = train(planned, first, batches, optimizer, key, checkpoints=checkpoints, progress=progress)
     lowered = jax.tree.map(lambda leaf: leaf.astype(model.dtype), trained)
     return TunedDecoder(from_parameters(config, lowered, store=model.store), own)
 
@@ -133,9 +132,8 @@ def tune_encoder(
     cannot share.
     """
     require_pooler(model)
-    shards = model.mesh.shape[DATA] if model.mesh else 1
-    if settings.batch_size % shards:
-        raise UserError(f"batch_size is {settings.batch_size}, which {shards} devices cannot share evenly")
+    if settings.batch_size % shards(model):
+        raise UserError(f"batch_size is {settings.batch_size}, which {shards(model)} devices cannot share evenly")
     count = sum(leaf.size for leaf in jax.tree.leaves(model.state))
     size, length = model.dtype.itemsize, row_length(settings.max_length, LABELLED_STEP)
     # The loaded model, in the type that is computed in as a copy too, and the plan's own layers where those are copied.
@@ -148,37 +146,26 @@ def tune_encoder(
     # Devices that share a batch take all of it.
     batches = labelled_batches(encoded, labels, *order, settings.batch_size if model.mesh else part_rows)
     classifier = planned_classifier(model, checked, settings.dropout, remat=remat)
-    trained = _tuned(
-        *(classifier, lambda: first_parameters(model, num_labels, seed), batches, settings, seed, model.mesh),
-        *(plan, count, checkpoints, progress),
-    )
-    return TunedEncoder(model, classifier, trained)
-
-
-def _tuned(
-    planned: Planned,
-    first: Callable[[], Parameters],
-    batches: Batches,
-    settings: TrainingSettings,
-    seed: int,
-    mesh: Any,
-    plan: Plan,
-    count: int,
-    checkpoints: TrainingCheckpoints | None,
-    progress: Progress | None,
-) -> Parameters:
-    """The trained parameters. `first` gives those to begin with, which nothing here holds on to."""
-    try:
-        return train(
-            planned,
-            first(),
+    optimizer, key = AdamW.of(settings, len(batches)), jax.random.key(seed, impl=GENERATOR)
+    with _explained(plan, count):
+        trained = train(
+            classifier,
+            first_parameters(model, num_labels, seed),  # held by no one else: their memory is free after a step
             batches,
-            AdamW.of(settings, len(batches)),
-            jax.random.key(seed, impl=GENERATOR),
-            place=lambda batch: jax.device_put(batch, mesh and rows(mesh)),
+            optimizer,
+            key,
+            place=lambda batch: jax.device_put(batch, model.mesh and rows(model.mesh)),
             checkpoints=checkpoints,
             progress=progress,
         )
+    return TunedEncoder(model, classifier, trained)
+
+
+@contextmanager
+def _explained(plan: Plan, count: int) -> Iterator[None]:
+    """Training so many parameters, where the device's memory may end."""
+    try:
+        yield
     except RuntimeError as error:  # jax.errors.JaxRuntimeError
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -186,3 +173,33 @@ def _tuned(
             f"the device is out of memory fine-tuning plan {plan}: its {count / 1e9:.2f}e9 parameters alone take "
             f"{count * 16 / 2**30:.0f} GiB; use a device with more memory, or a plan of fewer layers"
         ) from error
+
+
+# --- The parameters of the layers that a plan uses: only these are trained, and only these take memory -----
+
+
+def own_layers(plan: Plan) -> tuple[Plan, tuple[int, ...]]:
+    """`(plan, layers)`: the plan over the layers that it uses, counted as it first names them, and which those are."""
+    place: dict[int, int] = {}
+    own = map_layers(plan.root, lambda index: place.setdefault(index, len(place)))
+    return Plan.of(own), tuple(place)
+
+
+def host_parameters(model: Model | Source) -> dict[str, Any]:
+    """All of a model's parameters in float32 on the host: read from its store, where it has one.
+
+    Raises UserError for a damaged store.
+    """
+    if isinstance(model, Model) and model.store is None:
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), nnx.to_pure_dict(model.state))
+    assert model.store is not None
+    try:
+        on_host = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+    except RuntimeError:  # JAX was told to know accelerators alone
+        on_host = None
+    return jax.tree.map(np.asarray, checkpoint.restore(model.store, dtype=jnp.float32, sharding=on_host))
+
+
+def of_layers(parameters: Mapping[str, Any], layers: tuple[int, ...]) -> dict[str, Any]:
+    """`parameters` with a stack of these layers alone."""
+    return {**parameters, "blocks": jax.tree.map(lambda leaf: leaf[list(layers)], parameters["blocks"])}

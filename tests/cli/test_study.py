@@ -17,7 +17,6 @@ import pytest
 from jaxpaint.engine import model
 from jaxpaint.study import estimate as study_estimate
 from jaxpaint.study import run as study
-from jaxpaint.study import session
 from jaxpaint.study.estimate import Rates, plan_work
 from tests.helpers.cli_fixtures import Terminal
 from tests.helpers.tiny_tasks import make_task
@@ -98,7 +97,7 @@ class TestDryRun:
             raise AssertionError("weights are read")
 
         monkeypatch.setattr(model, "load", read)
-        monkeypatch.setattr(session, "load", read)
+        monkeypatch.setattr(study, "load", read)
         monkeypatch.setattr(study_estimate, "measured_rates", lambda *_: Rates(1e-6, 2e-6))
 
     def lines(self, out: str) -> dict[str, str]:

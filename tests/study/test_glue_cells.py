@@ -13,8 +13,8 @@ import jaxpaint as jp
 from jaxpaint.plans.strategies import CUSTOM, Variant
 from jaxpaint.results.kinds import MAJORITY
 from jaxpaint.results.store import Store
+from jaxpaint.study.cells import register
 from jaxpaint.study.glue_cells import GlueRequests, finish
-from jaxpaint.study.trained import registered
 from jaxpaint.tasks.glue import Examples, glue_task
 from tests.helpers.bert_models import NUM_LAYERS
 from tests.helpers.tiny_glue import tiny_store
@@ -39,8 +39,8 @@ def kept(model: jp.Model, tmp_path: Path) -> Callable[..., dict[str, tuple[float
         variant = Variant(CUSTOM, jp.Plan.parse("0 4"), NUM_LAYERS)
         with Store.open(tmp_path / "glue.sqlite", create=True) as store:
             requests = GlueRequests(glue_task(task), train, validation)
-            (cell,) = registered(store, model, [variant], requests).cells[0].tolist()
-            finish(store, cell, requests, logits, {})
+            (cell,) = register(store, model, [variant], [requests]).cells[0].tolist()
+            finish(store, cell, requests, logits)
             rows = store.connection.execute("SELECT metric, value, stderr FROM results")
             return {metric: (value, stderr) for metric, value, stderr in rows}
 

@@ -45,13 +45,13 @@ def _run(
     validation: Examples = VALIDATION,
     variants: list[Variant] = VARIANTS,
     settings: TrainingSettings = SETTINGS,
-    progress: Any = None,
+    progress: Any = lambda count, note: None,
 ) -> int:
     """How many plans were trained; `progress` is called with numbers of examples and notes."""
     requests = GlueRequests(glue_task(task), train, validation)
     with Store.open(path, create=True) as store:
-        training = finetuning(store, model, requests, variants, settings, {})
-        return run_trained(store, [training], progress and (lambda total: progress))[0]
+        training = finetuning(store, model, requests, variants, settings)
+        return run_trained(store, [training], lambda total: progress)[0]
 
 
 def _rows(path: Path) -> list[tuple]:

@@ -59,7 +59,7 @@ TRAIN, VALIDATION = _examples(0, 200), _examples(1, 60)
 def _run(
     model: jp.Model, store: Store, variants=VARIANTS, validation: Examples = VALIDATION, train: Examples = TRAIN
 ) -> int:
-    return run_frozen(store, model, GlueRequests(glue_task("mrpc"), train, validation), variants, SETTINGS, {})
+    return run_frozen(store, model, GlueRequests(glue_task("mrpc"), train, validation), variants, SETTINGS)
 
 
 def test_scores_of_every_plan_are_kept_and_not_computed_again(model: jp.Model, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxpaint.engine.packing import Request
 from jaxpaint.engine.score import pack_for
-from jaxpaint.study.portions import Portion, portions, regrouped
+from jaxpaint.study.scoring import Portion, portions, regrouped
 from tests.helpers.decoders import VOCAB_SIZE, make_tiny
 
 PLANS = 3

@@ -23,7 +23,7 @@ from jaxpaint.engine import score as sweep
 from jaxpaint.results.store import Store, merge
 from jaxpaint.study import analyses as study_analyses
 from jaxpaint.study import cells as study_cells
-from jaxpaint.study import loop, scoring, session
+from jaxpaint.study import loop, run, scoring
 from jaxpaint.study.run import run_study
 from jaxpaint.study.spec import StudySpec
 from jaxpaint.tasks.harness import PlanLM
@@ -135,7 +135,7 @@ def test_a_second_run_computes_nothing(spec, monkeypatch):
 
 def test_a_session_scores_as_often_as_it_is_asked(spec, undisturbed):
     told: list[str] = []
-    with session.open_session(spec, tell=told.append) as opened:
+    with run.open_session(spec, tell=told.append) as opened:
         variants = spec.variants(opened.model.num_layers)
         some, again, all = (opened.score(each) for each in (variants[:3], variants[:3], variants))
     assert (some.cells, again.cells, all.cells) == (6, 6, 14)
@@ -253,7 +253,7 @@ def test_a_plan_that_is_not_finite_stops_no_other(spec, monkeypatch, undisturbed
         )
         return replace(model, state=state)
 
-    monkeypatch.setattr(session, "load", load)
+    monkeypatch.setattr(run, "load", load)
     summary = run_study(spec)
     expected, found = scores(undisturbed(spec)), scores(spec.store)
     assert expected.keys() == found.keys()
@@ -271,7 +271,7 @@ def test_a_plan_that_is_not_finite_stops_no_other(spec, monkeypatch, undisturbed
 def test_two_workers_divide_the_work(spec, monkeypatch, undisturbed):
     """The second one comes while the first computes a batch, does all others, and waits for that one."""
     waits, told = threading.Event(), []
-    summaries: list[session.StudySummary] = []
+    summaries: list[run.StudySummary] = []
 
     def tell(line: str) -> None:
         told.append(line)

@@ -16,8 +16,8 @@ from jaxpaint.tasks.load import load_tasks
 from jaxpaint.tasks.requests import load_requests
 from jaxpaint.training.answers import overlap, training_examples
 from jaxpaint.training.batches import answer_batches
-from jaxpaint.training.parameters import host_parameters, of_layers, own_layers
 from jaxpaint.training.planned import planned_decoder
+from jaxpaint.training.tune import host_parameters, of_layers, own_layers
 from tests.helpers.tiny_tasks import NOUNS, make_task
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")

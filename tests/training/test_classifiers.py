@@ -213,7 +213,7 @@ def test_dropout_is_where_transformers_has_it(of_classifier: float | None, monke
     parameters = first_parameters(model, 2, seed=0)
     network = _torch_classifier(2, parameters["classifier"], hidden=0.3, attention=0.2, classifier=of_classifier)
     monkeypatch.setattr("torch.nn.functional.dropout", theirs)
-    for module in ("models.bert", "models.attention", "training.planned"):
+    for module in ("models.encoder", "models.attention", "training.planned"):
         monkeypatch.setattr(f"jaxpaint.{module}.dropout", ours)
     classifier = planned_classifier(model, model.full_plan)
     on_device = jax.device_put(batch)

@@ -24,10 +24,9 @@ from jaxpaint.training.answers import TrainingExamples
 from jaxpaint.training.batches import Batch, Batches, answer_batches, shuffled
 from jaxpaint.training.checkpoints import TrainingCheckpoints
 from jaxpaint.training.memory import HowToTrain, how_to_train
-from jaxpaint.training.parameters import host_parameters, of_layers, own_layers
 from jaxpaint.training.planned import planned_decoder
 from jaxpaint.training.settings import DECODER, TrainingSettings
-from jaxpaint.training.tune import TunedDecoder, tune_decoder
+from jaxpaint.training.tune import TunedDecoder, host_parameters, of_layers, own_layers, tune_decoder
 from tests.helpers.bert_models import tiny_bert
 from tests.helpers.decoders import LONGEST, VOCAB_SIZE, Tiny, make_tiny, stacked_parameters
 
