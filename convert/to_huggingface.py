@@ -65,8 +65,7 @@ def export(
             del tensors
         if len(shards) > 1:
             _write_json(
-                folder / "model.safetensors.index.json",
-                {"metadata": {"total_size": total}, "weight_map": weight_map},
+                folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
             )
         original = json.loads((store / "huggingface_config.json").read_text())
         _write_json(folder / "config.json", _rearranged(original, with_layers(config, layers), manifest["dtype"]))

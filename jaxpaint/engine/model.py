@@ -158,22 +158,8 @@ class Model:
         inputs = checked_inputs(self.config, tokens, lengths, token_types)
         return _hidden_states(self.graphdef, self.state, plan, inputs)
 
-    def require_decoder(self, purpose: str) -> None:
-        """Raises UserError for an encoder, which does not read from left to right."""
-        if not self.config.capabilities.decoder:
-            raise UserError(
-                f"{purpose} needs a decoder (such as Llama, Mistral, Qwen2, Pythia), and this model is an encoder "
-                f"({self.config.model_type})"
-            )
 
-
-def load(
-    model: str | Path,
-    *,
-    dtype: DType = "auto",
-    revision: str | None = None,
-    mesh: Mesh | None = None,
-) -> Model:
+def load(model: str | Path, *, dtype: DType = "auto", revision: str | None = None, mesh: Mesh | None = None) -> Model:
     """Loads a converted store, a Hugging Face or Meta folder, or a hub id (converted into the cache on first use).
 
     `dtype` "auto" is float32 on CPU and bfloat16 on accelerators. `mesh`

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpaint.engine.model import DType, Model, attention_implementation, resolve_dtype
+from jaxpaint.engine.model import DType, attention_implementation, resolve_dtype
 from jaxpaint.models import abstract_model
 from jaxpaint.models.checkpoint import read_config, read_manifest
 from jaxpaint.models.family import Config
@@ -60,7 +60,3 @@ class Source:
     def checked_plan(self, plan: Plan) -> Plan:
         """Raises PlanError if it names a layer that the model lacks."""
         return plan.validate(self.num_layers)
-
-    def require_decoder(self, purpose: str) -> None:
-        """Raises UserError for an encoder."""
-        Model.require_decoder(self, purpose)  # type: ignore[arg-type]  # it looks at the config alone

@@ -13,12 +13,7 @@ from jaxpaint.models.fields import ConfigError, RopeScaling
 if TYPE_CHECKING:
     from jaxpaint.models.attention import AttentionImplementation
 
-FAMILIES: tuple[Family, ...] = (
-    bert.FAMILY,
-    gpt_neox.FAMILY,
-    llama.FAMILY,
-    qwen2.FAMILY,
-)
+FAMILIES: tuple[Family, ...] = (bert.FAMILY, gpt_neox.FAMILY, llama.FAMILY, qwen2.FAMILY)
 
 # Endings of names that hold no weights in any family: their dtypes do not matter.
 BUFFERS = tuple({ending for family in FAMILIES for ending in family.names.buffers})

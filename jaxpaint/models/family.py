@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from jaxpaint.base.errors import UserError
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -168,3 +170,12 @@ class Family:
     config: type
     read: Callable[[Mapping[str, Any]], Config]
     names: Names
+
+
+def require_decoder(config: Config, purpose: str) -> None:
+    """Raises UserError for an encoder, which does not read from left to right."""
+    if not config.capabilities.decoder:
+        raise UserError(
+            f"{purpose} needs a decoder (such as Llama, Mistral, Qwen2, Pythia), and this model is an encoder "
+            f"({config.model_type})"
+        )

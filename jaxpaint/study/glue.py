@@ -138,11 +138,7 @@ def _registered(
 
 
 def finetuning(
-    store: Store,
-    model: Model,
-    requests: GlueRequests,
-    variants: Sequence[Variant],
-    settings: TrainingSettings,
+    store: Store, model: Model, requests: GlueRequests, variants: Sequence[Variant], settings: TrainingSettings
 ) -> Training:
     """The plans on a task, to be fine-tuned and scored once per seed by `jaxpaint.study.trained.run_trained`.
 

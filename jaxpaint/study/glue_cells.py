@@ -57,12 +57,7 @@ class GlueRequests:
         return tuple((number, 0, digest(*texts, label)) for number, (texts, label) in enumerate(examples))
 
 
-def finish(
-    store: Store,
-    cell: int,
-    requests: GlueRequests,
-    logits: Float[np.ndarray, "seeds examples labels"],
-) -> None:
+def finish(store: Store, cell: int, requests: GlueRequests, logits: Float[np.ndarray, "seeds examples labels"]) -> None:
     """Keeps the metrics of classifiers that differ by their seed alone.
 
     Where any logit is not finite the cell is "not finite", and has no metrics.

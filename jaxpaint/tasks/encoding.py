@@ -19,7 +19,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine.packing import Request
 from jaxpaint.generation import Prompt, Sampling, generate
 from jaxpaint.generation.text import finished_text
-from jaxpaint.models.family import Config
+from jaxpaint.models.family import Config, require_decoder
 from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Encoding:
     @classmethod
     def of(cls, model: Model | Source, bos: Bos = "auto") -> Encoding:
         """A decoder's. Raises UserError for an encoder, or a checkpoint without a tokenizer; else as the class."""
-        model.require_decoder("this evaluation")
+        require_decoder(model.config, "this evaluation")
         return cls(model.tokenizer, model.config, bos)
 
     @property
