@@ -389,7 +389,7 @@ def test_layers_in_their_order_need_no_copy() -> None:
     """As on accelerators, where they are left as they are."""
     model = tiny_bert()
     (batch,) = next(_batches(*_examples())(0))
-    given = first_parameters(model, 2, seed=0), batch, jax.random.key(0)
+    given = first_parameters(model, 2, seed=0), jax.device_put(batch), jax.random.key(0)
     copied = dataclasses.replace(planned_classifier(model, model.full_plan), at_once=True)
     assert copied.layers is not None
     losses = jax.tree.leaves(jax.value_and_grad(copied)(*given))
