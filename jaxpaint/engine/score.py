@@ -141,13 +141,6 @@ def score_plans(
     )
 
 
-def sweep_batch(
-    model: Model, batch: Batch, plans: Sequence[Plan], *, held_bytes: int | None = None
-) -> Iterator[PlanScores]:
-    """`sweep` of one batch."""
-    return sweep(model, [batch], plans, held_bytes=held_bytes)
-
-
 def sweep(
     model: Model, batches: Sequence[Batch], plans: Sequence[Plan], *, held_bytes: int | None = None
 ) -> Iterator[PlanScores]:

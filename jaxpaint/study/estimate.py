@@ -15,7 +15,7 @@ from jaxpaint.base.words import count
 from jaxpaint.engine.head import head_chunk, vocabulary_block
 from jaxpaint.engine.model import random_model
 from jaxpaint.engine.packing import Batch, Request
-from jaxpaint.engine.score import pack_for, sweep_batch
+from jaxpaint.engine.score import pack_for, sweep
 from jaxpaint.engine.source import Source
 from jaxpaint.models import with_layers
 from jaxpaint.plans.plan import Plan, Repeat
@@ -205,7 +205,7 @@ def measured_rates(model: Source, batch: Batch) -> Rates:
 
     def seconds(plan: Plan) -> float:
         start = time.perf_counter()
-        for _ in sweep_batch(small, batch, [plan]):
+        for _ in sweep(small, [batch], [plan]):
             pass
         return time.perf_counter() - start
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.errors import UserError
-from jaxpaint.engine import score as sweep
+from jaxpaint.engine import score as engine
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Batch, Request
 from jaxpaint.engine.score import pack_for
@@ -129,7 +129,7 @@ class Scoring:
         plans = [self.study.plans[plan] for plan in portion.plans]
         done, executed, began = [], 0, time.perf_counter()
         try:
-            for scores in sweep.sweep_batch(self.model, portion.batch, plans):
+            for scores in engine.sweep(self.model, [portion.batch], plans):
                 executed += scores.executed
                 values = list(zip(scores.loglikelihoods.tolist(), scores.is_greedy.tolist(), strict=True))
                 for number in scores.plans:

@@ -34,16 +34,16 @@ from jaxpaint.engine import score as sweep
 from jaxpaint.results.store import Store
 
 log, seconds, *arguments = sys.argv[1:]
-engine, add_scores = sweep.sweep_batch, Store.add_scores
+engine, add_scores = sweep.sweep, Store.add_scores
 
 def note(entry):
     with open(log, "a") as file:
         file.write(json.dumps(entry) + "\\n")
 
-def sweep_batch(model, batch, plans, **options):
-    for found in engine(model, batch, plans, **options):
+def slow_sweep(model, batches, plans, **options):
+    for found in engine(model, batches, plans, **options):
         time.sleep(float(seconds))
-        note({"computed": len(found.plans) * len(batch.requests)})
+        note({"computed": len(found.plans) * len(found.batch.requests)})
         yield found
 
 def logged(self, scores, seconds):
@@ -51,7 +51,7 @@ def logged(self, scores, seconds):
     note({"scores": [score[:2] for score in scores]})
     add_scores(self, scores, seconds)
 
-sweep.sweep_batch, Store.add_scores = sweep_batch, logged
+sweep.sweep, Store.add_scores = slow_sweep, logged
 sys.exit(cli.main(arguments))
 """
 

@@ -79,15 +79,15 @@ def undisturbed(model, tmp_path_factory) -> Callable[[StudySpec], Path]:
 def watched(monkeypatch, before: Callable[[int, sweep.Batch], None] = lambda number, batch: None) -> list[int]:
     """The numbers of scores that the engine computes, one for each of its steps; `before` is called before each."""
     computed: list[int] = []
-    engine = sweep.sweep_batch
+    engine = sweep.sweep
 
-    def sweep_batch(model, batch, plans, **options):
-        for found in engine(model, batch, plans, **options):
-            before(len(computed), batch)
-            computed.append(len(found.plans) * len(batch.requests))
+    def watched_sweep(model, batches, plans, **options):
+        for found in engine(model, batches, plans, **options):
+            before(len(computed), found.batch)
+            computed.append(len(found.plans) * len(found.batch.requests))
             yield found
 
-    monkeypatch.setattr(sweep, "sweep_batch", sweep_batch)
+    monkeypatch.setattr(sweep, "sweep", watched_sweep)
     return computed
 
 
@@ -125,7 +125,7 @@ def test_a_second_run_computes_nothing(spec, monkeypatch):
     assert [(row["executed"], row["distinct_work"], row["separate"]) for row in before[2]] == [
         (first.work.executed, first.work.distinct, first.work.separate)
     ]
-    monkeypatch.setattr(sweep, "sweep_batch", None)
+    monkeypatch.setattr(sweep, "sweep", None)
     monkeypatch.setattr(study_cells, "task_metrics", None)
     second = run_study(spec)
     assert second.work == scoring.Work()
