@@ -15,7 +15,6 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine import score as engine
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Batch, Request
-from jaxpaint.engine.score import pack_for
 from jaxpaint.engine.walk import shards
 from jaxpaint.plans.tree import prefix_tree
 from jaxpaint.results.store import Store
@@ -122,7 +121,7 @@ class Scoring:
 
     def portions(self, missing: Bool[np.ndarray, "plans requests"]) -> list[Portion]:
         if self._packed is None:
-            self._packed = pack_for(self.model, self.study.requests, self.batch_tokens)
+            self._packed = engine.pack_for(self.model, self.study.requests, self.batch_tokens)
         return portions(self.model, self.study.requests, missing, self.batch_tokens, self._packed)
 
     def compute(self, portion: Portion) -> Generator[Found, None, None]:
