@@ -110,7 +110,7 @@ def _torch_classifier(
 
 def _torch_inputs(batch: Batch) -> dict[str, torch.Tensor]:
     """A batch's real rows, padded no further than they need."""
-    (tokens, lengths, types), _, labels, weights = batch
+    (tokens, lengths, types), _, labels, weights = jax.device_get(batch)
     real, longest = weights > 0, lengths.max()
     return {
         "input_ids": torch.tensor(tokens[real, :longest]).long(),
