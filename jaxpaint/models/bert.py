@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxpaint.models.family import Capabilities, Family, Names, Weight
+from jaxpaint.models.family import Capabilities, Family, Names, Weight, WholeHeads
 from jaxpaint.models.fields import (
     ConfigError,
     activation,
@@ -24,15 +24,9 @@ from jaxpaint.models.fields import (
 
 
 @dataclass(frozen=True)
-class BertConfig:
+class BertConfig(WholeHeads):
     """BERT: an encoder. Which heads a checkpoint brings is seen in its tensors, not in its config.json."""
 
-    model_type: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
     max_position_embeddings: int
     type_vocab_size: int
     layer_norm_eps: float
@@ -42,15 +36,6 @@ class BertConfig:
     classifier_dropout: float | None = None
     has_pooler: bool = True
     has_masked_lm_head: bool = True
-
-    @property
-    def num_key_value_heads(self) -> int:
-        """As many as query heads."""
-        return self.num_attention_heads
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
 
     @property
     def tie_word_embeddings(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -19,6 +20,40 @@ class Capabilities:
     token_types: int = 0
     flash_attention: bool = True
     """Whether cuDNN's attention computes the same: it knows no caps on scores."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The fields that every family's config begins with, in the order they are stored in."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """A decoder's, where the family does not say otherwise."""
+        return Capabilities()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `jaxpaint.models.from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class WholeHeads(Sizes):
+    """Of models with as many key/value heads as query heads, which share `hidden_size`."""
+
+    @property
+    def num_key_value_heads(self) -> int:
+        return self.num_attention_heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
 
 
 @runtime_checkable

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxpaint.models.family import Capabilities, Family, Traits, decoder_names
+from jaxpaint.models.family import Family, Traits, WholeHeads, decoder_names
 from jaxpaint.models.fields import (
     ConfigError,
     RopeScaling,
@@ -21,15 +20,9 @@ from jaxpaint.models.fields import (
 
 
 @dataclass(frozen=True)
-class NeoxConfig:
+class NeoxConfig(WholeHeads):
     """GPT-NeoX: Pythia and kin. The first `rotary_dim` numbers of each head turn with the position."""
 
-    model_type: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
     max_position_embeddings: int
     layer_norm_eps: float
     rotary_dim: int
@@ -39,16 +32,6 @@ class NeoxConfig:
     tie_word_embeddings: bool = False
     attention_bias: bool = True
     hidden_act: str = "gelu"
-    capabilities = Capabilities()
-
-    @property
-    def num_key_value_heads(self) -> int:
-        """As many as query heads."""
-        return self.num_attention_heads
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
 
     @property
     def traits(self) -> Traits:
@@ -68,9 +51,6 @@ class NeoxConfig:
             mlp_bias=True,
             rotary_dim=self.rotary_dim,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 LENGTH, ROTARY = 2048, 0.25  # where a config.json is silent, as transformers' GPTNeoXConfig

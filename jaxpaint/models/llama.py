@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxpaint.models.family import Capabilities, Family, Traits, decoder_names
+from jaxpaint.models.family import Family, Sizes, Traits, decoder_names
 from jaxpaint.models.fields import RopeScaling, decoder_fields, grouped_heads, names_of, number, switch
 
 
 @dataclass(frozen=True)
-class LlamaConfig:
+class LlamaConfig(Sizes):
     """The Llama family: Llama 1/2/3, Mistral, SmolLM, TinyLlama and kin. `sliding_window` is in tokens."""
 
-    model_type: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
     max_position_embeddings: int
@@ -32,7 +25,6 @@ class LlamaConfig:
     attention_bias: bool = False
     mlp_bias: bool = False
     hidden_act: str = "silu"
-    capabilities = Capabilities()
 
     @property
     def traits(self) -> Traits:
@@ -46,9 +38,6 @@ class LlamaConfig:
             mlp_bias=self.mlp_bias,
             rotary_dim=self.head_dim,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 # Values that transformers assumes where a config.json is silent, by model type.

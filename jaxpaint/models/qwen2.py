@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxpaint.models.family import Capabilities, Family, Traits, decoder_names
+from jaxpaint.models.family import Family, Sizes, Traits, decoder_names
 from jaxpaint.models.fields import ConfigError, RopeScaling, decoder_fields, grouped_heads, names_of, number, switch
 
 
 @dataclass(frozen=True)
-class Qwen2Config:
+class Qwen2Config(Sizes):
     """Qwen2: `layer_types` name each layer's kind of attention, as transformers does."""
 
-    model_type: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
     max_position_embeddings: int
@@ -31,16 +24,12 @@ class Qwen2Config:
     sliding_window: int | None = None
     tie_word_embeddings: bool = False
     hidden_act: str = "silu"
-    capabilities = Capabilities()
 
     @property
     def traits(self) -> Traits:
         """Llama's, with biases where transformers builds them whatever config.json says."""
         windows = tuple(self.sliding_window if kind == "sliding_attention" else None for kind in self.layer_types)
         return Traits("rms", self.rms_norm_eps, windows, input_bias=True, rotary_dim=self.head_dim)
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 def read(raw: Mapping[str, Any]) -> Qwen2Config:

@@ -13,8 +13,20 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.results.schema import one
 
 
+@dataclass(frozen=True, kw_only=True)
+class StrategyOptions:
+    """What a strategy made a plan with, None where it does not take it, and how many layers it changes."""
+
+    start: int | None = None
+    seed: int | None = None
+    iterations: int | None = None
+    times: int | None = None
+    layer: int | None = None
+    affected: int | None = None
+
+
 @dataclass(frozen=True)
-class PlanRow:
+class PlanRow(StrategyOptions):
     """A plan with one strategy that it stands for; a plan of one's own is strategy "custom", labelled by its text."""
 
     text: str
@@ -23,12 +35,6 @@ class PlanRow:
     strategy: str
     num_layers: int
     label: str
-    start: int | None = None
-    seed: int | None = None
-    iterations: int | None = None
-    times: int | None = None
-    layer: int | None = None
-    affected: int | None = None
 
 
 def row_id(connection: sqlite3.Connection, table: str, key: Mapping[str, Any], **others: Any) -> int:

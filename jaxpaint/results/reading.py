@@ -6,11 +6,12 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import PurePath
 from typing import Any, TypeVar
 
 from jaxpaint.results import kinds
+from jaxpaint.results.keys import StrategyOptions
 
 NOT_FINITE, RUNNING = "not finite", "running"
 
@@ -63,18 +64,12 @@ class StoredPlan:
 
 
 @dataclass(frozen=True)
-class VariantRow:
+class VariantRow(StrategyOptions):
     """What a plan stands for: a strategy and its options. `column` is the plan's place among a study's plans."""
 
     column: int
     strategy: str
     label: str
-    start: int | None = None
-    seed: int | None = None
-    iterations: int | None = None
-    times: int | None = None
-    layer: int | None = None
-    affected: int | None = None
 
 
 @dataclass(frozen=True)
@@ -123,12 +118,14 @@ def plans(connection: sqlite3.Connection, model: int, bos: str) -> list[StoredPl
 
 def variants(connection: sqlite3.Connection, num_layers: int, columns: Mapping[int, int]) -> Iterator[VariantRow]:
     """What the plans stand for in a model of so many layers; `columns` are the plans' places by id."""
+    options = [field.name for field in fields(StrategyOptions)]
+    names = ", ".join(options)
     rows = connection.execute(
-        "SELECT plan, strategy, label, start, seed, iterations, times, layer, affected FROM variants"
-        " WHERE num_layers = ? ORDER BY id",
-        (num_layers,),
+        f"SELECT plan, strategy, label, {names} FROM variants WHERE num_layers = ? ORDER BY id", (num_layers,)
     )
-    return (VariantRow(columns[plan], *rest) for plan, *rest in rows if plan in columns)
+    for plan, strategy, label, *values in rows:
+        if plan in columns:
+            yield VariantRow(columns[plan], strategy, label, **dict(zip(options, values, strict=True)))
 
 
 def tasks(connection: sqlite3.Connection, model: int, bos: str) -> list[TaskRow]:

@@ -53,7 +53,7 @@ def portions(
         return []
     patterns = _patterns(missing)
     found, rest = [], []
-    for batch in packed or pack_for(model, requests, batch_tokens):
+    for batch in packed or engine.pack_for(model, requests, batch_tokens):
         if len({patterns[request] for request in batch.requests}) > 1:
             rest.append(batch.requests)
         elif missing[:, batch.requests[0]].any():
@@ -79,7 +79,7 @@ def regrouped(
     return [
         Portion(batch, np.array(group)[batch.requests], np.flatnonzero(missing[:, group[0]]))
         for group in groups.values()
-        for batch in pack_for(model, [requests[request] for request in group], batch_tokens)
+        for batch in engine.pack_for(model, [requests[request] for request in group], batch_tokens)
     ]
 
 

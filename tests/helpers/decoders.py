@@ -42,7 +42,7 @@ PLANS = [
 LONGEST = 24  # tokens in a test's texts: beyond the sliding window, and into every regime of the rope scaling
 WINDOW = 5
 
-_SIZES: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -163,7 +163,7 @@ def make_tiny(variation: str) -> Tiny:
     # Here, because it takes seconds that most test files can do without.
     import transformers
 
-    values = {**_SIZES, **VARIATIONS[variation]}
+    values = {**SIZES, **VARIATIONS[variation]}
     model_type = values.pop("model_type", "llama")
     names = _OTHER_NAMES.get(model_type, {})
     values = {known: value for name, value in values.items() if (known := names.get(name, name))}

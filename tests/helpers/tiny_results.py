@@ -38,9 +38,8 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 FULL = PlanRow("0-7", 8, 8, "full", NUM_LAYERS, "full", affected=0)
 SKIP = PlanRow("0-2 5-7", 6, 6, "skip", NUM_LAYERS, "skip start=2", start=2, affected=3)
-LOOP = PlanRow(
-    "0-2 {3 4}*3 5-7", 12, 9, "looped-parallel", NUM_LAYERS, "looped-parallel start=2 iterations=3", 2, None, 3
-)
+LOOPED = "looped-parallel"
+LOOP = PlanRow("0-2 {3 4}*3 5-7", 12, 9, LOOPED, NUM_LAYERS, f"{LOOPED} start=2 iterations=3", start=2, iterations=3)
 OWN = PlanRow("0 0 7", 3, 3, "custom", NUM_LAYERS, "0 0 7")
 PLANS = (FULL, SKIP, LOOP, OWN)
 ENVIRONMENT = {"device": "cpu", "versions": {"jax": "0.10.0"}}

@@ -16,39 +16,23 @@ import transformers
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.model import from_parameters, layer_stack, start
 from jaxpaint.engine.rows import Inputs
-from jaxpaint.models.family import Capabilities, Traits
+from jaxpaint.models.family import Capabilities, Sizes, Traits
 from jaxpaint.models.parts import OffsetNorm
 from jaxpaint.plans.plan import Plan
 from tests.generation.test_generation import by_full_passes, generated, random_prompts
-from tests.helpers.decoders import LONGEST, NUM_LAYERS, VOCAB_SIZE, WINDOW, Tiny, randomise, stacked_parameters
+from tests.helpers.decoders import LONGEST, NUM_LAYERS, SIZES, VOCAB_SIZE, WINDOW, Tiny, randomise, stacked_parameters
 
 LENGTHS = np.array([LONGEST, 3, 15])
 SERIES = ["0-4", "4-0", "0 2 1 4", "0 (1 3)*2 4", "2*3"]
 GROUPS = ["0 {1-3} 4", "0 {(1 {2 3}) 2}*2 4", "0 sum{1 2} 3 4"]
-COMMON: dict[str, Any] = {
-    "vocab_size": VOCAB_SIZE,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": NUM_LAYERS,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-2,
-}
+COMMON: dict[str, Any] = {**SIZES, "head_dim": 8}
 GPT2 = {"n_embd": 32, "n_inner": 48, "n_layer": NUM_LAYERS, "n_head": 4, "n_positions": 64, "layer_norm_epsilon": 1e-2}
 
 
 @dataclass(frozen=True)
-class Declared:
+class Declared(Sizes):
     """A decoder that only these tests know."""
 
-    model_type: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
     max_position_embeddings: int
