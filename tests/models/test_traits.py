@@ -13,7 +13,6 @@ import pytest
 import torch
 import transformers
 
-from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.model import from_parameters, layer_stack, start
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.models.family import Capabilities, Sizes, Traits
@@ -21,6 +20,7 @@ from jaxpaint.models.parts import OffsetNorm
 from jaxpaint.plans.plan import Plan
 from tests.generation.test_generation import by_full_passes, generated, random_prompts
 from tests.helpers.decoders import LONGEST, NUM_LAYERS, SIZES, VOCAB_SIZE, WINDOW, Tiny, randomise, stacked_parameters
+from tests.helpers.oracle import run_slowly
 
 LENGTHS = np.array([LONGEST, 3, 15])
 SERIES = ["0-4", "4-0", "0 2 1 4", "0 (1 3)*2 4", "2*3"]
@@ -174,7 +174,7 @@ def test_parallel_plans_are_the_slow_twin(name: str, texts: np.ndarray) -> None:
     block, stacked = layer_stack(tiny.module)
     inputs = Inputs(jnp.array(texts), jnp.array(LENGTHS), None)
     for plan in map(Plan.parse, GROUPS):
-        expected, _ = stack.run_slowly(jax.jit(block), stacked, plan, *start(tiny.module, inputs))
+        expected, _ = run_slowly(jax.jit(block), stacked, plan, *start(tiny.module, inputs))
         for static in (False, True):
             found = tiny.model.logits(texts, plan, LENGTHS, static=static)
             _close(found, np.asarray(tiny.module.logits(expected)))
