@@ -13,7 +13,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from convert import convert, export
-from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.model import layer_stack, start
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import from_dict, from_huggingface, with_layers
@@ -21,6 +20,7 @@ from jaxpaint.models.fields import ConfigError
 from jaxpaint.plans.plan import Plan
 from tests.generation.test_generation import by_full_passes, generated, random_prompts
 from tests.helpers.decoders import LONGEST, NUM_LAYERS, WINDOW, make_tiny
+from tests.helpers.oracle import run_slowly
 
 VARIATIONS = ["qwen2", "qwen2, windows in turn"]
 LENGTHS = np.array([LONGEST, 3, 15])
@@ -49,7 +49,7 @@ def test_parallel_plans_are_the_slow_twin(variation: str, texts: np.ndarray) -> 
     layer, inputs = jax.jit(block), Inputs(jnp.array(texts), jnp.array(LENGTHS), None)
     for text in ("0 {1-3} 4", "0 {(1 {2 3}) 2}*2 4", "0 sum{1 2} 3 4", "{0-4}*2", "0 {1 3}*3 4"):
         plan = Plan.parse(text)
-        expected, _ = stack.run_slowly(layer, stacked, plan, *start(tiny.module, inputs))
+        expected, _ = run_slowly(layer, stacked, plan, *start(tiny.module, inputs))
         _close(tiny.model.logits(texts, plan, LENGTHS), tiny.module.logits(expected))
 
 
