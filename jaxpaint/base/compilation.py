@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxpaint.base.caches import compiled_folder
 # XLA's default library for matrix products on a CPU (YNNPACK) adds up the whole inner dimension in one chain; Eigen
 # adds up blocks. Its error is a third smaller at the same speed (docs/log.md), which deep plans amplify.
 EIGEN_MATMUL = {"xla_cpu_experimental_ynn_fusion_type": ""}
+KEPT_SECONDS = 0.1  # of compilation, from which an executable is kept
 
 
 def persistent_cache() -> str | None:
@@ -32,6 +34,9 @@ def enable_persistent_cache() -> None:
 
     if (folder := persistent_cache()) is not None:
         jax.config.update("jax_compilation_cache_dir", folder)
+        # Each of a batch shape's executables compiles in less than the second from which JAX keeps one; all take more.
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_SECONDS)
 
 
 @functools.cache

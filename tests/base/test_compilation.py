@@ -1,0 +1,33 @@
+"""What is compiled is kept between processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Half a second of compiling on one core: less than JAX keeps by itself, as each executable of a batch shape is.
+CODE = """
+import jax, jax.numpy as jnp
+from jaxpaint.base.compilation import enable_persistent_cache
+
+enable_persistent_cache()
+def deep(x):
+    for _ in range(600):
+        x = jnp.sin(x @ x) + jnp.cos(x)
+    return x
+jax.jit(deep)(jnp.ones((8, 8))).block_until_ready()
+"""
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(None, True), ("1000", False)])
+def test_what_compiles_fast_is_kept_unless_the_user_says_otherwise(
+    tmp_path: Path, seconds: str | None, kept: bool
+) -> None:
+    asked = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": seconds} if seconds else {}
+    environment = {**os.environ, "JAXPAINT_CACHE": str(tmp_path), **asked}
+    subprocess.run([sys.executable, "-c", CODE], cwd=Path(__file__).parents[2], env=environment, check=True)
+    assert any("jit_deep" in file.name for file in tmp_path.rglob("*")) == kept
