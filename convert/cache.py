@@ -11,7 +11,7 @@ from convert.sources import files_read, local_path, require_known
 from convert.to_store import convert
 from jaxpaint.base.caches import stores_folder
 from jaxpaint.base.errors import UserError
-from jaxpaint.models.checkpoint import FORMAT_VERSION, Progress, is_store, read_manifest
+from jaxpaint.models.checkpoint import FORMAT_VERSION, GENERATION_CONFIG, Progress, is_store, read_manifest
 
 
 def store_for(model: str | Path, revision: str | None = None, progress: Progress | None = None) -> Path:
@@ -35,6 +35,8 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
     else:
         version = hub.commit(str(model), revision)
         name, key = str(model).replace("/", "--"), [str(model), version]
+    if version is not None or (path / GENERATION_CONFIG).is_file():
+        key = [*key, GENERATION_CONFIG]  # not the stores of before it was kept
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, key]).encode()).hexdigest()[:16]
     store = stores_folder() / f"{name}-{digest}"
     if is_store(store):

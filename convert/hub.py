@@ -33,7 +33,7 @@ def is_hub_id(model: str) -> bool:
 def needed(files: Sequence[str]) -> list[str]:
     """Which of a repository's files conversion needs: config, tokenizer, one form of the weights."""
     top = [file for file in files if "/" not in file]
-    patterns: tuple[str, ...] = ("config.json", *TOKENIZER_PATTERNS)
+    patterns: tuple[str, ...] = ("config.json", "generation_config.json", *TOKENIZER_PATTERNS)
     for marker, weights in WEIGHTS:
         if any(fnmatch(file, marker) for file in top):
             patterns += weights

@@ -17,8 +17,9 @@ from convert.tensors import Tensor, abbreviated, by_name
 from convert.torch_files import read_torch_file
 from jaxpaint.base.bundled import FOLDER as BUNDLED_FOLDER
 from jaxpaint.base.bundled import MODEL as BUNDLED
+from jaxpaint.base.documents import read_json
 from jaxpaint.base.errors import UserError
-from jaxpaint.models.checkpoint import is_store
+from jaxpaint.models.checkpoint import GENERATION_CONFIG, is_store
 
 # (index of shards, the files where there is no index, how to read one)
 HUGGINGFACE_WEIGHTS = (
@@ -38,6 +39,7 @@ class Source:
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     tokenizer_files: Sequence[Path]
+    generation_config: Path | None = None
 
 
 def resolve(source: str | Path, revision: str | None = None) -> Source:
@@ -57,7 +59,7 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
             f"{folder} is not a checkpoint: it has neither config.json (Hugging Face) nor params.json with "
             "consolidated.*.pth (Meta)"
         )
-    return Source(name, commit, folder, config, tensors, _tokenizer_files(folder))
+    return Source(name, commit, folder, config, tensors, _tokenizer_files(folder), _generation_config(folder))
 
 
 def local_path(source: str | Path, revision: str | None = None) -> Path:
@@ -109,6 +111,14 @@ def _read_config(file: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{file} holds a JSON {type(config).__name__}, not a model's configuration")
     return config
+
+
+def _generation_config(folder: Path) -> Path | None:
+    file = folder / GENERATION_CONFIG
+    if not file.is_file():
+        return None
+    read_json(file, dict[str, Any])  # what cannot be read is told now
+    return file
 
 
 def _has_huggingface_weights(folder: Path) -> bool:

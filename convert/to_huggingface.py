@@ -71,6 +71,8 @@ def export(
         _write_json(folder / "config.json", _rearranged(original, with_layers(config, layers), manifest["dtype"]))
         for name in manifest["tokenizer"]:
             shutil.copyfile(store / "tokenizer" / name, folder / name)
+        if manifest.get("generation_config") is not None:
+            shutil.copyfile(store / checkpoint.GENERATION_CONFIG, folder / checkpoint.GENERATION_CONFIG)
     return Path(destination)
 
 

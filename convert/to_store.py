@@ -61,6 +61,7 @@ def convert(
         dtype=chosen,
         huggingface_config=found.config,
         tokenizer_files=found.tokenizer_files,
+        generation_config=found.generation_config,
         source=found.name,
         revision=found.revision,
         overwrite=overwrite,

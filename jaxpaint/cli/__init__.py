@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -36,7 +37,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
-    options = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args([_with_hyphens(each) for each in given])
     try:
         with interrupts.reraised():
             status = options.run(options)
@@ -61,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print("jaxpaint: error: the device is out of memory; try a lower --batch-tokens", file=sys.stderr)
         return MISTAKE
+
+
+def _with_hyphens(argument: str) -> str:
+    """An option as we spell it where it is spelt as lm-eval's are, --num_fewshot."""
+    name, equals, value = argument.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if re.fullmatch("--[a-z][a-z_-]*", name) else argument
 
 
 def script() -> NoReturn:

@@ -68,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
     model, plan = load_with_plan(options)
     plans = [each.validate(model.num_layers) for each in compared] or [plan]
     prompt = _prompt(model, text, options)
+    _tell_settings(model)
     if compared:
         _compare(model, plans, prompt, sampling, options.kv)
     else:
@@ -95,6 +96,16 @@ def _prompt(model: Model, text: str, options: argparse.Namespace) -> Prompt:
             "its beginning with --truncate-left"
         )
     return Prompt(tuple(tokens[max(excess, 0) :]), options.max_new_tokens, tuple(options.stop))
+
+
+def _tell_settings(model: Model) -> None:
+    from dataclasses import replace
+
+    from jaxpaint.generation.settings import generation_settings
+
+    # How long a text becomes is --max-new-tokens' to say.
+    for line in replace(generation_settings(model), max_new_tokens=None).lines(model.tokenizer.eos_token_id):
+        print(f"jaxpaint: {line}", file=sys.stderr)
 
 
 def _stream(model: Model, plan: Plan, prompt: Prompt, sampling: Sampling, kv: Any) -> None:

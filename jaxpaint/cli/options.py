@@ -72,14 +72,14 @@ def add_cache_option(parser, *, defaults: bool = True) -> None:
     )
 
 
-def add_plan_options(parser: argparse.ArgumentParser, plan_help: str) -> None:
-    """--plan, or a --strategy with its options."""
+def add_plan_options(parser: argparse.ArgumentParser, plan_help: str, *, seed: bool = True) -> None:
+    """--plan, or a --strategy with its options; --seed is one, unless the command itself has it."""
     group = parser.add_argument_group("layer plan (default: every layer in order)")
     group.add_argument("--plan", metavar="PLAN", help=plan_help)
-    add_strategy_options(group)
+    add_strategy_options(group, seed=seed)
 
 
-def add_strategy_options(group) -> None:
+def add_strategy_options(group, *, seed: bool = True) -> None:
     """--strategy with the options that make one plan of it."""
     group.add_argument("--strategy", metavar="NAME", help=f"a strategy by name: {', '.join(STRATEGIES)}")
     for option, metavar, help in (
@@ -89,7 +89,8 @@ def add_strategy_options(group) -> None:
         ("times", "N", f"{_of('times')} (default: 2)"),
         ("layer", "I", _of("layer")),
     ):
-        group.add_argument(f"--{option}", type=int, metavar=metavar, help=help)
+        if seed or option != "seed":
+            group.add_argument(f"--{option}", type=int, metavar=metavar, help=help)
 
 
 def _of(option: str) -> str:

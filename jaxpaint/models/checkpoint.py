@@ -5,6 +5,7 @@ A store is a folder:
     parameters/              the stacked parameters (Orbax)
     config.json              the configuration's `to_dict`
     huggingface_config.json  the source's own config
+    generation_config.json   the source's, where it had one
     tokenizer/               the source's tokenizer files, where it had any
     manifest.json            format, source, revision, dtype, versions, and each tensor's shape, dtype and hash
 """
@@ -35,6 +36,7 @@ FORMAT = "jaxpaint store"
 FORMAT_VERSION = 1
 # Stored chunks hold part of one layer, so that a shard reads little more than its own bytes.
 CHUNK_BYTES = 16 * 2**20
+GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -169,6 +171,7 @@ def save(
     dtype: str,
     huggingface_config: Mapping[str, Any],
     tokenizer_files: Sequence[Path] = (),
+    generation_config: Path | None = None,
     source: str = "memory",
     revision: str | None = None,
     overwrite: bool = False,
@@ -202,6 +205,9 @@ def save(
             name: {"shape": list(shape), "dtype": dtype, "sha256": hashes[name]} for name, shape in shapes.items()
         }
         _copy_tokenizer(folder / "tokenizer", tokenizer_files, huggingface_config)
+        generation = None if generation_config is None else generation_config.read_bytes()
+        if generation is not None:
+            (folder / GENERATION_CONFIG).write_bytes(generation)
         _write_json(folder / "config.json", config.to_dict())
         _write_json(folder / "huggingface_config.json", huggingface_config)
         _write_json(
@@ -213,6 +219,7 @@ def save(
                 "revision": revision,
                 "dtype": dtype,
                 "tokenizer": sorted(file.name for file in tokenizer_files),
+                "generation_config": None if generation is None else hashlib.sha256(generation).hexdigest(),
                 "versions": {name: _version(name) for name in ("jaxpaint", "jax", "flax", "orbax-checkpoint")},
                 "parameters": _measure(folder / "parameters"),
                 "fingerprint": fingerprint(config, tensors),

@@ -85,6 +85,7 @@ def _setting(num_fewshot: int, bos: str, settings: str) -> str:
         (f"{num_fewshot}-shot", num_fewshot),
         (f"BOS {bos}", bos != "auto"),
         (f"kv {kv}", kv not in (None, "exact")),
+        ("chat", kinds.is_chat(settings)),
         ("fine-tuned", kinds.is_finetuned(settings)),
     )
     return ", ".join(text for text, shown in parts if shown)

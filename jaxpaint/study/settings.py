@@ -79,7 +79,9 @@ def spec_from(options: Mapping[str, Any], file: Path | None = None) -> StudySpec
     _take_plans(settings)
     _refuse_incomplete(settings)
     _refuse_unused(given, settings)
-    return StudySpec(**{name.replace("-", "_"): value for name, value in settings.items()})
+    spec = StudySpec(**{name.replace("-", "_"): value for name, value in settings.items()})
+    spec.asking  # noqa: B018  what does not go together is told now
+    return spec
 
 
 def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
