@@ -10,7 +10,9 @@ examples:
       --data hellaswag=hellaswag.jsonl      (without a network)
 
 Prompts, few-shot examples and metrics are lm-eval's. The paper's runs used
---bos off. Ctrl-C keeps the tasks that are finished.
+--bos off. Ctrl-C keeps the tasks that are finished. A task YAML file of your own
+is data: its templates run in a sandbox, and Python that it names runs only with
+--trust-tasks.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     data = parse_data_option(options.data)
     check_plan_options(options)
     require_known(options.model)
-    tasks = load_tasks(names, data=data, num_fewshot=options.num_fewshot)
+    tasks = load_tasks(names, data=data, num_fewshot=options.num_fewshot, trust=options.trust_tasks)
     model, plan = load_with_plan(options)
 
     from jaxpaint.base.progress import bar

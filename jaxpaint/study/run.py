@@ -134,7 +134,7 @@ class Session:
         """What is analysed: a task's texts, without examples before them."""
         spec, data = self.spec, parse_data_option(self.spec.data)
         own = {spec.analysis_task: data[spec.analysis_task]} if spec.analysis_task in data else {}
-        tasks = load_tasks([spec.analysis_task], data=own, num_fewshot=0)
+        tasks = load_tasks([spec.analysis_task], data=own, num_fewshot=0, trust=spec.trust_tasks)
         return analysis_texts(self.model, spec.bos, tasks, spec.analysis_samples)  # type: ignore[arg-type]
 
     def _analyse(self, study: Study, variants: Sequence[Variant]) -> int:
@@ -205,7 +205,7 @@ def spec_tasks(spec: StudySpec) -> Any:
     data = parse_data_option(spec.data)
     if spec.analyses and spec.analysis_task not in spec.tasks:
         data.pop(spec.analysis_task, None)
-    return load_tasks(spec.tasks, data=data, num_fewshot=spec.num_fewshot)
+    return load_tasks(spec.tasks, data=data, num_fewshot=spec.num_fewshot, trust=spec.trust_tasks)
 
 
 def spec_requests(spec: StudySpec, model: Model | Source, tasks: Any) -> tuple[TaskRequests, ...]:

@@ -34,6 +34,7 @@ class StudySpec:
     looped-parallel, `times` those of block-repeat; `plans` texts of plans of one's own; `shard` (i, n) the i-th of n
     parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first `analysis_samples` texts of `analysis_task`, for the
     plans of `analysis_strategies` (none named: for all plans).
+    `trust_tasks` lets task files of the user's own run code.
 
     `jaxpaint.study.settings.spec_from` makes one of options and a TOML file, and checks every value.
     """
@@ -61,6 +62,7 @@ class StudySpec:
     analysis_task: str = _setting(values.text, ANALYSIS_TASK)
     shard: tuple[int, int] = _setting(values.shard, (1, 1))
     batch_tokens: int | None = _setting(values.whole(1), None)
+    trust_tasks: bool = _setting(values.switch, False)
 
     def variants(self, num_layers: int) -> tuple[Variant, ...]:
         """Every variant of the whole study on a model of `num_layers` layers, as `variants_of`."""
