@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.models.fields import REQUIRED, number
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Sizes:
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
+
+    def __post_init__(self) -> None:
+        """However it was made: raises ConfigError for a size that no model has."""
+        for name in REQUIRED:
+            number(vars(self), name)
 
     @property
     def capabilities(self) -> Capabilities:
