@@ -108,6 +108,13 @@ def number(values: Mapping[str, Any], name: str, default: float | None = None, k
     return kind(value)
 
 
+def require_bounds(values: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless a config's numbers are 0 or positive, and no larger than any model's."""
+    for name, value in values.items():
+        if name in REQUIRED or (type(value) in (int, float) and value != 0):
+            number(values, name, kind=int if name in REQUIRED else type(value))
+
+
 def switch(values: Mapping[str, Any], name: str, default: bool = False) -> bool:
     """True or false; silent and null are the default."""
     value = default if values.get(name) is None else values[name] or False
