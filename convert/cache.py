@@ -24,9 +24,7 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
         UserError: no such model, or one that does not convert.
     """
     path = local_path(model, revision)
-    # A folder of parameters without a manifest is a damaged store, which read_manifest explains.
-    if is_store(path) or (path / "parameters").is_dir():
-        read_manifest(path)
+    if _is_there(path):
         return path
     require_known(model)
     if path.is_dir():
@@ -37,7 +35,7 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
         name, key = str(model).replace("/", "--"), [str(model), version]
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, key]).encode()).hexdigest()[:16]
     store = stores_folder() / f"{name}-{digest}"
-    if is_store(store):
+    if _is_there(store):
         return store
     try:
         return convert(model, store, revision=version, progress=progress)
@@ -46,3 +44,11 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
         if is_store(store):
             return store
         raise
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a store. Raises UserError for a damaged one, such as a folder of parameters alone."""
+    if not is_store(path) and not (path / "parameters").is_dir():
+        return False
+    read_manifest(path)
+    return True

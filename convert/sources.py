@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
 from convert import hub
 from convert.meta import is_meta_folder, read_meta_folder
@@ -17,7 +18,9 @@ from convert.tensors import Tensor, abbreviated, by_name
 from convert.torch_files import read_torch_file
 from jaxpaint.base.bundled import FOLDER as BUNDLED_FOLDER
 from jaxpaint.base.bundled import MODEL as BUNDLED
+from jaxpaint.base.documents import read_json, require_regular
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.names import inside
 from jaxpaint.models.checkpoint import is_store
 
 # (index of shards, the files where there is no index, how to read one)
@@ -25,6 +28,12 @@ HUGGINGFACE_WEIGHTS = (
     ("model.safetensors.index.json", "model*.safetensors", read_header),
     ("pytorch_model.bin.index.json", "pytorch_model*.bin", read_torch_file),
 )
+
+
+class Index(TypedDict):
+    """Of shards: the file of each tensor."""
+
+    weight_map: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -102,10 +111,7 @@ def files_read(folder: Path) -> list[Path]:
 
 
 def _read_config(file: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as JSON: {error}") from error
+    config = read_json(file)
     if not isinstance(config, dict):
         raise UserError(f"{file} holds a JSON {type(config).__name__}, not a model's configuration")
     return config
@@ -119,6 +125,8 @@ def _read_weights(folder: Path) -> Mapping[str, Tensor]:
     for index_name, pattern, read in HUGGINGFACE_WEIGHTS:
         files = _shards(folder, index_name, pattern)
         if files:
+            for file in files:
+                require_regular(file)
             return by_name([tensor for file in files for tensor in read(file)], str(folder))
     raise UserError(
         f"{folder} has config.json but no weights: neither model*.safetensors nor pytorch_model*.bin is there"
@@ -132,13 +140,15 @@ def _shards(folder: Path, index_name: str, pattern: str) -> list[Path]:
     if not (folder / index_name).is_file():
         return sorted(folder.glob(pattern))
     try:
-        named = sorted(set(json.loads((folder / index_name).read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{folder / index_name} is not an index of shards: {error!r}; download it again") from error
-    absent = [name for name in named if Path(name).name != name or not (folder / name).is_file()]
-    if absent:
-        raise UserError(f"{folder} lacks shards that {index_name} names: {abbreviated(absent)}; download them")
-    return [folder / name for name in named]
+        index = read_json(folder / index_name, Index)
+    except UserError as error:
+        raise UserError(f"{error}, so it is not an index of shards; download it again") from error
+    named = [inside(folder, name, index_name) for name in sorted(set(index["weight_map"].values()))]
+    absent = [file.name for file in named if not file.exists()]
+    if absent or not named:
+        which = f": {abbreviated(absent)}" if absent else " none of"
+        raise UserError(f"{folder} lacks shards that {index_name} names{which}; download them")
+    return named
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxpaint.base.documents import read_json
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.files import new_folder
 from jaxpaint.models import checkpoint, family_of, with_layers
 from jaxpaint.models.checkpoint import Progress
 from jaxpaint.models.family import Config, Names
@@ -33,13 +35,14 @@ def export(
     Shards hold at most `shard_bytes`, or one tensor; memory holds two such.
 
     Raises:
-        UserError: a plan that runs layers in parallel or names one that the model lacks, or no such store.
+        UserError: a plan that runs layers in parallel or names one that the model lacks; no such store, or a damaged
+            one.
     """
     import numpy as np
     from safetensors.numpy import save_file
 
     store = Path(store)
-    manifest, config = checkpoint.require_whole(store), checkpoint.read_config(store)
+    config = checkpoint.read_config(store)
     plan.validate(config.num_hidden_layers)
     if not plan.is_series:
         raise UserError(
@@ -47,10 +50,13 @@ def export(
             f"as {plan} has"
         )
     layers = plan.sequence()
-    shards = _shards(_entries(family_of(config.model_type).names, manifest["tensors"], layers), shard_bytes)
-    total, done = sum(entry.size for shard in shards for entry in shard), 0
     weight_map = {}
-    with checkpoint.new_folder(destination, overwrite=overwrite, replaces=_is_huggingface) as folder:
+    with (
+        new_folder(destination, overwrite=overwrite, replaces=_is_huggingface) as folder,
+        checkpoint.verified(store) as manifest,
+    ):
+        shards = _shards(_entries(family_of(config.model_type).names, manifest["tensors"], layers), shard_bytes)
+        total, done = sum(entry.size for shard in shards for entry in shard), 0
         for number, shard in enumerate(shards, start=1):
             file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             tensors = {}
@@ -67,7 +73,7 @@ def export(
             _write_json(
                 folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
             )
-        original = json.loads((store / "huggingface_config.json").read_text())
+        original = read_json(store / "huggingface_config.json", dict[str, Any])
         _write_json(folder / "config.json", _rearranged(original, with_layers(config, layers), manifest["dtype"]))
         for name in manifest["tokenizer"]:
             shutil.copyfile(store / "tokenizer" / name, folder / name)

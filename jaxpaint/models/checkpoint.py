@@ -6,7 +6,8 @@ A store is a folder:
     config.json              the configuration's `to_dict`
     huggingface_config.json  the source's own config
     tokenizer/               the source's tokenizer files, where it had any
-    manifest.json            format, source, revision, dtype, versions, and each tensor's shape, dtype and hash
+    manifest.json            format, source, revision, dtype, versions, each tensor's shape, dtype and hash, and the
+                             hashes of the other files
 """
 
 from __future__ import annotations
@@ -24,88 +25,30 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.base.files import new_folder
-from jaxpaint.models import from_dict
 from jaxpaint.models.family import Config
+from jaxpaint.models.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    file_hashes,
+    fingerprint,
+    is_store,
+    read_config,
+    read_manifest,
+    tokenizer_path,
+)
+from jaxpaint.models.verification import measure, read_tensor, verified
 
 if TYPE_CHECKING:
     import numpy as np
     from jax.sharding import Sharding
 
-FORMAT = "jaxpaint store"
-FORMAT_VERSION = 1
+__all__ = ["is_store", "read_config", "read_manifest", "read_tensor", "restore", "save", "tokenizer_path", "verified"]
+
 # Stored chunks hold part of one layer, so that a shard reads little more than its own bytes.
 CHUNK_BYTES = 16 * 2**20
-TOKENIZER_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, the bytes done and the bytes in all (0 where there is only something to say)."""
-
-
-def is_store(path: str | Path) -> bool:
-    """Whether `path` is a folder that says it is a converted store (damaged ones included)."""
-    try:
-        return json.loads((Path(path) / "manifest.json").read_text()).get("format") == FORMAT
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The store's manifest.
-
-    Raises:
-        UserError: the folder does not exist, is no store, is one of another format version, or is damaged.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        raise UserError(f"no folder {path}")
-    if not is_store(path):
-        damaged = (path / "parameters").is_dir()
-        reason = "its manifest.json is missing or unreadable" if damaged else "it has no manifest.json of one"
-        raise UserError(f"{path} is not a converted store: {reason}; make one with `jaxpaint convert`")
-    manifest = json.loads((path / "manifest.json").read_text())
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has store format version {manifest.get('format_version')}, this jaxpaint reads version "
-            f"{FORMAT_VERSION}; convert the checkpoint again"
-        )
-    lacking = [name for name in ("parameters", "config.json", "huggingface_config.json") if not (path / name).exists()]
-    if lacking:
-        raise UserError(f"the store {path} is damaged: it lacks {', '.join(lacking)}; convert the checkpoint again")
-    return manifest
-
-
-def require_whole(path: str | Path) -> dict[str, Any]:
-    """The store's manifest, once its parameter files are seen to be all there, in number and size.
-
-    Raises:
-        UserError: as `read_manifest`, or files are missing or truncated, as after an interrupted copy.
-    """
-    manifest = read_manifest(path)
-    found = _measure(Path(path) / "parameters")
-    if found != manifest["parameters"]:
-        raise UserError(
-            f"the store {path} is damaged: its parameters are {_described(found)}, and were "
-            f"{_described(manifest['parameters'])} when written; copy it or convert the checkpoint again"
-        )
-    return manifest
-
-
-def read_config(path: str | Path) -> Config:
-    """The architecture of a store. Raises UserError as `read_manifest` does."""
-    read_manifest(path)
-    return from_dict(json.loads((Path(path) / "config.json").read_text()))
-
-
-def tokenizer_path(path: str | Path) -> Path:
-    """The folder of a store's tokenizer files. Raises UserError where the source had none."""
-    manifest = read_manifest(path)
-    folder = Path(path) / "tokenizer"
-    if not any((folder / name).exists() for name in TOKENIZER_VOCABULARIES):
-        raise UserError(
-            f"the store {path} has no tokenizer, because {manifest['source']} had none (no "
-            f"{', '.join(TOKENIZER_VOCABULARIES)}); add its files there and convert again"
-        )
-    return folder
 
 
 def restore(
@@ -127,38 +70,30 @@ def restore(
     import orbax.checkpoint as ocp
     from flax.traverse_util import unflatten_dict
 
-    tensors = require_whole(path)["tensors"]
     default = jnp.zeros(()).sharding if sharding is None else sharding
-    items, arguments = {}, {}
-    for name, tensor in tensors.items():
-        shape, kept = tuple(tensor["shape"]), jnp.dtype(dtype or tensor["dtype"])
-        items[name] = jax.ShapeDtypeStruct(shape, kept)
-        placed = default(name, shape) if callable(default) else default
-        arguments[name] = ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=placed, global_shape=shape, dtype=kept)
-    # Bounds what is in flight on the host: at least the largest array, which Orbax would otherwise refuse.
-    largest = max(math.prod(item.shape) * item.dtype.itemsize for item in items.values())
-    try:
-        with _orbax(restore_concurrent_gb=largest // 10**9 + 1) as checkpointer:
-            return checkpointer.restore(
-                (Path(path) / "parameters").resolve(),
-                args=ocp.args.PyTreeRestore(
-                    item=unflatten_dict(items, sep="/"), restore_args=unflatten_dict(arguments, sep="/")
-                ),
+    with verified(path) as manifest:
+        items, arguments = {}, {}
+        for name, tensor in manifest["tensors"].items():
+            shape, kept = tuple(tensor["shape"]), jnp.dtype(dtype or tensor["dtype"])
+            items[name] = jax.ShapeDtypeStruct(shape, kept)
+            placed = default(name, shape) if callable(default) else default
+            arguments[name] = ocp.ArrayRestoreArgs(
+                restore_type=jax.Array, sharding=placed, global_shape=shape, dtype=kept
             )
-    except (OSError, KeyError) as error:
-        reason = first_line(error)[:300]
-        raise UserError(f"the store {path} cannot be restored: {reason}") from error
-
-
-def read_tensor(path: str | Path, name: str, layer: int | None = None) -> np.ndarray:
-    """One stored parameter by its path in the tree, or one `layer` of it, on the host and nothing else read."""
-    import tensorstore
-
-    folder = Path(path).resolve() / "parameters" / name.replace("/", ".")
-    stored = tensorstore.open(
-        {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{folder}/"}}, open=True
-    ).result()
-    return (stored if layer is None else stored[layer]).read().result()
+        # Bounds what is in flight on the host: at least the largest array, which Orbax would otherwise refuse.
+        largest = max(math.prod(item.shape) * item.dtype.itemsize for item in items.values())
+        try:
+            with _orbax(restore_concurrent_gb=largest // 10**9 + 1) as checkpointer:
+                return checkpointer.restore(
+                    (Path(path) / "parameters").resolve(),
+                    args=ocp.args.PyTreeRestore(
+                        item=unflatten_dict(items, sep="/"), restore_args=unflatten_dict(arguments, sep="/")
+                    ),
+                )
+        except Exception as error:  # whatever Orbax makes of metadata that are not its own
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            raise UserError(f"the store {path} cannot be restored: {first_line(error)[:300]}") from error
 
 
 def save(
@@ -214,17 +149,13 @@ def save(
                 "dtype": dtype,
                 "tokenizer": sorted(file.name for file in tokenizer_files),
                 "versions": {name: _version(name) for name in ("jaxpaint", "jax", "flax", "orbax-checkpoint")},
-                "parameters": _measure(folder / "parameters"),
-                "fingerprint": fingerprint(config, tensors),
+                "parameters": measure(folder / "parameters"),
+                "fingerprint": fingerprint(config.to_dict(), tensors),
+                "files": file_hashes(folder),
                 "tensors": tensors,
             },
         )
     return Path(destination)
-
-
-def fingerprint(config: Config, tensors: Mapping[str, Mapping[str, Any]]) -> str:
-    """SHA-256 over the configuration and every tensor's shape, dtype and hash: equal for equal models."""
-    return hashlib.sha256(json.dumps([config.to_dict(), tensors], sort_keys=True).encode()).hexdigest()
 
 
 def _require_room(folder: Path, needed: int) -> None:
@@ -305,15 +236,6 @@ def _orbax(**settings: Any) -> Iterator[Any]:
             yield checkpointer
     finally:
         logger.setLevel(level)
-
-
-def _measure(parameters: Path) -> dict[str, int]:
-    sizes = [file.stat().st_size for file in parameters.rglob("*") if file.is_file()]
-    return {"files": len(sizes), "bytes": sum(sizes)}
-
-
-def _described(measure: Mapping[str, int]) -> str:
-    return f"{measure['files']} files of {measure['bytes']} bytes"
 
 
 def _copy_tokenizer(folder: Path, files: Sequence[Path], huggingface_config: Mapping[str, Any]) -> None:

@@ -50,7 +50,9 @@ class TrainingCheckpoints:
             with self._manager() as manager:
                 step = manager.latest_step()
                 found = None if step is None else manager.restore(step, args=arguments)
-        except (OSError, KeyError, ValueError) as error:
+        except Exception as error:  # whatever Orbax makes of files that are not its own
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
             raise UserError(
                 f"the checkpoint {self.folder} cannot be read: {first_line(error)[:300]}; remove it to begin again"
             ) from error
