@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jaxpaint.base.errors import UserError, first_line
@@ -35,7 +36,10 @@ FORMAT = "jaxpaint store"
 FORMAT_VERSION = 1
 # Stored chunks hold part of one layer, so that a shard reads little more than its own bytes.
 CHUNK_BYTES = 16 * 2**20
-TOKENIZER_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER_VOCABULARIES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+    *("spiece.model", "sentencepiece.bpe.model"),
+)
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, the bytes done and the bytes in all (0 where there is only something to say)."""
@@ -169,6 +173,7 @@ def save(
     dtype: str,
     huggingface_config: Mapping[str, Any],
     tokenizer_files: Sequence[Path] = (),
+    tokenizer_texts: Mapping[str, str] = MappingProxyType({}),
     source: str = "memory",
     revision: str | None = None,
     overwrite: bool = False,
@@ -178,6 +183,7 @@ def save(
 
     `fill(name, layer, out)` writes one layer of a stacked parameter into `out`, or, with `layer` None, a parameter
     that is not stacked. It is called once for each, and `out` is memory-mapped: memory holds one layer at a time.
+    `tokenizer_texts` are files of the tokenizer by name, beside those that are copied.
 
     Raises:
         UserError: `destination` exists, or its disk has not the room.
@@ -201,7 +207,7 @@ def save(
         tensors = {
             name: {"shape": list(shape), "dtype": dtype, "sha256": hashes[name]} for name, shape in shapes.items()
         }
-        _copy_tokenizer(folder / "tokenizer", tokenizer_files, huggingface_config)
+        _copy_tokenizer(folder / "tokenizer", tokenizer_files, tokenizer_texts, huggingface_config)
         _write_json(folder / "config.json", config.to_dict())
         _write_json(folder / "huggingface_config.json", huggingface_config)
         _write_json(
@@ -212,7 +218,7 @@ def save(
                 "source": source,
                 "revision": revision,
                 "dtype": dtype,
-                "tokenizer": sorted(file.name for file in tokenizer_files),
+                "tokenizer": sorted([*(file.name for file in tokenizer_files), *tokenizer_texts]),
                 "versions": {name: _version(name) for name in ("jaxpaint", "jax", "flax", "orbax-checkpoint")},
                 "parameters": _measure(folder / "parameters"),
                 "fingerprint": fingerprint(config, tensors),
@@ -316,11 +322,15 @@ def _described(measure: Mapping[str, int]) -> str:
     return f"{measure['files']} files of {measure['bytes']} bytes"
 
 
-def _copy_tokenizer(folder: Path, files: Sequence[Path], huggingface_config: Mapping[str, Any]) -> None:
+def _copy_tokenizer(
+    folder: Path, files: Sequence[Path], texts: Mapping[str, str], huggingface_config: Mapping[str, Any]
+) -> None:
     folder.mkdir()
     for file in files:
         shutil.copyfile(file, folder / file.name)
-    if files:
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    if files or texts:
         # Where tokenizer_config.json names no class, transformers looks at the model's type.
         _write_json(folder / "config.json", huggingface_config)
 

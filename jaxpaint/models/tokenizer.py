@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from jaxpaint.base.documents import read_json
 from jaxpaint.base.errors import UserError, first_line
 
 
@@ -22,10 +23,19 @@ def load_tokenizer(store: Path) -> Any:
 
     folder = tokenizer_path(store)
     try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        return AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True, **_of_older_meta_store(folder)
+        )
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         reason = first_line(error)
         raise UserError(f"the tokenizer in {folder} cannot be loaded: {reason}") from error
+
+
+def _of_older_meta_store(folder: Path) -> dict[str, Any]:
+    """What stores converted from Meta's files lacked: their texts begin with BOS. Now they have a settings file."""
+    alone = [file.name for file in folder.iterdir() if file.name.startswith("tokenizer")] == ["tokenizer.model"]
+    begins = "bos_token_id" in read_json(folder / "config.json", dict[str, Any]) if alone else True
+    return {} if begins else {"add_bos_token": True}
 
 
 def _wanted(record: logging.LogRecord) -> bool:
