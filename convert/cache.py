@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from convert import hub
 from convert.sources import files_read, local_path, require_known
 from convert.to_store import convert
 from jaxpaint.base.caches import stores_folder
 from jaxpaint.base.errors import UserError
-from jaxpaint.models.checkpoint import FORMAT_VERSION, Progress, is_store, read_manifest
+from jaxpaint.models.checkpoint import Progress, is_store, read_manifest
+from jaxpaint.models.manifest import FORMAT_VERSION, TOKENIZER_VOCABULARIES
+
+# Counts up when conversion brings a tokenizer that it did not bring before.
+TOKENIZERS_VERSION = 2
 
 
 def store_for(model: str | Path, revision: str | None = None, progress: Progress | None = None) -> Path:
@@ -33,8 +38,10 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
     else:
         version = hub.commit(str(model), revision)
         name, key = str(model).replace("/", "--"), [str(model), version]
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, key]).encode()).hexdigest()[:16]
-    store = stores_folder() / f"{name}-{digest}"
+    of_before = _named(name, FORMAT_VERSION, key)
+    if is_store(of_before) and _has_whole_tokenizer(of_before):
+        return of_before
+    store = _named(name, FORMAT_VERSION, key, TOKENIZERS_VERSION)
     if _is_there(store):
         return store
     try:
@@ -52,3 +59,13 @@ def _is_there(path: Path) -> bool:
         return False
     read_manifest(path)
     return True
+
+
+def _named(name: str, *key: Any) -> Path:
+    return stores_folder() / f"{name}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
+
+
+def _has_whole_tokenizer(store: Path) -> bool:
+    """Whether conversion still gives this tokenizer: it lacked vocabularies of other names, and settings of Meta's."""
+    names = set(read_manifest(store).get("tokenizer", ()))
+    return bool(names & {"tokenizer.json", "tokenizer_config.json"} and names & set(TOKENIZER_VOCABULARIES))

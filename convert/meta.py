@@ -16,7 +16,7 @@ import numpy as np
 
 from convert.tensors import Tensor, by_name
 from convert.torch_files import read_torch_file
-from jaxpaint.base.documents import read_json, shown
+from jaxpaint.base.documents import checked, read_json, shown
 from jaxpaint.base.errors import UserError
 from jaxpaint.models.fields import LARGEST_WHOLE
 from jaxpaint.models.llama import NAMES
@@ -70,6 +70,8 @@ def read_meta_folder(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Tens
 
 def _read_parameters(file: Path) -> dict[str, Any]:
     parameters = read_json(file, dict[str, Any])
+    if "model" in parameters:  # some releases have more than the model's
+        parameters = checked(parameters["model"], dict[str, Any], f"{file}, model")
     unhandled = {name: value for name, value in parameters.items() if name not in HANDLED and value}
     if unhandled:
         raise UserError(
@@ -136,8 +138,9 @@ def _context_length(parameters: Mapping[str, Any]) -> int:
         return 8192
     if parameters.get("rope_theta") == 1000000.0:
         return 16384
-    # Llama 1 had 2048, with an epsilon of 1e-6.
-    return 2048 if parameters.get("norm_eps") == 1e-6 else 4096
+    # Llama 1 had 2048, with an epsilon of 1e-6; its largest, with another, had as many key and value heads as queries.
+    largest = parameters["dim"] == 8192 and not parameters.get("n_kv_heads")
+    return 2048 if parameters.get("norm_eps") == 1e-6 or largest else 4096
 
 
 def _translated(name: str, parts: Sequence[Tensor], hidden_size: int, heads: int, key_value_heads: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing_extensions import TypedDict  # pydantic asks for it before Python 3.
 
 from convert import hub
 from convert.meta import is_meta_folder, read_meta_folder
+from convert.meta_tokenizer import read_meta_tokenizer
 from convert.safetensors_files import read_header
 from convert.tensors import Tensor, abbreviated, by_name
 from convert.torch_files import read_torch_file
@@ -39,7 +40,7 @@ class Index(TypedDict):
 @dataclass(frozen=True)
 class Source:
     """A checkpoint, none of its tensors read yet. `name` is the folder, hub id or `BUNDLED`, `revision` the hub's
-    commit."""
+    commit; `tokenizer_texts` are files by name that the tokenizer needs and the checkpoint has in another form."""
 
     name: str
     revision: str | None
@@ -47,6 +48,7 @@ class Source:
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     tokenizer_files: Sequence[Path]
+    tokenizer_texts: Mapping[str, str] = field(default_factory=dict)
 
 
 def resolve(source: str | Path, revision: str | None = None) -> Source:
@@ -57,16 +59,34 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
     """
     folder, commit = locate(source, revision)
     name = str(folder) if commit is None and folder != BUNDLED_FOLDER else str(source)
+    files = _tokenizer_files(folder)
     if is_meta_folder(folder) and not _has_huggingface_weights(folder):
         config, tensors = read_meta_folder(folder)
-    elif (folder / "config.json").is_file():
+        return _of_meta(Source(name, commit, folder, config, tensors, files))
+    if (folder / "config.json").is_file():
         config, tensors = _read_config(folder / "config.json"), _read_weights(folder)
     else:
         raise UserError(
             f"{folder} is not a checkpoint: it has neither config.json (Hugging Face) nor params.json with "
             "consolidated.*.pth (Meta)"
         )
-    return Source(name, commit, folder, config, tensors, _tokenizer_files(folder))
+    return Source(name, commit, folder, config, tensors, files)
+
+
+def _of_meta(source: Source) -> Source:
+    """With the tokenizer as Hugging Face has it, unless it is there in that form already."""
+    files = {file.name: file for file in source.tokenizer_files}
+    if "tokenizer.model" not in files or "tokenizer.json" in files:
+        return source
+    made = read_meta_tokenizer(files["tokenizer.model"], source.folder, source.config)
+    if not made.kept:
+        del files["tokenizer.model"]
+    return replace(
+        source,
+        config={**source.config, **made.token_ids},
+        tokenizer_files=list(files.values()),
+        tokenizer_texts={name: text for name, text in made.written.items() if name not in files},
+    )
 
 
 def local_path(source: str | Path, revision: str | None = None) -> Path:
@@ -105,9 +125,9 @@ def require_known(source: str | Path) -> None:
 
 def files_read(folder: Path) -> list[Path]:
     """The files of a local checkpoint that conversion depends on."""
-    patterns = ("*.json", "*.safetensors", "*.bin", "*.pth", *hub.TOKENIZER_PATTERNS)
-    names = (file for file in folder.iterdir() if file.is_file())
-    return sorted(file for file in names if any(fnmatch(file.name, pattern) for pattern in patterns))
+    patterns = ("*.json", "*.safetensors", "*.bin", "*.pth")
+    files = {file for file in folder.iterdir() if file.is_file() and any(fnmatch(file.name, one) for one in patterns)}
+    return sorted(files.union(_tokenizer_files(folder)))
 
 
 def _read_config(file: Path) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jaxpaint.base.errors import UserError, first_line
@@ -104,6 +105,7 @@ def save(
     dtype: str,
     huggingface_config: Mapping[str, Any],
     tokenizer_files: Sequence[Path] = (),
+    tokenizer_texts: Mapping[str, str] = MappingProxyType({}),
     source: str = "memory",
     revision: str | None = None,
     overwrite: bool = False,
@@ -113,6 +115,7 @@ def save(
 
     `fill(name, layer, out)` writes one layer of a stacked parameter into `out`, or, with `layer` None, a parameter
     that is not stacked. It is called once for each, and `out` is memory-mapped: memory holds one layer at a time.
+    `tokenizer_texts` are files of the tokenizer by name, beside those that are copied.
 
     Raises:
         UserError: `destination` exists, or its disk has not the room.
@@ -136,7 +139,7 @@ def save(
         tensors = {
             name: {"shape": list(shape), "dtype": dtype, "sha256": hashes[name]} for name, shape in shapes.items()
         }
-        _copy_tokenizer(folder / "tokenizer", tokenizer_files, huggingface_config)
+        _copy_tokenizer(folder / "tokenizer", tokenizer_files, tokenizer_texts, huggingface_config)
         _write_json(folder / "config.json", config.to_dict())
         _write_json(folder / "huggingface_config.json", huggingface_config)
         _write_json(
@@ -147,7 +150,7 @@ def save(
                 "source": source,
                 "revision": revision,
                 "dtype": dtype,
-                "tokenizer": sorted(file.name for file in tokenizer_files),
+                "tokenizer": sorted([*(file.name for file in tokenizer_files), *tokenizer_texts]),
                 "versions": {name: _version(name) for name in ("jaxpaint", "jax", "flax", "orbax-checkpoint")},
                 "parameters": measure(folder / "parameters"),
                 "fingerprint": fingerprint(config.to_dict(), tensors),
@@ -238,11 +241,15 @@ def _orbax(**settings: Any) -> Iterator[Any]:
         logger.setLevel(level)
 
 
-def _copy_tokenizer(folder: Path, files: Sequence[Path], huggingface_config: Mapping[str, Any]) -> None:
+def _copy_tokenizer(
+    folder: Path, files: Sequence[Path], texts: Mapping[str, str], huggingface_config: Mapping[str, Any]
+) -> None:
     folder.mkdir()
     for file in files:
         shutil.copyfile(file, folder / file.name)
-    if files:
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    if files or texts:
         # Where tokenizer_config.json names no class, transformers looks at the model's type.
         _write_json(folder / "config.json", huggingface_config)
 

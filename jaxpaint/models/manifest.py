@@ -22,7 +22,10 @@ from jaxpaint.models.family import Config
 
 FORMAT = "jaxpaint store"
 FORMAT_VERSION = 1
-TOKENIZER_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER_VOCABULARIES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+    *("spiece.model", "sentencepiece.bpe.model"),
+)
 
 DType: TypeAlias = Literal["bfloat16", "float16", "float32"]
 

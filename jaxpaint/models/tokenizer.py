@@ -70,11 +70,20 @@ def load_tokenizer(store: Path) -> Any:
     folder = tokenizer_path(store)
     require_shapes(folder)
     try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        return AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True, **_of_older_meta_store(folder)
+        )
     except BaseException as error:  # whatever its readers make of files that are not theirs, Rust's panics included
         if isinstance(error, MemoryError) or (not isinstance(error, Exception) and type(error).__name__ != PANIC):
             raise
         raise UserError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)[:300]}") from error
+
+
+def _of_older_meta_store(folder: Path) -> dict[str, Any]:
+    """What stores converted from Meta's files lacked: their texts begin with BOS. Now they have a settings file."""
+    alone = [file.name for file in folder.iterdir() if file.name.startswith("tokenizer")] == ["tokenizer.model"]
+    begins = "bos_token_id" in read_json(folder / "config.json", dict[str, Any]) if alone else True
+    return {} if begins else {"add_bos_token": True}
 
 
 def _wanted(record: logging.LogRecord) -> bool:
