@@ -18,6 +18,7 @@ from convert.torch_files import read_torch_file
 from jaxpaint.base.bundled import FOLDER as BUNDLED_FOLDER
 from jaxpaint.base.bundled import MODEL as BUNDLED
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.folders import recover
 from jaxpaint.models.checkpoint import is_store
 
 # (index of shards, the files where there is no index, how to read one)
@@ -66,6 +67,7 @@ def local_path(source: str | Path, revision: str | None = None) -> Path:
     Raises UserError for a revision of a folder, which has none.
     """
     path = Path(source).expanduser()
+    recover(path)
     if str(source) == BUNDLED and not (is_store(path) or is_meta_folder(path) or (path / "config.json").is_file()):
         path = BUNDLED_FOLDER
     if revision is not None and path.is_dir():
