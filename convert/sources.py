@@ -21,6 +21,7 @@ from jaxpaint.base.bundled import FOLDER as BUNDLED_FOLDER
 from jaxpaint.base.bundled import MODEL as BUNDLED
 from jaxpaint.base.documents import read_json, require_regular
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.folders import recover
 from jaxpaint.base.names import inside
 from jaxpaint.models.checkpoint import is_store
 
@@ -95,6 +96,7 @@ def local_path(source: str | Path, revision: str | None = None) -> Path:
     Raises UserError for a revision of a folder, which has none.
     """
     path = Path(source).expanduser()
+    recover(path)
     if str(source) == BUNDLED and not (is_store(path) or is_meta_folder(path) or (path / "config.json").is_file()):
         path = BUNDLED_FOLDER
     if revision is not None and path.is_dir():

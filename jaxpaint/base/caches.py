@@ -21,6 +21,11 @@ def verified_folder() -> Path:
     return _folder() / "verified"
 
 
+def locks_folder() -> Path:
+    """Of locks on what lies on file systems without any; each user has one of their own."""
+    return _folder() / f"locks-{os.getuid()}"
+
+
 def _folder() -> Path:
     """`$JAXPAINT_CACHE`, or else the user's cache folder."""
     from platformdirs import user_cache_dir

@@ -18,14 +18,16 @@ import json
 import logging
 import math
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from jaxpaint.base.disk import require_room, reserve
 from jaxpaint.base.errors import UserError, first_line
-from jaxpaint.base.files import new_folder
+from jaxpaint.base.folders import new_folder
 from jaxpaint.models.family import Config
 from jaxpaint.models.manifest import (
     FORMAT,
@@ -126,7 +128,8 @@ def save(
 
     shapes = {name: tuple(value.shape) for name, value in abstract_parameters(config, jnp.dtype(dtype)).items()}
     with new_folder(destination, overwrite=overwrite, replaces=is_store) as folder:
-        _require_room(folder, 2 * sum(map(math.prod, shapes.values())) * jnp.dtype(dtype).itemsize)
+        needed = 2 * sum(map(math.prod, shapes.values())) * jnp.dtype(dtype).itemsize
+        require_room(folder.parent, needed, "conversion", " (the store, and as much again while it works)")
         staging = folder / "staging"
         staging.mkdir()
         staged, hashes = _stage(staging, shapes, jnp.dtype(dtype), fill, progress)
@@ -161,15 +164,6 @@ def save(
     return Path(destination)
 
 
-def _require_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"{folder.parent} has {free / 1e9:.1f} GB free and conversion needs {needed / 1e9:.1f} GB (the store, and "
-            "as much again while it works); make room, or choose a destination on another disk"
-        )
-
-
 def _stage(
     staging: Path,
     shapes: Mapping[str, tuple[int, ...]],
@@ -183,9 +177,12 @@ def _stage(
     total = sum(map(math.prod, shapes.values())) * dtype.itemsize
     done = 0
     staged, hashes = {}, {}
+    files = {name: staging / name.replace("/", ".") for name in shapes}
+    for name, shape in shapes.items():  # all of them first: what lacks room then is told before the work
+        reserve(files[name], math.prod(shape) * dtype.itemsize)
     for name, shape in shapes.items():
-        file = staging / name.replace("/", ".")
-        mapped = np.memmap(file, mode="w+", dtype=dtype, shape=shape)
+        file = files[name]
+        mapped = np.memmap(file, mode="r+", dtype=dtype, shape=shape)
         digest = hashlib.sha256()
         layers: Sequence[int | None] = range(shape[0]) if name.startswith("blocks/") else [None]
         for layer in layers:
@@ -228,15 +225,29 @@ def _write_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> Non
 
 @contextlib.contextmanager
 def _orbax(**settings: Any) -> Iterator[Any]:
-    """A checkpointer of parameter trees that keeps its warnings about its own settings to itself."""
+    """A checkpointer of parameter trees."""
     import orbax.checkpoint as ocp
 
-    logger = logging.getLogger("absl")
+    with quiet_orbax(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**settings)) as checkpointer:
+        yield checkpointer
+
+
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[None]:
+    """Orbax keeps warnings about its own settings to itself, and prints no error that it raises anyway."""
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level
-    logger.setLevel(logging.ERROR)
+
+    def without_late_ones(dropped: sys.UnraisableHookArgs) -> None:
+        if not (isinstance(dropped.exc_value, RuntimeError) and "Event loop is closed" in str(dropped.exc_value)):
+            hook(dropped)
+
+    logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = without_late_ones
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**settings)) as checkpointer:
-            yield checkpointer
+        yield
+        # Not after an error: writes that were begun beside the one that failed may still fail.
+        sys.unraisablehook = hook
     finally:
         logger.setLevel(level)
 

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict  # pydantic asks for it before Python 3.
 
 from jaxpaint.base.documents import checked, read_bytes, read_json, shown
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.folders import recover
 from jaxpaint.base.names import inside
 from jaxpaint.models import from_dict
 from jaxpaint.models.family import Config
@@ -145,6 +146,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _said_of_store(path: Path) -> dict[str, Any]:
+    recover(path)
     if not path.is_dir():
         raise UserError(f"no folder {path}")
     if not is_store(path):
