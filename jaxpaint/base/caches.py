@@ -1,4 +1,4 @@
-"""Where things are kept between runs: converted models and compiled code, in one folder of the user's."""
+"""Where things are kept between runs, in one folder of the user's: converted models, and code that was compiled."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ def stores_folder() -> Path:
 def compiled_folder() -> Path:
     """Of compiled executables, unless JAX's own settings name another."""
     return _folder() / "compiled"
+
+
+def verified_folder() -> Path:
+    """Of which stores' bytes were found to be those that were written."""
+    return _folder() / "verified"
+
+
+def locks_folder() -> Path:
+    """Of locks on what lies on file systems without any; each user has one of their own."""
+    return _folder() / f"locks-{os.getuid()}"
 
 
 def _folder() -> Path:

@@ -6,8 +6,6 @@ import argparse
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from jaxpaint.plans.strategies import taking
-
 if TYPE_CHECKING:
     from jaxpaint.tasks.asking import Asking
 
@@ -67,7 +65,7 @@ def asking_of(options: argparse.Namespace) -> tuple[Asking, dict[str, Any]]:
 
     names = [setting.name for setting in fields(Asking)]
     given = {name: getattr(options, name) for name in (*names, "include_path", "max_length")}
-    options.seed, given["seed"] = _parted(options.seed or [], options.strategy in taking("seed"))
+    options.seed, given["seed"] = _parted(options.seed or [], options.strategy is not None)
     found = {
         name: checked(f"--{name.replace('_', '-')}", value, KINDS[name.replace("_", "-")])
         for name, value in given.items()
@@ -79,8 +77,8 @@ def asking_of(options: argparse.Namespace) -> tuple[Asking, dict[str, Any]]:
     return asking, others
 
 
-def _parted(seeds: list[str], strategy_takes_one: bool) -> tuple[int | None, str | None]:
-    """A strategy's seed, the first single number where it takes one, and lm-eval's seeds."""
-    own = next((seed for seed in seeds if strategy_takes_one and seed.strip().isdigit()), None)
+def _parted(seeds: list[str], has_strategy: bool) -> tuple[int | None, str | None]:
+    """A strategy's seed, the first single number where there is one, and lm-eval's seeds."""
+    own = next((seed for seed in seeds if has_strategy and seed.strip().isdigit()), None)
     others = [seed for seed in seeds if seed is not own]
     return None if own is None else int(own), others[-1] if others else None

@@ -11,7 +11,8 @@ examples:
 
 Prompts, few-shot examples and metrics are lm-eval's. The paper's runs used
 --bos off. Options may be spelt with underscores, as lm-eval does. Ctrl-C keeps
-the tasks that are finished.
+the tasks that are finished. A task YAML file of your own is data: its templates
+run in a sandbox, and Python that it names runs only with --trust-tasks.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     asking, others = asking_of(options)
     check_plan_options(options)
     require_known(options.model)
-    how = {"include_path": others["include_path"], "asking": asking}
+    how = {"include_path": others["include_path"], "trust": options.trust_tasks, "asking": asking}
     tasks = load_tasks(names, data=data, num_fewshot=options.num_fewshot, **how)
     model, plan = load_with_plan(options)
 

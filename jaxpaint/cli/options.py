@@ -57,6 +57,12 @@ def add_task_options(parser, *, defaults: bool = True) -> None:
         metavar="TASK[:SPLIT]=FILE",
         help="a local JSONL or Parquet file in place of a task's dataset; give it once per split",
     )
+    parser.add_argument(
+        "--trust-tasks",
+        action="store_true",
+        default=False if defaults else None,
+        help="let task YAML files of your own run the Python that they name (!function)",
+    )
     add_cache_option(parser, defaults=defaults)
     parser.add_argument("--batch-tokens", type=int, metavar="N", help="tokens per batch (default: by device)")
 

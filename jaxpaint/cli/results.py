@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.base.files import check_writable, write_whole
+from jaxpaint.base.files import check_writable, is_stream, write_whole
 from jaxpaint.results.merge import merge
 from jaxpaint.results.tables import FORMATS, results_text
 
@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
         print(text, end="")
         return 0
     write_whole(text, options.output)
-    print(f"wrote {options.output}")
+    if not is_stream(options.output):  # whose reader wants the text alone
+        print(f"wrote {options.output}")
     return 0
 
 

@@ -7,7 +7,6 @@ generation that older `config.json`s hold. What changes greedy text and is not d
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
-from jaxpaint.base.documents import checked, parse_json, read_bytes, read_json
-from jaxpaint.base.errors import UserError
+from jaxpaint.base.documents import checked, read_json
 from jaxpaint.models.checkpoint import GENERATION_CONFIG
+from jaxpaint.models.manifest import require_same_files
 
 if TYPE_CHECKING:
     from jaxpaint.engine.model import Model
@@ -163,13 +162,10 @@ def _does_nothing(name: str, value: Any) -> bool:
 
 def _kept(store: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     """The source's `generation_config.json`; None where it had none, or the store was made before it was kept."""
-    expected = manifest.get("generation_config")
-    if expected is None:
+    if GENERATION_CONFIG not in manifest.get("files", {}):
         return None
-    text = read_bytes(store / GENERATION_CONFIG)
-    if hashlib.sha256(text).hexdigest() != expected:
-        raise UserError(f"the store {store} is damaged: {GENERATION_CONFIG} is not what was written; convert again")
-    return parse_json(text, str(store / GENERATION_CONFIG), dict[str, Any])
+    require_same_files(store, manifest)
+    return read_json(store / GENERATION_CONFIG, dict[str, Any])
 
 
 def _listed(values: Mapping[str, Any]) -> str:

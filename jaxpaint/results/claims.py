@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.names import inside
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -72,7 +73,10 @@ def is_alive(store: Path, worker: str) -> bool:
     """Whether the process that is `worker` still runs. The lock file of a dead one is removed."""
     from filelock import FileLock, Timeout
 
-    file = workers_folder(store) / f"{worker}.lock"
+    try:
+        file = inside(workers_folder(store), f"{worker}.lock", str(store))
+    except UserError:  # no worker calls itself that
+        return False
     if not file.exists():
         return False
     lock = FileLock(file, thread_local=False)

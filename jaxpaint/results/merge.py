@@ -7,9 +7,10 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from jaxpaint.base.disk import sync
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.folders import followed, working_folder
 from jaxpaint.results.schema import connect, explained, one, readable_uri, reading, transaction
 
 TOLERANCE = 1e-3  # nats: what packing may change in a log-likelihood
@@ -46,15 +47,12 @@ def merge(destination: Path, sources: Sequence[Path]) -> None:
     if destination.exists():
         with reading(destination):  # what cannot be merged into is said before the work
             pass
-    try:
-        temporary = TemporaryDirectory(prefix=f".{destination.name}.merge-", dir=destination.parent)
-    except OSError as error:
-        raise UserError(f"cannot write the results store {destination}: {error.strerror}") from error
-    with temporary as folder, explained(destination), ExitStack() as readers:
+    destination = followed(destination)
+    with working_folder(destination) as folder, explained(destination), ExitStack() as readers:
         for source in sources:
             readers.enter_context(reading(source))
         # All contradictions among the sources are found here, and the destination is touched once.
-        gathered = Path(folder) / "merged.sqlite"
+        gathered = folder / "merged.sqlite"
         with closing(connect(gathered, create=True)) as connection:
             for source in sources:
                 _add(connection, source, f"results store {source}")
@@ -63,6 +61,7 @@ def merge(destination: Path, sources: Sequence[Path]) -> None:
                 _add(connection, gathered, f"results store {destination}")
         else:
             os.replace(gathered, destination)
+            sync(destination.parent)
 
 
 def _add(connection: sqlite3.Connection, source: Path, blame: str) -> None:

@@ -134,7 +134,8 @@ class Session:
         """What is analysed: a task's texts, without examples before them."""
         spec, data = self.spec, parse_data_option(self.spec.data)
         own = {spec.analysis_task: data[spec.analysis_task]} if spec.analysis_task in data else {}
-        tasks = load_tasks([spec.analysis_task], data=own, num_fewshot=0, include_path=spec.include_path)
+        how: dict[str, Any] = {"include_path": spec.include_path, "trust": spec.trust_tasks}
+        tasks = load_tasks([spec.analysis_task], data=own, num_fewshot=0, **how)
         return analysis_texts(self.model, spec.bos, tasks, spec.analysis_samples)  # type: ignore[arg-type]
 
     def _analyse(self, study: Study, variants: Sequence[Variant]) -> int:
@@ -208,7 +209,7 @@ def spec_tasks(spec: StudySpec) -> Any:
     data = parse_data_option(spec.data)
     if spec.analyses and spec.analysis_task not in spec.tasks:
         data.pop(spec.analysis_task, None)
-    how: dict[str, Any] = {"include_path": spec.include_path, "asking": spec.asking}
+    how: dict[str, Any] = {"include_path": spec.include_path, "trust": spec.trust_tasks, "asking": spec.asking}
     return load_tasks(spec.tasks, data=data, num_fewshot=spec.num_fewshot, **how)
 
 

@@ -35,6 +35,7 @@ class StudySpec:
     looped-parallel, `times` those of block-repeat; `plans` texts of plans of one's own; `shard` (i, n) the i-th of n
     parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first `analysis_samples` texts of `analysis_task`, for the
     plans of `analysis_strategies` (none named: for all plans).
+    `trust_tasks` lets task files of the user's own run code.
 
     From `max_length` on they are lm-eval's (`jaxpaint.tasks.asking`): `max_length` in tokens, `include_path` a folder
     of task files of one's own.
@@ -65,6 +66,7 @@ class StudySpec:
     analysis_task: str = _setting(values.text, ANALYSIS_TASK)
     shard: tuple[int, int] = _setting(values.shard, (1, 1))
     batch_tokens: int | None = _setting(values.whole(1), None)
+    trust_tasks: bool = _setting(values.switch, False)
     max_length: int | None = _setting(values.whole(1), None)
     include_path: Path | None = _setting(values.path, None)  # noqa: RUF009
     apply_chat_template: bool | str = _setting(values.template, False)

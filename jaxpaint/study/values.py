@@ -52,6 +52,12 @@ def choice(*choices: str) -> Kind:
     return of_choices
 
 
+def switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Unfit("true or false")
+    return value
+
+
 def whole(least: int) -> Kind:
     def of_least(value: Any) -> int:
         if not _is_whole(value) or value < least:

@@ -16,7 +16,9 @@ from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.tasks.asking import USUAL, Asking, refuse_both
 from jaxpaint.tasks.files import bundled_tasks, find_task_files, may_be_group_or_tag, near_names
 from jaxpaint.tasks.local_data import LocalFiles, check_local_data, quiet_datasets, with_local_data
+from jaxpaint.tasks.sense import refuse_nonsense
 from jaxpaint.tasks.stderrs import bootstrap_in_process
+from jaxpaint.tasks.trust import sandboxed_templates, without_code_of_users
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -31,6 +33,7 @@ def load_tasks(
     data: Mapping[str, LocalFiles] | None = None,
     num_fewshot: int | None = None,
     include_path: str | Path | Sequence[str | Path] | None = None,
+    trust: bool = False,
     asking: Asking = USUAL,
 ) -> "TaskDict":
     """Load lm-eval tasks, ready for `evaluate` or `lm_eval.evaluator.evaluate`.
@@ -41,10 +44,13 @@ def load_tasks(
         num_fewshot: Examples in the prompt, as in lm-eval's `simple_evaluate`: None keeps each task's own
             number (0 if it has none), and a task that sets 0 itself keeps 0.
         include_path: Folders with task YAML files of the user's own, which go before lm-eval's.
+        trust: Whether a user's own task files may bring code: functions in Python, metrics from the hub.
         asking: What else lm-eval's command line may say; the same goes to `evaluate` or `build_instances`.
 
     Raises:
-        UserError: An unknown task (with near names), unusable local data, a dataset that cannot be reached.
+        UserError: An unknown task (with near names), unusable local data, a dataset that cannot be reached, code in
+            a task file that is not trusted. Of a document whose choices or right answer make no sense, when requests
+            are made of it.
     """
     if not names:
         raise UserError("no tasks given; name at least one, such as lambada_openai")
@@ -53,7 +59,8 @@ def load_tasks(
     own: dict[str, LocalFiles] = {name: {None: file} for name, file in bundled_tasks().items() if name in names}
     data = {**own, **(data or {})}
     _set_seeds(asking)
-    with in_tasks():
+    own_files = bool(include_path) or any(map(_is_file, names))
+    with _told_of(names), in_tasks(), without_code_of_users(trust=trust, own_files=own_files):
         manager, known_names = _manager(names, include_path)
         for name, files in data.items():
             _use_local_data(manager, name, files, num_fewshot)
@@ -75,8 +82,9 @@ def load_tasks(
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(asking.seeds["fewshot_seed"])
         if asking.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
-            own = task.get_config("generation_kwargs") or {}
-            task.set_config("generation_kwargs", {**own, **asking.gen_kwargs})
+            own_kwargs = task.get_config("generation_kwargs") or {}
+            task.set_config("generation_kwargs", {**own_kwargs, **asking.gen_kwargs})
+        refuse_nonsense(task)
     for name in asking.samples:
         _check_samples(name, asking, tasks["tasks"])
     return tasks
@@ -156,9 +164,21 @@ def build_instances(
 
 
 @contextlib.contextmanager
+def _told_of(names: Sequence[str]) -> Iterator[None]:
+    """What goes wrong while tasks load, before there is any task to name, becomes a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a task file may hold anything
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"cannot load {', '.join(names)}: {reason}") from error
+
+
+@contextlib.contextmanager
 def in_tasks() -> Iterator[None]:
     """For calls into tasks' own code: the libraries are silent, and what goes wrong in it becomes a UserError."""
-    with _quiet():
+    with _quiet(), sandboxed_templates():
         try:
             yield
         except UserError:
@@ -220,7 +240,7 @@ def _manager(
     from lm_eval.tasks import TaskManager
 
     folders = _folders(include_path)
-    files = {name: _entry(Path(name)) for name in names if name.endswith((".yaml", ".yml"))}
+    files = {name: _entry(Path(name)) for name in names if _is_file(name)}
     manager = TaskManager(include_defaults=False, include_path=folders)
     wanted = [name for name in names if name not in files and not _is_task(manager.task_index.get(name))]
     stock = find_task_files([name for name in wanted if name not in manager.task_index])
@@ -269,6 +289,10 @@ def _entry(path: Path) -> Any:
         raise UserError(f"the task file {path} names no task; give it a line `task: NAME`")
     entry.yaml_path = path
     return entry
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
 
 
 def _is_task(entry: Any) -> bool:

@@ -157,7 +157,7 @@ def test_a_store_of_before_has_what_config_json_says(folder, free, tmp_path):
     copy = with_settings(folder, tmp_path / "model", {"eos_token_id": [1, 5]}, {"eos_token_id": [1, free[2][5]]})
     store = convert(copy, tmp_path / "store")
     manifest = json.loads((store / "manifest.json").read_text())
-    del manifest["generation_config"]
+    del manifest["files"]["generation_config.json"]
     (store / "manifest.json").write_text(json.dumps(manifest))
     (store / "generation_config.json").unlink()
     model = jp.load(store, dtype="float32")
@@ -252,9 +252,10 @@ def test_a_file_that_is_no_generation_config(folder, tmp_path, text):
 
 def test_a_damaged_store(folder, tmp_path):
     store = convert(with_settings(folder, tmp_path / "model", {"eos_token_id": 5}), tmp_path / "store")
+    model = jp.load(store, dtype="float32")
     (store / checkpoint.GENERATION_CONFIG).write_text('{"eos_token_id": 6}')
-    with pytest.raises(UserError, match=r"is damaged: generation_config\.json is not what was written"):
-        ours(jp.load(store, dtype="float32"))
+    with pytest.raises(UserError, match=r"generation_config\.json is not the file that the store was written with"):
+        ours(model)
     (store / checkpoint.GENERATION_CONFIG).unlink()
     with pytest.raises(UserError, match=r"generation_config\.json cannot be read"):
-        ours(jp.load(store, dtype="float32"))
+        ours(model)

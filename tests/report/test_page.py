@@ -215,6 +215,45 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     assert ((out / "notes.txt").read_text(), (out / "report.html").read_bytes()) == ("mine", before)
 
 
+def test_a_link_to_a_report_stays_a_link(tmp_path: Path) -> None:
+    store, real, out = small(tmp_path / "s"), tmp_path / "disk" / "real", tmp_path / "out"
+    write_report(store, real)
+    out.symlink_to(real)
+    change(store, "UPDATE models SET source = 'example/Renamed'")
+    assert "Renamed" in write_report(store, out).read_text()
+    assert out.is_symlink()
+    assert [file.name for file in real.parent.iterdir()] == ["real"]
+    (real / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="left alone"):
+        write_report(store, out)
+    assert (real / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        *("", "[]", "[" * 100_000, "\udcff", '{"files": 5}', '{"files": {"report.html": 1}}', '{"files": [["x"]]}'),
+        *('{"files": ["../x"]}', '{"files": ["notes/../../x"]}'),
+    ],
+)
+def test_a_folder_with_a_strange_marker_is_left_alone(tmp_path: Path, marker: str) -> None:
+    store, out = small(tmp_path / "s"), tmp_path / "out"
+    write_report(store, out)
+    (out / ".jaxpaint-report.json").write_text(marker, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(UserError, match="left alone"):
+        write_report(store, out)
+
+
+def test_links_in_a_report_are_somebody_s(tmp_path: Path) -> None:
+    store, out = small(tmp_path / "s"), tmp_path / "out"
+    write_report(store, out)
+    (tmp_path / "talk").mkdir()
+    (out / "talk").symlink_to(tmp_path / "talk")
+    with pytest.raises(UserError, match="left alone"):
+        write_report(store, out)
+    assert (out / "talk").is_symlink()
+
+
 def test_an_interrupted_report_leaves_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, out = small(tmp_path / "s"), tmp_path / "out"
     before = write_report(store, out).read_bytes()
