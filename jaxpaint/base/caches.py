@@ -1,4 +1,4 @@
-"""Where things are kept between runs: converted models and compiled code, in one folder of the user's."""
+"""Where things are kept between runs: converted models, compiled code, tracebacks; in one folder of the user's."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def stores_folder() -> Path:
 def compiled_folder() -> Path:
     """Of compiled executables, unless JAX's own settings name another."""
     return _folder() / "compiled"
+
+
+def crashes_folder() -> Path:
+    """Of the tracebacks of what went wrong inside jaxpaint."""
+    return _folder() / "crashes"
 
 
 def _folder() -> Path:

@@ -299,7 +299,7 @@ def _orbax(**settings: Any) -> Iterator[Any]:
 
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)  # its errors are raised as well
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**settings)) as checkpointer:
             yield checkpointer

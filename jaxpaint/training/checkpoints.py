@@ -65,7 +65,7 @@ class TrainingCheckpoints:
 
         logger = logging.getLogger("absl")
         level = logger.level
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)  # its errors are raised as well
         options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
         try:
             with ocp.CheckpointManager(self.folder.resolve(), options=options) as manager:
