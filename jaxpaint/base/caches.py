@@ -1,4 +1,4 @@
-"""Where things are kept between runs, in one folder of the user's: converted models, and code that was compiled."""
+"""Where things are kept between runs: converted models, compiled code, tracebacks; in one folder of the user's."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def verified_folder() -> Path:
 def locks_folder() -> Path:
     """Of locks on what lies on file systems without any; each user has one of their own."""
     return _folder() / f"locks-{os.getuid()}"
+
+
+def crashes_folder() -> Path:
+    """Of the tracebacks of what went wrong inside jaxpaint."""
+    return _folder() / "crashes"
 
 
 def _folder() -> Path:

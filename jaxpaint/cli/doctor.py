@@ -35,6 +35,7 @@ from jaxpaint.base.errors import first_line
 from jaxpaint.base.machine import Machine, machine
 from jaxpaint.base.words import count
 from jaxpaint.cli.exits import BROKEN
+from jaxpaint.cli.streams import for_programs
 
 REQUIRED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "datasets", "lm-eval")
 OPTIONAL = ("torch",)  # only tests and benchmarks compare with it
@@ -58,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
         return BROKEN
     problems, advice = list(_problems(found)), list(_advice(found))
     if options.json:
+        for_programs()
         known = asdict(found) | {"jaxpaint": __version__, "problems": problems, "advice": advice}
         print(json.dumps(known, indent=2, default=str))
     else:

@@ -21,9 +21,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from jaxpaint.base import interrupts
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.limits import require
 from jaxpaint.cli.asking import add_asking_options, asking_of
-from jaxpaint.cli.exits import INTERRUPTED, MISTAKE
+from jaxpaint.cli.exits import MISTAKE
 from jaxpaint.cli.loading import load_with_plan
 from jaxpaint.cli.options import add_model_options, add_plan_options, add_task_options, check_plan_options, plan_line
 
@@ -38,6 +40,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    require(computing=True)
     from convert.sources import require_known
     from jaxpaint.base.files import check_writable
     from jaxpaint.tasks.evaluation import evaluate_tasks, write_json
@@ -83,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
             write_json(results, options.output)
     finally:  # hours of work are not lost to a full disk
         _report(results, results_table(results) if results.get("results") else "")
-    return INTERRUPTED if "interrupted" in results else MISTAKE if "failed" in results else 0
+    return interrupts.status() if "interrupted" in results else MISTAKE if "failed" in results else 0
 
 
 def _report(results: dict, table: str) -> None:
@@ -91,7 +94,7 @@ def _report(results: dict, table: str) -> None:
         print(f"jaxpaint: error: {task}: {reason}", file=sys.stderr)
     if not table:
         if "interrupted" in results:
-            print("jaxpaint: interrupted; no task was finished", file=sys.stderr)
+            print(f"jaxpaint: {interrupts.word()}; no task was finished", file=sys.stderr)
         return
     config, timing = results["config"], results["timing"]
     print(plan_line(config["plan"], config["plan_cost"], config["plan_depth"]))
@@ -101,4 +104,4 @@ def _report(results: dict, table: str) -> None:
     )
     print(table)
     if missing := results.get("interrupted"):
-        print(f"jaxpaint: interrupted; not finished: {', '.join(missing)}", file=sys.stderr)
+        print(f"jaxpaint: {interrupts.word()}; not finished: {', '.join(missing)}", file=sys.stderr)

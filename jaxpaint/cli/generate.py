@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli.loading import load_with_plan
 from jaxpaint.cli.options import add_cache_option, add_model_options, add_plan_options, check_plan_options, plan_line
+from jaxpaint.cli.streams import read_input
 from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     if compared and (options.plan or options.strategy):
         raise UserError("give --compare for each plan, or one --plan or --strategy, not both")
     check_plan_options(options)
-    text = sys.stdin.read() if options.prompt == "-" else options.prompt
+    text = read_input("--prompt -") if options.prompt == "-" else options.prompt
     sampling = _sampling(options)
     model, plan = load_with_plan(options)
     plans = [each.validate(model.num_layers) for each in compared] or [plan]

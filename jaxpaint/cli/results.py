@@ -17,6 +17,7 @@ from pathlib import Path
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import check_writable, is_stream, write_whole
+from jaxpaint.cli.streams import for_programs
 from jaxpaint.results.merge import merge
 from jaxpaint.results.tables import FORMATS, results_text
 
@@ -44,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"--output {options.output} is the store itself; give the name of another file")
     text = results_text(options.files[0], options.format or "table")
     if options.output is None:
+        if options.format not in (None, "table"):
+            for_programs()
         print(text, end="")
         return 0
     write_whole(text, options.output)

@@ -33,7 +33,7 @@ class Worker:
     """
 
     def __init__(self, store: Path) -> None:
-        self._folder = workers_folder(store)
+        self._store, self._folder = store, workers_folder(store)
         self._lock: BaseFileLock
         self.id = ""
 
@@ -53,8 +53,12 @@ class Worker:
             except OSError as error:
                 raise UserError(f"cannot make the worker's lock {file}: {error.strerror}") from error
             if file.exists():
-                return self
+                break
             self._lock.release()
+        for left in self._folder.glob("*.lock"):  # a killed worker's that had claimed nothing as well
+            with suppress(OSError):  # another user's, say
+                is_alive(self._store, left.stem)
+        return self
 
     def __exit__(self, *_: object) -> None:
         # Removed while it is locked: a file that can be locked belongs to nobody who lives.

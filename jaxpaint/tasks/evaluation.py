@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.failures import in_words
 from jaxpaint.base.files import write_whole
 from jaxpaint.results.kinds import GENERATION, KV
 from jaxpaint.tasks.asking import USUAL, Asking
@@ -52,6 +53,11 @@ def evaluate_tasks(
                 results = evaluate(lm, portion, **how)  # type: ignore[arg-type]
             except UserError as error:
                 failed |= dict.fromkeys(portion["tasks"], str(error))
+                results = {}
+            except Exception as error:  # what is finished counts, whatever broke
+                if not merged:
+                    raise
+                failed |= dict.fromkeys(portion["tasks"], in_words(error))
                 results = {}
             for key, value in results.items():
                 merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value

@@ -17,6 +17,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import CUSTOM, Variant, build, family
 from jaxpaint.report import write_report
+from jaxpaint.report.tables import Table, save
 from jaxpaint.results.schema import connect
 from tests.helpers.report_store import FakeModel, FakeTask, add_analysis, change, write_store
 
@@ -183,6 +184,17 @@ def test_tables_in_csv_and_markdown(report: Path) -> None:
     assert float(own["median normalised score"]) == pytest.approx(0.75)
     markdown = (report.parent / "tables" / "beyond-the-paper.md").read_text(encoding="utf-8")
     assert "| custom | 0-2 {3 4} 5-7 | 7 | 8 | 0.75 |" in markdown
+
+
+def test_tables_hold_hostile_names_as_texts(tmp_path: Path) -> None:
+    name = "=1+1|<b>[x](http://e)"
+    table = Table("t", "A table", ("task", name), ((name, -0.25), ("-1", None)))
+    as_csv, as_markdown = save(table, tmp_path)
+    with as_csv.open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [["task", f"'{name}"], [f"'{name}", "-0.25"], ["-1", ""]]
+    cell = r"=1+1\|\<b\>\[x\](http:\//e)"
+    rows = f"| task | {cell} |\n| --- | --- |\n| {cell} | -0.25 |\n| -1 |  |\n"
+    assert as_markdown.read_text(encoding="utf-8") == f"# A table\n\n{rows}"
 
 
 def test_equal_stores_make_equal_reports(store: Path, report: Path, tmp_path: Path) -> None:

@@ -102,6 +102,18 @@ def test_a_killed_workers_claims_are_taken_over(store: Store, tmp_path: Path) ->
     assert not (tmp_path / "study.sqlite-workers").exists()
 
 
+def test_the_lock_of_a_dead_worker_that_had_claimed_nothing_goes(store: Store, tmp_path: Path) -> None:
+    code = "import os, signal, sys; from pathlib import Path; from jaxpaint.results.store import Worker\n"
+    code += "Worker(Path(sys.argv[1])).__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
+    python(code, store.path).wait()
+    locks = tmp_path / "study.sqlite-workers"
+    (left,) = locks.iterdir()
+    with Worker(store.path) as worker, Worker(store.path) as other:
+        assert left not in locks.iterdir()
+        assert {file.stem for file in locks.iterdir()} == {worker.id, other.id}
+    assert not locks.exists()
+
+
 WORKS = """
 import os, random, signal, sys, time
 from pathlib import Path
