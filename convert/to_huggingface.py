@@ -52,12 +52,12 @@ def export(
             f"as {plan} has"
         )
     layers = plan.sequence()
+    tokenizer = [_tokenizer_file(store, name) for name in checkpoint.read_manifest(store)["tokenizer"]]
     weight_map = {}
     with (
         new_folder(destination, overwrite=overwrite, replaces=_is_huggingface) as folder,
         checkpoint.verified(store) as manifest,
     ):
-        tokenizer = [_tokenizer_file(store, name) for name in manifest["tokenizer"]]
         shards = _shards(_entries(family_of(config.model_type).names, manifest["tensors"], layers), shard_bytes)
         total, done = sum(entry.size for shard in shards for entry in shard), 0
         require_room(folder.parent, total, "the export")
