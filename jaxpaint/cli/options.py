@@ -55,7 +55,7 @@ def add_task_options(parser, *, defaults: bool = True) -> None:
         action="append",
         default=[] if defaults else None,
         metavar="TASK[:SPLIT]=FILE",
-        help="a local JSONL or Parquet file in place of a task's dataset; give it once per split",
+        help="a local JSONL, CSV or Parquet file in place of a task's dataset; give it once per split",
     )
     add_cache_option(parser, defaults=defaults)
     parser.add_argument("--batch-tokens", type=int, metavar="N", help="tokens per batch (default: by device)")
