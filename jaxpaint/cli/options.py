@@ -55,7 +55,7 @@ def add_task_options(parser, *, defaults: bool = True) -> None:
         action="append",
         default=[] if defaults else None,
         metavar="TASK[:SPLIT]=FILE",
-        help="a local JSONL or Parquet file in place of a task's dataset; give it once per split",
+        help="a local JSONL, CSV or Parquet file in place of a task's dataset; give it once per split",
     )
     parser.add_argument(
         "--trust-tasks",

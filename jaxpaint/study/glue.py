@@ -26,7 +26,8 @@ from jaxpaint.study.glue_cells import VERSION, GlueRequests, finish
 from jaxpaint.study.loop import StartBar, no_bar
 from jaxpaint.study.spec import variants_of
 from jaxpaint.study.trained import Advance, TrainedSummary, Training, run_trained
-from jaxpaint.tasks.glue import Examples, GlueTask, glue_task, load_examples
+from jaxpaint.tasks.glue import KINDS, Examples, GlueTask, glue_task, load_examples
+from jaxpaint.tasks.glue_tsv import tsv_file
 from jaxpaint.tasks.local_data import parse_data_option
 from jaxpaint.training.checkpoints import TrainingCheckpoints, discard
 from jaxpaint.training.features import Encoded, check_max_length, encode, pooled_features
@@ -74,7 +75,7 @@ class GlueSpec:
         Raises UserError for an unknown task, a file that is missing, or one for a task or split that is not read.
         """
         tasks = [glue_task(name) for name in self.tasks]
-        given = parse_data_option(self.data)
+        given = parse_data_option(self.data, KINDS, folders=True)
         for name in given:
             if name not in self.tasks:
                 raise UserError(f"--data {name}: {name} is not among --tasks {','.join(self.tasks)}")
@@ -84,7 +85,7 @@ class GlueSpec:
 def _by_split(task: GlueTask, given: Mapping[str | None, Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     known: Sequence[str] = (TRAIN, task.validation_split)
-    for split, path in given.items():
+    for split, path in _of_folder(task, given).items():
         name = split or task.validation_split
         if name not in known:
             raise UserError(f"--data {task.name}:{split}: {task.name} is read from the splits {' and '.join(known)}")
@@ -96,6 +97,19 @@ def _by_split(task: GlueTask, given: Mapping[str | None, Path]) -> dict[str, Pat
             )
         found[name] = path
     return found
+
+
+def _of_folder(task: GlueTask, given: Mapping[str | None, Path]) -> Mapping[str | None, Path]:
+    """A folder of GLUE's own files in place of a file is both splits."""
+    folder = given.get(None)
+    if folder is None or not folder.is_dir():
+        if strange := next((path for path in given.values() if path.is_dir()), None):
+            raise UserError(f"--data {task.name}: {strange} is a folder; give it without a split, {task.name}=FOLDER")
+        return given
+    files: dict[str | None, Path] = {split: tsv_file(folder, split) for split in (TRAIN, task.validation_split)}
+    if lacking := [path.name for path in files.values() if not path.is_file()]:
+        raise UserError(f"--data {task.name}: the folder {folder} has no {' and no '.join(lacking)}")
+    return files | {split: path for split, path in given.items() if split is not None}
 
 
 def run_glue(spec: GlueSpec, *, progress: StartBar = no_bar) -> TrainedSummary:

@@ -47,11 +47,11 @@ def test_data(refused, store, files, tmp_path) -> None:
     arc, odd = files / "arc_challenge.jsonl", tmp_path / "odd.jsonl"
     odd.write_text('{"other": "thing"}\n')
     (tmp_path / "prose.jsonl").write_text("Once upon a time\n")
-    (tmp_path / "table.csv").write_text("a\n1\n")
+    (tmp_path / "table.txt").write_text("a\n1\n")
     for given, expected in (
         ("arc_challenge", ("expected TASK=FILE",)),
         (f"arc_challenge={tmp_path}/absent.jsonl", ("there is no file", "absent.jsonl")),
-        (f"arc_challenge={tmp_path}/table.csv", ("unknown kind of file '.csv'",)),
+        (f"arc_challenge={tmp_path}/table.txt", ("unknown kind of file '.txt'",)),
         (f"arc_challenge={tmp_path}/prose.jsonl", ("cannot read", "prose.jsonl")),
         (f"arc_challenge={odd}", ("'arc_challenge' cannot use", "columns: other")),
         (f"arc_challenge:dev={arc}", ("has no split 'dev'", "'test'")),

@@ -196,8 +196,9 @@ def as_converted_before(store: Path) -> None:
     for file in (store / "huggingface_config.json", store / "tokenizer" / "config.json"):
         config = json.loads(file.read_text())
         file.write_text(json.dumps({name: value for name, value in config.items() if "token_id" not in name}))
-    manifest = json.loads((store / "manifest.json").read_text())
-    (store / "manifest.json").write_text(json.dumps(manifest | {"tokenizer": ["tokenizer.model"]}))
+    manifest = json.loads((store / "manifest.json").read_text()) | {"tokenizer": ["tokenizer.model"]}
+    manifest.pop("files", None)
+    (store / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_texts_begin_with_bos_in_stores_that_older_versions_made(llama2, tmp_path):
@@ -208,7 +209,12 @@ def test_texts_begin_with_bos_in_stores_that_older_versions_made(llama2, tmp_pat
 
 def test_a_cached_store_whose_tokenizer_lacks_something_is_made_anew(llama2, tmp_path, monkeypatch):
     monkeypatch.setenv("JAXPAINT_CACHE", str(tmp_path))
-    for folder, kept in zip(llama2, (False, True), strict=True):
+    # Generation settings are another reason to make one anew.
+    (tmp_path / "hub").mkdir()
+    for file in llama2[1].iterdir():
+        if file.name != "generation_config.json":
+            (tmp_path / "hub" / file.name).write_bytes(file.read_bytes())
+    for folder, kept in ((llama2[0], False), (tmp_path / "hub", True)):
         store = store_for(folder)
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files_read(folder)]
         digest = hashlib.sha256(json.dumps([1, [str(folder), states]]).encode()).hexdigest()[:16]
