@@ -16,13 +16,22 @@ BLOCK_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in a checkpoint file. `part(axis, start, stop)` reads those indices of one axis and all of others."""
+    """A tensor in a checkpoint file. `part(axis, start, stop)` reads those indices of one axis and all of others.
+
+    `strange` says why it can be no weight, such as a dtype of quantised ones; a buffer may be so, and is never read.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
     file: str
     part: Callable[[int, int, int], np.ndarray]
+    strange: str = ""
+
+    def require_floats(self) -> None:
+        """Raises UserError for what cannot be read as a weight."""
+        if self.strange:
+            raise UserError(f"{self.name} in {self.file} has {self.strange}")
 
     def blocks(self, axis: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
         """The tensor in pieces of about 16 MiB, each with its place on an axis; a single number has none."""

@@ -138,7 +138,11 @@ def _rearranged(original: dict[str, Any], config: Config, dtype: str) -> dict[st
     """The source's config with the layers that the plan runs, each of its own kind, and the dtype of the weights."""
     key, layers = "dtype" if "dtype" in original else "torch_dtype", config.num_hidden_layers
     kinds = getattr(config, "layer_types", None)
-    own = {"layer_types": list(kinds)} if kinds else {}
+    own: dict[str, Any] = {"layer_types": list(kinds)} if kinds else {}
+    if not kinds and original.get("layer_types"):  # all alike, where the family has one kind
+        own["layer_types"] = original["layer_types"][:1] * layers
+    if original.get("tie_word_embeddings") and not config.tie_word_embeddings:
+        own["tie_word_embeddings"] = False  # the head that was there differed from the embedding
     return {**original, "num_hidden_layers": layers, **own, key: dtype}
 
 

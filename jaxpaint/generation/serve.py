@@ -31,7 +31,7 @@ from jaxpaint.generation.layout import Layout, Wave, lay_out
 from jaxpaint.generation.sampling import GREEDY, Sampling
 from jaxpaint.generation.settings import GenerationSettings, generation_settings
 from jaxpaint.generation.text import stopped
-from jaxpaint.models.family import require_decoder
+from jaxpaint.models.family import require_lm_head
 from jaxpaint.plans.plan import Plan
 
 Ending: TypeAlias = Literal["end", "stop", "length", "not finite"]
@@ -96,7 +96,7 @@ def generate(
         UserError: an empty prompt; one that with its new tokens is longer than the model's context; a plan that a
             mean cache is not defined for; a cache that does not fit; generation settings that cannot be.
     """
-    require_decoder(model.config, "writing text")
+    require_lm_head(model.config, "writing text")
     _check(model, prompts)
     by_slots: dict[int, list[int]] = {}
     for index, plan in enumerate(plans):

@@ -61,9 +61,7 @@ def read(raw: Mapping[str, Any]) -> BertConfig:
     """Reads the `config.json` of a BERT. Raises ConfigError."""
     numbers = sizes(raw)
     fields = names_of(BertConfig) - {"has_pooler", "has_masked_lm_head"}
-    # Gradient checkpointing concerns training by others.
-    harmless = {"gradient_checkpointing", "type_vocab_size", "position_embedding_type", "tie_word_embeddings"}
-    refuse_unhandled(raw, fields | harmless)
+    refuse_unhandled(raw, fields | {"position_embedding_type", "tie_word_embeddings"})
     whole_heads(numbers)
     positions = raw.get("position_embedding_type") or "absolute"
     if positions != "absolute":
@@ -121,10 +119,8 @@ def weight(path: str) -> Weight:
 
 
 def canonical(name: str) -> str:
-    """A checkpoint's name as `BertForMaskedLM` has it today: an encoder alone is saved without `bert.`."""
-    if name.endswith(("LayerNorm.gamma", "LayerNorm.beta")):
-        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-    return name if name.startswith(("bert.", "cls.")) else f"bert.{name}"
+    """A checkpoint's name as `BertForMaskedLM` has it today."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def adapt(config: BertConfig, names: Collection[str]) -> BertConfig:
@@ -136,8 +132,16 @@ def adapt(config: BertConfig, names: Collection[str]) -> BertConfig:
     )
 
 
-# Beside weights: positions counted up, the head for the next sentence, which nothing here uses, and the masked-LM
-# head's bias a second time.
-BUFFERS = ("embeddings.position_ids", "cls.seq_relationship.weight", "cls.seq_relationship.bias")
-NAMES = Names(weight, EMBEDDING, HEAD, (*BUFFERS, "cls.predictions.decoder.bias"), canonical, adapt)
+NAMES = Names(
+    weight,
+    base="bert",
+    modules=("embeddings", "encoder", "pooler"),
+    embedding=EMBEDDING,
+    head=HEAD,
+    kept="cls.predictions.",
+    twice=(("cls.predictions.decoder.bias", "cls.predictions.bias"),),
+    buffers=("embeddings.position_ids", "embeddings.token_type_ids"),  # counted up, and zeros
+    canonical=canonical,
+    adapt=adapt,
+)
 FAMILY = Family(("bert",), BertConfig, read, NAMES)

@@ -8,7 +8,8 @@ from typing import Any
 
 from jaxpaint.base.documents import checked, shown
 from jaxpaint.models.family import Family, Sizes, Traits, decoder_names
-from jaxpaint.models.fields import ConfigError, RopeScaling, decoder_fields, grouped_heads, names_of, number, switch
+from jaxpaint.models.fields import ConfigError, decoder_fields, grouped_heads, names_of, number, switch
+from jaxpaint.models.scalings import Scaling
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,11 @@ class Qwen2Config(Sizes):
     rms_norm_eps: float
     rope_theta: float
     layer_types: tuple[str, ...]
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: Scaling | None = None
     sliding_window: int | None = None
     tie_word_embeddings: bool = False
     hidden_act: str = "silu"
+    has_lm_head: bool = True
 
     @property
     def traits(self) -> Traits:
