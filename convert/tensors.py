@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxpaint.base.documents import shown
 from jaxpaint.base.errors import UserError
 
 BLOCK_BYTES = 16 * 2**20
@@ -24,7 +25,9 @@ class Tensor:
     part: Callable[[int, int, int], np.ndarray]
 
     def blocks(self, axis: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
-        """The tensor in pieces of about 16 MiB, each with its place on an axis."""
+        """The tensor in pieces of about 16 MiB, each with its place on an axis; a single number has none."""
+        if not self.shape:
+            return
         size = self.shape[axis]
         width = math.prod(self.shape) // max(1, size) * self.dtype.itemsize
         step = max(1, BLOCK_BYTES // max(1, width))
@@ -34,10 +37,14 @@ class Tensor:
 
 
 def by_name(tensors: Sequence[Tensor], source: str) -> dict[str, Tensor]:
-    """The tensors by name. Raises UserError where two files hold the same name."""
+    """The tensors by name. Raises UserError where two files hold the same name, or what can be no weight's."""
     found: dict[str, Tensor] = {}
     duplicates = []
     for tensor in tensors:
+        if not tensor.name.isprintable():
+            raise UserError(
+                f"{tensor.file} holds a tensor named {shown(tensor.name)}; it is damaged, download it again"
+            )
         if tensor.name in found:
             first = found[tensor.name]
             duplicates.append(

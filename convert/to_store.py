@@ -52,7 +52,7 @@ def convert(
         weight = names.weight(path)
         copy(tensors[weight.of_layer(layer)], out, weight.transposed)
 
-    if progress and not found.tokenizer_files:
+    if progress and not (found.tokenizer_files or found.tokenizer_texts):
         progress(f"{found.name} has no tokenizer: the store will take token ids only", 0, 0)
     return checkpoint.save(
         destination,
@@ -61,6 +61,8 @@ def convert(
         dtype=chosen,
         huggingface_config=found.config,
         tokenizer_files=found.tokenizer_files,
+        tokenizer_texts=found.tokenizer_texts,
+        generation_config=found.generation_config,
         source=found.name,
         revision=found.revision,
         overwrite=overwrite,

@@ -35,7 +35,7 @@ def read_torch_file(file: Path) -> list[Tensor]:
             f"{file} is corrupt or holds Python objects beside tensors, which are never executed; use the "
             "checkpoint's safetensors files"
         ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+    except Exception as error:  # whatever torch makes of bytes that are not its own
         reason = first_line(error)
         raise UserError(
             f"{file} is truncated, corrupt or in torch's format of before 2020 ({reason}); download it again, or "
@@ -46,10 +46,10 @@ def read_torch_file(file: Path) -> list[Tensor]:
     for name, value in state.items() if isinstance(state, dict) else ():
         if not isinstance(value, torch.Tensor):
             raise UserError(f"{name} in {file} is a {type(value).__name__}, not a tensor: is it a model's weights?")
-        if value.dtype not in names and not name.endswith(BUFFERS):
+        if value.dtype not in names and not str(name).endswith(BUFFERS):
             raise UserError(f"{name} in {file} has dtype {value.dtype}; only float weights convert")
         dtype = _numpy_dtype(names.get(value.dtype, "float32"))
-        tensors.append(Tensor(name, tuple(value.shape), dtype, file.name, partial(_read, value, dtype)))
+        tensors.append(Tensor(str(name), tuple(value.shape), dtype, file.name, partial(_read, value, dtype)))
     return tensors
 
 

@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.base.files import check_writable, write_whole
+from jaxpaint.base.files import check_writable, is_stream, write_whole
+from jaxpaint.cli.streams import for_programs
 from jaxpaint.results.merge import merge
 from jaxpaint.results.tables import FORMATS, results_text
 
@@ -45,10 +46,13 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"--output {options.output} is the store itself; give the name of another file")
     text = results_text(options.files[0], options.format or "table")
     if options.output is None:
+        if options.format not in (None, "table"):
+            for_programs()
         print(text, end="")
         return 0
     write_whole(text, options.output)
-    print(f"wrote {options.output}")
+    if not is_stream(options.output):  # whose reader wants the text alone
+        print(f"wrote {options.output}")
     return 0
 
 

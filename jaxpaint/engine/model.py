@@ -174,10 +174,13 @@ def load(model: str | Path, *, dtype: DType = "auto", revision: str | None = Non
     store = store_for(model, revision=revision)
     enable_persistent_cache()
     chosen = resolve_dtype(dtype)
-    config = checkpoint.read_config(store)
+    config, manifest = checkpoint.read_config(store), checkpoint.read_manifest(store)
     sharding = parameter_sharding(mesh) if mesh else None
     parameters = checkpoint.restore(store, dtype=chosen, sharding=sharding)
-    return from_parameters(config, parameters, store=store, mesh=mesh)
+    loaded = from_parameters(config, parameters, store=store, mesh=mesh)
+    if loaded.manifest != manifest:  # read once more, for good
+        raise UserError(f"the store {store} was replaced while it was loaded; try again")
+    return loaded
 
 
 def from_parameters(

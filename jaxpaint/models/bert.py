@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxpaint.base.documents import shown
 from jaxpaint.models.family import Capabilities, Family, Names, Weight, WholeHeads
 from jaxpaint.models.fields import (
     ConfigError,
@@ -66,7 +67,7 @@ def read(raw: Mapping[str, Any]) -> BertConfig:
     whole_heads(numbers)
     positions = raw.get("position_embedding_type") or "absolute"
     if positions != "absolute":
-        raise ConfigError(f"position_embedding_type={positions!r} is not handled; known: 'absolute'")
+        raise ConfigError(f"position_embedding_type={shown(positions)} is not handled; known: 'absolute'")
     if not switch(raw, "tie_word_embeddings", default=True):
         raise ConfigError("tie_word_embeddings=false is not handled: a BERT's masked-LM head is its word embeddings")
     return BertConfig(
@@ -87,7 +88,7 @@ def _probability(raw: Mapping[str, Any], name: str, default: float | None = 0.1)
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ConfigError(f"{name}={value!r} in config.json is not a probability of 0 or more and below 1")
+        raise ConfigError(f"{name}={shown(value)} in config.json is not a probability of 0 or more and below 1")
     return float(value)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.models.fields import require_bounds
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,13 @@ class Sizes:
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
+
+    def __post_init__(self) -> None:
+        """However it was made: raises ConfigError for a number that no model has."""
+        require_bounds(vars(self))
+        scaling = getattr(self, "rope_scaling", None)
+        if scaling is not None:
+            require_bounds(vars(scaling))
 
     @property
     def capabilities(self) -> Capabilities:

@@ -7,10 +7,12 @@ so that a model is never run as something it is not.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jaxpaint.base.documents import shown, shown_items
 from jaxpaint.base.errors import UserError
 
 
@@ -49,6 +51,17 @@ _OF_GENERATION = """
 """
 HARMLESS = frozenset((_HARMLESS + _OF_GENERATION).split())
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+# Beyond what any model has: what is built of a config stays small until its numbers are compared with tensors.
+LARGEST = {
+    "vocab_size": 10**8,
+    "hidden_size": 10**6,
+    "intermediate_size": 10**7,
+    "num_hidden_layers": 10**4,
+    "num_attention_heads": 10**4,
+    "num_key_value_heads": 10**4,
+    "head_dim": 10**5,
+}
+LARGEST_WHOLE, LARGEST_NUMBER = 2**31 - 1, 1e30
 
 
 def sizes(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,7 +80,7 @@ def refuse_unhandled(raw: Mapping[str, Any], handled: Iterable[str]) -> None:
     # An attribute that is off (null, false, zero, empty) changes nothing, whatever it means when on.
     unhandled = {name: value for name, value in raw.items() if name not in known and value}
     if unhandled:
-        listed = ", ".join(f"{name}={value!r}" for name, value in sorted(unhandled.items()))
+        listed = shown_items(sorted(unhandled.items()))
         raise ConfigError(
             f"config.json sets {listed}, which jaxpaint does not handle for {raw['model_type']} and which may change "
             "the result; remove it from config.json only if you know that it does not"
@@ -78,23 +91,35 @@ def activation(values: Mapping[str, Any], default: str) -> str:
     """The name of the activation between a feed-forward's layers."""
     name = values.get("hidden_act") or default
     if name not in HIDDEN_ACTIVATIONS:
-        raise ConfigError(f"hidden_act={name!r} is not handled; known: {', '.join(HIDDEN_ACTIVATIONS)}")
+        raise ConfigError(f"hidden_act={shown(name)} is not handled; known: {', '.join(HIDDEN_ACTIVATIONS)}")
     return name
 
 
 def number(values: Mapping[str, Any], name: str, default: float | None = None, kind: type = int) -> Any:
     """A positive number; null is as good as silence."""
     value = default if values.get(name) is None else values[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or value != kind(value):
-        raise ConfigError(f"{name}={value!r} in config.json is not a positive {'whole ' * (kind is int)}number")
+    largest = LARGEST.get(name, LARGEST_WHOLE) if kind is int else LARGEST_NUMBER
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or value == math.inf:
+        raise ConfigError(f"{name}={shown(value)} in config.json is not a positive {'whole ' * (kind is int)}number")
+    if value > largest:
+        raise ConfigError(f"{name}={shown(value)} in config.json is more than any model has ({largest:,} at most)")
+    if value != kind(value):
+        raise ConfigError(f"{name}={shown(value)} in config.json is not a whole number")
     return kind(value)
+
+
+def require_bounds(values: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless a config's numbers are 0 or positive, and no larger than any model's."""
+    for name, value in values.items():
+        if name in REQUIRED or (type(value) in (int, float) and value != 0):
+            number(values, name, kind=int if name in REQUIRED else type(value))
 
 
 def switch(values: Mapping[str, Any], name: str, default: bool = False) -> bool:
     """True or false; silent and null are the default."""
     value = default if values.get(name) is None else values[name] or False
     if not isinstance(value, bool):
-        raise ConfigError(f"{name}={value!r} in config.json is neither true nor false")
+        raise ConfigError(f"{name}={shown(value)} in config.json is neither true nor false")
     return value
 
 
@@ -102,7 +127,7 @@ def rope_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
     """Both spellings together: `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5)."""
     for name in ("rope_scaling", "rope_parameters"):
         if not isinstance(values.get(name) or {}, Mapping):
-            raise ConfigError(f"{name}={values[name]!r} in config.json is not an object of rope parameters")
+            raise ConfigError(f"{name}={shown(values[name])} in config.json is not an object of rope parameters")
     return {**(values.get("rope_scaling") or {}), **(values.get("rope_parameters") or {})}
 
 
@@ -114,9 +139,9 @@ def rope(parameters: Mapping[str, Any], theta: Any, max_position_embeddings: int
     rope_type = parameters.pop("rope_type", None) or older or "default"
     known = names_of(RopeScaling)
     strange = {name: value for name, value in parameters.items() if name not in known and value not in (None, 1.0)}
-    if rope_type not in SCALINGS or strange:
-        detail = f" with {strange}" if strange else ""
-        raise ConfigError(f"rope scaling {rope_type!r}{detail} is not handled; known types: {', '.join(SCALINGS)}")
+    if not isinstance(rope_type, str) or rope_type not in SCALINGS or strange:
+        detail = f" with {shown(strange)}" if strange else ""
+        raise ConfigError(f"rope scaling {shown(rope_type)}{detail} is not handled; known types: {', '.join(SCALINGS)}")
     return theta, None if rope_type == "default" else _scaling(rope_type, parameters, max_position_embeddings)
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.shown import visible_name
 from jaxpaint.base.words import count
 from jaxpaint.results import checksums
 from jaxpaint.results.layout import STATEMENTS
@@ -98,7 +99,7 @@ def described(connection: sqlite3.Connection, damage: Damage) -> str:
     named = [_cell_name(connection, cell) for cell in sorted(damage.cells, key=str)[:SHOWN]]
     if named:
         more = f" and {len(damage.cells) - SHOWN} more" if len(damage.cells) > SHOWN else ""
-        return f"{count(len(damage.cells), 'result')} ({', '.join(named)}{more})"
+        return f"{count(len(damage.cells), 'result')} ({visible_name(', '.join(named))}{more})"
     tables = sorted({*damage.torn, *(part for part, owners in damage.owners.items() if owners)})
     return f"rows of {', '.join(tables)}"
 
@@ -109,12 +110,11 @@ def _cell_name(connection: sqlite3.Connection, cell: int) -> str:
         "JOIN main.plans AS p ON p.id = c.plan WHERE c.id = ?"
     )
     found = connection.execute(query, (cell,)).fetchone()
-    return "{} under {}".format(*(_shown(text) for text in found)) if found else f"number {cell}"
-
-
-def _shown(text: bytes | None) -> str:
-    decoded = (text or b"?").decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else "?" for c in decoded)[:60]
+    return (
+        "{} under {}".format(*((text or b"?").decode("utf-8", "replace")[:60] for text in found))
+        if found
+        else f"number {cell}"
+    )
 
 
 def mend(connection: sqlite3.Connection, path: Path) -> str:

@@ -7,9 +7,10 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from jaxpaint.base.disk import sync
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.folders import followed, working_folder
 from jaxpaint.results import checksums
 from jaxpaint.results.damage import find, mend
 from jaxpaint.results.schema import connect, explained, one, readable_uri, transaction, unverified
@@ -50,21 +51,18 @@ def merge(destination: Path, sources: Sequence[Path]) -> list[str]:
         with unverified(destination):  # what cannot be merged into is said before the work
             pass
     left_out = []
-    try:
-        temporary = TemporaryDirectory(prefix=f".{destination.name}.merge-", dir=destination.parent)
-    except OSError as error:
-        raise UserError(f"cannot write the results store {destination}: {error.strerror}") from error
-    with temporary as folder, explained(destination), ExitStack() as readers:
+    destination = followed(destination)
+    with working_folder(destination) as folder, explained(destination), ExitStack() as readers:
         sound = []
         for number, source in enumerate(sources):
             reader = readers.enter_context(unverified(source))
             with explained(source):
-                copy, words = _mended(reader, Path(folder) / f"{number}.sqlite")
+                copy, words = _mended(reader, folder / f"{number}.sqlite")
             sound.append(copy or source)
             if words:
                 left_out.append(f"left out of results store {source}, where it is damaged: {words}")
         # All contradictions among the sources are found here, and the destination is touched once.
-        gathered = Path(folder) / "merged.sqlite"
+        gathered = folder / "merged.sqlite"
         with closing(connect(gathered, create=True)) as connection:
             for source, file in zip(sources, sound, strict=True):
                 _add(connection, file, f"results store {source}")
@@ -75,6 +73,7 @@ def merge(destination: Path, sources: Sequence[Path]) -> list[str]:
                 _add(connection, gathered, f"results store {destination}")
         else:
             os.replace(gathered, destination)
+            sync(destination.parent)
     return left_out
 
 

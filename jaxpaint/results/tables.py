@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.shown import csv_cell
 from jaxpaint.results.grid import grid
 from jaxpaint.results.layout import READABLE
 
@@ -47,7 +48,8 @@ def _csv(connection: sqlite3.Connection) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS.split(", "))
-    writer.writerows(connection.execute(f"SELECT {CSV_COLUMNS} FROM results ORDER BY cell, label, metric, filter"))
+    rows = connection.execute(f"SELECT {CSV_COLUMNS} FROM results ORDER BY cell, label, metric, filter")
+    writer.writerows(map(csv_cell, row) for row in rows)
     return out.getvalue()
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from jaxtyping import Float
 
 from jaxpaint.base.budgets import device_memory, host_memory
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.files import write_whole
 from jaxpaint.base.progress import say
 from jaxpaint.base.words import digest
 from jaxpaint.engine.model import Model, load, require_pooler
@@ -30,7 +30,7 @@ from jaxpaint.study.spec import variants_of
 from jaxpaint.study.trained import Advance, TrainedSummary, Training, run_trained
 from jaxpaint.tasks.glue import Examples, GlueTask, glue_task, load_examples
 from jaxpaint.tasks.local_data import parse_data_option
-from jaxpaint.training.checkpoints import TrainingCheckpoints
+from jaxpaint.training.checkpoints import TrainingCheckpoints, discard
 from jaxpaint.training.features import Encoded, check_max_length, encode, pooled_features
 from jaxpaint.training.heads import classifier_dropout, train_heads
 from jaxpaint.training.settings import ENCODER, TrainingSettings
@@ -194,7 +194,7 @@ def _logits(
                 break
             logits[number] = tuned.logits(validation)
             _save(file, logits[number])
-            shutil.rmtree(kept, ignore_errors=True)
+            discard(kept)
         told.seeds(number + 1)
     return logits
 
@@ -202,9 +202,9 @@ def _logits(
 def _save(file: Path, logits: np.ndarray) -> None:
     """Whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial.npy")
-    np.save(partial, logits)
-    os.replace(partial, file)
+    content = BytesIO()
+    np.save(content, logits)
+    write_whole(content.getvalue(), file)
 
 
 # --- Encoders as they are ---------------------------------------------------------------------------------

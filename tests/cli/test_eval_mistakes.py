@@ -72,7 +72,7 @@ def test_data(refused, store, files, tmp_path) -> None:
         (["--strategy", "revers", "--start", 1], ("did you mean reverse",)),
         (["--strategy", "", "--start", 1], ("unknown strategy ''",)),
         (["--strategy", "skip", "--start", 1, "--plan", "0"], ("not both",)),
-        (["--seed", 3], ("--seed", "--strategy")),
+        (["--times", 3], ("--times", "--strategy")),  # --seed alone is lm-eval's
         (["--plan", "0", "--start", 0, "--times", 2], ("--start, --times", "--strategy")),
         (["--limit", 0], ("limit is 0",)),
         (["--num-fewshot", -1], ("num_fewshot is -1",)),

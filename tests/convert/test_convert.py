@@ -21,15 +21,14 @@ from convert.meta import read_meta_folder
 from jaxpaint.base.errors import UserError
 from jaxpaint.models import checkpoint
 from tests.helpers.checkpoints import (
-    HEADS,
     HIDDEN,
     KEY_VALUE_HEADS,
-    LAYERS,
     SIZES,
     assert_converted,
     assert_nothing_written,
     edit_tensors,
     make_model,
+    save_as_meta,
 )
 from tests.helpers.decoders import make_tiny
 
@@ -136,45 +135,6 @@ def test_torch_files_without_torch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="pip install torch"):
         convert(tmp_path / "model", tmp_path / "store")
-
-
-def save_as_meta(model, folder: Path, parts: int, *, embedding_axis: int, **parameters) -> None:
-    """Meta's layout of a model: interleaved rotary rows, its names, split for model parallelism."""
-    columns, rows = ("wq", "wk", "wv", "w1", "w3", "output"), ("wo", "w2")
-
-    def interleaved(weight, heads):
-        return weight.view(heads, 2, -1, HIDDEN).transpose(1, 2).reshape(weight.shape)
-
-    whole = {
-        "tok_embeddings": model.model.embed_tokens.weight,
-        "norm": model.model.norm.weight,
-        "output": model.lm_head.weight,
-    }
-    for number, layer in enumerate(model.model.layers):
-        attention, mlp = layer.self_attn, layer.mlp
-        for name, weight in {
-            "attention.wq": interleaved(attention.q_proj.weight, HEADS),
-            "attention.wk": interleaved(attention.k_proj.weight, KEY_VALUE_HEADS),
-            "attention.wv": attention.v_proj.weight,
-            "attention.wo": attention.o_proj.weight,
-            "feed_forward.w1": mlp.gate_proj.weight,
-            "feed_forward.w2": mlp.down_proj.weight,
-            "feed_forward.w3": mlp.up_proj.weight,
-            "attention_norm": layer.input_layernorm.weight,
-            "ffn_norm": layer.post_attention_layernorm.weight,
-        }.items():
-            whole[f"layers.{number}.{name}"] = weight
-    folder.mkdir()
-    for part in range(parts):
-        shard = {"rope.freqs": torch.ones(2)}
-        for name, weight in whole.items():
-            last = name.split(".")[-1]
-            axis = 0 if last in columns else 1 if last in rows else embedding_axis if last == "tok_embeddings" else None
-            piece = weight if axis is None else weight.chunk(parts, dim=axis)[part]
-            shard[f"{name}.weight"] = piece.detach().clone()
-        torch.save(shard, folder / f"consolidated.{part:02d}.pth")
-    values = {"dim": HIDDEN, "n_layers": LAYERS, "n_heads": HEADS, "norm_eps": 1e-5, "vocab_size": -1, **parameters}
-    (folder / "params.json").write_text(json.dumps(values))
 
 
 @pytest.mark.parametrize(("parts", "embedding_axis"), [(1, 1), (2, 1), (2, 0)])
