@@ -13,6 +13,7 @@ The store is an ordinary SQLite file; pandas and DuckDB read it, too: the view
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from jaxpaint.base.errors import UserError
@@ -59,6 +60,7 @@ def _merge(options: argparse.Namespace) -> int:
     for name in ("format", "output"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name} does not go with --merge, which writes a store; ask for it afterwards")
-    merge(options.merge, options.files)
+    for line in merge(options.merge, options.files):
+        print(f"jaxpaint: {line}", file=sys.stderr)
     print(f"merged {len(options.files)} store{'s' * (len(options.files) != 1)} into {options.merge}")
     return 0

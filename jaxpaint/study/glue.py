@@ -15,6 +15,7 @@ from jaxtyping import Float
 from jaxpaint.base.budgets import device_memory, host_memory
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import write_whole
+from jaxpaint.base.progress import say
 from jaxpaint.base.words import digest
 from jaxpaint.engine.model import Model, load, require_pooler
 from jaxpaint.plans.plan import Plan
@@ -24,6 +25,7 @@ from jaxpaint.results.store import Store
 from jaxpaint.study.cells import Study, register
 from jaxpaint.study.glue_cells import VERSION, GlueRequests, finish
 from jaxpaint.study.loop import StartBar, no_bar
+from jaxpaint.study.run import tell_mended
 from jaxpaint.study.spec import variants_of
 from jaxpaint.study.trained import Advance, TrainedSummary, Training, run_trained
 from jaxpaint.tasks.glue import KINDS, Examples, GlueTask, glue_task, load_examples
@@ -129,6 +131,7 @@ def run_glue(spec: GlueSpec, *, progress: StartBar = no_bar) -> TrainedSummary:
         check_max_length(model, requests.task, spec.training.max_length)
     variants = spec.variants(model.num_layers)
     with Store.open(spec.store, create=True) as store:
+        tell_mended(store, say)
         common = [(store, model, requests, variants, spec.training) for requests in tasks]
         if spec.frozen:
             computed, elsewhere = sum(run_frozen(*each, progress) for each in common), 0

@@ -172,7 +172,14 @@ def open_session(
         for line in writing.encoding.generation.lines(model.tokenizer.eos_token_id):
             tell(line)
     with Store.open(spec.store, create=True) as store, Worker(spec.store) as worker:
+        tell_mended(store, tell)
         yield Session(spec, model, requests, store, worker, progress, tell, command)
+
+
+def tell_mended(store: Store, tell: Callable[[str], None]) -> None:
+    """Says what was found damaged in a store as it was opened."""
+    if store.mended:
+        tell(f"{store.path}: damaged, and computed again where it is asked for: {store.mended}")
 
 
 def _to_stderr(line: str) -> None:

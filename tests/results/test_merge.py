@@ -21,8 +21,10 @@ def states(path: Path) -> set[tuple]:
 
 
 def change(path: Path, statement: str) -> None:
+    """As though the store had been written so."""
     with sqlite3.connect(path) as connection:
         connection.execute(statement)
+        connection.execute("DELETE FROM checksums")
     connection.close()
 
 
