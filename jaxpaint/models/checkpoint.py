@@ -38,6 +38,7 @@ from jaxpaint.models.manifest import (
     is_store,
     read_config,
     read_manifest,
+    sealed,
     tokenizer_path,
 )
 from jaxpaint.models.verification import measure, read_tensor, verified
@@ -150,7 +151,7 @@ def save(
             shutil.copyfile(generation_config, folder / GENERATION_CONFIG)
         _write_json(folder / "config.json", config.to_dict())
         _write_json(folder / "huggingface_config.json", huggingface_config)
-        _write_json(
+        _write_manifest(
             folder / "manifest.json",
             {
                 "format": FORMAT,
@@ -268,6 +269,10 @@ def _copy_tokenizer(
     if files or texts:
         # Where tokenizer_config.json names no class, transformers looks at the model's type.
         _write_json(folder / "config.json", huggingface_config)
+
+
+def _write_manifest(file: Path, manifest: Mapping[str, Any]) -> None:
+    _write_json(file, sealed(manifest))
 
 
 def _write_json(file: Path, value: Any) -> None:

@@ -1,7 +1,7 @@
 """What a converted store says of itself, read and compared with what was written. Cheap: no parameter is read.
 
 The manifest's fingerprint covers config.json and every tensor's shape, dtype and hash; its `files` have the hashes of
-the other files, tokenizer included (stores of before 0.2 have none).
+the other files, tokenizer included, and its `sha256` is over all the rest of it. The first stores lack these two.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Manifest(TypedDict):
     fingerprint: str
     tensors: dict[str, StoredTensor]
     files: NotRequired[dict[str, str]]
+    sha256: NotRequired[str]
 
 
 def is_store(path: str | Path) -> bool:
@@ -82,6 +83,12 @@ def read_config(path: str | Path) -> Config:
 def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Any]]) -> str:
     """SHA-256 over a configuration's `to_dict` and every tensor's shape, dtype and hash: equal for equal models."""
     return hashlib.sha256(json.dumps([config, tensors], sort_keys=True).encode()).hexdigest()
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """With `sha256`, over everything else in it."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return {**rest, "sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
 def tokenizer_path(path: str | Path) -> Path:
@@ -139,6 +146,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if lacking:
         raise damaged(path, f"it lacks {', '.join(lacking)}")
     checked(said, Manifest, str(path / "manifest.json"))
+    if "sha256" in said and said != sealed(said):
+        raise damaged(path, "manifest.json is not what was written")
     config = read_json(path / "config.json", dict[str, Any])
     if fingerprint(config, said["tensors"]) != said["fingerprint"]:
         raise damaged(path, "config.json and manifest.json do not have the fingerprint that they were written with")

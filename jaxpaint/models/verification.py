@@ -114,7 +114,8 @@ def _require_hashes(path: Path, manifest: Mapping[str, Any]) -> None:
         try:
             changed = [name for name, same in zip(tensors, pool.map(is_same, tensors), strict=True) if not same]
         except BaseException:
-            stop.set()  # those that wait too: they return at once
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
     if changed:
         more = f" and {len(changed) - 1} more of its {len(tensors)} tensors" if len(changed) > 1 else ""
@@ -160,12 +161,13 @@ def _teller(path: Path, total: int) -> Callable[[int], None]:
 
 def _states(path: Path) -> list[tuple[Any, ...]]:
     """Each parameter file's name, size, inode and times, from which a change can be told; that of the status last."""
-    found = []
-    for folder, _, files in os.walk(path / "parameters"):
+    found, top = [], path / "parameters"
+    for folder, _, files in os.walk(top):
         for name in files:
             file = os.path.join(folder, name)
             state = os.stat(file)
-            found.append((file, state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns))
+            times = state.st_mtime_ns, state.st_ctime_ns
+            found.append((os.path.relpath(file, top), state.st_size, state.st_ino, *times))
     return sorted(found)
 
 

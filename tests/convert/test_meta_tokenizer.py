@@ -21,6 +21,7 @@ from jaxpaint.cli import main
 from jaxpaint.models.tokenizer import load_tokenizer
 from jaxpaint.plans.plan import Plan
 from tests.helpers.checkpoints import KEY_VALUE_HEADS, LAYERS, make_model, save_as_meta
+from tests.helpers.hostile import as_first_stores
 
 TEXTS = (
     "The quick brown fox",
@@ -192,6 +193,7 @@ def test_files_in_hugging_face_format_beside_metas_are_taken_as_they_are(llama2,
 
 def as_converted_before(store: Path) -> None:
     """Takes from a store of Meta's files what older versions did not write."""
+    as_first_stores(store)
     (store / "tokenizer" / "tokenizer_config.json").unlink()
     for file in (store / "huggingface_config.json", store / "tokenizer" / "config.json"):
         config = json.loads(file.read_text())

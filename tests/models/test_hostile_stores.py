@@ -13,7 +13,7 @@ from convert import export
 from jaxpaint.models import checkpoint, from_dict
 from jaxpaint.models.tokenizer import load_tokenizer
 from jaxpaint.plans.plan import Plan
-from tests.helpers.hostile import Damage, damage, documents, refused
+from tests.helpers.hostile import Damage, as_first_stores, damage, documents, refused
 from tests.helpers.tiny_folder import NUM_LAYERS
 
 quick = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
@@ -40,8 +40,11 @@ def reads(store: Path) -> bool:
     return not any(refusals)
 
 
+@pytest.mark.parametrize("with_hashes", [True, False])
 @pytest.mark.parametrize("file", ["manifest.json", "config.json", "huggingface_config.json"])
-def test_any_json(changed, file) -> None:
+def test_any_json(changed, file, with_hashes) -> None:
+    if not with_hashes:
+        as_first_stores(changed)
     whole = (changed / file).read_bytes()
 
     @quick
@@ -62,9 +65,7 @@ METADATA = ["parameters/_METADATA", "parameters/blocks.mlp.up_proj.kernel/.zarra
 @pytest.mark.parametrize("file", METADATA)
 def test_any_bytes_among_the_parameters(changed, file, with_hashes) -> None:
     if not with_hashes:
-        manifest = json.loads((changed / "manifest.json").read_text())
-        del manifest["files"]
-        (changed / "manifest.json").write_text(json.dumps(manifest))
+        as_first_stores(changed)
     whole = (changed / file).read_bytes()
 
     @quick
@@ -80,9 +81,7 @@ def test_any_bytes_among_the_parameters(changed, file, with_hashes) -> None:
 @pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json"])
 def test_any_tokenizer(changed, file) -> None:
     """Without its hash, as a checkpoint that was so before it was converted has it."""
-    manifest = json.loads((changed / "manifest.json").read_text())
-    del manifest["files"]
-    (changed / "manifest.json").write_text(json.dumps(manifest))
+    as_first_stores(changed)
     path = changed / "tokenizer" / file
     special = {f"{name}_token": "<s>" for name in ("bos", "eos", "unk", "pad")} | {
         "additional_special_tokens": ["</s>"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import load
 from jaxpaint.models import checkpoint, verification
 from jaxpaint.models.tokenizer import load_tokenizer
+from tests.helpers.hostile import as_first_stores
 
 
 @pytest.fixture
@@ -57,10 +59,12 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
-def test_it_is_hashed_once(mine, hashed) -> None:
+def test_it_is_hashed_once(mine, hashed, monkeypatch) -> None:
     settle(mine)
-    for _ in range(3):
-        checkpoint.restore(mine)
+    monkeypatch.chdir(mine.parent)
+    mine.with_name("link").symlink_to(mine)
+    for path in (mine, mine, str(mine), Path("mine"), mine.with_name("link")):
+        checkpoint.restore(path)
         assert hashed == [mine]
     shutil.copytree(mine, mine.parent / "other")
     settle(mine.parent / "other")
@@ -159,8 +163,21 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_config_and_manifest_are_compared_at_every_start(mine, damage) -> None:
+# What only the manifest's own hash tells.
+DAMAGE_SINCE = {
+    "another source": lambda store: change(store / "manifest.json", source="another"),
+    "another revision": lambda store: change(store / "manifest.json", revision="main"),
+}
+CASES = [(False, damage) for damage in (DAMAGE | DAMAGE_SINCE).values()] + [
+    (True, damage) for damage in DAMAGE.values()
+]
+NAMES = [*DAMAGE, *DAMAGE_SINCE, *(f"{name}, first stores" for name in DAMAGE)]
+
+
+@pytest.mark.parametrize(("first", "damage"), CASES, ids=NAMES)
+def test_config_and_manifest_are_compared_at_every_start(mine, first, damage) -> None:
+    if first:
+        as_first_stores(mine)
     settle(mine)
     checkpoint.restore(mine)
     damage(mine)
@@ -230,8 +247,34 @@ def test_what_export_copies_is_compared(mine, run, tmp_path) -> None:
 
 
 def test_stores_without_hashes_of_their_other_files_go_on(mine) -> None:
-    manifest = json.loads((mine / "manifest.json").read_text())
-    del manifest["files"]
-    (mine / "manifest.json").write_text(json.dumps(manifest))
+    as_first_stores(mine)
     (mine / "tokenizer" / "notes.txt").write_text("mine")
     assert load(mine).tokenizer.encode("hi")
+
+
+def test_ctrl_c_ends_it_at_once(mine, monkeypatch) -> None:
+    """Threads that hash are not waited for to the end."""
+    real, read = verification._parts, []
+
+    def slow(stored, tensor):
+        for part in real(stored, tensor):
+            read.append(part)
+            yield part
+            while not stopped:
+                time.sleep(0.01)
+
+    stopped: list[bool] = []
+
+    def interrupted(pool, function, names):
+        for name in names:
+            pool.submit(function, name)
+        while not read:
+            time.sleep(0.01)
+        threading.Timer(0.2, stopped.append, [True]).start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verification, "_parts", slow)
+    monkeypatch.setattr(verification.ThreadPoolExecutor, "map", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.restore(mine)
+    assert len(read) <= 2 * verification.THREADS
