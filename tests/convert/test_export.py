@@ -16,6 +16,7 @@ from convert import convert, export
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan
 from tests.helpers.decoders import NUM_LAYERS, Tiny, make_tiny, randomise
+from tests.helpers.hostile import as_first_stores
 
 PLANS = {
     f"0-{NUM_LAYERS - 1}": list(range(NUM_LAYERS)),
@@ -169,6 +170,8 @@ def test_a_manifest_names_nothing_that_export_writes_itself(tmp_path, names):
 
 
 def change_tokenizer(store: Path, names: object) -> None:
+    """Of a store that has no hashes which would tell."""
+    as_first_stores(store)
     manifest = json.loads((store / "manifest.json").read_text())
     (store / "manifest.json").write_text(json.dumps({**manifest, "tokenizer": names}))
 

@@ -199,7 +199,6 @@ def as_converted_before(store: Path) -> None:
         config = json.loads(file.read_text())
         file.write_text(json.dumps({name: value for name, value in config.items() if "token_id" not in name}))
     manifest = json.loads((store / "manifest.json").read_text()) | {"tokenizer": ["tokenizer.model"]}
-    manifest.pop("files", None)
     (store / "manifest.json").write_text(json.dumps(manifest))
 
 
