@@ -19,3 +19,11 @@ def inside(folder: str | Path, name: object, where: str) -> Path:
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or "\\" in name or ".." in parts:
         raise UserError(f"{where} names {name!r}, which leads out of its folder; it was not followed")
     return Path(folder, name)
+
+
+def require_text(path: str | Path) -> None:
+    """Raises UserError for a path with bytes that are no UTF-8, which compiled readers and writers cannot be given."""
+    try:
+        str(Path(path).absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the name {str(Path(path).absolute())!r} is not UTF-8 text; rename the folder") from error

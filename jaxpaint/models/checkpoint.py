@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from jaxpaint.base.disk import require_room, reserve
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.base.folders import new_folder
+from jaxpaint.base.names import require_text
 from jaxpaint.models.family import Config
 from jaxpaint.models.manifest import (
     FORMAT,
@@ -129,6 +130,8 @@ def save(
     import jax.numpy as jnp
 
     from jaxpaint.models import abstract_parameters
+
+    require_text(destination)
 
     shapes = {name: tuple(value.shape) for name, value in abstract_parameters(config, jnp.dtype(dtype)).items()}
     with new_folder(destination, overwrite=overwrite, replaces=is_store) as folder:

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict  # pydantic asks for it before Python 3.
 from jaxpaint.base.documents import checked, read_bytes, read_json, shown
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.folders import recover
-from jaxpaint.base.names import inside
+from jaxpaint.base.names import inside, require_text
 from jaxpaint.models import from_dict
 from jaxpaint.models.family import Config
 
@@ -155,6 +155,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _said_of_store(path: Path) -> dict[str, Any]:
+    require_text(path)
     recover(path)
     if not path.is_dir():
         raise UserError(f"no folder {path}")

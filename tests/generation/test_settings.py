@@ -18,6 +18,7 @@ from jaxpaint.generation import decode as engine
 from jaxpaint.generation.settings import GenerationSettings, generation_settings, parse_settings
 from jaxpaint.models import checkpoint
 from tests.helpers.generation_configs import by_transformers, with_settings
+from tests.helpers.hostile import as_first_stores
 from tests.helpers.tiny_folder import make_folder
 
 NEW = 16
@@ -156,9 +157,7 @@ def test_a_silent_generation_config_leaves_ends_to_config_json(folder, free, tmp
 def test_a_store_of_before_has_what_config_json_says(folder, free, tmp_path):
     copy = with_settings(folder, tmp_path / "model", {"eos_token_id": [1, 5]}, {"eos_token_id": [1, free[2][5]]})
     store = convert(copy, tmp_path / "store")
-    manifest = json.loads((store / "manifest.json").read_text())
-    del manifest["files"]["generation_config.json"]
-    (store / "manifest.json").write_text(json.dumps(manifest))
+    as_first_stores(store)
     (store / "generation_config.json").unlink()
     model = jp.load(store, dtype="float32")
     assert generation_settings(model).eos_token_id == (1, free[2][5])

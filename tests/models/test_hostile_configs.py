@@ -51,7 +51,7 @@ def test_any_value_at_any_place(name, what) -> None:
             assert from_dict(json.loads(json.dumps(config[0].to_dict()))) == config[0]
             assert config[0].num_hidden_layers <= 10_000
             assert not config[0].capabilities.decoder or config[0].traits
-        assert time.process_time() - began < 1
+        assert time.process_time() - began < 10  # nothing is built that is as large as the config says
 
     check()
 
