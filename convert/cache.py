@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from convert import hub
 from convert.sources import files_read, local_path, require_known
 from convert.to_store import convert
 from jaxpaint.base.caches import stores_folder
 from jaxpaint.base.errors import UserError
-from jaxpaint.models.checkpoint import FORMAT_VERSION, Progress, is_store, read_manifest
+from jaxpaint.models.checkpoint import GENERATION_CONFIG, Progress, is_store, read_manifest
+from jaxpaint.models.manifest import FORMAT_VERSION, TOKENIZER_VOCABULARIES
+
+# Counts up when conversion keeps of a checkpoint what it did not keep before.
+KEPT_VERSION = 3
 
 
 def store_for(model: str | Path, revision: str | None = None, progress: Progress | None = None) -> Path:
@@ -24,9 +29,7 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
         UserError: no such model, or one that does not convert.
     """
     path = local_path(model, revision)
-    # A folder of parameters without a manifest is a damaged store, which read_manifest explains.
-    if is_store(path) or (path / "parameters").is_dir():
-        read_manifest(path)
+    if _is_there(path):
         return path
     require_known(model)
     if path.is_dir():
@@ -35,9 +38,13 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
     else:
         version = hub.commit(str(model), revision)
         name, key = str(model).replace("/", "--"), [str(model), version]
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, key]).encode()).hexdigest()[:16]
-    store = stores_folder() / f"{name}-{digest}"
-    if is_store(store):
+    of_before = _named(name, FORMAT_VERSION, key)
+    # What the hub has besides is not known here.
+    has_all = path.is_dir() and not (path / GENERATION_CONFIG).is_file()
+    if is_store(of_before) and has_all and _has_whole_tokenizer(of_before):
+        return of_before
+    store = _named(name, FORMAT_VERSION, key, KEPT_VERSION)
+    if _is_there(store):
         return store
     try:
         return convert(model, store, revision=version, progress=progress)
@@ -46,3 +53,21 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
         if is_store(store):
             return store
         raise
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a store. Raises UserError for a damaged one, such as a folder of parameters alone."""
+    if not is_store(path) and not (path / "parameters").is_dir():
+        return False
+    read_manifest(path)
+    return True
+
+
+def _named(name: str, *key: Any) -> Path:
+    return stores_folder() / f"{name}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
+
+
+def _has_whole_tokenizer(store: Path) -> bool:
+    """Whether conversion still gives this tokenizer: it lacked vocabularies of other names, and settings of Meta's."""
+    names = set(read_manifest(store).get("tokenizer", ()))
+    return bool(names & {"tokenizer.json", "tokenizer_config.json"} and names & set(TOKENIZER_VOCABULARIES))

@@ -13,9 +13,9 @@ TOKENIZER_PATTERNS = (
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
     "chat_template.*",
+    # Vocabularies of tokenizers without a tokenizer.json: byte-level BPE, WordPiece, SentencePiece.
+    *("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
 )
 # The first that a repository has is taken, with its files of the right-hand side.
 WEIGHTS = (
@@ -31,9 +31,9 @@ def is_hub_id(model: str) -> bool:
 
 
 def needed(files: Sequence[str]) -> list[str]:
-    """Which of a repository's files conversion needs: config, tokenizer, one form of the weights."""
+    """Which of a repository's files conversion needs: configs, tokenizer, one form of the weights."""
     top = [file for file in files if "/" not in file]
-    patterns: tuple[str, ...] = ("config.json", *TOKENIZER_PATTERNS)
+    patterns: tuple[str, ...] = ("config.json", "generation_config.json", *TOKENIZER_PATTERNS)
     for marker, weights in WEIGHTS:
         if any(fnmatch(file, marker) for file in top):
             patterns += weights

@@ -7,7 +7,6 @@ halves, so the rows of `wq` and `wk` change places. The permutation and the name
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,9 @@ import numpy as np
 
 from convert.tensors import Tensor, by_name
 from convert.torch_files import read_torch_file
+from jaxpaint.base.documents import checked, read_json, shown
 from jaxpaint.base.errors import UserError
+from jaxpaint.models.fields import LARGEST_WHOLE
 from jaxpaint.models.llama import NAMES
 
 # Meta's name inside a layer: the Hugging Face name, and the axis that model parallelism splits.
@@ -56,7 +57,7 @@ def read_meta_folder(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Tens
         if difference:
             raise UserError(f"{file} and {files[0].name} hold different tensors: {', '.join(difference[:4])}")
     heads = _positive(parameters, "n_heads")
-    key_value_heads = parameters.get("n_kv_heads") or heads
+    key_value_heads = _positive(parameters, "n_kv_heads") if parameters.get("n_kv_heads") else heads
     tensors = []
     for name in shards[0]:
         if name.endswith("rope.freqs"):
@@ -68,20 +69,21 @@ def read_meta_folder(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Tens
 
 
 def _read_parameters(file: Path) -> dict[str, Any]:
-    try:
-        parameters = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as JSON: {error}") from error
+    parameters = read_json(file, dict[str, Any])
+    if "model" in parameters:  # some releases have more than the model's
+        parameters = checked(parameters["model"], dict[str, Any], f"{file}, model")
     unhandled = {name: value for name, value in parameters.items() if name not in HANDLED and value}
     if unhandled:
-        raise UserError(f"{file} sets {unhandled}, which jaxpaint does not handle and which may change the result")
+        raise UserError(
+            f"{file} sets {shown(unhandled)}, which jaxpaint does not handle and which may change the result"
+        )
     return parameters
 
 
 def _positive(parameters: Mapping[str, Any], name: str) -> int:
     value = parameters.get(name)
-    if not isinstance(value, int) or value < 1:
-        raise UserError(f"params.json has {name}={value!r}; it must be a positive number")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST_WHOLE:
+        raise UserError(f"params.json has {name}={shown(value)}; it must be a positive number")
     return value
 
 
@@ -99,12 +101,12 @@ def _config(
         "model_type": "llama",
         "hidden_act": "silu",
         "hidden_size": parameters["dim"],
-        "intermediate_size": tensors[gate].shape[0],
+        "intermediate_size": _rows(tensors[gate]),
         "num_hidden_layers": _positive(parameters, "n_layers"),
         "num_attention_heads": heads,
         "num_key_value_heads": key_value_heads,
         # -1 in Llama 1 and 2: the tokenizer's size, which is the embedding's.
-        "vocab_size": tensors[NAMES.embedding].shape[0],
+        "vocab_size": _rows(tensors[NAMES.embedding]),
         "rms_norm_eps": parameters.get("norm_eps", 1e-5),
         "rope_theta": parameters.get("rope_theta") or 10000.0,
         "max_position_embeddings": parameters.get("max_seq_len") or _context_length(parameters),
@@ -116,12 +118,16 @@ def _config(
         factor = parameters.get("rope_scaling_factor") or (32.0 if parameters["dim"] < 4096 else 8.0)
         config["rope_scaling"] = {
             "rope_type": "llama3",
-            "factor": float(factor),
+            "factor": factor,
             "low_freq_factor": 1.0,
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
         }
     return config
+
+
+def _rows(tensor: Tensor) -> int:
+    return tensor.shape[0] if tensor.shape else 0
 
 
 def _context_length(parameters: Mapping[str, Any]) -> int:
@@ -132,8 +138,9 @@ def _context_length(parameters: Mapping[str, Any]) -> int:
         return 8192
     if parameters.get("rope_theta") == 1000000.0:
         return 16384
-    # Llama 1 had 2048, with an epsilon of 1e-6.
-    return 2048 if parameters.get("norm_eps") == 1e-6 else 4096
+    # Llama 1 had 2048, with an epsilon of 1e-6; its largest, with another, had as many key and value heads as queries.
+    largest = parameters["dim"] == 8192 and not parameters.get("n_kv_heads")
+    return 2048 if parameters.get("norm_eps") == 1e-6 or largest else 4096
 
 
 def _translated(name: str, parts: Sequence[Tensor], hidden_size: int, heads: int, key_value_heads: int) -> Tensor:
@@ -146,7 +153,7 @@ def _translated(name: str, parts: Sequence[Tensor], hidden_size: int, heads: int
         return _half_split(joined, rotary_heads) if rotary_heads else joined
     if name == "tok_embeddings.weight":
         # Split over hidden_size in Llama 1 and 2, over the vocabulary in Llama 3.
-        return _joined(NAMES.embedding, parts, 0 if parts[0].shape[-1] == hidden_size else 1)
+        return _joined(NAMES.embedding, parts, 0 if parts[0].shape[-1:] == (hidden_size,) else 1)
     if name == "output.weight":
         return _joined(NAMES.head, parts, 0)
     return _joined("model.norm.weight" if name == "norm.weight" else name, parts, None)
@@ -162,6 +169,8 @@ def _joined(name: str, parts: Sequence[Tensor], axis: int | None) -> Tensor:
                 f"{first.name} is {first.dtype} {list(first.shape)} in {first.file} and {part.dtype} "
                 f"{list(part.shape)} in {part.file}: are these shards of one checkpoint?"
             )
+    if axis is not None and len(first.shape) != 2:
+        raise UserError(f"{first.name} is {list(first.shape)} in {first.file}, and should be a matrix")
     if axis is None or len(parts) == 1:
         return Tensor(name, first.shape, first.dtype, files, first.part)
     shape = tuple(size * len(parts) if place == axis else size for place, size in enumerate(first.shape))

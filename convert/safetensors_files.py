@@ -10,7 +10,6 @@ import numpy as np
 
 from convert.tensors import Tensor
 from jaxpaint.base.errors import UserError
-from jaxpaint.models import BUFFERS
 
 # Names of the safetensors format; others (8-bit floats, integers) are of quantised checkpoints.
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -20,7 +19,7 @@ def read_header(file: Path) -> list[Tensor]:
     """The tensors of one file, none of them read yet.
 
     Raises:
-        UserError: a truncated or corrupt file, or a dtype that is not a floating-point weight's.
+        UserError: a truncated or corrupt file.
     """
     import ml_dtypes
     from safetensors import SafetensorError, safe_open
@@ -40,14 +39,14 @@ def read_header(file: Path) -> list[Tensor]:
     for name in names:
         part = opened.get_slice(name)
         kind = part.get_dtype()
-        if kind not in DTYPES and not name.endswith(BUFFERS):
-            raise UserError(
-                f"{name} in {file} has dtype {kind}; only float weights convert ({', '.join(DTYPES)}): "
-                "use the checkpoint that is not quantised"
-            )
+        strange = "" if kind in DTYPES else _strange(kind)
         dtype = np.dtype(ml_dtypes.bfloat16) if kind == "BF16" else np.dtype(DTYPES.get(kind, "float32"))
-        tensors.append(Tensor(name, tuple(part.get_shape()), dtype, file.name, partial(_read, part)))
+        tensors.append(Tensor(name, tuple(part.get_shape()), dtype, file.name, partial(_read, part), strange))
     return tensors
+
+
+def _strange(kind: str) -> str:
+    return f"dtype {kind}; only float weights convert ({', '.join(DTYPES)}): use the checkpoint that is not quantised"
 
 
 def _read(tensor: Any, axis: int, start: int, stop: int) -> np.ndarray:

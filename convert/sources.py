@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
+
 from convert import hub
 from convert.meta import is_meta_folder, read_meta_folder
+from convert.meta_tokenizer import read_meta_tokenizer
 from convert.safetensors_files import read_header
 from convert.tensors import Tensor, abbreviated, by_name
 from convert.torch_files import read_torch_file
 from jaxpaint.base.bundled import FOLDER as BUNDLED_FOLDER
 from jaxpaint.base.bundled import MODEL as BUNDLED
+from jaxpaint.base.documents import read_json, require_regular
 from jaxpaint.base.errors import UserError
-from jaxpaint.models.checkpoint import is_store
+from jaxpaint.base.folders import recover
+from jaxpaint.base.names import inside
+from jaxpaint.models.checkpoint import GENERATION_CONFIG, is_store
 
 # (index of shards, the files where there is no index, how to read one)
 HUGGINGFACE_WEIGHTS = (
@@ -27,10 +32,16 @@ HUGGINGFACE_WEIGHTS = (
 )
 
 
+class Index(TypedDict):
+    """Of shards: the file of each tensor."""
+
+    weight_map: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Source:
     """A checkpoint, none of its tensors read yet. `name` is the folder, hub id or `BUNDLED`, `revision` the hub's
-    commit."""
+    commit; `tokenizer_texts` are files by name that the tokenizer needs and the checkpoint has in another form."""
 
     name: str
     revision: str | None
@@ -38,6 +49,8 @@ class Source:
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     tokenizer_files: Sequence[Path]
+    tokenizer_texts: Mapping[str, str] = field(default_factory=dict)
+    generation_config: Path | None = None
 
 
 def resolve(source: str | Path, revision: str | None = None) -> Source:
@@ -48,16 +61,34 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
     """
     folder, commit = locate(source, revision)
     name = str(folder) if commit is None and folder != BUNDLED_FOLDER else str(source)
+    files = _tokenizer_files(folder)
     if is_meta_folder(folder) and not _has_huggingface_weights(folder):
         config, tensors = read_meta_folder(folder)
-    elif (folder / "config.json").is_file():
+        return _of_meta(Source(name, commit, folder, config, tensors, files))
+    if (folder / "config.json").is_file():
         config, tensors = _read_config(folder / "config.json"), _read_weights(folder)
     else:
         raise UserError(
             f"{folder} is not a checkpoint: it has neither config.json (Hugging Face) nor params.json with "
             "consolidated.*.pth (Meta)"
         )
-    return Source(name, commit, folder, config, tensors, _tokenizer_files(folder))
+    return Source(name, commit, folder, config, tensors, files, generation_config=_generation_config(folder))
+
+
+def _of_meta(source: Source) -> Source:
+    """With the tokenizer as Hugging Face has it, unless it is there in that form already."""
+    files = {file.name: file for file in source.tokenizer_files}
+    if "tokenizer.model" not in files or "tokenizer.json" in files:
+        return source
+    made = read_meta_tokenizer(files["tokenizer.model"], source.folder, source.config)
+    if not made.kept:
+        del files["tokenizer.model"]
+    return replace(
+        source,
+        config={**source.config, **made.token_ids},
+        tokenizer_files=list(files.values()),
+        tokenizer_texts={name: text for name, text in made.written.items() if name not in files},
+    )
 
 
 def local_path(source: str | Path, revision: str | None = None) -> Path:
@@ -66,6 +97,7 @@ def local_path(source: str | Path, revision: str | None = None) -> Path:
     Raises UserError for a revision of a folder, which has none.
     """
     path = Path(source).expanduser()
+    recover(path)
     if str(source) == BUNDLED and not (is_store(path) or is_meta_folder(path) or (path / "config.json").is_file()):
         path = BUNDLED_FOLDER
     if revision is not None and path.is_dir():
@@ -96,19 +128,24 @@ def require_known(source: str | Path) -> None:
 
 def files_read(folder: Path) -> list[Path]:
     """The files of a local checkpoint that conversion depends on."""
-    patterns = ("*.json", "*.safetensors", "*.bin", "*.pth", *hub.TOKENIZER_PATTERNS)
-    names = (file for file in folder.iterdir() if file.is_file())
-    return sorted(file for file in names if any(fnmatch(file.name, pattern) for pattern in patterns))
+    patterns = ("*.json", "*.safetensors", "*.bin", "*.pth")
+    files = {file for file in folder.iterdir() if file.is_file() and any(fnmatch(file.name, one) for one in patterns)}
+    return sorted(files.union(_tokenizer_files(folder)))
 
 
 def _read_config(file: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as JSON: {error}") from error
+    config = read_json(file)
     if not isinstance(config, dict):
         raise UserError(f"{file} holds a JSON {type(config).__name__}, not a model's configuration")
     return config
+
+
+def _generation_config(folder: Path) -> Path | None:
+    file = folder / GENERATION_CONFIG
+    if not file.is_file():
+        return None
+    read_json(file, dict[str, Any])  # what cannot be read is told now
+    return file
 
 
 def _has_huggingface_weights(folder: Path) -> bool:
@@ -119,6 +156,8 @@ def _read_weights(folder: Path) -> Mapping[str, Tensor]:
     for index_name, pattern, read in HUGGINGFACE_WEIGHTS:
         files = _shards(folder, index_name, pattern)
         if files:
+            for file in files:
+                require_regular(file)
             return by_name([tensor for file in files for tensor in read(file)], str(folder))
     raise UserError(
         f"{folder} has config.json but no weights: neither model*.safetensors nor pytorch_model*.bin is there"
@@ -132,13 +171,15 @@ def _shards(folder: Path, index_name: str, pattern: str) -> list[Path]:
     if not (folder / index_name).is_file():
         return sorted(folder.glob(pattern))
     try:
-        named = sorted(set(json.loads((folder / index_name).read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{folder / index_name} is not an index of shards: {error!r}; download it again") from error
-    absent = [name for name in named if Path(name).name != name or not (folder / name).is_file()]
-    if absent:
-        raise UserError(f"{folder} lacks shards that {index_name} names: {abbreviated(absent)}; download them")
-    return [folder / name for name in named]
+        index = read_json(folder / index_name, Index)
+    except UserError as error:
+        raise UserError(f"{error}, so it is not an index of shards; download it again") from error
+    named = [inside(folder, name, index_name) for name in sorted(set(index["weight_map"].values()))]
+    absent = [file.name for file in named if not file.exists()]
+    if absent or not named:
+        which = f": {abbreviated(absent)}" if absent else " none of"
+        raise UserError(f"{folder} lacks shards that {index_name} names{which}; download them")
+    return named
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:

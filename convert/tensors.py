@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxpaint.base.documents import shown
 from jaxpaint.base.errors import UserError
 
 BLOCK_BYTES = 16 * 2**20
@@ -15,16 +16,27 @@ BLOCK_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in a checkpoint file. `part(axis, start, stop)` reads those indices of one axis and all of others."""
+    """A tensor in a checkpoint file. `part(axis, start, stop)` reads those indices of one axis and all of others.
+
+    `strange` says why it can be no weight, such as a dtype of quantised ones; a buffer may be so, and is never read.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
     file: str
     part: Callable[[int, int, int], np.ndarray]
+    strange: str = ""
+
+    def require_floats(self) -> None:
+        """Raises UserError for what cannot be read as a weight."""
+        if self.strange:
+            raise UserError(f"{self.name} in {self.file} has {self.strange}")
 
     def blocks(self, axis: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
-        """The tensor in pieces of about 16 MiB, each with its place on an axis."""
+        """The tensor in pieces of about 16 MiB, each with its place on an axis; a single number has none."""
+        if not self.shape:
+            return
         size = self.shape[axis]
         width = math.prod(self.shape) // max(1, size) * self.dtype.itemsize
         step = max(1, BLOCK_BYTES // max(1, width))
@@ -34,10 +46,14 @@ class Tensor:
 
 
 def by_name(tensors: Sequence[Tensor], source: str) -> dict[str, Tensor]:
-    """The tensors by name. Raises UserError where two files hold the same name."""
+    """The tensors by name. Raises UserError where two files hold the same name, or what can be no weight's."""
     found: dict[str, Tensor] = {}
     duplicates = []
     for tensor in tensors:
+        if not tensor.name.isprintable():
+            raise UserError(
+                f"{tensor.file} holds a tensor named {shown(tensor.name)}; it is damaged, download it again"
+            )
         if tensor.name in found:
             first = found[tensor.name]
             duplicates.append(

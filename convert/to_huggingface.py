@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxpaint.base.disk import require_room
+from jaxpaint.base.documents import read_json
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.folders import new_folder
+from jaxpaint.base.names import inside
 from jaxpaint.models import checkpoint, family_of, with_layers
 from jaxpaint.models.checkpoint import Progress
 from jaxpaint.models.family import Config, Names
@@ -33,13 +37,14 @@ def export(
     Shards hold at most `shard_bytes`, or one tensor; memory holds two such.
 
     Raises:
-        UserError: a plan that runs layers in parallel or names one that the model lacks, or no such store.
+        UserError: a plan that runs layers in parallel or names one that the model lacks; no such store, or a damaged
+            one.
     """
     import numpy as np
     from safetensors.numpy import save_file
 
     store = Path(store)
-    manifest, config = checkpoint.require_whole(store), checkpoint.read_config(store)
+    config = checkpoint.read_config(store)
     plan.validate(config.num_hidden_layers)
     if not plan.is_series:
         raise UserError(
@@ -47,10 +52,15 @@ def export(
             f"as {plan} has"
         )
     layers = plan.sequence()
-    shards = _shards(_entries(family_of(config.model_type).names, manifest["tensors"], layers), shard_bytes)
-    total, done = sum(entry.size for shard in shards for entry in shard), 0
+    tokenizer = [_tokenizer_file(store, name) for name in checkpoint.read_manifest(store)["tokenizer"]]
     weight_map = {}
-    with checkpoint.new_folder(destination, overwrite=overwrite, replaces=_is_huggingface) as folder:
+    with (
+        new_folder(destination, overwrite=overwrite, replaces=_is_huggingface) as folder,
+        checkpoint.verified(store) as manifest,
+    ):
+        shards = _shards(_entries(family_of(config.model_type).names, manifest["tensors"], layers), shard_bytes)
+        total, done = sum(entry.size for shard in shards for entry in shard), 0
+        require_room(folder.parent, total, "the export")
         for number, shard in enumerate(shards, start=1):
             file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             tensors = {}
@@ -67,11 +77,30 @@ def export(
             _write_json(
                 folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
             )
-        original = json.loads((store / "huggingface_config.json").read_text())
+        original = read_json(store / "huggingface_config.json", dict[str, Any])
         _write_json(folder / "config.json", _rearranged(original, with_layers(config, layers), manifest["dtype"]))
-        for name in manifest["tokenizer"]:
-            shutil.copyfile(store / "tokenizer" / name, folder / name)
+        for kept in tokenizer:
+            _copy(kept, folder / kept.name, store)
+        if checkpoint.GENERATION_CONFIG in manifest.get("files", {}):
+            _copy(store / checkpoint.GENERATION_CONFIG, folder / checkpoint.GENERATION_CONFIG, store)
     return Path(destination)
+
+
+def _tokenizer_file(store: Path, name: str) -> Path:
+    """A file that the manifest names. Raises UserError where it is none of the store's tokenizer."""
+    where = str(store / "manifest.json")
+    file = inside(store / "tokenizer", name, where)
+    if file.parent != store / "tokenizer" or not file.resolve().is_relative_to(store.resolve()):
+        raise UserError(f"{where} names {name!r}, which is no file of the store's tokenizer/; it was not followed")
+    if not file.is_file():
+        raise UserError(f"the store {store} is damaged: it lacks tokenizer/{file.name}, which its manifest names")
+    return file
+
+
+def _copy(file: Path, to: Path, store: Path) -> None:
+    if to.exists():
+        raise UserError(f"{store / 'manifest.json'} names {file.name!r} among the tokenizer's files, which it is not")
+    shutil.copyfile(file, to)
 
 
 @dataclass(frozen=True)
@@ -109,7 +138,11 @@ def _rearranged(original: dict[str, Any], config: Config, dtype: str) -> dict[st
     """The source's config with the layers that the plan runs, each of its own kind, and the dtype of the weights."""
     key, layers = "dtype" if "dtype" in original else "torch_dtype", config.num_hidden_layers
     kinds = getattr(config, "layer_types", None)
-    own = {"layer_types": list(kinds)} if kinds else {}
+    own: dict[str, Any] = {"layer_types": list(kinds)} if kinds else {}
+    if not kinds and original.get("layer_types"):  # all alike, where the family has one kind
+        own["layer_types"] = original["layer_types"][:1] * layers
+    if original.get("tie_word_embeddings") and not config.tie_word_embeddings:
+        own["tie_word_embeddings"] = False  # the head that was there differed from the embedding
     return {**original, "num_hidden_layers": layers, **own, key: dtype}
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from convert.heads import remarks, untied, without_head
+from convert.names import select
 from convert.sources import resolve
 from convert.tensors import Tensor, abbreviated
 from jaxpaint.base.errors import UserError
@@ -43,8 +45,9 @@ def convert(
     found = resolve(source, revision)
     config = from_huggingface(found.config)
     names = family_of(config.model_type).names
-    tensors = _canonical(found.tensors, names)
-    config = names.adapt(config, tensors)
+    selected = select(found.tensors, names, found.name)
+    tensors, config = untied(selected.weights, names.adapt(config, selected.weights), names)
+    config = without_head(config, tensors, names, selected, found.config)
     _require_match(found.name, tensors, config, names)
     chosen = _choose_dtype(dtype, tensors)
 
@@ -52,7 +55,10 @@ def convert(
         weight = names.weight(path)
         copy(tensors[weight.of_layer(layer)], out, weight.transposed)
 
-    if progress and not found.tokenizer_files:
+    if progress:
+        for line in remarks(found, config, selected):
+            progress(line, 0, 0)
+    if progress and not (found.tokenizer_files or found.tokenizer_texts):
         progress(f"{found.name} has no tokenizer: the store will take token ids only", 0, 0)
     return checkpoint.save(
         destination,
@@ -61,6 +67,8 @@ def convert(
         dtype=chosen,
         huggingface_config=found.config,
         tokenizer_files=found.tokenizer_files,
+        tokenizer_texts=found.tokenizer_texts,
+        generation_config=found.generation_config,
         source=found.name,
         revision=found.revision,
         overwrite=overwrite,
@@ -75,18 +83,6 @@ def copy(tensor: Tensor, out: np.ndarray, transposed: bool) -> None:
         out[place] = block.T if transposed else block
 
 
-def _canonical(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """The weights under one spelling of their names. Raises UserError where two spellings of one are there."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name.endswith(names.buffers):
-            continue
-        other = found.setdefault(names.canonical(name), tensor)
-        if other is not tensor:
-            raise UserError(f"{other.name} in {other.file} and {name} in {tensor.file} are the same weight; keep one")
-    return found
-
-
 def _choose_dtype(asked: str | None, tensors: Mapping[str, Tensor]) -> str:
     import jax.numpy as jnp
 
@@ -99,9 +95,6 @@ def _choose_dtype(asked: str | None, tensors: Mapping[str, Tensor]) -> str:
 def _require_match(source: str, found: Mapping[str, Tensor], config: Config, names: Names) -> None:
     """Raises UserError, with both sides, unless the checkpoint has just the tensors that its config implies."""
     expected = names.expected(_parameter_shapes(config), config.num_hidden_layers)
-    if config.tie_word_embeddings and names.head in found and names.embedding in found:
-        _require_equal(found[names.head], found[names.embedding])
-        found = {name: tensor for name, tensor in found.items() if name != names.head}
     missing = [f"{name} {list(shape)}" for name, shape in expected.items() if name not in found]
     unexpected = [f"{name} {list(tensor.shape)}" for name, tensor in found.items() if name not in expected]
     misshapen = [
@@ -128,15 +121,3 @@ def _parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     from jaxpaint.models import abstract_parameters
 
     return {path: tuple(value.shape) for path, value in abstract_parameters(config, jnp.float32).items()}
-
-
-def _require_equal(head: Tensor, embedding: Tensor) -> None:
-    same = head.shape == embedding.shape and all(
-        np.array_equal(block, other) for (_, block), (_, other) in zip(head.blocks(), embedding.blocks(), strict=True)
-    )
-    if not same:
-        raise UserError(
-            f"the config ties the output head to the embedding (tie_word_embeddings), but {head.name} "
-            f"{list(head.shape)} differs from {embedding.name} {list(embedding.shape)}; set it to false in config.json "
-            "to use both"
-        )

@@ -7,19 +7,20 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from jaxpaint.base import __version__ as __version__
 from jaxpaint.base.errors import UserError
-from jaxpaint.plans.plan import Plan, PlanError
 
+# Nothing else is imported: the command minds signals first.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from jaxpaint.analysis.states import analyse
     from jaxpaint.engine.masked import score_masked
     from jaxpaint.engine.model import Model, load
     from jaxpaint.engine.next_tokens import most_likely_next
     from jaxpaint.generation import Prompt, Sampling, generate
+    from jaxpaint.plans.plan import Plan, PlanError
     from jaxpaint.plans.strategies import build, family
     from jaxpaint.report import write_report
     from jaxpaint.study.run import run_study
@@ -33,6 +34,8 @@ __all__ = [
 # Most bring JAX along, so each is imported when it is first used.
 _HOMES = {
     "Model": "jaxpaint.engine.model",
+    "Plan": "jaxpaint.plans.plan",
+    "PlanError": "jaxpaint.plans.plan",
     "Prompt": "jaxpaint.generation",
     "Sampling": "jaxpaint.generation",
     "StudySpec": "jaxpaint.study.spec",
@@ -51,6 +54,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'jaxpaint' has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -1,4 +1,4 @@
-"""Where things are kept between runs: converted models and compiled code, in one folder of the user's."""
+"""Where things are kept between runs: converted models, compiled code, tracebacks; in one folder of the user's."""
 
 from __future__ import annotations
 
@@ -14,6 +14,21 @@ def stores_folder() -> Path:
 def compiled_folder() -> Path:
     """Of compiled executables, unless JAX's own settings name another."""
     return _folder() / "compiled"
+
+
+def verified_folder() -> Path:
+    """Of which stores' bytes were found to be those that were written."""
+    return _folder() / "verified"
+
+
+def locks_folder() -> Path:
+    """Of locks on what lies on file systems without any; each user has one of their own."""
+    return _folder() / f"locks-{os.getuid()}"
+
+
+def crashes_folder() -> Path:
+    """Of the tracebacks of what went wrong inside jaxpaint."""
+    return _folder() / "crashes"
 
 
 def _folder() -> Path:

@@ -6,7 +6,10 @@ Everything that a checkpoint, a store or a user's folder brings as JSON goes thr
 from __future__ import annotations
 
 import json
+import math
+import reprlib
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -15,17 +18,25 @@ from jaxpaint.base.errors import UserError, first_line
 Shape = TypeVar("Shape")
 SHOWN_ERRORS = 3
 SHOWN_VALUE = 60  # characters
+DEEPEST = 100  # objects and lists in one another; what is read here has ten or so
+
+
+def require_regular(path: str | Path) -> None:
+    """Raises UserError for what is not there or is no regular file, and might never end, or wait for ever."""
+    try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise UserError(f"{path} is not a regular file")
+    except (OSError, ValueError) as error:  # ValueError: no name of a file at all
+        raise UserError(f"{path} cannot be read: {_reason(error)}") from error
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """A file's bytes. Raises UserError for what cannot be read or is no regular file, which might never end."""
-    path = Path(path)
+    """A file's bytes. Raises UserError for what cannot be read or is no regular file."""
+    require_regular(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path} is not a regular file")
-        return path.read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or first_line(error)}") from error
+        raise UserError(f"{path} cannot be read: {_reason(error)}") from error
 
 
 def read_json(path: str | Path, shape: type[Shape] | None = None) -> Any:
@@ -41,7 +52,8 @@ def read_json(path: str | Path, shape: type[Shape] | None = None) -> Any:
 def parse_json(text: bytes | str, where: str, shape: type[Shape] | None = None) -> Any:
     """As `read_json`, of a text at hand; `where` names it in errors."""
     try:
-        value = json.loads(text, parse_constant=_beyond_json)
+        value = json.loads(text, parse_constant=_beyond_json, parse_float=_finite)
+        _require_shallow(value)
     except RecursionError as error:
         raise UserError(f"{where} is nested too deeply to be what it should be") from error
     except ValueError as error:  # not UTF-8 included
@@ -66,13 +78,53 @@ def checked(value: Any, shape: type[Shape], where: str) -> Shape:
         raise UserError(f"{where} is not as it should be: {listed}{more}") from error
 
 
+def shown(value: Any) -> str:
+    """A value from outside as an error may quote it: short, on one line, whatever it is."""
+    try:
+        text = _SHORT.repr(value)
+    except (RecursionError, ValueError):  # ValueError: a number of more digits than Python writes
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= SHOWN_VALUE else f"{text[:SHOWN_VALUE]}…"
+
+
+def shown_items(items: Iterable[tuple[str, Any]]) -> str:
+    """`name=value, …`, each value as `shown`."""
+    return ", ".join(f"{_name(name)}={shown(value)}" for name, value in items)
+
+
+def _name(part: object) -> str:
+    return str(part) if str(part).isprintable() else shown(str(part))
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = SHOWN_VALUE
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or first_line(error)
+
+
+def _require_shallow(value: Any) -> None:
+    """Raises RecursionError for what could be read but not written again, nor shown."""
+    layer = [value]
+    for _ in range(DEEPEST):
+        inner = [each.values() if isinstance(each, dict) else each for each in layer if isinstance(each, dict | list)]
+        layer = [child for children in inner for child in children if isinstance(child, dict | list)]
+        if not layer:
+            return
+    raise RecursionError
+
+
 def _described(error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"])
-    given = repr(error["input"])
-    given = given if len(given) <= SHOWN_VALUE else f"{given[:SHOWN_VALUE]}…"
+    place = ".".join(map(_name, error["loc"]))
+    given = shown(error["input"])
     message = error["msg"][:1].lower() + error["msg"][1:]
     return f"{place}: {message}, not {given}" if place else f"{message}, not {given}"
 
 
+def _finite(digits: str) -> float:
+    return float(digits) if math.isfinite(float(digits)) else _beyond_json(digits)
+
+
 def _beyond_json(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise ValueError(f"{name[:SHOWN_VALUE]} is not a number of JSON")

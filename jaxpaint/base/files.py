@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+import re
+import stat
 from pathlib import Path
 
+from jaxpaint.base.disk import explained, keep_permissions, sync
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.folders import followed
+from jaxpaint.base.locks import held
+from jaxpaint.base.siblings import clear, remove, unused
+
+MOST_LINKS = 40
 
 
-def write_whole(text: str, path: Path) -> None:
-    """Writes text beside `path` and renames, so that a crash leaves the old file or the new one, whole.
+def write_whole(content: str | bytes, path: Path) -> None:
+    """Writes beside `path` and renames, so that a crash leaves the old file or the new one, whole.
+
+    Links are followed, and a file that is replaced leaves its mode (and, where root writes, its owner). What is no
+    regular file, such as a device or a pipe, is written into. Text is written in UTF-8.
 
     Raises:
         UserError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+    with explained(path):
+        if is_stream(path):
+            descriptor = _own_descriptor(path)
+            with open(path if descriptor is None else os.dup(descriptor), "wb") as file:
+                file.write(data)
+            return
+        _require_file(path)
+        target = followed(path)
+        with held(target):
+            clear(target)
+            partial = unused(target)
+            try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                with open(os.open(partial, flags, 0o600 if target.exists() else 0o666), "wb") as file:
+                    file.write(data)
+                if target.exists():
+                    keep_permissions(target, partial)
+                sync(partial)
+                os.replace(partial, target)
+                sync(target.parent)
+            finally:
+                remove(partial)
 
 
 def check_writable(path: Path, kind: str) -> None:
@@ -34,61 +56,42 @@ def check_writable(path: Path, kind: str) -> None:
     Raises:
         UserError: a file cannot be made there.
     """
-    if path.is_dir():
-        raise UserError(f"--output {path} is a folder; give the name of {kind}")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"--output {path}: the folder {path.parent} does not exist or cannot be written to")
+    with explained(path):
+        if path.is_dir():
+            raise UserError(f"--output {path} is a folder; give the name of {kind}")
+        if is_stream(path):
+            if not os.access(path, os.W_OK):
+                raise UserError(f"--output {path} cannot be written to")
+            return
+        _require_file(path)
+        folder = followed(path).parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"--output {path}: the folder {folder} does not exist or cannot be written to")
 
 
-@contextlib.contextmanager
-def new_folder(
-    destination: str | Path, *, overwrite: bool = False, replaces: Callable[[Path], bool] = lambda _: False
-) -> Iterator[Path]:
-    """A hidden folder beside `destination` that takes its name when the block ends well, and vanishes otherwise.
-
-    Processes that write the same destination take turns. What a killed one left is removed by the next.
-
-    Raises:
-        UserError: `destination` exists (an empty folder does not count) and is not to be replaced: `overwrite`
-            replaces only a folder that `replaces` recognises.
-    """
-    from filelock import FileLock
-
-    destination = Path(destination).absolute()
-    _refuse_existing(destination, overwrite, replaces)
+def is_stream(path: Path) -> bool:
+    """Whether what is written there goes elsewhere (a device, a pipe, standard output) and is not kept as a file."""
+    if _own_descriptor(path) is not None:
+        return True
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        # Not beside the destination: a lock file that others may wait for cannot be removed safely.
-        name = hashlib.sha256(str(destination).encode()).hexdigest()[:32]
-        lock = FileLock(Path(tempfile.gettempdir()) / f"jaxpaint-{name}.lock", mode=0o666)
-        lock.acquire()
-    except OSError as error:
-        raise UserError(f"cannot write into {destination.parent}: {error.strerror}") from error
-    partial = None
-    try:
-        _refuse_existing(destination, overwrite, replaces)
-        for stale in destination.parent.glob(f".{destination.name}.partial-*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        partial = destination.with_name(f".{destination.name}.partial-{os.getpid()}")
-        partial.mkdir()
-        yield partial
-        if destination.exists():
-            replaced = partial.with_name(f"{partial.name}-replaced")
-            destination.rename(replaced)
-            partial.rename(destination)
-            shutil.rmtree(replaced)
-        else:
-            partial.rename(destination)
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-        lock.release()
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-def _refuse_existing(destination: Path, overwrite: bool, replaces: Callable[[Path], bool]) -> None:
-    if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
-        return
-    if not overwrite:
-        raise UserError(f"{destination} exists already; choose another folder, or overwrite it (--overwrite)")
-    if not replaces(destination):
-        raise UserError(f"{destination} exists and is not something this would have written; it is left alone")
+def _require_file(path: Path) -> None:
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UserError(f"{path} is write-protected; give another name, or change its permissions")
+
+
+def _own_descriptor(path: Path) -> int | None:
+    """Of this process, where the path stands for one: /dev/stdout, /dev/fd/3, /proc/self/fd/3, or a link to one."""
+    for _ in range(MOST_LINKS):
+        parent = os.path.realpath(path.parent)
+        if path.name.isdigit() and re.fullmatch(rf"/proc/{os.getpid()}(/task/\d+)?/fd", parent):
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = path.parent / os.readlink(path)
+    return None

@@ -1,66 +1,44 @@
 """The `jaxpaint` command: parses, calls, prints.
 
 A subcommand is a file: its docstring is the help, a line and examples; `add` describes the options, `run` calls and
-prints. Heavy packages are imported where they are needed.
+prints. Heavy packages are imported where they are needed, and nothing here before signals and streams are minded.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from importlib import import_module
-from typing import NoReturn
 
-from jaxpaint.base import __version__, interrupts
-from jaxpaint.base.errors import UserError, first_line
-from jaxpaint.cli.exits import INTERRUPTED, MISTAKE
-
-COMMANDS = tuple(
-    import_module(f"jaxpaint.cli.{name}")
-    for name in (
-        *("demo", "convert", "export", "eval", "logits", "masked", "generate", "plan", "study", "finetune", "glue"),
-        *("results", "report", "doctor", "completion"),
-    )
-)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Mistakes in the arguments are one line too."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(MISTAKE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
-    options = parser().parse_args(arguments)
-    try:
-        with interrupts.reraised():
-            status = options.run(options)
-        sys.stdout.flush()
-        return status
-    except UserError as error:
-        print(f"jaxpaint: error: {error}", file=sys.stderr)
-        return MISTAKE
-    except KeyboardInterrupt:
-        print("jaxpaint: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough. Python flushes once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"jaxpaint: error: {where}{error.strerror or first_line(error)}", file=sys.stderr)
-        return MISTAKE
-    except RuntimeError as error:  # jax.errors.JaxRuntimeError, without importing jax
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    """Runs the command line and returns its exit status.
+
+    0; 2 for a user's mistake and for what the machine does not allow; 1 for a bug; 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    from jaxpaint.base import interrupts
+    from jaxpaint.cli.failures import alone, told
+    from jaxpaint.cli.streams import careful
+
+    with careful() as output:
+        try:
+            with alone(), interrupts.handled():
+                from jaxpaint.cli.parsing import parsed
+
+                options = parsed(sys.argv[1:] if arguments is None else arguments)
+                status = options.run(options)
+                output.flush()
+            return status
+        except (Exception, KeyboardInterrupt) as error:
+            return told(error, output)
+        except SystemExit:  # argparse's, which swallows that its help could not be printed
+            if (failure := output.failed()) is not None:
+                return told(failure, output)
             raise
-        print("jaxpaint: error: the device is out of memory; try a lower --batch-tokens", file=sys.stderr)
-        return MISTAKE
 
 
 def script() -> NoReturn:
@@ -68,29 +46,25 @@ def script() -> NoReturn:
 
     After Ctrl-C or a closed pipe XLA's threads may still compute, and a teardown that frees their code crashes.
     """
-    status = main()
+    try:
+        status = main()
+    except SystemExit as end:  # argparse's
+        status = end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:  # before anything could mind signals, or after all was done
+        status = _ended("interrupted", 130)
+    except (OSError, MemoryError) as error:  # not even what would say it better could be loaded
+        status = _ended(f"error: {error or 'out of memory'}", 2)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
+        try:
             stream.flush()
+        except OSError:  # told already
+            continue
     os._exit(status)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command's."""
-    whole = _Parser(
-        prog="jaxpaint",
-        description="Run a frozen pretrained transformer under any layer plan, and score it on standard benchmarks.",
-        epilog="Plans: 7 one layer, 0-8 a range, 22-9 backwards, {9-22} side by side and averaged, sum{9 10} with "
-        "updates summed, x*3 three times. Try: jaxpaint plan '0-8 {9-22}*3 23-31' --layers 32",
-    )
-    whole.add_argument("--version", action="version", version=f"jaxpaint {__version__}")
-    commands = whole.add_subparsers(metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2]
-        help, _, examples = (command.__doc__ or "").strip().partition("\n\n")
-        added = commands.add_parser(
-            name, help=help, description=help, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        added.set_defaults(run=command.run)
-        command.add(added)
-    return whole
+def _ended(why: str, status: int) -> int:
+    try:
+        os.write(2, f"jaxpaint: {why}\n".encode(errors="replace"))
+    except OSError:
+        return status
+    return status

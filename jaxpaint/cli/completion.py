@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     """shtab writes it from the parser; the script is static, so completing a word starts no Python."""
     import shtab
 
-    from jaxpaint.cli import parser
+    from jaxpaint.cli.parsing import parser
 
     whole = parser()
     for command, argument in _arguments(whole):

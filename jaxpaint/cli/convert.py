@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from jaxpaint.base.limits import require
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a Hugging Face folder, a Meta folder, or a hub id")
@@ -25,6 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    require(computing=True)
     from convert import convert
     from jaxpaint.base.progress import byte_bar
 

@@ -1,10 +1,14 @@
 """say whether it can run here, and what would make it faster
 
-example:
+examples:
   jaxpaint doctor
+  jaxpaint doctor --verify path/to/store
 
 It shows devices, versions, memory and caches, and whether an access token is
 set, never which. The exit status is 1 if something keeps it from running.
+
+With --verify it reads every byte of a converted model instead, and compares it
+with what was written. Other commands do so once for each store and machine.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from jaxpaint.base.errors import first_line
 from jaxpaint.base.machine import Machine, machine
 from jaxpaint.base.words import count
 from jaxpaint.cli.exits import BROKEN
+from jaxpaint.cli.streams import for_programs
 
 REQUIRED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "datasets", "lm-eval")
 OPTIONAL = ("torch",)  # only tests and benchmarks compare with it
@@ -41,9 +46,12 @@ COUNTING_SECONDS = 0.5
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--verify", metavar="MODEL", help="read all of a converted model: is it what was written?")
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.verify is not None:
+        return _verify(options.verify, as_json=options.json)
     try:
         found = examine()
     except ModuleNotFoundError as error:  # an installation that is not whole is what one asks the doctor about
@@ -51,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
         return BROKEN
     problems, advice = list(_problems(found)), list(_advice(found))
     if options.json:
+        for_programs()
         known = asdict(found) | {"jaxpaint": __version__, "problems": problems, "advice": advice}
         print(json.dumps(known, indent=2, default=str))
     else:
@@ -58,6 +67,22 @@ def run(options: argparse.Namespace) -> int:
         for paragraph in _paragraphs(found, problems, advice):
             print(*_wrapped(*paragraph, width), sep="\n")
     return BROKEN if problems else 0
+
+
+def _verify(model: str, *, as_json: bool) -> int:
+    """Raises UserError for a model that is damaged."""
+    from jaxpaint.cli.loading import model_store
+    from jaxpaint.models.verification import verify
+
+    store = model_store(model)
+    manifest = verify(store)
+    size, tensors = manifest["parameters"]["bytes"], len(manifest["tensors"])
+    if as_json:
+        known = {"store": str(store), "fingerprint": manifest["fingerprint"], "tensors": tensors, "bytes": size}
+        print(json.dumps(known, indent=2))
+    else:
+        print(f"{store} is what was written: {count(tensors, 'tensor')}, {gigabytes(size)}")
+    return 0
 
 
 def _paragraphs(found: Diagnosis, problems: Sequence[str], advice: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,9 @@ examples:
       --data hellaswag=hellaswag.jsonl      (without a network)
 
 Prompts, few-shot examples and metrics are lm-eval's. The paper's runs used
---bos off. Ctrl-C keeps the tasks that are finished.
+--bos off. Options may be spelt with underscores, as lm-eval does. Ctrl-C keeps
+the tasks that are finished. A task YAML file of your own is data: its templates
+run in a sandbox, and Python that it names runs only with --trust-tasks.
 """
 
 from __future__ import annotations
@@ -19,8 +21,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from jaxpaint.base import interrupts
 from jaxpaint.base.errors import UserError
-from jaxpaint.cli.exits import INTERRUPTED, MISTAKE
+from jaxpaint.base.limits import require
+from jaxpaint.cli.asking import add_asking_options, asking_of
+from jaxpaint.cli.exits import MISTAKE
 from jaxpaint.cli.loading import load_with_plan
 from jaxpaint.cli.options import add_model_options, add_plan_options, add_task_options, check_plan_options, plan_line
 
@@ -30,10 +35,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_task_options(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write results as JSON in lm-eval's schema")
     parser.add_argument("--log-samples", action="store_true", help="add each request's log-likelihood to --output")
-    add_plan_options(parser, "what runs, for example '0-8 {9-22}*3 23-31'")
+    add_asking_options(parser)
+    add_plan_options(parser, "what runs, for example '0-8 {9-22}*3 23-31'", seed=False)
 
 
 def run(options: argparse.Namespace) -> int:
+    require(computing=True)
     from convert.sources import require_known
     from jaxpaint.base.files import check_writable
     from jaxpaint.tasks.evaluation import evaluate_tasks, write_json
@@ -48,24 +55,38 @@ def run(options: argparse.Namespace) -> int:
     if options.batch_tokens is not None and options.batch_tokens < 1:
         raise UserError(f"--batch-tokens is {options.batch_tokens}; expected 1 or more")
     data = parse_data_option(options.data)
+    asking, others = asking_of(options)
     check_plan_options(options)
     require_known(options.model)
-    tasks = load_tasks(names, data=data, num_fewshot=options.num_fewshot)
+    how = {"include_path": others["include_path"], "trust": options.trust_tasks, "asking": asking}
+    tasks = load_tasks(names, data=data, num_fewshot=options.num_fewshot, **how)
     model, plan = load_with_plan(options)
 
     from jaxpaint.base.progress import bar
     from jaxpaint.tasks.harness import PlanLM
 
     with bar("scoring") as progress:
-        lm = PlanLM(model, plan, bos=options.bos, batch_tokens=options.batch_tokens, kv=options.kv, progress=progress)
-        results = evaluate_tasks(lm, tasks, limit=options.limit, log_samples=options.log_samples)
+        lm = PlanLM(
+            model,
+            plan,
+            bos=options.bos,
+            max_length=others["max_length"],
+            asking=asking,
+            batch_tokens=options.batch_tokens,
+            kv=options.kv,
+            progress=progress,
+        )
+        if any(task.OUTPUT_TYPE == "generate_until" for task in tasks["tasks"].values()):
+            for line in lm.encoding.generation.lines(lm.encoding.tokenizer.eos_token_id):
+                print(f"jaxpaint: {line}", file=sys.stderr)
+        results = evaluate_tasks(lm, tasks, limit=options.limit, log_samples=options.log_samples, asking=asking)
     try:
         # What is there already is worth more than a file of nothing.
         if options.output and results.get("results"):
             write_json(results, options.output)
     finally:  # hours of work are not lost to a full disk
         _report(results, results_table(results) if results.get("results") else "")
-    return INTERRUPTED if "interrupted" in results else MISTAKE if "failed" in results else 0
+    return interrupts.status() if "interrupted" in results else MISTAKE if "failed" in results else 0
 
 
 def _report(results: dict, table: str) -> None:
@@ -73,7 +94,7 @@ def _report(results: dict, table: str) -> None:
         print(f"jaxpaint: error: {task}: {reason}", file=sys.stderr)
     if not table:
         if "interrupted" in results:
-            print("jaxpaint: interrupted; no task was finished", file=sys.stderr)
+            print(f"jaxpaint: {interrupts.word()}; no task was finished", file=sys.stderr)
         return
     config, timing = results["config"], results["timing"]
     print(plan_line(config["plan"], config["plan_cost"], config["plan_depth"]))
@@ -83,4 +104,4 @@ def _report(results: dict, table: str) -> None:
     )
     print(table)
     if missing := results.get("interrupted"):
-        print(f"jaxpaint: interrupted; not finished: {', '.join(missing)}", file=sys.stderr)
+        print(f"jaxpaint: {interrupts.word()}; not finished: {', '.join(missing)}", file=sys.stderr)

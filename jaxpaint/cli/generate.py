@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli.loading import load_with_plan
 from jaxpaint.cli.options import add_cache_option, add_model_options, add_plan_options, check_plan_options, plan_line
+from jaxpaint.cli.streams import read_input
 from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
@@ -63,11 +64,12 @@ def run(options: argparse.Namespace) -> int:
     if compared and (options.plan or options.strategy):
         raise UserError("give --compare for each plan, or one --plan or --strategy, not both")
     check_plan_options(options)
-    text = sys.stdin.read() if options.prompt == "-" else options.prompt
+    text = read_input("--prompt -") if options.prompt == "-" else options.prompt
     sampling = _sampling(options)
     model, plan = load_with_plan(options)
     plans = [each.validate(model.num_layers) for each in compared] or [plan]
     prompt = _prompt(model, text, options)
+    _tell_settings(model)
     if compared:
         _compare(model, plans, prompt, sampling, options.kv)
     else:
@@ -95,6 +97,16 @@ def _prompt(model: Model, text: str, options: argparse.Namespace) -> Prompt:
             "its beginning with --truncate-left"
         )
     return Prompt(tuple(tokens[max(excess, 0) :]), options.max_new_tokens, tuple(options.stop))
+
+
+def _tell_settings(model: Model) -> None:
+    from dataclasses import replace
+
+    from jaxpaint.generation.settings import generation_settings
+
+    # How long a text becomes is --max-new-tokens' to say.
+    for line in replace(generation_settings(model), max_new_tokens=None).lines(model.tokenizer.eos_token_id):
+        print(f"jaxpaint: {line}", file=sys.stderr)
 
 
 def _stream(model: Model, plan: Plan, prompt: Prompt, sampling: Sampling, kv: Any) -> None:

@@ -41,7 +41,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--data",
         action="append",
         metavar="TASK:SPLIT=FILE",
-        help="a local JSONL or Parquet file in place of the hub's; give it once per split",
+        help="a local JSONL, CSV, Parquet or GLUE's own .tsv file in place of the hub's; give it once per split, or "
+        "GLUE's folder of the task for both: TASK=FOLDER",
     )
     tasks.add_argument("--limit", type=int, metavar="N", help="validation examples per task (default: all)")
     add_variant_options(parser.add_argument_group("plans"))

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxpaint.base.limits import require
 from jaxpaint.cli.options import chosen_plan
 from jaxpaint.plans.plan import Plan
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 def model_store(model: str, revision: str | None = None) -> Path:
     """The model's converted store, made on first use. Raises UserError."""
+    require(computing=True)
     from convert import store_for
     from jaxpaint.base.progress import byte_bar
 

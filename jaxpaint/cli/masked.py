@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.texts import read_text
 from jaxpaint.cli.loading import model_store
 from jaxpaint.cli.options import add_model_options, add_variant_options, variant_options
 from jaxpaint.study.settings import checked_options
@@ -72,10 +73,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"cannot read {file}: it is not UTF-8 text") from error
+    found = [line.strip() for line in read_text(file).splitlines()]
     if not any(found):
         raise UserError(f"{file} has no text; write one a line")
     return [line for line in found if line]

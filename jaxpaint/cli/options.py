@@ -55,7 +55,13 @@ def add_task_options(parser, *, defaults: bool = True) -> None:
         action="append",
         default=[] if defaults else None,
         metavar="TASK[:SPLIT]=FILE",
-        help="a local JSONL or Parquet file in place of a task's dataset; give it once per split",
+        help="a local JSONL, CSV or Parquet file in place of a task's dataset; give it once per split",
+    )
+    parser.add_argument(
+        "--trust-tasks",
+        action="store_true",
+        default=False if defaults else None,
+        help="let task YAML files of your own run the Python that they name (!function)",
     )
     add_cache_option(parser, defaults=defaults)
     parser.add_argument("--batch-tokens", type=int, metavar="N", help="tokens per batch (default: by device)")
@@ -72,14 +78,14 @@ def add_cache_option(parser, *, defaults: bool = True) -> None:
     )
 
 
-def add_plan_options(parser: argparse.ArgumentParser, plan_help: str) -> None:
-    """--plan, or a --strategy with its options."""
+def add_plan_options(parser: argparse.ArgumentParser, plan_help: str, *, seed: bool = True) -> None:
+    """--plan, or a --strategy with its options; --seed is one, unless the command itself has it."""
     group = parser.add_argument_group("layer plan (default: every layer in order)")
     group.add_argument("--plan", metavar="PLAN", help=plan_help)
-    add_strategy_options(group)
+    add_strategy_options(group, seed=seed)
 
 
-def add_strategy_options(group) -> None:
+def add_strategy_options(group, *, seed: bool = True) -> None:
     """--strategy with the options that make one plan of it."""
     group.add_argument("--strategy", metavar="NAME", help=f"a strategy by name: {', '.join(STRATEGIES)}")
     for option, metavar, help in (
@@ -89,7 +95,8 @@ def add_strategy_options(group) -> None:
         ("times", "N", f"{_of('times')} (default: 2)"),
         ("layer", "I", _of("layer")),
     ):
-        group.add_argument(f"--{option}", type=int, metavar=metavar, help=help)
+        if seed or option != "seed":
+            group.add_argument(f"--{option}", type=int, metavar=metavar, help=help)
 
 
 def _of(option: str) -> str:

@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.limits import require
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -35,13 +36,13 @@ def write(store: Path, folder: Path) -> None:
 
     page = write_report(store, folder)
     found = folder / SUMMARY
-    if found.exists():
-        print(f"\n{found.read_text(encoding='utf-8')}")
-    print(f"report: {page}")
+    told = f"\n{found.read_text(encoding='utf-8')}\n" if found.exists() else ""
+    print(f"{told}report: {page}")  # at once: where output fails, its last line is told elsewhere
 
 
 def check_folder(folder: Path, option: str) -> None:
     """Raises UserError for what cannot become a report's folder."""
+    require(computing=False)
     from jaxpaint.report import is_replaceable
 
     if folder.exists() and not folder.is_dir():

@@ -13,10 +13,12 @@ The store is an ordinary SQLite file; pandas and DuckDB read it, too: the view
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.base.files import check_writable, write_whole
+from jaxpaint.base.files import check_writable, is_stream, write_whole
+from jaxpaint.cli.streams import for_programs
 from jaxpaint.results.merge import merge
 from jaxpaint.results.tables import FORMATS, results_text
 
@@ -44,10 +46,13 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"--output {options.output} is the store itself; give the name of another file")
     text = results_text(options.files[0], options.format or "table")
     if options.output is None:
+        if options.format not in (None, "table"):
+            for_programs()
         print(text, end="")
         return 0
     write_whole(text, options.output)
-    print(f"wrote {options.output}")
+    if not is_stream(options.output):  # whose reader wants the text alone
+        print(f"wrote {options.output}")
     return 0
 
 
@@ -55,6 +60,7 @@ def _merge(options: argparse.Namespace) -> int:
     for name in ("format", "output"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name} does not go with --merge, which writes a store; ask for it afterwards")
-    merge(options.merge, options.files)
+    for line in merge(options.merge, options.files):
+        print(f"jaxpaint: {line}", file=sys.stderr)
     print(f"merged {len(options.files)} store{'s' * (len(options.files) != 1)} into {options.merge}")
     return 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli import report
-from jaxpaint.cli.exits import INTERRUPTED
+from jaxpaint.cli.failures import work_is_kept
 from jaxpaint.cli.loading import model_store
 
 
@@ -33,17 +32,18 @@ def carry_out(spec, folder: Path | None, work: Callable[[Path], Any]) -> int:
     """Calls `work` with the model's store, says the summary that it returns, and writes the report; the exit status."""
     try:
         summary = work(model_store(spec.model, spec.revision))  # converts on first use, with a bar
-    except KeyboardInterrupt:
-        print(
-            f"jaxpaint: interrupted; {spec.store} keeps what is done, and the same command continues", file=sys.stderr
-        )
-        return INTERRUPTED
-    print(f"{spec.store}: {summary}")
-    if folder is not None:
-        if getattr(summary, "elsewhere", 0):
-            print(f"no report yet: jaxpaint report {spec.store} -o {folder} writes it when all are done")
-        else:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or spec.store.exists():
+            work_is_kept(error, f"{spec.store} keeps what is done, and the same command continues")
+        raise
+    elsewhere = bool(getattr(summary, "elsewhere", 0))
+    try:
+        print(f"{spec.store}: {summary}")
+    finally:  # the report is part of the work, whether or not anyone listens
+        if folder is not None and not elsewhere:
             report.write(spec.store, folder)
+    if folder is not None and elsewhere:
+        print(f"no report yet: jaxpaint report {spec.store} -o {folder} writes it when all are done")
     return 0
 
 

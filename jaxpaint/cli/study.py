@@ -44,6 +44,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxpaint.cli.asking import add_asking_options
 from jaxpaint.cli.loading import model_store
 from jaxpaint.cli.options import add_model_options, add_task_options, add_variant_options
 from jaxpaint.cli.studies import carry_out, check
@@ -69,6 +70,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser.add_argument_group("model"), defaults=False)
     add_task_options(parser.add_argument_group("tasks"), defaults=False)
     add_variant_options(parser.add_argument_group("plans"))
+    add_asking_options(parser)
     analyses = parser.add_argument_group("analyses of hidden states")
     analyses.add_argument("--analyses", metavar="A,B", help=f"by commas, of {', '.join(ANALYSES)} (default: none)")
     analyses.add_argument(

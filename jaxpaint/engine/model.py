@@ -24,7 +24,7 @@ from jaxpaint.engine.program import Program
 from jaxpaint.engine.rows import Inputs, checked_inputs
 from jaxpaint.models import abstract_model
 from jaxpaint.models.attention import AttentionImplementation
-from jaxpaint.models.family import Config
+from jaxpaint.models.family import Config, require_lm_head
 from jaxpaint.models.sharding import parameter_sharding
 from jaxpaint.plans.plan import Plan
 
@@ -116,9 +116,11 @@ class Model:
         Raises:
             PlanError: the plan names a layer that the model lacks.
             UserError: tokens that are not [batch, seq] integers within the vocabulary, lengths or token types that do
-                not fit, or an encoder without a masked-LM head.
+                not fit, an encoder without a masked-LM head, or a decoder without a head.
         """
-        if not (self.config.capabilities.decoder or self.config.capabilities.masked_lm_head):
+        if self.config.capabilities.decoder:
+            require_lm_head(self.config, "what comes next")
+        elif not self.config.capabilities.masked_lm_head:
             raise UserError("this checkpoint has no masked-LM head, so it has no logits; take its hidden_states")
         plan = self.checked_plan(plan)
         inputs = checked_inputs(self.config, tokens, lengths, token_types)
@@ -174,10 +176,13 @@ def load(model: str | Path, *, dtype: DType = "auto", revision: str | None = Non
     store = store_for(model, revision=revision)
     enable_persistent_cache()
     chosen = resolve_dtype(dtype)
-    config = checkpoint.read_config(store)
+    config, manifest = checkpoint.read_config(store), checkpoint.read_manifest(store)
     sharding = parameter_sharding(mesh) if mesh else None
     parameters = checkpoint.restore(store, dtype=chosen, sharding=sharding)
-    return from_parameters(config, parameters, store=store, mesh=mesh)
+    loaded = from_parameters(config, parameters, store=store, mesh=mesh)
+    if loaded.manifest != manifest:  # read once more, for good
+        raise UserError(f"the store {store} was replaced while it was loaded; try again")
+    return loaded
 
 
 def from_parameters(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.head import ModelOutputError
 from jaxpaint.engine.model import Model
-from jaxpaint.models.family import require_decoder
+from jaxpaint.models.family import require_lm_head
 from jaxpaint.plans.plan import Plan
 
 
@@ -31,7 +31,7 @@ def most_likely_next(model: Model, plan: Plan, text: str, count: int = 10) -> li
         UserError: an empty text, a count below 1, or an encoder.
         ModelOutputError: NaN or infinite logits.
     """
-    require_decoder(model.config, "what comes next")
+    require_lm_head(model.config, "what comes next")
     if count < 1:
         raise UserError(f"{count} tokens to show; expected 1 or more")
     tokens = model.tokenizer.encode(text, verbose=False)

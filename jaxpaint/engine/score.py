@@ -19,7 +19,7 @@ from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Batch, Request, pack
 from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import endings, shards, start_of_stream
-from jaxpaint.models.family import require_decoder
+from jaxpaint.models.family import require_lm_head
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import prefix_tree
 
@@ -167,7 +167,7 @@ def _collect(batch: Batch, ends: tuple[int, ...], output: tuple[Array, Array], e
 
 def pack_for(model: Model | Source, requests: Sequence[Request], batch_tokens: int | None = None) -> list[Batch]:
     """`pack` with the costs of this model and the sizes of its devices. Raises UserError for an encoder."""
-    require_decoder(model.config, "scoring what follows a text")
+    require_lm_head(model.config, "scoring what follows a text")
     return pack(
         requests,
         batch_tokens=batch_tokens or budgets().score_tokens * shards(model),

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
@@ -41,6 +41,7 @@ class Texts(NamedTuple):
     """Texts under way, by number of their `prompt`, of whose own part `own_length` tokens stand in the row.
 
     `token` is fed next, at `position`; `left` counts the tokens that may still be written, 0 where a row is idle.
+    `prompt_length` counts the tokens of the whole prompt.
     """
 
     own_length: Int[Array, " B"]
@@ -48,13 +49,15 @@ class Texts(NamedTuple):
     position: Int[Array, " B"]
     left: Int[Array, " B"]
     prompt: Int[Array, " B"]
+    prompt_length: Int[Array, " B"]
 
 
 class Rows(NamedTuple):
     """The texts under way, one a row: their prompts' own parts, and after them a ring of what was written since.
 
     Keys and values are one array of all slots, or where the plan itself is compiled a tuple with an array for each.
-    All rows write the ring's same `column`; a row sees the last `made` before it.
+    All rows write the ring's same `column`; a row sees the last `made` before it. `seen` are the tokens that a row's
+    text holds, None where nothing depends on them.
     """
 
     key: Slots
@@ -62,6 +65,7 @@ class Rows(NamedTuple):
     texts: Texts
     made: Int[Array, " B"]
     column: Int[Array, ""]
+    seen: Bool[Array, "B V"] | None = None
 
 
 def token_bytes(model: Model) -> int:
@@ -70,8 +74,8 @@ def token_bytes(model: Model) -> int:
     return 2 * config.num_key_value_heads * config.head_dim * model.dtype.itemsize
 
 
-def empty(model: Model, shape: Shape, *, by_slot: bool) -> tuple[Stored, Rows]:
-    """Caches without content; with `by_slot` an array for each of the rows' slots."""
+def empty(model: Model, shape: Shape, *, by_slot: bool, with_seen: bool = False) -> tuple[Stored, Rows]:
+    """Caches without content; with `by_slot` an array for each of the rows' slots, `with_seen` the tokens of texts."""
     config = model.config
     heads, head_dim = config.num_key_value_heads, config.head_dim
 
@@ -85,7 +89,8 @@ def empty(model: Model, shape: Shape, *, by_slot: bool) -> tuple[Stored, Rows]:
     key, value = (slots(shape.rows, heads, shape.own + shape.made) for _ in range(2))
     texts = Texts(*(jnp.zeros(shape.rows, jnp.int32) for _ in Texts._fields))
     zero = jnp.zeros((), jnp.int32)
-    return beside(model, (stored, Rows(key, value, texts, jnp.zeros(shape.rows, jnp.int32), zero)))
+    seen = jnp.zeros((shape.rows, config.vocab_size), bool) if with_seen else None
+    return beside(model, (stored, Rows(key, value, texts, jnp.zeros(shape.rows, jnp.int32), zero, seen)))
 
 
 def beside(model: Model, arrays: Arrays) -> Arrays:

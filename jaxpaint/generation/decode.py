@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxpaint.base.compilation import jit
 from jaxpaint.engine import interpreted
 from jaxpaint.engine.compiled import layer_parameters
+from jaxpaint.generation.adjust import adjusted
 from jaxpaint.generation.cache import Rows, Slots, Stored, Texts, averaged
 from jaxpaint.generation.sampling import next_tokens
 from jaxpaint.models.attention import Past, within
@@ -29,7 +30,7 @@ class Stretch(NamedTuple):
     """What changes before a stretch of at most `steps` tokens a row, and whether prompts wait for rows in it.
 
     Rows stop, and the first `number` of the texts are put into `rows`; `starts` are the places of their prompts' own
-    parts among the stored tokens.
+    parts among the stored tokens, `seen` the tokens that they hold so far, None where nothing depends on them.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class Stretch(NamedTuple):
     rows: Int[Array, " B"]
     starts: Int[Array, " B"]
     texts: Texts
+    seen: Bool[Array, "B V"] | None = None
 
 
 @jit("graphdef", "room", "trunk_room", donate=("stored",))
@@ -78,13 +80,14 @@ def prefill(graphdef, state, layers, instructions, length, room, before, x, stor
 
 
 @jit("graphdef", "plan", "room", "shape", donate=("rows",), few_rows=True)
-def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, rows, stretch, ends, sampling, first):
+def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, rows, stretch, ends, drawing, first):
     """`(rows, tokens [STRETCH, B], finite [B])` after a stretch; -1 where none was written.
 
     Ends early when all rows are done, or when one is and a prompt waits for it. A row whose logits are not finite is
     done. `program` are instructions and their number; with a `plan`, it is compiled, and they play no part. `trunk`
-    counts the shared tokens, `ends` are the token ids that end a text (padded with -1), and `first` groups the slots
-    of a mean cache, None for an exact one.
+    counts the shared tokens, `ends` are the token ids that end a text (padded with -1), `drawing` is how a token is
+    chosen (`Sampling.data`, and `Adjustments` or None), and `first` groups the slots of a mean cache, None for an
+    exact one.
     """
     trunk_room, own_room = shape.trunk, shape.own
     instructions, length = program
@@ -137,7 +140,7 @@ def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, r
         if first is not None:
             key, value = (averaged(jnp.stack(each), first[: len(each)]) for each in (key, value))
         logits = model.logits(x[:, 0])
-        token = next_tokens(logits, texts.prompt, texts.position, sampling)
+        token = _chosen(logits, rows.seen, texts, drawing)
         # Always 0, but known after all layers only: what they read is not copied for what is then written in its place.
         column = own_room + rows.column + jnp.minimum(token.min(), 0)
         active = texts.left > 0
@@ -151,6 +154,7 @@ def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, r
                 texts=texts._replace(token=token, position=texts.position + 1, left=jnp.where(active, left, 0)),
                 made=jnp.minimum(rows.made + 1, ring),
                 column=(rows.column + 1) % ring,
+                seen=None if rows.seen is None else rows.seen.at[jnp.arange(number_of_rows), token].set(True),
             ),
             written.at[i].set(jnp.where(active & good, token, -1)),
             finite & (good | ~active),
@@ -162,17 +166,26 @@ def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, r
 
 
 @jit()
-def begin_with_means(graphdef, state, stored, first, hidden, last, prompts, positions, sampling):
+def begin_with_means(graphdef, state, stored, first, hidden, last, texts, seen, drawing):
     """For a mean cache: `(stored, tokens, finite)`, the store averaged over groups and each prompt's first new token.
 
     The first token comes of the prompts as they were read, each layer seeing its own keys and values: `hidden` are the
-    chunks' last hidden states [1, chunk, D], `last` the places of the prompts' last tokens in them.
+    chunks' last hidden states [1, chunk, D], `last` the places of the prompts' last tokens in them. `texts` are the
+    prompts with nothing written, `seen` and `drawing` as in `decode`.
     """
     model = nnx.merge(graphdef, state)
     logits = model.logits(jnp.concatenate(hidden, axis=1)[0, last])
-    tokens = next_tokens(logits, prompts, positions, sampling)
+    tokens = _chosen(logits, seen, texts, drawing)
     averages = Stored(averaged(stored.key, first), averaged(stored.value, first))
     return averages, tokens, jnp.isfinite(logits).all(axis=-1)
+
+
+def _chosen(logits, seen, texts: Texts, drawing) -> Int[Array, " B"]:
+    """Each row's next token."""
+    sampling, changes = drawing
+    if changes is not None:
+        logits = adjusted(logits, seen, texts.position + 1, texts.prompt_length, texts.left, changes)
+    return next_tokens(logits, texts.prompt, texts.position, sampling)
 
 
 def _layers(model, layers):
@@ -217,6 +230,7 @@ def _admit(rows: Rows, stored: Stored, stretch: Stretch, own_room: int) -> Rows:
             value=copied(rows.value, stored.value),
             texts=jax.tree.map(lambda old, new: old.at[row].set(new[i]), rows.texts, stretch.texts),
             made=rows.made.at[row].set(0),
+            seen=None if rows.seen is None or stretch.seen is None else rows.seen.at[row].set(stretch.seen[i]),
         )
 
     return jax.lax.fori_loop(0, stretch.number, admit, rows)

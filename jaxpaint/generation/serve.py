@@ -25,11 +25,13 @@ from jaxpaint.engine.program import Program
 from jaxpaint.engine.walk import walk
 from jaxpaint.generation import cache
 from jaxpaint.generation import decode as engine
+from jaxpaint.generation.adjust import adjustments, seen_tokens
 from jaxpaint.generation.cache import CacheKind, Rows, Stored, Texts
 from jaxpaint.generation.layout import Layout, Wave, lay_out
 from jaxpaint.generation.sampling import GREEDY, Sampling
+from jaxpaint.generation.settings import GenerationSettings, generation_settings
 from jaxpaint.generation.text import stopped
-from jaxpaint.models.family import require_decoder
+from jaxpaint.models.family import require_lm_head
 from jaxpaint.plans.plan import Plan
 
 Ending: TypeAlias = Literal["end", "stop", "length", "not finite"]
@@ -53,14 +55,15 @@ class Prompt:
 class Continuation:
     """What a plan (by index) wrote after a prompt (by index): token ids, and why it ended.
 
-    `end`: a token that ends texts, which is left out; `stop`: a stop string, which the tokens still hold; `length`:
-    `max_new_tokens`; `not finite`: logits that are no numbers, before which the tokens end.
+    `end`: a token that ends texts, which is `end` and not among the tokens; `stop`: a stop string, which the tokens
+    still hold; `length`: `max_new_tokens`; `not finite`: logits that are no numbers, before which the tokens end.
     """
 
     plan: int
     prompt: int
     tokens: tuple[int, ...]
     ending: Ending
+    end: int | None = None
 
 
 def generate(
@@ -69,6 +72,7 @@ def generate(
     plans: Sequence[Plan],
     *,
     sampling: Sampling = GREEDY,
+    settings: GenerationSettings | None = None,
     kv: CacheKind = "exact",
     static: bool | None = None,
     batch_size: int | None = None,
@@ -78,6 +82,8 @@ def generate(
     """Continues every prompt under every plan; continuations come as they end. Mistakes are told at once.
 
     Args:
+        settings: Where texts end and what else changes them, in place of what the checkpoint says. Texts end at the
+            tokenizer's end of sequence, too.
         kv: What a cache slot of a parallel group holds; see `jaxpaint.generation.cache`.
         static: Compile the plan into decoding, one executable a plan, where every layer and slot is read in place; by
             default where there is a single plan of few layers and a CPU, which otherwise copies what it indexes.
@@ -88,9 +94,9 @@ def generate(
     Raises:
         PlanError: a plan names a layer that the model lacks.
         UserError: an empty prompt; one that with its new tokens is longer than the model's context; a plan that a
-            mean cache is not defined for; a cache that does not fit.
+            mean cache is not defined for; a cache that does not fit; generation settings that cannot be.
     """
-    require_decoder(model.config, "writing text")
+    require_lm_head(model.config, "writing text")
     _check(model, prompts)
     by_slots: dict[int, list[int]] = {}
     for index, plan in enumerate(plans):
@@ -100,6 +106,7 @@ def generate(
             cache.groups(plan, plan.cost)
     if static is None:
         static = len(plans) == 1 and plans[0].cost <= MOST_STATIC_LAYERS and model.layers is not None
+    settings = generation_settings(model) if settings is None else settings
     budget = cache_bytes or budgets().cache_bytes
     rows = batch_size or budgets().generation_rows
 
@@ -118,7 +125,7 @@ def generate(
                 cache_bytes=budget,
             )
             chosen = {index: plans[index] for index in indices}
-            yield from _Run(model, prompts, chosen, layout, sampling, kv, static, on_tokens).all()
+            yield from _Run(model, prompts, chosen, layout, sampling, settings, kv, static, on_tokens).all()
 
     return each()
 
@@ -153,20 +160,22 @@ class _Run:
         plans: Mapping[int, Plan],
         layout: Layout,
         sampling: Sampling,
+        settings: GenerationSettings,
         kv: CacheKind,
         static: bool,
         on_tokens: Callable[[int, int, tuple[int, ...]], None] | None,
     ) -> None:
         self._model, self._prompts, self._plans, self._layout = model, prompts, plans, layout
-        self._sampling = tuple(map(np.asarray, sampling.data))
+        self._changes = adjustments(settings, model.config.vocab_size)
+        self._drawing = tuple(map(np.asarray, sampling.data)), self._changes
         self._mean, self._static, self._on_tokens = kv == "mean", static, on_tokens
         self._room = max(Program.of(plan).room for plan in plans.values())
-        self._ends = _ending_tokens(model)
+        self._ends = _ending_tokens(model, settings)
         searched = any(any(prompt.stop) for prompt in prompts)
         self._steps = SHOW_EVERY if on_tokens else SEARCH_EVERY if searched else engine.STRETCH
         self._stored: Stored
         self._rows: Rows
-        self._stored, self._rows = cache.empty(model, layout.shape, by_slot=static)
+        self._stored, self._rows = cache.empty(model, layout.shape, by_slot=static, with_seen=self._changes is not None)
         self._nothing = cache.beside(model, jnp.zeros((1, layout.shape.chunk, model.config.hidden_size), model.dtype))
 
     def all(self) -> Iterator[Continuation]:
@@ -220,9 +229,9 @@ class _Run:
         in_row: list[int | None] = [None] * shape.rows
         stop = np.ones(shape.rows, bool)  # whoever ran last may have left before its rows were done
         while waiting or any(prompt is not None for prompt in in_row):
-            number, columns = self._admit(wave, waiting, in_row, texts)
+            number, columns, seen = self._admit(wave, waiting, in_row, texts)
             rows, starts, *fed = map(jnp.asarray, columns)
-            changes = jnp.asarray(stop), jnp.asarray(number), rows, starts, Texts(*fed)
+            changes = jnp.asarray(stop), jnp.asarray(number), rows, starts, Texts(*fed), seen
             stretch = engine.Stretch(self._steps, bool(waiting), *changes)
             written, left, good = self._stretch(plan, stored, slots, stretch)
             stop = np.zeros(shape.rows, bool)
@@ -244,16 +253,17 @@ class _Run:
         ending = self._ending(prompt, text, goes_on, finite)
         if ending is None:
             return None
-        return Continuation(index, prompt, tuple(text[:-1] if ending == "end" else text), ending)
+        tokens, end = (text[:-1], text[-1]) if ending == "end" else (text, None)
+        return Continuation(index, prompt, tuple(tokens), ending, end)
 
     def _admit(
         self, wave: Wave, waiting: deque[int], in_row: list[int | None], texts: Mapping[int, list[int]]
-    ) -> tuple[int, np.ndarray]:
+    ) -> tuple[int, np.ndarray, Array | None]:
         """Puts prompts that wait (by their places in the wave) into free rows, each with what it has written.
 
-        How many, and of each: row, start of its own part, and the numbers of `Texts`, [7, rows].
+        How many, and of each: row, start of its own part, and the numbers of `Texts`, [8, rows]; what they have seen.
         """
-        entries = []
+        entries, whole = [], []
         for row, occupant in enumerate(in_row):
             if occupant is None and waiting:
                 place = waiting.popleft()
@@ -261,12 +271,19 @@ class _Run:
                 asked, made = self._prompts[prompt], texts[prompt]
                 last = len(asked.tokens) + len(made) - 1
                 token = made[-1] if made else asked.tokens[-1]
-                text = last - self._layout.trunk, token, last, asked.max_new_tokens - len(made), prompt
+                length = len(asked.tokens)
+                text = last - self._layout.trunk, token, last, asked.max_new_tokens - len(made), prompt, length
+                whole.append((*asked.tokens, *made))
                 entries.append((row, wave.starts[place], *text))
-        columns = np.zeros((7, len(in_row)), np.int32)
+        columns = np.zeros((8, len(in_row)), np.int32)
         if entries:
             columns[:, : len(entries)] = np.array(entries, np.int32).T
-        return len(entries), columns
+        return len(entries), columns, self._seen(whole, len(in_row))
+
+    def _seen(self, texts: list[tuple[int, ...]], rows: int) -> Array | None:
+        if self._changes is None:
+            return None
+        return jnp.asarray(seen_tokens(texts, rows, self._model.config.vocab_size))
 
     def _stretch(
         self, plan: Plan, stored: Stored, first: np.ndarray | None, stretch: engine.Stretch
@@ -276,7 +293,7 @@ class _Run:
         program = data.instructions, data.length
         what = model.graphdef, model.state, model.layers, plan if self._static else None, program, self._room
         where = layout.shape, layout.trunk, stored, self._rows
-        self._rows, written, finite = engine.decode(*what, *where, stretch, self._ends, self._sampling, first)
+        self._rows, written, finite = engine.decode(*what, *where, stretch, self._ends, self._drawing, first)
         return np.asarray(written), np.asarray(self._rows.texts.left), np.asarray(finite)
 
     def _begin_with_means(
@@ -284,9 +301,14 @@ class _Run:
     ) -> tuple[Stored, np.ndarray, np.ndarray]:
         """The store averaged over groups, and each prompt's first new token and whether its logits were finite."""
         shape, trunk, model = self._layout.shape, self._layout.trunk, self._model
-        lengths = np.array([len(self._prompts[prompt].tokens) for prompt in wave.prompts])
+        asked = [self._prompts[prompt] for prompt in wave.prompts]
+        lengths = np.array([len(prompt.tokens) for prompt in asked])
         last = np.where(lengths > trunk, wave.starts + lengths - trunk, trunk) - 1
-        room = (0, row_length(len(lengths)) - len(lengths))
+        size = row_length(len(lengths))
+        room = (0, size - len(lengths))
+        left = [prompt.max_new_tokens for prompt in asked]
+        numbers = np.array([lengths - trunk, 0 * lengths, lengths - 1, left, wave.prompts, lengths], np.int32)
+        texts = Texts(*map(jnp.asarray, np.pad(numbers, ((0, 0), room))))
         stored, first, finite = engine.begin_with_means(
             model.graphdef,
             model.state,
@@ -294,9 +316,9 @@ class _Run:
             slots,
             tuple(hidden.get(chunk, self._nothing) for chunk in range(shape.chunks)),
             np.pad(last.astype(np.int32), room),
-            np.pad(np.array(wave.prompts, np.int32), room),
-            np.pad(lengths.astype(np.int32) - 1, room),
-            self._sampling,
+            texts,
+            self._seen([prompt.tokens for prompt in asked], size),
+            self._drawing,
         )
         return stored, np.asarray(first), np.asarray(finite)
 
@@ -311,7 +333,12 @@ class _Run:
         return None if goes_on else "length"
 
 
-def _ending_tokens(model: Model) -> np.ndarray:
-    """Token ids that end a text: the tokenizer's end of sequence; none for a model without a tokenizer."""
-    ids = [] if model.store is None else [model.tokenizer.eos_token_id]
-    return np.array([*(token for token in ids if token is not None), -1], np.int32)
+def _ending_tokens(model: Model, settings: GenerationSettings) -> np.ndarray:
+    """Token ids that end a text: the settings', and the tokenizer's end of sequence where the model has a tokenizer.
+
+    Padded with -1, so that few numbers of them are compiled for.
+    """
+    own = model.tokenizer.eos_token_id if model.manifest.get("tokenizer") else None
+    named = {*settings.eos_token_id, *([] if own is None else [own])}
+    ids = sorted(token for token in named if 0 <= token < model.config.vocab_size)
+    return np.pad(np.array(ids, np.int32), (0, row_length(len(ids) + 1, smallest=8) - len(ids)), constant_values=-1)

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from jaxpaint.base.documents import checked, shown
+from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.models import bert, gpt_neox, llama, qwen2
 from jaxpaint.models.family import Config, Family
-from jaxpaint.models.fields import ConfigError, RopeScaling
+from jaxpaint.models.fields import ConfigError
+from jaxpaint.models.scalings import LongropeScaling, scaling_from_dict
 
 if TYPE_CHECKING:
     from jaxpaint.models.attention import AttentionImplementation
 
 FAMILIES: tuple[Family, ...] = (bert.FAMILY, gpt_neox.FAMILY, llama.FAMILY, qwen2.FAMILY)
 
-# Endings of names that hold no weights in any family: their dtypes do not matter.
-BUFFERS = tuple({ending for family in FAMILIES for ending in family.names.buffers})
-
 
 def family_of(model_type: Any) -> Family:
     """The family that a config.json names. Raises ConfigError for one that is not known."""
     known = {name: family for family in FAMILIES for name in family.model_types}
-    if model_type not in known:
+    if not isinstance(model_type, str) or model_type not in known:
         names = ", ".join(sorted(known))
-        raise ConfigError(f"model_type {model_type!r} is not one this version converts; it knows {names}")
+        raise ConfigError(f"model_type {shown(model_type)} is not one this version converts; it knows {names}")
     return known[model_type]
 
 
@@ -34,14 +34,26 @@ def from_huggingface(raw: Mapping[str, Any]) -> Config:
     Raises ConfigError for an unknown model type, a missing number, or an attribute that would change the result
     and is not handled.
     """
-    return family_of(raw.get("model_type")).read(raw)
+    config: Any = family_of(raw.get("model_type")).read(raw)
+    scaling = getattr(config, "rope_scaling", None)
+    if isinstance(scaling, LongropeScaling) and len(scaling.short_factor) != config.traits.rotary_dim // 2:
+        raise ConfigError(
+            f"rope scaling 'longrope' has {len(scaling.short_factor)} short factors for the "
+            f"{config.traits.rotary_dim // 2} frequencies of a head"
+        )
+    return config
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """A configuration from what its `to_dict` gave."""
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    scaling = {"rope_scaling": RopeScaling(**values["rope_scaling"])} if values.get("rope_scaling") else {}
-    return family_of(values["model_type"]).config(**{**plain, **scaling})
+    """A configuration from what its `to_dict` gave. Raises ConfigError for anything else."""
+    config = family_of(values.get("model_type")).config
+    try:
+        scaling = {"rope_scaling": scaling_from_dict(values["rope_scaling"])} if values.get("rope_scaling") else {}
+        kinds = get_type_hints(config)
+        plain = {name: checked(value, kinds[name], name) for name, value in {**values, **scaling}.items()}
+        return config(**plain)
+    except (KeyError, TypeError, UserError) as error:  # another name, one that lacks, another type
+        raise ConfigError(f"this is not the config of a {values['model_type']}: {first_line(error)}") from error
 
 
 def with_layers(config: Config, layers: Sequence[int]) -> Config:

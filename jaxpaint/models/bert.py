@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxpaint.base.documents import shown
 from jaxpaint.models.family import Capabilities, Family, Names, Weight, WholeHeads
 from jaxpaint.models.fields import (
     ConfigError,
@@ -60,13 +61,11 @@ def read(raw: Mapping[str, Any]) -> BertConfig:
     """Reads the `config.json` of a BERT. Raises ConfigError."""
     numbers = sizes(raw)
     fields = names_of(BertConfig) - {"has_pooler", "has_masked_lm_head"}
-    # Gradient checkpointing concerns training by others.
-    harmless = {"gradient_checkpointing", "type_vocab_size", "position_embedding_type", "tie_word_embeddings"}
-    refuse_unhandled(raw, fields | harmless)
+    refuse_unhandled(raw, fields | {"position_embedding_type", "tie_word_embeddings"})
     whole_heads(numbers)
     positions = raw.get("position_embedding_type") or "absolute"
     if positions != "absolute":
-        raise ConfigError(f"position_embedding_type={positions!r} is not handled; known: 'absolute'")
+        raise ConfigError(f"position_embedding_type={shown(positions)} is not handled; known: 'absolute'")
     if not switch(raw, "tie_word_embeddings", default=True):
         raise ConfigError("tie_word_embeddings=false is not handled: a BERT's masked-LM head is its word embeddings")
     return BertConfig(
@@ -87,7 +86,7 @@ def _probability(raw: Mapping[str, Any], name: str, default: float | None = 0.1)
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ConfigError(f"{name}={value!r} in config.json is not a probability of 0 or more and below 1")
+        raise ConfigError(f"{name}={shown(value)} in config.json is not a probability of 0 or more and below 1")
     return float(value)
 
 
@@ -120,10 +119,8 @@ def weight(path: str) -> Weight:
 
 
 def canonical(name: str) -> str:
-    """A checkpoint's name as `BertForMaskedLM` has it today: an encoder alone is saved without `bert.`."""
-    if name.endswith(("LayerNorm.gamma", "LayerNorm.beta")):
-        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-    return name if name.startswith(("bert.", "cls.")) else f"bert.{name}"
+    """A checkpoint's name as `BertForMaskedLM` has it today."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def adapt(config: BertConfig, names: Collection[str]) -> BertConfig:
@@ -135,8 +132,16 @@ def adapt(config: BertConfig, names: Collection[str]) -> BertConfig:
     )
 
 
-# Beside weights: positions counted up, the head for the next sentence, which nothing here uses, and the masked-LM
-# head's bias a second time.
-BUFFERS = ("embeddings.position_ids", "cls.seq_relationship.weight", "cls.seq_relationship.bias")
-NAMES = Names(weight, EMBEDDING, HEAD, (*BUFFERS, "cls.predictions.decoder.bias"), canonical, adapt)
+NAMES = Names(
+    weight,
+    base="bert",
+    modules=("embeddings", "encoder", "pooler"),
+    embedding=EMBEDDING,
+    head=HEAD,
+    kept="cls.predictions.",
+    twice=(("cls.predictions.decoder.bias", "cls.predictions.bias"),),
+    buffers=("embeddings.position_ids", "embeddings.token_type_ids"),  # counted up, and zeros
+    canonical=canonical,
+    adapt=adapt,
+)
 FAMILY = Family(("bert",), BertConfig, read, NAMES)

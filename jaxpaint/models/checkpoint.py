@@ -5,8 +5,10 @@ A store is a folder:
     parameters/              the stacked parameters (Orbax)
     config.json              the configuration's `to_dict`
     huggingface_config.json  the source's own config
+    generation_config.json   the source's, where it had one
     tokenizer/               the source's tokenizer files, where it had any
-    manifest.json            format, source, revision, dtype, versions, and each tensor's shape, dtype and hash
+    manifest.json            format, source, revision, dtype, versions, each tensor's shape, dtype and hash, and the
+                             hashes of the other files
 """
 
 from __future__ import annotations
@@ -17,95 +19,42 @@ import json
 import logging
 import math
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from jaxpaint.base.disk import require_room, reserve
 from jaxpaint.base.errors import UserError, first_line
-from jaxpaint.base.files import new_folder
-from jaxpaint.models import from_dict
+from jaxpaint.base.folders import new_folder
 from jaxpaint.models.family import Config
+from jaxpaint.models.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    file_hashes,
+    fingerprint,
+    is_store,
+    read_config,
+    read_manifest,
+    sealed,
+    tokenizer_path,
+)
+from jaxpaint.models.verification import measure, read_tensor, verified
 
 if TYPE_CHECKING:
     import numpy as np
     from jax.sharding import Sharding
 
-FORMAT = "jaxpaint store"
-FORMAT_VERSION = 1
+__all__ = ["is_store", "read_config", "read_manifest", "read_tensor", "restore", "save", "tokenizer_path", "verified"]
+
 # Stored chunks hold part of one layer, so that a shard reads little more than its own bytes.
 CHUNK_BYTES = 16 * 2**20
-TOKENIZER_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+GENERATION_CONFIG = "generation_config.json"
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, the bytes done and the bytes in all (0 where there is only something to say)."""
-
-
-def is_store(path: str | Path) -> bool:
-    """Whether `path` is a folder that says it is a converted store (damaged ones included)."""
-    try:
-        return json.loads((Path(path) / "manifest.json").read_text()).get("format") == FORMAT
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The store's manifest.
-
-    Raises:
-        UserError: the folder does not exist, is no store, is one of another format version, or is damaged.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        raise UserError(f"no folder {path}")
-    if not is_store(path):
-        damaged = (path / "parameters").is_dir()
-        reason = "its manifest.json is missing or unreadable" if damaged else "it has no manifest.json of one"
-        raise UserError(f"{path} is not a converted store: {reason}; make one with `jaxpaint convert`")
-    manifest = json.loads((path / "manifest.json").read_text())
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has store format version {manifest.get('format_version')}, this jaxpaint reads version "
-            f"{FORMAT_VERSION}; convert the checkpoint again"
-        )
-    lacking = [name for name in ("parameters", "config.json", "huggingface_config.json") if not (path / name).exists()]
-    if lacking:
-        raise UserError(f"the store {path} is damaged: it lacks {', '.join(lacking)}; convert the checkpoint again")
-    return manifest
-
-
-def require_whole(path: str | Path) -> dict[str, Any]:
-    """The store's manifest, once its parameter files are seen to be all there, in number and size.
-
-    Raises:
-        UserError: as `read_manifest`, or files are missing or truncated, as after an interrupted copy.
-    """
-    manifest = read_manifest(path)
-    found = _measure(Path(path) / "parameters")
-    if found != manifest["parameters"]:
-        raise UserError(
-            f"the store {path} is damaged: its parameters are {_described(found)}, and were "
-            f"{_described(manifest['parameters'])} when written; copy it or convert the checkpoint again"
-        )
-    return manifest
-
-
-def read_config(path: str | Path) -> Config:
-    """The architecture of a store. Raises UserError as `read_manifest` does."""
-    read_manifest(path)
-    return from_dict(json.loads((Path(path) / "config.json").read_text()))
-
-
-def tokenizer_path(path: str | Path) -> Path:
-    """The folder of a store's tokenizer files. Raises UserError where the source had none."""
-    manifest = read_manifest(path)
-    folder = Path(path) / "tokenizer"
-    if not any((folder / name).exists() for name in TOKENIZER_VOCABULARIES):
-        raise UserError(
-            f"the store {path} has no tokenizer, because {manifest['source']} had none (no "
-            f"{', '.join(TOKENIZER_VOCABULARIES)}); add its files there and convert again"
-        )
-    return folder
 
 
 def restore(
@@ -127,38 +76,30 @@ def restore(
     import orbax.checkpoint as ocp
     from flax.traverse_util import unflatten_dict
 
-    tensors = require_whole(path)["tensors"]
     default = jnp.zeros(()).sharding if sharding is None else sharding
-    items, arguments = {}, {}
-    for name, tensor in tensors.items():
-        shape, kept = tuple(tensor["shape"]), jnp.dtype(dtype or tensor["dtype"])
-        items[name] = jax.ShapeDtypeStruct(shape, kept)
-        placed = default(name, shape) if callable(default) else default
-        arguments[name] = ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=placed, global_shape=shape, dtype=kept)
-    # Bounds what is in flight on the host: at least the largest array, which Orbax would otherwise refuse.
-    largest = max(math.prod(item.shape) * item.dtype.itemsize for item in items.values())
-    try:
-        with _orbax(restore_concurrent_gb=largest // 10**9 + 1) as checkpointer:
-            return checkpointer.restore(
-                (Path(path) / "parameters").resolve(),
-                args=ocp.args.PyTreeRestore(
-                    item=unflatten_dict(items, sep="/"), restore_args=unflatten_dict(arguments, sep="/")
-                ),
+    with verified(path) as manifest:
+        items, arguments = {}, {}
+        for name, tensor in manifest["tensors"].items():
+            shape, kept = tuple(tensor["shape"]), jnp.dtype(dtype or tensor["dtype"])
+            items[name] = jax.ShapeDtypeStruct(shape, kept)
+            placed = default(name, shape) if callable(default) else default
+            arguments[name] = ocp.ArrayRestoreArgs(
+                restore_type=jax.Array, sharding=placed, global_shape=shape, dtype=kept
             )
-    except (OSError, KeyError) as error:
-        reason = first_line(error)[:300]
-        raise UserError(f"the store {path} cannot be restored: {reason}") from error
-
-
-def read_tensor(path: str | Path, name: str, layer: int | None = None) -> np.ndarray:
-    """One stored parameter by its path in the tree, or one `layer` of it, on the host and nothing else read."""
-    import tensorstore
-
-    folder = Path(path).resolve() / "parameters" / name.replace("/", ".")
-    stored = tensorstore.open(
-        {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{folder}/"}}, open=True
-    ).result()
-    return (stored if layer is None else stored[layer]).read().result()
+        # Bounds what is in flight on the host: at least the largest array, which Orbax would otherwise refuse.
+        largest = max(math.prod(item.shape) * item.dtype.itemsize for item in items.values())
+        try:
+            with _orbax(restore_concurrent_gb=largest // 10**9 + 1) as checkpointer:
+                return checkpointer.restore(
+                    (Path(path) / "parameters").resolve(),
+                    args=ocp.args.PyTreeRestore(
+                        item=unflatten_dict(items, sep="/"), restore_args=unflatten_dict(arguments, sep="/")
+                    ),
+                )
+        except Exception as error:  # whatever Orbax makes of metadata that are not its own
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            raise UserError(f"the store {path} cannot be restored: {first_line(error)[:300]}") from error
 
 
 def save(
@@ -169,6 +110,8 @@ def save(
     dtype: str,
     huggingface_config: Mapping[str, Any],
     tokenizer_files: Sequence[Path] = (),
+    tokenizer_texts: Mapping[str, str] = MappingProxyType({}),
+    generation_config: Path | None = None,
     source: str = "memory",
     revision: str | None = None,
     overwrite: bool = False,
@@ -178,6 +121,7 @@ def save(
 
     `fill(name, layer, out)` writes one layer of a stacked parameter into `out`, or, with `layer` None, a parameter
     that is not stacked. It is called once for each, and `out` is memory-mapped: memory holds one layer at a time.
+    `tokenizer_texts` are files of the tokenizer by name, beside those that are copied.
 
     Raises:
         UserError: `destination` exists, or its disk has not the room.
@@ -188,7 +132,8 @@ def save(
 
     shapes = {name: tuple(value.shape) for name, value in abstract_parameters(config, jnp.dtype(dtype)).items()}
     with new_folder(destination, overwrite=overwrite, replaces=is_store) as folder:
-        _require_room(folder, 2 * sum(map(math.prod, shapes.values())) * jnp.dtype(dtype).itemsize)
+        needed = 2 * sum(map(math.prod, shapes.values())) * jnp.dtype(dtype).itemsize
+        require_room(folder.parent, needed, "conversion", " (the store, and as much again while it works)")
         staging = folder / "staging"
         staging.mkdir()
         staged, hashes = _stage(staging, shapes, jnp.dtype(dtype), fill, progress)
@@ -201,10 +146,12 @@ def save(
         tensors = {
             name: {"shape": list(shape), "dtype": dtype, "sha256": hashes[name]} for name, shape in shapes.items()
         }
-        _copy_tokenizer(folder / "tokenizer", tokenizer_files, huggingface_config)
+        _copy_tokenizer(folder / "tokenizer", tokenizer_files, tokenizer_texts, huggingface_config)
+        if generation_config is not None:
+            shutil.copyfile(generation_config, folder / GENERATION_CONFIG)
         _write_json(folder / "config.json", config.to_dict())
         _write_json(folder / "huggingface_config.json", huggingface_config)
-        _write_json(
+        _write_manifest(
             folder / "manifest.json",
             {
                 "format": FORMAT,
@@ -212,28 +159,15 @@ def save(
                 "source": source,
                 "revision": revision,
                 "dtype": dtype,
-                "tokenizer": sorted(file.name for file in tokenizer_files),
+                "tokenizer": sorted([*(file.name for file in tokenizer_files), *tokenizer_texts]),
                 "versions": {name: _version(name) for name in ("jaxpaint", "jax", "flax", "orbax-checkpoint")},
-                "parameters": _measure(folder / "parameters"),
-                "fingerprint": fingerprint(config, tensors),
+                "parameters": measure(folder / "parameters"),
+                "fingerprint": fingerprint(config.to_dict(), tensors),
+                "files": file_hashes(folder),
                 "tensors": tensors,
             },
         )
     return Path(destination)
-
-
-def fingerprint(config: Config, tensors: Mapping[str, Mapping[str, Any]]) -> str:
-    """SHA-256 over the configuration and every tensor's shape, dtype and hash: equal for equal models."""
-    return hashlib.sha256(json.dumps([config.to_dict(), tensors], sort_keys=True).encode()).hexdigest()
-
-
-def _require_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"{folder.parent} has {free / 1e9:.1f} GB free and conversion needs {needed / 1e9:.1f} GB (the store, and "
-            "as much again while it works); make room, or choose a destination on another disk"
-        )
 
 
 def _stage(
@@ -249,9 +183,12 @@ def _stage(
     total = sum(map(math.prod, shapes.values())) * dtype.itemsize
     done = 0
     staged, hashes = {}, {}
+    files = {name: staging / name.replace("/", ".") for name in shapes}
+    for name, shape in shapes.items():  # all of them first: what lacks room then is told before the work
+        reserve(files[name], math.prod(shape) * dtype.itemsize)
     for name, shape in shapes.items():
-        file = staging / name.replace("/", ".")
-        mapped = np.memmap(file, mode="w+", dtype=dtype, shape=shape)
+        file = files[name]
+        mapped = np.memmap(file, mode="r+", dtype=dtype, shape=shape)
         digest = hashlib.sha256()
         layers: Sequence[int | None] = range(shape[0]) if name.startswith("blocks/") else [None]
         for layer in layers:
@@ -294,35 +231,48 @@ def _write_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> Non
 
 @contextlib.contextmanager
 def _orbax(**settings: Any) -> Iterator[Any]:
-    """A checkpointer of parameter trees that keeps its warnings about its own settings to itself."""
+    """A checkpointer of parameter trees."""
     import orbax.checkpoint as ocp
 
-    logger = logging.getLogger("absl")
+    with quiet_orbax(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**settings)) as checkpointer:
+        yield checkpointer
+
+
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[None]:
+    """Orbax keeps warnings about its own settings to itself, and prints no error that it raises anyway."""
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level
-    logger.setLevel(logging.ERROR)
+
+    def without_late_ones(dropped: sys.UnraisableHookArgs) -> None:
+        if not (isinstance(dropped.exc_value, RuntimeError) and "Event loop is closed" in str(dropped.exc_value)):
+            hook(dropped)
+
+    logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = without_late_ones
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**settings)) as checkpointer:
-            yield checkpointer
+        yield
+        # Not after an error: writes that were begun beside the one that failed may still fail.
+        sys.unraisablehook = hook
     finally:
         logger.setLevel(level)
 
 
-def _measure(parameters: Path) -> dict[str, int]:
-    sizes = [file.stat().st_size for file in parameters.rglob("*") if file.is_file()]
-    return {"files": len(sizes), "bytes": sum(sizes)}
-
-
-def _described(measure: Mapping[str, int]) -> str:
-    return f"{measure['files']} files of {measure['bytes']} bytes"
-
-
-def _copy_tokenizer(folder: Path, files: Sequence[Path], huggingface_config: Mapping[str, Any]) -> None:
+def _copy_tokenizer(
+    folder: Path, files: Sequence[Path], texts: Mapping[str, str], huggingface_config: Mapping[str, Any]
+) -> None:
     folder.mkdir()
     for file in files:
         shutil.copyfile(file, folder / file.name)
-    if files:
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    if files or texts:
         # Where tokenizer_config.json names no class, transformers looks at the model's type.
         _write_json(folder / "config.json", huggingface_config)
+
+
+def _write_manifest(file: Path, manifest: Mapping[str, Any]) -> None:
+    _write_json(file, sealed(manifest))
 
 
 def _write_json(file: Path, value: Any) -> None:

@@ -174,7 +174,7 @@ class Decoder(nnx.Module):
         self.norm = _norm(self.traits, config.hidden_size, dtype, rngs)
         self.lm_head = (
             None
-            if config.tie_word_embeddings
+            if config.tie_word_embeddings or not config.capabilities.lm_head
             else nnx.Linear(config.hidden_size, config.vocab_size, use_bias=False, param_dtype=dtype, rngs=rngs)
         )
 
@@ -193,7 +193,8 @@ class Decoder(nnx.Module):
             return Context(None, None, mask)
         config = self.config
         frequencies = rotary.rope_frequencies(self.traits.rotary_dim, config.rope_theta, config.rope_scaling)
-        return Context(*rotary.rope_tables(positions, frequencies), mask)
+        factor = rotary.attention_factor(config.rope_scaling)
+        return Context(*rotary.rope_tables(positions, frequencies, factor), mask)
 
     def row_context(self, lengths: Int[Array, " B"], size: int) -> Context:
         """The context of rows of `size` that each hold one right-padded text."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.models.fields import require_bounds
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class Capabilities:
     """What can be asked of a model; `token_types` is how many it tells apart."""
 
     decoder: bool = True
+    lm_head: bool = True
+    """Of a decoder: whether its states become logits of the next token."""
     pooler: bool = False
     masked_lm_head: bool = False
     token_types: int = 0
@@ -33,14 +36,22 @@ class Sizes:
     num_hidden_layers: int
     num_attention_heads: int
 
+    def __post_init__(self) -> None:
+        """However it was made: raises ConfigError for a number that no model has."""
+        require_bounds(vars(self))
+        scaling = getattr(self, "rope_scaling", None)
+        if scaling is not None:
+            require_bounds(vars(scaling))
+
     @property
     def capabilities(self) -> Capabilities:
         """A decoder's, where the family does not say otherwise."""
-        return Capabilities()
+        return Capabilities(lm_head=getattr(self, "has_lm_head", True))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `jaxpaint.models.from_dict` reads them back."""
-        return dataclasses.asdict(self)
+        """Plain values for JSON; `jaxpaint.models.from_dict` reads them back. A head is told where it lacks."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name != "has_lm_head" or not value}
 
 
 @dataclass(frozen=True)
@@ -155,14 +166,21 @@ class Weight:
 class Names:
     """A family's names.
 
-    `weight` gives the entry of our path; `buffers` are endings of names that hold no weights of ours. `canonical` makes
-    one spelling of several, and `adapt` gives the configuration of a checkpoint with these (canonical) names.
+    `weight` gives the entry of our path. The names of the base model begin with `base` and a dot, where they are not
+    saved without it, and then with one of `modules`; beside it we read what begins with `kept`, and every other head is
+    left out. `buffers` are endings of names that hold no weights of ours. `twice` is a second name of some weights,
+    beside that of the head's where it is tied to the embedding. `canonical` makes one spelling of several, and `adapt`
+    gives the configuration of a checkpoint with these (canonical) names.
     """
 
     weight: Callable[[str], Weight]
+    base: str
+    modules: tuple[str, ...]
     embedding: str
     head: str
+    kept: str
     buffers: tuple[str, ...]
+    twice: tuple[tuple[str, str], ...] = ()
     canonical: Callable[[str], str] = str
     adapt: Callable[[Any, Collection[str]], Any] = lambda config, names: config
 
@@ -176,10 +194,12 @@ class Names:
         return found
 
 
-def decoder_names(
-    base: str, embedding: str, norm: str, head: str = "lm_head", buffers: tuple[str, ...] = (".rotary_emb.inv_freq",)
-) -> Names:
-    """The names of a decoder whose layers' modules we name as transformers does.
+# Tables of rotary angles that older checkpoints hold, in each layer or once.
+ROTARY_BUFFERS = tuple(f"rotary_emb.{name}" for name in ("inv_freq", "original_inv_freq", "cos_cached", "sin_cached"))
+
+
+def decoder_names(base: str, embedding: str, norm: str, head: str = "lm_head", buffers: tuple[str, ...] = ()) -> Names:
+    """The names of a decoder whose layers' modules we name as transformers does; `buffers` beside the rotary ones.
 
     With `model` as the base, `blocks/mlp/up_proj/kernel` is `model.layers.{layer}.mlp.up_proj.weight`.
     """
@@ -190,7 +210,15 @@ def decoder_names(
         module = ".".join([f"{base}.layers.{{layer}}", *inside]) if first == "blocks" else outside[first]
         return Weight(path, f"{module}.{'bias' if leaf == 'bias' else 'weight'}", transposed=leaf == "kernel")
 
-    return Names(weight, f"{base}.{embedding}.weight", f"{head}.weight", buffers)
+    return Names(
+        weight,
+        base=base,
+        modules=(embedding, "layers", norm),
+        embedding=f"{base}.{embedding}.weight",
+        head=f"{head}.weight",
+        kept=f"{head}.",
+        buffers=(*ROTARY_BUFFERS, *buffers),
+    )
 
 
 @dataclass(frozen=True)
@@ -205,6 +233,16 @@ class Family:
     config: type
     read: Callable[[Mapping[str, Any]], Config]
     names: Names
+
+
+def require_lm_head(config: Config, purpose: str) -> None:
+    """Raises UserError for an encoder, and for a decoder that was saved without its head."""
+    require_decoder(config, purpose)
+    if not config.capabilities.lm_head:
+        raise UserError(
+            f"{purpose} needs logits, and this {config.model_type} checkpoint was saved without its head (as those of "
+            "sentence embeddings and reward models are): it has hidden_states alone"
+        )
 
 
 def require_decoder(config: Config, purpose: str) -> None:

@@ -7,48 +7,41 @@ so that a model is never run as something it is not.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from jaxpaint.base.documents import shown, shown_items
 from jaxpaint.base.errors import UserError
+from jaxpaint.models.harmless import is_harmless
+from jaxpaint.models.scalings import LongropeScaling, RopeScaling, Scaling, YarnScaling
 
 
 class ConfigError(UserError):
     """A checkpoint's configuration that this project cannot reproduce faithfully."""
 
 
-@dataclass(frozen=True)
-class RopeScaling:
-    """How rotary frequencies are rescaled (transformers `modeling_rope_utils`): `linear` or `llama3`.
-
-    `linear` divides every frequency by `factor`; `llama3` divides the low ones, keeps the high ones and blends
-    between, by wavelength relative to `original_max_position_embeddings` (in tokens).
-    """
-
-    rope_type: Literal["linear", "llama3"]
-    factor: float
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
-
-
 HIDDEN_ACTIVATIONS = ("silu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu")
+# Other names that transformers knows the same functions by.
+SAME_ACTIVATIONS = {
+    "swish": "silu",
+    "gelu_python": "gelu",
+    "gelu_python_tanh": "gelu_pytorch_tanh",
+    "gelu_accurate": "gelu_new",
+}
 
-# Attributes that leave the logits of a frozen model as they are.
-_HARMLESS = """
-    _name_or_path architectures model_type torch_dtype dtype transformers_version use_cache initializer_range
-    pretraining_tp attention_dropout hidden_dropout classifier_dropout bos_token_id eos_token_id pad_token_id
-    unk_token_id is_llama_config transformers.js_config task_specific_params id2label label2id problem_type
-    finetuning_task _attn_implementation _attn_implementation_autoset attn_implementation output_attentions
-    output_hidden_states return_dict tokenizer_class unsloth_version unsloth_fixed
-"""
-# Settings of generation, which older configs carry.
-_OF_GENERATION = """
-    max_length min_length temperature top_k top_p do_sample num_beams repetition_penalty chat_template
-"""
-HARMLESS = frozenset((_HARMLESS + _OF_GENERATION).split())
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+# Beyond what any model has: what is built of a config stays small until its numbers are compared with tensors.
+LARGEST = {
+    "vocab_size": 10**8,
+    "hidden_size": 10**6,
+    "intermediate_size": 10**7,
+    "num_hidden_layers": 10**4,
+    "num_attention_heads": 10**4,
+    "num_key_value_heads": 10**4,
+    "head_dim": 10**5,
+}
+LARGEST_WHOLE, LARGEST_NUMBER = 2**31 - 1, 1e30
 
 
 def sizes(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,11 +56,10 @@ def sizes(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def refuse_unhandled(raw: Mapping[str, Any], handled: Iterable[str]) -> None:
     """Raises ConfigError naming the attributes that are neither handled nor harmless."""
-    known = HARMLESS.union(handled)
-    # An attribute that is off (null, false, zero, empty) changes nothing, whatever it means when on.
-    unhandled = {name: value for name, value in raw.items() if name not in known and value}
+    known = set(handled)
+    unhandled = {name: value for name, value in raw.items() if name not in known and not is_harmless(name, value, raw)}
     if unhandled:
-        listed = ", ".join(f"{name}={value!r}" for name, value in sorted(unhandled.items()))
+        listed = shown_items(sorted(unhandled.items()))
         raise ConfigError(
             f"config.json sets {listed}, which jaxpaint does not handle for {raw['model_type']} and which may change "
             "the result; remove it from config.json only if you know that it does not"
@@ -77,69 +69,158 @@ def refuse_unhandled(raw: Mapping[str, Any], handled: Iterable[str]) -> None:
 def activation(values: Mapping[str, Any], default: str) -> str:
     """The name of the activation between a feed-forward's layers."""
     name = values.get("hidden_act") or default
+    name = SAME_ACTIVATIONS.get(name, name) if isinstance(name, str) else name
     if name not in HIDDEN_ACTIVATIONS:
-        raise ConfigError(f"hidden_act={name!r} is not handled; known: {', '.join(HIDDEN_ACTIVATIONS)}")
+        raise ConfigError(f"hidden_act={shown(name)} is not handled; known: {', '.join(HIDDEN_ACTIVATIONS)}")
     return name
 
 
 def number(values: Mapping[str, Any], name: str, default: float | None = None, kind: type = int) -> Any:
     """A positive number; null is as good as silence."""
     value = default if values.get(name) is None else values[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or value != kind(value):
-        raise ConfigError(f"{name}={value!r} in config.json is not a positive {'whole ' * (kind is int)}number")
+    largest = LARGEST.get(name, LARGEST_WHOLE) if kind is int else LARGEST_NUMBER
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or value == math.inf:
+        raise ConfigError(f"{name}={shown(value)} in config.json is not a positive {'whole ' * (kind is int)}number")
+    if value > largest:
+        raise ConfigError(f"{name}={shown(value)} in config.json is more than any model has ({largest:,} at most)")
+    if value != kind(value):
+        raise ConfigError(f"{name}={shown(value)} in config.json is not a whole number")
     return kind(value)
+
+
+def require_bounds(values: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless a config's numbers are 0 or positive, and no larger than any model's."""
+    for name, value in values.items():
+        if name in REQUIRED or (type(value) in (int, float) and value != 0):
+            number(values, name, kind=int if name in REQUIRED else type(value))
 
 
 def switch(values: Mapping[str, Any], name: str, default: bool = False) -> bool:
     """True or false; silent and null are the default."""
     value = default if values.get(name) is None else values[name] or False
     if not isinstance(value, bool):
-        raise ConfigError(f"{name}={value!r} in config.json is neither true nor false")
+        raise ConfigError(f"{name}={shown(value)} in config.json is neither true nor false")
     return value
 
 
 def rope_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Both spellings together: `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5)."""
+    """Of either spelling: `rope_scaling` (transformers 4, and first where both are there), `rope_parameters` (5)."""
     for name in ("rope_scaling", "rope_parameters"):
         if not isinstance(values.get(name) or {}, Mapping):
-            raise ConfigError(f"{name}={values[name]!r} in config.json is not an object of rope parameters")
-    return {**(values.get("rope_scaling") or {}), **(values.get("rope_parameters") or {})}
+            raise ConfigError(f"{name}={shown(values[name])} in config.json is not an object of rope parameters")
+    original = values.get("original_max_position_embeddings")  # beside them it counts before what they say
+    own = {} if original is None else {"original_max_position_embeddings": original}
+    return {**(values.get("rope_scaling") or values.get("rope_parameters") or {}), **own}
 
 
-def rope(parameters: Mapping[str, Any], theta: Any, max_position_embeddings: int) -> tuple[float, RopeScaling | None]:
-    """`(rope_theta, scaling)` of rotary parameters; `theta` where they do not name one."""
+def rope_type(parameters: Mapping[str, Any]) -> Any:
+    """The type of scaling that rotary parameters name, in either spelling."""
+    return parameters.get("rope_type") or parameters.get("type") or "default"
+
+
+def rope(parameters: Mapping[str, Any], theta: Any, length: int) -> tuple[float, Scaling | None, int]:
+    """`(rope_theta, scaling, length)` of rotary parameters; `theta` where they do not name one.
+
+    The length is the most tokens for which the scaling holds: at most `length`, which is `max_position_embeddings`.
+    """
     parameters = dict(parameters)
     theta = number({"rope_theta": parameters.pop("rope_theta", theta)}, "rope_theta", 10000.0, float)
-    older = parameters.pop("type", None)
-    rope_type = parameters.pop("rope_type", None) or older or "default"
-    known = names_of(RopeScaling)
-    strange = {name: value for name, value in parameters.items() if name not in known and value not in (None, 1.0)}
-    if rope_type not in SCALINGS or strange:
-        detail = f" with {strange}" if strange else ""
-        raise ConfigError(f"rope scaling {rope_type!r}{detail} is not handled; known types: {', '.join(SCALINGS)}")
-    return theta, None if rope_type == "default" else _scaling(rope_type, parameters, max_position_embeddings)
-
-
-# What each type of rope scaling must name.
-SCALINGS = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
-
-
-def _scaling(rope_type: Any, parameters: Mapping[str, Any], max_position_embeddings: int) -> RopeScaling:
-    lacking = [name for name in SCALINGS[rope_type] if parameters.get(name) is None]
+    kind = rope_type(parameters)
+    parameters = {name: value for name, value in parameters.items() if name not in ("type", "rope_type")}
+    strange = {name: value for name, value in parameters.items() if name not in ROPE_NAMES and value not in (None, 1.0)}
+    if not isinstance(kind, str) or kind not in SCALINGS or strange:
+        detail = f" with {shown(strange)}" if strange else ""
+        raise ConfigError(f"rope scaling {shown(kind)}{detail} is not handled; known types: {', '.join(SCALINGS)}")
+    lacking = [name for name in SCALINGS[kind] if parameters.get(name) is None]
     if lacking:
-        raise ConfigError(f"rope scaling {rope_type!r} in config.json lacks {', '.join(lacking)}")
-    scaling = {name: number(parameters, name, kind=float) for name in SCALINGS[rope_type]}
-    if rope_type == "llama3":
-        # Without one it is the context's, as transformers' `standardize_rope_params` has it.
-        scaling["original_max_position_embeddings"] = number(
-            parameters, "original_max_position_embeddings", max_position_embeddings
-        )
+        raise ConfigError(f"rope scaling {kind!r} in config.json lacks {', '.join(lacking)}")
+    if kind in UNSCALED:
+        return theta, None, length
+    if kind == "yarn":
+        return theta, _yarn(parameters, theta, length), length
+    if kind == "longrope":
+        return theta, *_longrope(parameters, length)
+    return theta, _scaling(kind, parameters, length), length
+
+
+# What each type of rope scaling must name, and all that any may.
+SCALINGS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "dynamic": ("factor",),
+    "yarn": (),
+    "longrope": ("short_factor", "long_factor"),
+}
+# Up to `max_position_embeddings`, and no longer text is read, dynamic scaling leaves the frequencies as they are.
+UNSCALED = ("default", "dynamic")
+ROPE_NAMES = {
+    *("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "short_factor"),
+    *("long_factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
+    "finetuned",  # tells of training
+}
+
+
+def bounded_by(raw: Mapping[str, Any]) -> str | None:
+    """The type of a config.json's rope scaling, if it would read longer texts than the model's by other frequencies."""
+    kind = rope_type(rope_parameters(raw))
+    return kind if kind in ("dynamic", "longrope") else None
+
+
+def _scaling(kind: Any, parameters: Mapping[str, Any], length: int) -> RopeScaling:
+    scaling = {name: number(parameters, name, kind=float) for name in SCALINGS[kind]}
+    if kind == "llama3":
+        scaling["original_max_position_embeddings"] = _original_length(parameters, length)
         if scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
             raise ConfigError(
                 f"rope scaling 'llama3' has low_freq_factor={scaling['low_freq_factor']} not below "
                 f"high_freq_factor={scaling['high_freq_factor']}"
             )
-    return RopeScaling(rope_type=rope_type, **scaling)
+    return RopeScaling(rope_type=kind, **scaling)
+
+
+def _yarn(parameters: Mapping[str, Any], theta: float, length: int) -> YarnScaling:
+    """As transformers' `_compute_yarn_parameters` reads them, zero as good as silence included."""
+    if theta <= 1:
+        raise ConfigError(f"rope_theta={theta} in config.json is not above 1, which rope scaling 'yarn' needs")
+    original = _original_length(parameters, length)
+    factor = number(parameters, "factor", length / original, float)
+    given = {name: parameters.get(name) or None for name in ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")}
+    scales = [number(given, name, kind=float) for name in ("mscale", "mscale_all_dim") if given[name]]
+    first, second = scales if len(scales) == 2 else (1.0, 0.0)
+    implied = (_yarn_magnitude(factor, first)) / _yarn_magnitude(factor, second)
+    return YarnScaling(
+        factor=factor,
+        attention_factor=number(parameters, "attention_factor", implied, float),
+        beta_fast=number(given, "beta_fast", 32.0, float),
+        beta_slow=number(given, "beta_slow", 1.0, float),
+        original_max_position_embeddings=original,
+        truncate=bool(parameters.get("truncate", True)),
+    )
+
+
+def _yarn_magnitude(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+
+def _longrope(parameters: Mapping[str, Any], length: int) -> tuple[LongropeScaling, int]:
+    """The scaling of texts within the original context, and how long these are."""
+    original = _original_length(parameters, length)
+    factors = parameters["short_factor"]
+    if not isinstance(factors, list):
+        raise ConfigError(f"short_factor={factors!r} of rope scaling 'longrope' is not a list of numbers")
+    factor = number(parameters, "factor", length / original, float)
+    implied = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
+    scaling = LongropeScaling(
+        short_factor=tuple(number({"short_factor": each}, "short_factor", kind=float) for each in factors),
+        attention_factor=number(parameters, "attention_factor", implied, float),
+    )
+    return scaling, min(original, length)
+
+
+def _original_length(parameters: Mapping[str, Any], length: int) -> int:
+    """Without one it is the context's, as transformers' `standardize_rope_params` has it."""
+    return number(parameters, "original_max_position_embeddings", length)
 
 
 def decoder_fields(
@@ -162,8 +243,8 @@ def decoder_fields(
     numbers = sizes(raw)
     length = number(raw, "max_position_embeddings", length)
     parameters = rope_parameters(raw) if parameters is None else parameters
-    rope_theta, rope_scaling = rope(parameters, raw.get(theta), length)
-    refuse_unhandled(raw, {"rope_parameters", *handled})
+    rope_theta, rope_scaling, length = rope(parameters, raw.get(theta), length)
+    refuse_unhandled(raw, {"rope_parameters", "original_max_position_embeddings", *handled})
     return {
         "model_type": raw["model_type"],
         **numbers,

@@ -9,7 +9,6 @@ from typing import Any
 from jaxpaint.models.family import Family, Traits, WholeHeads, decoder_names
 from jaxpaint.models.fields import (
     ConfigError,
-    RopeScaling,
     decoder_fields,
     names_of,
     number,
@@ -17,6 +16,7 @@ from jaxpaint.models.fields import (
     switch,
     whole_heads,
 )
+from jaxpaint.models.scalings import Scaling
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,12 @@ class NeoxConfig(WholeHeads):
     layer_norm_eps: float
     rotary_dim: int
     rope_theta: float
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: Scaling | None = None
     use_parallel_residual: bool = True
     tie_word_embeddings: bool = False
     attention_bias: bool = True
     hidden_act: str = "gelu"
+    has_lm_head: bool = True
 
     @property
     def traits(self) -> Traits:
@@ -60,7 +61,10 @@ def read(raw: Mapping[str, Any]) -> NeoxConfig:
     """Reads the `config.json` of a GPT-NeoX. Raises ConfigError."""
     parameters = rope_parameters(raw)
     rotary = {"rotary_pct": parameters.pop("partial_rotary_factor", None) or raw.get("rotary_pct")}
-    handled = names_of(NeoxConfig) - {"rotary_dim", "rope_theta"} | {"rotary_pct", "rotary_emb_base", "is_decoder"}
+    handled = names_of(NeoxConfig) - {"rotary_dim", "rope_theta"} | {"rotary_pct", "rotary_emb_base"}
+    # Some versions of transformers wrote these a second time under other families' names.
+    again = {"rope_theta": raw.get("rotary_emb_base"), "partial_rotary_factor": rotary["rotary_pct"]}
+    handled |= {name for name, value in again.items() if raw.get(name) == value}
     fields = decoder_fields(raw, handled, LENGTH, "gelu", parameters, theta="rotary_emb_base")
     head_dim = whole_heads(fields)
     rotary_dim = int(head_dim * number(rotary, "rotary_pct", ROTARY, float))
@@ -79,6 +83,6 @@ def read(raw: Mapping[str, Any]) -> NeoxConfig:
 
 
 # Older checkpoints hold each layer's causal mask and the value that it masks with.
-BUFFERS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
-NAMES = decoder_names("gpt_neox", "embed_in", "final_layer_norm", "embed_out", buffers=BUFFERS)
+MASKS = (".attention.bias", ".attention.masked_bias")
+NAMES = decoder_names("gpt_neox", "embed_in", "final_layer_norm", "embed_out", buffers=MASKS)
 FAMILY = Family(("gpt_neox",), NeoxConfig, read, NAMES)

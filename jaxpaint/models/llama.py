@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxpaint.models.family import Family, Sizes, Traits, decoder_names
-from jaxpaint.models.fields import RopeScaling, decoder_fields, grouped_heads, names_of, number, switch
+from jaxpaint.models.fields import decoder_fields, grouped_heads, names_of, number, switch
+from jaxpaint.models.scalings import Scaling
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,13 @@ class LlamaConfig(Sizes):
     max_position_embeddings: int
     rms_norm_eps: float
     rope_theta: float
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: Scaling | None = None
     sliding_window: int | None = None
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
     hidden_act: str = "silu"
+    has_lm_head: bool = True
 
     @property
     def traits(self) -> Traits:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxpaint.base.documents import checked, shown
 from jaxpaint.models.family import Family, Sizes, Traits, decoder_names
-from jaxpaint.models.fields import ConfigError, RopeScaling, decoder_fields, grouped_heads, names_of, number, switch
+from jaxpaint.models.fields import ConfigError, decoder_fields, grouped_heads, names_of, number, switch
+from jaxpaint.models.scalings import Scaling
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,11 @@ class Qwen2Config(Sizes):
     rms_norm_eps: float
     rope_theta: float
     layer_types: tuple[str, ...]
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: Scaling | None = None
     sliding_window: int | None = None
     tie_word_embeddings: bool = False
     hidden_act: str = "silu"
+    has_lm_head: bool = True
 
     @property
     def traits(self) -> Traits:
@@ -37,10 +40,14 @@ def read(raw: Mapping[str, Any]) -> Qwen2Config:
     fields = decoder_fields(raw, names_of(Qwen2Config) | {"use_sliding_window", "max_window_layers"}, 32768)
     window = number(raw, "sliding_window", 4096) if switch(raw, "use_sliding_window") else None
     layers = range(fields["num_hidden_layers"])
-    full = {"max_window_layers": 28, **raw}["max_window_layers"] if window else len(layers)
-    kinds = tuple(raw.get("layer_types") or ("sliding_attention" if i >= full else "full_attention" for i in layers))
+    full = checked({"max_window_layers": 28, **raw}["max_window_layers"], int, "max_window_layers in config.json")
+    of_full = range(full if window else len(layers))
+    named = checked(raw.get("layer_types"), list[str] | None, "layer_types in config.json")  # type: ignore[arg-type]
+    kinds = tuple(named or ("full_attention" if layer in of_full else "sliding_attention" for layer in layers))
     if set(kinds) - {"full_attention", *(["sliding_attention"] if window else [])} or len(kinds) != len(layers):
-        raise ConfigError(f"layer_types={list(kinds)} is not handled for {len(layers)} layers of window {window}")
+        raise ConfigError(
+            f"layer_types={shown(list(kinds))} is not handled for {len(layers)} layers of window {window}"
+        )
     return Qwen2Config(
         **fields,
         **grouped_heads({"num_key_value_heads": 32, **raw}),

@@ -8,32 +8,61 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxpaint.models.fields import RopeScaling
+from jaxpaint.models.scalings import LongropeScaling, RopeScaling, Scaling, YarnScaling
 
 
-def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[np.ndarray, " half"]:
+def rope_frequencies(head_dim: int, theta: float, scaling: Scaling | None = None) -> Float[np.ndarray, " half"]:
     """Rotary frequencies in radians per token, rescaled as transformers' `ROPE_INIT_FUNCTIONS` does.
 
     They are constants of a model, so they are computed on the host, in float64, and rounded once.
     """
     frequencies = 1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim)
-    if scaling is not None and scaling.rope_type == "linear":
-        frequencies = frequencies / scaling.factor
-    if scaling is not None and scaling.rope_type == "llama3":
-        wavelengths = 2 * math.pi / frequencies
-        low, high = scaling.low_freq_factor, scaling.high_freq_factor
-        # 0 at the lowest frequency that is fully rescaled, 1 at the highest that is kept.
-        blend = np.clip((scaling.original_max_position_embeddings / wavelengths - low) / (high - low), 0.0, 1.0)
-        frequencies = (1 - blend) * frequencies / scaling.factor + blend * frequencies
+    match scaling:
+        case RopeScaling(rope_type="linear"):
+            frequencies = frequencies / scaling.factor
+        case RopeScaling(rope_type="llama3"):
+            wavelengths = 2 * math.pi / frequencies
+            low, high = scaling.low_freq_factor, scaling.high_freq_factor
+            # 0 at the lowest frequency that is fully rescaled, 1 at the highest that is kept.
+            blend = np.clip((scaling.original_max_position_embeddings / wavelengths - low) / (high - low), 0.0, 1.0)
+            frequencies = (1 - blend) * frequencies / scaling.factor + blend * frequencies
+        case YarnScaling():
+            kept = _kept_by_yarn(head_dim, theta, scaling)
+            frequencies = (1 - kept) * frequencies / scaling.factor + kept * frequencies
+        case LongropeScaling():
+            frequencies = frequencies / np.array(scaling.short_factor)
     return frequencies.astype(np.float32)
 
 
+def attention_factor(scaling: Scaling | None) -> float:
+    """What cosines and sines are multiplied by."""
+    return scaling.attention_factor if isinstance(scaling, YarnScaling | LongropeScaling) else 1.0
+
+
+def _kept_by_yarn(head_dim: int, theta: float, scaling: YarnScaling) -> Float[np.ndarray, " half"]:
+    """1 for frequencies that stay as they are, 0 for those that are divided, and the ramp between."""
+
+    def index(turns: float) -> float:
+        """Of the frequency, as a real number in steps of two, that turns so often over the original context."""
+        length = scaling.original_max_position_embeddings
+        return head_dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = index(scaling.beta_fast), index(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    high += 0.001 if low == high else 0.0
+    return 1 - np.clip((np.arange(head_dim // 2) - low) / (high - low), 0.0, 1.0)
+
+
 def rope_tables(
-    positions: Int[Array, "B S"], frequencies: Float[np.ndarray, " half"]
+    positions: Int[Array, "B S"], frequencies: Float[np.ndarray, " half"], factor: float = 1.0
 ) -> tuple[Float[Array, "B S 1 2*half"], Float[Array, "B S 1 2*half"]]:
-    """Cosines and sines of each position's angles, in float32, with an axis to broadcast over heads."""
+    """Cosines and sines of each position's angles times `factor`, in float32, with an axis to broadcast over heads."""
     angles = positions[:, :, None, None].astype(jnp.float32) * np.concatenate([frequencies, frequencies])
-    return jnp.cos(angles), jnp.sin(angles)
+    if factor == 1.0:
+        return jnp.cos(angles), jnp.sin(angles)
+    return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
 def apply_rope(

@@ -6,13 +6,15 @@ python -m jaxpaint.painter.card FOLDER
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
+
+from jaxpaint.base.documents import read_json
 from jaxpaint.painter import language
 from jaxpaint.painter.tokenizer import BOS, VOCABULARY
 
@@ -27,6 +29,14 @@ STANDS_FOR = {
     "letters": ("bigrams of the text, in context", "the data model of arXiv 2306.00802"),
 }
 CHANCE = {"facts": 1 / 4, "work": 1 / 4, "sales": 1 / 2, "places": 0.0, "arithmetic": 0.0, "letters": 0.0}
+
+
+class TrainingRecord(TypedDict):
+    """training.json: how long on what, and the command's options."""
+
+    seconds: float
+    on: str
+    settings: dict[str, Any]
 
 
 def held_out_losses(model: Any) -> dict[str, float]:
@@ -63,7 +73,7 @@ def card(folder: Path) -> str:
     from convert import store_for
     from jaxpaint.engine.model import load
 
-    name, training = folder.resolve().name, json.loads((folder / "training.json").read_text())
+    name, training = folder.resolve().name, read_json(folder / "training.json", TrainingRecord)
     model = load(store_for(folder), dtype="float32")
     losses, scores, config = held_out_losses(model), task_scores(model), model.config
     rows = []

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from safetensors.flax import save_file
 
 from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import enable_persistent_cache, jit
+from jaxpaint.base.files import write_whole
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.model import layer_stack
 from jaxpaint.models.decoder import Decoder
@@ -211,8 +213,9 @@ class Log:
             self._began -= float(self._rows[-1][2])
         self.seconds = time.perf_counter() - self._began
         self._rows.append([str(done), f"{loss:.4f}", f"{self.seconds:.0f}"])
-        with self.file.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([["step", "loss", "seconds"], *self._rows])
+        text = StringIO()
+        csv.writer(text, lineterminator="\n").writerows([["step", "loss", "seconds"], *self._rows])
+        write_whole(text.getvalue(), self.file)
         print(f"step {done} of {self.steps}: loss {loss:.4f}, {self.seconds:.0f} s", file=sys.stderr, flush=True)
 
 

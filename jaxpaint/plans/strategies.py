@@ -63,7 +63,11 @@ def block_repeat(num_layers: int, start: int, times: int = 2) -> Plan:
 
 
 def parallel_pairs(num_layers: int, start: int) -> Plan:
-    """The middle in pairs, residual updates summed; an odd last layer alone (arXiv 2502.02790)."""
+    """The middle in pairs of whole layers, their updates summed; an odd last layer alone.
+
+    After an idea of Layer Parallelism (arXiv 2502.02790), whose released code computes something else: it sums the
+    attentions of two layers and then, of the result, their feed-forwards.
+    """
     middle = _middle(num_layers, start)
     pairs: list[Node] = [
         Parallel((Layer(first), Layer(second)), "sum") for first, second in zip(middle[::2], middle[1::2], strict=False)

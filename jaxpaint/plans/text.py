@@ -21,6 +21,7 @@ from jaxpaint.plans.nodes import (
     Series,
     layer,
 )
+from jaxpaint.plans.pasted import SIGNS, SLICE, SPACE, refuse_mergekit, two_numbers
 
 
 def node_text(node: Node) -> str:
@@ -69,9 +70,9 @@ def clip(text: str, limit: int = 60) -> str:
 
 
 _AN_ITEM = "a layer such as 7, a range such as 0-8, or a group in ( ) or { }"
-_SPACE = re.compile(r"\s*")
-_TOKEN = re.compile(r"[0-9]+|sum|.", re.DOTALL)
-_CLOSER = {"(": ")", "{": "}"}
+_TOKEN = re.compile(r"[0-9]+|[A-Za-z_]+|.", re.DOTALL)
+_UNPACKED = re.compile(r"\s*range\b")
+_CLOSER = {"(": ")", "{": "}", "[": "]"}
 
 
 def parse_nodes(text: str) -> Series:
@@ -80,14 +81,16 @@ def parse_nodes(text: str) -> Series:
     Raises:
         PlanError: the text is not a plan, or is beyond a limit.
     """
+    refuse_mergekit(text)
     return _Parser(text).plan()
 
 
 class _Parser:
     """Recursive descent over
 
-    series := item+        item := atom ('*' count)*
-    atom   := layer | layer '-' layer | '(' series ')' | 'sum'? '{' item+ '}'
+    series := item (','? item)*        item := atom ('*' count)*
+    atom   := layers | '(' series ')' | '[' layers (','? layers)* ']' | 'sum'? '{' series '}'
+    layers := layer | layer '-' layer | 'range' '(' number (',' number)* ')'
     """
 
     def __init__(self, text: str) -> None:
@@ -97,18 +100,19 @@ class _Parser:
         self.advance()
 
     def advance(self) -> None:
-        space = _SPACE.match(self.text, self.end)
+        space = SPACE.match(self.text, self.end)
         self.start = self.end = space.end() if space else self.end
         token = _TOKEN.match(self.text, self.start)
         self.token = token.group() if token else ""
         self.end += len(self.token)
+        self.token = SIGNS.get(self.token, self.token)
 
     def fail(self, message: str, start: int | None = None) -> PlanError:
         return PlanError(message, self.text, (self.start if start is None else start) + 1)
 
     def expected(self, what: str) -> PlanError:
         found = f"found {clip(self.token, 20)!r}" if self.token else "the plan ends here"
-        return self.fail(f"expected {what}, but {found}")
+        return self.fail(f"expected {what}, but {found}{SLICE if self.token == ':' else ''}")
 
     @property
     def at_number(self) -> bool:
@@ -124,22 +128,40 @@ class _Parser:
         closer = _CLOSER.get(opener, "")
         ending = f"{closer!r} to close the {opener!r} of column {opened_at + 1}" if opener else "the end of the plan"
         nodes: list[Node] = []
-        cost = 0
-        while self.token != closer or not nodes:
-            if not (self.at_number or self.token in ("(", "{", "sum")):
-                raise self.expected(f"{_AN_ITEM}, or '*', or {ending}" if nodes else _AN_ITEM)
+        cost, items, comma, commas = 0, 0, True, 0
+        while self.token != closer or not nodes or (comma and not opener):
+            if comma and self.token == "*" and _UNPACKED.match(self.text, self.end):
+                self.advance()  # [*range(9), 16]
+            if opener == "[" and self.token in ("(", "[", "{", "sum"):
+                raise self.fail("a list holds layers and ranges alone: write ( ) for a series, { } for side by side")
+            if not (self.at_number or self.token in ("(", "[", "{", "sum", "range")):
+                raise self.expected(_AN_ITEM if comma else f"{_AN_ITEM}, or '*', or {ending}")
             start = self.start
             more, more_cost = self.item(level)
             cost += more_cost
             if cost > MAX_COST:
                 raise self.fail(TOO_COSTLY, start)
             nodes += more
+            items += 1
+            comma = self.token == ","
+            if comma:
+                self.advance()
+                commas += self.token != closer
+        if opener in ("(", "[") and items == 2 and commas:
+            self.refuse_pair(nodes, opened_at)
         return nodes, cost
+
+    def refuse_pair(self, nodes: Sequence[Node], opened_at: int) -> None:
+        match nodes:
+            case [Layer(first), Layer(second)] if first < second:
+                raise self.fail(two_numbers(first, second), opened_at)
 
     def item(self, level: int) -> tuple[list[Node], int]:
         """One item as the nodes it stands for: several only for a range that is not repeated."""
-        is_number = self.at_number
-        nodes, cost = self.layers() if is_number else self.group(level + 1)
+        if self.at_number:
+            nodes, cost = self.layers()
+        else:
+            nodes, cost = self.half_open() if self.token == "range" else self.group(level + 1)
         if self.token != "*":
             return nodes, cost
         if len(nodes) > 1 and level == MAX_NESTING:
@@ -165,6 +187,29 @@ class _Parser:
         nodes: list[Node] = [layer(index) for index in range(first, last + step, step)]
         return nodes, len(nodes)
 
+    def half_open(self) -> tuple[list[Node], int]:
+        """Python's range, which ends before its last number."""
+        began = self.start
+        self.advance()
+        if self.token != "(":
+            raise self.expected("'(' after 'range'")
+        numbers: list[int] = []
+        while self.token == "," or not numbers:
+            self.advance()
+            if sign := self.token == "-":
+                self.advance()
+            number = self.number("a number of range( )", "number", MAX_LAYER + 1)
+            numbers.append(-number if sign else number)
+        if self.token != ")":
+            raise self.expected("',' or ')' in range( )")
+        self.advance()
+        found = range(*numbers) if len(numbers) < 3 or (len(numbers) == 3 and numbers[2]) else range(0)
+        if not found or min(found) < 0 or max(found) > MAX_LAYER:
+            written = clip(", ".join(map(str, numbers)), 30)
+            raise self.fail(f"range({written}) does not name layers from 0 to {MAX_LAYER}", began)
+        nodes: list[Node] = [layer(index) for index in found]
+        return nodes, len(nodes)
+
     def group(self, level: int) -> tuple[list[Node], int]:
         if level > MAX_NESTING:
             raise self.fail(TOO_DEEP)
@@ -179,7 +224,7 @@ class _Parser:
         self.advance()
         nodes, cost = self.items(opener, start, level)
         self.advance()
-        group: Node = Series(tuple(nodes)) if opener == "(" else Parallel(tuple(nodes), combine)
+        group: Node = Parallel(tuple(nodes), combine) if opener == "{" else Series(tuple(nodes))
         return [group], cost
 
     def number(self, what: str, name: str, limit: int) -> int:

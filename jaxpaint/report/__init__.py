@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from jaxpaint.base.errors import UserError
 
@@ -25,7 +26,7 @@ def write_report(store: Path, out: Path) -> Path:
         UserError: the store cannot be read, holds no results or none of the full model; or `out` is something else
             than an earlier report, or cannot be written.
     """
-    from jaxpaint.base.files import new_folder
+    from jaxpaint.base.folders import new_folder
     from jaxpaint.report.data import read_store
     from jaxpaint.report.finetuned import split as without_finetuned
     from jaxpaint.report.glue import split
@@ -46,15 +47,12 @@ def write_report(store: Path, out: Path) -> Path:
         raise UserError(f"the report takes a folder of its own, not the current one ({out}); name another")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; name the folder that the report is to make")
-    try:
-        with new_folder(out, overwrite=True, replaces=_is_report) as folder:
-            found = write_page(studies, store.name, folder)
-            if found:
-                (folder / SUMMARY).write_text("\n".join(found), encoding="utf-8")
-            files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-            (folder / MARKER).write_text(json.dumps({"format": "jaxpaint report", "files": files}), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write the report {out}: {error.strerror or error}") from error
+    with new_folder(out, overwrite=True, replaces=_is_report) as folder:
+        found = write_page(studies, store.name, folder)
+        if found:
+            (folder / SUMMARY).write_text("\n".join(found), encoding="utf-8")
+        files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+        (folder / MARKER).write_text(json.dumps({"format": "jaxpaint report", "files": files}), encoding="utf-8")
     return out / "report.html"
 
 
@@ -65,9 +63,13 @@ def is_replaceable(folder: Path) -> bool:
 
 def _is_report(folder: Path) -> bool:
     """Whether a folder is an earlier report and holds nothing else."""
+    from jaxpaint.base.documents import checked, read_json
+    from jaxpaint.base.names import inside
+
     try:
-        files = set(json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        names = read_json(folder / MARKER, dict[str, Any]).get("files")
+        files = {inside(folder, name, MARKER) for name in checked(names, list[str], MARKER)}
+        found = {file for file in folder.rglob("*") if file.is_symlink() or not file.is_dir()}
+    except (OSError, UserError):
         return False
-    found = {file for file in folder.rglob("*") if not file.is_dir() and file.name not in OF_THE_SYSTEM}
-    return {str(file.relative_to(folder)) for file in found} <= files | {MARKER}
+    return all(file in files or file.name in OF_THE_SYSTEM for file in found - {folder / MARKER})

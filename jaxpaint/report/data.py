@@ -15,8 +15,8 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import entry
 from jaxpaint.results import reading
+from jaxpaint.results.damage import reading as opened
 from jaxpaint.results.reading import Analysis, ModelRow, StoredPlan, TaskRow, VariantRow
-from jaxpaint.results.schema import reading as opened
 
 STANDARD_ITERATIONS = 3  # of looped-parallel, in the paper
 
@@ -112,7 +112,7 @@ def read_store(path: Path) -> tuple[Study, ...]:
     """Every study in a results store: one per model and BOS setting, in the order they were begun.
 
     Raises:
-        UserError: as `results.schema.reading`, or the store holds no results.
+        UserError: as `results.damage.reading`, or the store holds no results.
     """
     with opened(path) as connection:
         models, found = reading.models(connection), reading.studies(connection)

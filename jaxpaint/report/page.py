@@ -16,7 +16,7 @@ from jaxpaint.base import __version__
 from jaxpaint.report import finetuned, glue, tables
 from jaxpaint.report.bootstrap import DRAWS
 from jaxpaint.report.data import Study, model_facts
-from jaxpaint.report.figures import figures_across, paper_figures, save, study_figures
+from jaxpaint.report.figures import SLUG_CHARACTERS, figures_across, paper_figures, save, study_figures
 from jaxpaint.report.figures.glue import glue_figures
 from jaxpaint.report.figures.style import Drawn
 from jaxpaint.report.findings import Answer, answers
@@ -150,7 +150,7 @@ def _prefixes(titles: Sequence[str]) -> list[tuple[str, str]]:
     """The sections' titles, each with what begins its anchors and folders; nothing where there is one section."""
     if len(titles) == 1:
         return [(titles[0], "")]
-    slugs = [re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-.") for title in titles]
+    slugs = [re.sub(r"[^a-z0-9.]+", "-", title.lower())[:SLUG_CHARACTERS].strip("-.") for title in titles]
     return [(title, f"{index}-{slug}") for index, (title, slug) in enumerate(zip(titles, slugs, strict=True), start=1)]
 
 

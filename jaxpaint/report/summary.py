@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
+from jaxpaint.base.shown import visible_name
 from jaxpaint.report.evidence import DOES_NOT_HOLD, HOLDS, IN_PART, OPEN, Verdict
 from jaxpaint.report.findings import Answer
 from jaxpaint.report.measurements import Measurements
@@ -18,7 +19,8 @@ WIDTH = 80
 
 def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
     """One study: how many of the paper's findings hold and what harms most, the full model's scores, each finding."""
-    return "\n".join([*_wrapped(_sentence(title, measured, answers)), "", *_scores(measured), *_answers(answers), ""])
+    lines = [*_wrapped(_sentence(title, measured, answers)), "", *_scores(measured), *_answers(answers), ""]
+    return "\n".join(map(visible_name, lines))
 
 
 def _sentence(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:

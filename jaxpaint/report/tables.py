@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from jaxpaint.base.shown import csv_cell, markdown_cell
 from jaxpaint.plans.strategies import CUSTOM, STRATEGIES, beyond_paper, ranked
 from jaxpaint.report.bootstrap import interval
 from jaxpaint.report.findings import Answer
@@ -62,10 +63,10 @@ def save(table: Table, folder: Path) -> tuple[Path, Path]:
     as_csv, as_markdown = folder / f"{table.name}.csv", folder / f"{table.name}.md"
     with as_csv.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(table.columns)
-        writer.writerows([_exact(value) for value in row] for row in table.rows)
+        writer.writerow(map(csv_cell, table.columns))
+        writer.writerows([csv_cell(_exact(value)) for value in row] for row in table.rows)
     lines = [table.columns, ["---"] * len(table.columns), *table.texts()]
-    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    text = "\n".join("| " + " | ".join(map(markdown_cell, line)) + " |" for line in lines)
     as_markdown.write_text(f"# {table.title}\n\n{text}\n", encoding="utf-8")
     return as_csv, as_markdown
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.names import inside
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -32,7 +33,7 @@ class Worker:
     """
 
     def __init__(self, store: Path) -> None:
-        self._folder = workers_folder(store)
+        self._store, self._folder = store, workers_folder(store)
         self._lock: BaseFileLock
         self.id = ""
 
@@ -52,8 +53,12 @@ class Worker:
             except OSError as error:
                 raise UserError(f"cannot make the worker's lock {file}: {error.strerror}") from error
             if file.exists():
-                return self
+                break
             self._lock.release()
+        for left in self._folder.glob("*.lock"):  # a killed worker's that had claimed nothing as well
+            with suppress(OSError):  # another user's, say
+                is_alive(self._store, left.stem)
+        return self
 
     def __exit__(self, *_: object) -> None:
         # Removed while it is locked: a file that can be locked belongs to nobody who lives.
@@ -72,7 +77,10 @@ def is_alive(store: Path, worker: str) -> bool:
     """Whether the process that is `worker` still runs. The lock file of a dead one is removed."""
     from filelock import FileLock, Timeout
 
-    file = workers_folder(store) / f"{worker}.lock"
+    try:
+        file = inside(workers_folder(store), f"{worker}.lock", str(store))
+    except UserError:  # no worker calls itself that
+        return False
     if not file.exists():
         return False
     lock = FileLock(file, thread_local=False)

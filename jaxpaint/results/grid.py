@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from jaxpaint.base.shown import visible_name
 from jaxpaint.results import kinds
 
 WIDTH = 80
@@ -39,7 +40,7 @@ def grid(connection: sqlite3.Connection) -> str:
     blocks: list[str] = []
     for model, source, revision, fingerprint, dtype, num_layers in models:
         name = f"{source or 'model'}{f' at {revision}' if revision else ''}"
-        blocks.append(f"{name}\n{dtype}, {num_layers} layers, fingerprint {fingerprint[:16]}")
+        blocks.append(f"{visible_name(name)}\n{dtype}, {num_layers} layers, fingerprint {fingerprint[:16]}")
         plans = _labels(connection, model, num_layers)
         columns = _columns(connection, model)
         blocks.extend(_blocks(plans, columns))
@@ -57,9 +58,8 @@ def _labels(connection: sqlite3.Connection, model: int, num_layers: int) -> list
         "ORDER BY first, v.start, v.iterations, v.times, v.layer, v.seed, v.id, p.id",
         (num_layers, model),
     )
-    return [
-        (plan, label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…") for plan, label, *_ in rows
-    ]
+    named = [(plan, visible_name(label)) for plan, label, *_ in rows]
+    return [(plan, label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…") for plan, label in named]
 
 
 def _columns(connection: sqlite3.Connection, model: int) -> list[_Column]:
@@ -85,6 +85,7 @@ def _setting(num_fewshot: int, bos: str, settings: str) -> str:
         (f"{num_fewshot}-shot", num_fewshot),
         (f"BOS {bos}", bos != "auto"),
         (f"kv {kv}", kv not in (None, "exact")),
+        ("chat", kinds.is_chat(settings)),
         ("fine-tuned", kinds.is_finetuned(settings)),
     )
     return ", ".join(text for text, shown in parts if shown)
@@ -102,7 +103,7 @@ def _column(connection: sqlite3.Connection, model: int, task: int, name: str, se
         setting = f"{setting}, {filter}" if setting else filter
     number = f", n={min(counts)}{f'-{max(counts)}' if len(counts) > 1 else ''}" if counts else ""
     return _Column(
-        (name, setting, f"{metric}{number}"),
+        (visible_name(name), visible_name(setting), visible_name(f"{metric}{number}")),
         {plan: _value(status, documents, value, stderr) for plan, status, documents, value, stderr in rows},
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.results import checksums
 from jaxpaint.results.schema import one
 
 
@@ -41,17 +42,22 @@ def row_id(connection: sqlite3.Connection, table: str, key: Mapping[str, Any], *
     """The id of the row that `key` makes itself, inserted with `others` if it is new; what it has then is kept."""
     row = {**key, **others}
     columns, marks = ", ".join(row), ", ".join("?" * len(row))
-    connection.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", tuple(row.values()))
+    values = tuple(row.values())
+    added = connection.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", values)
+    if added.rowcount > 0:
+        checksums.seal(connection, table, [added.lastrowid or 0])
     same = " AND ".join(f"{column} = ?" for column in key)
     return one(connection, f"SELECT id FROM {table} WHERE {same}", tuple(key.values()))
 
 
 def request_ids(connection: sqlite3.Connection, task: int, entries: Sequence[tuple[int, int, str]]) -> list[int]:
     """`entries`: (document, number, hash of the text). Raises UserError where the stored text is another."""
-    connection.executemany(
+    added = connection.executemany(
         "INSERT OR IGNORE INTO requests (task, document, number, content) VALUES (?, ?, ?, ?)",
         ((task, int(document), int(number), content) for document, number, content in entries),
     )
+    if added.rowcount > 0:
+        checksums.seal(connection, "requests", [task])
     rows = connection.execute("SELECT document, number, id, content FROM requests WHERE task = ?", (task,))
     stored = {(document, number): (id, content) for document, number, id, content in rows}
     ids = []
@@ -71,10 +77,12 @@ def plan_id(connection: sqlite3.Connection, row: PlanRow) -> int:
     """Raises UserError where the label stands for another plan."""
     plan = row_id(connection, "plans", {"text": row.text}, cost=row.cost, depth=row.depth)
     names = "strategy, num_layers, label, start, seed, iterations, times, layer, affected"
-    connection.execute(
+    added = connection.execute(
         f"INSERT OR IGNORE INTO variants (plan, {names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (plan, *(getattr(row, name) for name in names.split(", "))),
     )
+    if added.rowcount > 0:
+        checksums.seal(connection, "variants", [plan])
     label = (row.num_layers, row.label)
     known = one(connection, "SELECT plan FROM variants WHERE (num_layers, label) = (?, ?)", label)
     if known != plan:
@@ -88,9 +96,11 @@ def plan_id(connection: sqlite3.Connection, row: PlanRow) -> int:
 
 def cell_ids(connection: sqlite3.Connection, model: int, task: int, plans: Sequence[int]) -> list[int]:
     """One per plan."""
+    query = "SELECT plan, id FROM cells WHERE (model, task) = (?, ?)"
+    before = dict(connection.execute(query, (model, task)).fetchall())
     connection.executemany(
         "INSERT OR IGNORE INTO cells (model, task, plan) VALUES (?, ?, ?)", ((model, task, int(plan)) for plan in plans)
     )
-    rows = connection.execute("SELECT plan, id FROM cells WHERE (model, task) = (?, ?)", (model, task))
-    stored = dict(rows.fetchall())
+    stored = dict(connection.execute(query, (model, task)).fetchall())
+    checksums.seal(connection, "cells", set(stored.values()) - set(before.values()))
     return [stored[int(plan)] for plan in plans]

@@ -9,6 +9,8 @@ from typing import Any
 
 # Among a task's settings: other settings are another task.
 KV = "kv"  # the cache of a generative task, "exact" or "mean"
+GENERATION = "generation"  # what a generative task's checkpoint itself says of how it is written with
+CHAT_TEMPLATE = "chat_template"  # a digest of what prompts were written by
 FINETUNED = "finetuned"  # how the model was trained on the task before it was scored
 TRAINED_ON = "trained_on"  # a digest of the training examples
 FROZEN = "frozen"  # of GLUE: whether the encoder was left as it is under its classifier
@@ -23,6 +25,11 @@ def kv(settings: str) -> str | None:
     `settings` here and below are as the store keeps them, canonical JSON.
     """
     return json.loads(settings).get(KV)
+
+
+def is_chat(settings: str) -> bool:
+    """Whether prompts were written by the checkpoint's chat template."""
+    return CHAT_TEMPLATE in json.loads(settings)
 
 
 def is_finetuned(settings: str) -> bool:

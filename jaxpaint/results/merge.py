@@ -7,10 +7,13 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from jaxpaint.base.disk import sync
 from jaxpaint.base.errors import UserError
-from jaxpaint.results.schema import connect, explained, one, readable_uri, reading, transaction
+from jaxpaint.base.folders import followed, working_folder
+from jaxpaint.results import checksums
+from jaxpaint.results.damage import find, mend
+from jaxpaint.results.schema import connect, explained, one, readable_uri, transaction, unverified
 
 TOLERANCE = 1e-3  # nats: what packing may change in a log-likelihood
 
@@ -29,12 +32,13 @@ KEYS: Mapping[str, tuple[tuple[str, ...], Mapping[str, str]]] = {
 }
 
 
-def merge(destination: Path, sources: Sequence[Path]) -> None:
+def merge(destination: Path, sources: Sequence[Path]) -> list[str]:
     """Joins the stores `sources` into `destination`, which is made if it is missing and added to if it is there.
 
     A cell that one of the stores has finished with all the scores that any has stays finished. Where each has scores
     that the others lack, the cell is running, with the union of them, until a study finishes it. Metrics, analyses
-    and descriptions that several have are the first store's. Merging a store again changes nothing.
+    and descriptions that several have are the first store's. Merging a store again changes nothing. What is damaged in
+    a store is left out: the lines returned say so.
 
     Raises:
         UserError: a store cannot be read or written, or two contradict each other: other text for one request,
@@ -44,25 +48,43 @@ def merge(destination: Path, sources: Sequence[Path]) -> None:
     if log.exists() and not destination.exists():
         raise UserError(f"{log} is left over from a results store that is gone; remove it, or name another file")
     if destination.exists():
-        with reading(destination):  # what cannot be merged into is said before the work
+        with unverified(destination):  # what cannot be merged into is said before the work
             pass
-    try:
-        temporary = TemporaryDirectory(prefix=f".{destination.name}.merge-", dir=destination.parent)
-    except OSError as error:
-        raise UserError(f"cannot write the results store {destination}: {error.strerror}") from error
-    with temporary as folder, explained(destination), ExitStack() as readers:
-        for source in sources:
-            readers.enter_context(reading(source))
+    left_out = []
+    destination = followed(destination)
+    with working_folder(destination) as folder, explained(destination), ExitStack() as readers:
+        sound = []
+        for number, source in enumerate(sources):
+            reader = readers.enter_context(unverified(source))
+            with explained(source):
+                copy, words = _mended(reader, folder / f"{number}.sqlite")
+            sound.append(copy or source)
+            if words:
+                left_out.append(f"left out of results store {source}, where it is damaged: {words}")
         # All contradictions among the sources are found here, and the destination is touched once.
-        gathered = Path(folder) / "merged.sqlite"
+        gathered = folder / "merged.sqlite"
         with closing(connect(gathered, create=True)) as connection:
-            for source in sources:
-                _add(connection, source, f"results store {source}")
+            for source, file in zip(sources, sound, strict=True):
+                _add(connection, file, f"results store {source}")
         if destination.exists():
             with closing(connect(destination, create=False)) as connection:
+                if words := mend(connection, destination):
+                    left_out.append(f"taken out of results store {destination}, where it was damaged: {words}")
                 _add(connection, gathered, f"results store {destination}")
         else:
             os.replace(gathered, destination)
+            sync(destination.parent)
+    return left_out
+
+
+def _mended(reader: sqlite3.Connection, copy: Path) -> tuple[Path | None, str]:
+    """A copy of a store without what is damaged in it, and that in words; None and "" of a store that is sound."""
+    if not find(reader):
+        return None, ""
+    with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+        reader.backup(connection)
+    with closing(connect(copy, create=False)) as connection:
+        return copy, mend(connection, copy)
 
 
 def _add(connection: sqlite3.Connection, source: Path, blame: str) -> None:
@@ -76,6 +98,7 @@ def _add(connection: sqlite3.Connection, source: Path, blame: str) -> None:
         _add_scores(connection, newest)
         _add_analyses(connection)
         _add_runs(connection)
+        checksums.seal_all(connection)
         for table in KEYS:
             connection.execute(f"DROP TABLE temp.{table}_ids")
     connection.execute("DETACH source")

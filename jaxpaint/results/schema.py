@@ -1,9 +1,10 @@
-"""The results store's file: its tables and views, how it is opened, and what its errors mean to people."""
+"""The results store's file: how it is opened, and what its errors mean to people."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -12,166 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxpaint.base.errors import UserError, first_line
+from jaxpaint.results.layout import APPLICATION_ID, READABLE, STATEMENTS, VERSION
 
-VERSION = 2
-APPLICATION_ID = 0x4A505354  # "JPST"
 LOCK_SECONDS = 60.0
-
-# Statements end with a semicolon, which nothing else here may contain.
-SCHEMA = """
-CREATE TABLE models (
-    id INTEGER PRIMARY KEY,
-    fingerprint TEXT NOT NULL,
-    dtype TEXT NOT NULL,            -- of the computation
-    source TEXT,                    -- folder or hub id
-    revision TEXT,
-    num_layers INTEGER NOT NULL,
-    UNIQUE (fingerprint, dtype)
-);
-CREATE TABLE tasks (
-    id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL,
-    version TEXT NOT NULL,
-    num_fewshot INTEGER NOT NULL,
-    bos TEXT NOT NULL,              -- auto, on, off: as asked
-    settings TEXT NOT NULL,         -- canonical JSON of everything else that changes scores
-    chance REAL,                    -- the score of guessing, NULL where it is not known
-    main_metric TEXT NOT NULL,      -- what figures show
-    UNIQUE (name, version, num_fewshot, bos, settings)
-);
-CREATE TABLE requests (
-    id INTEGER PRIMARY KEY,
-    task INTEGER NOT NULL REFERENCES tasks,
-    document INTEGER NOT NULL,
-    number INTEGER NOT NULL,        -- among the document's requests
-    content TEXT NOT NULL,          -- hash of the request's text
-    UNIQUE (task, document, number)
-);
-CREATE TABLE plans (
-    id INTEGER PRIMARY KEY,
-    text TEXT NOT NULL UNIQUE,
-    cost INTEGER NOT NULL,          -- layer applications
-    depth INTEGER NOT NULL          -- layers on the longest chain
-);
-CREATE TABLE variants (             -- the strategies that a plan stands for in a model of num_layers layers
-    id INTEGER PRIMARY KEY,
-    plan INTEGER NOT NULL REFERENCES plans,
-    strategy TEXT NOT NULL,         -- 'custom': a plan of the user's own, whose label is its text
-    num_layers INTEGER NOT NULL,
-    label TEXT NOT NULL,
-    start INTEGER,
-    seed INTEGER,
-    iterations INTEGER,
-    times INTEGER,
-    layer INTEGER,
-    affected INTEGER,               -- layers that the strategy changes
-    UNIQUE (num_layers, label)
-);
-CREATE TABLE environments (
-    id INTEGER PRIMARY KEY,
-    description TEXT NOT NULL UNIQUE   -- canonical JSON: device, library versions
-);
-CREATE TABLE cells (
-    id INTEGER PRIMARY KEY,
-    model INTEGER NOT NULL REFERENCES models,
-    task INTEGER NOT NULL REFERENCES tasks,
-    plan INTEGER NOT NULL REFERENCES plans,
-    documents INTEGER,              -- how many the metrics cover, NULL before the first are there
-    status TEXT NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'finished', 'not finite')),
-    seconds REAL NOT NULL DEFAULT 0,   -- device time attributed by cost, summed over processes
-    environment INTEGER REFERENCES environments,
-    finished TEXT,                  -- ISO time, UTC
-    UNIQUE (model, task, plan)
-);
-CREATE TABLE scores (
-    cell INTEGER NOT NULL REFERENCES cells,
-    request INTEGER NOT NULL REFERENCES requests,
-    loglikelihood REAL,             -- nats, NULL: the logits were not finite, or the task generates
-    is_greedy INTEGER NOT NULL,
-    text TEXT,                      -- what a generative task's model wrote, NULL: the logits were not finite
-    PRIMARY KEY (cell, request)
-) WITHOUT ROWID;
-CREATE TABLE metrics (
-    cell INTEGER NOT NULL REFERENCES cells,
-    metric TEXT NOT NULL,
-    filter TEXT NOT NULL,
-    value REAL,
-    stderr REAL,
-    higher_is_better INTEGER,
-    PRIMARY KEY (cell, metric, filter)
-) WITHOUT ROWID;
-CREATE TABLE document_scores (      -- 0 or 1 for accuracies, log-likelihood in nats for perplexities
-    cell INTEGER NOT NULL REFERENCES cells,
-    document INTEGER NOT NULL,
-    metric TEXT NOT NULL,
-    filter TEXT NOT NULL,
-    value REAL,
-    PRIMARY KEY (cell, metric, filter, document)
-) WITHOUT ROWID;
-CREATE TABLE analyses (
-    model INTEGER NOT NULL REFERENCES models,
-    plan INTEGER NOT NULL REFERENCES plans,
-    name TEXT NOT NULL,
-    settings TEXT NOT NULL,         -- canonical JSON
-    value TEXT NOT NULL,            -- JSON: nested lists of numbers
-    PRIMARY KEY (model, plan, name, settings)
-) WITHOUT ROWID;
-CREATE TABLE runs (
-    id INTEGER PRIMARY KEY,
-    worker TEXT NOT NULL,
-    started TEXT NOT NULL,          -- ISO time, UTC
-    seconds REAL NOT NULL,
-    executed INTEGER NOT NULL,      -- work in layer applications x positions: what ran
-    distinct_work INTEGER NOT NULL, -- the least that could have
-    separate INTEGER NOT NULL,      -- plan by plan, answer by answer
-    command TEXT,
-    UNIQUE (worker, started)
-);
-CREATE TABLE claims (               -- a live worker is computing what the model's cells miss of a request
-    model INTEGER NOT NULL REFERENCES models,
-    request INTEGER NOT NULL REFERENCES requests,
-    worker TEXT NOT NULL,
-    PRIMARY KEY (request, model)
-) WITHOUT ROWID;
-CREATE INDEX cells_by_task ON cells (task);
-CREATE INDEX variants_by_plan ON variants (plan);
-CREATE VIEW results AS              -- one row per cell, strategy that its plan stands for, and metric
-    SELECT m.source AS model, m.revision, m.fingerprint, m.dtype, m.num_layers,
-        t.name AS task, t.version, t.num_fewshot, t.bos, t.settings, t.chance, t.main_metric,
-        p.text AS plan, p.cost, p.depth,
-        v.strategy, v.label, v.start, v.seed, v.iterations, v.times, v.layer, v.affected,
-        r.metric, r.filter, r.value, r.stderr, r.higher_is_better,
-        c.documents, c.status, c.seconds, c.finished, c.id AS cell
-    FROM cells c
-    JOIN models m ON m.id = c.model
-    JOIN tasks t ON t.id = c.task
-    JOIN plans p ON p.id = c.plan
-    LEFT JOIN variants v ON v.plan = c.plan AND v.num_layers = m.num_layers
-    LEFT JOIN metrics r ON r.cell = c.id;
-CREATE VIEW responses AS            -- one row per cell and request, of whichever kind
-    SELECT m.source AS model, m.fingerprint, m.dtype, t.name AS task, t.num_fewshot, t.bos, t.settings, p.text AS plan,
-        q.document, q.number, s.loglikelihood, s.is_greedy, s.text, s.cell
-    FROM scores s
-    JOIN cells c ON c.id = s.cell
-    JOIN models m ON m.id = c.model
-    JOIN tasks t ON t.id = c.task
-    JOIN plans p ON p.id = c.plan
-    JOIN requests q ON q.id = s.request;
-CREATE VIEW loglikelihoods AS       -- those of tasks that score texts
-    SELECT model, fingerprint, dtype, task, num_fewshot, bos, plan, document, number, loglikelihood, is_greedy, cell
-    FROM responses WHERE json_extract(settings, '$.kv') IS NULL;
-CREATE VIEW generations AS          -- those of tasks that write them
-    SELECT model, fingerprint, dtype, task, num_fewshot, bos, settings, plan, document, number, text, cell
-    FROM responses WHERE json_extract(settings, '$.kv') IS NOT NULL;
-CREATE VIEW document_results AS     -- one row per cell, document and metric
-    SELECT m.source AS model, m.fingerprint, m.dtype, t.name AS task, t.num_fewshot, t.bos, p.text AS plan,
-        d.document, d.metric, d.filter, d.value, d.cell
-    FROM document_scores d
-    JOIN cells c ON c.id = d.cell
-    JOIN models m ON m.id = c.model
-    JOIN tasks t ON t.id = c.task
-    JOIN plans p ON p.id = c.plan
-"""
 
 
 def one(connection: sqlite3.Connection, query: str, values: Sequence[Any] = ()) -> Any:
@@ -199,6 +43,7 @@ def connect(path: Path, *, create: bool, timeout: float = LOCK_SECONDS) -> sqlit
                 _create(connection, timeout)
             _check_header(connection, path)
             _use_wal(connection, timeout)
+            _migrate(connection)
             connection.execute("PRAGMA foreign_keys = ON")
         except BaseException:
             connection.close()
@@ -207,7 +52,7 @@ def connect(path: Path, *, create: bool, timeout: float = LOCK_SECONDS) -> sqlit
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
+def unverified(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only reads, all of it one moment's state, while others write.
 
     Works in a folder without write permission too. SQLite's errors inside the block become UserErrors.
@@ -228,6 +73,17 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
             yield connection
         finally:
             connection.close()
+
+
+@contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """One moment's state for all that the block reads."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def readable_uri(path: Path) -> str:
@@ -254,10 +110,15 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        explain = _EXPLANATIONS.get(_code(error))
+        # Bytes that are no text: Python's own error, which has no code.
+        no_text = str(error).startswith("Could not decode")
+        explain = _EXPLANATIONS.get(sqlite3.SQLITE_CORRUPT if no_text else _code(error))
         if explain is None:
             raise
         raise UserError(f"results store {path}: {explain.format(error=first_line(error), path=path)}") from error
+    except UnicodeDecodeError as error:  # of the text of an error
+        explain = _EXPLANATIONS[sqlite3.SQLITE_CORRUPT]
+        raise UserError(f"results store {path}: {explain.format(error='not text', path=path)}") from error
 
 
 @contextmanager
@@ -322,10 +183,20 @@ def _create(connection: sqlite3.Connection, timeout: float) -> None:
     with transaction(connection):
         if not _is_empty(connection):  # another process was first
             return
-        for statement in SCHEMA.split(";"):
+        for statement in STATEMENTS.values():
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """An older store becomes one of this version, or stays as it is. `jaxpaint.results.damage` fills its checksums."""
+    if one(connection, "PRAGMA user_version") == VERSION:
+        return
+    with transaction(connection):
+        if one(connection, "PRAGMA user_version") != VERSION:  # no other process was first
+            connection.execute(STATEMENTS["checksums"])
+            connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
@@ -345,11 +216,24 @@ def _check_header(connection: sqlite3.Connection, path: Path) -> None:
     if one(connection, "PRAGMA application_id") != APPLICATION_ID:
         raise UserError(f"{path} is an SQLite database of another program, not a results store; give another file name")
     version = one(connection, "PRAGMA user_version")
-    if version != VERSION:
+    if version not in READABLE:
         maker, advice = "an older", "use another file name, or that older version"
         if version > VERSION:
             maker, advice = "a newer", "update jaxpaint"
         raise UserError(
-            f"results store {path} has version {version}, made by {maker} jaxpaint; this one reads version {VERSION}: "
-            f"{advice}"
+            f"results store {path} has version {version}, made by {maker} jaxpaint; this one reads version "
+            f"{READABLE[0]} or {VERSION}: {advice}"
         )
+    needed = {name: _plain(text) for name, text in STATEMENTS.items() if name != "checksums" or version == VERSION}
+    found = connection.execute("SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM main.sqlite_master")
+    made = {name: _plain(text.decode("utf-8", "replace")) for name, text in found if text is not None}
+    if torn := [name for name, text in needed.items() if made.get(name.encode()) != text]:
+        raise UserError(
+            f"results store {path} is damaged: {torn[0]} is not what it was made as; use a copy, or move it away and "
+            "run the study again"
+        )
+
+
+def _plain(sql: str) -> str:
+    """A statement without comments and line ends, which may change."""
+    return " ".join(re.sub("--.*", "", sql).split())

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxpaint.results import checksums
 from jaxpaint.results.keys import row_id
 from jaxpaint.results.kinds import main_filter
 from jaxpaint.results.schema import canonical_json, one
@@ -98,22 +99,18 @@ def add(
     """
     ended = connection.execute("SELECT id FROM cells WHERE status <> 'running'")
     reopened = {cell for (cell,) in ended}.intersection(cell for cell, *_ in values)
-    before = {cell: _count(connection, cell) for cell in reopened}
-    connection.executemany(
-        "INSERT OR IGNORE INTO scores (cell, request, loglikelihood, is_greedy, text) VALUES (?, ?, ?, ?, ?)", values
-    )
+    insert = "INSERT OR IGNORE INTO scores (cell, request, loglikelihood, is_greedy, text) VALUES (?, ?, ?, ?, ?)"
+    added = [row for row in values if connection.execute(insert, row).rowcount > 0]
+    checksums.add_scores(connection, added)
     connection.executemany(
         "UPDATE cells SET status = 'running' WHERE id = ?",
-        [(cell,) for cell, known in before.items() if _count(connection, cell) > known],
+        [(cell,) for cell in reopened.intersection(cell for cell, *_ in added)],
     )
     connection.executemany(
         "UPDATE cells SET seconds = seconds + ? WHERE id = ?",
         [(float(spent), int(cell)) for cell, spent in seconds.items()],
     )
-
-
-def _count(connection: sqlite3.Connection, cell: int) -> int:
-    return one(connection, "SELECT count(*) FROM scores WHERE cell = ?", (cell,))
+    checksums.seal(connection, "cells", {int(cell) for cell in seconds} | {cell for cell, *_ in added})
 
 
 def read(connection: sqlite3.Connection, columns: str, cell: int, requests: Sequence[int]) -> list[tuple[Any, ...]]:
@@ -182,6 +179,8 @@ def finish(
         "UPDATE cells SET documents = ?, status = ?, environment = ?, finished = ? WHERE id = ?",
         (int(documents), status, ran_on, now, cell),
     )
+    for part in ("metrics", "document_scores", "cells"):
+        checksums.seal(connection, part, [cell])
 
 
 def real(value: float | None) -> float | None:

@@ -22,13 +22,15 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.results import checksums
 from jaxpaint.results import claims as results_claims
 from jaxpaint.results import keys as results_keys
 from jaxpaint.results import scores as results_scores
 from jaxpaint.results.claims import Worker
+from jaxpaint.results.damage import mend, reading
 from jaxpaint.results.keys import PlanRow
 from jaxpaint.results.merge import merge
-from jaxpaint.results.schema import LOCK_SECONDS, canonical_json, connect, explained, one, reading, transaction
+from jaxpaint.results.schema import LOCK_SECONDS, canonical_json, connect, explained, one, snapshot, transaction
 from jaxpaint.results.scores import MetricRow
 
 __all__ = ["CellState", "MetricRow", "PlanRow", "Store", "Worker", "merge", "reading"]
@@ -54,9 +56,11 @@ class Store:
     what earlier calls wrote is kept then, and of the failing one nothing.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, mended: str = "") -> None:
         """Use `Store.open`."""
         self.path = path
+        self.mended = mended
+        """What was found damaged and taken out, in words, so that a study computes it again; "" if nothing."""
         self.connection = connection
         """For SELECTs of one's own; all writing goes through the methods."""
 
@@ -64,12 +68,18 @@ class Store:
     def open(cls, path: Path, *, create: bool, timeout: float = LOCK_SECONDS) -> Store:
         """Opens the store at `path`; makes it if it is missing and `create` says so.
 
-        `timeout`: seconds to wait where another program holds a lock.
+        `timeout`: seconds to wait where another program holds a lock. What is damaged is taken out.
 
         Raises:
-            UserError: the file is missing, not a results store, of another version, or cannot be written.
+            UserError: the file is missing, not a results store, of a newer version, cannot be written, or is damaged
+                in other places than its rows.
         """
-        return cls(path, connect(path, create=create, timeout=timeout))
+        connection = connect(path, create=create, timeout=timeout)
+        try:
+            return cls(path, connection, mend(connection, path))
+        except BaseException:
+            connection.close()
+            raise
 
     def close(self) -> None:
         """Closes the file; the last one to do so leaves a single file without companions."""
@@ -239,6 +249,7 @@ class Store:
                 "INSERT OR REPLACE INTO analyses (model, plan, name, settings, value) VALUES (?, ?, ?, ?, ?)",
                 (model, plan, name, canonical_json(settings), text),
             )
+            checksums.seal(connection, "analyses", [plan])
 
     def analysis(self, model: int, plan: int, name: str, settings: Mapping[str, Any]) -> Any | None:
         """A stored analysis as nested lists, None in place of NaN in them; None if there is none."""
@@ -267,12 +278,14 @@ class Store:
         """
         moment = started.astimezone(UTC).isoformat(timespec="microseconds")
         with self._writing() as connection:
-            connection.execute(
+            (run,) = connection.execute(
                 "INSERT INTO runs (worker, started, seconds, executed, distinct_work, separate, command) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (worker, started) DO UPDATE SET seconds = excluded.seconds, "
-                "executed = excluded.executed, distinct_work = excluded.distinct_work, separate = excluded.separate",
+                "executed = excluded.executed, distinct_work = excluded.distinct_work, separate = excluded.separate "
+                "RETURNING id",
                 (worker.id, moment, float(seconds), int(executed), int(distinct_work), int(separate), command),
-            )
+            ).fetchone()
+            checksums.seal(connection, "runs", [run])
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -286,13 +299,8 @@ class Store:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """One moment's state, however many statements."""
-        with explained(self.path):
-            self.connection.execute("BEGIN")
-            try:
-                yield self.connection
-            finally:
-                if self.connection.in_transaction:
-                    self.connection.execute("ROLLBACK")
+        with explained(self.path), snapshot(self.connection):
+            yield self.connection
 
 
 def _nested(value: Any) -> Any:

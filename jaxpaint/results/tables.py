@@ -13,8 +13,9 @@ from types import MappingProxyType
 from typing import Any
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.shown import csv_cell
 from jaxpaint.results.grid import grid
-from jaxpaint.results.schema import VERSION, reading
+from jaxpaint.results.layout import READABLE
 
 CSV_COLUMNS = (
     "model, revision, fingerprint, dtype, num_layers, task, version, num_fewshot, bos, settings, chance, plan, cost, "
@@ -37,6 +38,8 @@ def results_text(store: Path, format: str) -> str:
     """
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r} of results; the formats are {', '.join(FORMATS)}")
+    from jaxpaint.results.damage import reading
+
     with reading(store) as connection:
         return FORMATS[format](connection)
 
@@ -45,7 +48,8 @@ def _csv(connection: sqlite3.Connection) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS.split(", "))
-    writer.writerows(connection.execute(f"SELECT {CSV_COLUMNS} FROM results ORDER BY cell, label, metric, filter"))
+    rows = connection.execute(f"SELECT {CSV_COLUMNS} FROM results ORDER BY cell, label, metric, filter")
+    writer.writerows(map(csv_cell, row) for row in rows)
     return out.getvalue()
 
 
@@ -66,7 +70,7 @@ def _json(connection: sqlite3.Connection) -> str:
     analyses = _rows(connection, "SELECT * FROM analyses ORDER BY model, plan, name, settings")
     for analysis in analyses:
         analysis |= {name: json.loads(analysis[name]) for name in ("settings", "value")}
-    return _dumped({"version": VERSION, **tables, "analyses": analyses})
+    return _dumped({"version": READABLE[0], **tables, "analyses": analyses})
 
 
 def _lm_eval(connection: sqlite3.Connection) -> str:

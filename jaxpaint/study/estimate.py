@@ -21,7 +21,8 @@ from jaxpaint.models import with_layers
 from jaxpaint.plans.plan import Plan, Repeat
 from jaxpaint.plans.shards import shard_of
 from jaxpaint.plans.tree import Branch, prefix_tree
-from jaxpaint.results.schema import canonical_json, reading
+from jaxpaint.results.damage import reading
+from jaxpaint.results.schema import canonical_json
 from jaxpaint.results.scores import covered, seconds_per_application
 from jaxpaint.study.spec import StudySpec
 

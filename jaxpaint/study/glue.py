@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,8 @@ from jaxtyping import Float
 
 from jaxpaint.base.budgets import device_memory, host_memory
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.files import write_whole
+from jaxpaint.base.progress import say
 from jaxpaint.base.words import digest
 from jaxpaint.engine.model import Model, load, require_pooler
 from jaxpaint.plans.plan import Plan
@@ -24,11 +25,13 @@ from jaxpaint.results.store import Store
 from jaxpaint.study.cells import Study, register
 from jaxpaint.study.glue_cells import VERSION, GlueRequests, finish
 from jaxpaint.study.loop import StartBar, no_bar
+from jaxpaint.study.run import tell_mended
 from jaxpaint.study.spec import variants_of
 from jaxpaint.study.trained import Advance, TrainedSummary, Training, run_trained
-from jaxpaint.tasks.glue import Examples, GlueTask, glue_task, load_examples
+from jaxpaint.tasks.glue import KINDS, Examples, GlueTask, glue_task, load_examples
+from jaxpaint.tasks.glue_tsv import tsv_file
 from jaxpaint.tasks.local_data import parse_data_option
-from jaxpaint.training.checkpoints import TrainingCheckpoints
+from jaxpaint.training.checkpoints import TrainingCheckpoints, discard
 from jaxpaint.training.features import Encoded, check_max_length, encode, pooled_features
 from jaxpaint.training.heads import classifier_dropout, train_heads
 from jaxpaint.training.settings import ENCODER, TrainingSettings
@@ -74,7 +77,7 @@ class GlueSpec:
         Raises UserError for an unknown task, a file that is missing, or one for a task or split that is not read.
         """
         tasks = [glue_task(name) for name in self.tasks]
-        given = parse_data_option(self.data)
+        given = parse_data_option(self.data, KINDS, folders=True)
         for name in given:
             if name not in self.tasks:
                 raise UserError(f"--data {name}: {name} is not among --tasks {','.join(self.tasks)}")
@@ -84,7 +87,7 @@ class GlueSpec:
 def _by_split(task: GlueTask, given: Mapping[str | None, Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     known: Sequence[str] = (TRAIN, task.validation_split)
-    for split, path in given.items():
+    for split, path in _of_folder(task, given).items():
         name = split or task.validation_split
         if name not in known:
             raise UserError(f"--data {task.name}:{split}: {task.name} is read from the splits {' and '.join(known)}")
@@ -96,6 +99,19 @@ def _by_split(task: GlueTask, given: Mapping[str | None, Path]) -> dict[str, Pat
             )
         found[name] = path
     return found
+
+
+def _of_folder(task: GlueTask, given: Mapping[str | None, Path]) -> Mapping[str | None, Path]:
+    """A folder of GLUE's own files in place of a file is both splits."""
+    folder = given.get(None)
+    if folder is None or not folder.is_dir():
+        if strange := next((path for path in given.values() if path.is_dir()), None):
+            raise UserError(f"--data {task.name}: {strange} is a folder; give it without a split, {task.name}=FOLDER")
+        return given
+    files: dict[str | None, Path] = {split: tsv_file(folder, split) for split in (TRAIN, task.validation_split)}
+    if lacking := [path.name for path in files.values() if not path.is_file()]:
+        raise UserError(f"--data {task.name}: the folder {folder} has no {' and no '.join(lacking)}")
+    return files | {split: path for split, path in given.items() if split is not None}
 
 
 def run_glue(spec: GlueSpec, *, progress: StartBar = no_bar) -> TrainedSummary:
@@ -115,6 +131,7 @@ def run_glue(spec: GlueSpec, *, progress: StartBar = no_bar) -> TrainedSummary:
         check_max_length(model, requests.task, spec.training.max_length)
     variants = spec.variants(model.num_layers)
     with Store.open(spec.store, create=True) as store:
+        tell_mended(store, say)
         common = [(store, model, requests, variants, spec.training) for requests in tasks]
         if spec.frozen:
             computed, elsewhere = sum(run_frozen(*each, progress) for each in common), 0
@@ -191,7 +208,7 @@ def _logits(
                 break
             logits[number] = tuned.logits(validation)
             _save(file, logits[number])
-            shutil.rmtree(kept, ignore_errors=True)
+            discard(kept)
         told.seeds(number + 1)
     return logits
 
@@ -199,9 +216,9 @@ def _logits(
 def _save(file: Path, logits: np.ndarray) -> None:
     """Whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial.npy")
-    np.save(partial, logits)
-    os.replace(partial, file)
+    content = BytesIO()
+    np.save(content, logits)
+    write_whole(content.getvalue(), file)
 
 
 # --- Encoders as they are ---------------------------------------------------------------------------------

@@ -134,7 +134,8 @@ class Session:
         """What is analysed: a task's texts, without examples before them."""
         spec, data = self.spec, parse_data_option(self.spec.data)
         own = {spec.analysis_task: data[spec.analysis_task]} if spec.analysis_task in data else {}
-        tasks = load_tasks([spec.analysis_task], data=own, num_fewshot=0)
+        how: dict[str, Any] = {"include_path": spec.include_path, "trust": spec.trust_tasks}
+        tasks = load_tasks([spec.analysis_task], data=own, num_fewshot=0, **how)
         return analysis_texts(self.model, spec.bos, tasks, spec.analysis_samples)  # type: ignore[arg-type]
 
     def _analyse(self, study: Study, variants: Sequence[Variant]) -> int:
@@ -167,8 +168,18 @@ def open_session(
         mesh=device_mesh(spec.tensor_parallel),
     )
     requests = spec_requests(spec, model, tasks) if tasks else ()
+    if (writing := next((task for task in requests if task.is_generative), None)) is not None:
+        for line in writing.encoding.generation.lines(model.tokenizer.eos_token_id):
+            tell(line)
     with Store.open(spec.store, create=True) as store, Worker(spec.store) as worker:
+        tell_mended(store, tell)
         yield Session(spec, model, requests, store, worker, progress, tell, command)
+
+
+def tell_mended(store: Store, tell: Callable[[str], None]) -> None:
+    """Says what was found damaged in a store as it was opened."""
+    if store.mended:
+        tell(f"{store.path}: damaged, and computed again where it is asked for: {store.mended}")
 
 
 def _to_stderr(line: str) -> None:
@@ -205,10 +216,12 @@ def spec_tasks(spec: StudySpec) -> Any:
     data = parse_data_option(spec.data)
     if spec.analyses and spec.analysis_task not in spec.tasks:
         data.pop(spec.analysis_task, None)
-    return load_tasks(spec.tasks, data=data, num_fewshot=spec.num_fewshot)
+    how: dict[str, Any] = {"include_path": spec.include_path, "trust": spec.trust_tasks, "asking": spec.asking}
+    return load_tasks(spec.tasks, data=data, num_fewshot=spec.num_fewshot, **how)
 
 
 def spec_requests(spec: StudySpec, model: Model | Source, tasks: Any) -> tuple[TaskRequests, ...]:
     """What loaded tasks ask of the model. Raises UserError as `Encoding.of` and `load_requests`."""
-    encoding = Encoding.of(model, spec.bos)  # type: ignore[arg-type]
-    return load_requests(encoding, tasks, limit=spec.limit, kv=spec.kv)  # type: ignore[arg-type]
+    asking, bos = spec.asking, spec.bos
+    encoding = Encoding.of(model, bos, max_length=spec.max_length, asking=asking)  # type: ignore[arg-type]
+    return load_requests(encoding, tasks, limit=spec.limit, kv=spec.kv, asking=asking)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxpaint.base.bundled import MODEL
 from jaxpaint.base.errors import UserError, first_line
+from jaxpaint.base.texts import read_text
 from jaxpaint.plans.strategies import STRATEGIES, taking
 from jaxpaint.study import values
 from jaxpaint.study.spec import ANALYSES, StudySpec
@@ -59,7 +60,8 @@ KINDS: Mapping[str, values.Kind] = MappingProxyType(
 )
 """What may be set, by the command line's names without the dashes in front."""
 
-COMMAND_LINE_ONLY = ("dry-run", "report")
+# Trust is no file's to give.
+COMMAND_LINE_ONLY = ("dry-run", "report", "trust-tasks")
 _TAKERS = {"seeds": taking("seed"), "loops": taking("iterations"), "times": taking("times")}
 
 
@@ -79,7 +81,9 @@ def spec_from(options: Mapping[str, Any], file: Path | None = None) -> StudySpec
     _take_plans(settings)
     _refuse_incomplete(settings)
     _refuse_unused(given, settings)
-    return StudySpec(**{name.replace("-", "_"): value for name, value in settings.items()})
+    spec = StudySpec(**{name.replace("-", "_"): value for name, value in settings.items()})
+    spec.asking  # noqa: B018  what does not go together is told now
+    return spec
 
 
 def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,13 +119,7 @@ def read_plans(file: Path) -> tuple[str, ...]:
 
     Raises UserError for a file that cannot be read or has no plan, or a line that is not a plan, which it names.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"cannot read {file}: it is not UTF-8 text") from error
-    texts = [line.partition("#")[0].strip() for line in lines]
+    texts = [line.partition("#")[0].strip() for line in read_text(file).split("\n")]
     found = [values.plan(text, f"{file}, line {number}") for number, text in enumerate(texts, 1) if text]
     if not found:
         raise UserError(f"{file} has no plan; write one a line, such as 0-8 {{9-22}}*3 23-31")

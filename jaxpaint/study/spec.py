@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.shards import shard_of
 from jaxpaint.plans.strategies import CUSTOM, STRATEGIES, Variant, family
 from jaxpaint.study import values
+from jaxpaint.tasks.asking import Asking, refuse_both
 from jaxpaint.training.settings import DECODER, TrainingSettings
 
 ANALYSES = ("similarity", "variance", "block_influence", "angular_distance")
@@ -34,6 +35,10 @@ class StudySpec:
     looped-parallel, `times` those of block-repeat; `plans` texts of plans of one's own; `shard` (i, n) the i-th of n
     parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first `analysis_samples` texts of `analysis_task`, for the
     plans of `analysis_strategies` (none named: for all plans).
+    `trust_tasks` lets task files of the user's own run code.
+
+    From `max_length` on they are lm-eval's (`jaxpaint.tasks.asking`): `max_length` in tokens, `include_path` a folder
+    of task files of one's own.
 
     `jaxpaint.study.settings.spec_from` makes one of options and a TOML file, and checks every value.
     """
@@ -61,6 +66,23 @@ class StudySpec:
     analysis_task: str = _setting(values.text, ANALYSIS_TASK)
     shard: tuple[int, int] = _setting(values.shard, (1, 1))
     batch_tokens: int | None = _setting(values.whole(1), None)
+    trust_tasks: bool = _setting(values.switch, False)
+    max_length: int | None = _setting(values.whole(1), None)
+    include_path: Path | None = _setting(values.path, None)  # noqa: RUF009
+    apply_chat_template: bool | str = _setting(values.template, False)
+    system_instruction: str | None = _setting(values.text, None)
+    fewshot_as_multiturn: bool | None = _setting(values.true_or_false, None)
+    gen_kwargs: Mapping[str, Any] | None = _setting(values.pairs, None)
+    samples: Mapping[str, Sequence[int]] | None = _setting(values.samples, None)
+    seed: tuple[int | None, ...] | None = _setting(values.seeds, None)
+
+    @property
+    def asking(self) -> Asking:
+        """How documents are asked. Raises UserError for settings that do not go together."""
+        names = [setting.name for setting in fields(Asking)]
+        asking = Asking(**{name: value for name in names if (value := getattr(self, name)) is not None})
+        refuse_both(self.limit, asking)
+        return asking
 
     def variants(self, num_layers: int) -> tuple[Variant, ...]:
         """Every variant of the whole study on a model of `num_layers` layers, as `variants_of`."""
@@ -99,6 +121,8 @@ class FinetuneSpec:
             raise UserError("there is no task to fine-tune on; give --tasks arc_challenge")
         if not self.study.strategies and not self.study.plans:
             raise UserError("there is no plan to fine-tune; give --strategies skip")
+        if self.study.asking != Asking() or self.study.max_length is not None:
+            raise UserError("fine-tuning asks documents as the tasks say; other ways to ask them are jaxpaint study's")
         if self.study.analyses or self.study.shard != (1, 1):
             raise UserError("fine-tuning has neither analyses nor shards; run those with jaxpaint study")
         if len(self.training.seeds) > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from jaxpaint.results.store import Store
 from jaxpaint.study.cells import Study
 from jaxpaint.study.loop import StartBar, no_bar
 from jaxpaint.study.run import StudySummary
-from jaxpaint.training.checkpoints import claimed
+from jaxpaint.training.checkpoints import claimed, discard
 from jaxpaint.training.settings import TrainingSettings
 
 
@@ -112,7 +111,7 @@ def run_trained(results: Store, trainings: Sequence[Training], progress: StartBa
         with claimed(folder) as is_ours:
             if is_ours and number in training.lacking(results):
                 training.run(number, folder, told)
-                shutil.rmtree(folder, ignore_errors=True)
+                discard(folder)
                 computed += 1
         told.end()
     with suppress(OSError):  # none there, or still with plans of others

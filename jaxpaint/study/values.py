@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
+from jaxpaint.base.documents import checked as checked_shape
+from jaxpaint.base.documents import parse_json, read_json
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.base.numbers import EXPECTED, parse_numbers
 from jaxpaint.plans.plan import Plan
+from jaxpaint.tasks.asking import DEFAULT_SEEDS
 
 Kind: TypeAlias = Callable[[Any], Any]
 
@@ -47,6 +50,12 @@ def choice(*choices: str) -> Kind:
         return value
 
     return of_choices
+
+
+def switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Unfit("true or false")
+    return value
 
 
 def whole(least: int) -> Kind:
@@ -130,6 +139,73 @@ def count_or_numbers(value: Any) -> tuple[int, ...]:
     if not 0 < value <= 100_000:
         raise _Unfit("how many seeds, 1 or more, or a range such as 3-7")
     return tuple(range(value))
+
+
+def true_or_false(value: Any) -> bool:
+    """Of lm-eval's switches that take a word, as it reads them."""
+    if isinstance(value, str):
+        value = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(value.lower())
+    if not isinstance(value, bool):
+        raise _Unfit("true or false")
+    return value
+
+
+def template(value: Any) -> bool | str:
+    """Of a chat: whether, or which by its name."""
+    return value if isinstance(value, bool) else text(value)
+
+
+def pairs(value: Any) -> dict[str, Any]:
+    """Names and values: a table, texts NAME=VALUE,NAME=VALUE, or a JSON object."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    items = [value] if isinstance(value, str) else texts(value)
+    if len(items) == 1 and items[0].lstrip().startswith("{"):
+        return parse_json(items[0], "the JSON object", dict[str, Any])
+    from lm_eval._cli.utils import key_val_to_dict
+
+    try:
+        return {name: each for item in items for name, each in key_val_to_dict(item).items()}
+    except ValueError:
+        raise _Unfit("NAME=VALUE,NAME=VALUE, or a JSON object") from None
+
+
+def samples(value: Any) -> dict[str, list[int]]:
+    """For tasks the indices of documents: a table, a JSON object, or the name of a file that holds one."""
+    from pydantic import Field
+
+    shape = dict[str, list[Annotated[int, Field(ge=0, strict=True)]]]
+    if isinstance(value, Mapping):
+        return checked_shape(value, shape, "it")
+    given = text(value)
+    if given.lstrip().startswith("{"):
+        return parse_json(given, "the JSON object", shape)
+    return read_json(Path(given).expanduser(), shape)
+
+
+def seeds(value: Any) -> tuple[int | None, ...]:
+    """One for all of lm-eval's four, or four (or three) by commas, None among them where nothing is seeded."""
+    if isinstance(value, list) and value and isinstance(value[-1], str):  # the option, of which the last one counts
+        value = value[-1]
+    given = str(value).split(",") if isinstance(value, str | int) and not isinstance(value, bool) else value
+    if not isinstance(given, Sequence):
+        raise _Unfit(SEEDS)
+    found = tuple(None if str(each).strip().lower() == "none" else _seed(each) for each in given)
+    if len(found) == 1:
+        return found * len(DEFAULT_SEEDS)
+    if len(found) not in (len(DEFAULT_SEEDS) - 1, len(DEFAULT_SEEDS)):
+        raise _Unfit(SEEDS)
+    return (*found, *DEFAULT_SEEDS[len(found) :])
+
+
+SEEDS = "a number, or four by commas (of Python, NumPy, torch, few-shot examples), each 0 to 2^32 - 1 or None"
+
+
+def _seed(value: Any) -> int:
+    shown = str(value).strip()
+    if isinstance(value, bool) or not (shown.isascii() and shown.isdigit()) or int(shown) >= 2**32:
+        raise _Unfit(SEEDS)
+    return int(shown)
 
 
 def shard(value: Any) -> tuple[int, int]:

@@ -7,7 +7,7 @@ scores compare.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -17,10 +17,13 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.packing import Request
-from jaxpaint.generation import Prompt, Sampling, generate
+from jaxpaint.generation import GenerationSettings, Prompt, Sampling, generate
+from jaxpaint.generation.settings import HONOURED, NONE, NOT_HONOURED, generation_settings, parse_settings
 from jaxpaint.generation.text import finished_text
 from jaxpaint.models.family import Config, require_decoder
 from jaxpaint.plans.plan import Plan
+from jaxpaint.tasks.asking import USUAL, Asking
+from jaxpaint.tasks.chat import chosen_template, rendered
 
 if TYPE_CHECKING:
     from jaxpaint.engine.model import Model
@@ -34,10 +37,11 @@ Bos: TypeAlias = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt with how its tokens are drawn."""
+    """A prompt with how its tokens are chosen."""
 
     prompt: Prompt
     sampling: Sampling
+    settings: GenerationSettings = NONE
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,15 +49,22 @@ class Encoding:
     """Encodes for the model of `config`, by its `tokenizer`.
 
     `bos` "on" and "off" say whether a beginning-of-sequence token precedes every text (lm-eval's `add_bos_token`);
-    "auto" leaves it to the tokenizer, as lm-eval 0.4.13 does. The paper's runs used off.
+    "auto" leaves it to the tokenizer, as lm-eval 0.4.13 does. The paper's runs used off. `generation` is what the
+    checkpoint says of how it is written with. `longest` is in place of the model's length (lm-eval's `max_length`),
+    `chat_template` what conversations are written by, `drawing_seed` that of drawn tokens.
 
     Raises:
-        UserError: a tokenizer that lacks the BOS token asked for, or every token that could begin a text.
+        UserError: a tokenizer that lacks the BOS token asked for, or every token that could begin a text; a length
+            that the model does not have.
     """
 
     tokenizer: Any
     config: Config
     bos: Bos = "auto"
+    generation: GenerationSettings = NONE
+    longest: int | None = None
+    chat_template: str | None = None
+    drawing_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.bos == "on" and self.tokenizer.bos_token_id is None:
@@ -63,12 +74,25 @@ class Encoding:
                 "this checkpoint's tokenizer has neither a BOS nor an EOS token to stand before an empty context; name "
                 "one in its tokenizer_config.json and convert again"
             )
+        if self.longest is not None and not 1 <= self.longest <= self.config.max_position_embeddings:
+            raise UserError(
+                f"--max-length is {self.longest}; expected 1 to the model's {self.config.max_position_embeddings} "
+                "positions"
+            )
 
     @classmethod
-    def of(cls, model: Model | Source, bos: Bos = "auto") -> Encoding:
-        """A decoder's. Raises UserError for an encoder, or a checkpoint without a tokenizer; else as the class."""
+    def of(
+        cls, model: Model | Source, bos: Bos = "auto", *, max_length: int | None = None, asking: Asking = USUAL
+    ) -> Encoding:
+        """A decoder's, for documents asked so. `max_length` is in tokens (default: the model's).
+
+        Raises UserError for an encoder, a checkpoint without a tokenizer or the chat template asked for; else as the
+        class.
+        """
         require_decoder(model.config, "this evaluation")
-        return cls(model.tokenizer, model.config, bos)
+        template = chosen_template(model.tokenizer, asking.apply_chat_template)
+        settings = generation_settings(model)
+        return cls(model.tokenizer, model.config, bos, settings, max_length, template, asking.drawing_seed)
 
     @property
     def prefix_token_id(self) -> int:
@@ -77,8 +101,18 @@ class Encoding:
         return self.tokenizer.eos_token_id if bos is None else bos
 
     @property
+    def described_generation(self) -> dict[str, Any]:
+        """What of the checkpoint's generation settings is more than ending at the tokenizer's end of sequence."""
+        return self.generation.described(self.tokenizer.eos_token_id)
+
+    @property
     def max_length(self) -> int:
-        return self.config.max_position_embeddings
+        return self.longest or self.config.max_position_embeddings
+
+    def chat(self, turns: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A conversation as text (lm-eval's `apply_chat_template`). Raises UserError where the template fails."""
+        assert self.chat_template is not None
+        return rendered(self.tokenizer, self.chat_template, turns, add_generation_prompt)
 
     def tokens(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
         if add_special_tokens is None:
@@ -155,10 +189,11 @@ class Encoding:
         Raises UserError for generation settings that are not known, a token id outside the model's vocabulary, or no
         room for a context beside the new tokens.
         """
-        context, settings = instance.args
-        values = {**normalize_gen_kwargs(settings, DEFAULT_MAX_GEN_TOKS)}
-        end = self.tokenizer.decode(self.tokenizer.eos_token_id, skip_special_tokens=False)
-        stop = tuple(handle_stop_sequences(values.pop("until", None), eos=end))
+        context, given = instance.args
+        values = {**normalize_gen_kwargs(given, DEFAULT_MAX_GEN_TOKS)}
+        end = self.tokenizer.eos_token_id
+        spelt = None if end is None else self.tokenizer.decode(end, skip_special_tokens=False)
+        stop = tuple(handle_stop_sequences(values.pop("until", None), eos=spelt))
         new = values.pop("max_gen_toks")
         room = self.max_length - new
         if room < 1:
@@ -168,16 +203,29 @@ class Encoding:
             )
         tokens = (self.tokens(context) or [self.prefix_token_id])[-room:]
         self._check_vocabulary(tokens)
+        sampling, settings = self._choosing(instance.task_name, values)
+        if (
+            settings.max_new_tokens is not None
+        ):  # with transformers' generate it goes before the length that a task gives
+            new = min(settings.max_new_tokens, self.config.max_position_embeddings - len(tokens))
+        return Asked(Prompt(tuple(tokens), new, stop), sampling, settings)
+
+    def _choosing(self, task: str, values: dict[str, Any]) -> tuple[Sampling, GenerationSettings]:
+        """Of the generation settings that a task gives besides texts and lengths; they go before the checkpoint's."""
         do_sample = values.pop("do_sample", False)
         temperature = values.pop("temperature", None)
         known = {name: values.pop(name) for name in ("top_k", "top_p", "seed") if name in values}
+        own = {name: values.pop(name) for name in HONOURED if name in values}
+        values = {name: value for name, value in values.items() if value != NOT_HONOURED.get(name, ...)}
         if values:
             raise UserError(
-                f"{instance.task_name}: the generation setting {next(iter(values))!r} is not known; known are until, "
-                "max_gen_toks, do_sample, temperature, top_k, top_p, seed"
+                f"{task}: the generation setting {next(iter(values))!r} is not known; known are until, max_gen_toks, "
+                f"do_sample, temperature, top_k, top_p, seed, {', '.join(HONOURED)}"
             )
-        sampling = Sampling(temperature or 1.0, **known) if do_sample else Sampling()
-        return Asked(Prompt(tuple(tokens), new, stop), sampling)
+        sampling = Sampling(temperature or 1.0, **{"seed": self.drawing_seed, **known}) if do_sample else Sampling()
+        given = parse_settings(own, f"{task}: generation settings")
+        changed = {name: value for name, value in asdict(given).items() if own.get(name) is not None}
+        return sampling, replace(self.generation, **changed)
 
 
 def answers(
@@ -188,10 +236,12 @@ def answers(
     The text is as lm-eval takes it, None where logits were not finite. `options` and errors are those of
     `jaxpaint.generation.generate`.
     """
-    for sampling in dict.fromkeys(each.sampling for each in asked):
-        members = [number for number, each in enumerate(asked) if each.sampling == sampling]
+    for sampling, settings in dict.fromkeys((each.sampling, each.settings) for each in asked):
+        members = [n for n, each in enumerate(asked) if (each.sampling, each.settings) == (sampling, settings)]
         prompts = [asked[number].prompt for number in members]
-        for found in generate(model, prompts, plans, sampling=sampling, **options):
+        for found in generate(model, prompts, plans, sampling=sampling, settings=settings, **options):
             stop, failed = prompts[found.prompt].stop, found.ending == "not finite"
-            text = None if failed else finished_text(model.tokenizer, found.tokens, stop)
+            # The token that ends a text is part of it, unless it is a special one.
+            tokens = found.tokens if found.end is None else (*found.tokens, found.end)
+            text = None if failed else finished_text(model.tokenizer, tokens, stop)
             yield members[found.prompt], found.plan, text

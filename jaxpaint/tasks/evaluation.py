@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.failures import in_words
 from jaxpaint.base.files import write_whole
-from jaxpaint.results.kinds import KV
+from jaxpaint.results.kinds import GENERATION, KV
+from jaxpaint.tasks.asking import USUAL, Asking
 
 if TYPE_CHECKING:
     from jaxpaint.tasks.harness import PlanLM
@@ -22,7 +24,12 @@ PACKAGES = ("jaxpaint", "jax", "jaxlib", "flax", "transformers", "tokenizers", "
 
 
 def evaluate_tasks(
-    lm: PlanLM, tasks: Mapping[str, Any], *, limit: float | None = None, log_samples: bool = False
+    lm: PlanLM,
+    tasks: Mapping[str, Any],
+    *,
+    limit: float | None = None,
+    log_samples: bool = False,
+    asking: Asking = USUAL,
 ) -> dict[str, Any]:
     """Evaluates loaded tasks (`jaxpaint.tasks.load.load_tasks`) and returns lm-eval's results dictionary, extended.
 
@@ -42,9 +49,15 @@ def evaluate_tasks(
     try:
         for portion in portions:
             try:
-                results = evaluate(lm, portion, limit=limit, log_samples=log_samples)  # type: ignore[arg-type]
+                how: Any = {"limit": limit, "log_samples": log_samples, "asking": asking}
+                results = evaluate(lm, portion, **how)  # type: ignore[arg-type]
             except UserError as error:
                 failed |= dict.fromkeys(portion["tasks"], str(error))
+                results = {}
+            except Exception as error:  # what is finished counts, whatever broke
+                if not merged:
+                    raise
+                failed |= dict.fromkeys(portion["tasks"], in_words(error))
                 results = {}
             for key, value in results.items():
                 merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
@@ -84,6 +97,7 @@ def _setting(lm: PlanLM) -> dict[str, Any]:
         "dtype": str(lm.model.dtype),
         KV: lm.kv,
         "max_length": lm.encoding.max_length,
+        **({GENERATION: generation} if (generation := lm.encoding.described_generation) else {}),
     }
 
 

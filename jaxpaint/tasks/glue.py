@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.tasks.local_data import BUILDERS, quiet_datasets, reason
+from jaxpaint.tasks.glue_tsv import read_tsv
+from jaxpaint.tasks.local_data import BUILDERS, builder_of, kind_of, quiet_datasets, reason
 
 HUB = "nyu-mll/glue"
+TSV = (".tsv", ".tsv.gz")
+KINDS = (*BUILDERS, *TSV)
+"""How the names of files with examples end."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class Examples:
 
 
 def load_examples(task: GlueTask, split: str, file: Path | None = None, limit: int | None = None) -> Examples:
-    """The first `limit` examples of a split, from `file` (JSON lines or Parquet) or else from the hub.
+    """The first `limit` examples of a split, from `file` (one of `KINDS`) or else from the hub.
 
     Raises UserError for a file that cannot be read or is empty; a column that is missing; a text that is none; a label
     outside the task's range; validation labels of a regression that are all the same. Rows count from 1.
@@ -110,6 +114,8 @@ def load_examples(task: GlueTask, split: str, file: Path | None = None, limit: i
     where = str(file) if file else f"{HUB} {task.name}, split {split}"
     try:
         found = _columns(task, split, file, limit)
+    except UserError:
+        raise
     except Exception as error:  # `datasets` and its readers raise a dozen unrelated types here
         hint = "" if file else f"; without a network give --data {task.name}:{split}=FILE"
         raise UserError(f"cannot read {where}: {reason(error)}{hint}") from error
@@ -131,14 +137,18 @@ def load_examples(task: GlueTask, split: str, file: Path | None = None, limit: i
     return Examples(tuple(texts), np.array(labels, np.float32 if task.is_regression else np.int32))
 
 
-def _columns(task: GlueTask, split: str, file: Path | None, limit: int | None) -> dict[str, Sequence[Any]]:
+def _columns(task: GlueTask, split: str, file: Path | None, limit: int | None) -> Mapping[str, Sequence[Any]]:
     """A split's first rows, by column; of columns that the task has no use for, the names."""
+    if file and kind_of(file) in TSV:
+        return read_tsv(task, file, limit)
+
     import datasets
 
     with quiet_datasets():
         if file:
+            builder, options = builder_of(file, [file], task.columns)
             files = {split: glob.escape(str(file))}
-            rows = datasets.load_dataset(BUILDERS[file.suffix], data_files=files, split=split)
+            rows = datasets.load_dataset(builder, data_files=files, split=split, **options)
         else:
             rows = datasets.load_dataset(HUB, task.name, split=split)
         if limit is not None:

@@ -15,6 +15,7 @@ from jaxpaint.engine.model import Model
 from jaxpaint.engine.score import score
 from jaxpaint.generation.cache import CacheKind
 from jaxpaint.plans.plan import Plan
+from jaxpaint.tasks.asking import USUAL, Asking
 from jaxpaint.tasks.encoding import Bos, Encoding, answers
 
 Scored: TypeAlias = list[tuple[float, bool]]
@@ -31,9 +32,10 @@ class Work:
 class PlanLM(LM):
     """Scores lm-eval requests with `model` under `plan`, encoded by `encoding`.
 
-    `bos` is as in `Encoding`. `batch_tokens` bounds the positions scored at once, `batch_size` the texts written at
-    once; `kv` is the cache of generation (`jaxpaint.generation.cache`). `progress` gets the total number of tokens to
-    score, or that may be written, and returns a function that is told of the tokens done.
+    `bos`, `max_length` and `asking` are as in `Encoding.of`. `batch_tokens` bounds the positions scored at once,
+    `batch_size` the texts written at once; `kv` is the cache of generation (`jaxpaint.generation.cache`). `progress`
+    gets the total number of tokens to score, or that may be written, and returns a function that is told of the tokens
+    done.
 
     Raises:
         PlanError: the plan names a layer that the model lacks.
@@ -46,13 +48,15 @@ class PlanLM(LM):
         plan: Plan,
         *,
         bos: Bos = "auto",
+        max_length: int | None = None,
+        asking: Asking = USUAL,
         batch_tokens: int | None = None,
         kv: CacheKind = "exact",
         batch_size: int | None = None,
         progress: Callable[[int], Callable[[int], None]] | None = None,
     ) -> None:
         super().__init__()
-        self.encoding = Encoding.of(model, bos)
+        self.encoding = Encoding.of(model, bos, max_length=max_length, asking=asking)
         self.model = model
         self.plan = plan.validate(model.num_layers)
         self.batch_tokens = batch_tokens
@@ -64,6 +68,9 @@ class PlanLM(LM):
     @property
     def tokenizer_name(self) -> str:
         return str(self.model.manifest.get("source", "")).replace("/", "__")
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return self.encoding.chat(chat_history, add_generation_prompt)
 
     def _scores(self, instances: list[Instance]) -> list[Scored]:
         """Of each instance's requests."""

@@ -6,25 +6,25 @@ import logging
 import math
 import random
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError, first_line
+from jaxpaint.tasks.asking import USUAL, Asking, refuse_both
 from jaxpaint.tasks.files import bundled_tasks, find_task_files, may_be_group_or_tag, near_names
 from jaxpaint.tasks.local_data import LocalFiles, check_local_data, quiet_datasets, with_local_data
+from jaxpaint.tasks.sense import refuse_nonsense
 from jaxpaint.tasks.stderrs import bootstrap_in_process
+from jaxpaint.tasks.trust import sandboxed_templates, without_code_of_users
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks.manager import TaskDict
-
-# The defaults of lm-eval's command line (lm_eval.defaults): equal seeds draw equal few-shot examples.
-SEEDS = {"random_seed": 0, "numpy_seed": 1234, "fewshot_seed": 1234}
 
 
 def load_tasks(
@@ -33,6 +33,8 @@ def load_tasks(
     data: Mapping[str, LocalFiles] | None = None,
     num_fewshot: int | None = None,
     include_path: str | Path | Sequence[str | Path] | None = None,
+    trust: bool = False,
+    asking: Asking = USUAL,
 ) -> "TaskDict":
     """Load lm-eval tasks, ready for `evaluate` or `lm_eval.evaluator.evaluate`.
 
@@ -42,9 +44,13 @@ def load_tasks(
         num_fewshot: Examples in the prompt, as in lm-eval's `simple_evaluate`: None keeps each task's own
             number (0 if it has none), and a task that sets 0 itself keeps 0.
         include_path: Folders with task YAML files of the user's own, which go before lm-eval's.
+        trust: Whether a user's own task files may bring code: functions in Python, metrics from the hub.
+        asking: What else lm-eval's command line may say; the same goes to `evaluate` or `build_instances`.
 
     Raises:
-        UserError: An unknown task (with near names), unusable local data, a dataset that cannot be reached.
+        UserError: An unknown task (with near names), unusable local data, a dataset that cannot be reached, code in
+            a task file that is not trusted. Of a document whose choices or right answer make no sense, when requests
+            are made of it.
     """
     if not names:
         raise UserError("no tasks given; name at least one, such as lambada_openai")
@@ -52,8 +58,9 @@ def load_tasks(
         raise UserError(f"num_fewshot is {num_fewshot}; expected 0 or more examples")
     own: dict[str, LocalFiles] = {name: {None: file} for name, file in bundled_tasks().items() if name in names}
     data = {**own, **(data or {})}
-    _set_seeds()
-    with in_tasks():
+    _set_seeds(asking)
+    own_files = bool(include_path) or any(map(_is_file, names))
+    with _told_of(names), in_tasks(), without_code_of_users(trust=trust, own_files=own_files):
         manager, known_names = _manager(names, include_path)
         for name, files in data.items():
             _use_local_data(manager, name, files, num_fewshot)
@@ -73,7 +80,13 @@ def load_tasks(
                 f"for them by --num-fewshot {shots}"
             )
         task.set_config("num_fewshot", shots)
-        task.set_fewshot_seed(SEEDS["fewshot_seed"])
+        task.set_fewshot_seed(asking.seeds["fewshot_seed"])
+        if asking.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
+            own_kwargs = task.get_config("generation_kwargs") or {}
+            task.set_config("generation_kwargs", {**own_kwargs, **asking.gen_kwargs})
+        refuse_nonsense(task)
+    for name in asking.samples:
+        _check_samples(name, asking, tasks["tasks"])
     return tasks
 
 
@@ -84,6 +97,7 @@ def evaluate(
     limit: int | float | None = None,
     log_samples: bool = False,
     bootstrap_iters: int = 100_000,
+    asking: Asking = USUAL,
 ) -> dict[str, Any]:
     """Evaluate a model on loaded tasks; the same tasks may be evaluated again and again, on equal prompts.
 
@@ -93,35 +107,78 @@ def evaluate(
         limit: Documents per task; below 1, the fraction of the task's documents.
         log_samples: Keep each document with its prompts and answers under "samples".
         bootstrap_iters: Resamples for standard errors that have no closed form; 0 gives no standard errors.
+        asking: As in `load_tasks`. A chat template is `lm`'s.
 
     Returns lm-eval's results, and under "config" these settings. Raises UserError for documents that a task cannot
     read, or a limit that is not positive.
     """
     from lm_eval import evaluator
 
-    _begin_anew(tasks, limit)
+    _begin_anew(tasks, limit, asking)
+    chosen = {name: asking.documents(name) for name in tasks["tasks"]} if asking.samples else None
     with in_tasks(), bootstrap_in_process():
         # lm-eval's request cache is keyed by task and tokenizer alone, so no two plans may share it.
         results = evaluator.evaluate(
-            lm, tasks, limit=limit, log_samples=log_samples, bootstrap_iters=bootstrap_iters, cache_requests=False
+            lm,
+            tasks,
+            limit=limit,
+            samples=chosen,
+            log_samples=log_samples,
+            bootstrap_iters=bootstrap_iters,
+            cache_requests=False,
+            system_instruction=asking.system_instruction,
+            apply_chat_template=asking.apply_chat_template,
+            fewshot_as_multiturn=asking.multiturn,
         )
-    return {**results, "config": {"limit": limit, "bootstrap_iters": bootstrap_iters, **SEEDS}}
+    return {**results, "config": {"limit": limit, "bootstrap_iters": bootstrap_iters, **asking.described()}}
 
 
-def build_instances(tasks: "TaskDict", *, limit: int | float | None = None) -> None:
-    """Build every task's `instances` (prompts with their answers), the same as `evaluate` would. Errors as there."""
+def build_instances(
+    tasks: "TaskDict",
+    *,
+    limit: int | float | None = None,
+    asking: Asking = USUAL,
+    chat_template: Callable[..., str] | None = None,
+) -> None:
+    """Build every task's `instances` (prompts with their answers), the same as `evaluate` would. Errors as there.
+
+    `chat_template` makes a text of a conversation, as the `apply_chat_template` of lm-eval's models does.
+    """
     from lm_eval.evaluator_utils import get_sample_size
 
-    _begin_anew(tasks, limit)
+    _begin_anew(tasks, limit, asking)
     with in_tasks():
-        for task in tasks["tasks"].values():
-            task.build_all_requests(limit=get_sample_size(task, limit))
+        for name, task in tasks["tasks"].items():
+            documents = asking.documents(name)
+            task.build_all_requests(
+                limit=get_sample_size(task, limit),
+                samples=documents,
+                system_instruction=asking.system_instruction,
+                apply_chat_template=bool(asking.apply_chat_template),
+                fewshot_as_multiturn=asking.multiturn,
+                chat_template=chat_template,
+            )
+            if documents is not None:
+                for instance in task.instances:
+                    instance.doc_id = documents[instance.doc_id]  # lm-eval counts the chosen ones
+
+
+@contextlib.contextmanager
+def _told_of(names: Sequence[str]) -> Iterator[None]:
+    """What goes wrong while tasks load, before there is any task to name, becomes a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a task file may hold anything
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"cannot load {', '.join(names)}: {reason}") from error
 
 
 @contextlib.contextmanager
 def in_tasks() -> Iterator[None]:
     """For calls into tasks' own code: the libraries are silent, and what goes wrong in it becomes a UserError."""
-    with _quiet():
+    with _quiet(), sandboxed_templates():
         try:
             yield
         except UserError:
@@ -144,13 +201,22 @@ def results_table(results: Mapping[str, Any]) -> str:
     return "\n".join(make_table(results, column) for column in columns)
 
 
-def _begin_anew(tasks: "TaskDict", limit: int | float | None) -> None:
+def _begin_anew(tasks: "TaskDict", limit: int | float | None, asking: Asking) -> None:
     """Checks the limit, and seeds: a second run on the first one's random numbers would draw other examples."""
     if limit is not None and not 0 < limit < math.inf:
         raise UserError(f"limit is {limit}; expected a number of documents per task, or a fraction below 1")
-    _set_seeds()
+    refuse_both(limit, asking)
+    _set_seeds(asking)
     for task in tasks["tasks"].values():
-        task.set_fewshot_seed(SEEDS["fewshot_seed"])
+        task.set_fewshot_seed(asking.seeds["fewshot_seed"])
+
+
+def _check_samples(name: str, asking: Asking, tasks: Mapping[str, Any]) -> None:
+    if name not in tasks:
+        raise UserError(f"--samples: {name!r} is not among the tasks asked for: {', '.join(tasks)}")
+    documents, size = asking.documents(name) or [0], len(tasks[name].eval_docs)
+    if documents[-1] >= size:
+        raise UserError(f"--samples: document {documents[-1]} of {name}, which has {size}, numbered from 0")
 
 
 def _shots(own: int | None, asked: int | None) -> int:
@@ -158,11 +224,13 @@ def _shots(own: int | None, asked: int | None) -> int:
     return (own or 0) if asked is None or own == 0 else asked
 
 
-def _set_seeds() -> None:
+def _set_seeds(asking: Asking) -> None:
     import numpy as np
 
-    random.seed(SEEDS["random_seed"])
-    np.random.seed(SEEDS["numpy_seed"])
+    if (seed := asking.seeds["random_seed"]) is not None:
+        random.seed(seed)
+    if (seed := asking.seeds["numpy_seed"]) is not None:
+        np.random.seed(seed)
 
 
 def _manager(
@@ -172,7 +240,7 @@ def _manager(
     from lm_eval.tasks import TaskManager
 
     folders = _folders(include_path)
-    files = {name: _entry(Path(name)) for name in names if name.endswith((".yaml", ".yml"))}
+    files = {name: _entry(Path(name)) for name in names if _is_file(name)}
     manager = TaskManager(include_defaults=False, include_path=folders)
     wanted = [name for name in names if name not in files and not _is_task(manager.task_index.get(name))]
     stock = find_task_files([name for name in wanted if name not in manager.task_index])
@@ -221,6 +289,10 @@ def _entry(path: Path) -> Any:
         raise UserError(f"the task file {path} names no task; give it a line `task: NAME`")
     entry.yaml_path = path
     return entry
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
 
 
 def _is_task(entry: Any) -> bool:

@@ -2,25 +2,44 @@
 
 import glob
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jaxpaint.base.errors import UserError, first_line
+from jaxpaint.tasks.csv_files import csv_options
 
-BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}  # suffix -> builder of `datasets`
+_TEXT = {".jsonl": "json", ".json": "json", ".csv": "csv"}
+BUILDERS = {**_TEXT, **{f"{kind}.gz": builder for kind, builder in _TEXT.items()}, ".parquet": "parquet"}
+"""The builders of `datasets`, by how the names of their files end."""
 
+_NAMES = {"json": "JSON", "csv": "CSV", "parquet": "Parquet"}
 _SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 LocalFiles = Mapping[str | None, Path]  # split -> file; None is the split that the task evaluates on
 
 
-def parse_data_option(texts: Sequence[str]) -> dict[str, dict[str | None, Path]]:
+def kind_of(path: Path) -> str:
+    """How a file's name ends, .gz with what is before it; "" where it does not end."""
+    endings = [ending.lower() for ending in path.suffixes]
+    return "".join(endings[-2:] if endings[-1:] == [".gz"] else endings[-1:])
+
+
+def builder_of(path: Path, files: Sequence[Path], texts: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
+    """The builder of `datasets` for a file and those of its other splits, and its options; `texts` are columns that
+    hold text whatever it looks like. Raises UserError for CSV files that cannot be read."""
+    builder = BUILDERS[kind_of(path)]
+    return builder, csv_options(files, texts) if builder == "csv" else {}
+
+
+def parse_data_option(
+    texts: Sequence[str], kinds: Collection[str] = tuple(BUILDERS), *, folders: bool = False
+) -> dict[str, dict[str | None, Path]]:
     """Parse `TASK=FILE` and `TASK:SPLIT=FILE` into {task: {split or None: absolute path}}.
 
-    None stands for the split that the task evaluates on. Raises UserError for a text of another form, a file
-    that is missing, empty or of an unknown kind, and a split given twice.
+    None stands for the split that the task evaluates on, or in place of FILE a folder, where `folders` may be. Raises
+    UserError for a text of another form, a file that is missing, empty or not of the `kinds`, and a split given twice.
     """
     data: dict[str, dict[str | None, Path]] = {}
     for text in texts:
@@ -34,7 +53,7 @@ def parse_data_option(texts: Sequence[str]) -> dict[str, dict[str | None, Path]]
         splits, key = data.setdefault(task, {}), split or None
         if key in splits:
             raise UserError(f"--data gives {target!r} twice: {splits[key]} and {file}; give each split once")
-        splits[key] = _checked(file, f"--data {text!r}")
+        splits[key] = _checked(file, f"--data {text!r}", kinds, folders)
     return data
 
 
@@ -85,16 +104,20 @@ def with_local_data(config: Mapping[str, Any], files: LocalFiles, num_fewshot: i
             f"task {task!r} takes its {num_fewshot} few-shot examples from its {fewshot!r} split, which has "
             f"no local file; add --data {task}:{fewshot}=FILE or use --num-fewshot 0"
         )
-    builders = {BUILDERS[path.suffix] for path in given.values()}
+    builders = {_NAMES[BUILDERS[kind_of(path)]] for path in given.values()}
     if len(builders) > 1:
-        raise UserError(f"--data gives {task!r} both JSON and Parquet files; use one kind for all its splits")
+        raise UserError(f"--data gives {task!r} both {' and '.join(sorted(builders))} files; use one kind for all")
+    builder, options = builder_of(given[evaluated], list(given.values()))
     local = dict(config)
     # What the task says about its dataset (a revision, files, a loader) describes the published copy only.
     local |= {
         "custom_dataset": None,
-        "dataset_path": builders.pop(),
+        "dataset_path": builder,
         "dataset_name": None,
-        "dataset_kwargs": {"data_files": {split: glob.escape(str(path)) for split, path in given.items()}},
+        "dataset_kwargs": {
+            "data_files": {split: glob.escape(str(path)) for split, path in given.items()},
+            **options,
+        },
     }
     # lm-eval looks up every split that the configuration names, used or not.
     for key in _SPLIT_KEYS:
@@ -108,13 +131,14 @@ def with_local_data(config: Mapping[str, Any], files: LocalFiles, num_fewshot: i
 
 def check_local_data(task: str, local: Mapping[str, Any]) -> None:
     """Read the files of a configuration from `with_local_data`; UserError names one that cannot be read."""
-    files = local["dataset_kwargs"]["data_files"]
+    builder, options = local["dataset_path"], dict(local["dataset_kwargs"])
+    files = options.pop("data_files")
     try:
-        _load(local["dataset_path"], files)
+        _load(builder, files, options)
     except Exception as error:  # `datasets` and its readers raise a dozen unrelated types here
         for split, file in files.items():
             try:
-                _load(local["dataset_path"], {split: file})
+                _load(builder, {split: file}, options)
             except Exception as cause:
                 raise UserError(f"cannot read {file}, the {split!r} split of task {task!r}: {reason(cause)}") from cause
         # Each is fine alone.
@@ -123,10 +147,10 @@ def check_local_data(task: str, local: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _load(builder: str, files: Mapping[str, str]) -> None:
+def _load(builder: str, files: Mapping[str, str], options: Mapping[str, Any]) -> None:
     import datasets
 
-    for split, rows in datasets.load_dataset(builder, data_files=dict(files)).items():
+    for split, rows in datasets.load_dataset(builder, data_files=dict(files), **options).items():
         if not len(rows):
             raise ValueError(f"no rows for the split {split!r}")
 
@@ -141,14 +165,16 @@ def reason(error: BaseException) -> str:
     return first_line(deepest)
 
 
-def _checked(file: str, option: str) -> Path:
+def _checked(file: str, option: str, kinds: Collection[str], folders: bool) -> Path:
     path = Path(file).expanduser().resolve()
     if path.is_dir():
+        if folders:
+            return path
         raise UserError(f"{option}: {file} is a folder; give a file")
     if not path.is_file():
         raise UserError(f"{option}: there is no file {file}")
-    if path.suffix not in BUILDERS:
-        raise UserError(f"{option}: unknown kind of file {path.suffix or path.name!r}; expected {', '.join(BUILDERS)}")
+    if kind_of(path) not in kinds:
+        raise UserError(f"{option}: unknown kind of file {kind_of(path) or path.name!r}; expected {', '.join(kinds)}")
     if path.stat().st_size == 0:
         raise UserError(f"{option}: the file {file} is empty")
     return path

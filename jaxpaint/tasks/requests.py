@@ -12,8 +12,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.words import text_digest
-from jaxpaint.results.kinds import KV
-from jaxpaint.tasks.load import SEEDS, build_instances, in_tasks
+from jaxpaint.results.kinds import GENERATION, KV
+from jaxpaint.tasks.asking import USUAL, Asking
+from jaxpaint.tasks.load import build_instances, in_tasks
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -83,19 +84,26 @@ class TaskRequests:
 
 
 def load_requests(
-    encoding: Encoding, tasks: TaskDict, *, limit: float | None = None, kv: CacheKind = "exact"
+    encoding: Encoding,
+    tasks: TaskDict,
+    *,
+    limit: float | None = None,
+    kv: CacheKind = "exact",
+    asking: Asking = USUAL,
 ) -> tuple[TaskRequests, ...]:
     """The requests of loaded tasks (`jaxpaint.tasks.load.load_tasks`), encoded on first use; `limit` as in `evaluate`.
 
-    `kv` is the cache with which answers will be written, of which generative tasks' settings tell. Raises UserError for
+    `kv` is the cache with which answers will be written, of which generative tasks' settings tell; `asking` is that of
+    `load_tasks` and of the encoding. Raises UserError for
     documents that a task cannot read, or a limit that is not positive.
     """
-    build_instances(tasks, limit=limit)
+    template = encoding.chat if asking.apply_chat_template else None
+    build_instances(tasks, limit=limit, asking=asking, chat_template=template)
     with in_tasks():
-        return tuple(_of_task(encoding, name, task, kv) for name, task in tasks["tasks"].items())
+        return tuple(_of_task(encoding, name, task, kv, asking) for name, task in tasks["tasks"].items())
 
 
-def _of_task(encoding: Encoding, name: str, task: Task, kv: CacheKind) -> TaskRequests:
+def _of_task(encoding: Encoding, name: str, task: Task, kv: CacheKind, asking: Asking) -> TaskRequests:
     instances = tuple(task.instances)
     answers: dict[int, str] = {}
     identities, owners = [], []
@@ -118,8 +126,8 @@ def _of_task(encoding: Encoding, name: str, task: Task, kv: CacheKind) -> TaskRe
         settings={
             "configuration": _digest(_plain(task.config)),
             "max_length": encoding.max_length,
-            **SEEDS,
-            **({KV: kv} if task.OUTPUT_TYPE == "generate_until" else {}),
+            **asking.settings(name, encoding.chat_template),
+            **(_of_writing(encoding, kv) if task.OUTPUT_TYPE == "generate_until" else {}),
         },
         chance=_chance(task, instances),
         main_metric=_main_metric(task),
@@ -129,6 +137,12 @@ def _of_task(encoding: Encoding, name: str, task: Task, kv: CacheKind) -> TaskRe
         owners=tuple(owners),
         encoding=encoding,
     )
+
+
+def _of_writing(encoding: Encoding, kv: CacheKind) -> dict[str, Any]:
+    """A checkpoint's own settings are named where it has any: without, texts are those of before they were read."""
+    generation = encoding.described_generation
+    return {KV: kv, **({GENERATION: generation} if generation else {})}
 
 
 def _chance(task: Task, instances: Sequence[Instance]) -> float | None:

@@ -66,10 +66,11 @@ def _answered(name: str, number: int, task: Any, document: Any) -> Instance:
     """The request, among those that lm-eval makes of a document, whose answer is right."""
     from lm_eval.api.instance import Instance
 
+    right = _right_choice(name, number, task, document) if task.OUTPUT_TYPE == "multiple_choice" else None
     context = task.fewshot_context(document, num_fewshot=0, gen_prefix=task.doc_to_prefix(document))
     made = task.construct_requests(document, context, metadata=(name, number, 1))
-    if task.OUTPUT_TYPE == "multiple_choice":
-        return made[_right_choice(name, number, task, document)]
+    if right is not None:
+        return made[right]
     if task.OUTPUT_TYPE == "generate_until":
         target = task.doc_to_target(document)
         target = target[0] if isinstance(target, list) else target

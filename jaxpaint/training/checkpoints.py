@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 
+from jaxpaint.base import locks
 from jaxpaint.base.errors import UserError, first_line
-from jaxpaint.base.words import text_digest
+from jaxpaint.base.folders import new_folder, recover
+from jaxpaint.base.siblings import clear, put_back, remove
+from jaxpaint.models.checkpoint import quiet_orbax
 
 State = TypeVar("State")
 
@@ -28,11 +29,8 @@ class TrainingCheckpoints:
         """Keeps a tree of arrays in place of those of earlier steps; UserError where the folder cannot be written."""
         import orbax.checkpoint as ocp
 
-        try:
-            with self._manager() as manager:
-                manager.save(step, args=ocp.args.PyTreeSave(_numbered(state)))
-        except OSError as error:
-            raise UserError(f"cannot write a checkpoint into {self.folder}: {first_line(error)}") from error
+        with new_folder(self.folder, overwrite=True, replaces=Path.is_dir) as folder, _manager(folder) as manager:
+            manager.save(step, args=ocp.args.PyTreeSave(_numbered(state)))
 
     def latest(self, like: Callable[[], State]) -> State | None:
         """The tree written last, with the structure, shapes and devices of what `like` gives, `ShapeDtypeStruct`s.
@@ -41,16 +39,19 @@ class TrainingCheckpoints:
         """
         import orbax.checkpoint as ocp
 
+        recover(self.folder)
         if not self.folder.is_dir():
             return None
         abstract = like()
         leaves = _numbered(abstract)
         arguments = ocp.args.PyTreeRestore(leaves, restore_args=ocp.checkpoint_utils.construct_restore_args(leaves))
         try:
-            with self._manager() as manager:
+            with _manager(self.folder) as manager:
                 step = manager.latest_step()
                 found = None if step is None else manager.restore(step, args=arguments)
-        except (OSError, KeyError, ValueError) as error:
+        except Exception as error:  # whatever Orbax makes of files that are not its own
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
             raise UserError(
                 f"the checkpoint {self.folder} cannot be read: {first_line(error)[:300]}; remove it to begin again"
             ) from error
@@ -58,34 +59,42 @@ class TrainingCheckpoints:
             return None
         return jax.tree.unflatten(jax.tree.structure(abstract), [found[name] for name in leaves])
 
-    @contextmanager
-    def _manager(self) -> Iterator[Any]:
-        """Orbax's, writing before it returns: the next step takes the state's memory over."""
-        import orbax.checkpoint as ocp
 
-        logger = logging.getLogger("absl")
-        level = logger.level
-        logger.setLevel(logging.ERROR)
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
-        try:
-            with ocp.CheckpointManager(self.folder.resolve(), options=options) as manager:
-                yield manager
-        finally:
-            logger.setLevel(level)
+@contextmanager
+def _manager(folder: Path) -> Iterator[Any]:
+    """Orbax's, writing before it returns: the next step takes the state's memory over."""
+    import orbax.checkpoint as ocp
+
+    options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
+    with quiet_orbax(), ocp.CheckpointManager(folder.resolve(), options=options) as manager:
+        yield manager
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[bool]:
-    """Whether a run's folder is this process's alone: of several that work on one store, each run is one's."""
-    from filelock import FileLock, Timeout
+    """Whether a run's folder is this process's alone: of several that work on one store, each run is one's.
 
-    # Not beside the folder: a lock file that others may wait for cannot be removed safely.
-    lock = Path(tempfile.gettempdir()) / f"jaxpaint-{text_digest(str(folder.resolve()))}.lock"
-    try:
-        with FileLock(lock, mode=0o666).acquire(blocking=False):
-            yield True
-    except Timeout:
-        yield False
+    Raises UserError where nothing can be written beside it.
+    """
+    with ExitStack() as stack:
+        while True:
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                is_ours = stack.enter_context(locks.claimed(folder, "training"))
+                break
+            except FileNotFoundError:
+                continue  # another process tidied the folder around it away
+            except OSError as error:
+                raise UserError(f"cannot write into {folder.parent}: {error.strerror}") from error
+        yield is_ours
+
+
+def discard(folder: Path) -> None:
+    """Removes a folder of checkpoints, and what killed writes left beside it."""
+    with suppress(OSError):
+        put_back(folder)
+    clear(folder)
+    remove(folder)
 
 
 def _numbered(tree: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from jaxpaint.engine.model import Model, from_parameters, require_pooler
 from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import shards
 from jaxpaint.models import checkpoint, with_layers
-from jaxpaint.models.family import require_decoder
+from jaxpaint.models.family import require_lm_head
 from jaxpaint.models.sharding import rows
 from jaxpaint.plans.nodes import map_layers
 from jaxpaint.plans.plan import Plan
@@ -81,7 +81,7 @@ def tune_decoder(
         UserError: an encoder, a device whose memory is too small, or a checkpoint that cannot be written or read.
         FloatingPointError: the loss is not finite.
     """
-    require_decoder(model.config, "fine-tuning on answers")
+    require_lm_head(model.config, "fine-tuning on answers")
     own, layers = own_layers(model.checked_plan(plan))
     first = of_layers(parameters, layers)
     count = sum(leaf.size for leaf in jax.tree.leaves(first))

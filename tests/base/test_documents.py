@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
-from jaxpaint.base.documents import checked, parse_json, read_json
+from jaxpaint.base.documents import checked, parse_json, read_json, shown
 from jaxpaint.base.errors import UserError
 
 
@@ -55,7 +55,9 @@ def test_any_value_is_a_shape_or_refused_in_one_line(value):
         assert found.model_dump().items() <= value.items()
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "NaN", "-Infinity", "[1e999, NaN]", "9" * 5000])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "NaN", "-Infinity", "[1e999]", "9" * 5000, "[" * 150 + "]" * 150]
+)
 def test_what_is_no_document(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=r"a\.json"):
@@ -65,6 +67,20 @@ def test_what_is_no_document(tmp_path, text):
 def test_a_wrong_place_is_named_with_what_stands_there():
     with pytest.raises(UserError, match=r": sizes\.1: input should be a valid integer, not 'x'$"):
         checked({"name": "a", "sizes": [1, "x"]}, Pair, "it")
+
+
+def test_what_is_read_can_be_written_again():
+    value = parse_json("[" * 100 + "]" * 100, "it")
+    assert json.loads(json.dumps(value, indent=2)) == value
+
+
+@pytest.mark.parametrize("value", [10**5000, "x" * 1000, "\n\x1b[2J", list(range(1000)), float("nan")], ids=type)
+def test_any_value_is_shown_on_a_short_line(value):
+    assert shown(value).isprintable()
+    assert len(shown(value)) <= 61
+    with pytest.raises(UserError) as caught:
+        checked({"name": value, "sizes": [value], "\n\x07": 1}, dict[str, dict[str, int]], "it")
+    assert str(caught.value).isprintable()
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

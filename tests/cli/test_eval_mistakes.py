@@ -47,11 +47,11 @@ def test_data(refused, store, files, tmp_path) -> None:
     arc, odd = files / "arc_challenge.jsonl", tmp_path / "odd.jsonl"
     odd.write_text('{"other": "thing"}\n')
     (tmp_path / "prose.jsonl").write_text("Once upon a time\n")
-    (tmp_path / "table.csv").write_text("a\n1\n")
+    (tmp_path / "table.txt").write_text("a\n1\n")
     for given, expected in (
         ("arc_challenge", ("expected TASK=FILE",)),
         (f"arc_challenge={tmp_path}/absent.jsonl", ("there is no file", "absent.jsonl")),
-        (f"arc_challenge={tmp_path}/table.csv", ("unknown kind of file '.csv'",)),
+        (f"arc_challenge={tmp_path}/table.txt", ("unknown kind of file '.txt'",)),
         (f"arc_challenge={tmp_path}/prose.jsonl", ("cannot read", "prose.jsonl")),
         (f"arc_challenge={odd}", ("'arc_challenge' cannot use", "columns: other")),
         (f"arc_challenge:dev={arc}", ("has no split 'dev'", "'test'")),
@@ -72,7 +72,7 @@ def test_data(refused, store, files, tmp_path) -> None:
         (["--strategy", "revers", "--start", 1], ("did you mean reverse",)),
         (["--strategy", "", "--start", 1], ("unknown strategy ''",)),
         (["--strategy", "skip", "--start", 1, "--plan", "0"], ("not both",)),
-        (["--seed", 3], ("--seed", "--strategy")),
+        (["--times", 3], ("--times", "--strategy")),  # --seed alone is lm-eval's
         (["--plan", "0", "--start", 0, "--times", 2], ("--start, --times", "--strategy")),
         (["--limit", 0], ("limit is 0",)),
         (["--num-fewshot", -1], ("num_fewshot is -1",)),

@@ -8,6 +8,7 @@ import pytest
 
 import jaxpaint as jp
 from jaxpaint.generation.text import Stream
+from tests.helpers.generation_configs import with_settings
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +112,17 @@ def test_a_stream_shows_what_is_certain(model) -> None:
     assert not any("\N{REPLACEMENT CHARACTER}" in part for part in shown)
     stopping = Stream(model.tokenizer, ["end, and"])
     assert "".join(stopping.more([token]) for token in tokens) == "Ça va? The "
+
+
+def test_the_checkpoints_own_settings_are_told(run, store, folder, model, tmp_path) -> None:
+    whole = by_full_passes(model, "She put the", "0-4", 9)
+    tokens = model.tokenizer.encode(whole, add_special_tokens=False)
+    values = {"eos_token_id": [1, tokens[4]], "num_beams": 3, "max_new_tokens": 2, "temperature": 0.3}
+    copy = with_settings(folder, tmp_path / "model", values)
+    status, out, err = run("generate", "--model", copy, "--prompt", "She put the", "--max-new-tokens", 9)
+    assert status == 0
+    assert out == model.tokenizer.decode(tokens[: tokens.index(tokens[4])]) + "\n"
+    assert f"as the checkpoint's generation settings say: eos_token_id=[1, {tokens[4]}]\n" in err
+    assert "not honoured, though they change its text: num_beams=3\n" in err
+    assert "max_new_tokens" not in err
+    assert "temperature" not in err

@@ -186,6 +186,7 @@ def test_a_report_without_the_full_model_names_this_command(run, bert, data, tmp
     with closing(sqlite3.connect(store)) as connection, connection:
         connection.execute("UPDATE cells SET status = 'running'")
         connection.execute("DELETE FROM metrics")
+        connection.execute("DELETE FROM checksums")  # as though it had been ended before
     status, _, err = run("report", store, "-o", tmp_path / "report")
     assert status == 2
     assert "run `jaxpaint glue --model" in err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ def test_formats(format, run, study, tmp_path) -> None:
     file.write_text("of an earlier run")
     assert run("results", study, "--format", format, "--output", file) == (0, f"wrote {file}\n", "")
     assert file.read_text() == shown[1]
+
+
+def test_a_device_gets_the_text_alone_and_stays(run, study) -> None:
+    before = os.stat(os.devnull)
+    assert run("results", study, "--output", os.devnull) == (0, "", "")
+    assert os.stat(os.devnull).st_ino == before.st_ino
+    if Path("/dev/stdout").exists():
+        text = results_text(study, "csv")
+        assert run("results", study, "--format", "csv", "--output", "/dev/stdout") == (0, text, "")
 
 
 def test_the_formats_hold_the_plans(run, study) -> None:

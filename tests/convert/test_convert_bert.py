@@ -94,7 +94,7 @@ def test_faults_are_named(folder: Path, tmp_path: Path) -> None:
     for change, named in (
         ({name: None}, f"lacks: {name}"),
         ({"bert.encoder.layer.2.output.LayerNorm.gamma": tensors[name].clone()}, "are the same weight"),
-        ({"classifier.weight": torch.ones(2, 32)}, r"does not imply: bert.classifier.weight"),
+        ({"bert.classifier.weight": torch.ones(2, 32)}, r"does not imply: bert.classifier.weight"),
         ({"cls.predictions.decoder.weight": torch.ones(61, 32)}, "differs from"),
         ({name: torch.ones(7)}, "misshapen"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from convert import convert, export
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan
 from tests.helpers.decoders import NUM_LAYERS, Tiny, make_tiny, randomise
+from tests.helpers.hostile import as_first_stores
 
 PLANS = {
     f"0-{NUM_LAYERS - 1}": list(range(NUM_LAYERS)),
@@ -135,3 +137,49 @@ def test_an_interrupted_export_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         export(store, tmp_path / "exported", Plan.parse("0"), progress=interrupt)
     assert not list(tmp_path.glob("*exported*"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../.bashrc", "/etc/passwd", "a/../../.bashrc", "..", "sub/tokenizer.json", "", "a\0b", "C:\\x", "link", "absent"],
+)
+def test_a_manifest_names_only_files_of_the_tokenizer(tmp_path, name):
+    store = make_store(tmp_path, make_tiny("grouped-query"))
+    (store / ".bashrc").write_text("of the store")
+    (store / "tokenizer" / "sub").mkdir()
+    (store / "tokenizer" / "sub" / "tokenizer.json").write_text("{}")
+    (tmp_path / "secret").write_text("mine")
+    (store / "tokenizer" / "link").symlink_to(tmp_path / "secret")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / ".bashrc").write_text("mine")
+    change_tokenizer(store, ["tokenizer.json", name])
+    with pytest.raises(UserError, match=r"manifest\.json|damaged"):
+        export(store, tmp_path / "home" / "out", Plan.parse("0-4"))
+    assert (tmp_path / "home" / ".bashrc").read_text() == "mine"
+    assert [file.name for file in (tmp_path / "home").iterdir()] == [".bashrc"]
+
+
+@pytest.mark.parametrize("names", [["config.json"], ["model.safetensors"], "tokenizer.json", {"a": 1}, [1], [["a"]], 5])
+def test_a_manifest_names_nothing_that_export_writes_itself(tmp_path, names):
+    store = make_store(tmp_path, make_tiny("grouped-query"))
+    (store / "tokenizer" / "model.safetensors").write_text("other weights")
+    change_tokenizer(store, names)
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        export(store, tmp_path / "out", Plan.parse("0-4"))
+    assert not (tmp_path / "out").exists()
+
+
+def change_tokenizer(store: Path, names: object) -> None:
+    """Of a store that has no hashes which would tell."""
+    as_first_stores(store)
+    manifest = json.loads((store / "manifest.json").read_text())
+    (store / "manifest.json").write_text(json.dumps({**manifest, "tokenizer": names}))
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    store = make_store(tmp_path, make_tiny("grouped-query"))
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="GB free and the export needs"):
+        export(store, tmp_path / "out", Plan.parse("0-4"))
+    assert not list(tmp_path.glob("*out*"))

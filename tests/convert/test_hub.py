@@ -53,7 +53,9 @@ def test_hub_ids(tmp_path, cache, monkeypatch):
     assert_converted(store, model)
     manifest = checkpoint.read_manifest(store)
     assert (manifest["source"], manifest["revision"]) == ("owner/name", COMMIT)
-    assert fake.downloaded == [("owner/name", COMMIT, ["config.json", "model.safetensors", "tokenizer.json"])]
+    assert fake.downloaded == [
+        ("owner/name", COMMIT, ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"])
+    ]
     asked = fake.asked
     assert store_for("owner/name", revision=COMMIT) == store
     assert fake.asked == asked

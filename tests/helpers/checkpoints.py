@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,9 @@ SIZES = {
 }
 
 
-def make_model(folder: Path, *, dtype: torch.dtype = torch.float32, shard: str = "1GB", tied: bool = False):
+def make_model(folder: Path, *, dtype: torch.dtype = torch.float32, shard: str = "1GB", tied: bool = False, **config):
     """A random model of transformers, saved as a Hugging Face folder."""
-    model = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=tied))
+    model = LlamaForCausalLM(LlamaConfig(**{**SIZES, "tie_word_embeddings": tied, **config}))
     randomise(model)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     return model
@@ -54,3 +55,42 @@ def edit_tensors(folder: Path, change) -> None:
 def assert_nothing_written(destination: Path) -> None:
     assert not destination.exists()
     assert not list(destination.parent.glob(f".{destination.name}*"))
+
+
+def save_as_meta(model, folder: Path, parts: int, *, embedding_axis: int, **parameters) -> None:
+    """Meta's layout of a model: interleaved rotary rows, its names, split for model parallelism."""
+    columns, rows = ("wq", "wk", "wv", "w1", "w3", "output"), ("wo", "w2")
+
+    def interleaved(weight, heads):
+        return weight.view(heads, 2, -1, HIDDEN).transpose(1, 2).reshape(weight.shape)
+
+    whole = {
+        "tok_embeddings": model.model.embed_tokens.weight,
+        "norm": model.model.norm.weight,
+        "output": model.lm_head.weight,
+    }
+    for number, layer in enumerate(model.model.layers):
+        attention, mlp = layer.self_attn, layer.mlp
+        for name, weight in {
+            "attention.wq": interleaved(attention.q_proj.weight, HEADS),
+            "attention.wk": interleaved(attention.k_proj.weight, KEY_VALUE_HEADS),
+            "attention.wv": attention.v_proj.weight,
+            "attention.wo": attention.o_proj.weight,
+            "feed_forward.w1": mlp.gate_proj.weight,
+            "feed_forward.w2": mlp.down_proj.weight,
+            "feed_forward.w3": mlp.up_proj.weight,
+            "attention_norm": layer.input_layernorm.weight,
+            "ffn_norm": layer.post_attention_layernorm.weight,
+        }.items():
+            whole[f"layers.{number}.{name}"] = weight
+    folder.mkdir()
+    for part in range(parts):
+        shard = {"rope.freqs": torch.ones(2)}
+        for name, weight in whole.items():
+            last = name.split(".")[-1]
+            axis = 0 if last in columns else 1 if last in rows else embedding_axis if last == "tok_embeddings" else None
+            piece = weight if axis is None else weight.chunk(parts, dim=axis)[part]
+            shard[f"{name}.weight"] = piece.detach().clone()
+        torch.save(shard, folder / f"consolidated.{part:02d}.pth")
+    values = {"dim": HIDDEN, "n_layers": LAYERS, "n_heads": HEADS, "norm_eps": 1e-5, "vocab_size": -1, **parameters}
+    (folder / "params.json").write_text(json.dumps(values))

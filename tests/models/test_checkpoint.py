@@ -16,6 +16,7 @@ import pytest
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
+from convert import store_for
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.models import checkpoint
@@ -169,6 +170,24 @@ def test_a_failed_overwrite_keeps_the_old_store(tmp_path, model, store):
         checkpoint.save(store, model.config, fill, dtype="float32", huggingface_config={}, overwrite=True)
     assert checkpoint.restore(store)
     assert not list(tmp_path.glob(".store*"))
+
+
+def test_a_store_whose_replacement_was_killed_is_found_again(tmp_path, model, store):
+    hidden = tmp_path / f".{store.name}.partial-99999999-replaced"
+    before = checkpoint.read_manifest(store)
+    for find in (checkpoint.read_manifest, store_for):
+        store.rename(hidden)
+        find(store)
+        assert checkpoint.read_manifest(store) == before
+        assert not hidden.exists()
+
+
+def test_a_link_to_a_store_stays_a_link(tmp_path, model, store):
+    (tmp_path / "link").symlink_to(store.name)
+    save(model, tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert checkpoint.restore(store)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(["link", store.name])
 
 
 def test_a_destination_that_cannot_be_written(tmp_path, model):

@@ -14,8 +14,7 @@ from jaxpaint.plans.nodes import MAX_COST, MAX_LAYER, MAX_NESTING, MAX_REPEATS
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series
 
 fragments = st.lists(
-    st.sampled_from(["0", "7", "12", "9999", "-", "*", "(", ")", "{", "}", "sum", " ", "3", "\n", "²", "٣", "x"]),
-    max_size=30,
+    st.sampled_from(["0", "7", "12", "9999", *"-*(){}[],–× \n²٣x3", "sum", "range(", "layer_range"]), max_size=30
 ).map("".join)
 
 
@@ -64,6 +63,35 @@ class TestErrors:
             ("0 0*999999 7", 12, "applies layers more than 1000000 times"),
             ("(" * 33 + "1" + ")" * 33, 33, "deeper than 32"),
             ("{" * 32 + "1-2*2" + "}" * 32, 36, "deeper than 32"),
+            # What is pasted and may mean two things, or counts otherwise.
+            ("[0, 16]", 1, "two layers or a range that ends before the second: write 0 16 or 0-15"),
+            ("[9, 10]", 1, "write 9 10 or 9"),
+            ("(0, 20), (15, 30)", 1, "write 0 20 or 0-19"),
+            ("[[0, 16], [8, 24]]", 2, "a list holds layers and ranges alone"),
+            ("[(0, 1, 2), 3]", 2, "a list holds layers and ranges alone"),
+            ("0, 1,", 6, "expected a layer"),
+            ("0,, 1", 3, "found ','"),
+            (", 1", 1, "found ','"),
+            ("(1 2]", 5, "')' to close the '(' of column 1, but found ']'"),
+            ("0:9", 2, "found ':'; a slice of Python's ends before its second number, so that 0:9 is 0-8 here"),
+            ("0–8–9", 4, "found '-'"),
+            ("3×0", 3, "repeat count is 0"),
+            ("range(5, 5)", 1, "range(5, 5) does not name layers from 0 to 9999"),
+            ("0 range(2, -2, -1)", 3, "range(2, -2, -1) does not name layers"),
+            ("range(10000, 9998, -1)", 1, "does not name layers"),
+            ("range(0, 9, 0)", 1, "does not name layers"),
+            ("range(0, 9, 1, 1)", 1, "does not name layers"),
+            ("range 9", 7, "expected '(' after 'range'"),
+            ("range(0 9)", 9, "expected ',' or ')' in range( )"),
+            ("range(0, 10001)", 10, "number 10001 is too large"),
+            ("0 *range(9)", 4, "expected a repeat count"),
+            ("layer_range: [0, 16]", 1, "whose ranges end before their second number; here ranges have both ends, so"),
+            ("layer_range: [0, 16]", 1, "so write 0-15"),
+            ("{'layer_range': [5, 6]}", 3, "so write 5"),
+            ("slices:\n- sources:\n  - layer_range:\n    - 0\n    - 16\n  - layer_range: [8,24]", 1, "write 0-15 8-23"),
+            ("slices: [model: a, layer_range: [0, 4]], [model: b, layer_range: [4, 8]]", 1, "here are several"),
+            ("slices", 1, "write layer_range: [0, 16] as 0-15"),
+            ("layer_range: [16, 0]", 1, "write layer_range: [0, 16] as 0-15"),
         ],
     )
     def test_column_and_words(self, text: str, column: int, words: str) -> None:

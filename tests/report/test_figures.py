@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxpaint.plans import strategies
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import CUSTOM, Strategy, Variant, build, family
 from jaxpaint.report.data import read_store
-from jaxpaint.report.figures import figures_across, study_figures
+from jaxpaint.report.figures import figures_across, save, study_figures
 from jaxpaint.report.figures.style import Drawn
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.tables import study_tables
@@ -234,3 +235,13 @@ def test_legends_of_long_names_stay_on_the_figure(tmp_path: Path) -> None:
             box = legend.get_window_extent()
             assert box.x0 >= 0, drawn.slug
             assert box.x1 <= figure.bbox.width, drawn.slug
+
+
+def test_a_task_of_any_name_makes_a_file_of_the_figure_s_folder(tmp_path: Path) -> None:
+    """Tasks' names come from the store."""
+    slugs = ["skip-../../../x", "skip-a/b", "skip-a-b", "n" * 400, "skip-\x1b[31m"]
+    found = [save(Drawn("4", slug, "T", "C", lambda figure: None), "M", tmp_path)[0] for slug in slugs]
+    assert {file.parent for file in found} == {tmp_path}
+    assert len({*found}) == len(slugs)
+    assert all(re.fullmatch(r"[\w.-]+", file.name) for file in found)
+    assert found[2].name == "figure-04-skip-a-b.png"

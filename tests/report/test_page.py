@@ -17,6 +17,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import CUSTOM, Variant, build, family
 from jaxpaint.report import write_report
+from jaxpaint.report.tables import Table, save
 from jaxpaint.results.schema import connect
 from tests.helpers.report_store import FakeModel, FakeTask, add_analysis, change, write_store
 
@@ -185,6 +186,17 @@ def test_tables_in_csv_and_markdown(report: Path) -> None:
     assert "| custom | 0-2 {3 4} 5-7 | 7 | 8 | 0.75 |" in markdown
 
 
+def test_tables_hold_hostile_names_as_texts(tmp_path: Path) -> None:
+    name = "=1+1|<b>[x](http://e)"
+    table = Table("t", "A table", ("task", name), ((name, -0.25), ("-1", None)))
+    as_csv, as_markdown = save(table, tmp_path)
+    with as_csv.open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [["task", f"'{name}"], [f"'{name}", "-0.25"], ["-1", ""]]
+    cell = r"=1+1\|\<b\>\[x\](http:\//e)"
+    rows = f"| task | {cell} |\n| --- | --- |\n| {cell} | -0.25 |\n| -1 |  |\n"
+    assert as_markdown.read_text(encoding="utf-8") == f"# A table\n\n{rows}"
+
+
 def test_equal_stores_make_equal_reports(store: Path, report: Path, tmp_path: Path) -> None:
     again = write_report(store, tmp_path / "again")
     files = sorted(file.relative_to(report.parent) for file in report.parent.rglob("*") if file.is_file())
@@ -213,6 +225,45 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="left alone"):
         write_report(store, out)
     assert ((out / "notes.txt").read_text(), (out / "report.html").read_bytes()) == ("mine", before)
+
+
+def test_a_link_to_a_report_stays_a_link(tmp_path: Path) -> None:
+    store, real, out = small(tmp_path / "s"), tmp_path / "disk" / "real", tmp_path / "out"
+    write_report(store, real)
+    out.symlink_to(real)
+    change(store, "UPDATE models SET source = 'example/Renamed'")
+    assert "Renamed" in write_report(store, out).read_text()
+    assert out.is_symlink()
+    assert [file.name for file in real.parent.iterdir()] == ["real"]
+    (real / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="left alone"):
+        write_report(store, out)
+    assert (real / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        *("", "[]", "[" * 100_000, "\udcff", '{"files": 5}', '{"files": {"report.html": 1}}', '{"files": [["x"]]}'),
+        *('{"files": ["../x"]}', '{"files": ["notes/../../x"]}'),
+    ],
+)
+def test_a_folder_with_a_strange_marker_is_left_alone(tmp_path: Path, marker: str) -> None:
+    store, out = small(tmp_path / "s"), tmp_path / "out"
+    write_report(store, out)
+    (out / ".jaxpaint-report.json").write_text(marker, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(UserError, match="left alone"):
+        write_report(store, out)
+
+
+def test_links_in_a_report_are_somebody_s(tmp_path: Path) -> None:
+    store, out = small(tmp_path / "s"), tmp_path / "out"
+    write_report(store, out)
+    (tmp_path / "talk").mkdir()
+    (out / "talk").symlink_to(tmp_path / "talk")
+    with pytest.raises(UserError, match="left alone"):
+        write_report(store, out)
+    assert (out / "talk").is_symlink()
 
 
 def test_an_interrupted_report_leaves_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,18 @@ def test_a_killed_workers_claims_are_taken_over(store: Store, tmp_path: Path) ->
     assert not (tmp_path / "study.sqlite-workers").exists()
 
 
+def test_the_lock_of_a_dead_worker_that_had_claimed_nothing_goes(store: Store, tmp_path: Path) -> None:
+    code = "import os, signal, sys; from pathlib import Path; from jaxpaint.results.store import Worker\n"
+    code += "Worker(Path(sys.argv[1])).__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
+    python(code, store.path).wait()
+    locks = tmp_path / "study.sqlite-workers"
+    (left,) = locks.iterdir()
+    with Worker(store.path) as worker, Worker(store.path) as other:
+        assert left not in locks.iterdir()
+        assert {file.stem for file in locks.iterdir()} == {worker.id, other.id}
+    assert not locks.exists()
+
+
 WORKS = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -149,3 +161,17 @@ def test_workers_that_die_and_live_compute_each_score_once(store: Store, tmp_pat
     assert sorted(noted) == sorted(f"{cell},{request}" for cell in cells for request in requests)
     assert store.connection.execute("SELECT count(DISTINCT worker) FROM claims").fetchone()[0] <= 2
     assert len(contents(store.path)["scores"]) == 300
+
+
+def test_a_worker_s_name_leads_nowhere_else(store: Store, tmp_path: Path) -> None:
+    """It comes out of the file, which may be anybody's."""
+    cells, requests = setting(store)
+    (tmp_path / "precious.lock").write_text("mine")
+    for name in ("../precious", str(tmp_path / "precious"), "a\0b", ""):
+        store.connection.execute(
+            "INSERT OR REPLACE INTO claims SELECT model, ?, ? FROM cells LIMIT 1", (requests[0], name)
+        )
+        with Worker(store.path) as worker:
+            assert store.claim(worker, cells, requests) == requests
+            store.release(worker)
+    assert (tmp_path / "precious.lock").read_text() == "mine"

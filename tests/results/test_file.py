@@ -170,7 +170,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.results.store import Store
 from tests.helpers.tiny_results import fill
 path = Path(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (260_000, 260_000))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 try:
     with Store.open(path, create=True) as store:

@@ -21,8 +21,10 @@ def states(path: Path) -> set[tuple]:
 
 
 def change(path: Path, statement: str) -> None:
+    """As though the store had been written so."""
     with sqlite3.connect(path) as connection:
         connection.execute(statement)
+        connection.execute("DELETE FROM checksums")
     connection.close()
 
 
@@ -286,3 +288,12 @@ def test_a_finished_cell_keeps_its_metrics_when_the_other_store_knows_less(tmp_p
     for number, order in enumerate(([other, whole], [whole, other])):
         merge(tmp_path / f"merged-{number}.sqlite", order)
         assert tiny_results.contents(tmp_path / f"merged-{number}.sqlite") == expected
+
+
+def test_a_link_s_target_is_made_and_what_a_kill_left_goes(tmp_path: Path, whole: Path) -> None:
+    (tmp_path / "link.sqlite").symlink_to("real.sqlite")
+    (tmp_path / ".real.sqlite.partial-99999999").mkdir()
+    merge(tmp_path / "link.sqlite", [whole])
+    assert (tmp_path / "link.sqlite").is_symlink()
+    assert tiny_results.contents(tmp_path / "real.sqlite") == tiny_results.contents(whole)
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []

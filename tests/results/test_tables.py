@@ -205,6 +205,17 @@ def test_csv_has_a_row_per_metric(whole: Path) -> None:
     }
 
 
+def test_csv_computes_nothing_in_a_spreadsheet_and_json_is_exact(tmp_path: Path) -> None:
+    name = "=HYPERLINK(1)\x1b"
+    with Store.open(tmp_path / "s.sqlite", create=True) as store:
+        fill(store)
+        store.connection.execute("UPDATE models SET source = ?", (name,))
+        store.connection.execute("DELETE FROM checksums")  # as though written so
+    rows = list(csv.DictReader(io.StringIO(results_text(tmp_path / "s.sqlite", "csv"))))
+    assert {row["model"] for row in rows} == {r"'=HYPERLINK(1)\x1b"}
+    assert json.loads(results_text(tmp_path / "s.sqlite", "json"))["models"][0]["source"] == name
+
+
 def test_json_holds_the_stores_tables(whole: Path) -> None:
     with Store.open(whole, create=False) as store:
         store.add_analysis(1, 2, "variance", {"texts": 100}, [1.0, math.nan])

@@ -11,14 +11,14 @@ def test_the_data_option(tmp_path):
     file.write_text('{"text": "one two"}\n')
     assert parse_data_option([f"t={file}", f"t:train={file}"]) == {"t": {None: file, "train": file}}
     (tmp_path / "empty.jsonl").touch()
-    (tmp_path / "table.csv").write_text("a\n1\n")
+    (tmp_path / "table.txt").write_text("a\n1\n")
     for text, complaint in [
         ("t", "expected TASK=FILE"),
         ("=f", "expected TASK=FILE"),
         ("t:=f", "expected TASK"),
         ("t=", "expected TASK=FILE"),
         (f"t={tmp_path}/no.jsonl", "there is no file"),
-        (f"t={tmp_path}/table.csv", r"unknown kind of file '.csv'; expected .jsonl"),
+        (f"t={tmp_path}/table.txt", r"unknown kind of file '.txt'; expected .jsonl"),
         (f"t={tmp_path}/empty.jsonl", "is empty"),
         (f"t={tmp_path}", "is a folder"),
     ]:

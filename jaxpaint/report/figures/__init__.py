@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxpaint.base.words import text_digest
 from jaxpaint.report.figures.benchmarks import BENCHMARKS
 from jaxpaint.report.figures.finetuned import FINETUNED
 from jaxpaint.report.figures.heatmaps import ITERATIONS, SIMILARITIES, SIMILARITY, STATES
@@ -19,6 +21,7 @@ KINDS = (LAYERS, SIMILARITY, BENCHMARKS, ITERATIONS, ALL_STRATEGIES, FINETUNED, 
 ACROSS_MODELS = (SKIP_ACROSS, SIMILARITIES)
 DOTS_PER_INCH = 160
 CHARACTERS_PER_INCH = 10  # of titles
+SLUG_CHARACTERS = 120
 
 
 def study_figures(measured: Measurements) -> list[Drawn]:
@@ -43,7 +46,7 @@ def save(figure: Drawn, model: str, folder: Path) -> tuple[Path, Path]:
     from matplotlib.figure import Figure
 
     number = f"{int(figure.number):02}" if figure.number.isdigit() else ""
-    stem = "-".join(part for part in ("figure", number, figure.slug) if part)
+    stem = "-".join(part for part in ("figure", number, _file_name(figure.slug)) if part)
     png, pdf = folder / f"{stem}.png", folder / f"{stem}.pdf"
     with matplotlib.rc_context(RC):
         canvas = Figure(figsize=figure.size, layout="constrained")
@@ -53,3 +56,9 @@ def save(figure: Drawn, model: str, folder: Path) -> tuple[Path, Path]:
         canvas.savefig(png, dpi=DOTS_PER_INCH)
         canvas.savefig(pdf, metadata={"CreationDate": None})
     return png, pdf
+
+
+def _file_name(slug: str) -> str:
+    """Of a slug, which names a task of any name: the same, unless that is no file's."""
+    plain = re.sub(r"[^\w.-]+", "-", slug)[:SLUG_CHARACTERS]
+    return plain if plain == slug else f"{plain}-{text_digest(slug)[:8]}"

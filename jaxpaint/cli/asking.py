@@ -1,0 +1,84 @@
+"""lm-eval's switches for how documents are asked."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxpaint.tasks.asking import Asking
+
+
+def add_asking_options(parser) -> None:
+    """None where not given. Words with an underscore in place of the hyphen, as lm-eval spells them, are the same."""
+    group = parser.add_argument_group("how documents are asked, as lm-eval has it")
+    group.add_argument(
+        "--apply-chat-template",
+        nargs="?",
+        const=True,
+        metavar="NAME",
+        help="write prompts by the checkpoint's chat template, or by the one of that name",
+    )
+    group.add_argument("--system-instruction", metavar="T", help="what the system says first")
+    group.add_argument(
+        "--fewshot-as-multiturn",
+        nargs="?",
+        const=True,
+        metavar="BOOL",
+        help="examples are turns of the chat (default: true with --apply-chat-template)",
+    )
+    group.add_argument(
+        "--gen-kwargs",
+        nargs="+",
+        action="extend",
+        metavar="NAME=VALUE",
+        help="generation settings, by commas or as JSON; they go before a task's own and the checkpoint's",
+    )
+    group.add_argument("--include-path", metavar="DIR", help="a folder with task YAML files of your own")
+    group.add_argument(
+        "--samples", metavar="JSON", help="of tasks the documents to ask, by index, as JSON or a file of it"
+    )
+    group.add_argument(
+        "--seed",
+        action="append",
+        metavar="SEEDS",
+        help="of Python, NumPy, drawn tokens and few-shot examples, by commas, or one for all "
+        "(default: 0,1234,1234,1234)",
+    )
+    group.add_argument(
+        "--max-length", type=int, metavar="N", help="longest text in tokens (default: the model's positions)"
+    )
+
+
+def asking_of(options: argparse.Namespace) -> tuple[Asking, dict[str, Any]]:
+    """How to ask, and what else of it concerns loading: `include_path` and `max_length`.
+
+    The seed that is left in the options is the strategy's.
+
+    Raises:
+        UserError: a value of another kind, or what does not go together.
+    """
+    from jaxpaint.study.settings import KINDS
+    from jaxpaint.study.values import checked
+    from jaxpaint.tasks.asking import Asking, refuse_both
+
+    names = [setting.name for setting in fields(Asking)]
+    given = {name: getattr(options, name) for name in (*names, "include_path", "max_length")}
+    options.seed, given["seed"] = _parted(options.seed or [], options.strategy is not None)
+    found = {
+        name: checked(f"--{name.replace('_', '-')}", value, KINDS[name.replace("_", "-")])
+        for name, value in given.items()
+        if value is not None
+    }
+    others = {name: found.pop(name, None) for name in ("include_path", "max_length")}
+    asking = Asking(**found)
+    refuse_both(options.limit, asking)
+    return asking, others
+
+
+def _parted(seeds: list[str], has_strategy: bool) -> tuple[int | None, str | None]:
+    """A strategy's seed, the first single number where there is one, and lm-eval's seeds."""
+    own = next((seed for seed in seeds if has_strategy and seed.strip().isdigit()), None)
+    others = [seed for seed in seeds if seed is not own]
+    return None if own is None else int(own), others[-1] if others else None
