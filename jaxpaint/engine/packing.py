@@ -3,7 +3,8 @@
 A batch is a stream of token blocks without gaps. The requests that begin alike form a tree, laid out depth first from
 the token ids alone: `positions` is a token's depth in its tree and `visible_until` the end of its subtree, which is
 all that attention needs (`jaxpaint.models.attention.visibility`). The stream is cut into rows; a row's queries look
-back over as many rows as the largest tree is long. References: tree attention (SpecInfer, arXiv 2305.09781), Hydragen
+back over as many rows as the largest tree is long; or, where texts are long, it is attended to block by block
+(`jaxpaint.models.blockwise`), whatever its rows. References: tree attention (SpecInfer, arXiv 2305.09781), Hydragen
 (arXiv 2402.05099); a window over a stream in place of padded rows is sliding-window attention's (arXiv 2004.05150).
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.models.blockwise import BLOCK
 
 # Targets that one scored position carries; more become further scored positions of the same token.
 TARGETS_PER_POSITION = 4
@@ -27,6 +29,8 @@ TARGETS_PER_POSITION = 4
 SMALLEST_SHARE = 0.25
 # Rows that a query's tree may reach back over: more of them see fewer keys in vain, and copy keys more often.
 LOOKBACK = 3
+# What a key costs that is attended to block by block, to one in a row's reach.
+BLOCKWISE_COST = 0.5
 # Scored positions are topped up to a multiple of this; the head runs over the real ones only.
 SCORED_MULTIPLE = 64
 # What a batch costs beyond its tokens, as a part of a full one's.
@@ -61,7 +65,8 @@ class Request:
 class Batch:
     """A stream of B*S tokens in B rows of S, and the M positions scored in it; arrays are int32.
 
-    `visible_until` counts from the start of a token's row and may lie `lookback` rows further on. `scored` are
+    `visible_until` counts from the start of a token's row and may lie `lookback` rows further on, any number of them
+    where that is None: then the stream is attended to block by block. `scored` are
     positions in the flattened [B*S] tokens, `targets` up to four token ids at each, `count` how many of the M are real.
     `request_ids` and `slots` (flat positions in `targets`) say where each request's target log-probabilities come out;
     `real_tokens` counts what is not padding.
@@ -70,7 +75,7 @@ class Batch:
     tokens: Int[np.ndarray, "B S"]
     positions: Int[np.ndarray, "B S"]
     visible_until: Int[np.ndarray, "B S"]
-    lookback: int
+    lookback: int | None
     scored: Int[np.ndarray, " M"]
     targets: Int[np.ndarray, "M targets"]
     count: int
@@ -97,43 +102,65 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Tree:
-    """Requests that share a prefix, in sorted order; `size` is their tokens, shared ones counted once."""
+    """Requests that share a prefix, in sorted order; `size` is their tokens, shared ones counted once.
+
+    The longest of them has `depth` tokens.
+    """
 
     members: tuple[int, ...]
     size: int
+    depth: int
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Trees that run in batches of one shape: rows of `length`, each seeing the `lookback` rows before it."""
+    """Trees that run in batches of one shape: rows of `length`, each seeing the `lookback` rows before it.
+
+    With a `lookback` of None the rows are attended to block by block.
+    """
 
     trees: list[_Tree]
     length: int
+    blockwise: bool = False
 
     @property
-    def lookback(self) -> int:
+    def lookback(self) -> int | None:
+        if self.blockwise:
+            return None
         return -(-(max(tree.size for tree in self.trees) - 1) // self.length)
 
     def cost(self, attention_cost: float, batch_tokens: int) -> float:
         """In tokens without attention; every batch costs some more, for reading weights and running less than full."""
-        keys, tokens = (self.lookback + 1) * self.length, sum(tree.size for tree in self.trees)
+        tokens = sum(tree.size for tree in self.trees)
+        if self.lookback is None:
+            # Beside the keys before it a token pays for the rest of its block and of the one in which its tree begins.
+            each = (tree.size * (min(tree.size / 2, tree.depth) + 1.5 * BLOCK) for tree in self.trees)
+            keys = BLOCKWISE_COST * sum(each) / tokens
+        else:
+            keys = (self.lookback + 1) * self.length
         return tokens * (1 + attention_cost * keys) + BATCH_OVERHEAD * batch_tokens * -(-tokens // batch_tokens)
 
 
 def pack(
-    requests: Sequence[Request], *, batch_tokens: int, attention_cost: float, rows_multiple: int = 1
+    requests: Sequence[Request],
+    *,
+    batch_tokens: int,
+    attention_cost: float,
+    rows_multiple: int = 1,
+    blockwise: bool = False,
 ) -> list[Batch]:
     """Packs requests into batches of at most about `batch_tokens` tokens, of one or two shapes.
 
     Row lengths are chosen to cost least, where a token costs `1 + attention_cost * keys in its reach` (the cost of
     attending to one more key relative to all else a layer does for a token). The number of rows in a batch is a
-    multiple of `rows_multiple`, the number of devices that share the rows.
+    multiple of `rows_multiple`, the number of devices that share the rows. With `blockwise` a shape may be one that is
+    attended to block by block.
     """
     order = sorted((i for i, r in enumerate(requests) if r.targets), key=lambda i: requests[i].tokens)
     if not order:
         return []
     batches: list[Batch] = []
-    for group in _cheapest_groups(requests, order, attention_cost, batch_tokens):
+    for group in _cheapest_groups(requests, order, attention_cost, batch_tokens, blockwise):
         batches += _with_equal_room(_batches(requests, group, batch_tokens, rows_multiple))
     return batches
 
@@ -160,7 +187,7 @@ def row_length(at_least: int, smallest: int = 16) -> int:
 
 
 def _cheapest_groups(
-    requests: Sequence[Request], order: list[int], attention_cost: float, batch_tokens: int
+    requests: Sequence[Request], order: list[int], attention_cost: float, batch_tokens: int, blockwise: bool
 ) -> list[_Group]:
     """One group, or two where some requests are much longer than the others."""
     sizes = [len(requests[i].tokens) for i in order]
@@ -174,15 +201,19 @@ def _cheapest_groups(
         trees = _grow_trees(sequences, longer_than, at_most, length * LOOKBACK)
         return _Group(trees, length) if trees else None
 
+    def by_blocks(longer_than: int) -> list[_Group]:
+        trees = _grow_trees(sequences, longer_than, longest, max(longest, batch_tokens)) if blockwise else []
+        return [_Group(trees, BLOCK, blockwise=True)] if trees else []
+
     def cost(groups: list[_Group]) -> float:
         return sum(found.cost(attention_cost, batch_tokens) for found in groups)
 
-    choices = []
+    choices = [by_blocks(0)] if blockwise else []
     for length in lengths:
         reach = length * LOOKBACK
         short = group(length, 0, reach)
         long = [group(other, reach, longest) for other in lengths if other * LOOKBACK >= longest > reach]
-        for pair in product([short], long or [None]):
+        for pair in product([short], [*long, *by_blocks(reach)] or [None]):
             choices.append([found for found in pair if found])
     return min(choices, key=cost)
 
@@ -194,7 +225,7 @@ def _grow_trees(sequences: list[tuple[int, int, int]], longer_than: int, at_most
     """
     trees: list[_Tree] = []
     members: list[int] = []
-    size = common = 0
+    size = depth = common = 0
     for request, tokens, shared in sequences:
         # What two sequences share is the least that any two neighbours between them do.
         common = min(common, shared)
@@ -205,11 +236,11 @@ def _grow_trees(sequences: list[tuple[int, int, int]], longer_than: int, at_most
             size += tokens - common
         else:
             if members:
-                trees.append(_Tree(tuple(members), size))
-            members, size = [request], tokens
-        common = tokens
+                trees.append(_Tree(tuple(members), size, depth))
+            members, size, depth = [request], tokens, 0
+        common, depth = tokens, max(depth, tokens)
     if members:
-        trees.append(_Tree(tuple(members), size))
+        trees.append(_Tree(tuple(members), size, depth))
     return trees
 
 

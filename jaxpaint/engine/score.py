@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxpaint.base.budgets import budgets
+from jaxpaint.base.budgets import budgets, on_cpu
 from jaxpaint.engine.head import ModelOutputError, target_logprobs
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Batch, Request, pack
@@ -173,6 +173,8 @@ def pack_for(model: Model | Source, requests: Sequence[Request], batch_tokens: i
         batch_tokens=batch_tokens or budgets().score_tokens * shards(model),
         attention_cost=attention_cost(model),
         rows_multiple=shards(model),
+        # Its loop over blocks keeps no accelerator busy, and one device of several would run it for all.
+        blockwise=on_cpu() and shards(model) == 1,
     )
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.models import attention as ops
 from jaxpaint.models import rotary
+from jaxpaint.models.blockwise import Blocks, blocks, blockwise_attention
 from jaxpaint.models.family import Traits
 from jaxpaint.models.parts import MLP, norm, stacked
 
@@ -25,18 +26,18 @@ KeysValues: TypeAlias = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
 
 
 class Context(NamedTuple):
-    """What the layers of one batch share: rotary tables (None without) and the visibility mask.
+    """What the layers of one batch share: rotary tables (None without) and what each token sees, a mask or blocks.
 
     Where layers differ in their windows there is a mask for each kind of layer, until `of_kind` takes a layer's own.
     """
 
     cos: Float[Array, "B S 1 rotary"] | None
     sin: Float[Array, "B S 1 rotary"] | None
-    mask: Bool[Array, "B 1 S keys"] | Bool[Array, "kinds B 1 S keys"]
+    mask: Bool[Array, "B 1 S keys"] | Bool[Array, "kinds B 1 S keys"] | Blocks
 
     def of_kind(self, kind: int | Int[Array, ""]) -> Context:
         """What a layer of this kind reads."""
-        return self._replace(mask=self.mask[kind])
+        return self._replace(mask=self.mask.of_kind(kind) if isinstance(self.mask, Blocks) else self.mask[kind])
 
 
 def row_layout(lengths: Int[Array, " B"], size: int) -> tuple[Int[Array, "B S"], Int[Array, "B S"]]:
@@ -90,7 +91,9 @@ class Attention(nnx.Module):
         scale, cap = self.traits.attention_scale, self.traits.attention_cap
         if scale is not None:
             query = query * jnp.asarray(scale * self.config.head_dim**0.5, query.dtype)
-        if pasts is None:
+        if isinstance(context.mask, Blocks):
+            mixed = blockwise_attention(query, key, value, context.mask, cap)
+        elif pasts is None:
             mixed = ops.attention(query, key, value, context.mask, self.implementation, cap=cap)
         else:
             mixed = ops.attention_with_past(query, key, value, context.mask, pasts, cap)
@@ -175,9 +178,17 @@ class Decoder(nnx.Module):
             else nnx.Linear(config.hidden_size, config.vocab_size, use_bias=False, param_dtype=dtype, rngs=rngs)
         )
 
-    def context(self, positions: Int[Array, "B S"], visible_until: Int[Array, "B S"], lookback: int = 0) -> Context:
-        """What the layers need to know of a batch's layout; see `ops.visibility`."""
-        mask = ops.visibility(positions, visible_until, self.windows, lookback)
+    def context(
+        self, positions: Int[Array, "B S"], visible_until: Int[Array, "B S"], lookback: int | None = 0
+    ) -> Context:
+        """What the layers need to know of a batch's layout; see `ops.visibility`.
+
+        With a `lookback` of None rows are one stream that is attended to block by block (`blockwise`).
+        """
+        if lookback is None:
+            mask = blocks(positions, visible_until, self.windows)
+        else:
+            mask = ops.visibility(positions, visible_until, self.windows, lookback)
         if self.traits.rotary_dim is None:
             return Context(None, None, mask)
         config = self.config

@@ -1,0 +1,163 @@
+"""Attention block by block, in memory linear in the length: only blocks in which something is visible are multiplied.
+
+A running softmax adds up one block of keys after the other (FlashAttention, arXiv 2205.14135), in plain products, so it
+needs no kernel of its own. Which blocks a block of queries visits is data, found from the layout once for all layers:
+layouts share an executable. Scores are [keys, queries], the form whose maxima and sums CPUs vectorise.
+
+Not reverse-differentiable: the number of steps is known only when it runs. Training has `attention`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxpaint.models.attention import capped
+
+# Tokens of a block, and blocks of keys that are multiplied at once where all of them are seen by all of the queries:
+# scores that a core's cache holds (docs/log.md).
+BLOCK = 128
+WIDE = 4
+# Query heads at a time, for the same cache.
+HEADS = 12
+_LOWEST = float(jnp.finfo(jnp.float32).min)
+
+
+class Visits(NamedTuple):
+    """Blocks of keys to visit by each block of queries: the first `counts` of `order`."""
+
+    order: Int[Array, "*kinds queries keys"]
+    counts: Int[Array, "*kinds queries"]
+
+
+class Blocks(NamedTuple):
+    """Which keys each of T tokens sees, as `jaxpaint.models.attention.visibility` says, without a mask of T * T.
+
+    Key j is seen by query i when `j <= i < ends[j]`, and `positions[i] - positions[j] < window` where there are windows.
+    `single` blocks of keys need a mask; `wide` ones, `WIDE` blocks each, are seen whole. Where layers differ in their
+    windows, `window`, `single` and `wide` have a leading axis of kinds.
+    """
+
+    ends: Int[Array, " T"]
+    positions: Int[Array, " T"]
+    window: Int[Array, "*kinds"] | None
+    single: Visits
+    wide: Visits
+
+    def of_kind(self, kind: int | Int[Array, ""]) -> Blocks:
+        """What a layer of this kind reads."""
+        own = jax.tree.map(lambda leaf: leaf[kind], (self.window, self.single, self.wide))
+        return Blocks(self.ends, self.positions, *own)
+
+
+def blocks(
+    positions: Int[Array, "#B S"], visible_until: Int[Array, "B S"], windows: Sequence[int | None] = (None,)
+) -> Blocks:
+    """The layout of rows that are one stream, in which what is longer than a row goes on in the next."""
+    rows, length = visible_until.shape
+    size = -(-rows * length // BLOCK) * BLOCK
+    index = jnp.arange(size)
+    ends = (visible_until + jnp.arange(rows)[:, None] * length).reshape(-1)
+    ends = jnp.concatenate([ends, index[ends.size :] + 1])
+    positions = jnp.broadcast_to(positions, visible_until.shape).reshape(-1)
+    positions = jnp.pad(positions, (0, size - positions.size))
+    found = [_visits(positions, ends, window) for window in windows]
+    # A window that no distance reaches is none.
+    window = jnp.array([jnp.iinfo(jnp.int32).max if window is None else window for window in windows], jnp.int32)
+    window = None if set(windows) == {None} else window
+    single, wide = jax.tree.map(lambda *each: jnp.stack(each), *found)
+    whole = Blocks(ends, positions, window, single, wide)
+    return whole.of_kind(0) if len(windows) == 1 else whole
+
+
+def _visits(positions: Int[Array, " T"], ends: Int[Array, " T"], window: int | None) -> tuple[Visits, Visits]:
+    """Of each block of queries the single blocks of keys and the wide ones."""
+    ends, positions = ends.reshape(-1, BLOCK), positions.reshape(-1, BLOCK)
+    index = jnp.arange(len(ends))
+    query, key = index[:, None], index[None, :]
+    visible = (key <= query) & (ends.max(axis=1) > query * BLOCK)
+    whole = (key < query) & (ends.min(axis=1) >= (query + 1) * BLOCK)
+    if window is not None:
+        first, last = positions.min(axis=1), positions.max(axis=1)
+        visible &= first[:, None] - last[None, :] < window
+        whole &= last[:, None] - first[None, :] < window
+    beyond = -len(ends) % WIDE
+    wide = jnp.pad(whole, ((0, 0), (0, beyond))).reshape(len(ends), -1, WIDE).all(axis=-1)
+    single = visible & ~jnp.repeat(wide, WIDE, axis=1)[:, : len(ends)]
+    return _first(single), _first(wide)
+
+
+def _first(chosen: Bool[Array, "queries keys"]) -> Visits:
+    return Visits(jnp.argsort(~chosen, axis=1, stable=True), chosen.sum(axis=1))
+
+
+def blockwise_attention(
+    query: Float[Array, "B S N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    layout: Blocks,
+    cap: float | None = None,
+) -> Float[Array, "B S N H"]:
+    """As `jaxpaint.models.attention.attention` of rows that are one stream, laid out as `layout` says."""
+    heads, head_dim = query.shape[2:]
+    groups = key.shape[2]
+    together = next(n for n in range(groups, 0, -1) if groups % n == 0 and (n == 1 or n * heads // groups <= HEADS))
+    count, shared = groups // together, heads // groups
+    # [parts, together, H, tokens]: parts of the heads run one after the other.
+    queries = _padded(query, BLOCK).reshape(-1, BLOCK, count, together, shared, head_dim)
+    queries = queries.transpose(2, 0, 3, 5, 4, 1).reshape(count, -1, together, head_dim, shared * BLOCK)
+    keys = _padded(key, BLOCK * WIDE).reshape(-1, count, together, head_dim).transpose(1, 2, 0, 3)
+    values = _padded(value, BLOCK * WIDE).reshape(-1, count, together, head_dim).transpose(1, 2, 3, 0)
+    number = queries.shape[1]
+
+    def attended(i: Int[Array, ""]) -> Float[Array, "together H queries"]:
+        part, block = i // number, i % number
+        own = queries[part, block]
+        place = block * BLOCK + jnp.arange(BLOCK)
+
+        def visit(visits: Visits, width: int, masked: bool, n, found):
+            largest, total, mixed = found
+            start = visits.order[block, n] * width
+            near = jax.lax.dynamic_slice(keys, (part, 0, start, 0), (1, together, width, head_dim))[0]
+            scores = jnp.einsum("gkh,ghq->gkq", near, own, preferred_element_type=jnp.float32) * head_dim**-0.5
+            scores = capped(scores, cap)
+            if masked:
+                visible = jnp.tile(_visible(layout, start, width, place), (1, shared))
+                scores = jnp.where(visible, scores, _LOWEST)
+            most = jnp.maximum(largest, scores.max(axis=1))
+            weights = jnp.exp(scores - most[:, None])
+            earlier = jnp.exp(largest - most)
+            near = jax.lax.dynamic_slice(values, (part, 0, 0, start), (1, together, head_dim, width))[0]
+            more = jnp.einsum("ghk,gkq->ghq", near, weights.astype(value.dtype), preferred_element_type=jnp.float32)
+            return most, total * earlier + weights.sum(axis=1), mixed * earlier[:, None] + more
+
+        size = together, shared * BLOCK
+        found = jnp.full(size, _LOWEST), jnp.zeros(size), jnp.zeros((together, head_dim, shared * BLOCK))
+        for visits, width, masked in ((layout.single, BLOCK, True), (layout.wide, BLOCK * WIDE, False)):
+            found = jax.lax.fori_loop(0, visits.counts[block], partial(visit, visits, width, masked), found)
+        return (found[2] / found[1][:, None]).astype(value.dtype)
+
+    mixed = jax.lax.map(attended, jnp.arange(count * number))
+    mixed = mixed.reshape(count, number, together, head_dim, shared, BLOCK).transpose(1, 5, 0, 2, 4, 3)
+    return mixed.reshape(-1, heads, head_dim)[: query.shape[0] * query.shape[1]].reshape(query.shape)
+
+
+def _visible(layout: Blocks, start, width: int, place: Int[Array, " queries"]) -> Bool[Array, "keys queries"]:
+    index = (start + jnp.arange(width))[:, None]
+    ends = jax.lax.dynamic_slice_in_dim(layout.ends, start, width)[:, None]
+    visible = (index <= place) & (place < ends)
+    if layout.window is None:
+        return visible
+    positions = jax.lax.dynamic_slice_in_dim(layout.positions, start, width)[:, None]
+    return visible & (layout.positions[place] - positions < layout.window)
+
+
+def _padded(x: Float[Array, "B S heads H"], multiple: int) -> Float[Array, "T heads H"]:
+    """The rows as one stream, topped up with zeros."""
+    x = x.reshape(-1, *x.shape[2:])
+    return jnp.pad(x, ((0, -len(x) % multiple), (0, 0), (0, 0)))
