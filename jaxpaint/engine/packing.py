@@ -275,7 +275,7 @@ def best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
     return bins
 
 
-def _lay_out(requests: Sequence[Request], trees: list[_Tree], shape: tuple[int, int], lookback: int) -> Batch:
+def _lay_out(requests: Sequence[Request], trees: list[_Tree], shape: tuple[int, int], lookback: int | None) -> Batch:
     """The trees one after the other, topped up with padding."""
     room = shape[0] * shape[1]
     tokens = np.zeros(room, np.int32)

@@ -25,6 +25,8 @@ from jaxpaint.plans.tree import prefix_tree
 
 # Attending to a key costs about twice what its share of the floating-point operations says (softmax, memory).
 ATTENTION_OVERHEAD = 2.0
+# Tokens of a request from which attention block by block is among the choices: below it gains little.
+LONG = 512
 # Outputs under way before the host waits for the oldest: keeps the device busy and the progress bar honest.
 IN_FLIGHT = 2
 
@@ -174,7 +176,7 @@ def pack_for(model: Model | Source, requests: Sequence[Request], batch_tokens: i
         attention_cost=attention_cost(model),
         rows_multiple=shards(model),
         # Its loop over blocks keeps no accelerator busy, and one device of several would run it for all.
-        blockwise=on_cpu() and shards(model) == 1,
+        blockwise=on_cpu() and shards(model) == 1 and any(len(each.tokens) >= LONG for each in requests),
     )
 
 

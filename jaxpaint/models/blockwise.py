@@ -38,9 +38,9 @@ class Visits(NamedTuple):
 class Blocks(NamedTuple):
     """Which keys each of T tokens sees, as `jaxpaint.models.attention.visibility` says, without a mask of T * T.
 
-    Key j is seen by query i when `j <= i < ends[j]`, and `positions[i] - positions[j] < window` where there are windows.
-    `single` blocks of keys need a mask; `wide` ones, `WIDE` blocks each, are seen whole. Where layers differ in their
-    windows, `window`, `single` and `wide` have a leading axis of kinds.
+    Key j is seen by query i when `j <= i < ends[j]` and, where there are windows, at a distance of `positions` below
+    the window. `single` blocks of keys need a mask; `wide` ones, `WIDE` blocks each, are seen whole. Where layers
+    differ in their windows, `window`, `single` and `wide` have a leading axis of kinds.
     """
 
     ends: Int[Array, " T"]
@@ -68,10 +68,10 @@ def blocks(
     positions = jnp.pad(positions, (0, size - positions.size))
     found = [_visits(positions, ends, window) for window in windows]
     # A window that no distance reaches is none.
-    window = jnp.array([jnp.iinfo(jnp.int32).max if window is None else window for window in windows], jnp.int32)
-    window = None if set(windows) == {None} else window
+    none, beyond = set(windows) == {None}, jnp.iinfo(jnp.int32).max
+    bounds = None if none else jnp.array([beyond if window is None else window for window in windows], jnp.int32)
     single, wide = jax.tree.map(lambda *each: jnp.stack(each), *found)
-    whole = Blocks(ends, positions, window, single, wide)
+    whole = Blocks(ends, positions, bounds, single, wide)
     return whole.of_kind(0) if len(windows) == 1 else whole
 
 

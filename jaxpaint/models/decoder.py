@@ -185,6 +185,7 @@ class Decoder(nnx.Module):
 
         With a `lookback` of None rows are one stream that is attended to block by block (`blockwise`).
         """
+        mask: Array | Blocks
         if lookback is None:
             mask = blocks(positions, visible_until, self.windows)
         else:
