@@ -49,9 +49,6 @@ class _Stream:
         for line in lines:
             self.write(line)
 
-    def write(self, text: str) -> int:
-        raise NotImplementedError
-
 
 class Output(_Stream):
     """Standard output: shown on a terminal, exact elsewhere.

@@ -84,7 +84,7 @@ def load_tasks(
         if asking.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
             own_kwargs = task.get_config("generation_kwargs") or {}
             task.set_config("generation_kwargs", {**own_kwargs, **asking.gen_kwargs})
-        refuse_nonsense(task)
+        refuse_nonsense(task, asking.documents(name))
     for name in asking.samples:
         _check_samples(name, asking, tasks["tasks"])
     return tasks

@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 
-def refuse_nonsense(task: Task) -> None:
-    """From now on the task refuses, by its number, a document that it would score senselessly."""
+def refuse_nonsense(task: Task, chosen: Sequence[int] | None = None) -> None:
+    """From now on the task refuses, by its number, a document that it would score senselessly.
+
+    `chosen` are the numbers of the documents that are asked; None for all.
+    """
     construct: Callable[..., Any] = task.construct_requests
 
     @functools.wraps(construct)
     def checked(doc: Any, *arguments: Any, **keywords: Any) -> Any:
         problem = _problem(task, doc)
         if problem:
-            _, number, *_ = keywords.get("metadata") or (None, "?")
-            raise UserError(
-                f"task {task.config.task!r}, document {number}: {problem}; correct the data or leave it out"
-            )
+            place = keywords["metadata"][1]
+            where = f"task {task.config.task!r}, document {place if chosen is None else chosen[place]}"
+            raise UserError(f"{where}: {problem}; correct the data or leave it out")
         return construct(doc, *arguments, **keywords)
 
     task.construct_requests = checked  # type: ignore[method-assign]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 
 from convert import convert
+from tests.helpers.processes import start
 from tests.helpers.tiny_folder import make_folder
 from tests.helpers.tiny_glue import pairs, tiny_store
 from tests.helpers.tiny_results import make_store
@@ -56,18 +55,7 @@ class Place:
             (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
 
     def start(self, arguments: list[object]) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={
-                **os.environ,
-                "JAXPAINT_CACHE": str(self.folder / "cache"),
-                "HF_DATASETS_CACHE": str(self.folder / "datasets"),
-                "HF_HUB_OFFLINE": "1",
-            },
-        )
+        return start(COMMAND, self.folder, *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from convert import convert
+from tests.helpers.processes import start
 from tests.helpers.study_store import assert_equal_stores, rows, scores
 from tests.helpers.tiny_folder import make_folder
 from tests.helpers.tiny_tasks import make_task
@@ -81,19 +81,7 @@ class Study:
     arguments: tuple[str, ...]
 
     def start(self, store: Path, log: Path, *more: str, step_seconds: float = 0.0) -> subprocess.Popen[str]:
-        command = ["study", *self.arguments, "--store", str(store), *more]
-        return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, str(log), str(step_seconds), *command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={
-                **os.environ,
-                "JAXPAINT_CACHE": str(self.folder / "cache"),
-                "HF_DATASETS_CACHE": str(self.folder / "datasets"),
-                "HF_HUB_OFFLINE": "1",
-            },
-        )
+        return start(COMMAND, self.folder, log, step_seconds, "study", *self.arguments, "--store", store, *more)
 
 
 def finish(*processes: subprocess.Popen[str]) -> list[str]:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.tasks.asking import USUAL, Asking
 from jaxpaint.tasks.load import build_instances, evaluate, load_tasks
 from tests.helpers.tiny_tasks import make_task
 from tests.tasks.test_load import HashLM
@@ -14,14 +15,14 @@ from tests.tasks.test_load import HashLM
 CHOICE = {"question": "q", "choices": ["a", "b", "c"], "gold": 1}
 
 
-def task_of(folder: Path, name: str, *rows: dict, **changes: object):
+def task_of(folder: Path, name: str, *rows: dict, asking: Asking = USUAL, **changes: object):
     """The loaded task `name` over the rows given."""
     file = Path(make_task(folder, name))
     config = yaml.safe_load(file.read_text()) | changes
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config["dataset_kwargs"] = {"data_files": {config["test_split"]: str(folder / "rows.jsonl")}}
     file.write_text(json.dumps(config))
-    return load_tasks([str(file)])
+    return load_tasks([str(file)], asking=asking)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,10 @@ def test_a_text_to_predict_is_there(tmp_path, name, row, column):
     tasks = task_of(tmp_path, name, row, {**row, column: None}, doc_to_target=column)
     with pytest.raises(UserError, match=r"document 1: .*None"):
         build_instances(tasks)
+
+
+def test_of_chosen_documents_the_number_is_the_documents_own(tmp_path):
+    asking = Asking(samples={"tiny_choice": [1, 3]})
+    tasks = task_of(tmp_path, "tiny_choice", CHOICE, CHOICE, CHOICE, {**CHOICE, "gold": 7}, asking=asking)
+    with pytest.raises(UserError, match="document 3: its right answer is choice 7"):
+        build_instances(tasks, asking=asking)
