@@ -204,9 +204,8 @@ class Encoding:
         tokens = (self.tokens(context) or [self.prefix_token_id])[-room:]
         self._check_vocabulary(tokens)
         sampling, settings = self._choosing(instance.task_name, values)
-        if (
-            settings.max_new_tokens is not None
-        ):  # with transformers' generate it goes before the length that a task gives
+        # With transformers' generate it goes before the length that a task gives.
+        if settings.max_new_tokens is not None:
             new = min(settings.max_new_tokens, self.config.max_position_embeddings - len(tokens))
         return Asked(Prompt(tuple(tokens), new, stop), sampling, settings)
 
