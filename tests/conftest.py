@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -36,6 +41,20 @@ pytest_plugins = ["tests.helpers.cli_fixtures", "tests.helpers.real_assets"]
 # An example that compiles takes far longer than the next.
 settings.register_profile("jaxpaint", deadline=None)
 settings.load_profile("jaxpaint")
+
+
+# Memory maps of a process: XLA crashes where an executable does not fit into the 65,530 that Linux allows.
+MOST_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_executables() -> Iterator[None]:
+    """Thousands of tests compile more than one process may hold."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(params=VARIATIONS)

@@ -13,6 +13,9 @@ from jaxpaint.base.caches import compiled_folder
 # adds up blocks. Its error is a third smaller at the same speed (docs/log.md), which deep plans amplify.
 EIGEN_MATMUL = {"xla_cpu_experimental_ynn_fusion_type": ""}
 KEPT_SECONDS = 0.1  # of compilation, from which an executable is kept
+# Executables of one function in memory. On a CPU each takes about a hundred of the 65,530 memory maps that Linux allows
+# a process, and where there are no more XLA crashes: five hundred plans, each compiled in.
+MOST_LOADED = 128
 
 
 def persistent_cache() -> str | None:
@@ -80,7 +83,10 @@ def jit(
 
             # Accelerators multiply float32 in fewer bits unless asked; bfloat16 is not affected.
             with jax.default_matmul_precision("highest"):
-                return compiled()(*arguments)
+                result = compiled()(*arguments)
+            if compiled()._cache_size() > MOST_LOADED:
+                compiled().clear_cache()
+            return result
 
         def lower(*arguments: Any) -> Any:
             import jax

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxpaint.base import compilation
+
 # Half a second of compiling on one core: less than JAX keeps by itself, as each executable of a batch shape is.
 CODE = """
 import jax, jax.numpy as jnp
@@ -31,3 +33,18 @@ def test_what_compiles_fast_is_kept_unless_the_user_says_otherwise(
     environment = {**os.environ, "JAXPAINT_CACHE": str(tmp_path), **asked}
     subprocess.run([sys.executable, "-c", CODE], cwd=Path(__file__).parents[2], env=environment, check=True)
     assert any("jit_deep" in file.name for file in tmp_path.rglob("*")) == kept
+
+
+def test_no_function_holds_more_executables_than_a_process_may(monkeypatch):
+    monkeypatch.setattr(compilation, "MOST_LOADED", 3)
+
+    @compilation.jit("number")
+    def times(x, number):
+        return x * number
+
+    loaded = []
+    for number in range(12):
+        assert times(2.0, number) == 2.0 * number
+        loaded.append(times.executables())
+    assert max(loaded) == 3
+    assert times(2.0, 11) == 22.0
