@@ -16,6 +16,7 @@ from jaxpaint.base.locks import held
 from jaxpaint.base.siblings import REPLACED, clear, left, put_back, remove, unused
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h and fs.h
+_SPARE_FILES = 6  # open at once while a folder and what is in it are removed
 _NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 
@@ -75,10 +76,13 @@ def working_folder(destination: Path) -> Iterator[Path]:
         put_back(destination)
         clear(destination)
         partial = unused(destination)
+        spare = [os.open(destination.parent, os.O_RDONLY) for _ in range(_SPARE_FILES)]
         try:
             partial.mkdir()
             yield partial
         finally:
+            for descriptor in spare:  # what failed may have been that no more files can be opened
+                os.close(descriptor)
             remove(partial)
             put_back(destination)
             clear(destination)

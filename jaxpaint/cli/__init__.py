@@ -24,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from jaxpaint.cli.failures import alone, told
     from jaxpaint.cli.streams import careful
 
-    with careful() as output:
+    with careful() as output, alone():  # until the exception is forgotten, and all that it held
         try:
-            with alone(), interrupts.handled():
+            with interrupts.handled():
                 from jaxpaint.cli.parsing import parsed
 
                 options = parsed(sys.argv[1:] if arguments is None else arguments)

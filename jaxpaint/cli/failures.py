@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,14 +23,15 @@ from jaxpaint.plans.plan import PlanError
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within it nothing but `told` tells of exceptions: not threads, finalizers and native code on their own."""
+    """Within it nothing but `told` tells of failures: not threads, finalizers and native code on their own."""
     if _shown():
         yield
         return
     hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     sys.excepthook = threading.excepthook = sys.unraisablehook = _silent
     try:
-        yield
+        with warnings.catch_warnings():
+            yield
     finally:
         sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
 
@@ -42,6 +44,8 @@ def told(error: Exception | KeyboardInterrupt, output: Output) -> int:
     """Says in a line why the command ended, with the exception's notes, and returns the exit status."""
     if _shown():
         traceback.print_exception(error, file=sys.stderr)
+    else:
+        warnings.simplefilter("ignore")  # until `alone` ends: of what is left unfinished
     # What was interrupted may raise something of its own, such as XLA.
     if isinstance(error, KeyboardInterrupt) or (interrupts.received() and mendable(error) is None):
         _say(interrupts.word(), error)

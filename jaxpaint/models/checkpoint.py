@@ -245,20 +245,21 @@ def _orbax(**settings: Any) -> Iterator[Any]:
 def quiet_orbax() -> Iterator[None]:
     """Orbax keeps warnings about its own settings to itself, and prints no error that it raises anyway."""
     logger, hook = logging.getLogger("absl"), sys.unraisablehook
-    level = logger.level
 
     def without_late_ones(dropped: sys.UnraisableHookArgs) -> None:
         if not (isinstance(dropped.exc_value, RuntimeError) and "Event loop is closed" in str(dropped.exc_value)):
             hook(dropped)
 
-    logger.setLevel(logging.CRITICAL)
+    logger.addFilter(_not_orbax)
     sys.unraisablehook = without_late_ones
-    try:
-        yield
-        # Not after an error: writes that were begun beside the one that failed may still fail.
-        sys.unraisablehook = hook
-    finally:
-        logger.setLevel(level)
+    yield
+    # Not after an error: writes that were begun beside the one that failed may still fail, in threads of their own.
+    logger.removeFilter(_not_orbax)
+    sys.unraisablehook = hook
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.CRITICAL or "orbax" not in Path(record.pathname).parts
 
 
 def _copy_tokenizer(

@@ -137,7 +137,7 @@ def test_threads_that_cannot_be_started(refused, monkeypatch) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit addresses")
-@pytest.mark.parametrize("limit", ["ulimit -v 1200000", "ulimit -n 24"])
+@pytest.mark.parametrize("limit", ["ulimit -v 1200000", "ulimit -n 24", "ulimit -n 31", "ulimit -n 36"])
 def test_limits_that_native_code_aborts_on(folder, tmp_path, limit) -> None:
     command = [sys.executable, "-m", "jaxpaint.cli", "convert", str(folder), str(tmp_path / "store")]
     done = subprocess.run(
