@@ -47,12 +47,16 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
     if _is_there(store):
         return store
     try:
-        return convert(model, store, revision=version, progress=progress)
+        convert(model, store, revision=version, progress=progress)
     except UserError:
         # Another process may have been faster.
         if is_store(store):
             return store
         raise
+    if progress:
+        gigabytes = sum(file.stat().st_size for file in store.rglob("*") if file.is_file()) / 1e9
+        progress(f"{name} is converted, once for all; {store} holds it ({gigabytes:.2g} GB)", 0, 0)
+    return store
 
 
 def _is_there(path: Path) -> bool:

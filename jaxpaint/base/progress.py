@@ -96,6 +96,8 @@ def byte_bar() -> Iterator[Callable[[str, int, int], None]]:
         def report(what: str, done: int, total: int) -> None:
             nonlocal drawn
             if not total:
+                shown.close()
+                drawn = None
                 say(what)
                 return
             if drawn is None:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import jaxpaint
+from convert import store_for
 from jaxpaint.models import checkpoint
 from tests.helpers.cli_fixtures import Terminal, scoring
 from tests.helpers.tiny_folder import NUM_LAYERS
@@ -121,6 +122,17 @@ def test_a_missing_tokenizer(run, refused, copy, files, tmp_path) -> None:
         refused(*command, expected=("has no tokenizer", str(copy)))
 
 
+def test_a_first_use_says_where_the_store_is(run, copy, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("JAXPAINT_CACHE", str(tmp_path / "cache"))
+    status, _, err = run("logits", "--model", copy, "--text", "She put the kettle")
+    (store,) = (tmp_path / "cache" / "stores").iterdir()
+    (line,) = err.splitlines()
+    assert status == 0
+    assert line.startswith(f"{copy.name} is converted, once for all; {store} holds it (0.000")
+    assert run("logits", "--model", copy, "--text", "She put the kettle")[2] == ""
+
+
 def test_an_unreadable_tokenizer(refused, copy, files) -> None:
     (copy / "tokenizer.json").write_text("{}")
+    store_for(copy)
     refused(*scoring(copy, files), expected=("tokenizer", "cannot be loaded"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from safetensors.torch import load_file, save_file
 
+from convert import store_for
 from tests.helpers.cli_fixtures import in_process, scoring
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
@@ -36,6 +37,7 @@ def test_weights_that_are_not_finite_give_no_score(refused, copy, files, tmp_pat
     tensors = load_file(copy / "model.safetensors")
     tensors["model.layers.2.mlp.up_proj.weight"][3, 4] = value
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    store_for(copy)
     output = tmp_path / "results.json"
     expected = ("NaN or infinite logits under plan",)
     refused(*scoring(copy, files), "--output", output, expected=(*expected, "0-4", "no score was made"))
