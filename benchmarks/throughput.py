@@ -1,12 +1,14 @@
 """Scoring throughput and peak memory of one plan, against transformers on torch in the same run.
 
     python benchmarks/throughput.py --model FOLDER --data lambada_openai=F --data hellaswag=F [--limit 50] [--rounds 3]
+    python benchmarks/throughput.py --model FOLDER --lengths 16,256,1000,8000 [--rounds 5]
     python benchmarks/throughput.py --random llama2-7b --device gpu      (random weights at real shapes, bfloat16)
 
 With --model, lm-eval's own hf backend (batch size 8, float32, its full logits) and jaxpaint score the same lm-eval
 requests, in turn, and every log-likelihood is compared. With --random, transformers' SDPA forward pass, which computes
-logits at every position, and jaxpaint's scoring of the last 16 run the same random sequences. Figures are medians of
-the rounds; the ratio is taken round by round.
+logits at every position, and jaxpaint's scoring of the last 16 run the same random sequences. With --lengths, each
+scores all tokens of one text of so many tokens (transformers: SDPA, float32 log-softmax of its logits), and the peak
+memory of a process that does is told. Figures are medians of the rounds; the ratio is taken round by round.
 """
 
 from __future__ import annotations
@@ -34,18 +36,20 @@ def main() -> None:
     parser.add_argument("--random", choices=SHAPES, help="random weights at these shapes in place of a model")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="for --random (default: %(default)s)")
     parser.add_argument("--sequences", type=int, default=64, help="for --random (default: %(default)s)")
+    parser.add_argument("--lengths", type=lambda text: [int(n) for n in text.split(",")], help="with --model: tokens")
     parser.add_argument("--memory-of", choices=("jaxpaint", "transformers"), help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     if bool(options.model) == bool(options.random):
         parser.error("give --model FOLDER or --random SHAPE")
     if options.memory_of:
-        peer = _peers(options)[options.memory_of]
-        peer()
+        peer = _texts(options, *options.lengths) if options.lengths else _peers(options)
+        peer[options.memory_of]()
         status = Path("/proc/self/status").read_text()
         print(int(status.split("VmHWM:")[1].split()[0]) / 2**20)
         return
-    figures = _random(options) if options.random else _measure(options)
+    measure = _random if options.random else _lengths if options.lengths else _measure
+    figures = measure(options)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2))
 
@@ -137,10 +141,72 @@ def _encoded(options, instances):
     return [tokenizer.encode("".join(instance.args), add_special_tokens=False)[:-1] for instance in instances]
 
 
-def _peak_memory(name: str) -> float:
+def _peak_memory(name: str, *arguments: str) -> float:
     """Of a whole process that loads the model and scores the requests once, in GiB."""
-    done = subprocess.run([sys.executable, *sys.argv, "--memory-of", name], capture_output=True, text=True, check=True)
+    command = [sys.executable, *sys.argv, "--memory-of", name, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.strip().splitlines()[-1])
+
+
+def _texts(options, length: int):
+    """{name: function that gives the log-likelihood of all but the first of `length` random tokens}."""
+    import numpy as np
+
+    tokens = np.random.default_rng(length).integers(1000, 40_000, length).tolist()
+
+    def jaxpaint_peer():
+        import jaxpaint as jp
+        from jaxpaint.engine.packing import Request
+        from jaxpaint.engine.score import score
+
+        model = jp.load(options.model, dtype="float32")
+        request = Request.of(tokens[:1], tokens[1:], length)
+        return lambda: float(score(model, [request]).loglikelihoods[0])
+
+    def transformers_peer():
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        torch.set_num_threads(options.threads)
+        model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, attn_implementation="sdpa")
+        inputs = torch.tensor([tokens])
+
+        def run() -> float:
+            with torch.inference_mode():
+                logprobs = model(inputs[:, :-1], use_cache=False).logits[0].log_softmax(-1)
+                return float(logprobs.gather(1, inputs[0, 1:, None]).sum())
+
+        return run
+
+    peers = {"jaxpaint": jaxpaint_peer, "transformers": transformers_peer}
+    return {name: peer() for name, peer in peers.items() if options.memory_of in (None, name)}
+
+
+def _lengths(options) -> dict:
+    figures: dict = {"machine": _machine(options), "rounds": options.rounds, "lengths": {}}
+    print(
+        f"{'tokens':>7} {'jaxpaint':>10} {'transformers':>13} {'time':>6} {'difference':>11} {'peak memory, GiB':>18}"
+    )
+    for length in options.lengths:
+        peers = _texts(options, length)
+        answers = {name: peer() for name, peer in peers.items()}  # warm-up: compilation, caches
+        seconds: dict[str, list[float]] = {name: [] for name in peers}
+        for _ in range(options.rounds):
+            for name, peer in peers.items():
+                started = time.perf_counter()
+                peer()
+                seconds[name].append(time.perf_counter() - started)
+        ours, theirs = (seconds[name] for name in ("jaxpaint", "transformers"))
+        share = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        memory = {name: _peak_memory(name, "--lengths", str(length)) for name in peers}
+        difference = abs(answers["jaxpaint"] - answers["transformers"]) / abs(answers["transformers"])
+        figures["lengths"][length] = {"seconds": seconds, "time_share": share, "peak_memory_gib": memory}
+        print(
+            f"{length:>7} {statistics.median(ours):>9.3f}s {statistics.median(theirs):>12.3f}s {share:>6.2f} "
+            f"{difference:>11.1e} {memory['jaxpaint']:>8.2f} {memory['transformers']:>9.2f}",
+            flush=True,
+        )
+    return figures
 
 
 def _random(options) -> dict:
