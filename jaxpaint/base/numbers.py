@@ -7,9 +7,32 @@ import re
 from jaxpaint.base.errors import UserError
 
 MOST_NUMBERS = 100_000
+LARGEST = 2**31 - 1  # which arrays of devices and samplers of seeds still take
 EXPECTED = "numbers by commas such as 0,2,4, or a range such as 0-14 or 0-14/2"
 
-_PART = re.compile(r"(?P<first>[0-9]{1,9})(?:\s*-\s*(?P<last>[0-9]{1,9})(?:\s*/\s*(?P<step>[0-9]{1,9}))?)?")
+_PART = re.compile(r"(?P<first>[0-9]{1,20})(?:\s*-\s*(?P<last>[0-9]{1,20})(?:\s*/\s*(?P<step>[0-9]{1,20}))?)?")
+
+
+def whole(text: str) -> int:
+    """A whole number of any setting. Raises UserError for what is none, or too large for any."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise UserError(f"{text!r} is not a whole number") from None
+    if abs(value) > LARGEST:
+        raise UserError(f"{text} is out of range; expected at most {LARGEST}")
+    return value
+
+
+def finite(text: str) -> float:
+    """A number of any setting. Raises UserError for what is none, too large for any, or infinite or NaN."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise UserError(f"{text!r} is not a number") from None
+    if not abs(value) <= LARGEST:
+        raise UserError(f"{text} is out of range; expected at most {LARGEST}")
+    return value
 
 
 def parse_numbers(text: str) -> tuple[int, ...]:
@@ -25,6 +48,8 @@ def parse_numbers(text: str) -> tuple[int, ...]:
             raise UserError(f"{part.strip()!r} is not a number or a range; expected {EXPECTED}")
         first, last, step = (int(value) if value else None for value in match.group("first", "last", "step"))
         assert first is not None
+        if max(first, last or 0) > LARGEST:
+            raise UserError(f"{part.strip()!r} is out of range; expected at most {LARGEST}")
         if step == 0:
             raise UserError(f"the step in {part.strip()!r} is 0; expected 1 or more")
         if last is not None and last < first:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jaxpaint.base import __version__
+from jaxpaint.base.errors import UserError
+from jaxpaint.base.numbers import finite, whole
 from jaxpaint.base.shown import visible_name
 from jaxpaint.cli.exits import MISTAKE
 
@@ -22,10 +25,22 @@ COMMANDS = tuple(
 
 
 class _Parser(argparse.ArgumentParser):
-    """Mistakes in the arguments are one line too."""
+    """Mistakes in the arguments are one line too, and numbers are none that nothing here could run with."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        for kind, number in ((int, whole), (float, finite)):
+            self.register("type", kind, partial(_argument, number))
 
     def error(self, message: str) -> NoReturn:
         self.exit(MISTAKE, f"{self.prog}: error: {visible_name(message)} (see {self.prog} --help)\n")
+
+
+def _argument(number: Callable[[str], float], text: str) -> float:
+    try:
+        return number(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:

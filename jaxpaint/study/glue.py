@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from convert import store_for
 from jaxpaint.base.budgets import device_memory, host_memory
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import write_whole
 from jaxpaint.base.progress import say
 from jaxpaint.base.words import digest
 from jaxpaint.engine.model import Model, load, require_pooler
+from jaxpaint.models.checkpoint import read_config
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.kinds import FROZEN
@@ -121,15 +123,16 @@ def run_glue(spec: GlueSpec, *, progress: StartBar = no_bar) -> TrainedSummary:
     written before stands.
     """
     started, tasks = time.perf_counter(), []
+    converted = store_for(spec.model, spec.revision)
+    variants = spec.variants(read_config(converted).num_hidden_layers)  # told before anything is loaded
     for task, local in spec.files():
         train = load_examples(task, TRAIN, local.get(TRAIN), spec.limit_train)
         split = task.validation_split
         tasks.append(GlueRequests(task, train, load_examples(task, split, local.get(split), spec.limit)))
-    model = load(spec.model, dtype=spec.dtype, revision=spec.revision)  # type: ignore[arg-type]
+    model = load(converted, dtype=spec.dtype)  # type: ignore[arg-type]
     require_pooler(model)
     for requests in tasks:
         check_max_length(model, requests.task, spec.training.max_length)
-    variants = spec.variants(model.num_layers)
     with Store.open(spec.store, create=True) as store:
         tell_mended(store, say)
         common = [(store, model, requests, variants, spec.training) for requests in tasks]

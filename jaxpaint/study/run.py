@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from convert import store_for
 from jaxpaint.base.words import count
 from jaxpaint.engine.model import Model, load
 from jaxpaint.engine.source import Source
 from jaxpaint.generation.cache import groups
+from jaxpaint.models.checkpoint import read_config
 from jaxpaint.models.sharding import device_mesh
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import Store, Worker
@@ -160,13 +162,10 @@ def open_session(
     spec: StudySpec, *, tell: Callable[[str], None], progress: StartBar = no_bar, command: str | None = None
 ) -> Iterator[Session]:
     """Loads the spec's tasks and model, and opens its store. Arguments and errors as `run_study`."""
+    converted = store_for(spec.model, spec.revision)
+    spec.variants(read_config(converted).num_hidden_layers)  # what cannot run is told before anything is loaded
     tasks = spec_tasks(spec)
-    model = load(
-        spec.model,
-        dtype=spec.dtype,  # type: ignore[arg-type]
-        revision=spec.revision,
-        mesh=device_mesh(spec.tensor_parallel),
-    )
+    model = load(converted, dtype=spec.dtype, mesh=device_mesh(spec.tensor_parallel))  # type: ignore[arg-type]
     requests = spec_requests(spec, model, tasks) if tasks else ()
     if (writing := next((task for task in requests if task.is_generative), None)) is not None:
         for line in writing.encoding.generation.lines(model.tokenizer.eos_token_id):

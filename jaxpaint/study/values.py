@@ -12,9 +12,12 @@ from typing import Annotated, Any, TypeAlias
 from jaxpaint.base.documents import checked as checked_shape
 from jaxpaint.base.documents import parse_json, read_json
 from jaxpaint.base.errors import UserError, first_line
-from jaxpaint.base.numbers import EXPECTED, parse_numbers
+from jaxpaint.base.numbers import EXPECTED, LARGEST, parse_numbers
+from jaxpaint.plans.nodes import MAX_COST
 from jaxpaint.plans.plan import Plan
 from jaxpaint.tasks.asking import DEFAULT_SEEDS
+
+MOST = f"at most {LARGEST}"
 
 Kind: TypeAlias = Callable[[Any], Any]
 
@@ -60,8 +63,8 @@ def switch(value: Any) -> bool:
 
 def whole(least: int) -> Kind:
     def of_least(value: Any) -> int:
-        if not _is_whole(value) or value < least:
-            raise _Unfit(f"a whole number, {least} or more")
+        if not _is_whole(value) or not least <= value <= LARGEST:
+            raise _Unfit(f"a whole number, {least} or more" if not _is_whole(value) or value < least else MOST)
         return value
 
     return of_least
@@ -72,6 +75,8 @@ def limit(value: Any) -> float:
         raise _Unfit("a number of documents per task, or a fraction below 1")
     if value >= 1 and value != int(value):
         raise _Unfit("a whole number of documents per task, or a fraction below 1")
+    if value > LARGEST:
+        raise _Unfit(MOST)
     return int(value) if value >= 1 else value
 
 
@@ -113,7 +118,7 @@ def plan(text: str, where: str) -> str:
         raise UserError(f"{where}: {first_line(error)}") from None
 
 
-def numbers(value: Any, least: int = 0) -> tuple[int, ...]:
+def numbers(value: Any, least: int = 0, most: int = LARGEST) -> tuple[int, ...]:
     if isinstance(value, str):
         found = parse_numbers(value)
     elif _is_whole(value):
@@ -124,10 +129,13 @@ def numbers(value: Any, least: int = 0) -> tuple[int, ...]:
         raise _Unfit(f"{EXPECTED}, or a list of numbers")
     if not found or found[0] < least:
         raise _Unfit(f"numbers from {least} on")
+    if found[-1] > most:
+        raise _Unfit(f"numbers up to {most}")
     return found
 
 
-positive_numbers = partial(numbers, least=1)
+counts = partial(numbers, least=1, most=MAX_COST)
+"""Of iterations and repeats: no plan has room for more."""
 
 
 def count_or_numbers(value: Any) -> tuple[int, ...]:

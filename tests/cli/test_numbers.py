@@ -1,0 +1,58 @@
+"""Numbers that nothing could run with are refused by every command, before anything is loaded or made."""
+
+from __future__ import annotations
+
+import pytest
+
+from jaxpaint.study import glue, run
+
+pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("eval --batch-tokens 1000000000000000000", "--batch-tokens: 1000000000000000000 is out of range"),
+        ("eval --limit nan", "--limit: nan is out of range"),
+        ("eval --limit 1e30", "--limit: 1e30 is out of range"),
+        ("eval --num-fewshot -99999999999", "--num-fewshot: -99999999999 is out of range"),
+        ("generate --max-new-tokens 1000000000000", "--max-new-tokens: 1000000000000 is out of range"),
+        ("generate --temperature inf", "--temperature: inf is out of range; expected at most 2147483647"),
+        ("generate --top-p none", "--top-p: 'none' is not a number"),
+        ("logits --top 3.5", "--top: '3.5' is not a whole number"),
+        (f"logits --top {'9' * 5000}", "--top: '999"),
+        ("finetune --learning-rate nan", "--learning-rate: nan is out of range"),
+        ("finetune --epochs 1e3", "--epochs: '1e3' is not a whole number"),
+        ("plan 0 --layers 99999999999", "--layers: 99999999999 is out of range"),
+    ],
+)
+def test_of_options(refused, arguments, expected) -> None:
+    refused(*arguments.split(), expected=(expected,))
+
+
+COSTLY = "the plan applies layers more than 1000000 times in all"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--strategies looped-parallel --loops 1000000000", "--loops is '1000000000'; expected numbers up to 1000000"),
+        ("--strategies looped-parallel --loops 500000", COSTLY),
+        ("--strategies skip --starts 77", "start 77 is out of range"),
+    ],
+)
+@pytest.mark.parametrize("command", ["study --tasks arc_easy", "glue --tasks rte"])
+def test_of_plans(refused, store, tmp_path, monkeypatch, command, options, expected) -> None:
+    for module in (run, glue):
+        monkeypatch.setattr(module, "load", lambda *arguments, **options: pytest.fail("was loaded"))
+    made = tmp_path / "made.sqlite"
+    refused(*command.split(), "--model", store, "--store", made, *options.split(), expected=(expected,))
+    assert not made.exists()
+
+
+def test_of_a_plan_in_settings(refused, store, tmp_path) -> None:
+    file = tmp_path / "settings.toml"
+    plans = '["((0-3)*1000)*1000"]'
+    file.write_text(f'model = "{store}"\nstore = "{tmp_path}/made.sqlite"\ntasks = ["arc_easy"]\nplans = {plans}\n')
+    refused("study", file, expected=(COSTLY,))
+    assert list(tmp_path.iterdir()) == [file]
