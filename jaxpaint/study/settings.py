@@ -106,6 +106,8 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or 'it is not text'}") from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{file} is not TOML: {first_line(error)}") from error
+    except RecursionError as error:
+        raise UserError(f"{file} is nested too deeply to be read") from error
     for name in settings:
         if name in COMMAND_LINE_ONLY:
             raise UserError(f"{file}: {name!r} belongs on the command line: --{name}")
