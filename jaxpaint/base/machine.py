@@ -7,6 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxpaint.base.cgroups import memory_cgroups
+
 MEMINFO = Path("/proc/meminfo")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -31,7 +33,6 @@ def machine() -> Machine:
     """The machine as this process sees it now."""
     memory, available = _memory()
     limit = _memory_limit()
-    # Cgroups say "no limit" with a number beyond any memory.
     limit = None if limit is not None and memory is not None and limit >= memory else limit
     # Seen by its tool or its driver, without starting either.
     nvidia_gpu = shutil.which("nvidia-smi") is not None or NVIDIA.is_dir()
@@ -57,31 +58,5 @@ def _memory() -> tuple[int | None, int | None]:
 
 
 def _memory_limit() -> int | None:
-    """The lowest of the process's cgroup and those around it, in both generations of cgroups."""
-    try:
-        lines = OWN_CGROUPS.read_text().splitlines()
-    except OSError:
-        return None
-    found = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            root, name = CGROUPS, "memory.max"
-        elif "memory" in controllers.split(","):
-            root, name = CGROUPS / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        own = root / path.lstrip("/")
-        # In a container the path may be the host's, of which only the root is mounted.
-        for folder in (own, *own.parents):
-            if folder.is_relative_to(root):
-                found.append(_number(folder / name))
-    return min((limit for limit in found if limit is not None), default=None)
-
-
-def _number(file: Path) -> int | None:
-    try:
-        text = file.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None  # "max" is no limit
+    limits = (cgroup.memory_limit for cgroup in memory_cgroups(OWN_CGROUPS, CGROUPS))
+    return min((limit for limit in limits if limit is not None), default=None)
