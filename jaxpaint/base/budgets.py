@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jaxpaint.base.machine import machine
+from jaxpaint.base.memory import memory_left
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ def on_cpu() -> bool:
 def budgets() -> Budgets:
     """The table of the devices that JAX computes on."""
     return CPU if on_cpu() else ACCELERATOR
+
+
+def held_state_bytes() -> int:
+    """Bytes of hidden states held where plans part: the table's, on a CPU at most half of the memory that is left."""
+    left = memory_left() if on_cpu() else None
+    return budgets().state_bytes if left is None else min(CPU.state_bytes, left // 2)
 
 
 def host_memory() -> int:

@@ -15,8 +15,9 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxpaint.base.budgets import budgets
+from jaxpaint.base.budgets import held_state_bytes, on_cpu
 from jaxpaint.base.compilation import jit
+from jaxpaint.base.memory import require_memory
 from jaxpaint.engine import interpreted
 from jaxpaint.engine import model as models
 from jaxpaint.engine.model import Model, layer_stack
@@ -30,6 +31,9 @@ from jaxpaint.plans.plan import Plan
 
 State = TypeVar("State")
 Arrays = TypeVar("Arrays")
+
+# Hidden states alive beside a batch's first and those held: one that is computed, and what it is computed from.
+LIVE_STATES = 2
 
 
 class Start(NamedTuple):
@@ -63,17 +67,22 @@ def place(model: Model, arrays: Arrays) -> Arrays:
 def endings(
     model: Model, start: Start, plans: Sequence[Plan], *, held_bytes: int | None = None
 ) -> Iterator[tuple[tuple[int, ...], Float[Array, "B S D"], int]]:
-    """`walk` with the batch's hidden state, of which at most `held_bytes` (`Budgets.state_bytes`) are held.
+    """`walk` with the batch's hidden state, of which at most `held_bytes` (default: `held_state_bytes`) are held.
 
     Raises:
         PlanError: a plan names a layer that the model lacks.
+        UserError: the memory of a CPU's host does not hold the batch's states.
     """
     for plan in plans:
         plan.validate(model.num_layers)
     needed = max(map(room_for, plans), default=0)
     room = next(room for room in (0, 1, *ROOMS) if room >= needed)
     x, context = start
-    held = budgets().state_bytes if held_bytes is None else held_bytes
+    held = held_state_bytes() if held_bytes is None else held_bytes
+    if on_cpu():
+        rows, positions = x.shape[:2]
+        advice = "lower --batch-tokens, or allow the container or the job more (ulimit -v)"
+        require_memory(LIVE_STATES * x.nbytes, f"a batch of {rows * positions} tokens", advice)
 
     def advance(x: Array, part: Plan, before: int) -> Array:
         program = Program.of(part)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxpaint.base.budgets import budgets
+from jaxpaint.base.budgets import budgets, held_state_bytes
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import row_length
@@ -194,7 +194,7 @@ class _Run:
 
             size = wave.tokens.size * self._model.config.hidden_size * self._model.dtype.itemsize
             start: Mapping[int, Array] = {}
-            for ends, hidden, _ in walk(list(self._plans.values()), start, advance, budgets().state_bytes // size):
+            for ends, hidden, _ in walk(list(self._plans.values()), start, advance, held_state_bytes() // size):
                 plan, *others = (indices[end] for end in ends)
                 for found in self._decode(wave, hidden, plan):
                     yield found

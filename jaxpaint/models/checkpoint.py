@@ -57,6 +57,9 @@ CHUNK_BYTES = 16 * 2**20
 # of 7 MB and all executables cached, 350 MB with one of 540 MB. Less than what any took, so that none is refused that
 # would have come through.
 BESIDE_PARAMETERS = 200_000_000
+# Bytes that conversion holds beside files, however large the model: parts of tensors, chunks, and threads that write them.
+# It comes through with 80 MB left, and not with 30.
+CONVERTING = 40_000_000
 GENERATION_CONFIG = "generation_config.json"
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -120,12 +123,14 @@ def _require_memory(path: str | Path, dtype: Any, sharding: Any) -> None:
         shape = tuple(tensor["shape"])
         placed = sharding(name, shape) if callable(sharding) else sharding
         hosts = sum(device.platform == "cpu" for device in placed.addressable_devices)
-        needed += hosts * math.prod(placed.shard_shape(shape)) * jnp.dtype(dtype or tensor["dtype"]).itemsize
+        # Copies of one array on several of a host's devices may be one in memory.
+        numbers = min(hosts * math.prod(placed.shard_shape(shape)), math.prod(shape))
+        needed += numbers * jnp.dtype(dtype or tensor["dtype"]).itemsize
     if not needed:
         return
     kept = jnp.dtype(dtype or next(iter(tensors.values()))["dtype"])
-    smaller = "choose --dtype bfloat16, " if kept.itemsize > 2 else ""
-    advice = f"{smaller}allow the container or the job more (ulimit -v), or take a machine that has more"
+    # Not fewer bits: a CPU computes in float32, and XLA holds the layers' copies in it beside them.
+    advice = "allow the container or the job more (ulimit -v), or take a machine or a model that suits it"
     require_memory(needed + BESIDE_PARAMETERS, f"loading the parameters of {path} in {kept}", advice)
 
 
@@ -162,6 +167,7 @@ def save(
     shapes = {name: tuple(value.shape) for name, value in abstract_parameters(config, jnp.dtype(dtype)).items()}
     with new_folder(destination, overwrite=overwrite, replaces=is_store) as folder:
         needed = 2 * sum(map(math.prod, shapes.values())) * jnp.dtype(dtype).itemsize
+        require_memory(CONVERTING, "conversion", "allow the container or the job more (ulimit -v)")
         require_room(folder.parent, needed, "conversion", " (the store, and as much again while it works)")
         staging = folder / "staging"
         staging.mkdir()

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from jaxpaint.base.budgets import budgets
+from jaxpaint.base.budgets import held_state_bytes, on_cpu
+from jaxpaint.base.memory import memory_left
 from jaxpaint.base.words import count
 from jaxpaint.engine.head import head_chunk, vocabulary_block
 from jaxpaint.engine.model import random_model
 from jaxpaint.engine.packing import Batch, Request
 from jaxpaint.engine.score import pack_for, sweep
 from jaxpaint.engine.source import Source
+from jaxpaint.engine.walk import LIVE_STATES
 from jaxpaint.models import with_layers
 from jaxpaint.plans.plan import Plan, Repeat
 from jaxpaint.plans.shards import shard_of
@@ -121,9 +123,11 @@ def memory_needed(
 ) -> MemoryUse:
     """`state_bytes` is one batch's hidden states, `held_bytes` the bound on those held where plans part.
 
-    Three more states are alive: the one that is computed, what it is computed from, and a head's input.
+    More states are alive: a batch's first, and those of `jaxpaint.engine.walk`.
     """
-    return MemoryUse(parameter_bytes, min(plans.held * state_bytes, held_bytes) + 3 * state_bytes, logits_bytes)
+    return MemoryUse(
+        parameter_bytes, min(plans.held * state_bytes, held_bytes) + (1 + LIVE_STATES) * state_bytes, logits_bytes
+    )
 
 
 def _ends(branch: Branch) -> int:
@@ -243,11 +247,13 @@ def _memory_text(model: Source, plans: PlanWork, batch: Batch) -> str:
         plans,
         parameter_bytes=model.parameters * model.dtype.itemsize,
         state_bytes=batch.tokens.size * model.config.hidden_size * model.dtype.itemsize,
-        held_bytes=budgets().state_bytes,
+        held_bytes=held_state_bytes(),
         logits_bytes=4 * vocabulary_block(vocabulary) * head_chunk(vocabulary, batch.scored.size),
     )
     parts = f"parameters {_bytes(used.parameters)}, hidden states {_bytes(used.held_states)}"
-    return f"{_bytes(used.total)} ({parts}, logits {_bytes(used.logits)}), and a layer's own"
+    text = f"{_bytes(used.total)} ({parts}, logits {_bytes(used.logits)}), and a layer's own"
+    left = memory_left() if on_cpu() else None
+    return text if left is None or used.total <= left else f"{text}: more than the {_bytes(left)} left here"
 
 
 def _line(name: str, text: str) -> str:
