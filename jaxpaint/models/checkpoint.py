@@ -57,8 +57,8 @@ CHUNK_BYTES = 16 * 2**20
 # of 7 MB and all executables cached, 350 MB with one of 540 MB. Less than what any took, so that none is refused that
 # would have come through.
 BESIDE_PARAMETERS = 200_000_000
-# Bytes that conversion holds beside files, however large the model: parts of tensors, chunks and threads' own. With 85 MB
-# left it comes through, with 65 it waits for the disk, with 45 it is killed.
+# Bytes that conversion holds beside files, however large the model: parts of tensors, chunks and threads' own. With 85
+# MB left it comes through, with 65 it waits for the disk, with 45 it is killed.
 CONVERTING = 50_000_000
 GENERATION_CONFIG = "generation_config.json"
 

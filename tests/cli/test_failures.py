@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxpaint.base import limits
+from jaxpaint.base import budgets, limits, memory
+from jaxpaint.base.machine import machine
 from jaxpaint.cli import plan
+from jaxpaint.models import checkpoint
 from jaxpaint.study import run as study_run
 from jaxpaint.tasks import load
 from tests.helpers.cli_fixtures import in_process, scoring
@@ -174,3 +176,38 @@ script()
 """
     done = in_process(*PLAN, code=code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit addresses")
+def test_a_model_that_memory_does_not_hold(tmp_path) -> None:
+    allowed = limits.STARTING + limits.A_CORE * machine().cores + 1_000_000_000
+    code = (
+        "from jaxpaint.cli import script; from jaxpaint.models import checkpoint; "
+        "checkpoint.BESIDE_PARAMETERS = 2 * 10**9; script()"  # as if the model were large
+    )
+    command = [sys.executable, "-c", code, "logits", "--model", "painter-16", "--text", "the"]
+    done = subprocess.run(
+        ["bash", "-c", f'ulimit -v {allowed // 1024}; exec "$@"', "bash", *command],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("jaxpaint: error: ")]
+    assert "Traceback" not in done.stderr and len(said) == 1
+    assert "in float32 needs 2.01 GB of memory, and " in said[0] and "GB is left to this process; " in said[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say how much is left")
+def test_a_small_model_needs_little(run, monkeypatch) -> None:
+    monkeypatch.setattr(memory, "memory_left", lambda: 250_000_000)
+    monkeypatch.setattr(budgets, "memory_left", lambda: 250_000_000)
+    status, out, _ = run("logits", "--model", "painter-16", "--text", "the")
+    assert (status, len(out.splitlines()) > 1) == (0, True)
+
+
+def test_a_batch_that_memory_does_not_hold(refused, store, files, monkeypatch) -> None:
+    monkeypatch.setattr(checkpoint, "BESIDE_PARAMETERS", -(10**9))
+    monkeypatch.setattr(memory, "memory_left", lambda: 1)
+    refused(*scoring(store, files), expected=("a batch of ", " tokens needs 0.00 GB", "--batch-tokens"))

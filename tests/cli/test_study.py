@@ -121,6 +121,10 @@ class TestDryRun:
         assert f"text by text {19 * separate:,} " in lines["work"]
         assert not (tmp_path / "study.sqlite").exists()
 
+    def test_more_than_is_left(self, run, settings, monkeypatch) -> None:
+        monkeypatch.setattr(estimate, "memory_left", lambda: 1 << 15)
+        assert self.lines(run("study", settings, "--dry-run")[1])["memory"].endswith(": more than the 0 MiB left here")
+
     def test_the_numbers_of_the_engine(self, run, settings, tmp_path, monkeypatch) -> None:
         """What a dry run promises is what the run then records."""
         promised = self.lines(run("study", settings, "--dry-run")[1])["work"]

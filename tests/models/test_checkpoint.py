@@ -17,6 +17,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from convert import store_for
+from jaxpaint.base import memory
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.models import checkpoint
@@ -252,3 +253,21 @@ def test_importing_the_store_is_light():
     )
     answer = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"
+
+
+def test_parameters_that_memory_does_not_hold_are_not_read(model, tmp_path, monkeypatch) -> None:
+    store = save(model, tmp_path / "store")
+    size = sum(value.nbytes for value in flat_parameters(model).values())
+    monkeypatch.setattr(memory, "memory_left", lambda: checkpoint.BESIDE_PARAMETERS + size - 1)
+    with pytest.raises(UserError, match=r"loading the parameters of .* in float32 needs 0\.20 GB of memory"):
+        checkpoint.restore(store)
+    assert checkpoint.restore(store, dtype="bfloat16")  # half of it
+    monkeypatch.setattr(memory, "memory_left", lambda: checkpoint.BESIDE_PARAMETERS + size)
+    assert checkpoint.restore(store)
+
+
+def test_conversion_needs_some_memory(model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(memory, "memory_left", lambda: checkpoint.CONVERTING - 1)
+    with pytest.raises(UserError, match="conversion needs 0.05 GB of memory"):
+        save(model, tmp_path / "store")
+    assert list(tmp_path.iterdir()) == []
