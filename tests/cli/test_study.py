@@ -122,7 +122,7 @@ class TestDryRun:
         assert not (tmp_path / "study.sqlite").exists()
 
     def test_more_than_is_left(self, run, settings, monkeypatch) -> None:
-        monkeypatch.setattr(estimate, "memory_left", lambda: 1 << 15)
+        monkeypatch.setattr(study_estimate, "memory_left", lambda: 1 << 15)
         assert self.lines(run("study", settings, "--dry-run")[1])["memory"].endswith(": more than the 0 MiB left here")
 
     def test_the_numbers_of_the_engine(self, run, settings, tmp_path, monkeypatch) -> None:

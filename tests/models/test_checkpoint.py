@@ -268,6 +268,6 @@ def test_parameters_that_memory_does_not_hold_are_not_read(model, tmp_path, monk
 
 def test_conversion_needs_some_memory(model, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(memory, "memory_left", lambda: checkpoint.CONVERTING - 1)
-    with pytest.raises(UserError, match="conversion needs 0.05 GB of memory"):
+    with pytest.raises(UserError, match=r"conversion needs 0\.05 GB of memory"):
         save(model, tmp_path / "store")
     assert list(tmp_path.iterdir()) == []
