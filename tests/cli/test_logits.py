@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import jaxpaint
+from convert import store_for
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
 
@@ -29,6 +30,7 @@ def torch_logits(folder: Path, layers: Sequence[int]) -> torch.Tensor:
     [([], "0-4"), (["--plan", "0 2*2 4"], "0 2*2 4"), (["--strategy", "skip-one", "--layer", 3], "0-2 4")],
 )
 def test_the_top_tokens_are_torchs(run, folder, options, plan) -> None:
+    store_for(folder)
     fixed = ("logits", "--model", folder, "--dtype", "float32", "--text", TEXT, "--top", 4)
     status, out, err = run(*fixed, *options)
     assert (status, err) == (0, "")
