@@ -1,4 +1,4 @@
-"""Each write, rename and sync of a study fails once: it is told in a line, and the same command comes to the same end."""
+"""Each write, rename and sync of a study fails once: a line tells it, and the same command comes to the same end."""
 
 from __future__ import annotations
 
