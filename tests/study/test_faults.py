@@ -38,7 +38,7 @@ def failing(tmp_path_factory) -> Callable[[str, int], list[Outcome]]:
     [
         ("study", 12),
         pytest.param("study", 1000, marks=pytest.mark.slow),
-        pytest.param("finetune", 150, marks=pytest.mark.slow),
+        pytest.param("finetune", 60, marks=pytest.mark.slow),
     ],
 )
 def test_every_call(failing, command, most) -> None:
