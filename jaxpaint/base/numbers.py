@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from jaxpaint.base.errors import UserError
@@ -25,13 +26,13 @@ def whole(text: str) -> int:
 
 
 def finite(text: str) -> float:
-    """A number of any setting. Raises UserError for what is none, too large for any, or infinite or NaN."""
+    """A number of any setting. Raises UserError for what is none, and for infinity and NaN."""
     try:
         value = float(text)
     except ValueError:
         raise UserError(f"{text!r} is not a number") from None
-    if not abs(value) <= LARGEST:
-        raise UserError(f"{text} is out of range; expected at most {LARGEST}")
+    if not math.isfinite(value):
+        raise UserError(f"{text} is not a finite number")
     return value
 
 
