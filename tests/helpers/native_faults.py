@@ -59,21 +59,52 @@ def compiled(folder: Path) -> Path:
     return library
 
 
-def outcomes(library: Path, place: Path, command: list[str], most: int, before: list[str] | None = None) -> list[Outcome]:
+def outcomes(
+    library: Path, place: Path, command: list[str], most: int, before: list[str] | None = None
+) -> list[Outcome]:
     """One for each call that can fail, or for `most` at equal distances, the first and last among them.
 
     `{out}` stands for the destination: a results store where it follows --store. `before` makes what it replaces.
     """
     given = json.dumps({"command": command, "before": before, "most": most})
+    told = preloaded(library, place, "from tests.helpers.native_faults import main; main()", given)
+    return [Outcome(**each) for each in json.loads(told)]
+
+
+def preloaded(library: Path, place: Path, code: str, *arguments: str) -> str:
+    """What Python code writes to standard output in a process with the shim; its arguments come after these two."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.helpers.native_faults", str(library), str(place), given],
+        [sys.executable, "-c", code, str(library), str(place), *arguments],
         env={**os.environ, "LD_PRELOAD": str(library), "JAXPAINT_CACHE": str(place / "cache")},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-6000:]
-    return [Outcome(**each) for each in json.loads(done.stdout)]
+    return done.stdout
+
+
+class Shim:
+    """What stands in front of this process's C library."""
+
+    def __init__(self, library: str, folder: Path) -> None:
+        self._library, self._folder = ctypes.CDLL(library), os.fsencode(folder)
+        self._library.calls.restype, self._library.failed.restype = ctypes.c_long, ctypes.c_char_p
+
+    def arm(self, number: int) -> None:
+        """From now on the `number`-th call in the folder fails, in turn with either error; none where it is 0."""
+        code = errno.ENOSPC if number % 2 else errno.EIO
+        self._library.arm(self._folder, ctypes.c_long(number), code)
+
+    @property
+    def calls(self) -> int:
+        """How many there were since."""
+        return int(self._library.calls())
+
+    @property
+    def failed(self) -> str:
+        """The name of the call that failed since and the path that it was about; "" where none did."""
+        return os.fsdecode(self._library.failed()).replace(f"{os.fsdecode(self._folder)}/", "")
 
 
 @contextmanager
@@ -123,13 +154,13 @@ def _is_sound(store: Path) -> bool:
     return False
 
 
-def _main(library: str, place: str, given: str) -> None:
+def main() -> None:
+    """The other side of `outcomes`."""
+    library, place, given = sys.argv[1:]
     from jaxpaint.training import trainer
     from tests.study.test_kills import files, stored
 
     trainer.CHECKPOINT_SECONDS, trainer.WINDOW = 0.0, 1  # a checkpoint after each step, in place of the one before
-    shim = ctypes.CDLL(library)
-    shim.calls.restype, shim.failed.restype = ctypes.c_long, ctypes.c_char_p
     command, before, most = (json.loads(given)[name] for name in ("command", "before", "most"))
     is_store = "--store" in command
     name = "out.sqlite" if is_store else "out"
@@ -141,9 +172,6 @@ def _main(library: str, place: str, given: str) -> None:
         out.parent.mkdir()
         if before:
             assert _run(before, out)[0] == 0
-
-    def arm(number: int) -> None:
-        shim.arm(os.fsencode(faulty.parent), ctypes.c_long(number), errno.ENOSPC if number % 2 else errno.EIO)
 
     def result(out: Path) -> Any:
         return stored(out)[:-1] if is_store else files(out)  # without claims: their owner, this process, lives
@@ -158,19 +186,18 @@ def _main(library: str, place: str, given: str) -> None:
     assert status == 0, said
     expected = result(whole)
 
+    shim = Shim(library, faulty.parent)
     anew(faulty)
-    arm(0)
+    shim.arm(0)
     assert _run(command, faulty)[0] == 0
-    total = shim.calls()
-    print(f"{total} calls", file=sys.stderr)
+    total = shim.calls
     found = []
     for number in sorted({1 + round(at * (total - 1) / (most - 1)) for at in range(most)}):
-        shim.arm(b"", ctypes.c_long(0), 0)
         anew(faulty)
-        arm(number)
+        shim.arm(number)
         status, said = _run(command, faulty)
-        call = os.fsdecode(shim.failed()).replace(f"{faulty.parent}/", "")
-        arm(0)
+        call = shim.failed
+        shim.arm(0)
         if not call:
             continue  # fewer calls than the time before
         if is_store:
@@ -184,7 +211,3 @@ def _main(library: str, place: str, given: str) -> None:
         is_equal = again == 0 and result(faulty) == expected and beside(faulty) == beside(whole)
         found.append(Outcome(number, call, status, said, is_whole, left, again, said_again, is_equal))
     print(json.dumps([asdict(each) for each in found]))
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
