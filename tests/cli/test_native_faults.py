@@ -1,4 +1,4 @@
-"""Each change of a file that a command makes fails once: a line tells it, and the same command comes to the same end."""
+"""Each change of a file fails once in a command: a line tells it, and the same command comes to the same end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def failing(tmp_path_factory) -> Callable[[str, int], list[Outcome]]:
     def run(command: str, most: int) -> list[Outcome]:
         place = folder / f"{command}-{most}"
         place.mkdir()
-        return outcomes(library, place, *commands(place)[command], most=most)
+        arguments, before = commands(place)[command]
+        return outcomes(library, place, arguments, most, before)
 
     return run
 

@@ -14,28 +14,32 @@
 
 static char folder[PATH_MAX], what[PATH_MAX + 32];
 static atomic_long made, failing;
-static int code;
+static int code, stays;
 
-/* From now on the `number`-th call in `where` fails with errno `error`; none does where it is 0. */
-void arm(const char *where, long number, int error) {
+/* From now on the `number`-th call in `where` fails with errno `error`, and where it is `lasting` all that come after,
+   but for those that remove: a full disk takes these. None does where the number is 0. */
+void arm(const char *where, long number, int error, int lasting) {
     strncpy(folder, where, sizeof folder - 1);
     what[0] = 0;
     code = error;
+    stays = lasting;
     failing = number;
     made = 0;
 }
 
 long calls(void) { return made; }
 
-/* The name of the call that failed and the path that it was about; "" before. */
+/* The name of the call that failed first and the path that it was about; "" before. */
 const char *failed(void) { return what; }
 
 static int path_fails(const char *name, const char *path) {
     if (!folder[0] || strncmp(path, folder, strlen(folder)))
         return 0;
-    if (atomic_fetch_add(&made, 1) + 1 != failing)
+    long number = atomic_fetch_add(&made, 1) + 1, first = failing;
+    if (!first || number < first || (number > first && (!stays || !strncmp(name, "unlink", 6) || !strcmp(name, "rmdir"))))
         return 0;
-    snprintf(what, sizeof what, "%s %s", name, path);
+    if (number == first)
+        snprintf(what, sizeof what, "%s %s", name, path);
     errno = code;
     return 1;
 }

@@ -91,10 +91,13 @@ class Shim:
         self._library, self._folder = ctypes.CDLL(library), os.fsencode(folder)
         self._library.calls.restype, self._library.failed.restype = ctypes.c_long, ctypes.c_char_p
 
-    def arm(self, number: int) -> None:
-        """From now on the `number`-th call in the folder fails, in turn with either error; none where it is 0."""
+    def arm(self, number: int, *, lasting: bool = False) -> None:
+        """From now on the `number`-th call in the folder fails, in turn with either error; none where it is 0.
+
+        With `lasting` all others do that come after it, but for those that remove, as on a full disk.
+        """
         code = errno.ENOSPC if number % 2 else errno.EIO
-        self._library.arm(self._folder, ctypes.c_long(number), code)
+        self._library.arm(self._folder, ctypes.c_long(number), code, int(lasting))
 
     @property
     def calls(self) -> int:
@@ -103,7 +106,7 @@ class Shim:
 
     @property
     def failed(self) -> str:
-        """The name of the call that failed since and the path that it was about; "" where none did."""
+        """The name of the call that failed first since then and the path that it was about; "" where none did."""
         return os.fsdecode(self._library.failed()).replace(f"{os.fsdecode(self._folder)}/", "")
 
 
