@@ -290,18 +290,24 @@ def _orbax(**settings: Any) -> Iterator[Any]:
 @contextlib.contextmanager
 def quiet_orbax() -> Iterator[None]:
     """Orbax keeps warnings about its own settings to itself, and prints no error that it raises anyway."""
-    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    logger, tasks, hook = logging.getLogger("absl"), logging.getLogger("asyncio"), sys.unraisablehook
 
     def without_late_ones(dropped: sys.UnraisableHookArgs) -> None:
         if not (isinstance(dropped.exc_value, RuntimeError) and "Event loop is closed" in str(dropped.exc_value)):
             hook(dropped)
 
     logger.addFilter(_not_orbax)
+    tasks.addFilter(_not_late)
     sys.unraisablehook = without_late_ones
     yield
     # Not after an error: writes that were begun beside the one that failed may still fail, in threads of their own.
     logger.removeFilter(_not_orbax)
+    tasks.removeFilter(_not_late)
     sys.unraisablehook = hook
+
+
+def _not_late(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
