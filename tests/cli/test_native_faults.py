@@ -57,9 +57,9 @@ def commands(folder: Path) -> dict[str, tuple[list[str], list[str] | None]]:
 @pytest.mark.parametrize(
     ("command", "most"),
     [
-        ("study", 5),
-        pytest.param("study", 80, marks=pytest.mark.slow),
-        pytest.param("finetune", 30, marks=pytest.mark.slow),
+        ("study", 4),
+        pytest.param("study", ALL, marks=pytest.mark.slow),
+        pytest.param("finetune", 100, marks=pytest.mark.slow),
         pytest.param("convert", 40, marks=pytest.mark.slow),
         pytest.param("export", ALL, marks=pytest.mark.slow),
         pytest.param("report", ALL, marks=pytest.mark.slow),

@@ -1,4 +1,4 @@
-"""Each change of a file fails once while a checkpoint replaces another: the old one is there, or the new, whole."""
+"""Each change of a file fails while a checkpoint replaces another: the old one is there, or the new, whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.helpers.native_faults import compiled, preloaded
 # Prints a line for each call that failed: it, the error, the values found, the names beside them, the values after
 # another try.
 CODE = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 import jax, numpy as np
 from jaxpaint.base.errors import UserError
@@ -40,12 +40,13 @@ while True:
     number += 1
     shim.arm(0)
     assert write(1) is None
-    shim.arm(number)
+    shim.arm(number, lasting=sys.argv[3] == "lasting")
     error = write(2)
     failed = shim.failed
     shim.arm(0)
     if not failed:
         break
+    time.sleep(0.05)  # for threads that should not be writing any more
     left = [file.name for file in place.iterdir()]
     found, _, again = values(), write(3), values()
     print(json.dumps([failed, error, found, left, again]))
@@ -53,12 +54,13 @@ while True:
 
 
 @pytest.mark.slow
-def test_every_call(tmp_path) -> None:
+@pytest.mark.parametrize("lasting", ["once", "lasting"])
+def test_every_call(tmp_path, lasting) -> None:
     try:
         library = compiled(tmp_path)
     except OSError as error:
         pytest.skip(f"no C compiler here: {error}")
-    lines = preloaded(library, tmp_path, CODE).splitlines()
+    lines = preloaded(library, tmp_path, CODE, lasting).splitlines()
     assert len(lines) > 50
     for call, error, found, left, again in map(json.loads, lines):
         said = (call, error, left)
