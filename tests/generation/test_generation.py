@@ -120,7 +120,7 @@ def test_neither_batches_nor_chunks_nor_waves_change_what_is_written(
     bytes_per_token = 32 * 2 * 2 * 8 * 4  # slots, keys and values, heads, head size, float32
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(budgets, "CPU", replace(budgets.CPU, prefill_tokens=chunk))
-        patch.setattr(serve, "row_length", lambda cost: 32)
+        patch.setattr(serve, "row_length", lambda cost, smallest=16: 32)
         found = generated(tiny, prompts, plans, batch_size=batch_size, cache_bytes=cache_tokens * bytes_per_token)
     for (plan, prompt), tokens in found.items():
         assert tokens == by_full_passes(tiny, prompts[prompt], plans[plan])

@@ -59,7 +59,7 @@ def test_a_chat_equals_lm_evals_own(name, shots, real_model, real_torch_model, r
     tasks = load_tasks([name], data=data, num_fewshot=shots, asking=asking)
     ours = evaluate(lm, tasks, log_samples=True, bootstrap_iters=0, asking=asking)
     pairs = list(zip(ours["samples"][name], theirs["samples"][name], strict=True))
-    assert len(pairs) == 2
+    assert len(pairs) == 2 * len({each["filter"] for each in ours["samples"][name]})
     for own, other in pairs:
         assert (own["doc_id"], own["arguments"]) == (other["doc_id"], other["arguments"])
         assert "<|im_start|>system\nYou answer briefly." in own["arguments"][0][0]

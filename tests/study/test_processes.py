@@ -176,7 +176,8 @@ def test_two_workers_at_once_divide_the_work(study, undisturbed, tmp_path):
 def test_the_work_of_a_killed_worker_is_taken_over_by_a_live_one(study, undisturbed, tmp_path):
     store = tmp_path / "study.sqlite"
     logs = [tmp_path / "first.log", tmp_path / "second.log"]
-    first = study.start(store, logs[0], step_seconds=STEP_SECONDS)
+    # Long, so that much is left when the second has started, however busy the machine is.
+    first = study.start(store, logs[0], step_seconds=10 * STEP_SECONDS)
     while not read_log(logs[0]).computed:
         assert first.poll() is None
         time.sleep(0.02)

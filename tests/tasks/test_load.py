@@ -224,7 +224,7 @@ def test_groups_aggregate_their_tasks(files, own_folder, no_network):
         "group: own_group\ntask: [arc_easy, own_task]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
     )
     data = local(files, "arc_easy") | parse_data_option([f"own_task={own_folder / 'items.jsonl'}"])
-    tasks = load_tasks(["own_group"], data=data, include_path=own_folder)
+    tasks = load_tasks(["own_group"], data=data, include_path=own_folder, trust=True)
     results = evaluate(HashLM(), tasks)
     scores = {name: results["results"][name]["acc,none"] for name in ("arc_easy", "own_task")}
     assert results["groups"]["own_group"]["acc,none"] == pytest.approx(
@@ -232,7 +232,7 @@ def test_groups_aggregate_their_tasks(files, own_folder, no_network):
     )
     assert results_table(results).count("own_group") == 2
     with pytest.raises(UserError, match="group of tasks"):
-        load_tasks(["own_group"], data={"own_group": {None: files["arc_easy"]}}, include_path=own_folder)
+        load_tasks(["own_group"], data={"own_group": {None: files["arc_easy"]}}, include_path=own_folder, trust=True)
 
 
 OWN_TASK = """
