@@ -13,6 +13,7 @@ A store is a folder:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -177,7 +178,10 @@ def save(
             progress("writing the store", total, total)
         _write_parameters(folder / "parameters", staged)
         del staged
-        shutil.rmtree(staging)
+        try:
+            shutil.rmtree(staging)
+        except OSError as error:  # which names a file without its folder
+            raise OSError(error.errno, error.strerror, str(staging)) from error
         tensors = {
             name: {"shape": list(shape), "dtype": dtype, "sha256": hashes[name]} for name, shape in shapes.items()
         }
@@ -246,10 +250,20 @@ def _write_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> Non
     import orbax.checkpoint as ocp
     from flax.traverse_util import unflatten_dict
 
+    class Handler(ocp.type_handlers.NumpyHandler):
+        """Raises what failed once no other array is being written: nothing comes back into a folder then removed."""
+
+        async def _open_and_write(self, *given: Any) -> None:
+            writing = asyncio.ensure_future(super()._open_and_write(*given))
+            begun.append(writing)
+            try:
+                await writing
+            finally:
+                await asyncio.wait(begun)
+
+    begun: list[asyncio.Future[None]] = []
     # By default Orbax copies host arrays first, which would bring the whole checkpoint into memory.
-    registry = ocp.type_handlers.create_type_handler_registry(
-        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False))
-    )
+    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, Handler(deepcopy_host_arrays=False)))
     arguments = {}
     for name, value in parameters.items():
         stacked_and_large = name.startswith("blocks/") and value.nbytes > CHUNK_BYTES
@@ -276,18 +290,24 @@ def _orbax(**settings: Any) -> Iterator[Any]:
 @contextlib.contextmanager
 def quiet_orbax() -> Iterator[None]:
     """Orbax keeps warnings about its own settings to itself, and prints no error that it raises anyway."""
-    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    logger, tasks, hook = logging.getLogger("absl"), logging.getLogger("asyncio"), sys.unraisablehook
 
     def without_late_ones(dropped: sys.UnraisableHookArgs) -> None:
         if not (isinstance(dropped.exc_value, RuntimeError) and "Event loop is closed" in str(dropped.exc_value)):
             hook(dropped)
 
     logger.addFilter(_not_orbax)
+    tasks.addFilter(_not_late)
     sys.unraisablehook = without_late_ones
     yield
     # Not after an error: writes that were begun beside the one that failed may still fail, in threads of their own.
     logger.removeFilter(_not_orbax)
+    tasks.removeFilter(_not_late)
     sys.unraisablehook = hook
+
+
+def _not_late(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from jaxpaint.models.checkpoint import quiet_orbax
 
 State = TypeVar("State")
 
+LATE_SECONDS = 0.3  # in which writes that were under way when another failed come to an end
+
 
 @dataclass(frozen=True)
 class TrainingCheckpoints:
@@ -29,8 +32,15 @@ class TrainingCheckpoints:
         """Keeps a tree of arrays in place of those of earlier steps; UserError where the folder cannot be written."""
         import orbax.checkpoint as ocp
 
-        with new_folder(self.folder, overwrite=True, replaces=Path.is_dir) as folder, _manager(folder) as manager:
-            manager.save(step, args=ocp.args.PyTreeSave(_numbered(state)))
+        with new_folder(self.folder, overwrite=True, replaces=Path.is_dir) as folder:
+            try:
+                with _manager(folder) as manager:
+                    manager.save(step, args=ocp.args.PyTreeSave(_numbered(state)))
+            except Exception:
+                # TensorStore's other writes go on in its threads, and bring back what is removed meanwhile.
+                remove(folder)
+                time.sleep(LATE_SECONDS)
+                raise
 
     def latest(self, like: Callable[[], State]) -> State | None:
         """The tree written last, with the structure, shapes and devices of what `like` gives, `ShapeDtypeStruct`s.
