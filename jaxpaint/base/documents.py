@@ -1,14 +1,16 @@
-"""Documents that come from outside (JSON), read whole and validated: what is wrong with one is a single line.
+"""Documents that come from outside (JSON, TOML), read whole and validated: what is wrong with one is a single line.
 
-Everything that a checkpoint, a store or a user's folder brings as JSON goes through here.
+Everything that a checkpoint, a store or a user's folder brings as either goes through here.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import reprlib
 import stat
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -61,6 +63,28 @@ def parse_json(text: bytes | str, where: str, shape: type[Shape] | None = None) 
     return value if shape is None else checked(value, shape, where)
 
 
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables and values in a TOML file.
+
+    Raises:
+        UserError: the file cannot be read, is not TOML, or is nested deeper than anything here.
+    """
+    data = read_bytes(path)
+    try:
+        text = data.decode()
+        if _DEEP_KEY.search(text):  # Python's parser takes minutes for some ten thousand parts
+            raise RecursionError
+        value = tomllib.loads(text)
+        _require_shallow(value)
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply to be read") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {path}: it is not text") from error
+    except ValueError as error:  # numbers of too many digits, and dates that are none, included
+        raise UserError(f"{path} is not TOML: {first_line(error)}") from error
+    return value
+
+
 def checked(value: Any, shape: type[Shape], where: str) -> Shape:
     """`value` as the `shape` that it should have: a pydantic model, or any type that pydantic can validate.
 
@@ -96,6 +120,7 @@ def _name(part: object) -> str:
     return str(part) if str(part).isprintable() else shown(str(part))
 
 
+_DEEP_KEY = re.compile(rf"""(?:\.[ \t]*+[\w"'-]++[ \t]*+){{{DEEPEST}}}""")
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = SHOWN_VALUE
 

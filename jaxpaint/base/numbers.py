@@ -5,24 +5,32 @@ from __future__ import annotations
 import math
 import re
 
+from jaxpaint.base.documents import SHOWN_VALUE, shown
 from jaxpaint.base.errors import UserError
 
 MOST_NUMBERS = 100_000
 LARGEST = 2**31 - 1  # which arrays of devices and samplers of seeds still take
 EXPECTED = "numbers by commas such as 0,2,4, or a range such as 0-14 or 0-14/2"
 
+_WHOLE = re.compile(r"[+-]?[0-9]+")
 _PART = re.compile(r"(?P<first>[0-9]{1,20})(?:\s*-\s*(?P<last>[0-9]{1,20})(?:\s*/\s*(?P<step>[0-9]{1,20}))?)?")
 
 
 def whole(text: str) -> int:
     """A whole number of any setting. Raises UserError for what is none, or too large for any."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise UserError(f"{text!r} is not a whole number") from None
-    if abs(value) > LARGEST:
-        raise UserError(f"{text} is out of range; expected at most {LARGEST}")
-    return value
+    if not _WHOLE.fullmatch(text.strip()):
+        raise UserError(f"{shown(text)} is not a whole number")
+    return within(text, LARGEST)
+
+
+def within(text: str, most: int) -> int:
+    """The number of digits, with a sign or without. Raises UserError for one beyond `most`, however many digits."""
+    given = text.strip()
+    digits = given.lstrip("+-").lstrip("0") or "0"
+    # Python refuses to read some thousands of digits.
+    if len(digits) > len(str(most)) or int(digits) > most:
+        raise UserError(f"{_clipped(given)} is out of range; expected at most {most}")
+    return -int(digits) if given.startswith("-") else int(digits)
 
 
 def finite(text: str) -> float:
@@ -30,10 +38,14 @@ def finite(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise UserError(f"{text!r} is not a number") from None
+        raise UserError(f"{shown(text)} is not a number") from None
     if not math.isfinite(value):
-        raise UserError(f"{text} is not a finite number")
+        raise UserError(f"{_clipped(text)} is not a finite number")
     return value
+
+
+def _clipped(digits: str) -> str:
+    return digits if len(digits) <= SHOWN_VALUE else f"{digits[:SHOWN_VALUE]}…"
 
 
 def parse_numbers(text: str) -> tuple[int, ...]:
@@ -46,7 +58,7 @@ def parse_numbers(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         match = _PART.fullmatch(part.strip())
         if not match:
-            raise UserError(f"{part.strip()!r} is not a number or a range; expected {EXPECTED}")
+            raise UserError(f"{shown(part.strip())} is not a number or a range; expected {EXPECTED}")
         first, last, step = (int(value) if value else None for value in match.group("first", "last", "step"))
         assert first is not None
         if max(first, last or 0) > LARGEST:

@@ -79,6 +79,6 @@ def asking_of(options: argparse.Namespace) -> tuple[Asking, dict[str, Any]]:
 
 def _parted(seeds: list[str], has_strategy: bool) -> tuple[int | None, str | None]:
     """A strategy's seed, the first single number where there is one, and lm-eval's seeds."""
-    own = next((seed for seed in seeds if has_strategy and seed.strip().isdigit()), None)
+    own = next((seed for seed in seeds if has_strategy and _is_number(seed)), None)
     others = [seed for seed in seeds if seed is not own]
-    return None if own is None else int(own), others[-1] if others else None
+    return None if own is None else checked_whole("--seed", own), others[-1] if others else None

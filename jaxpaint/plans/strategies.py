@@ -10,12 +10,14 @@ from __future__ import annotations
 import difflib
 import inspect
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.plans.nodes import MAX_LAYER
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, series
 
 
@@ -134,6 +136,9 @@ _ENTRIES = (
     Strategy("skip-one", skip_one, "skip one", ("orange", "s", "--"), "2", affected=1),
     Strategy("switch", switch, "switch with the next", ("green", "^", "-"), "2", affected=2),
 )
+MAX_PLANS = 100_000
+"""Of one study; the paper's has some thousands."""
+
 _BY_NAME = {entry.name: entry for entry in _ENTRIES}
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType(_BY_NAME)
 """The strategies by the names the command line uses."""
@@ -245,18 +250,43 @@ def family(
     one call's arguments can serve every strategy.
 
     Raises:
-        UserError: no such strategy, or a value out of range.
+        UserError: no such strategy, a value out of range, or more than `MAX_PLANS` plans, which are not made first.
     """
+    given = {"start": starts, "seed": seeds, "iterations": iterations, "times": times}
+    values = {option: tuple(numbers) for option, numbers in given.items() if numbers is not None}
+    require_few([name], num_layers, {option: len(numbers) for option, numbers in values.items()})
     options = _options(name)
-    values: dict[str, Sequence[int]] = {
-        "start": _choices(name, "start", num_layers) if starts is None else tuple(starts),
-        "seed": tuple(seeds),
-        "iterations": tuple(iterations),
-        "times": tuple(times),
-        "layer": _choices(name, "layer", num_layers),
-    }
-    combinations = itertools.product(*(values[option] for option in options))
+    chosen_from = [
+        values[option] if option in values else _choices(name, option, num_layers) for option in options
+    ]
+    combinations = itertools.product(*chosen_from)
     return tuple(build(name, num_layers, **dict(zip(options, chosen, strict=True))) for chosen in combinations)
+
+
+def require_few(
+    names: Iterable[str], num_layers: int | None, given: Mapping[str, int | None], others: int = 0
+) -> None:
+    """Raises UserError where strategies make more than `MAX_PLANS` plans, with `others` beside them.
+
+    `given` has how many values an option has been given, None or nothing where the model's layers say, which count for
+    one while these (`num_layers`) are not known.
+    """
+    found = {name: _size(name, num_layers, given) for name in names}
+    if sum(found.values()) + others > MAX_PLANS:
+        listed = [f"{count:,} of {name}" for name, count in found.items()] + [f"{others:,} of your own"] * (others > 0)
+        raise UserError(
+            f"that makes {sum(found.values()) + others:,} plans ({', '.join(listed)}), and one study has at most "
+            f"{MAX_PLANS:,}; give fewer starts, seeds, loops or times, or make several studies of them"
+        )
+
+
+def _size(name: str, num_layers: int | None, given: Mapping[str, int | None]) -> int:
+    def choices(option: str) -> int:
+        if (count := given.get(option)) is not None:
+            return count
+        return 1 if num_layers is None else len(_choices(name, option, num_layers))
+
+    return math.prod(map(choices, _options(name)))
 
 
 def _options(name: str) -> dict[str, int | None]:
@@ -279,6 +309,8 @@ def _choices(name: str, option: str, num_layers: int) -> range:
 def _layers(num_layers: int) -> range:
     if num_layers < 1:
         raise UserError(f"a model has at least 1 layer, not {num_layers}")
+    if num_layers > MAX_LAYER + 1:
+        raise UserError(f"a model has at most {MAX_LAYER + 1} layers, not {num_layers}")
     return range(num_layers)
 
 

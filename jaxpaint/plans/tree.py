@@ -12,9 +12,10 @@ from functools import cached_property
 from typing import TypeVar
 
 from jaxpaint.plans import nodes
-from jaxpaint.plans.plan import Node, Plan
+from jaxpaint.plans.plan import Node, Plan, PlanError
 
 State = TypeVar("State")
+MAX_PARTINGS = 200
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,20 @@ def prefix_tree(plans: Sequence[Plan]) -> Branch:
 
     Branches come in the order that holds the fewest hidden states: the one that itself holds most comes last, when
     nothing need be held for a next one (Sethi and Ullman's order for registers).
+
+    Raises:
+        PlanError: more than `MAX_PARTINGS` plans of which each parts from, or goes on after, the one before.
     """
-    return _branch([(index, units(plan)) for index, plan in enumerate(plans)])
+    return _branch([(index, units(plan)) for index, plan in enumerate(plans)], 0)
 
 
-def _branch(members: list[tuple[int, tuple[Node, ...]]]) -> Branch:
-    """The subtree of plans of which `members` are what remains to run."""
+def _branch(members: list[tuple[int, tuple[Node, ...]]], level: int) -> Branch:
+    """The subtree of plans of which `members` are what remains to run; `level` counts the branches above it."""
+    if level > MAX_PARTINGS:  # here and in `walk` Python could not follow
+        raise PlanError(
+            f"more than {MAX_PARTINGS} plans go on one from the other, such as loops 1-{MAX_PARTINGS + 1} of one "
+            "strategy; give fewer of them, or make several studies"
+        )
     first = members[0][1]
     shared = min(len(rest) for _, rest in members)
     while any(rest[:shared] != first[:shared] for _, rest in members):
@@ -64,7 +73,7 @@ def _branch(members: list[tuple[int, tuple[Node, ...]]]) -> Branch:
     return Branch(
         first[:shared],
         tuple(index for index, rest in members if len(rest) == shared),
-        tuple(sorted(map(_branch, groups.values()), key=lambda branch: branch.held)),
+        tuple(sorted((_branch(group, level + 1) for group in groups.values()), key=lambda branch: branch.held)),
     )
 
 

@@ -95,11 +95,10 @@ def plan_work(plans: Collection[Plan]) -> PlanWork:
 def shard_work(plans: Collection[Plan], count: int) -> list[PlanWork]:
     """The work of each of `count` shards, in their order."""
     different = list(dict.fromkeys(plans))
-    shards = shard_of(different, count)
-    return [
-        plan_work([plan for plan, shard in zip(different, shards, strict=True) if shard == number])
-        for number in range(1, count + 1)
-    ]
+    shards: list[list[Plan]] = [[] for _ in range(count)]
+    for plan, shard in zip(different, shard_of(different, count), strict=True):
+        shards[shard - 1].append(plan)
+    return [plan_work(own) for own in shards]
 
 
 def token_work(requests: Sequence[Request], batches: Sequence[Batch]) -> TokenWork:

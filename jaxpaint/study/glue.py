@@ -28,7 +28,7 @@ from jaxpaint.study.cells import Study, register
 from jaxpaint.study.glue_cells import VERSION, GlueRequests, finish
 from jaxpaint.study.loop import StartBar, no_bar
 from jaxpaint.study.run import tell_mended
-from jaxpaint.study.spec import variants_of
+from jaxpaint.study.spec import require_few_plans, variants_of
 from jaxpaint.study.trained import Advance, TrainedSummary, Training, run_trained
 from jaxpaint.tasks.glue import KINDS, Examples, GlueTask, glue_task, load_examples
 from jaxpaint.tasks.glue_tsv import tsv_file
@@ -68,6 +68,9 @@ class GlueSpec:
     loops: tuple[int, ...] = (3,)
     times: tuple[int, ...] = (2, 3)
     plans: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_few_plans(self)
 
     def variants(self, num_layers: int) -> tuple[Variant, ...]:
         """As `StudySpec.variants`."""

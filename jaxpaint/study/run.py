@@ -163,7 +163,7 @@ def open_session(
 ) -> Iterator[Session]:
     """Loads the spec's tasks and model, and opens its store. Arguments and errors as `run_study`."""
     converted = store_for(spec.model, spec.revision)
-    spec.variants(read_config(converted).num_hidden_layers)  # what cannot run is told before anything is loaded
+    spec.shard_variants(read_config(converted).num_hidden_layers)  # what cannot run is told before anything is loaded
     tasks = spec_tasks(spec)
     model = load(converted, dtype=spec.dtype, mesh=device_mesh(spec.tensor_parallel))  # type: ignore[arg-type]
     requests = spec_requests(spec, model, tasks) if tasks else ()

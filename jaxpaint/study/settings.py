@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from jaxpaint.base import documents
 from jaxpaint.base.bundled import MODEL
-from jaxpaint.base.errors import UserError, first_line
+from jaxpaint.base.errors import UserError
 from jaxpaint.base.texts import read_text
 from jaxpaint.plans.strategies import STRATEGIES, taking
 from jaxpaint.study import values
@@ -99,15 +99,7 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_toml(file: Path) -> dict[str, Any]:
     """The settings in a TOML file; names are checked, values not yet."""
-    try:
-        with file.open("rb") as opened:
-            settings = tomllib.load(opened)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or 'it is not text'}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{file} is not TOML: {first_line(error)}") from error
-    except RecursionError as error:
-        raise UserError(f"{file} is nested too deeply to be read") from error
+    settings = documents.read_toml(file)
     for name in settings:
         if name in COMMAND_LINE_ONLY:
             raise UserError(f"{file}: {name!r} belongs on the command line: --{name}")

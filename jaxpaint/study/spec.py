@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.shards import shard_of
-from jaxpaint.plans.strategies import CUSTOM, STRATEGIES, Variant, family
+from jaxpaint.plans.strategies import CUSTOM, STRATEGIES, Variant, family, require_few
 from jaxpaint.study import values
 from jaxpaint.tasks.asking import Asking, refuse_both
 from jaxpaint.training.settings import DECODER, TrainingSettings
@@ -18,6 +19,8 @@ from jaxpaint.training.settings import DECODER, TrainingSettings
 ANALYSES = ("similarity", "variance", "block_influence", "angular_distance")
 ANALYSIS_TASK = "lambada_openai"  # whose texts the paper's analyses run on
 ANALYSIS_SAMPLES = 100
+# Of all plans one by one. The paper's study of 80 layers has less than a million; what is beyond has no room in memory.
+MAX_TOTAL_COST = 10_000_000
 _STRATEGIES = values.names_of(STRATEGIES, "strategy", "strategies")
 
 
@@ -75,6 +78,9 @@ class StudySpec:
     gen_kwargs: Mapping[str, Any] | None = _setting(values.pairs, None)
     samples: Mapping[str, Sequence[int]] | None = _setting(values.samples, None)
     seed: tuple[int | None, ...] | None = _setting(values.seeds, None)
+
+    def __post_init__(self) -> None:
+        require_few_plans(self)
 
     @property
     def asking(self) -> Asking:
@@ -148,15 +154,42 @@ def variants_of(
     """The full model, every variant of the strategies, and plans of one's own (strategy "custom"), each once.
 
     Two variants may have equal plans, such as one iteration of looped-parallel and parallel. Raises UserError for a
-    start or a plan that does not fit the model.
+    start or a plan that does not fit the model, and for more of them than a study may have.
     """
-    found = [
+    _require_few(strategies, plans, starts, seeds, loops, times, num_layers)
+    of_strategies = (
         variant
         for name in ("full", *strategies)
         for variant in family(name, num_layers, starts=starts, seeds=seeds, iterations=loops, times=times)
-    ]
-    found += [_custom(text, num_layers) for text in plans]
+    )
+    found, cost = [], 0
+    for variant in chain(of_strategies, (_custom(text, num_layers) for text in plans)):
+        found.append(variant)
+        cost += variant.plan.cost
+        if cost > MAX_TOTAL_COST:
+            raise UserError(
+                f"the study's plans apply layers more than {MAX_TOTAL_COST:,} times a token in all ({len(found):,} of "
+                "them do); give fewer or smaller loops or times, or fewer starts, seeds or plans"
+            )
     return tuple(dict.fromkeys(found))
+
+
+def require_few_plans(spec: Any) -> None:
+    """Raises UserError where a spec that has what `variants_of` takes makes too many plans, whatever the model."""
+    _require_few(spec.strategies, spec.plans, spec.starts, spec.seeds, spec.loops, spec.times, None)
+
+
+def _require_few(
+    strategies: Sequence[str],
+    plans: Sequence[str],
+    starts: Sequence[int] | None,
+    seeds: Sequence[int],
+    loops: Sequence[int],
+    times: Sequence[int],
+    num_layers: int | None,
+) -> None:
+    given = {"seed": len(seeds), "iterations": len(loops), "times": len(times)}
+    require_few(strategies, num_layers, given | {"start": None if starts is None else len(starts)}, len(plans))
 
 
 def _custom(text: str, num_layers: int) -> Variant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from jaxpaint.base.documents import checked as checked_shape
-from jaxpaint.base.documents import parse_json, read_json
+from jaxpaint.base.documents import parse_json, read_json, shown
 from jaxpaint.base.errors import UserError, first_line
-from jaxpaint.base.numbers import EXPECTED, LARGEST, parse_numbers
+from jaxpaint.base.numbers import EXPECTED, LARGEST, parse_numbers, within
 from jaxpaint.plans.nodes import MAX_COST
 from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.strategies import MAX_PLANS
 from jaxpaint.tasks.asking import DEFAULT_SEEDS
 
 MOST = f"at most {LARGEST}"
@@ -141,11 +143,11 @@ counts = partial(numbers, least=1, most=MAX_COST)
 def count_or_numbers(value: Any) -> tuple[int, ...]:
     """Seeds: a single number N stands for the N seeds 0 to N - 1."""
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
-        value = int(value)
+        value = within(value, MAX_PLANS)
     if not _is_whole(value):
         return numbers(value)
-    if not 0 < value <= 100_000:
-        raise _Unfit("how many seeds, 1 or more, or a range such as 3-7")
+    if not 0 < value <= MAX_PLANS:
+        raise _Unfit(f"how many seeds, 1 to {MAX_PLANS}, or a range such as 3-7")
     return tuple(range(value))
 
 
@@ -166,23 +168,31 @@ def template(value: Any) -> bool | str:
 def pairs(value: Any) -> dict[str, Any]:
     """Names and values: a table, texts NAME=VALUE,NAME=VALUE, or a JSON object."""
     if isinstance(value, Mapping):
-        return dict(value)
+        return _of_json(dict(value))
     items = [value] if isinstance(value, str) else texts(value)
     if len(items) == 1 and items[0].lstrip().startswith("{"):
         return parse_json(items[0], "the JSON object", dict[str, Any])
     from lm_eval._cli.utils import key_val_to_dict
 
     try:
-        return {name: each for item in items for name, each in key_val_to_dict(item).items()}
+        return _of_json({name: each for item in items for name, each in key_val_to_dict(item).items()})
     except ValueError:
         raise _Unfit("NAME=VALUE,NAME=VALUE, or a JSON object") from None
+
+
+def _of_json(values: dict[str, Any]) -> dict[str, Any]:
+    """The values, which a results store will hold as JSON: no dates, NaN or infinity."""
+    try:
+        return parse_json(json.dumps(values, allow_nan=False), "it", dict[str, Any])
+    except (TypeError, ValueError, RecursionError):
+        raise _Unfit("values that JSON has, finite numbers among them") from None
 
 
 def samples(value: Any) -> dict[str, list[int]]:
     """For tasks the indices of documents: a table, a JSON object, or the name of a file that holds one."""
     from pydantic import Field
 
-    shape = dict[str, list[Annotated[int, Field(ge=0, strict=True)]]]
+    shape = dict[str, list[Annotated[int, Field(ge=0, le=LARGEST, strict=True)]]]
     if isinstance(value, Mapping):
         return checked_shape(value, shape, "it")
     given = text(value)
@@ -195,10 +205,10 @@ def seeds(value: Any) -> tuple[int | None, ...]:
     """One for all of lm-eval's four, or four (or three) by commas, None among them where nothing is seeded."""
     if isinstance(value, list) and value and isinstance(value[-1], str):  # the option, of which the last one counts
         value = value[-1]
-    given = str(value).split(",") if isinstance(value, str | int) and not isinstance(value, bool) else value
+    given = value.split(",") if isinstance(value, str) else [value] if _is_whole(value) else value
     if not isinstance(given, Sequence):
         raise _Unfit(SEEDS)
-    found = tuple(None if str(each).strip().lower() == "none" else _seed(each) for each in given)
+    found = tuple(None if _is_none(each) else _seed(each) for each in given)
     if len(found) == 1:
         return found * len(DEFAULT_SEEDS)
     if len(found) not in (len(DEFAULT_SEEDS) - 1, len(DEFAULT_SEEDS)):
@@ -209,11 +219,17 @@ def seeds(value: Any) -> tuple[int | None, ...]:
 SEEDS = "a number, or four by commas (of Python, NumPy, torch, few-shot examples), each 0 to 2^32 - 1 or None"
 
 
+def _is_none(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().lower() == "none")
+
+
 def _seed(value: Any) -> int:
-    shown = str(value).strip()
-    if isinstance(value, bool) or not (shown.isascii() and shown.isdigit()) or int(shown) >= 2**32:
+    if _is_whole(value) and 0 <= value < 2**32:
+        return value
+    digits = value.strip() if isinstance(value, str) else ""
+    if not (digits.isascii() and digits.isdigit()):
         raise _Unfit(SEEDS)
-    return int(shown)
+    return within(digits, 2**32 - 1)
 
 
 def shard(value: Any) -> tuple[int, int]:
@@ -222,7 +238,7 @@ def shard(value: Any) -> tuple[int, int]:
     parts = index.strip(), count.strip()
     if not slash or not all(part.isascii() and part.isdigit() for part in parts):
         raise _Unfit("I/N, such as 1/8 for the first of eight parts")
-    i, n = map(int, parts)
+    i, n = (within(part, MAX_PLANS) for part in parts)  # no study has more plans to part
     if not 1 <= i <= n:
         raise _Unfit(f"I/N with I from 1 to N{f', so 1/{n} to {n}/{n}' if n else ''}")
     return i, n
@@ -242,5 +258,4 @@ def _shown(value: Any) -> str:
     """A value as TOML or the command line spell it."""
     if isinstance(value, bool):
         return str(value).lower()
-    shown = repr(value) if not isinstance(value, dict) else "a table"
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+    return "a table" if isinstance(value, dict) else shown(value)
