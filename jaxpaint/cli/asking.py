@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
+
+from jaxpaint.base.numbers import whole
 
 if TYPE_CHECKING:
     from jaxpaint.tasks.asking import Asking
@@ -79,6 +82,8 @@ def asking_of(options: argparse.Namespace) -> tuple[Asking, dict[str, Any]]:
 
 def _parted(seeds: list[str], has_strategy: bool) -> tuple[int | None, str | None]:
     """A strategy's seed, the first single number where there is one, and lm-eval's seeds."""
-    own = next((seed for seed in seeds if has_strategy and _is_number(seed)), None)
+    own = next((seed for seed in seeds if has_strategy and re.fullmatch(r"\s*[0-9]+\s*", seed)), None)
     others = [seed for seed in seeds if seed is not own]
-    return None if own is None else checked_whole("--seed", own), others[-1] if others else None
+    from jaxpaint.study.values import checked
+
+    return None if own is None else checked("--seed", own, whole), others[-1] if others else None

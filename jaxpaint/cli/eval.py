@@ -29,6 +29,8 @@ from jaxpaint.cli.exits import MISTAKE
 from jaxpaint.cli.loading import load_with_plan
 from jaxpaint.cli.options import add_model_options, add_plan_options, add_task_options, check_plan_options, plan_line
 
+_NUMBERS = ("limit", "num-fewshot", "batch-tokens", "tensor-parallel")
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
@@ -43,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
     require(computing=True)
     from convert.sources import require_known
     from jaxpaint.base.files import check_writable
+    from jaxpaint.study.settings import checked_options
     from jaxpaint.tasks.evaluation import evaluate_tasks, write_json
     from jaxpaint.tasks.load import load_tasks, results_table
     from jaxpaint.tasks.local_data import parse_data_option
@@ -52,8 +55,9 @@ def run(options: argparse.Namespace) -> int:
         check_writable(options.output, "a JSON file")
     elif options.log_samples:
         raise UserError("--log-samples needs --output FILE to write to")
-    if options.batch_tokens is not None and options.batch_tokens < 1:
-        raise UserError(f"--batch-tokens is {options.batch_tokens}; expected 1 or more")
+    numbers = {name: getattr(options, name.replace("-", "_")) for name in _NUMBERS}
+    for name, value in checked_options(numbers).items():
+        setattr(options, name.replace("-", "_"), value)
     data = parse_data_option(options.data)
     asking, others = asking_of(options)
     check_plan_options(options)

@@ -64,6 +64,8 @@ def run(options: argparse.Namespace) -> int:
     if compared and (options.plan or options.strategy):
         raise UserError("give --compare for each plan, or one --plan or --strategy, not both")
     check_plan_options(options)
+    if options.max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens is {options.max_new_tokens}; expected 1 or more")
     text = read_input("--prompt -") if options.prompt == "-" else options.prompt
     sampling = _sampling(options)
     model, plan = load_with_plan(options)
@@ -89,11 +91,17 @@ def _prompt(model: Model, text: str, options: argparse.Namespace) -> Prompt:
     from jaxpaint.generation import Prompt
 
     tokens = model.tokenizer.encode(text, verbose=False)
-    excess = len(tokens) + options.max_new_tokens - model.config.max_position_embeddings
+    positions = model.config.max_position_embeddings
+    if options.max_new_tokens >= positions:
+        raise UserError(
+            f"--max-new-tokens is {options.max_new_tokens}, and the model has {positions} positions for prompt and "
+            f"answer; expected at most {positions - 1}"
+        )
+    excess = len(tokens) + options.max_new_tokens - positions
     if excess > 0 and not options.truncate_left:
         raise UserError(
             f"the prompt has {len(tokens)} tokens; with {options.max_new_tokens} new ones that is {excess} more than "
-            f"the model's {model.config.max_position_embeddings} positions; shorten it, lower --max-new-tokens, or cut "
+            f"the model's {positions} positions; shorten it, lower --max-new-tokens, or cut "
             "its beginning with --truncate-left"
         )
     return Prompt(tuple(tokens[max(excess, 0) :]), options.max_new_tokens, tuple(options.stop))

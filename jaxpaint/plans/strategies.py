@@ -12,7 +12,7 @@ import inspect
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -45,6 +45,8 @@ def reverse(num_layers: int, start: int) -> Plan:
 def random_order(num_layers: int, start: int, seed: int) -> Plan:
     """The middle as CPython's `random.seed(seed); random.shuffle(middle)` orders it (figure 7)."""
     middle = list(_middle(num_layers, start))
+    if not 0 <= seed < 2**32:  # Python takes others, and -1 is the same as 1
+        raise UserError(f"seed {seed} is out of range: 0 to 2^32 - 1")
     random.Random(seed).shuffle(middle)
     return _around(num_layers, start, series(middle))
 
@@ -256,16 +258,12 @@ def family(
     values = {option: tuple(numbers) for option, numbers in given.items() if numbers is not None}
     require_few([name], num_layers, {option: len(numbers) for option, numbers in values.items()})
     options = _options(name)
-    chosen_from = [
-        values[option] if option in values else _choices(name, option, num_layers) for option in options
-    ]
+    chosen_from = [values[option] if option in values else _choices(name, option, num_layers) for option in options]
     combinations = itertools.product(*chosen_from)
     return tuple(build(name, num_layers, **dict(zip(options, chosen, strict=True))) for chosen in combinations)
 
 
-def require_few(
-    names: Iterable[str], num_layers: int | None, given: Mapping[str, int | None], others: int = 0
-) -> None:
+def require_few(names: Iterable[str], num_layers: int | None, given: Mapping[str, int | None], others: int = 0) -> None:
     """Raises UserError where strategies make more than `MAX_PLANS` plans, with `others` beside them.
 
     `given` has how many values an option has been given, None or nothing where the model's layers say, which count for

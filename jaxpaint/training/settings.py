@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from jaxpaint.base.documents import shown
 from jaxpaint.base.errors import UserError
 
 
@@ -32,8 +33,12 @@ class TrainingSettings:
                 raise UserError(f"{name} is {getattr(self, name)}; fine-tuning needs a number above 0")
         if not 0 <= self.weight_decay < float("inf"):
             raise UserError(f"weight_decay is {self.weight_decay}; give 0 or more")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise UserError(f"seeds are {list(self.seeds)}; give at least one, of 0 or more, and each once")
+        if (
+            not self.seeds
+            or len(set(self.seeds)) < len(self.seeds)
+            or not 0 <= min(self.seeds) <= max(self.seeds) < 2**32
+        ):
+            raise UserError(f"seeds are {shown(list(self.seeds))}; give at least one, of 0 to 2^32 - 1, and each once")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UserError(f"dropout is {self.dropout}; give a probability of 0 or more and below 1")
 
