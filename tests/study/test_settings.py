@@ -244,7 +244,7 @@ def test_files_that_cannot_be_read(tmp_path) -> None:
     wrong.write_text("0-3\n\n0-8 {9\n")
     for read, file, expected in (
         (lambda file: spec_from({}, file), tmp_path / "absent.toml", "No such file"),
-        (lambda file: spec_from({}, file), tmp_path, "Is a directory"),
+        (lambda file: spec_from({}, file), tmp_path, "is not a regular file"),
         (lambda file: spec_from({}, file), binary, "it is not text"),
         (read_plans, binary, "it is not UTF-8 text"),
         (read_plans, tmp_path, "Is a directory"),
