@@ -20,6 +20,7 @@ from jaxpaint.base.errors import UserError, first_line
 Shape = TypeVar("Shape")
 SHOWN_ERRORS = 3
 SHOWN_VALUE = 60  # characters
+MOST_VALUES = 1_000_000
 DEEPEST = 100  # objects and lists in one another; what is read here has ten or so
 
 
@@ -100,6 +101,28 @@ def checked(value: Any, shape: type[Shape], where: str) -> Shape:
         listed = "; ".join(_described(one) for one in found[:SHOWN_ERRORS])
         more = f" (and {len(found) - SHOWN_ERRORS} more)" if len(found) > SHOWN_ERRORS else ""
         raise UserError(f"{where} is not as it should be: {listed}{more}") from error
+
+
+def require_bounded(value: Any, where: str) -> None:
+    """Of what may hold one thing at many places, as YAML's anchors do.
+
+    Raises:
+        UserError: written out it would have more than `MOST_VALUES` values, or have no end.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(part: Any, level: int) -> int:
+        if not isinstance(part, dict | list | tuple):
+            return 1
+        if id(part) not in sizes:
+            if level == DEEPEST:
+                raise UserError(f"{where} is nested too deeply to be what it should be")
+            inner = part.values() if isinstance(part, dict) else part
+            sizes[id(part)] = 1 + sum(size(each, level + 1) for each in inner)
+        return sizes[id(part)]
+
+    if (found := size(value, 0)) > MOST_VALUES:
+        raise UserError(f"{where} stands for {found:,} values, by its anchors; expected at most {MOST_VALUES:,}")
 
 
 def shown(value: Any) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from jaxpaint.base.documents import require_bounded, require_regular
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.tasks.asking import USUAL, Asking, refuse_both
 from jaxpaint.tasks.files import bundled_tasks, find_task_files, may_be_group_or_tag, near_names
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks.manager import TaskDict
+
+USUAL_SHOTS = 64
 
 
 def load_tasks(
@@ -79,6 +82,8 @@ def load_tasks(
                 f"a group gives {name!r} {shots} few-shot examples, the task itself none; with --data, ask "
                 f"for them by --num-fewshot {shots}"
             )
+        require_bounded(dict(vars(task.config)), f"the configuration of task {name!r}")
+        _check_shots(name, task, shots)
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(asking.seeds["fewshot_seed"])
         if asking.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
@@ -224,6 +229,19 @@ def _shots(own: int | None, asked: int | None) -> int:
     return (own or 0) if asked is None or own == 0 else asked
 
 
+def _check_shots(name: str, task: "Task", shots: int) -> None:
+    """Raises UserError for more examples than there are documents, before any model is loaded."""
+    if shots < 0:
+        raise UserError(f"task {name!r} sets num_fewshot to {shots}; expected 0 or more examples")
+    if shots <= USUAL_SHOTS:  # asking for the documents, lm-eval may warn once more
+        return
+    with in_tasks():
+        documents = task.fewshot_docs()
+    size = shots if documents is None else len(documents)
+    if shots > size:
+        raise UserError(f"num_fewshot is {shots}, and {name} has {size} documents to take examples from; give fewer")
+
+
 def _set_seeds(asking: Asking) -> None:
     import numpy as np
 
@@ -264,6 +282,8 @@ def _folders(include_path: str | Path | Sequence[str | Path] | None) -> list[str
     for folder in folders:
         if not Path(folder).is_dir():
             raise UserError(f"include path {str(folder)!r} is not a folder")
+        for file in Path(folder).rglob("*.yaml"):  # lm-eval reads all, and would wait for a pipe
+            require_regular(file)
     return folders
 
 
@@ -281,6 +301,7 @@ def _entry(path: Path) -> Any:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     path = path.expanduser().resolve()
+    require_regular(path)
     try:
         entry = TaskIndex.entry_from_config(load_yaml(path, resolve_func=False))
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from contextlib import suppress
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jaxpaint.base.errors import UserError
 from jaxpaint.study.settings import spec_from
+from jaxpaint.study.spec import StudySpec
 from tests.helpers.hostile import damage, documents, refused
 
 AS_ONE = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -77,7 +80,70 @@ def test_any_bytes(tmp_path, done) -> None:
     refused(lambda: spec_from({}, file))
 
 
-@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "[" * 5000 + "]" * 5000], ids=["cut", "whole"])
+@pytest.mark.parametrize(
+    "text",
+    ["a = " + "[" * 100_000, "a = " + "[" * 5000 + "]" * 5000, ".".join("a" * 100_000) + " = 1"],
+    ids=["cut", "whole", "a key"],
+)
 def test_nesting(tmp_path, text) -> None:
     (tmp_path / "study.toml").write_text(text)
     assert refused(lambda: spec_from({}, tmp_path / "study.toml"))
+
+
+LONG = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"limit = {LONG}",
+        f"limit = 0x{LONG}",
+        f"batch-tokens = 0x{LONG}",
+        f'seed = "{LONG}"',
+        f'shard = "1/{LONG}"',
+        f'seeds = "{LONG}"',
+        'shard = "1/1000000000"',
+        "limit = 1979-05-27",
+        "gen-kwargs = {temperature = nan}",
+        "gen-kwargs = {temperature = 1979-05-27}",
+        "samples = {arc_easy = [1000000000000]}",
+    ],
+)
+def test_numbers_of_any_length(tmp_path, text) -> None:
+    (tmp_path / "study.toml").write_text(
+        f'model = "m"\nstore = "s"\ntasks = ["arc_easy"]\nstrategies = ["random"]\n{text}'
+    )
+    assert refused(lambda: spec_from({}, tmp_path / "study.toml"))
+
+
+def test_pipes_are_not_waited_for(tmp_path) -> None:
+    os.mkfifo(tmp_path / "study.toml")
+    assert refused(lambda: spec_from({}, tmp_path / "study.toml"))
+
+
+def study(**options: Any) -> StudySpec:
+    return spec_from({"model": "m", "store": "s", "tasks": "arc_easy", **options})
+
+
+def test_plans_are_counted_before_they_are_made() -> None:
+    both = {"strategies": "looped-parallel,random", "loops": "1-90000", "seeds": 90_000}
+    with pytest.raises(UserError, match="makes 180,000 plans .*90,000 of random.* at most 100,000"):
+        study(**both)
+    grid = study(strategies="random", seeds=90_000, starts="0-9")  # of a model that is not known yet
+    with pytest.raises(UserError, match="makes 900,000 plans"):
+        grid.variants(32)
+
+
+def test_work_beyond_memory() -> None:
+    with pytest.raises(UserError, match="more than 10,000,000 times a token in all"):
+        study(strategies="looped-parallel", loops="1-1000").variants(32)
+
+
+def test_plans_that_python_cannot_follow() -> None:
+    with pytest.raises(UserError, match="more than 200 plans go on one from the other"):
+        study(strategies="looped-parallel", loops="1-300", starts="6").shard_variants(16)
+    assert len(study(strategies="looped-parallel", loops="1-200", starts="6").shard_variants(16)) == 201
+
+
+def test_the_paper_s_study_of_a_large_model_fits() -> None:
+    assert len(study(preset="paper").variants(80)) > 1900

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jaxpaint.base.errors import UserError
 from jaxpaint.tasks.load import build_instances, load_tasks
 from tests.helpers.hostile import damage, documents, refused
 from tests.helpers.tiny_tasks import SCORED, make_task
@@ -65,3 +67,29 @@ def test_any_bytes(tmp_path, data) -> None:
 def test_no_tasks(tmp_path, text) -> None:
     (tmp_path / "x.yaml").write_text(text)
     assert refused(lambda: read(tmp_path / "x.yaml"))
+
+
+def odd(tmp_path: Path, **changed: object) -> Path:
+    file = Path(make_task(tmp_path, "tiny_choice", documents=3))
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    return file
+
+
+def test_anchors_that_no_results_could_hold(tmp_path) -> None:
+    file = odd(tmp_path)
+    laughs = LAUGHS.replace("\n", ",").rstrip(",")
+    file.write_text(file.read_text().rstrip()[:-1] + f", metadata: {{version: 1, {laughs}}}}}")
+    with pytest.raises(UserError, match="the configuration of task 'tiny_choice' stands for .* values"):
+        read(file)
+
+
+@pytest.mark.parametrize("asked", [-3, 10**12])
+def test_examples_that_there_are_not(tmp_path, asked) -> None:
+    with pytest.raises(UserError, match=f"num_fewshot .*{asked}"):
+        load_tasks([str(odd(tmp_path, num_fewshot=asked))])
+
+
+def test_pipes_are_not_waited_for(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert refused(lambda: read(tmp_path / "pipe.yaml"))
+    assert refused(lambda: load_tasks(["x"], include_path=tmp_path))
