@@ -189,7 +189,12 @@ def _require_few(
     num_layers: int | None,
 ) -> None:
     given = {"seed": len(seeds), "iterations": len(loops), "times": len(times)}
-    require_few(strategies, num_layers, given | {"start": None if starts is None else len(starts)}, len(plans))
+    require_few(
+        dict.fromkeys(("full", *strategies)),
+        num_layers,
+        given | {"start": None if starts is None else len(starts)},
+        len(plans),
+    )
 
 
 def _custom(text: str, num_layers: int) -> Variant:

@@ -77,10 +77,10 @@ def test_data(refused, store, files, tmp_path) -> None:
         (["--times", 3], ("--times", "--strategy")),  # --seed alone is lm-eval's
         (["--plan", "0", "--start", 0, "--times", 2], ("--start, --times", "--strategy")),
         (["--limit", 0], ("limit is 0",)),
-        (["--num-fewshot", -1], ("num_fewshot is -1",)),
+        (["--num-fewshot", -1], ("num-fewshot is -1",)),
         (["--batch-tokens", 0], ("--batch-tokens is 0",)),
         (["--log-samples"], ("--log-samples needs --output",)),
-        (["--tensor-parallel", 0], ("groups of 0",)),
+        (["--tensor-parallel", 0], ("--tensor-parallel is 0",)),
         (["--limit", "many"], ("--limit", "'many'", "jaxpaint eval --help")),
         (["--dtype", "int8"], ("--dtype", "'int8'", "bfloat16")),
         (["--bos", "maybe"], ("--bos", "'maybe'", "auto")),

@@ -127,10 +127,12 @@ def study(**options: Any) -> StudySpec:
 
 def test_plans_are_counted_before_they_are_made() -> None:
     both = {"strategies": "looped-parallel,random", "loops": "1-90000", "seeds": 90_000}
-    with pytest.raises(UserError, match="makes 180,000 plans .*90,000 of random.* at most 100,000"):
+    with pytest.raises(UserError, match=r"makes 180,001 plans .*90,000 of random.* at most 100,000"):
         study(**both)
-    grid = study(strategies="random", seeds=90_000, starts="0-9")  # of a model that is not known yet
-    with pytest.raises(UserError, match="makes 900,000 plans"):
+    with pytest.raises(UserError, match="makes 900,001 plans"):
+        study(strategies="random", seeds=90_000, starts="0-9")
+    grid = study(strategies="random", seeds=90_000)  # the starts are the model's, which is not known yet
+    with pytest.raises(UserError, match="makes 1,440,001 plans"):
         grid.variants(32)
 
 

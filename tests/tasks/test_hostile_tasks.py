@@ -79,7 +79,7 @@ def test_anchors_that_no_results_could_hold(tmp_path) -> None:
     file = odd(tmp_path)
     laughs = LAUGHS.replace("\n", ",").rstrip(",")
     file.write_text(file.read_text().rstrip()[:-1] + f", metadata: {{version: 1, {laughs}}}}}")
-    with pytest.raises(UserError, match="the configuration of task 'tiny_choice' stands for .* values"):
+    with pytest.raises(UserError, match=r"the configuration of task 'tiny_choice' stands for .* values"):
         read(file)
 
 
