@@ -92,7 +92,7 @@ def _prompt(model: Model, text: str, options: argparse.Namespace) -> Prompt:
 
     tokens = model.tokenizer.encode(text, verbose=False)
     positions = model.config.max_position_embeddings
-    if options.max_new_tokens >= positions:
+    if tokens and options.max_new_tokens >= positions:
         raise UserError(
             f"--max-new-tokens is {options.max_new_tokens}, and the model has {positions} positions for prompt and "
             f"answer; expected at most {positions - 1}"

@@ -89,7 +89,7 @@ def test_draws_with_a_seed(run, store) -> None:
     ("arguments", "expected"),
     [
         (("--prompt", ""), ("the prompt is empty",)),
-        (("--prompt", "A", "--max-new-tokens", 0), ("0 new tokens",)),
+        (("--prompt", "A", "--max-new-tokens", 0), ("--max-new-tokens is 0",)),
         (("--prompt", "A", "--top-k", 3), ("need a --temperature",)),
         (("--prompt", "A", "--temperature", -1), ("temperature is -1.0",)),
         (("--prompt", "A", "--compare", "0-4", "--plan", "0-4"), ("not both",)),
