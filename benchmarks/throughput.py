@@ -7,8 +7,9 @@
 With --model, lm-eval's own hf backend (batch size 8, float32, its full logits) and jaxpaint score the same lm-eval
 requests, in turn, and every log-likelihood is compared. With --random, transformers' SDPA forward pass, which computes
 logits at every position, and jaxpaint's scoring of the last 16 run the same random sequences. With --lengths, each
-scores all tokens of one text of so many tokens (transformers: SDPA, float32 log-softmax of its logits), and the peak
-memory of a process that does is told. Figures are medians of the rounds; the ratio is taken round by round.
+scores all tokens of one text of so many tokens (transformers: SDPA, float32 log-softmax of its logits), in turn, each
+in a process of its own: in one process the threads of the one keep those of the other waiting. Figures are medians of
+the rounds; the ratio is taken round by round.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from random_weights import SHAPES, random_models
@@ -38,15 +40,17 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=64, help="for --random (default: %(default)s)")
     parser.add_argument("--lengths", type=lambda text: [int(n) for n in text.split(",")], help="with --model: tokens")
     parser.add_argument("--memory-of", choices=("jaxpaint", "transformers"), help=argparse.SUPPRESS)
+    parser.add_argument("--take-turns", choices=("jaxpaint", "transformers"), help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     if bool(options.model) == bool(options.random):
         parser.error("give --model FOLDER or --random SHAPE")
     if options.memory_of:
-        peer = _texts(options, *options.lengths) if options.lengths else _peers(options)
-        peer[options.memory_of]()
-        status = Path("/proc/self/status").read_text()
-        print(int(status.split("VmHWM:")[1].split()[0]) / 2**20)
+        _peers(options)[options.memory_of]()
+        print(_own_peak_memory())
+        return
+    if options.take_turns:
+        _take_turns(options)
         return
     measure = _random if options.random else _lengths if options.lengths else _measure
     figures = measure(options)
@@ -141,20 +145,19 @@ def _encoded(options, instances):
     return [tokenizer.encode("".join(instance.args), add_special_tokens=False)[:-1] for instance in instances]
 
 
-def _peak_memory(name: str, *arguments: str) -> float:
+def _peak_memory(name: str) -> float:
     """Of a whole process that loads the model and scores the requests once, in GiB."""
-    command = [sys.executable, *sys.argv, "--memory-of", name, *arguments]
+    command = [sys.executable, *sys.argv, "--memory-of", name]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def _texts(options, length: int):
-    """{name: function that gives the log-likelihood of all but the first of `length` random tokens}."""
+def _of_length(options, length: int):
+    """The function that gives the log-likelihood of all but the first of `length` random tokens, by one peer."""
     import numpy as np
 
     tokens = np.random.default_rng(length).integers(1000, 40_000, length).tolist()
-
-    def jaxpaint_peer():
+    if options.take_turns == "jaxpaint":
         import jaxpaint as jp
         from jaxpaint.engine.packing import Request
         from jaxpaint.engine.score import score
@@ -163,23 +166,51 @@ def _texts(options, length: int):
         request = Request.of(tokens[:1], tokens[1:], length)
         return lambda: float(score(model, [request]).loglikelihoods[0])
 
-    def transformers_peer():
-        import torch
-        from transformers import AutoModelForCausalLM
+    import torch
+    from transformers import AutoModelForCausalLM
 
-        torch.set_num_threads(options.threads)
-        model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, attn_implementation="sdpa")
-        inputs = torch.tensor([tokens])
+    torch.set_num_threads(options.threads)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, attn_implementation="sdpa")
+    inputs = torch.tensor([tokens])
 
-        def run() -> float:
-            with torch.inference_mode():
-                logprobs = model(inputs[:, :-1], use_cache=False).logits[0].log_softmax(-1)
-                return float(logprobs.gather(1, inputs[0, 1:, None]).sum())
+    def run() -> float:
+        with torch.inference_mode():
+            logprobs = model(inputs[:, :-1], use_cache=False).logits[0].log_softmax(-1)
+            return float(logprobs.gather(1, inputs[0, 1:, None]).sum())
 
-        return run
+    return run
 
-    peers = {"jaxpaint": jaxpaint_peer, "transformers": transformers_peer}
-    return {name: peer() for name, peer in peers.items() if options.memory_of in (None, name)}
+
+def _take_turns(options) -> None:
+    """In a process of its own: a run for each line that is read, told as its answer, seconds and the peak memory."""
+    run = _of_length(options, *options.lengths)
+    run()  # compilation, caches
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        answer = run()
+        seconds = time.perf_counter() - started
+        print(json.dumps({"answer": answer, "seconds": seconds, "memory": _own_peak_memory()}), flush=True)
+
+
+def _own_peak_memory() -> float:
+    """Of this process, in GiB."""
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**20
+
+
+@contextmanager
+def _taking_turns(name: str, length: int):
+    """A process of one peer, as a function that lets it run once and gives what it tells."""
+    command = [sys.executable, *sys.argv, "--take-turns", name, "--lengths", str(length)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, **pipes) as peer:
+
+        def turn() -> dict:
+            peer.stdin.write("\n")
+            peer.stdin.flush()
+            return json.loads(peer.stdout.readline())
+
+        yield turn
+        peer.stdin.close()
 
 
 def _lengths(options) -> dict:
@@ -188,22 +219,17 @@ def _lengths(options) -> dict:
         f"{'tokens':>7} {'jaxpaint':>10} {'transformers':>13} {'time':>6} {'difference':>11} {'peak memory, GiB':>18}"
     )
     for length in options.lengths:
-        peers = _texts(options, length)
-        answers = {name: peer() for name, peer in peers.items()}  # warm-up: compilation, caches
-        seconds: dict[str, list[float]] = {name: [] for name in peers}
-        for _ in range(options.rounds):
-            for name, peer in peers.items():
-                started = time.perf_counter()
-                peer()
-                seconds[name].append(time.perf_counter() - started)
-        ours, theirs = (seconds[name] for name in ("jaxpaint", "transformers"))
-        share = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-        memory = {name: _peak_memory(name, "--lengths", str(length)) for name in peers}
-        difference = abs(answers["jaxpaint"] - answers["transformers"]) / abs(answers["transformers"])
-        figures["lengths"][length] = {"seconds": seconds, "time_share": share, "peak_memory_gib": memory}
+        with _taking_turns("jaxpaint", length) as jaxpaint, _taking_turns("transformers", length) as transformers:
+            jaxpaint(), transformers()  # both are ready
+            turns = [(jaxpaint(), transformers()) for _ in range(options.rounds)]
+        share = statistics.median(ours["seconds"] / theirs["seconds"] for ours, theirs in turns)
+        ours, theirs = turns[-1]
+        difference = abs(ours["answer"] - theirs["answer"]) / abs(theirs["answer"])
+        figures["lengths"][length] = {"time_share": share, "difference": difference, "turns": turns}
+        medians = [statistics.median(turn[peer]["seconds"] for turn in turns) for peer in (0, 1)]
         print(
-            f"{length:>7} {statistics.median(ours):>9.3f}s {statistics.median(theirs):>12.3f}s {share:>6.2f} "
-            f"{difference:>11.1e} {memory['jaxpaint']:>8.2f} {memory['transformers']:>9.2f}",
+            f"{length:>7} {medians[0]:>9.3f}s {medians[1]:>12.3f}s {share:>6.2f} {difference:>11.1e} "
+            f"{ours['memory']:>8.2f} {theirs['memory']:>9.2f}",
             flush=True,
         )
     return figures
