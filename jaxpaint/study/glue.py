@@ -34,7 +34,7 @@ from jaxpaint.tasks.glue import KINDS, Examples, GlueTask, glue_task, load_examp
 from jaxpaint.tasks.glue_tsv import tsv_file
 from jaxpaint.tasks.local_data import parse_data_option
 from jaxpaint.training.checkpoints import TrainingCheckpoints, discard
-from jaxpaint.training.features import Encoded, check_max_length, encode, pooled_features
+from jaxpaint.training.features import Encoded, check_max_length, encode, pooled_features, require_positions
 from jaxpaint.training.heads import classifier_dropout, train_heads
 from jaxpaint.training.settings import ENCODER, TrainingSettings
 from jaxpaint.training.tune import TunedEncoder, tune_encoder
@@ -127,7 +127,9 @@ def run_glue(spec: GlueSpec, *, progress: StartBar = no_bar) -> TrainedSummary:
     """
     started, tasks = time.perf_counter(), []
     converted = store_for(spec.model, spec.revision)
-    variants = spec.variants(read_config(converted).num_hidden_layers)  # told before anything is loaded
+    config = read_config(converted)  # what cannot run is told before anything is loaded
+    variants = spec.variants(config.num_hidden_layers)
+    require_positions(config, spec.training.max_length)
     for task, local in spec.files():
         train = load_examples(task, TRAIN, local.get(TRAIN), spec.limit_train)
         split = task.validation_split

@@ -26,7 +26,7 @@ from jaxpaint.study.loop import Loop, StartBar, no_bar
 from jaxpaint.study.scoring import Scoring, Work
 from jaxpaint.study.spec import StudySpec
 from jaxpaint.study.writing import Writing
-from jaxpaint.tasks.encoding import Encoding
+from jaxpaint.tasks.encoding import Encoding, require_length
 from jaxpaint.tasks.load import load_tasks
 from jaxpaint.tasks.local_data import parse_data_option
 from jaxpaint.tasks.requests import TaskRequests, load_requests
@@ -163,7 +163,9 @@ def open_session(
 ) -> Iterator[Session]:
     """Loads the spec's tasks and model, and opens its store. Arguments and errors as `run_study`."""
     converted = store_for(spec.model, spec.revision)
-    spec.shard_variants(read_config(converted).num_hidden_layers)  # what cannot run is told before anything is loaded
+    config = read_config(converted)  # what cannot run is told before anything is loaded
+    spec.shard_variants(config.num_hidden_layers)
+    require_length(spec.max_length, config)
     tasks = spec_tasks(spec)
     model = load(converted, dtype=spec.dtype, mesh=device_mesh(spec.tensor_parallel))  # type: ignore[arg-type]
     requests = spec_requests(spec, model, tasks) if tasks else ()

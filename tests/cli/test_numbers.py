@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from jaxpaint.models import checkpoint
 from jaxpaint.study import glue, run
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
@@ -55,6 +56,35 @@ def test_of_plans(refused, store, tmp_path, monkeypatch, command, options, expec
     made = tmp_path / "made.sqlite"
     refused(*command.split(), "--model", store, "--store", made, *options.split(), expected=(expected,))
     assert not made.exists()
+
+
+@pytest.fixture
+def nothing_is_read(monkeypatch) -> None:
+    monkeypatch.setattr(checkpoint, "restore", lambda *arguments, **options: pytest.fail("weights were read"))
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (
+            "generate --prompt A --truncate-left --max-new-tokens 2000000000",
+            "--max-new-tokens is 2000000000, and the model has 64 positions for prompt and answer; expected at most 63",
+        ),
+        (
+            "eval --tasks painter_facts --max-length 2000000000",
+            "--max-length is 2000000000; expected 1 to the model's 64 positions",
+        ),
+        (
+            "study --tasks painter_facts --store STORE --max-length 2000000000",
+            "--max-length is 2000000000; expected 1 to the model's 64 positions",
+        ),
+        ("glue --store STORE --max-length 2000000000", "max_length is 2000000000, more than the model's 64 positions"),
+    ],
+)
+def test_of_lengths_beyond_the_model(refused, store, tmp_path, nothing_is_read, command, expected) -> None:
+    words = [str(tmp_path / "made.sqlite") if word == "STORE" else word for word in command.split()]
+    refused(*words, "--model", store, expected=(expected,))
+    assert not list(tmp_path.iterdir())
 
 
 def test_of_a_plan_in_settings(refused, store, tmp_path) -> None:
