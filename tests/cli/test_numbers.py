@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 from jaxpaint.models import checkpoint
@@ -93,3 +97,22 @@ def test_of_a_plan_in_settings(refused, store, tmp_path) -> None:
     file.write_text(f'model = "{store}"\nstore = "{tmp_path}/made.sqlite"\ntasks = ["arc_easy"]\nplans = {plans}\n')
     refused("study", file, expected=(COSTLY,))
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_of_more_texts_to_analyse_than_there_are(run, store, files, tmp_path) -> None:
+    made, data = tmp_path / "made.sqlite", f"lambada_openai={files / 'lambada_openai.jsonl'}"
+    analysis = ("--analyses", "variance", "--analysis-samples", 2_000_000_000, "--plans-file", tmp_path / "plans")
+    (tmp_path / "plans").write_text("0-4")
+    assert run("study", "--model", store, "--store", made, "--data", data, *analysis)[0] == 0
+    with closing(sqlite3.connect(made)) as connection:
+        ((settings,),) = connection.execute("SELECT settings FROM analyses").fetchall()
+    assert json.loads(settings)["samples"] == 8
+
+
+def test_of_a_task_to_analyse_that_there_is_not(refused, store, tmp_path, nothing_is_read) -> None:
+    analysis = ("--analyses", "variance", "--analysis-task", "painter_place")
+    refused(
+        *("study", "--model", store, "--store", tmp_path / "made.sqlite", "--tasks", "painter_facts", *analysis),
+        expected=("unknown task 'painter_place'",),
+    )
+    assert not list(tmp_path.iterdir())
