@@ -26,9 +26,7 @@ def model_store(model: str, revision: str | None = None) -> Path:
         return store_for(model, revision, progress=progress)
 
 
-def load_with_plan(
-    options: argparse.Namespace, check: Callable[[Config], None] | None = None
-) -> tuple[Model, Plan]:
+def load_with_plan(options: argparse.Namespace, check: Callable[[Config], None] | None = None) -> tuple[Model, Plan]:
     """The model and the plan that the options name.
 
     A plan that does not fit, and what `check` raises of other options, is told before the weights are read.

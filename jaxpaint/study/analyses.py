@@ -20,9 +20,7 @@ AnalysedTexts: TypeAlias = tuple[list[list[int]], dict[str, Any]]
 PLANS_AT_ONCE = 32  # so many plans' analyses may be lost, and are computed with what they share
 
 
-def analysis_texts(
-    model: Model, bos: Bos, tasks: Mapping[str, Any], samples: int
-) -> AnalysedTexts:
+def analysis_texts(model: Model, bos: Bos, tasks: Mapping[str, Any], samples: int) -> AnalysedTexts:
     """The first texts of the only one of `tasks`, all of them where there are no more than `samples`.
 
     A document's text is its context with what is to be predicted; where there are several to choose from, the first

@@ -36,6 +36,10 @@ pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
         ("plan --strategy random --start 1 --seed -1 --layers 9", "seed -1 is out of range: 0 to 2^32 - 1"),
         ("finetune --epochs 1e3", "--epochs: '1e3' is not a whole number"),
         ("plan 0 --layers 99999999999", "--layers: 99999999999 is out of range"),
+        ("finetune --store s --epochs 2000000000", "--epochs is 2000000000; expected at most 10000"),
+        ("finetune --store s --batch-size 2000000000", "--batch-size is 2000000000; expected at most 65536"),
+        ("glue --model m --store s --epochs 2000000000", "--epochs is 2000000000; expected at most 10000"),
+        ("glue --model m --store s --batch-size 2000000000", "--batch-size is 2000000000; expected at most 65536"),
     ],
 )
 def test_of_options(refused, arguments, expected) -> None:
@@ -82,7 +86,6 @@ def nothing_is_read(monkeypatch) -> None:
             "study --tasks painter_facts --store STORE --max-length 2000000000",
             "--max-length is 2000000000; expected 1 to the model's 64 positions",
         ),
-        ("glue --store STORE --max-length 2000000000", "max_length is 2000000000, more than the model's 64 positions"),
     ],
 )
 def test_of_lengths_beyond_the_model(refused, store, tmp_path, nothing_is_read, command, expected) -> None:
