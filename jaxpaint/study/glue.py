@@ -128,8 +128,8 @@ def run_glue(spec: GlueSpec, *, progress: StartBar = no_bar) -> TrainedSummary:
     started, tasks = time.perf_counter(), []
     converted = store_for(spec.model, spec.revision)
     source = Source.of(converted)  # what cannot run is told before anything is loaded
-    require_pooler(source.config)
     variants = spec.variants(source.num_layers)
+    require_pooler(source.config)
     files = spec.files()
     for task, _ in files:
         check_max_length(source, task, spec.training.max_length)
