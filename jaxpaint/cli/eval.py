@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from jaxpaint.base import interrupts
@@ -64,7 +65,10 @@ def run(options: argparse.Namespace) -> int:
     require_known(options.model)
     how = {"include_path": others["include_path"], "trust": options.trust_tasks, "asking": asking}
     tasks = load_tasks(names, data=data, num_fewshot=options.num_fewshot, **how)
-    model, plan = load_with_plan(options)
+
+    from jaxpaint.tasks.encoding import require_length
+
+    model, plan = load_with_plan(options, partial(require_length, others["max_length"]))
 
     from jaxpaint.base.progress import bar
     from jaxpaint.tasks.harness import PlanLM

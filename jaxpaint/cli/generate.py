@@ -27,6 +27,7 @@ from jaxpaint.plans.plan import Plan
 if TYPE_CHECKING:
     from jaxpaint.engine.model import Model
     from jaxpaint.generation import Prompt, Sampling
+    from jaxpaint.models.family import Config
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +69,14 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--max-new-tokens is {options.max_new_tokens}; expected 1 or more")
     text = read_input("--prompt -") if options.prompt == "-" else options.prompt
     sampling = _sampling(options)
-    model, plan = load_with_plan(options)
+
+    def check(config: Config) -> None:
+        for each in compared:
+            each.validate(config.num_hidden_layers)
+        if text:  # that there is none is told in its place
+            _check_new_tokens(options.max_new_tokens, config)
+
+    model, plan = load_with_plan(options, check)
     plans = [each.validate(model.num_layers) for each in compared] or [plan]
     prompt = _prompt(model, text, options)
     _tell_settings(model)
@@ -87,16 +95,20 @@ def _sampling(options: argparse.Namespace) -> Sampling:
     return Sampling(options.temperature, options.top_k, options.top_p, options.sampling_seed)
 
 
+def _check_new_tokens(new: int, config: Config) -> None:
+    positions = config.max_position_embeddings
+    if new >= positions:
+        raise UserError(
+            f"--max-new-tokens is {new}, and the model has {positions} positions for prompt and answer; expected at "
+            f"most {positions - 1}"
+        )
+
+
 def _prompt(model: Model, text: str, options: argparse.Namespace) -> Prompt:
     from jaxpaint.generation import Prompt
 
     tokens = model.tokenizer.encode(text, verbose=False)
     positions = model.config.max_position_embeddings
-    if tokens and options.max_new_tokens >= positions:
-        raise UserError(
-            f"--max-new-tokens is {options.max_new_tokens}, and the model has {positions} positions for prompt and "
-            f"answer; expected at most {positions - 1}"
-        )
     excess = len(tokens) + options.max_new_tokens - positions
     if excess > 0 and not options.truncate_left:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
     from jaxpaint.engine.model import Model
+    from jaxpaint.models.family import Config
 
 
 def model_store(model: str, revision: str | None = None) -> Path:
@@ -24,12 +26,18 @@ def model_store(model: str, revision: str | None = None) -> Path:
         return store_for(model, revision, progress=progress)
 
 
-def load_with_plan(options: argparse.Namespace) -> tuple[Model, Plan]:
-    """The model and the plan that the options name; a plan that does not fit is told before the weights are read."""
+def load_with_plan(options: argparse.Namespace, check: Callable[[Config], None] | None = None) -> tuple[Model, Plan]:
+    """The model and the plan that the options name.
+
+    A plan that does not fit, and what `check` raises of other options, is told before the weights are read.
+    """
     from jaxpaint.models.checkpoint import read_config
 
     store = model_store(options.model, options.revision)
-    plan = chosen_plan(options, read_config(store).num_hidden_layers)
+    config = read_config(store)
+    plan = chosen_plan(options, config.num_hidden_layers)
+    if check is not None:
+        check(config)
 
     from jaxpaint.engine.model import load
     from jaxpaint.models.sharding import device_mesh

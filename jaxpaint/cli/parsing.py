@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NoReturn
 
 from jaxpaint.base import __version__
-from jaxpaint.base.errors import UserError
-from jaxpaint.base.numbers import finite, whole
-from jaxpaint.base.shown import visible_name
-from jaxpaint.cli.exits import MISTAKE
+from jaxpaint.base.arguments import ArgumentParser
 
 COMMANDS = tuple(
     import_module(f"jaxpaint.cli.{name}")
@@ -22,25 +17,6 @@ COMMANDS = tuple(
         *("results", "report", "doctor", "completion"),
     )
 )
-
-
-class _Parser(argparse.ArgumentParser):
-    """Mistakes in the arguments are one line too, and numbers are none that nothing here could run with."""
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        for kind, number in ((int, whole), (float, finite)):
-            self.register("type", kind, partial(_argument, number))
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(MISTAKE, f"{self.prog}: error: {visible_name(message)} (see {self.prog} --help)\n")
-
-
-def _argument(number: Callable[[str], float], text: str) -> float:
-    try:
-        return number(text)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -61,9 +37,9 @@ def _with_hyphens(argument: str) -> str:
     return f"{name.replace('_', '-')}{equals}{value}" if re.fullmatch("--[a-z][a-z_-]*", name) else argument
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """The whole command's."""
-    whole = _Parser(
+    whole = ArgumentParser(
         prog="jaxpaint",
         description="Run a frozen pretrained transformer under any layer plan, and score it on standard benchmarks.",
         epilog="Plans: 7 one layer, 0-8 a range, 22-9 backwards, {9-22} side by side and averaged, sum{9 10} with "

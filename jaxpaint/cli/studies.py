@@ -61,12 +61,16 @@ def given_training(options: argparse.Namespace, *counts: str) -> dict[str, Any]:
     """The training settings among the options that were given.
 
     Raises:
-        UserError: one that is not positive, or another of the options `counts`.
+        UserError: one that is not positive, or another of the options `counts`, or more than anyone trains with.
     """
+    from jaxpaint.training.settings import MOST
+
     for name in ("limit_train", "epochs", "batch_size", *counts):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}; expected 1 or more")
+        if value is not None and value > MOST.get(name, value):
+            raise UserError(f"--{name.replace('_', '-')} is {value}; expected at most {MOST[name]}")
     rate = options.learning_rate
     if rate is not None and not 0 < rate < float("inf"):
         raise UserError(f"--learning-rate is {rate}; expected a number above 0")

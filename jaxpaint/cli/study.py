@@ -77,7 +77,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--analysis-strategies", metavar="A,B", help="run them on the plans of these strategies (default: on all)"
     )
     analyses.add_argument(
-        "--analysis-samples", type=int, metavar="N", help=f"texts to run them on (default: {ANALYSIS_SAMPLES})"
+        "--analysis-samples", type=int, metavar="N", help=f"texts to run them on, at most (default: {ANALYSIS_SAMPLES})"
     )
     analyses.add_argument("--analysis-task", metavar="TASK", help=f"whose texts (default: {ANALYSIS_TASK})")
 

@@ -302,7 +302,7 @@ def _hidden_states(graphdef, state, plan, inputs):
     return compiled.run_with_states(block, stacked, plan, *start(model, inputs), at_once=not on_cpu())[1]
 
 
-def require_pooler(model: Model) -> None:
+def require_pooler(config: Config) -> None:
     """Raises UserError for a model without the pooled output that GLUE's classifiers read."""
-    if not model.config.capabilities.pooler:
-        raise UserError(f"this {model.config.model_type} checkpoint has no pooler, which GLUE's classifiers read")
+    if not config.capabilities.pooler:
+        raise UserError(f"this {config.model_type} checkpoint has no pooler, which GLUE's classifiers read")

@@ -5,7 +5,6 @@ python -m jaxpaint.painter.card FOLDER
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 from itertools import islice
@@ -14,7 +13,9 @@ from typing import Any
 
 from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
+from jaxpaint.base.arguments import ArgumentParser
 from jaxpaint.base.documents import read_json
+from jaxpaint.base.errors import UserError
 from jaxpaint.painter import language
 from jaxpaint.painter.tokenizer import BOS, VOCABULARY
 
@@ -120,10 +121,13 @@ python -m jaxpaint.painter.card {name}
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m jaxpaint.painter.card", description=__doc__)
+    parser = ArgumentParser(prog="python -m jaxpaint.painter.card", description=__doc__)
     parser.add_argument("folder", type=Path, help="a folder that jaxpaint.painter.train wrote")
     folder = parser.parse_args().folder
-    text = card(folder)
+    try:
+        text = card(folder)
+    except UserError as error:
+        parser.error(str(error))
     (folder / "README.md").write_text(text)
     print(text)
 

@@ -33,8 +33,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 from safetensors.flax import save_file
 
+from jaxpaint.base.arguments import ArgumentParser
 from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import enable_persistent_cache, jit
+from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import write_whole
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.model import layer_stack
@@ -50,11 +52,16 @@ CONTEXT = 256
 ROW = 128
 HELD_OUT_SEED = 10_000
 HELD_OUT_BATCHES = 8
+# Far beyond any use of so small a language.
+MOST = {"layers": 1000, "hidden_size": 8192, "heads": 8192, "steps": 10_000_000, "rows": 65_536}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How painter-16 is trained. A step is `rows` rows of `ROW` tokens."""
+    """How painter-16 is trained. A step is `rows` rows of `ROW` tokens.
+
+    Raises UserError, which names the option, for what cannot be trained with.
+    """
 
     layers: int = 16
     hidden_size: int = 96
@@ -64,6 +71,18 @@ class Settings:
     seed: int = 0
     learning_rate: float = 0.01
     adam_learning_rate: float = 0.006
+
+    def __post_init__(self) -> None:
+        for name, most in MOST.items():
+            _require(self, name, 1 <= getattr(self, name) <= most, f"1 to {most}")
+        _require(self, "seed", 0 <= self.seed < 2**32, "0 to 2^32 - 1")
+        for name in ("learning_rate", "adam_learning_rate"):
+            _require(self, name, 0 < getattr(self, name) < float("inf"), "a number above 0")
+        # Rotary embeddings turn pairs of a head's numbers.
+        fits = self.hidden_size % (2 * self.heads) == 0
+        _require(
+            self, "hidden_size", fits, f"a multiple of {2 * self.heads}, two numbers for each of {self.heads} heads"
+        )
 
     @property
     def config(self) -> LlamaConfig:
@@ -82,6 +101,11 @@ class Settings:
             rope_theta=10000.0,
             tie_word_embeddings=True,
         )
+
+
+def _require(settings: Settings, name: str, fits: bool, expected: str) -> None:
+    if not fits:
+        raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -221,7 +245,7 @@ class Log:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m jaxpaint.painter.train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -232,7 +256,12 @@ def main() -> None:
         parser.add_argument(name, type=type(default), default=default, help="(default: %(default)s)")
     options = vars(parser.parse_args())
     output = options.pop("output")
-    settings = Settings(**options)
+    if output.exists() and not output.is_dir():
+        parser.error(f"--output {output} is not a folder; give a new or an unfinished one")
+    try:
+        settings = Settings(**options)
+    except UserError as error:
+        parser.error(str(error))
     enable_persistent_cache()
     output.mkdir(parents=True, exist_ok=True)
     log = Log(output / "training.csv", settings.steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from jaxpaint.analysis.states import MAX_STATES, analyse, analysis_rows
 from jaxpaint.base.words import text_digest
@@ -14,13 +14,14 @@ from jaxpaint.results.store import Store
 from jaxpaint.tasks.encoding import Bos, Encoding
 from jaxpaint.tasks.load import build_instances
 
+AnalysedTexts: TypeAlias = tuple[list[list[int]], dict[str, Any]]
+"""Texts as tokens, and the settings that say which they are."""
+
 PLANS_AT_ONCE = 32  # so many plans' analyses may be lost, and are computed with what they share
 
 
-def analysis_texts(
-    model: Model, bos: Bos, tasks: Mapping[str, Any], samples: int
-) -> tuple[list[list[int]], dict[str, Any]]:
-    """The first texts of the only one of `tasks` as tokens, and the settings that say which they are.
+def analysis_texts(model: Model, bos: Bos, tasks: Mapping[str, Any], samples: int) -> AnalysedTexts:
+    """The first texts of the only one of `tasks`, all of them where there are no more than `samples`.
 
     A document's text is its context with what is to be predicted; where there are several to choose from, the first
     one's context. It is cut to the model's length. An encoder's texts have its special tokens, unless `bos` is off.

@@ -73,6 +73,7 @@ def _tasks(
     study, found = spec.study, []
     for requests in spec_requests(study, model, spec_tasks(study)):
         examples = training_examples(requests.encoding, requests.name, requests.task, spec.limit_train)
+        spec.training.require_few_rows(len(examples))
         if seen := overlap(examples, requests.instances):
             tell(
                 f"{requests.name}: {seen} of {len(examples)} training examples are among the scored documents, so the "

@@ -19,7 +19,7 @@ from jaxpaint.base.files import write_whole
 from jaxpaint.base.progress import say
 from jaxpaint.base.words import digest
 from jaxpaint.engine.model import Model, load, require_pooler
-from jaxpaint.models.checkpoint import read_config
+from jaxpaint.engine.source import Source
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.kinds import FROZEN
@@ -127,15 +127,18 @@ def run_glue(spec: GlueSpec, *, progress: StartBar = no_bar) -> TrainedSummary:
     """
     started, tasks = time.perf_counter(), []
     converted = store_for(spec.model, spec.revision)
-    variants = spec.variants(read_config(converted).num_hidden_layers)  # told before anything is loaded
-    for task, local in spec.files():
+    source = Source.of(converted)  # what cannot run is told before anything is loaded
+    variants = spec.variants(source.num_layers)
+    require_pooler(source.config)
+    files = spec.files()
+    for task, _ in files:
+        check_max_length(source, task, spec.training.max_length)
+    for task, local in files:
         train = load_examples(task, TRAIN, local.get(TRAIN), spec.limit_train)
+        spec.training.require_few_rows(len(train))
         split = task.validation_split
         tasks.append(GlueRequests(task, train, load_examples(task, split, local.get(split), spec.limit)))
     model = load(converted, dtype=spec.dtype)  # type: ignore[arg-type]
-    require_pooler(model)
-    for requests in tasks:
-        check_max_length(model, requests.task, spec.training.max_length)
     with Store.open(spec.store, create=True) as store:
         tell_mended(store, say)
         common = [(store, model, requests, variants, spec.training) for requests in tasks]
@@ -150,7 +153,7 @@ def run_glue(spec: GlueSpec, *, progress: StartBar = no_bar) -> TrainedSummary:
 def _registered(
     store: Store, model: Model, requests: GlueRequests, variants: Sequence[Variant], settings: TrainingSettings
 ) -> Study:
-    require_pooler(model)
+    require_pooler(model.config)
     check_max_length(model, requests.task, settings.max_length)
     for variant in variants:
         model.checked_plan(variant.plan)
@@ -243,7 +246,7 @@ def run_frozen(
     `progress` is told the number of examples, counted once for all plans whose features fit memory together. Errors as
     `finetuning`.
     """
-    require_pooler(model)
+    require_pooler(model.config)
     dropout = classifier_dropout(model.config) if settings.dropout is None else settings.dropout
     settings = replace(settings, dropout=dropout)
     requests = replace(requests, how={FROZEN: True, **settings.of_head()})

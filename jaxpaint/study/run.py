@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 
 from convert import store_for
@@ -20,13 +19,13 @@ from jaxpaint.models.checkpoint import read_config
 from jaxpaint.models.sharding import device_mesh
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import Store, Worker
-from jaxpaint.study.analyses import analysis_texts, run_analyses
+from jaxpaint.study.analyses import AnalysedTexts, analysis_texts, run_analyses
 from jaxpaint.study.cells import Study, register
 from jaxpaint.study.loop import Loop, StartBar, no_bar
 from jaxpaint.study.scoring import Scoring, Work
 from jaxpaint.study.spec import StudySpec
 from jaxpaint.study.writing import Writing
-from jaxpaint.tasks.encoding import Encoding
+from jaxpaint.tasks.encoding import Encoding, require_length
 from jaxpaint.tasks.load import load_tasks
 from jaxpaint.tasks.local_data import parse_data_option
 from jaxpaint.tasks.requests import TaskRequests, load_requests
@@ -77,6 +76,7 @@ class Session:
     spec: StudySpec
     model: Model
     requests: tuple[TaskRequests, ...]
+    analysed: AnalysedTexts | None
     store: Store
     worker: Worker
     progress: StartBar
@@ -131,27 +131,19 @@ class Session:
             seconds=time.perf_counter() - clock,
         )
 
-    @cached_property
-    def _texts(self) -> tuple[list[list[int]], dict[str, Any]]:
-        """What is analysed: a task's texts, without examples before them."""
-        spec, data = self.spec, parse_data_option(self.spec.data)
-        own = {spec.analysis_task: data[spec.analysis_task]} if spec.analysis_task in data else {}
-        how: dict[str, Any] = {"include_path": spec.include_path, "trust": spec.trust_tasks}
-        tasks = load_tasks([spec.analysis_task], data=own, num_fewshot=0, **how)
-        return analysis_texts(self.model, spec.bos, tasks, spec.analysis_samples)  # type: ignore[arg-type]
-
     def _analyse(self, study: Study, variants: Sequence[Variant]) -> int:
         """How many plans it analysed."""
         asked = set(self.spec.analysed_plans(variants))
         if not asked:
             return 0
+        assert self.analysed is not None  # only a spec with analyses asks for any
         return run_analyses(
             self.model,
             self.store,
             study.model_id,
             {number: plan for number, plan in zip(study.plan_ids, study.plans, strict=True) if plan in asked},
             self.spec.analyses,
-            *self._texts,
+            *self.analysed,
             batch_tokens=self.spec.batch_tokens,
             tell=self.tell,
         )
@@ -163,16 +155,25 @@ def open_session(
 ) -> Iterator[Session]:
     """Loads the spec's tasks and model, and opens its store. Arguments and errors as `run_study`."""
     converted = store_for(spec.model, spec.revision)
-    spec.shard_variants(read_config(converted).num_hidden_layers)  # what cannot run is told before anything is loaded
+    config = read_config(converted)  # what cannot run is told before anything is loaded
+    spec.shard_variants(config.num_hidden_layers)
+    require_length(spec.max_length, config)
+    # The texts to analyse are needed last: that they are not there is told now, and not after all else is done.
+    to_analyse = analysis_tasks(spec) if spec.analyses else None
     tasks = spec_tasks(spec)
     model = load(converted, dtype=spec.dtype, mesh=device_mesh(spec.tensor_parallel))  # type: ignore[arg-type]
     requests = spec_requests(spec, model, tasks) if tasks else ()
+    analysed = _texts(spec, model, to_analyse) if to_analyse else None
     if (writing := next((task for task in requests if task.is_generative), None)) is not None:
         for line in writing.encoding.generation.lines(model.tokenizer.eos_token_id):
             tell(line)
     with Store.open(spec.store, create=True) as store, Worker(spec.store) as worker:
         tell_mended(store, tell)
-        yield Session(spec, model, requests, store, worker, progress, tell, command)
+        yield Session(spec, model, requests, analysed, store, worker, progress, tell, command)
+
+
+def _texts(spec: StudySpec, model: Model, tasks: Any) -> AnalysedTexts:
+    return analysis_texts(model, spec.bos, tasks, spec.analysis_samples)  # type: ignore[arg-type]
 
 
 def tell_mended(store: Store, tell: Callable[[str], None]) -> None:
@@ -217,6 +218,14 @@ def spec_tasks(spec: StudySpec) -> Any:
         data.pop(spec.analysis_task, None)
     how: dict[str, Any] = {"include_path": spec.include_path, "trust": spec.trust_tasks, "asking": spec.asking}
     return load_tasks(spec.tasks, data=data, num_fewshot=spec.num_fewshot, **how)
+
+
+def analysis_tasks(spec: StudySpec) -> Any:
+    """The task whose texts are analysed, without examples before them, loaded."""
+    data = parse_data_option(spec.data)
+    own = {spec.analysis_task: data[spec.analysis_task]} if spec.analysis_task in data else {}
+    how: dict[str, Any] = {"include_path": spec.include_path, "trust": spec.trust_tasks}
+    return load_tasks([spec.analysis_task], data=own, num_fewshot=0, **how)
 
 
 def spec_requests(spec: StudySpec, model: Model | Source, tasks: Any) -> tuple[TaskRequests, ...]:

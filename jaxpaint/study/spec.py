@@ -36,8 +36,8 @@ class StudySpec:
     `data` are texts TASK[:SPLIT]=FILE; `limit` documents per task, or a fraction below 1; `kv` the cache of generative
     tasks (`jaxpaint.generation.cache`); `starts` None is every start that the model has; `loops` are the iterations of
     looped-parallel, `times` those of block-repeat; `plans` texts of plans of one's own; `shard` (i, n) the i-th of n
-    parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first `analysis_samples` texts of `analysis_task`, for the
-    plans of `analysis_strategies` (none named: for all plans).
+    parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first `analysis_samples` texts of `analysis_task` (on all
+    where there are no more), for the plans of `analysis_strategies` (none named: for all plans).
     `trust_tasks` lets task files of the user's own run code.
 
     From `max_length` on they are lm-eval's (`jaxpaint.tasks.asking`): `max_length` in tokens, `include_path` a folder

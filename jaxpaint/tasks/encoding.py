@@ -74,11 +74,7 @@ class Encoding:
                 "this checkpoint's tokenizer has neither a BOS nor an EOS token to stand before an empty context; name "
                 "one in its tokenizer_config.json and convert again"
             )
-        if self.longest is not None and not 1 <= self.longest <= self.config.max_position_embeddings:
-            raise UserError(
-                f"--max-length is {self.longest}; expected 1 to the model's {self.config.max_position_embeddings} "
-                "positions"
-            )
+        require_length(self.longest, self.config)
 
     @classmethod
     def of(
@@ -225,6 +221,14 @@ class Encoding:
         given = parse_settings(own, f"{task}: generation settings")
         changed = {name: value for name, value in asdict(given).items() if own.get(name) is not None}
         return sampling, replace(self.generation, **changed)
+
+
+def require_length(longest: int | None, config: Config) -> None:
+    """Raises UserError for a length, in place of the model's, that the model does not have."""
+    if longest is not None and not 1 <= longest <= config.max_position_embeddings:
+        raise UserError(
+            f"--max-length is {longest}; expected 1 to the model's {config.max_position_embeddings} positions"
+        )
 
 
 def answers(

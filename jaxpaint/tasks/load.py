@@ -12,10 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from jaxpaint.base.documents import require_bounded, require_regular
+from jaxpaint.base.documents import require_bounded, require_regular, shown
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.tasks.asking import USUAL, Asking, refuse_both
 from jaxpaint.tasks.files import bundled_tasks, find_task_files, may_be_group_or_tag, near_names
+from jaxpaint.tasks.groups import refuse_cycles
 from jaxpaint.tasks.local_data import LocalFiles, check_local_data, quiet_datasets, with_local_data
 from jaxpaint.tasks.sense import refuse_nonsense
 from jaxpaint.tasks.stderrs import bootstrap_in_process
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict
 
 USUAL_SHOTS = 64
+MOST_REPEATS = 1000  # of a request; lm-eval's own tasks have at most 64
 
 
 def load_tasks(
@@ -84,6 +86,7 @@ def load_tasks(
             )
         require_bounded(dict(vars(task.config)), f"the configuration of task {name!r}")
         _check_shots(name, task, shots)
+        _check_repeats(name, getattr(task.config, "repeats", 1))
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(asking.seeds["fewshot_seed"])
         if asking.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
@@ -242,6 +245,12 @@ def _check_shots(name: str, task: "Task", shots: int) -> None:
         raise UserError(f"num_fewshot is {shots}, and {name} has {size} documents to take examples from; give fewer")
 
 
+def _check_repeats(name: str, repeats: Any) -> None:
+    """Raises UserError for a number of times to ask each request that no evaluation would ever end with."""
+    if not isinstance(repeats, int) or isinstance(repeats, bool) or not 1 <= repeats <= MOST_REPEATS:
+        raise UserError(f"task {name!r} sets repeats to {shown(repeats)}; expected a whole number, 1 to {MOST_REPEATS}")
+
+
 def _set_seeds(asking: Asking) -> None:
     import numpy as np
 
@@ -259,7 +268,9 @@ def _manager(
 
     folders = _folders(include_path)
     files = {name: _entry(Path(name)) for name in names if _is_file(name)}
+    own = {entry.name: entry for entry in files.values()}
     manager = TaskManager(include_defaults=False, include_path=folders)
+    refuse_cycles([*own, *names], {**manager.task_index, **own})  # told before the whole index is made
     wanted = [name for name in names if name not in files and not _is_task(manager.task_index.get(name))]
     stock = find_task_files([name for name in wanted if name not in manager.task_index])
     if stock.keys() >= set(wanted) and all(map(_is_task, files.values())):
@@ -272,9 +283,11 @@ def _manager(
             if not known and not _is_pattern(name) and not may_be_group_or_tag(name):
                 raise _unknown(name, manager)
         manager = TaskManager(include_path=folders)
-    manager.task_index.update({entry.name: entry for entry in files.values()})
+    manager.task_index.update(own)
     found = chain.from_iterable([files[name].name] if name in files else _matches(manager, name) for name in names)
-    return manager, list(dict.fromkeys(found))
+    asked = list(dict.fromkeys(found))
+    refuse_cycles(asked, manager.task_index)
+    return manager, asked
 
 
 def _folders(include_path: str | Path | Sequence[str | Path] | None) -> list[str | Path]:

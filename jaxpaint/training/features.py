@@ -14,6 +14,7 @@ from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.rows import Inputs, TextRows, right_padded
+from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import endings, shards, start_of_rows
 from jaxpaint.plans.plan import Plan
 from jaxpaint.tasks.glue import Examples, GlueTask
@@ -40,7 +41,7 @@ class Encoded:
             yield rows, Inputs(rows.tokens, rows.lengths, token_types)
 
 
-def check_max_length(model: Model, task: GlueTask, max_length: int) -> None:
+def check_max_length(model: Model | Source, task: GlueTask, max_length: int) -> None:
     """Raises UserError where `max_length` tokens are too few for an example, or more than the model has positions."""
     positions = model.config.max_position_embeddings
     if max_length > positions:

@@ -8,6 +8,10 @@ from typing import Any
 from jaxpaint.base.documents import shown
 from jaxpaint.base.errors import UserError
 
+# Far beyond any use. The order of examples is drawn as a whole before training, and has to have room in memory.
+MOST = {"epochs": 10_000, "batch_size": 65_536}
+MOST_ROWS = 20_000_000
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -31,6 +35,9 @@ class TrainingSettings:
         for name in ("learning_rate", "epochs", "batch_size", "max_grad_norm", "max_length"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UserError(f"{name} is {getattr(self, name)}; fine-tuning needs a number above 0")
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                raise UserError(f"{name} is {getattr(self, name)}; expected at most {most}")
         if not 0 <= self.weight_decay < float("inf"):
             raise UserError(f"weight_decay is {self.weight_decay}; give 0 or more")
         if (
@@ -41,6 +48,15 @@ class TrainingSettings:
             raise UserError(f"seeds are {shown(list(self.seeds))}; give at least one, of 0 to 2^32 - 1, and each once")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UserError(f"dropout is {self.dropout}; give a probability of 0 or more and below 1")
+
+    def require_few_rows(self, examples: int) -> None:
+        """Raises UserError where training on so many examples takes more rows than `MOST_ROWS`."""
+        rows = self.epochs * -(-examples // self.batch_size) * self.batch_size  # the last batch is filled up
+        if rows > MOST_ROWS:
+            raise UserError(
+                f"epochs is {self.epochs} and batch_size {self.batch_size}: with {examples} training examples that is "
+                f"{rows:,} rows; expected at most {MOST_ROWS:,}; give fewer epochs or examples, or smaller batches"
+            )
 
     # What a results store keeps of them among a task's settings. Other settings are another task, so these stay.
 

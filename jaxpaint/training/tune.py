@@ -132,7 +132,7 @@ def tune_encoder(
     errors are otherwise as `tune_decoder`'s, and UserError for a model without a pooler or batches that its devices
     cannot share.
     """
-    require_pooler(model)
+    require_pooler(model.config)
     if settings.batch_size % shards(model):
         raise UserError(f"batch_size is {settings.batch_size}, which {shards(model)} devices cannot share evenly")
     count = sum(leaf.size for leaf in jax.tree.leaves(model.state))

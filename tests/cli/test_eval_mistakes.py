@@ -19,6 +19,29 @@ def test_an_unknown_task(refused, store) -> None:
     refused("eval", "--model", store, "--tasks", ",", expected=("no tasks given",))
 
 
+@pytest.mark.parametrize(
+    ("tasks", "expected"),
+    [
+        ("alone", "'alone' is a member of itself: 'alone' > 'alone'"),
+        ("outer", "'outer' is a member of itself: 'outer' > 'inner' > 'outer'"),
+        ("written", "'written' is a member of itself: 'written' > 'written'"),
+        ("anchored", "'anchored' is nested too deeply"),
+        ("FOLDER/alone.yaml", "'alone' is a member of itself"),
+    ],
+)
+def test_a_group_of_tasks_within_itself(refused, store, tmp_path, tasks, expected) -> None:
+    for name, members in (
+        ("alone", "[alone]"),
+        ("outer", "[arc_easy, {group: inner, num_fewshot: 2}]"),
+        ("inner", "[outer]"),
+        ("written", "[{group: within, task: [written]}]"),
+        ("anchored", "&all [{group: within, task: *all}]"),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(f"group: {name}\ntask: {members}\n")
+    asked = ("--tasks", tasks.replace("FOLDER", str(tmp_path)), "--include-path", tmp_path)
+    refused("eval", "--model", store, *asked, expected=(f"the group of tasks {expected}",))
+
+
 def test_a_dataset_without_a_network(store, tmp_path) -> None:
     done = in_process(
         *("eval", "--model", store, "--tasks", "arc_easy"),

@@ -195,6 +195,7 @@ def test_training_on_what_is_scored_is_told(run, command, files, train, tmp_path
     ("options", "told"),
     [
         (["--epochs", "0"], "--epochs is 0; expected 1 or more"),
+        (["--epochs", "10000", "--batch-size", "65536"], "with 20 training examples that is 655,360,000 rows"),
         (["--learning-rate", "nan"], "--learning-rate: nan is not a finite number"),
         (["--limit-train", "-1"], "--limit-train is -1; expected 1 or more"),
         (["--training-seed", "-1"], "--training-seed is -1; expected 0 or more"),

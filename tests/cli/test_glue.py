@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxpaint.models import checkpoint
 from tests.helpers.tiny_glue import pairs, tiny_store
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
@@ -108,11 +109,16 @@ def test_frozen_and_then_fine_tuned_in_one_store_and_report(run, bert, data, tmp
         (["--tasks", "rte,mrpc", "--max-length", "4"], "max_length is 4; rte takes 5 or more"),
         (["--tasks", "rte,mrpc", "--max-length", "4", "--frozen"], "max_length is 4; rte takes 5 or more"),
         (["--tasks", "rte,mrpc", "--epochs", "0"], "--epochs is 0; expected 1 or more"),
+        (
+            ["--tasks", "rte,mrpc", "--max-length", "16", "--epochs", "10000", "--batch-size", "65536"],
+            "that is 655,360,000 rows; expected",
+        ),
         (["--tasks", "rte,mrpc", "--learning-rate", "-1"], "--learning-rate is -1.0; expected a number above 0"),
         (["--tasks", "rte,mrpc", "--starts", "4", "--strategies", "skip", "--limit-train", "4"], "4"),
     ],
 )
-def test_mistakes_are_one_line(run, bert, data, tmp_path, options, told) -> None:
+def test_mistakes_are_one_line(run, bert, data, tmp_path, monkeypatch, options, told) -> None:
+    monkeypatch.setattr(checkpoint, "restore", lambda *arguments, **options: pytest.fail("weights were read"))
     file = tmp_path / "more.jsonl"
     file.write_text('{"sentence1": "a", "sentence2": "b", "label": 0}\n')
     options = [option.replace("FILE", str(file)).replace("FOLDER", str(tmp_path)) for option in options]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
+from contextlib import closing
+
 import pytest
 
+from jaxpaint.models import checkpoint
 from jaxpaint.study import glue, run
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
@@ -31,6 +36,10 @@ pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
         ("plan --strategy random --start 1 --seed -1 --layers 9", "seed -1 is out of range: 0 to 2^32 - 1"),
         ("finetune --epochs 1e3", "--epochs: '1e3' is not a whole number"),
         ("plan 0 --layers 99999999999", "--layers: 99999999999 is out of range"),
+        ("finetune --store s --epochs 2000000000", "--epochs is 2000000000; expected at most 10000"),
+        ("finetune --store s --batch-size 2000000000", "--batch-size is 2000000000; expected at most 65536"),
+        ("glue --model m --store s --epochs 2000000000", "--epochs is 2000000000; expected at most 10000"),
+        ("glue --model m --store s --batch-size 2000000000", "--batch-size is 2000000000; expected at most 65536"),
     ],
 )
 def test_of_options(refused, arguments, expected) -> None:
@@ -57,9 +66,56 @@ def test_of_plans(refused, store, tmp_path, monkeypatch, command, options, expec
     assert not made.exists()
 
 
+@pytest.fixture
+def nothing_is_read(monkeypatch) -> None:
+    monkeypatch.setattr(checkpoint, "restore", lambda *arguments, **options: pytest.fail("weights were read"))
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (
+            "generate --prompt A --truncate-left --max-new-tokens 2000000000",
+            "--max-new-tokens is 2000000000, and the model has 64 positions for prompt and answer; expected at most 63",
+        ),
+        (
+            "eval --tasks painter_facts --max-length 2000000000",
+            "--max-length is 2000000000; expected 1 to the model's 64 positions",
+        ),
+        (
+            "study --tasks painter_facts --store STORE --max-length 2000000000",
+            "--max-length is 2000000000; expected 1 to the model's 64 positions",
+        ),
+    ],
+)
+def test_of_lengths_beyond_the_model(refused, store, tmp_path, nothing_is_read, command, expected) -> None:
+    words = [str(tmp_path / "made.sqlite") if word == "STORE" else word for word in command.split()]
+    refused(*words, "--model", store, expected=(expected,))
+    assert not list(tmp_path.iterdir())
+
+
 def test_of_a_plan_in_settings(refused, store, tmp_path) -> None:
     file = tmp_path / "settings.toml"
     plans = '["((0-3)*1000)*1000"]'
     file.write_text(f'model = "{store}"\nstore = "{tmp_path}/made.sqlite"\ntasks = ["arc_easy"]\nplans = {plans}\n')
     refused("study", file, expected=(COSTLY,))
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_of_more_texts_to_analyse_than_there_are(run, store, files, tmp_path) -> None:
+    made, data = tmp_path / "made.sqlite", f"lambada_openai={files / 'lambada_openai.jsonl'}"
+    analysis = ("--analyses", "variance", "--analysis-samples", 2_000_000_000, "--plans-file", tmp_path / "plans")
+    (tmp_path / "plans").write_text("0-4")
+    assert run("study", "--model", store, "--store", made, "--data", data, *analysis)[0] == 0
+    with closing(sqlite3.connect(made)) as connection:
+        ((settings,),) = connection.execute("SELECT settings FROM analyses").fetchall()
+    assert json.loads(settings)["samples"] == 8
+
+
+def test_of_a_task_to_analyse_that_there_is_not(refused, store, tmp_path, nothing_is_read) -> None:
+    analysis = ("--analyses", "variance", "--analysis-task", "painter_place")
+    refused(
+        *("study", "--model", store, "--store", tmp_path / "made.sqlite", "--tasks", "painter_facts", *analysis),
+        expected=("unknown task 'painter_place'",),
+    )
+    assert not list(tmp_path.iterdir())

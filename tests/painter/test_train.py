@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import jaxpaint as jp
-from jaxpaint.painter import train
+from jaxpaint.painter import card, train
 from jaxpaint.painter.batches import batches
 from jaxpaint.painter.language import texts
 
@@ -37,6 +38,41 @@ def test_the_loss_falls_and_is_kept(folder, nothing_of_the_users) -> None:
     assert np.log(279) - 1 < losses[0] < np.log(279) + 0.5, "it begins knowing nothing"
     assert losses[-1] < losses[0] - 1
     assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--steps 1e3", "argument --steps: '1e3' is not a whole number"),
+        ("--rows 1000000000000", "argument --rows: 1000000000000 is out of range"),
+        ("--learning-rate nan", "argument --learning-rate: nan is not a finite number"),
+        ("--adam-learning-rate -1", "--adam-learning-rate is -1.0; expected a number above 0"),
+        ("--steps 0", "--steps is 0; expected 1 to 10000000"),
+        ("--layers 2000000000", "--layers is 2000000000; expected 1 to 1000"),
+        ("--hidden-size 2000000000", "--hidden-size is 2000000000; expected 1 to 8192"),
+        ("--hidden-size 36", "--hidden-size is 36; expected a multiple of 8, two numbers for each of 4 heads"),
+        ("--seed -1", "--seed is -1; expected 0 to 2^32 - 1"),
+        (f"--output {__file__}", "is not a folder"),
+    ],
+)
+def test_what_cannot_be_trained_with_is_told(capsys, monkeypatch, tmp_path, options, expected) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "--output", str(tmp_path / "made"), *options.split()])
+    assert expected in told(capsys, train.main)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_card_of_nothing(capsys, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(sys, "argv", ["card", str(tmp_path)])
+    assert "training.json cannot be read: No such file" in told(capsys, card.main)
+
+
+def told(capsys: pytest.CaptureFixture[str], command: Callable[[], None]) -> str:
+    """The one line that a command ends with."""
+    with pytest.raises(SystemExit) as ended:
+        command()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, len(err.splitlines())) == (2, "", 1)
+    return err
 
 
 def test_transformers_computes_the_same_logits(folder, nothing_of_the_users) -> None:

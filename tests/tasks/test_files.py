@@ -38,7 +38,7 @@ def test_bad_task_names(tmp_path):
         load_tasks(["qqxxqqxx"])
     with pytest.raises(UserError, match="no tasks"):
         load_tasks([])
-    with pytest.raises(UserError, match=r"cannot read the task file .*missing.yaml"):
+    with pytest.raises(UserError, match=r"missing.yaml cannot be read: No such file"):
         load_tasks([str(tmp_path / "missing.yaml")])
     (tmp_path / "bad.yaml").write_text("task: [unclosed\n")
     with pytest.raises(UserError, match=r"cannot read the task file .*bad.yaml"):

@@ -89,6 +89,13 @@ def test_examples_that_there_are_not(tmp_path, asked) -> None:
         load_tasks([str(odd(tmp_path, num_fewshot=asked))])
 
 
+@pytest.mark.parametrize("repeats", [0, 1.5, True, "many", 1_000_000_000])
+def test_repeats_without_end(tmp_path, repeats) -> None:
+    told = f"task 'tiny_choice' sets repeats to {repeats!r}; expected a whole number, 1 to 1000"
+    with pytest.raises(UserError, match=told):
+        load_tasks([str(odd(tmp_path, repeats=repeats))])
+
+
 def test_pipes_are_not_waited_for(tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     assert refused(lambda: read(tmp_path / "pipe.yaml"))

@@ -35,7 +35,7 @@ def test_what_is_kept_of_a_classifier_alone() -> None:
     [
         *({"epochs": 0}, {"learning_rate": float("nan")}, {"batch_size": -1}, {"max_grad_norm": float("inf")}),
         *({"max_length": 0}, {"weight_decay": -1.0}, {"dropout": 1.0}, {"seeds": ()}, {"seeds": (1, 1)}),
-        {"seeds": (-1,)},
+        *({"seeds": (-1,)}, {"epochs": 2_000_000_000}, {"batch_size": 2_000_000_000}),
     ],
 )
 def test_what_cannot_be_trained_with_is_told(change: dict[str, object]) -> None:
