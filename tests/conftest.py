@@ -66,7 +66,6 @@ def pytest_configure(config: pytest.Config) -> None:
         if not is_worker and sum(file.stat().st_size for file in COMPILED.iterdir()) > MOST_COMPILED:
             shutil.rmtree(COMPILED)
         jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 # Memory maps of a process: XLA crashes where an executable does not fit into the 65,530 that Linux allows.
@@ -75,7 +74,8 @@ MOST_MAPS = 20_000
 
 @pytest.fixture(autouse=True, scope="module")
 def few_executables() -> Iterator[None]:
-    """Thousands of tests compile more than one process may hold."""
+    """Thousands of tests compile more than one process may hold; commands among them keep only what takes long."""
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
