@@ -115,7 +115,8 @@ def test_sigterm_in_a_finalizer_is_not_lost(run, monkeypatch) -> None:
     def run_plan(options) -> int:
         found = Finalized()
         del found
-        time.sleep(30)
+        for _ in range(600):  # the signal comes again from a thread, which does not end a sleep
+            time.sleep(0.05)
         return 0
 
     monkeypatch.setattr(plan, "run", run_plan)

@@ -23,6 +23,7 @@ from jaxpaint.plans.tree import units
 from tests.helpers.decoders import NUM_LAYERS, VOCAB_SIZE, Tiny, make_tiny
 
 NEW = 6
+LONGEST = 64  # tokens of a text, with what is written
 PLANS = [
     Plan.parse(text)
     for text in (
@@ -51,7 +52,7 @@ def by_full_passes(tiny: Tiny, prompt: Prompt, plan: Plan) -> tuple[int, ...]:
     """One forward pass of the plan over the whole text for every token."""
     tokens = list(prompt.tokens)
     for _ in range(prompt.max_new_tokens):
-        padded = np.zeros((1, 64), np.int32)
+        padded = np.zeros((1, LONGEST), np.int32)
         padded[0, : len(tokens)] = tokens
         logits = np.asarray(tiny.model.logits(padded, plan, [len(tokens)]))[0, len(tokens) - 1]
         tokens.append(int(logits.argmax()))
@@ -192,33 +193,37 @@ def test_a_row_whose_text_ended_goes_to_a_prompt_that_waits(monkeypatch):
 
 
 def with_mean_slots(tiny: Tiny, prompt: Prompt, plan: Plan) -> tuple[int, ...]:
-    """The released code's cache as it describes itself, in plain Python: no batch, no slots but one a group."""
-    module = tiny.module
+    """The released code's cache as it describes itself, in plain Python: no batch, no slots but one a group.
+
+    Prompts and slots are padded with what nothing sees, as each length would compile every operation again.
+    """
+    module, config = tiny.module, tiny.model.config
     steps = list(units(plan))
-    slots: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in steps]
+    heads, size = getattr(config, "num_key_value_heads", config.num_attention_heads), config.hidden_size
+    slots = np.zeros((len(steps), 2, LONGEST, heads, size // config.num_attention_heads), np.float32)
 
     def through(index: int, x, context, past) -> tuple:
-        pasts = []
-        if past:
-            key, value = (jnp.stack(each, axis=1)[None] for each in zip(*past, strict=True))
-            pasts = [ops.Past(key, value, jnp.ones((1, 1, x.shape[1], len(past)), bool))]
-        return tiny.block(index).with_past(x, context, pasts)
+        key, value = past.transpose(0, 2, 1, 3)[:, None]
+        written = np.broadcast_to(np.arange(LONGEST) < fed, (1, 1, x.shape[1], LONGEST))
+        return tiny.block(index).with_past(x, context, [ops.Past(jnp.array(key), jnp.array(value), jnp.array(written))])
 
     tokens = list(prompt.tokens)
     fed = 0
     while len(tokens) - len(prompt.tokens) < prompt.max_new_tokens:
-        new = jnp.array([tokens[fed:]])
-        positions = jnp.arange(fed, len(tokens))[None]
-        context = module.context(positions, jnp.full_like(positions, len(tokens)))
+        count = len(tokens) - fed
+        new = jnp.array([tokens[fed:] + [0] * (0 if fed else LONGEST - count)])
+        positions = fed + jnp.arange(new.shape[1])[None]
+        context = module.context(positions, jnp.full_like(positions, LONGEST))
         x = module.embed(new, positions)
         for number, step in enumerate(steps):
             layers = [step.index] if isinstance(step, Layer) else [branch.index for branch in step.branches]
             outputs = [through(layer, x, context, slots[number]) for layer in layers]
             x = sum(output for output, _ in outputs) / len(outputs)
-            keys, values = (sum(pair[which][0] for _, pair in outputs) / len(outputs) for which in (0, 1))
-            slots[number] += [(keys[i], values[i]) for i in range(keys.shape[0])]
+            for which in (0, 1):
+                mean = sum(pair[which][0] for _, pair in outputs) / len(outputs)
+                slots[number, which, fed : len(tokens)] = mean[:count]
         fed = len(tokens)
-        tokens.append(int(np.asarray(module.logits(x))[0, -1].argmax()))
+        tokens.append(int(np.asarray(module.logits(x))[0, count - 1].argmax()))
     return tuple(tokens[len(prompt.tokens) :])
 
 

@@ -31,6 +31,13 @@ def stream(seed: int, stems: list[int], tails: list[int]):
     return batch
 
 
+ROWS = (1, 4, 6, 12)  # fewer than a wide block, as many, and more
+jitted_visibility = jax.jit(visibility, static_argnums=2, static_argnames="lookback")
+jitted_attention = jax.jit(attention, static_argnames="cap")
+jitted_blocks = jax.jit(blocks, static_argnums=2)
+jitted_blockwise_attention = jax.jit(blockwise_attention, static_argnums=4)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 99),
@@ -43,15 +50,20 @@ def stream(seed: int, stems: list[int], tails: list[int]):
 def test_it_is_attention(seed, stems, tails, window, cap, heads):
     batch = stream(seed, stems, tails)
     rows, length = batch.tokens.shape
+    # Rows of padding, and whole functions that are compiled once for many examples: else each example compiles anew.
+    beyond = next(n for n in ROWS if n >= rows) - rows
+    rows += beyond
+    positions = np.pad(batch.positions, ((0, beyond), (0, 0)))
+    ends = np.concatenate([batch.visible_until, np.tile(np.arange(1, length + 1), (beyond, 1))])
     query_heads, groups = heads
     source = np.random.default_rng(seed)
     query, key, value = (
         jnp.asarray(source.normal(size=(rows, length, n, 8)), jnp.float32) for n in (query_heads, groups, groups)
     )
-    layout = jnp.asarray(batch.positions), jnp.asarray(batch.visible_until)
-    mask = visibility(*layout, (window,), lookback=rows - 1)
-    expected = attention(query, key, value, mask, cap=cap)
-    found = blockwise_attention(query, key, value, blocks(*layout, (window,)), cap)
+    layout = jnp.asarray(positions, jnp.int32), jnp.asarray(ends, jnp.int32)
+    mask = jitted_visibility(*layout, (window,), lookback=rows - 1)
+    expected = jitted_attention(query, key, value, mask, cap=cap)
+    found = jitted_blockwise_attention(query, key, value, jitted_blocks(*layout, (window,)), cap)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
