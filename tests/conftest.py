@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 # Torch, which reads this when it is loaded, is a reference for tiny tensors here: threads that wait for one another
@@ -18,7 +16,6 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
-from platformdirs import user_cache_dir
 
 CHECKED = (
     "engine.compiled",
@@ -51,31 +48,13 @@ settings.register_profile("jaxpaint", deadline=None)
 settings.load_profile("jaxpaint")
 
 
-# What these processes compile (not those that tests start) is kept for the next worker and the next run: most of the
-# time is XLA's. It lies beside what jaxpaint itself keeps for the user, and a cache that the user chose stays.
-COMPILED = Path(user_cache_dir("jaxpaint-tests")) / "compiled"
-MOST_COMPILED = 1 << 30  # bytes
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    if jax.config.values["jax_compilation_cache_dir"] or not jax.config.values["jax_enable_compilation_cache"]:
-        return
-    with suppress(OSError):
-        COMPILED.mkdir(parents=True, exist_ok=True)
-        is_worker = hasattr(config, "workerinput")
-        if not is_worker and sum(file.stat().st_size for file in COMPILED.iterdir()) > MOST_COMPILED:
-            shutil.rmtree(COMPILED)
-        jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-
-
 # Memory maps of a process: XLA crashes where an executable does not fit into the 65,530 that Linux allows.
 MOST_MAPS = 20_000
 
 
 @pytest.fixture(autouse=True, scope="module")
 def few_executables() -> Iterator[None]:
-    """Thousands of tests compile more than one process may hold; commands among them keep only what takes long."""
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    """Thousands of tests compile more than one process may hold."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:

@@ -267,7 +267,7 @@ class TestMistakes:
         refused("study", "--tasks", "hellaswag", expected=("a study needs a model", "--model", "--preset demo"))
         refused("study", "--model", store, expected=("a study needs a store", "--store"))
         refused("study", "--model", store, "--store", "s.sqlite", expected=("a study needs tasks", "--tasks"))
-        refused("study", "absent.toml", expected=("cannot read absent.toml",))
+        refused("study", "absent.toml", expected=("absent.toml cannot be read",))
 
     def test_what_does_not_fit_the_model(self, refused, settings, tmp_path) -> None:
         refused("study", settings, "--starts", "0-2", expected=("start 2 is out of range", "5 layers"))
