@@ -134,9 +134,11 @@ def test_scores_equal_lm_evals_with_the_layers_rearranged(bos, evaluate, folder,
     theirs = lm_eval.simple_evaluate(
         peer, tasks=names, task_manager=local_tasks(names, files, tmp_path), bootstrap_iters=0, batch_size=4
     )
-    # A store made of the folder in the cache, and few tokens in a batch.
+    # A store made of the folder in the cache, which the first of the tests to use it is told of, and few tokens in a
+    # batch.
     status, _, err, ours = evaluate(folder, "--plan", "0 3 1*2 4", "--bos", bos, "--log-samples", "--batch-tokens", 128)
-    assert (status, err) == (0, "")
+    assert status == 0
+    assert not err or (err.startswith("model is converted, once for all") and err.count("\n") == 1)
     for name in names:
         for (value, greedy), (expected, expected_greedy) in zip(
             answers(ours, name), answers(theirs, name), strict=True
