@@ -31,6 +31,8 @@ SMALLEST_SHARE = 0.25
 LOOKBACK = 3
 # What a key costs that is attended to block by block, to one in a row's reach.
 BLOCKWISE_COST = 0.5
+# Tokens of a row where attention is block by block and rows are one stream: what little is padded is then little.
+STREAM_ROW = 128
 # Scored positions are topped up to a multiple of this; the head runs over the real ones only.
 SCORED_MULTIPLE = 64
 # What a batch costs beyond its tokens, as a part of a full one's.
@@ -203,7 +205,7 @@ def _cheapest_groups(
 
     def by_blocks(longer_than: int) -> list[_Group]:
         trees = _grow_trees(sequences, longer_than, longest, max(longest, batch_tokens)) if blockwise else []
-        return [_Group(trees, BLOCK, blockwise=True)] if trees else []
+        return [_Group(trees, STREAM_ROW, blockwise=True)] if trees else []
 
     def cost(groups: list[_Group]) -> float:
         return sum(found.cost(attention_cost, batch_tokens) for found in groups)

@@ -19,12 +19,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.models.attention import capped
 
-# Tokens of a block, and blocks of keys that are multiplied at once where all of them are seen by all of the queries:
-# scores that a core's cache holds (docs/log.md).
-BLOCK = 128
-WIDE = 4
-# Query heads at a time, for the same cache.
-HEADS = 12
+# Tokens of a block, blocks of keys that are multiplied at once where all of them are seen by all of the queries, and
+# query heads at a time: scores that a core's cache holds, and one group of heads where that is enough, as XLA deals
+# out whole groups to threads, three to two unevenly (docs/log.md).
+BLOCK = 256
+WIDE = 2
+HEADS = 6
 _LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
@@ -108,6 +108,9 @@ def blockwise_attention(
     groups = key.shape[2]
     together = next(n for n in range(groups, 0, -1) if groups % n == 0 and (n == 1 or n * heads // groups <= HEADS))
     count, shared = groups // together, heads // groups
+    # There are fewer queries than scores to scale; only those in bfloat16 would lose digits.
+    before, after = (head_dim**-0.5, 1.0) if query.dtype == jnp.float32 else (1.0, head_dim**-0.5)
+    query = query * before
     # [parts, together, H, tokens]: parts of the heads run one after the other.
     queries = _padded(query, BLOCK).reshape(-1, BLOCK, count, together, shared, head_dim)
     queries = queries.transpose(2, 0, 3, 5, 4, 1).reshape(count, -1, together, head_dim, shared * BLOCK)
@@ -124,8 +127,8 @@ def blockwise_attention(
             largest, total, mixed = found
             start = visits.order[block, n] * width
             near = jax.lax.dynamic_slice(keys, (part, 0, start, 0), (1, together, width, head_dim))[0]
-            scores = jnp.einsum("gkh,ghq->gkq", near, own, preferred_element_type=jnp.float32) * head_dim**-0.5
-            scores = capped(scores, cap)
+            scores = jnp.einsum("gkh,ghq->gkq", near, own, preferred_element_type=jnp.float32)
+            scores = capped(scores * after, cap)
             if masked:
                 visible = jnp.tile(_visible(layout, start, width, place), (1, shared))
                 scores = jnp.where(visible, scores, _LOWEST)

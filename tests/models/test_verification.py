@@ -193,7 +193,7 @@ def test_nothing_is_kept_of_a_damaged_store(mine, files, run, tmp_path) -> None:
     task = ("--tasks", "lambada_openai", "--data", f"lambada_openai={files / 'lambada_openai.jsonl'}", "--limit", 2)
     for arguments in (
         ("logits", "--model", mine, "--text", "hi"),
-        ("generate", "--model", mine, "--prompt", "hi"),
+        ("generate", "--model", mine, "--prompt", "hi", "--max-new-tokens", 8),
         ("export", mine, tmp_path / "exported", "--plan", "0-1"),
         ("study", "--model", mine, *task, "--strategies", "skip", "--store", tmp_path / "s.sqlite"),
         ("eval", "--model", mine, *task, "--output", tmp_path / "eval.json"),
