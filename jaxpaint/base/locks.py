@@ -67,7 +67,7 @@ def _locked(path: Path, suffix: str, patience: float) -> Iterator[bool]:
             ) from None
     try:
         if descriptor is not None:
-            _remove_abandoned(file.parent)
+            remove_abandoned(file.parent)
         yield descriptor is not None
     finally:
         if descriptor is not None:
@@ -171,7 +171,7 @@ def _release(descriptor: int, file: Path) -> None:
     os.close(descriptor)
 
 
-def _remove_abandoned(folder: Path) -> None:
+def remove_abandoned(folder: Path) -> None:
     """Removes lock files in a folder that nobody holds: those of dead processes."""
     with suppress(OSError):
         names = [entry.name for entry in os.scandir(folder) if entry.name.endswith(SUFFIX)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxpaint.base.locks import remove_abandoned
 from jaxpaint.base.words import count
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.store import Store
@@ -114,6 +115,7 @@ def run_trained(results: Store, trainings: Sequence[Training], progress: StartBa
                 discard(folder)
                 computed += 1
         told.end()
+    remove_abandoned(kept)
     with suppress(OSError):  # none there, or still with plans of others
         kept.rmdir()
     return computed, sum(len(training.lacking(results)) for training in trainings)
