@@ -32,7 +32,10 @@ LOOKBACK = 3
 # What a key costs that is attended to block by block, to one in a row's reach.
 BLOCKWISE_COST = 0.5
 # Tokens of a row where attention is block by block and rows are one stream: what little is padded is then little.
-STREAM_ROW = 128
+STREAM_ROW = 64
+# Tokens of a tree that has a batch and a row to itself, at most, and its row's steps: up to so many tokens, of so many.
+ALONE = 512
+STEPS = ((256, 16), (ALONE, 32))
 # Scored positions are topped up to a multiple of this; the head runs over the real ones only.
 SCORED_MULTIPLE = 64
 # What a batch costs beyond its tokens, as a part of a full one's.
@@ -129,6 +132,8 @@ class _Group:
     def lookback(self) -> int | None:
         if self.blockwise:
             return None
+        if len(self.trees) == 1 and self.trees[0].size <= self.length:
+            return 0
         return -(-(max(tree.size for tree in self.trees) - 1) // self.length)
 
     def cost(self, attention_cost: float, batch_tokens: int) -> float:
@@ -162,7 +167,9 @@ def pack(
     if not order:
         return []
     batches: list[Batch] = []
-    for group in _cheapest_groups(requests, order, attention_cost, batch_tokens, blockwise):
+    sequences = _sequences(requests, order)
+    alone = _alone(sequences, min(ALONE, batch_tokens)) if rows_multiple == 1 else None
+    for group in alone or _cheapest_groups(sequences, attention_cost, batch_tokens, blockwise):
         batches += _with_equal_room(_batches(requests, group, batch_tokens, rows_multiple))
     return batches
 
@@ -188,14 +195,28 @@ def row_length(at_least: int, smallest: int = 16) -> int:
     return next(length for length in row_lengths(smallest) if length >= at_least)
 
 
+def _sequences(requests: Sequence[Request], order: list[int]) -> list[tuple[int, int, int]]:
+    """Of each request its number, its tokens, and those that it shares with the one before."""
+    shared = [0, *(shared_prefix(requests[a].tokens, requests[b].tokens) for a, b in pairwise(order))]
+    return [(i, len(requests[i].tokens), common) for i, common in zip(order, shared, strict=True)]
+
+
+def _alone(sequences: list[tuple[int, int, int]], at_most: int) -> list[_Group] | None:
+    """One row, hardly padded, where all requests are one tree of at most so many tokens: a text of its own, say."""
+    if max(tokens for _, tokens, _ in sequences) > at_most:
+        return None
+    trees = _grow_trees(sequences, 0, at_most, at_most)
+    if len(trees) > 1:
+        return None
+    step = next(step for most, step in STEPS if trees[0].size <= most)
+    return [_Group(trees, -(-trees[0].size // step) * step)]
+
+
 def _cheapest_groups(
-    requests: Sequence[Request], order: list[int], attention_cost: float, batch_tokens: int, blockwise: bool
+    sequences: list[tuple[int, int, int]], attention_cost: float, batch_tokens: int, blockwise: bool
 ) -> list[_Group]:
     """One group, or two where some requests are much longer than the others."""
-    sizes = [len(requests[i].tokens) for i in order]
-    shared = [0, *(shared_prefix(requests[a].tokens, requests[b].tokens) for a, b in pairwise(order))]
-    sequences = list(zip(order, sizes, shared, strict=True))
-    longest = max(sizes)
+    longest = max(tokens for _, tokens, _ in sequences)
     lengths = list(takewhile(lambda length: length * LOOKBACK < 2 * longest, row_lengths()))
     lengths.append(next(length for length in row_lengths() if length * LOOKBACK >= 2 * longest))
 

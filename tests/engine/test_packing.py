@@ -200,3 +200,25 @@ class TestRequest:
     @pytest.mark.parametrize("requests", [[], [Request.of([1, 2], [], 4)]])
     def test_nothing_to_score(self, requests: list[Request]) -> None:
         assert _pack(requests) == []
+
+
+@pytest.mark.parametrize("length", [1, 16, 17, 90, 200, 257, 385, 512])
+def test_one_text_has_a_row_to_itself(length):
+    [batch] = _pack([Request.of([1] * length, [2], length)], batch_tokens=2048)
+    assert len(batch.tokens) == 1
+    assert batch.lookback == 0
+    assert length <= batch.tokens.size <= max(length + 15, 1.13 * length)
+
+
+@pytest.mark.parametrize("length", [513, 641, 900, 2000])
+def test_a_long_text_is_hardly_padded(length):
+    [batch] = pack(
+        [Request.of([1] * length, [2], length)], batch_tokens=2048, attention_cost=ATTENTION_COST, blockwise=True
+    )
+    assert batch.lookback is None
+    assert length <= batch.tokens.size <= 1.13 * length
+
+
+def test_a_text_alone_is_shared_by_its_devices():
+    [batch] = _pack([Request.of([1] * 100, [2], 100)], rows_multiple=4)
+    assert len(batch.tokens) == 4
