@@ -19,9 +19,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.models.attention import capped
 
-# Tokens of a block, blocks of keys that are multiplied at once where all of them are seen by all of the queries, and
-# query heads at a time: scores that a core's cache holds, and one group of heads where that is enough, as XLA deals
-# out whole groups to threads, three to two unevenly (docs/log.md).
+# Tokens of a block; blocks of keys that are multiplied at once where all of them are seen by all of the queries; and
+# heads at a time where each has keys of its own: scores that a core's cache holds. Heads that share keys are one product,
+# and XLA takes longer for two such products at once than one after the other (docs/log.md).
 BLOCK = 256
 WIDE = 2
 HEADS = 6
@@ -106,8 +106,9 @@ def blockwise_attention(
     """As `jaxpaint.models.attention.attention` of rows that are one stream, laid out as `layout` says."""
     heads, head_dim = query.shape[2:]
     groups = key.shape[2]
-    together = next(n for n in range(groups, 0, -1) if groups % n == 0 and (n == 1 or n * heads // groups <= HEADS))
-    count, shared = groups // together, heads // groups
+    shared = heads // groups
+    together = max(n for n in range(1, HEADS + 1) if groups % n == 0) if shared == 1 else 1
+    count = groups // together
     # There are fewer queries than scores to scale; only those in bfloat16 would lose digits.
     before, after = (head_dim**-0.5, 1.0) if query.dtype == jnp.float32 else (1.0, head_dim**-0.5)
     query = query * before
