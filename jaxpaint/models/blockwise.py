@@ -20,8 +20,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxpaint.models.attention import capped
 
 # Tokens of a block; blocks of keys that are multiplied at once where all of them are seen by all of the queries; and
-# heads at a time where each has keys of its own: scores that a core's cache holds. Heads that share keys are one product,
-# and XLA takes longer for two such products at once than one after the other (docs/log.md).
+# heads at a time where each has keys of its own: scores that a core's cache holds. Heads that share keys are one
+# product, and XLA takes longer for two such products at once than one after the other (docs/log.md).
 BLOCK = 256
 WIDE = 2
 HEADS = 6
