@@ -1,4 +1,4 @@
-"""Groups of tasks: one that comes back to itself would never be loaded."""
+"""Groups of tasks: one that comes back to itself, or whose groups multiply, would never be loaded."""
 
 from __future__ import annotations
 
@@ -8,35 +8,47 @@ from typing import Any
 from jaxpaint.base.documents import require_bounded, shown
 from jaxpaint.base.errors import UserError
 
+MOST_TASKS = 10_000  # of a group; the largest of lm-eval's own have some thousands, and each is built by itself
 
-def refuse_cycles(names: Iterable[str], index: Mapping[str, Any]) -> None:
-    """Raises UserError where a group among the names has itself as a member, through however many other groups.
 
-    `index` are lm-eval's entries by name; what it lacks is passed over.
+def refuse_endless(names: Iterable[str], index: Mapping[str, Any]) -> None:
+    """Raises UserError for a group among the names that has itself as a member, through however many other groups, or
+    that stands for more than `MOST_TASKS` tasks, one of several groups counted for each.
+
+    `index` are lm-eval's entries by name; what it lacks counts as a task.
     """
-    followed: set[str] = set()
+    sizes: dict[str, int] = {}  # a group that many others list is counted once
 
-    def follow(name: str, path: tuple[str, ...]) -> None:
+    def size(name: str, path: tuple[str, ...]) -> int:
         if name in path:
             around = " > ".join(map(shown, (*path[path.index(name) :], name)))
             raise UserError(f"the group of tasks {shown(name)} is a member of itself: {around}; take one of these out")
         entry = index.get(name)
-        if name in followed or entry is None or entry.kind.name != "GROUP":
-            return
-        require_bounded(entry.cfg, f"the group of tasks {shown(name)}")
-        for member in _members((entry.cfg or {}).get("task"), index):
-            follow(member, (*path, name))
-        followed.add(name)
+        if entry is None or entry.kind.name != "GROUP":
+            return len(entry.tags) if entry is not None and entry.kind.name == "TAG" else 1
+        if name not in sizes:
+            require_bounded(entry.cfg, f"the group of tasks {shown(name)}")
+            members = _members((entry.cfg or {}).get("task"), index)
+            sizes[name] = sum(1 if member is None else size(member, (*path, name)) for member in members)
+            if sizes[name] > MOST_TASKS:
+                raise UserError(
+                    f"the group of tasks {shown(name)} stands for {sizes[name]:,} tasks, through the groups that are "
+                    f"its members; expected at most {MOST_TASKS:,}; list fewer, or each once"
+                )
+        return sizes[name]
 
     for name in names:
-        follow(name, ())
+        size(name, ())
 
 
-def _members(listed: Any, index: Mapping[str, Any]) -> Iterator[str]:
-    """The names in a group's list; a group that is written out within it has its members there, too."""
+def _members(listed: Any, index: Mapping[str, Any]) -> Iterator[str | None]:
+    """The names in a group's list, None for a task without one in the index; a group that is written out within it has
+    its members there, too."""
     for item in listed if isinstance(listed, list) else []:
         name = item.get("group", item.get("task")) if isinstance(item, dict) else item
         if isinstance(name, str) and name in index:
             yield name
         elif isinstance(item, dict) and "group" in item:
             yield from _members(item.get("task"), index)
+        else:
+            yield None

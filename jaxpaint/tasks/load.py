@@ -16,7 +16,7 @@ from jaxpaint.base.documents import require_bounded, require_regular, shown
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.tasks.asking import USUAL, Asking, refuse_both
 from jaxpaint.tasks.files import bundled_tasks, find_task_files, may_be_group_or_tag, near_names
-from jaxpaint.tasks.groups import refuse_cycles
+from jaxpaint.tasks.groups import refuse_endless
 from jaxpaint.tasks.local_data import LocalFiles, check_local_data, quiet_datasets, with_local_data
 from jaxpaint.tasks.sense import refuse_nonsense
 from jaxpaint.tasks.stderrs import bootstrap_in_process
@@ -270,7 +270,7 @@ def _manager(
     files = {name: _entry(Path(name)) for name in names if _is_file(name)}
     own = {entry.name: entry for entry in files.values()}
     manager = TaskManager(include_defaults=False, include_path=folders)
-    refuse_cycles([*own, *names], {**manager.task_index, **own})  # told before the whole index is made
+    refuse_endless([*own, *names], {**manager.task_index, **own})  # told before the whole index is made
     wanted = [name for name in names if name not in files and not _is_task(manager.task_index.get(name))]
     stock = find_task_files([name for name in wanted if name not in manager.task_index])
     if stock.keys() >= set(wanted) and all(map(_is_task, files.values())):
@@ -286,7 +286,7 @@ def _manager(
     manager.task_index.update(own)
     found = chain.from_iterable([files[name].name] if name in files else _matches(manager, name) for name in names)
     asked = list(dict.fromkeys(found))
-    refuse_cycles(asked, manager.task_index)
+    refuse_endless(asked, manager.task_index)
     return manager, asked
 
 

@@ -42,6 +42,21 @@ def test_a_group_of_tasks_within_itself(refused, store, tmp_path, tasks, expecte
     refused("eval", "--model", store, *asked, expected=(f"the group of tasks {expected}",))
 
 
+@pytest.mark.parametrize("spelt", ["[{}]", "[{{group: {}}}]"])
+def test_groups_of_tasks_that_multiply(refused, store, tmp_path, monkeypatch, spelt) -> None:
+    """Each of five groups lists the next one ten times: 100,000 times the last one's task."""
+    built: list[object] = []
+    monkeypatch.setattr("lm_eval.tasks._factory.ConfigurableTask", lambda **given: built.append(given))
+    for level in range(5):
+        members = [spelt.format(f"level{level + 1}")[1:-1] if level < 4 else "arc_easy"] * 10
+        (tmp_path / f"{level}.yaml").write_text(f"group: level{level}\ntask: [{', '.join(members)}]\n")
+    asked = ("eval", "--model", store, "--include-path", tmp_path)
+    expected = ("the group of tasks 'level0' stands for 100,000 tasks", "at most 10,000")
+    refused(*asked, "--tasks", "level0", expected=expected)
+    refused(*asked, "--tasks", tmp_path / "0.yaml", expected=expected)
+    assert not built
+
+
 def test_a_dataset_without_a_network(store, tmp_path) -> None:
     done = in_process(
         *("eval", "--model", store, "--tasks", "arc_easy"),
