@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.tasks.csv_files import csv_options
+from jaxpaint.tasks.reach import without_waiting
 
 _TEXT = {".jsonl": "json", ".json": "json", ".csv": "csv"}
 BUILDERS = {**_TEXT, **{f"{kind}.gz": builder for kind, builder in _TEXT.items()}, ".parquet": "parquet"}
@@ -59,7 +60,7 @@ def parse_data_option(
 
 @contextmanager
 def quiet_datasets() -> Iterator[None]:
-    """Silences `datasets` and the hub on the way: errors are told once, by whoever catches them."""
+    """Silences `datasets` and the hub on the way: errors are told once, by whoever catches them, and soon."""
     import datasets
 
     loggers = {logging.getLogger("datasets"): logging.CRITICAL, logging.getLogger("huggingface_hub"): logging.ERROR}
@@ -69,7 +70,8 @@ def quiet_datasets() -> Iterator[None]:
         for logger, level in loggers.items():
             logger.setLevel(level)
         datasets.disable_progress_bars()
-        yield
+        with without_waiting():
+            yield
     finally:
         if not bars_were_off:
             datasets.enable_progress_bars()
