@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convert import hub
-from convert.sources import files_read, local_path, require_known
-from convert.to_store import convert
+from convert.sources import files_read, local_path, read_config_file, require_known, resolve
+from convert.to_store import architecture, convert
 from jaxpaint.base.caches import stores_folder
 from jaxpaint.base.errors import UserError
-from jaxpaint.models.checkpoint import GENERATION_CONFIG, Progress, is_store, read_manifest
+from jaxpaint.models import from_huggingface
+from jaxpaint.models.checkpoint import GENERATION_CONFIG, Progress, is_store, read_config, read_manifest
+from jaxpaint.models.family import Config
 from jaxpaint.models.manifest import FORMAT_VERSION, TOKENIZER_VOCABULARIES
 
 # Counts up when conversion keeps of a checkpoint what it did not keep before.
@@ -28,9 +31,53 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
     Raises:
         UserError: no such model, or one that does not convert.
     """
+    place = _place(model, revision)
+    if place.is_there:
+        return place.store
+    try:
+        convert(model, place.store, revision=place.version, progress=progress)
+    except UserError:
+        # Another process may have been faster.
+        if is_store(place.store):
+            return place.store
+        raise
+    if progress:
+        gigabytes = sum(file.stat().st_size for file in place.store.rglob("*") if file.is_file()) / 1e9
+        progress(f"{place.name} is converted, once for all; {place.store} holds it ({gigabytes:.2g} GB)", 0, 0)
+    return place.store
+
+
+def config_for(model: str | Path, revision: str | None = None) -> Config:
+    """The architecture of a model, by which plans and settings can be refused before it is converted, or downloaded.
+
+    Nothing is written but a hub's config.json into the hub's own cache. Where only the weights say that a checkpoint
+    lacks its head or pooler, one that was not downloaded yet is taken to have it.
+
+    Raises:
+        UserError: no such model, or one that does not convert, as far as names and shapes of its tensors say.
+    """
+    place = _place(model, revision)
+    if place.is_there:
+        return read_config(place.store)
+    if place.version is not None and (file := hub.config_file(str(model), place.version)) is not None:
+        return from_huggingface(read_config_file(file))
+    return architecture(resolve(model, place.version)).config
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a model's converted store is, or will be; `version` is the hub's commit."""
+
+    store: Path
+    is_there: bool
+    name: str = ""
+    version: str | None = None
+
+
+def _place(model: str | Path, revision: str | None) -> _Place:
     path = local_path(model, revision)
     if _is_there(path):
-        return path
+        return _Place(path, True)
     require_known(model)
     if path.is_dir():
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files_read(path)]
@@ -42,21 +89,9 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
     # What the hub has besides is not known here.
     has_all = path.is_dir() and not (path / GENERATION_CONFIG).is_file()
     if is_store(of_before) and has_all and _has_whole_tokenizer(of_before):
-        return of_before
+        return _Place(of_before, True)
     store = _named(name, FORMAT_VERSION, key, KEPT_VERSION)
-    if _is_there(store):
-        return store
-    try:
-        convert(model, store, revision=version, progress=progress)
-    except UserError:
-        # Another process may have been faster.
-        if is_store(store):
-            return store
-        raise
-    if progress:
-        gigabytes = sum(file.stat().st_size for file in store.rglob("*") if file.is_file()) / 1e9
-        progress(f"{name} is converted, once for all; {store} holds it ({gigabytes:.2g} GB)", 0, 0)
-    return store
+    return _Place(store, _is_there(store), name, version)
 
 
 def _is_there(path: Path) -> bool:

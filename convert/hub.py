@@ -70,6 +70,23 @@ def download(repository: str, revision: str | None = None) -> tuple[Path, str]:
     return folder, folder.name
 
 
+def config_file(repository: str, revision: str) -> Path | None:
+    """The config.json of a repository, without its weights; None where those are not Hugging Face's, or a folder of the
+    hub's cache has all of it. Raises as `commit` does."""
+    from huggingface_hub import snapshot_download
+
+    found = _ask(repository, revision)
+    if found is None:
+        return None
+    top = [file for file in found[1] if "/" not in file]
+    if "config.json" not in top or not any(fnmatch(file, marker) for marker, _ in WEIGHTS[:2] for file in top):
+        return None
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=["config.json"])) / "config.json"
+    except Exception as error:
+        raise _explained(error, repository, revision) from None
+
+
 def _ask(repository: str, revision: str | None) -> tuple[str, list[str]] | None:
     """A revision's commit hash and the names of its files, from the hub; None where that cannot be reached."""
     from huggingface_hub import HfApi

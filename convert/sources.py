@@ -66,7 +66,7 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
         config, tensors = read_meta_folder(folder)
         return _of_meta(Source(name, commit, folder, config, tensors, files))
     if (folder / "config.json").is_file():
-        config, tensors = _read_config(folder / "config.json"), _read_weights(folder)
+        config, tensors = read_config_file(folder / "config.json"), _read_weights(folder)
     else:
         raise UserError(
             f"{folder} is not a checkpoint: it has neither config.json (Hugging Face) nor params.json with "
@@ -133,7 +133,8 @@ def files_read(folder: Path) -> list[Path]:
     return sorted(files.union(_tokenizer_files(folder)))
 
 
-def _read_config(file: Path) -> Mapping[str, Any]:
+def read_config_file(file: Path) -> Mapping[str, Any]:
+    """A Hugging Face config.json. Raises UserError for one that is damaged."""
     config = read_json(file)
     if not isinstance(config, dict):
         raise UserError(f"{file} holds a JSON {type(config).__name__}, not a model's configuration")

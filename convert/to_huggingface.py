@@ -13,7 +13,7 @@ from typing import Any
 from jaxpaint.base.disk import require_room
 from jaxpaint.base.documents import read_json
 from jaxpaint.base.errors import UserError
-from jaxpaint.base.folders import new_folder
+from jaxpaint.base.folders import new_folder, require_new
 from jaxpaint.base.names import inside
 from jaxpaint.models import checkpoint, family_of, with_layers
 from jaxpaint.models.checkpoint import Progress
@@ -45,12 +45,7 @@ def export(
 
     store = Path(store)
     config = checkpoint.read_config(store)
-    plan.validate(config.num_hidden_layers)
-    if not plan.is_series:
-        raise UserError(
-            f"only series plans can be exported: a Hugging Face {config.model_type} model has no layers side by side, "
-            f"as {plan} has"
-        )
+    require_exportable(config, destination, plan, overwrite=overwrite)
     layers = plan.sequence()
     tokenizer = [_tokenizer_file(store, name) for name in checkpoint.read_manifest(store)["tokenizer"]]
     weight_map = {}
@@ -84,6 +79,17 @@ def export(
         if checkpoint.GENERATION_CONFIG in manifest.get("files", {}):
             _copy(store / checkpoint.GENERATION_CONFIG, folder / checkpoint.GENERATION_CONFIG, store)
     return Path(destination)
+
+
+def require_exportable(config: Config, destination: str | Path, plan: Plan, *, overwrite: bool = False) -> None:
+    """Raises UserError for what `export` refuses by the model's configuration alone."""
+    plan.validate(config.num_hidden_layers)
+    if not plan.is_series:
+        raise UserError(
+            f"only series plans can be exported: a Hugging Face {config.model_type} model has no layers side by side, "
+            f"as {plan} has"
+        )
+    require_new(destination, overwrite=overwrite, replaces=_is_huggingface)
 
 
 def _tokenizer_file(store: Path, name: str) -> Path:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
 from convert.heads import remarks, untied, without_head
-from convert.names import select
-from convert.sources import resolve
+from convert.names import Selection, select
+from convert.sources import Source, resolve
 from convert.tensors import Tensor, abbreviated
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.folders import require_new
 from jaxpaint.models import checkpoint, family_of, from_huggingface
 from jaxpaint.models.checkpoint import Progress
 from jaxpaint.models.family import Config, Names
@@ -42,13 +44,10 @@ def convert(
     Raises:
         UserError: no such checkpoint, one that does not match its config, or a destination that cannot be written.
     """
+    require_new(destination, overwrite=overwrite, replaces=checkpoint.is_store)  # before anything is downloaded
     found = resolve(source, revision)
-    config = from_huggingface(found.config)
-    names = family_of(config.model_type).names
-    selected = select(found.tensors, names, found.name)
-    tensors, config = untied(selected.weights, names.adapt(config, selected.weights), names)
-    config = without_head(config, tensors, names, selected, found.config)
-    _require_match(found.name, tensors, config, names)
+    read = architecture(found)
+    config, tensors, names = read.config, read.tensors, family_of(read.config.model_type).names
     chosen = _choose_dtype(dtype, tensors)
 
     def fill(path: str, layer: int | None, out: np.ndarray) -> None:
@@ -56,7 +55,7 @@ def convert(
         copy(tensors[weight.of_layer(layer)], out, weight.transposed)
 
     if progress:
-        for line in remarks(found, config, selected):
+        for line in remarks(found, config, read.selected):
             progress(line, 0, 0)
     if progress and not (found.tokenizer_files or found.tokenizer_texts):
         progress(f"{found.name} has no tokenizer: the store will take token ids only", 0, 0)
@@ -74,6 +73,26 @@ def convert(
         overwrite=overwrite,
         progress=progress,
     )
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a checkpoint is: its configuration, and the tensors that it implies by their Hugging Face names."""
+
+    config: Config
+    tensors: Mapping[str, Tensor]
+    selected: Selection
+
+
+def architecture(found: Source) -> Architecture:
+    """Of a checkpoint, with what its tensors say beside its config. Raises UserError where the two do not match."""
+    config = from_huggingface(found.config)
+    names = family_of(config.model_type).names
+    selected = select(found.tensors, names, found.name)
+    tensors, config = untied(selected.weights, names.adapt(config, selected.weights), names)
+    config = without_head(config, tensors, names, selected, found.config)
+    _require_match(found.name, tensors, config, names)
+    return Architecture(config, tensors, selected)
 
 
 def copy(tensor: Tensor, out: np.ndarray, transposed: bool) -> None:

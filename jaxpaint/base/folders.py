@@ -50,6 +50,16 @@ def new_folder(
         _put(partial, destination)
 
 
+def require_new(
+    destination: str | Path, *, overwrite: bool = False, replaces: Callable[[Path], bool] = lambda _: False
+) -> None:
+    """Raises UserError where `new_folder` would for what is there already: before the work that fills it."""
+    given = Path(destination)
+    with explained(given):
+        followed(given)
+        _refuse_existing(given, overwrite, replaces)
+
+
 @contextmanager
 def _folders_on_the_way(destination: Path) -> Iterator[None]:
     """Makes them, and removes them if nothing comes of it."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 from jaxpaint.base import interrupts
@@ -27,7 +26,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
 from jaxpaint.cli.asking import add_asking_options, asking_of
 from jaxpaint.cli.exits import MISTAKE
-from jaxpaint.cli.loading import load_with_plan
+from jaxpaint.cli.loading import loaded, source_with_plan
 from jaxpaint.cli.options import add_model_options, add_plan_options, add_task_options, check_plan_options, plan_line
 
 _NUMBERS = ("limit", "num-fewshot", "batch-tokens", "tensor-parallel")
@@ -46,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
     require(computing=True)
     from convert.sources import require_known
     from jaxpaint.base.files import check_writable
+    from jaxpaint.generation.cache import groups
     from jaxpaint.study.settings import checked_options
     from jaxpaint.tasks.evaluation import evaluate_tasks, write_json
     from jaxpaint.tasks.load import load_tasks, results_table
@@ -66,9 +66,22 @@ def run(options: argparse.Namespace) -> int:
     how = {"include_path": others["include_path"], "trust": options.trust_tasks, "asking": asking}
     tasks = load_tasks(names, data=data, num_fewshot=options.num_fewshot, **how)
 
-    from jaxpaint.tasks.encoding import require_length
+    from jaxpaint.models.family import Config, require_lm_head
+    from jaxpaint.tasks.encoding import Encoding, require_generation, require_length
 
-    model, plan = load_with_plan(options, partial(require_length, others["max_length"]))
+    longest = others["max_length"]
+
+    def check(config: Config) -> None:
+        require_lm_head(config, "this evaluation")
+        require_length(longest, config)
+        require_generation(tasks, longest, config)
+
+    source, mesh, plan = source_with_plan(options, check)
+    writes = any(task.OUTPUT_TYPE == "generate_until" for task in tasks["tasks"].values())
+    if writes and options.kv == "mean":
+        groups(plan, plan.cost)
+    Encoding.of(source, options.bos, max_length=longest, asking=asking)  # what the tokenizer lacks is told now
+    model = loaded(options, source, mesh)
 
     from jaxpaint.base.progress import bar
     from jaxpaint.tasks.harness import PlanLM
@@ -78,13 +91,13 @@ def run(options: argparse.Namespace) -> int:
             model,
             plan,
             bos=options.bos,
-            max_length=others["max_length"],
+            max_length=longest,
             asking=asking,
             batch_tokens=options.batch_tokens,
             kv=options.kv,
             progress=progress,
         )
-        if any(task.OUTPUT_TYPE == "generate_until" for task in tasks["tasks"].values()):
+        if writes:
             for line in lm.encoding.generation.lines(lm.encoding.tokenizer.eos_token_id):
                 print(f"jaxpaint: {line}", file=sys.stderr)
         results = evaluate_tasks(lm, tasks, limit=options.limit, log_samples=options.log_samples, asking=asking)

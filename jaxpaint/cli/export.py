@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jaxpaint.cli.loading import model_store
+from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.plans.plan import Plan
 
 
@@ -24,10 +24,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    plan = Plan.parse(options.plan)
+    config = model_config(options.store)
+
     from convert import export
+    from convert.to_huggingface import require_exportable
     from jaxpaint.base.progress import byte_bar
 
-    plan = Plan.parse(options.plan)
+    require_exportable(config, options.destination, plan, overwrite=options.overwrite)
     store = model_store(options.store)
     with byte_bar() as progress:
         folder = export(store, options.destination, plan, overwrite=options.overwrite, progress=progress)

@@ -21,7 +21,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli.options import add_model_options, add_task_options, add_variant_options
@@ -46,17 +46,17 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from jaxpaint.base.progress import bar, say
+    from jaxpaint.base.progress import bar, byte_bar, say
 
     spec = _spec(options)
     check(spec.study, options.report)
 
-    def finetune(store: Path) -> TrainedSummary:
+    def finetune() -> TrainedSummary:
         from jaxpaint.study.finetune import run_finetune
 
-        with bar("study") as frozen, bar("finetune", "documents") as progress:
-            command = shlex.join(sys.argv)
-            return run_finetune(spec, store, frozen_progress=frozen, progress=progress, tell=say, command=command)
+        with byte_bar() as converting, bar("study") as frozen, bar("finetune", "documents") as progress:
+            bars: dict[str, Any] = {"converting": converting, "frozen_progress": frozen, "progress": progress}
+            return run_finetune(spec, tell=say, command=shlex.join(sys.argv), **bars)
 
     return carry_out(spec.study, options.report, finetune)
 

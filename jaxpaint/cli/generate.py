@@ -19,13 +19,14 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.cli.loading import load_with_plan
+from jaxpaint.cli.loading import loaded, source_with_plan
 from jaxpaint.cli.options import add_cache_option, add_model_options, add_plan_options, check_plan_options, plan_line
 from jaxpaint.cli.streams import read_input
 from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
     from jaxpaint.engine.model import Model
+    from jaxpaint.engine.source import Source
     from jaxpaint.generation import Prompt, Sampling
     from jaxpaint.models.family import Config
 
@@ -71,14 +72,23 @@ def run(options: argparse.Namespace) -> int:
     sampling = _sampling(options)
 
     def check(config: Config) -> None:
+        from jaxpaint.models.family import require_lm_head
+
+        require_lm_head(config, "writing text")
         for each in compared:
             each.validate(config.num_hidden_layers)
         if text:  # that there is none is told in its place
             _check_new_tokens(options.max_new_tokens, config)
 
-    model, plan = load_with_plan(options, check)
-    plans = [each.validate(model.num_layers) for each in compared] or [plan]
-    prompt = _prompt(model, text, options)
+    source, mesh, plan = source_with_plan(options, check)
+    plans = compared or [plan]
+    if options.kv == "mean":
+        from jaxpaint.generation.cache import groups
+
+        for each in plans:
+            groups(each, each.cost)
+    prompt = _prompt(source, text, options)
+    model = loaded(options, source, mesh)
     _tell_settings(model)
     if compared:
         _compare(model, plans, prompt, sampling, options.kv)
@@ -104,7 +114,7 @@ def _check_new_tokens(new: int, config: Config) -> None:
         )
 
 
-def _prompt(model: Model, text: str, options: argparse.Namespace) -> Prompt:
+def _prompt(model: Source, text: str, options: argparse.Namespace) -> Prompt:
     from jaxpaint.generation import Prompt
 
     tokens = model.tokenizer.encode(text, verbose=False)

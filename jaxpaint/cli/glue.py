@@ -56,17 +56,17 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from jaxpaint.base.progress import bar
+    from jaxpaint.base.progress import bar, byte_bar
 
     spec = _spec(options)
     check(spec, options.report)
     spec.files()
 
-    def glue(_: Path) -> TrainedSummary:
+    def glue() -> TrainedSummary:
         from jaxpaint.study.glue import run_glue
 
-        with bar("glue", "examples") as progress:
-            return run_glue(spec, progress=progress)
+        with byte_bar() as converting, bar("glue", "examples") as progress:
+            return run_glue(spec, progress=progress, converting=converting)
 
     return carry_out(spec, options.report, glue)
 

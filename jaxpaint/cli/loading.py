@@ -12,7 +12,10 @@ from jaxpaint.cli.options import chosen_plan
 from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from jaxpaint.engine.model import Model
+    from jaxpaint.engine.source import Source
     from jaxpaint.models.family import Config
 
 
@@ -26,20 +29,35 @@ def model_store(model: str, revision: str | None = None) -> Path:
         return store_for(model, revision, progress=progress)
 
 
-def load_with_plan(options: argparse.Namespace, check: Callable[[Config], None] | None = None) -> tuple[Model, Plan]:
-    """The model and the plan that the options name.
+def model_config(model: str, revision: str | None = None) -> Config:
+    """The model's architecture, though it was never converted: nothing is written. Raises UserError."""
+    require(computing=True)
+    from convert import config_for
 
-    A plan that does not fit, and what `check` raises of other options, is told before the weights are read.
+    return config_for(model, revision)
+
+
+def source_with_plan(
+    options: argparse.Namespace, check: Callable[[Config], None] | None = None
+) -> tuple[Source, Mesh | None, Plan]:
+    """The converted model whose weights are not read, the devices to read them to, and the plan that the options name.
+
+    A plan that does not fit, and what `check` raises of other options, is told before the model is converted.
     """
-    from jaxpaint.models.checkpoint import read_config
-
-    store = model_store(options.model, options.revision)
-    config = read_config(store)
+    config = model_config(options.model, options.revision)
     plan = chosen_plan(options, config.num_hidden_layers)
     if check is not None:
         check(config)
 
-    from jaxpaint.engine.model import load
+    from jaxpaint.engine.source import Source
     from jaxpaint.models.sharding import device_mesh
 
-    return load(store, dtype=options.dtype, mesh=device_mesh(options.tensor_parallel)), plan
+    mesh = device_mesh(options.tensor_parallel)
+    return Source.of(model_store(options.model, options.revision), options.dtype), mesh, plan
+
+
+def loaded(options: argparse.Namespace, source: Source, mesh: Mesh | None) -> Model:
+    """The model of `source`, its weights read."""
+    from jaxpaint.engine.model import load
+
+    return load(source.store, dtype=options.dtype, mesh=mesh)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 
-from jaxpaint.cli.loading import load_with_plan
+from jaxpaint.base.limits import require
+from jaxpaint.cli.loading import loaded, source_with_plan
 from jaxpaint.cli.options import add_model_options, add_plan_options, check_plan_options, plan_line
 
 
@@ -22,10 +23,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check_plan_options(options)
-    model, plan = load_with_plan(options)
+    require(computing=True)
+    from jaxpaint.engine.next_tokens import encoded, most_likely_next, require_count
+    from jaxpaint.models.family import require_lm_head
 
-    from jaxpaint.engine.next_tokens import most_likely_next
-
+    require_count(options.top)
+    source, mesh, plan = source_with_plan(options, lambda config: require_lm_head(config, "what comes next"))
+    encoded(source, options.text)  # what cannot be continued is told before the weights are read
+    model = loaded(options, source, mesh)
     tokens = most_likely_next(model, plan, options.text, options.top)
     print(plan_line(str(plan), plan.cost, plan.depth))
     print(f"{'logit':>9} {'probability':>12}  token")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.texts import read_text
-from jaxpaint.cli.loading import model_store
+from jaxpaint.cli.loading import loaded, model_config, model_store
 from jaxpaint.cli.options import add_model_options, add_variant_options, variant_options
 from jaxpaint.study.settings import checked_options
 from jaxpaint.study.spec import variants_of
@@ -45,19 +45,19 @@ def run(options: argparse.Namespace) -> int:
     texts = [*options.text, *(_lines(options.text_file) if options.text_file else [])]
     if not texts:
         raise UserError("there is no text to score; give --text or --text-file")
-    store = model_store(options.model, options.revision)
-
-    from jaxpaint.models.checkpoint import read_config
-
-    variants = variants_of(read_config(store).num_hidden_layers, **values)
+    config = model_config(options.model, options.revision)
+    variants = variants_of(config.num_hidden_layers, **values)
 
     from jaxpaint.base.progress import bar
-    from jaxpaint.engine.masked import encode_texts, score_masked
-    from jaxpaint.engine.model import load
+    from jaxpaint.engine.masked import encode_texts, require_masked_head, score_masked
+    from jaxpaint.engine.source import Source
     from jaxpaint.models.sharding import device_mesh
 
-    model = load(store, dtype=options.dtype, mesh=device_mesh(options.tensor_parallel))
-    encoded = encode_texts(model, texts)
+    require_masked_head(config)
+    mesh = device_mesh(options.tensor_parallel)
+    source = Source.of(model_store(options.model, options.revision), options.dtype)
+    encoded = encode_texts(source, texts)
+    model = loaded(options, source, mesh)
     with bar("scoring") as progress:
         scores = score_masked(
             model,

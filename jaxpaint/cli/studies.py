@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.limits import require
 from jaxpaint.cli import report
 from jaxpaint.cli.failures import work_is_kept
-from jaxpaint.cli.loading import model_store
 
 
 def check(spec, folder: Path | None) -> None:
@@ -28,10 +28,11 @@ def check(spec, folder: Path | None) -> None:
     require_known(spec.model)
 
 
-def carry_out(spec, folder: Path | None, work: Callable[[Path], Any]) -> int:
-    """Calls `work` with the model's store, says the summary that it returns, and writes the report; the exit status."""
+def carry_out(spec, folder: Path | None, work: Callable[[], Any]) -> int:
+    """Calls `work`, says the summary that it returns, and writes the report; the exit status."""
+    require(computing=True)
     try:
-        summary = work(model_store(spec.model, spec.revision))  # converts on first use, with a bar
+        summary = work()
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or spec.store.exists():
             work_is_kept(error, f"{spec.store} keeps what is done, and the same command continues")

@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxpaint.cli.asking import add_asking_options
-from jaxpaint.cli.loading import model_store
+from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.cli.options import add_model_options, add_task_options, add_variant_options
 from jaxpaint.cli.studies import carry_out, check
 from jaxpaint.study.settings import DEMO, DEMO_REPORT, PRESETS, spec_from
@@ -94,20 +94,25 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _dry_run(spec)
 
-    def study(_: Path) -> StudySummary:
-        from jaxpaint.base.progress import bar, say
+    def study() -> StudySummary:
+        from jaxpaint.base.progress import bar, byte_bar, say
         from jaxpaint.study.run import run_study
 
-        with bar("study") as progress:
-            return run_study(spec, progress=progress, tell=say, command=shlex.join(sys.argv))
+        with byte_bar() as converting, bar("study") as progress:
+            command = shlex.join(sys.argv)
+            return run_study(spec, progress=progress, tell=say, converting=converting, command=command)
 
     return carry_out(spec, folder, study)
 
 
 def _dry_run(spec: StudySpec) -> int:
-    store = model_store(spec.model, spec.revision)
+    config = model_config(spec.model, spec.revision)
 
+    from jaxpaint.study.early import require_fitting
     from jaxpaint.study.estimate import describe
+
+    require_fitting(spec, config)
+    store = model_store(spec.model, spec.revision)
 
     for line in describe(spec, store):
         print(line, flush=True)

@@ -16,7 +16,9 @@ from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.rows import Inputs, checked_texts, right_padded
+from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import endings, shards, start_of_rows
+from jaxpaint.models.family import Config
 from jaxpaint.plans.plan import Plan
 
 
@@ -54,13 +56,13 @@ class EncodedTexts:
         return sum(token not in self.special_tokens for text in self.tokens for token in text)
 
 
-def encode_texts(model: Model, texts: Sequence[str]) -> EncodedTexts:
+def encode_texts(model: Model | Source, texts: Sequence[str]) -> EncodedTexts:
     """The texts as the model's tokenizer encodes them.
 
     Raises:
         UserError: a model without a masked-LM head, a tokenizer without a mask token, or a text with one in it.
     """
-    _require_head(model)
+    require_masked_head(model.config)
     tokenizer = model.tokenizer
     if tokenizer.mask_token_id is None:
         raise UserError(f"the tokenizer of this {model.config.model_type} checkpoint has no mask token")
@@ -94,7 +96,7 @@ def score_masked(
         UserError: a model without a masked-LM head; no text, an empty one, one of special tokens alone, tokens outside
             the vocabulary, or more tokens than the model has positions.
     """
-    _require_head(model)
+    require_masked_head(model.config)
     plans = [model.checked_plan(plan) for plan in plans]
     checked = checked_texts(texts, model.config)
     places = [
@@ -128,9 +130,10 @@ def score_masked(
     return tuple(MaskedScores(sums[plan], found[plan], masked) for plan in range(len(plans)))
 
 
-def _require_head(model: Model) -> None:
-    if not model.config.capabilities.masked_lm_head:
-        raise UserError(f"this {model.config.model_type} checkpoint has no masked-LM head to predict tokens with")
+def require_masked_head(config: Config) -> None:
+    """Raises UserError for a model without a masked-LM head."""
+    if not config.capabilities.masked_lm_head:
+        raise UserError(f"this {config.model_type} checkpoint has no masked-LM head to predict tokens with")
 
 
 def _with_mask(text: Int[np.ndarray, " tokens"], place: np.integer, mask_token: int) -> Int[np.ndarray, " tokens"]:

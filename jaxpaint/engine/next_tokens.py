@@ -10,6 +10,7 @@ import numpy as np
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.head import ModelOutputError
 from jaxpaint.engine.model import Model
+from jaxpaint.engine.source import Source
 from jaxpaint.models.family import require_lm_head
 from jaxpaint.plans.plan import Plan
 
@@ -32,15 +33,10 @@ def most_likely_next(model: Model, plan: Plan, text: str, count: int = 10) -> li
         ModelOutputError: NaN or infinite logits.
     """
     require_lm_head(model.config, "what comes next")
-    if count < 1:
-        raise UserError(f"{count} tokens to show; expected 1 or more")
-    tokens = model.tokenizer.encode(text, verbose=False)
-    if not tokens:
-        raise UserError("the text is empty; give at least one token to continue")
+    require_count(count)
+    tokens = encoded(model, text)
     # A power of two, so that texts of many lengths share an executable.
     padded = np.zeros((1, min(1 << (len(tokens) - 1).bit_length(), model.config.max_position_embeddings)), np.int32)
-    if len(tokens) > padded.shape[1]:
-        raise UserError(f"the text has {len(tokens)} tokens; the model's context holds {padded.shape[1]}")
     padded[0, : len(tokens)] = tokens
     logits = np.asarray(model.logits(padded, plan, np.array([len(tokens)])))[0, len(tokens) - 1]
     if not np.isfinite(logits).all():
@@ -48,3 +44,19 @@ def most_likely_next(model: Model, plan: Plan, text: str, count: int = 10) -> li
     probabilities = np.asarray(jax.nn.softmax(logits))
     best = np.argsort(-logits, kind="stable")[:count]
     return [NextToken(int(i), model.tokenizer.decode([i]), float(logits[i]), float(probabilities[i])) for i in best]
+
+
+def require_count(count: int) -> None:
+    """Raises UserError for a number of tokens to show that is below 1."""
+    if count < 1:
+        raise UserError(f"{count} tokens to show; expected 1 or more")
+
+
+def encoded(model: Model | Source, text: str) -> list[int]:
+    """The text's tokens. Raises UserError for none, or more than the model's context holds."""
+    tokens, positions = model.tokenizer.encode(text, verbose=False), model.config.max_position_embeddings
+    if not tokens:
+        raise UserError("the text is empty; give at least one token to continue")
+    if len(tokens) > positions:
+        raise UserError(f"the text has {len(tokens)} tokens; the model's context holds {positions}")
+    return tokens

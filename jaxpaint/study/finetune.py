@@ -11,13 +11,16 @@ from typing import Any
 
 import jax
 
+from convert import config_for, store_for
 from jaxpaint.base.words import digest
 from jaxpaint.engine.source import Source
+from jaxpaint.models.checkpoint import Progress
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.kinds import FINETUNED, TRAINED_ON
 from jaxpaint.results.store import Store, Worker
 from jaxpaint.study.cells import register
+from jaxpaint.study.early import require_fitting, require_writable
 from jaxpaint.study.loop import Loop, StartBar, Work, no_bar
 from jaxpaint.study.run import run_study, spec_requests, spec_tasks
 from jaxpaint.study.scoring import Scoring
@@ -35,28 +38,32 @@ VERSION = 1  # of what training means here
 
 def run_finetune(
     spec: FinetuneSpec,
-    store: Path,
     *,
     frozen_progress: StartBar = no_bar,
     progress: StartBar = no_bar,
     tell: Callable[[str], None] = lambda line: None,
+    converting: Progress | None = None,
     command: str | None = None,
 ) -> TrainedSummary:
     """Computes what the results store lacks. It may be ended at any moment, and called again.
 
     The plans are scored as they are first, exactly as `jaxpaint.study.run.run_study` does, so results that a study left
     in the store are used. Then every plan is trained on each task's training documents and scored on its test ones, as
-    `jaxpaint.study.trained.run_trained` does. `store` is the converted model, which `spec.study.model` names;
-    `frozen_progress` and `progress` are those of the two, `tell` and `command` as in `run_study`.
+    `jaxpaint.study.trained.run_trained` does. `frozen_progress` and `progress` are those of the two, `tell`,
+    `converting` and `command` as in `run_study`.
 
     Raises:
         PlanError, UserError: as `run_study`, `training_examples`, `run_trained` and `tune_decoder`. What was written
             before stands.
     """
     started = time.perf_counter()
-    model = Source.of(store, spec.study.dtype)  # type: ignore[arg-type]
+    study, config = spec.study, config_for(spec.study.model, spec.study.revision)
+    require_fitting(study, config)
+    loaded = spec_tasks(study)
+    require_writable(study, config, loaded)
+    model = Source.of(store_for(study.model, study.revision, progress=converting), study.dtype)  # type: ignore[arg-type]
     variants = spec.trained_variants(model.num_layers)
-    tasks = _tasks(spec, model, tell)
+    tasks = _tasks(spec, model, loaded, tell)
     # Before anything is trained: a device's memory has room for one of the two.
     frozen = run_study(spec.study, progress=frozen_progress, tell=tell, command=command)
     with Store.open(spec.study.store, create=True) as results, Worker(spec.study.store) as worker:
@@ -67,11 +74,11 @@ def run_finetune(
 
 
 def _tasks(
-    spec: FinetuneSpec, model: Source, tell: Callable[[str], None]
+    spec: FinetuneSpec, model: Source, loaded: Any, tell: Callable[[str], None]
 ) -> list[tuple[TaskRequests, TrainingExamples]]:
     """Each task's requests, whose settings say how the model is trained, and what it is trained on."""
-    study, found = spec.study, []
-    for requests in spec_requests(study, model, spec_tasks(study)):
+    found = []
+    for requests in spec_requests(spec.study, model, loaded):
         examples = training_examples(requests.encoding, requests.name, requests.task, spec.limit_train)
         spec.training.require_few_rows(len(examples))
         if seen := overlap(examples, requests.instances):

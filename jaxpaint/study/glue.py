@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from convert import store_for
+from convert import config_for, store_for
 from jaxpaint.base.budgets import device_memory, host_memory
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import write_whole
@@ -20,6 +20,7 @@ from jaxpaint.base.progress import say
 from jaxpaint.base.words import digest
 from jaxpaint.engine.model import Model, load, require_pooler
 from jaxpaint.engine.source import Source
+from jaxpaint.models.checkpoint import Progress
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.kinds import FROZEN
@@ -34,7 +35,7 @@ from jaxpaint.tasks.glue import KINDS, Examples, GlueTask, glue_task, load_examp
 from jaxpaint.tasks.glue_tsv import tsv_file
 from jaxpaint.tasks.local_data import parse_data_option
 from jaxpaint.training.checkpoints import TrainingCheckpoints, discard
-from jaxpaint.training.features import Encoded, check_max_length, encode, pooled_features
+from jaxpaint.training.features import Encoded, check_max_length, encode, pooled_features, require_positions
 from jaxpaint.training.heads import classifier_dropout, train_heads
 from jaxpaint.training.settings import ENCODER, TrainingSettings
 from jaxpaint.training.tune import TunedEncoder, tune_encoder
@@ -119,25 +120,28 @@ def _of_folder(task: GlueTask, given: Mapping[str | None, Path]) -> Mapping[str 
     return files | {split: path for split, path in given.items() if split is not None}
 
 
-def run_glue(spec: GlueSpec, *, progress: StartBar = no_bar) -> TrainedSummary:
+def run_glue(spec: GlueSpec, *, progress: StartBar = no_bar, converting: Progress | None = None) -> TrainedSummary:
     """Computes what the study's store lacks. It may be ended at any moment, and called again.
 
-    Raises as `GlueSpec.files`, `load_examples`, `jaxpaint.load`, `run_frozen`, `finetuning` and `run_trained`. What was
-    written before stands.
+    `converting` is told of a first use's conversion. Raises as `GlueSpec.files`, `load_examples`, `jaxpaint.load`,
+    `run_frozen`, `finetuning` and `run_trained`. What was written before stands.
     """
     started, tasks = time.perf_counter(), []
-    converted = store_for(spec.model, spec.revision)
-    source = Source.of(converted)  # what cannot run is told before anything is loaded
-    variants = spec.variants(source.num_layers)
-    require_pooler(source.config)
+    config = config_for(spec.model, spec.revision)  # what cannot run is told before anything is loaded or converted
+    variants = spec.variants(config.num_hidden_layers)
+    require_pooler(config)
+    require_positions(config, spec.training.max_length)
     files = spec.files()
-    for task, _ in files:
-        check_max_length(source, task, spec.training.max_length)
     for task, local in files:
         train = load_examples(task, TRAIN, local.get(TRAIN), spec.limit_train)
         spec.training.require_few_rows(len(train))
         split = task.validation_split
         tasks.append(GlueRequests(task, train, load_examples(task, split, local.get(split), spec.limit)))
+    converted = store_for(spec.model, spec.revision, progress=converting)
+    source = Source.of(converted)
+    require_pooler(source.config)  # which of a hub's model only the weights may say
+    for task, _ in files:
+        check_max_length(source, task, spec.training.max_length)
     model = load(converted, dtype=spec.dtype)  # type: ignore[arg-type]
     with Store.open(spec.store, create=True) as store:
         tell_mended(store, say)

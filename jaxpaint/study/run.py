@@ -10,22 +10,23 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from convert import store_for
+from convert import config_for, store_for
 from jaxpaint.base.words import count
 from jaxpaint.engine.model import Model, load
 from jaxpaint.engine.source import Source
 from jaxpaint.generation.cache import groups
-from jaxpaint.models.checkpoint import read_config
+from jaxpaint.models.checkpoint import Progress
 from jaxpaint.models.sharding import device_mesh
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import Store, Worker
 from jaxpaint.study.analyses import AnalysedTexts, analysis_texts, run_analyses
 from jaxpaint.study.cells import Study, register
+from jaxpaint.study.early import require_fitting, require_writable
 from jaxpaint.study.loop import Loop, StartBar, no_bar
 from jaxpaint.study.scoring import Scoring, Work
 from jaxpaint.study.spec import StudySpec
 from jaxpaint.study.writing import Writing
-from jaxpaint.tasks.encoding import Encoding, require_length
+from jaxpaint.tasks.encoding import Encoding
 from jaxpaint.tasks.load import load_tasks
 from jaxpaint.tasks.local_data import parse_data_option
 from jaxpaint.tasks.requests import TaskRequests, load_requests
@@ -151,17 +152,25 @@ class Session:
 
 @contextmanager
 def open_session(
-    spec: StudySpec, *, tell: Callable[[str], None], progress: StartBar = no_bar, command: str | None = None
+    spec: StudySpec,
+    *,
+    tell: Callable[[str], None],
+    progress: StartBar = no_bar,
+    converting: Progress | None = None,
+    command: str | None = None,
 ) -> Iterator[Session]:
     """Loads the spec's tasks and model, and opens its store. Arguments and errors as `run_study`."""
-    converted = store_for(spec.model, spec.revision)
-    config = read_config(converted)  # what cannot run is told before anything is loaded
-    spec.shard_variants(config.num_hidden_layers)
-    require_length(spec.max_length, config)
+    config = config_for(spec.model, spec.revision)  # what cannot run is told before anything is loaded or converted
+    require_fitting(spec, config)
+    mesh = device_mesh(spec.tensor_parallel)
     # The texts to analyse are needed last: that they are not there is told now, and not after all else is done.
     to_analyse = analysis_tasks(spec) if spec.analyses else None
     tasks = spec_tasks(spec)
-    model = load(converted, dtype=spec.dtype, mesh=device_mesh(spec.tensor_parallel))  # type: ignore[arg-type]
+    require_writable(spec, config, tasks)
+    converted = store_for(spec.model, spec.revision, progress=converting)
+    if tasks:  # what the tokenizer lacks is told before the weights are read
+        spec_encoding(spec, Source.of(converted, spec.dtype))  # type: ignore[arg-type]
+    model = load(converted, dtype=spec.dtype, mesh=mesh)  # type: ignore[arg-type]
     requests = spec_requests(spec, model, tasks) if tasks else ()
     analysed = _texts(spec, model, to_analyse) if to_analyse else None
     if (writing := next((task for task in requests if task.is_generative), None)) is not None:
@@ -191,20 +200,22 @@ def run_study(
     *,
     progress: StartBar = no_bar,
     tell: Callable[[str], None] = _to_stderr,
+    converting: Progress | None = None,
     command: str | None = None,
 ) -> StudySummary:
     """Runs what the study's store lacks, and returns when nothing of the spec's shard is missing.
 
     It may be ended at any moment, and called again. Several processes may run it on one store at once: they divide
     the work, and each returns when all of it is done. `progress` counts tokens under each plan; `tell` gets lines that
-    the user should read (default: to stderr); `command` is what the user typed, for the record.
+    the user should read (default: to stderr); `converting` is told of a first use's conversion; `command` is what the
+    user typed, for the record.
 
     Raises:
         UserError: a model, task or plan that cannot be used; a store that cannot be written, or that knows other
             texts; a device whose memory does not hold a single request. What was written before stands.
     """
     clock = time.perf_counter()
-    with open_session(spec, progress=progress, tell=tell, command=command) as session:
+    with open_session(spec, progress=progress, tell=tell, converting=converting, command=command) as session:
         summary = session.score(spec.shard_variants(session.model.num_layers))
     return replace(summary, seconds=time.perf_counter() - clock)
 
@@ -230,6 +241,10 @@ def analysis_tasks(spec: StudySpec) -> Any:
 
 def spec_requests(spec: StudySpec, model: Model | Source, tasks: Any) -> tuple[TaskRequests, ...]:
     """What loaded tasks ask of the model. Raises UserError as `Encoding.of` and `load_requests`."""
-    asking, bos = spec.asking, spec.bos
-    encoding = Encoding.of(model, bos, max_length=spec.max_length, asking=asking)  # type: ignore[arg-type]
-    return load_requests(encoding, tasks, limit=spec.limit, kv=spec.kv, asking=asking)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"limit": spec.limit, "kv": spec.kv, "asking": spec.asking}
+    return load_requests(spec_encoding(spec, model), tasks, **how)
+
+
+def spec_encoding(spec: StudySpec, model: Model | Source) -> Encoding:
+    """How the spec's texts become the model's tokens. Raises UserError as `Encoding.of`."""
+    return Encoding.of(model, spec.bos, max_length=spec.max_length, asking=spec.asking)  # type: ignore[arg-type]

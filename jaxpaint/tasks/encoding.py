@@ -6,7 +6,7 @@ scores compare.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -22,10 +22,12 @@ from jaxpaint.generation.settings import HONOURED, NONE, NOT_HONOURED, generatio
 from jaxpaint.generation.text import finished_text
 from jaxpaint.models.family import Config, require_decoder
 from jaxpaint.plans.plan import Plan
-from jaxpaint.tasks.asking import USUAL, Asking
+from jaxpaint.tasks.asking import DEFAULT_DRAWING_SEED, USUAL, Asking
 from jaxpaint.tasks.chat import chosen_template, rendered
 
 if TYPE_CHECKING:
+    from lm_eval.tasks.manager import TaskDict
+
     from jaxpaint.engine.model import Model
     from jaxpaint.engine.source import Source
 
@@ -186,41 +188,18 @@ class Encoding:
         room for a context beside the new tokens.
         """
         context, given = instance.args
-        values = {**normalize_gen_kwargs(given, DEFAULT_MAX_GEN_TOKS)}
+        values, new = _new_tokens(instance.task_name, given, self.max_length)
         end = self.tokenizer.eos_token_id
         spelt = None if end is None else self.tokenizer.decode(end, skip_special_tokens=False)
         stop = tuple(handle_stop_sequences(values.pop("until", None), eos=spelt))
-        new = values.pop("max_gen_toks")
-        room = self.max_length - new
-        if room < 1:
-            raise UserError(
-                f"{instance.task_name}: {new} new tokens leave no room for a prompt in the model's {self.max_length} "
-                "positions"
-            )
-        tokens = (self.tokens(context) or [self.prefix_token_id])[-room:]
+        tokens = (self.tokens(context) or [self.prefix_token_id])[new - self.max_length :]
         self._check_vocabulary(tokens)
-        sampling, settings = self._choosing(instance.task_name, values)
+        sampling, changed = _choosing(instance.task_name, values, self.drawing_seed)
+        settings = replace(self.generation, **changed)
         # With transformers' generate it goes before the length that a task gives.
         if settings.max_new_tokens is not None:
             new = min(settings.max_new_tokens, self.config.max_position_embeddings - len(tokens))
         return Asked(Prompt(tuple(tokens), new, stop), sampling, settings)
-
-    def _choosing(self, task: str, values: dict[str, Any]) -> tuple[Sampling, GenerationSettings]:
-        """Of the generation settings that a task gives besides texts and lengths; they go before the checkpoint's."""
-        do_sample = values.pop("do_sample", False)
-        temperature = values.pop("temperature", None)
-        known = {name: values.pop(name) for name in ("top_k", "top_p", "seed") if name in values}
-        own = {name: values.pop(name) for name in HONOURED if name in values}
-        values = {name: value for name, value in values.items() if value != NOT_HONOURED.get(name, ...)}
-        if values:
-            raise UserError(
-                f"{task}: the generation setting {next(iter(values))!r} is not known; known are until, max_gen_toks, "
-                f"do_sample, temperature, top_k, top_p, seed, {', '.join(HONOURED)}"
-            )
-        sampling = Sampling(temperature or 1.0, **{"seed": self.drawing_seed, **known}) if do_sample else Sampling()
-        given = parse_settings(own, f"{task}: generation settings")
-        changed = {name: value for name, value in asdict(given).items() if own.get(name) is not None}
-        return sampling, replace(self.generation, **changed)
 
 
 def require_length(longest: int | None, config: Config) -> None:
@@ -229,6 +208,51 @@ def require_length(longest: int | None, config: Config) -> None:
         raise UserError(
             f"--max-length is {longest}; expected 1 to the model's {config.max_position_embeddings} positions"
         )
+
+
+def require_generation(tasks: TaskDict, longest: int | None, config: Config) -> None:
+    """Raises UserError for generation settings of loaded tasks that `Encoding.encode_prompt` would refuse, whatever the
+    documents: what is not known, or leaves no room for a prompt in `longest` tokens (None: in the model's positions).
+    """
+    from lm_eval.api.task import ConfigurableTask
+
+    for name, task in tasks["tasks"].items():
+        # Tasks of other classes may ask with settings of their own.
+        own = getattr(type(task), "construct_requests", None) is not ConfigurableTask.construct_requests
+        if task.OUTPUT_TYPE == "generate_until" and not own:
+            given = task.get_config("generation_kwargs") or {}
+            values, _ = _new_tokens(name, given, longest or config.max_position_embeddings)
+            handle_stop_sequences(values.pop("until", None), eos=None)
+            _choosing(name, values, DEFAULT_DRAWING_SEED)
+
+
+def _new_tokens(task: str, given: Mapping[str, Any], longest: int) -> tuple[dict[str, Any], int]:
+    """Generation settings by one name each, and how many tokens may be written. Raises UserError where these leave no
+    room for a prompt."""
+    values = {**normalize_gen_kwargs(given, DEFAULT_MAX_GEN_TOKS)}
+    new = values.pop("max_gen_toks")
+    if new >= longest:
+        raise UserError(f"{task}: {new} new tokens leave no room for a prompt in the model's {longest} positions")
+    return values, new
+
+
+def _choosing(task: str, values: dict[str, Any], drawing_seed: int) -> tuple[Sampling, dict[str, Any]]:
+    """Of the generation settings that a task gives besides texts and lengths: how tokens are drawn, and what goes
+    before the checkpoint's `GenerationSettings`. Raises UserError for one that is not known, or a value that cannot be.
+    """
+    do_sample = values.pop("do_sample", False)
+    temperature = values.pop("temperature", None)
+    known = {name: values.pop(name) for name in ("top_k", "top_p", "seed") if name in values}
+    own = {name: values.pop(name) for name in HONOURED if name in values}
+    values = {name: value for name, value in values.items() if value != NOT_HONOURED.get(name, ...)}
+    if values:
+        raise UserError(
+            f"{task}: the generation setting {next(iter(values))!r} is not known; known are until, max_gen_toks, "
+            f"do_sample, temperature, top_k, top_p, seed, {', '.join(HONOURED)}"
+        )
+    sampling = Sampling(temperature or 1.0, **{"seed": drawing_seed, **known}) if do_sample else Sampling()
+    given = parse_settings(own, f"{task}: generation settings")
+    return sampling, {name: value for name, value in asdict(given).items() if own.get(name) is not None}
 
 
 def answers(

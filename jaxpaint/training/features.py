@@ -16,6 +16,7 @@ from jaxpaint.engine.model import Model
 from jaxpaint.engine.rows import Inputs, TextRows, right_padded
 from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import endings, shards, start_of_rows
+from jaxpaint.models.family import Config
 from jaxpaint.plans.plan import Plan
 from jaxpaint.tasks.glue import Examples, GlueTask
 
@@ -43,15 +44,20 @@ class Encoded:
 
 def check_max_length(model: Model | Source, task: GlueTask, max_length: int) -> None:
     """Raises UserError where `max_length` tokens are too few for an example, or more than the model has positions."""
-    positions = model.config.max_position_embeddings
-    if max_length > positions:
-        raise UserError(f"max_length is {max_length}, more than the model's {positions} positions")
+    require_positions(model.config, max_length)
     # A tokenizer that has no room for its special tokens does not cut at all.
     least = model.tokenizer.num_special_tokens_to_add(pair=len(task.columns) > 1) + len(task.columns)
     if max_length < least:
         raise UserError(
             f"max_length is {max_length}; {task.name} takes {least} or more, for its special tokens and text"
         )
+
+
+def require_positions(config: Config, max_length: int) -> None:
+    """Raises UserError where `max_length` tokens are more than the model has positions."""
+    positions = config.max_position_embeddings
+    if max_length > positions:
+        raise UserError(f"max_length is {max_length}, more than the model's {positions} positions")
 
 
 def encode(model: Model, examples: Examples, max_length: int) -> Encoded:
