@@ -28,6 +28,7 @@ from jaxpaint.cli.asking import add_asking_options, asking_of
 from jaxpaint.cli.exits import MISTAKE
 from jaxpaint.cli.loading import loaded, source_with_plan
 from jaxpaint.cli.options import add_model_options, add_plan_options, add_task_options, check_plan_options, plan_line
+from jaxpaint.plans.plan import Plan
 
 _NUMBERS = ("limit", "num-fewshot", "batch-tokens", "tensor-parallel")
 
@@ -71,15 +72,16 @@ def run(options: argparse.Namespace) -> int:
 
     longest = others["max_length"]
 
-    def check(config: Config) -> None:
+    writes = any(task.OUTPUT_TYPE == "generate_until" for task in tasks["tasks"].values())
+
+    def check(config: Config, plan: Plan) -> None:
         require_lm_head(config, "this evaluation")
         require_length(longest, config)
         require_generation(tasks, longest, config)
+        if writes and options.kv == "mean":
+            groups(plan, plan.cost)
 
     source, mesh, plan = source_with_plan(options, check)
-    writes = any(task.OUTPUT_TYPE == "generate_until" for task in tasks["tasks"].values())
-    if writes and options.kv == "mean":
-        groups(plan, plan.cost)
     Encoding.of(source, options.bos, max_length=longest, asking=asking)  # what the tokenizer lacks is told now
     model = loaded(options, source, mesh)
 

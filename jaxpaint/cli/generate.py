@@ -71,22 +71,20 @@ def run(options: argparse.Namespace) -> int:
     text = read_input("--prompt -") if options.prompt == "-" else options.prompt
     sampling = _sampling(options)
 
-    def check(config: Config) -> None:
+    def check(config: Config, plan: Plan) -> None:
+        from jaxpaint.generation.cache import groups
         from jaxpaint.models.family import require_lm_head
 
         require_lm_head(config, "writing text")
-        for each in compared:
+        for each in compared or [plan]:
             each.validate(config.num_hidden_layers)
+            if options.kv == "mean":
+                groups(each, each.cost)
         if text:  # that there is none is told in its place
             _check_new_tokens(options.max_new_tokens, config)
 
     source, mesh, plan = source_with_plan(options, check)
     plans = compared or [plan]
-    if options.kv == "mean":
-        from jaxpaint.generation.cache import groups
-
-        for each in plans:
-            groups(each, each.cost)
     prompt = _prompt(source, text, options)
     model = loaded(options, source, mesh)
     _tell_settings(model)

@@ -38,16 +38,16 @@ def model_config(model: str, revision: str | None = None) -> Config:
 
 
 def source_with_plan(
-    options: argparse.Namespace, check: Callable[[Config], None] | None = None
+    options: argparse.Namespace, check: Callable[[Config, Plan], None]
 ) -> tuple[Source, Mesh | None, Plan]:
     """The converted model whose weights are not read, the devices to read them to, and the plan that the options name.
 
-    A plan that does not fit, and what `check` raises of other options, is told before the model is converted.
+    A plan that does not fit, and what `check` raises of other options, is told before the model is converted. Raises
+    UserError.
     """
     config = model_config(options.model, options.revision)
     plan = chosen_plan(options, config.num_hidden_layers)
-    if check is not None:
-        check(config)
+    check(config, plan)
 
     from jaxpaint.engine.source import Source
     from jaxpaint.models.sharding import device_mesh

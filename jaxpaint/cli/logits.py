@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     from jaxpaint.models.family import require_lm_head
 
     require_count(options.top)
-    source, mesh, plan = source_with_plan(options, lambda config: require_lm_head(config, "what comes next"))
+    source, mesh, plan = source_with_plan(options, lambda config, _: require_lm_head(config, "what comes next"))
     encoded(source, options.text)  # what cannot be continued is told before the weights are read
     model = loaded(options, source, mesh)
     tokens = most_likely_next(model, plan, options.text, options.top)

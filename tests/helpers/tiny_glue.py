@@ -13,15 +13,20 @@ from tests.helpers.bert_models import VOCAB_SIZE, torch_bert
 WORDS = [f"w{i}" for i in range(VOCAB_SIZE - 5)]
 
 
-def tiny_store(folder: Path) -> Path:
-    """A converted store."""
+def tiny_folder(folder: Path) -> Path:
+    """A Hugging Face folder."""
     from transformers import BertTokenizerFast
 
     torch_bert().save_pretrained(folder / "model")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "model")
-    return convert(folder / "model", folder / "store")
+    return folder / "model"
+
+
+def tiny_store(folder: Path) -> Path:
+    """A converted store."""
+    return convert(tiny_folder(folder), folder / "store")
 
 
 def pairs(seed: int, size: int) -> Examples:
