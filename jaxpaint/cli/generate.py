@@ -114,8 +114,11 @@ def _check_new_tokens(new: int, config: Config) -> None:
 
 def _prompt(model: Source, text: str, options: argparse.Namespace) -> Prompt:
     from jaxpaint.generation import Prompt
+    from jaxpaint.generation.serve import EMPTY
 
     tokens = model.tokenizer.encode(text, verbose=False)
+    if not tokens:
+        raise UserError(EMPTY)
     positions = model.config.max_position_embeddings
     excess = len(tokens) + options.max_new_tokens - positions
     if excess > 0 and not options.truncate_left:

@@ -37,6 +37,7 @@ from jaxpaint.plans.plan import Plan
 Ending: TypeAlias = Literal["end", "stop", "length", "not finite"]
 # A plan compiled layer by layer takes a quarter of a second for each.
 MOST_STATIC_LAYERS = 64
+EMPTY = "the prompt is empty; give at least one token to go on from"
 # Tokens between two searches for stop strings: what is written after one is thrown away.
 SEARCH_EVERY = 8
 SHOW_EVERY = 2  # where someone watches
@@ -134,7 +135,7 @@ def _check(model: Model, prompts: Sequence[Prompt]) -> None:
     room, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
     for prompt in prompts:
         if not prompt.tokens:
-            raise UserError("the prompt is empty; give at least one token to go on from")
+            raise UserError(EMPTY)
         if prompt.max_new_tokens < 1:
             raise UserError(f"{prompt.max_new_tokens} new tokens; expected 1 or more")
         if max(prompt.tokens) >= vocabulary or min(prompt.tokens) < 0:

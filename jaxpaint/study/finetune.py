@@ -29,7 +29,7 @@ from jaxpaint.study.trained import Advance, TrainedSummary, Training, run_traine
 from jaxpaint.study.writing import Writing
 from jaxpaint.tasks.evaluation import environment
 from jaxpaint.tasks.requests import TaskRequests
-from jaxpaint.training.answers import TrainingExamples, overlap, training_examples
+from jaxpaint.training.answers import TrainingExamples, overlap, require_training_documents, training_examples
 from jaxpaint.training.checkpoints import TrainingCheckpoints
 from jaxpaint.training.tune import host_parameters, tune_decoder
 
@@ -61,6 +61,8 @@ def run_finetune(
     require_fitting(study, config)
     loaded = spec_tasks(study)
     require_writable(study, config, loaded)
+    for name, task in loaded["tasks"].items():
+        require_training_documents(name, task)
     model = Source.of(store_for(study.model, study.revision, progress=converting), study.dtype)  # type: ignore[arg-type]
     variants = spec.trained_variants(model.num_layers)
     tasks = _tasks(spec, model, loaded, tell)

@@ -41,12 +41,8 @@ def training_examples(encoding: Encoding, name: str, task: Task, limit: int | No
     and text, of a generative task the prompt with the target. Answers without a token are left out.
     Raises UserError for a task without training documents, a document without a right answer or longer than the model.
     """
+    require_training_documents(name, task)
     with in_tasks():
-        if not task.has_training_docs():
-            raise UserError(
-                f"task {name!r} has no training documents here; with local files, add --data {name}:train=FILE (the "
-                "name of the task's training split), else choose a task with a training split"
-            )
         documents = islice(task.training_docs() or (), limit)
         instances = [_answered(name, number, task, document) for number, document in enumerate(documents)]
     requests = tuple(request for instance in instances for request in encoding.encode(instance) if request.targets)
@@ -54,6 +50,16 @@ def training_examples(encoding: Encoding, name: str, task: Task, limit: int | No
         raise UserError(f"task {name!r}: none of the {len(instances)} training documents has an answer to train on")
     digest = text_digest(json.dumps([list(instance.args) for instance in instances]))
     return TrainingExamples(requests, tuple("".join(instance.args) for instance in instances), digest)
+
+
+def require_training_documents(name: str, task: Any) -> None:
+    """Raises UserError for a task without any."""
+    with in_tasks():
+        if not task.has_training_docs():
+            raise UserError(
+                f"task {name!r} has no training documents here; with local files, add --data {name}:train=FILE (the "
+                "name of the task's training split), else choose a task with a training split"
+            )
 
 
 def overlap(examples: TrainingExamples, instances: Iterable[Instance]) -> int:

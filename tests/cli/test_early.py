@@ -131,6 +131,7 @@ def test_a_study_of_it(untouched, copy, tmp_path, options, expected) -> None:
         (["--plans-file", "PLANS"], ("layer 99",)),
         (["--tasks", "none_such", "--strategies", "skip"], ("unknown task",)),
         (["--strategies", "skip", "--starts", 2], ("start 2 is out of range",)),
+        (["--tasks", "WRITE", "--strategies", "skip"], ("'tiny_write' has no training documents",)),
     ],
 )
 def test_a_fine_tuning_of_it(untouched, copy, tmp_path, options, expected) -> None:
@@ -166,6 +167,7 @@ def test_a_conversion_over_what_is_there(untouched, copy, tmp_path, monkeypatch)
     [
         (("logits", "--text", "A " * 100), ("tokens; the model's context holds 64",)),
         (("logits", "--text", ""), ("the text is empty",)),
+        (("generate", "--prompt", ""), ("the prompt is empty",)),
         (("generate", "--prompt", "A " * 100, "--max-new-tokens", 9), ("the prompt has", "--truncate-left")),
         (("eval", "--tasks", "WRITE", "--apply-chat-template"), ("no chat template",)),
         (("study", "--tasks", "WRITE", "--apply-chat-template", "--store", "STORE"), ("no chat template",)),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from convert import hub, store_for
+from convert import config_for, hub, store_for
 from jaxpaint.base.errors import UserError
 from jaxpaint.models import checkpoint
 from tests.helpers.checkpoints import assert_converted, make_model
@@ -138,3 +138,16 @@ def test_which_files_of_a_repository_are_needed():
     assert hub.needed([*files, "pytorch_model.bin"]) == ["config.json", "tokenizer.model", "pytorch_model.bin"]
     meta = ["params.json", "consolidated.00.pth"]
     assert hub.needed([*files, *meta]) == ["config.json", "tokenizer.model", *meta]
+
+
+def test_the_config_of_a_hub_id_without_its_weights(tmp_path, cache, monkeypatch):
+    make_model(tmp_path / COMMIT)
+    fake = FakeHub(monkeypatch, tmp_path / COMMIT)
+    config = config_for("owner/name")
+    assert fake.downloaded == [("owner/name", COMMIT, ["config.json"])]
+    assert not cache.exists()
+    assert checkpoint.read_config(store_for("owner/name")) == config
+    (tmp_path / COMMIT / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json"):
+        config_for("owner/other")
+    assert fake.downloaded[-1] == ("owner/other", COMMIT, ["config.json"])
