@@ -42,4 +42,4 @@ def load_with_plan(options: argparse.Namespace, check: Callable[[Config], None] 
     from jaxpaint.engine.model import load
     from jaxpaint.models.sharding import device_mesh
 
-    return load(store, dtype=options.dtype, mesh=device_mesh(options.tensor_parallel)), plan
+    return load(store, dtype=options.dtype, mesh=device_mesh(options.tensor_parallel), with_tokenizer=True), plan

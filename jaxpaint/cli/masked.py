@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     from jaxpaint.engine.model import load
     from jaxpaint.models.sharding import device_mesh
 
-    model = load(store, dtype=options.dtype, mesh=device_mesh(options.tensor_parallel))
+    model = load(store, dtype=options.dtype, mesh=device_mesh(options.tensor_parallel), with_tokenizer=True)
     encoded = encode_texts(model, texts)
     with bar("scoring") as progress:
         scores = score_masked(

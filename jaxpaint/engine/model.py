@@ -161,25 +161,38 @@ class Model:
         return _hidden_states(self.graphdef, self.state, plan, inputs)
 
 
-def load(model: str | Path, *, dtype: DType = "auto", revision: str | None = None, mesh: Mesh | None = None) -> Model:
+def load(
+    model: str | Path,
+    *,
+    dtype: DType = "auto",
+    revision: str | None = None,
+    mesh: Mesh | None = None,
+    with_tokenizer: bool = False,
+) -> Model:
     """Loads a converted store, a Hugging Face or Meta folder, or a hub id (converted into the cache on first use).
 
     `dtype` "auto" is float32 on CPU and bfloat16 on accelerators. `mesh`
     (`jaxpaint.models.sharding.device_mesh`) spreads the parameters over several devices, each reading its own part.
+    `with_tokenizer` reads the tokenizer, too, and first: its libraries take memory that the parameters then lack.
 
     Raises:
-        UserError: no such model, a damaged one, or one of a family that is not known.
+        UserError: no such model, a damaged one, one of a family that is not known, or one without a tokenizer that is
+            asked for.
     """
     from convert import store_for
     from jaxpaint.models import checkpoint
+    from jaxpaint.models.tokenizer import load_tokenizer
 
     store = store_for(model, revision=revision)
     enable_persistent_cache()
     chosen = resolve_dtype(dtype)
     config, manifest = checkpoint.read_config(store), checkpoint.read_manifest(store)
     sharding = parameter_sharding(mesh) if mesh else None
+    tokenizer = load_tokenizer(store) if with_tokenizer else None
     parameters = checkpoint.restore(store, dtype=chosen, sharding=sharding)
     loaded = from_parameters(config, parameters, store=store, mesh=mesh)
+    if tokenizer is not None:
+        vars(loaded)["tokenizer"] = tokenizer  # where the cached property keeps it
     if loaded.manifest != manifest:  # read once more, for good
         raise UserError(f"the store {store} was replaced while it was loaded; try again")
     return loaded
