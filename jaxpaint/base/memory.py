@@ -77,20 +77,37 @@ def _soft_limit(file: Path, name: str) -> int | None:
     return int(words[0]) if words[0].isdigit() else None
 
 
-def require_memory(needed: int, what: str, advice: str) -> None:
-    """Raises UserError where this process may not have so many bytes more, which `what` needs.
-
-    `needed` should be the least that can do: a process that would have come through must not be stopped.
-    """
-    left = memory_left()
-    if left is None or needed <= left:
-        return
-    # Freed memory that allocators keep for the next of its kind counts as used.
+def give_back() -> None:
+    """Returns freed memory to the system, which allocators keep for the next of its kind, and which counts as used."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library than GNU's
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def require_memory(needed: int, what: str, advice: str, *, addresses: int = 0) -> None:
+    """Raises UserError where this process may not have so many bytes more, which `what` needs.
+
+    `addresses` are those that it reserves beyond them: they count where the process's addresses are limited, above
+    which native code aborts. `needed` should be the least that can do: a process that would have come through must not
+    be stopped.
+    """
+    _require_addresses(needed + addresses, what)
+    left = memory_left()
+    if left is None or needed <= left:
+        return
+    give_back()
     left = memory_left()
     if left is not None and needed > left:
         raise UserError(
             f"{what} needs {needed / 1e9:.2f} GB of memory, and {left / 1e9:.2f} GB is left to this process; {advice}"
         )
+
+
+def _require_addresses(needed: int, what: str) -> None:
+    allowed, used = _soft_limit(PROC / "self" / "limits", "Max address space"), _kibibytes(PROC / "self" / "status")
+    if allowed is None or "VmSize" not in used or used["VmSize"] + needed <= allowed:
+        return
+    raise UserError(
+        f"{what} needs {needed / 1e9:.2f} GB of addresses, and of the {allowed / 1e9:.2f} GB that ulimit -v allows "
+        f"{used['VmSize'] / 1e9:.2f} GB are taken; allow about {(used['VmSize'] + needed) / 1e9:.1f} GB"
+    )

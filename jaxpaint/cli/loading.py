@@ -57,7 +57,10 @@ def source_with_plan(
 
 
 def loaded(options: argparse.Namespace, source: Source, mesh: Mesh | None) -> Model:
-    """The model of `source`, its weights read."""
+    """The model of `source`. Its tokenizer is read first: the libraries for it take memory that weights then lack."""
     from jaxpaint.engine.model import load
 
-    return load(source.store, dtype=options.dtype, mesh=mesh)
+    tokenizer = source.tokenizer
+    model = load(source.store, dtype=options.dtype, mesh=mesh)
+    vars(model)["tokenizer"] = tokenizer  # where the cached property keeps it
+    return model

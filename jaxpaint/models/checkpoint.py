@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from jaxpaint.base.disk import require_room, reserve
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.base.folders import new_folder
-from jaxpaint.base.memory import require_memory
+from jaxpaint.base.memory import give_back, require_memory
 from jaxpaint.base.names import require_text
 from jaxpaint.models.family import Config
 from jaxpaint.models.manifest import (
@@ -55,10 +55,15 @@ __all__ = ["is_store", "read_config", "read_manifest", "read_tensor", "restore",
 
 # Stored chunks hold part of one layer, so that a shard reads little more than its own bytes.
 CHUNK_BYTES = 16 * 2**20
-# Bytes on top of the parameters, for reads under way and threads, then for compiling and running: 250 MB with a model
-# of 7 MB and all executables cached, 350 MB with one of 540 MB. Less than what any took, so that none is refused that
-# would have come through.
-BESIDE_PARAMETERS = 200_000_000
+# Bytes on top of the parameters, for threads, compiling and running: 90 MB with a model of 540 MB whose executables are
+# cached, 180 MB with none cached. The tokenizer's libraries, 230 MB, are there before.
+BESIDE_PARAMETERS = 100_000_000
+# Bytes that reads under way hold, of a store of that size or more. It differs from run to run: 190 to 290 MB of 270 MB
+# in bfloat16 read as float32. In containers, 250 MB beyond the parameters were too few, 275 MB came through, 300 MB
+# once did not.
+READING = 160_000_000
+# Bytes of addresses that threads' stacks and arenas reserve beyond all this: 95 to 155 MB, fewer with all cached.
+ADDRESSES = 70_000_000
 # Bytes that conversion holds beside files, however large the model: parts of tensors, chunks and threads' own. With 85
 # MB left it comes through, with 65 it waits for the disk, with 45 it is killed.
 CONVERTING = 50_000_000
@@ -100,10 +105,14 @@ def restore(
                 restore_type=jax.Array, sharding=placed, global_shape=shape, dtype=kept
             )
         # Bounds what is in flight on the host: at least the largest array, which Orbax would otherwise refuse.
-        largest = max(math.prod(item.shape) * item.dtype.itemsize for item in items.values())
+        # As read or as kept, whichever is larger.
+        sizes = (
+            max(items[name].dtype.itemsize, jnp.dtype(manifest["tensors"][name]["dtype"]).itemsize) for name in items
+        )
+        largest = max(math.prod(item.shape) * size for item, size in zip(items.values(), sizes, strict=True))
         try:
-            with _orbax(restore_concurrent_gb=largest // 10**9 + 1) as checkpointer:
-                return checkpointer.restore(
+            with _orbax(restore_concurrent_gb=(largest + 1) / 10**9) as checkpointer:
+                restored: dict[str, Any] = checkpointer.restore(
                     (Path(path) / "parameters").resolve(),
                     args=ocp.args.PyTreeRestore(
                         item=unflatten_dict(items, sep="/"), restore_args=unflatten_dict(arguments, sep="/")
@@ -113,13 +122,15 @@ def restore(
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise
             raise UserError(f"the store {path} cannot be restored: {first_line(error)[:300]}") from error
+    give_back()  # what reading held, before compiling asks for more
+    return restored
 
 
 def _require_memory(path: str | Path, dtype: Any, sharding: Any) -> None:
     """Raises UserError where the part of the parameters that lies on the host does not fit into its memory."""
     import jax.numpy as jnp
 
-    needed = 0
+    needed = stored = 0
     tensors = read_manifest(path)["tensors"]
     for name, tensor in tensors.items():
         shape = tuple(tensor["shape"])
@@ -128,12 +139,14 @@ def _require_memory(path: str | Path, dtype: Any, sharding: Any) -> None:
         # Copies of one array on several of a host's devices may be one in memory.
         numbers = min(hosts * math.prod(placed.shard_shape(shape)), math.prod(shape))
         needed += numbers * jnp.dtype(dtype or tensor["dtype"]).itemsize
+        stored += numbers * jnp.dtype(tensor["dtype"]).itemsize
     if not needed:
         return
     kept = jnp.dtype(dtype or next(iter(tensors.values()))["dtype"])
     # Not fewer bits: a CPU computes in float32, and XLA holds the layers' copies in it beside them.
     advice = "allow the container or the job more (ulimit -v), or take a machine or a model that suits it"
-    require_memory(needed + BESIDE_PARAMETERS, f"loading the parameters of {path} in {kept}", advice)
+    beside = BESIDE_PARAMETERS + min(stored, READING)
+    require_memory(needed + beside, f"loading the parameters of {path} in {kept}", advice, addresses=ADDRESSES)
 
 
 def save(

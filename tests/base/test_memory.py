@@ -103,3 +103,17 @@ def test_freed_memory_is_given_back_before_a_refusal(monkeypatch) -> None:
     left = iter([1, 3])
     monkeypatch.setattr(memory, "memory_left", lambda: next(left))
     require_memory(2, "loading", "free some")
+
+
+def test_reserved_addresses_count_where_they_are_limited(tmp_path, monkeypatch) -> None:
+    limits = {"proc/self/limits": "Max address space  3048000  unlimited  bytes\n"}
+    proc, _ = tree(tmp_path, UNLIMITED | limits)  # 1,000,000 bytes are left
+    monkeypatch.setattr(memory, "PROC", proc)
+    monkeypatch.setattr(memory, "memory_left", lambda: 1_000_000)
+    require_memory(600_000, "loading", "free some", addresses=400_000)
+    with pytest.raises(
+        UserError, match=r"^loading needs 0\.00 GB of addresses, .* ulimit -v allows .*; allow about 0\.0 "
+    ):
+        require_memory(600_000, "loading", "free some", addresses=400_001)
+    tree(tmp_path, UNLIMITED)
+    require_memory(600_000, "loading", "free some", addresses=400_001)

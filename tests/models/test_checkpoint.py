@@ -258,11 +258,15 @@ def test_importing_the_store_is_light():
 def test_parameters_that_memory_does_not_hold_are_not_read(model, tmp_path, monkeypatch) -> None:
     store = save(model, tmp_path / "store")
     size = sum(value.nbytes for value in flat_parameters(model).values())
-    monkeypatch.setattr(memory, "memory_left", lambda: checkpoint.BESIDE_PARAMETERS + size - 1)
-    with pytest.raises(UserError, match=r"loading the parameters of .* in float32 needs 0\.20 GB of memory"):
+    needed = checkpoint.BESIDE_PARAMETERS + 2 * size  # what is kept, and what is being read
+    monkeypatch.setattr(memory, "memory_left", lambda: needed - 1)
+    with pytest.raises(UserError, match=r"loading the parameters of .* in float32 needs 0\.10 GB of memory"):
         checkpoint.restore(store)
-    assert checkpoint.restore(store, dtype="bfloat16")  # half of it
-    monkeypatch.setattr(memory, "memory_left", lambda: checkpoint.BESIDE_PARAMETERS + size)
+    assert checkpoint.restore(store, dtype="bfloat16")  # less of it
+    monkeypatch.setattr(memory, "memory_left", lambda: needed)
+    assert checkpoint.restore(store)
+    monkeypatch.setattr(checkpoint, "READING", size - 1)  # as if the store were large
+    monkeypatch.setattr(memory, "memory_left", lambda: needed - 1)
     assert checkpoint.restore(store)
 
 
