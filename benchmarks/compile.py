@@ -47,7 +47,7 @@ def main() -> None:
     for plan in plans[1:]:
         score(model, requests, plan)
     rest = time.perf_counter() - started
-    executables = sum(part.executables() for part in (walk._embed_stream, walk._segment, head._at_scored))
+    executables = sum(part.executables() for part in (walk._embed_stream, walk.segment, head._at_scored))
 
     tokens = np.zeros((2, 64), np.int32)
     started = time.perf_counter()
@@ -60,7 +60,7 @@ def main() -> None:
     )
     print(f"as data: {executables} executable(s), first plan {first:.1f} s with compilation, then {rest:.1f} s in all")
     print(
-        f"static:  {model_module._static_logits.executables()} executables for {options.static} plans, "
+        f"static:  {model_module.static_logits.executables()} executables for {options.static} plans, "
         f"{static:.1f} s each"
     )
     figures = {"plans": len(plans), "executables": executables, "first": first, "rest": rest, "static_each": static}

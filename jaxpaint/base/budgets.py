@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from jaxpaint.base.machine import machine
 from jaxpaint.base.memory import memory_left
+from jaxpaint.base.target import platform
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,8 @@ CPU, ACCELERATOR = (Budgets(**{name: both[which] for name, both in _CPU_AND_ACCE
 
 
 def on_cpu() -> bool:
-    """Whether JAX computes on a CPU here. Starts its backend."""
-    import jax
-
-    return jax.default_backend() == "cpu"
+    """Whether JAX computes on a CPU here, or what is compiled is for one."""
+    return platform() == "cpu"
 
 
 def budgets() -> Budgets:

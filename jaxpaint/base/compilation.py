@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxpaint.base.caches import compiled_folder
+from jaxpaint.base.target import platform
 
 # XLA's default library for matrix products on a CPU (YNNPACK) adds up the whole inner dimension in one chain; Eigen
 # adds up blocks. Its error is a third smaller at the same speed (docs/log.md), which deep plans amplify.
@@ -42,13 +43,15 @@ def enable_persistent_cache() -> None:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_SECONDS)
 
 
-@functools.cache
 def compiler_options() -> dict[str, str] | None:
-    """`compiler_options` for `jax.jit` on the default backend; None where XLA does not know them."""
+    """`compiler_options` for `jax.jit` on the target; None where XLA does not know them."""
+    return _cpu_options() if platform() == "cpu" else None
+
+
+@functools.cache
+def _cpu_options() -> dict[str, str] | None:
     import jax
 
-    if jax.default_backend() != "cpu":
-        return None
     try:
         jax.jit(lambda x: x, compiler_options=EIGEN_MATMUL).lower(0.0).compile()
     except (RuntimeError, ValueError):
@@ -67,15 +70,22 @@ def jit(
 
     def decorate(function: Callable[..., Any]) -> Any:
         @functools.cache
-        def compiled() -> Any:
+        def compiled_for(target: str) -> Any:
             import jax
 
+            @functools.wraps(function)
+            def own(*arguments: Any) -> Any:  # one for each target: JAX keeps what it traced by function
+                return function(*arguments)
+
             return jax.jit(
-                function,
+                own,
                 static_argnames=static_argnames,
                 donate_argnames=donate,
                 compiler_options=None if few_rows else compiler_options(),
             )
+
+        def compiled() -> Any:
+            return compiled_for(platform())
 
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
@@ -91,8 +101,9 @@ def jit(
         def lower(*arguments: Any) -> Any:
             import jax
 
+            kind = {"gpu": "cuda"}.get(platform(), platform())
             with jax.default_matmul_precision("highest"):
-                return compiled().lower(*arguments)
+                return compiled().trace(*arguments).lower(lowering_platforms=(kind,))
 
         call.lower = lower  # type: ignore[attr-defined]
         call.executables = lambda: compiled()._cache_size()  # type: ignore[attr-defined]

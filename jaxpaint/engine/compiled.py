@@ -142,8 +142,10 @@ def _walk(
                 total = jnp.zeros(x.shape, jnp.float32)
                 for members, parts in _alike(branches, leaves, adjacent=False):
                     branch = partial(step, members[0], key, x)
-                    outputs = jax.vmap(branch)(parts)[0] if at_once else scan(partial(one_more, branch), (), parts)[1]
-                    total += contribution(combine, outputs, x).sum(axis=0)
+                    if at_once:
+                        total += contribution(combine, jax.vmap(branch)(parts)[0], x).sum(axis=0)
+                    else:
+                        total = scan(partial(one_more, combine, branch, x), total, parts)[0]
                 x = combined(combine, total, x, len(branches))
                 return x, keep(x)
 
@@ -153,8 +155,8 @@ def _walk(
     def step(node: Node, key: Array | None, x: Array, leaves: Any) -> tuple[Array, Any]:
         return apply(node, leaves, key, x)
 
-    def one_more(branch: Callable[[Any], tuple[Array, Any]], before: tuple[()], leaves: Any) -> tuple[tuple[()], Array]:
-        return before, branch(leaves)[0]
+    def one_more(how: Combine, branch: Callable[[Any], tuple[Array, Any]], x: Array, total: Array, leaves: Any):
+        return total + contribution(how, branch(leaves)[0], x), ()
 
     return apply(plan.root, _for(plan.root, leaves), key, x)
 

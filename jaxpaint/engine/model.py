@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.target import platform
 from jaxpaint.engine import compiled, interpreted
 from jaxpaint.engine.program import Program
 from jaxpaint.engine.rows import Inputs, checked_inputs
@@ -26,9 +27,13 @@ from jaxpaint.models import abstract_model
 from jaxpaint.models.attention import AttentionImplementation
 from jaxpaint.models.family import Config, require_lm_head
 from jaxpaint.models.sharding import parameter_sharding
+from jaxpaint.plans.nodes import fold
 from jaxpaint.plans.plan import Plan
 
 DType: TypeAlias = Literal["auto", "float32", "bfloat16"]
+# Of a group whose layers run at once: of one layer's parameters, and tokens of all of its branches together.
+AT_ONCE_LAYER_BYTES = 64 << 20
+AT_ONCE_TOKENS = 16384
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +115,8 @@ class Model:
         They are of the next token, or for an encoder, through its masked-LM head, of the token itself. `tokens` are
         [B, S] integers. `lengths` [B] marks right-padding: positions at or beyond a row's length are not attended to,
         and their own logits mean nothing. `token_types` [B, S] tell the texts of a pair apart (BERT; default: all 0).
-        One executable serves every plan of a shape; with `static` the plan itself is compiled, so that on accelerators
-        the layers of a group run at once (`vmap`).
+        Of a shape one executable serves every series, one every plan with groups of layers, one the rest; with `static`
+        the plan itself is compiled, and on accelerators the layers of a small group run at once (`vmap`).
 
         Raises:
             PlanError: the plan names a layer that the model lacks.
@@ -125,7 +130,7 @@ class Model:
         plan = self.checked_plan(plan)
         inputs = checked_inputs(self.config, tokens, lengths, token_types)
         if static:
-            return _static_logits(self.graphdef, self.state, plan, inputs)
+            return static_logits(self.graphdef, self.state, plan, inputs)
         return _logits(self.graphdef, self.state, *_as_data(plan), inputs)
 
     def pooled(
@@ -221,13 +226,18 @@ def resolve_dtype(dtype: DType) -> jnp.dtype:
 
 
 def attention_implementation(config: Config, dtype: jnp.dtype) -> AttentionImplementation:
-    """cuDNN's flash attention where it serves: NVIDIA GPUs, bfloat16, head sizes it knows."""
-    device = jax.devices()[0]
-    nvidia = device.platform == "gpu" and "cuda" in device.client.platform_version.lower()
-    nvidia = nvidia and float(device.compute_capability) >= 8.0
+    """cuDNN's flash attention where it serves: NVIDIA GPUs that are here, bfloat16, head sizes it knows."""
+    if on_cpu():
+        return "matmul"
     fits = dtype == jnp.bfloat16 and config.head_dim % 8 == 0 and config.head_dim <= 128
     fits = fits and config.capabilities.flash_attention
-    return "cudnn" if nvidia and fits else "matmul"
+    return "cudnn" if fits and _has_flash_attention() else "einsum"
+
+
+def _has_flash_attention() -> bool:
+    device = jax.devices()[0]
+    nvidia = device.platform == "gpu" and "cuda" in device.client.platform_version.lower()
+    return platform() == "gpu" and nvidia and float(device.compute_capability) >= 8.0
 
 
 def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
@@ -249,14 +259,32 @@ def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
     return block, (stacked, jnp.array(kinds))
 
 
-def _merge_for(plan: Plan, graphdef: Any, state: Any) -> Any:
+def _merge_for(plan: Plan, graphdef: Any, state: Any, at_once: bool) -> Any:
     """The model to compile a plan into. Under `vmap` cuDNN's attention pairs rows with the wrong masks: not there."""
     model = nnx.merge(graphdef, state)
-    if not plan.is_series:
-        for _, module in nnx.iter_modules(model.blocks):
-            if hasattr(module, "implementation"):
-                module.implementation = "matmul"
+    for _, module in nnx.iter_modules(model.blocks):
+        if hasattr(module, "products_apart"):
+            module.products_apart = not on_cpu()
+        if at_once and not plan.is_series and hasattr(module, "implementation") and module.implementation == "cudnn":
+            module.implementation = "einsum"
     return model
+
+
+def groups_at_once(plan: Plan, blocks: Any, tokens: int) -> bool:
+    """Whether groups of a compiled plan run at once, by `vmap`, on so many tokens.
+
+    Not on a CPU, which has no room to. Elsewhere the group's weights are copied out of the stack for it: worth it where
+    layers are so small that starting one after the other takes longer.
+    """
+    widest = fold(
+        plan.root,
+        layer=lambda _: 1,
+        series=lambda _, widths: max(widths),
+        parallel=lambda _, widths: sum(widths),
+        repeat=lambda _, width: width,
+    )
+    layer = sum(leaf.nbytes // leaf.shape[0] for leaf in jax.tree.leaves(blocks))
+    return not on_cpu() and layer <= AT_ONCE_LAYER_BYTES and widest * tokens <= AT_ONCE_TOKENS
 
 
 def _as_data(plan: Plan) -> tuple[np.ndarray, int, int]:
@@ -289,17 +317,19 @@ def _pooled(graphdef, state, instructions, length, room, inputs):
 
 
 @jit("graphdef", "plan")
-def _static_logits(graphdef, state, plan, inputs):
-    model = _merge_for(plan, graphdef, state)
+def static_logits(graphdef, state, plan, inputs):
+    at_once = groups_at_once(plan, state["blocks"], inputs[0].size)
+    model = _merge_for(plan, graphdef, state, at_once)
     block, stacked = layer_stack(model)
-    return model.logits(compiled.run(block, stacked, plan, *start(model, inputs), at_once=not on_cpu()))
+    return model.logits(compiled.run(block, stacked, plan, *start(model, inputs), at_once=at_once))
 
 
 @jit("graphdef", "plan")
 def _hidden_states(graphdef, state, plan, inputs):
-    model = _merge_for(plan, graphdef, state)
+    at_once = groups_at_once(plan, state["blocks"], inputs[0].size)
+    model = _merge_for(plan, graphdef, state, at_once)
     block, stacked = layer_stack(model)
-    return compiled.run_with_states(block, stacked, plan, *start(model, inputs), at_once=not on_cpu())[1]
+    return compiled.run_with_states(block, stacked, plan, *start(model, inputs), at_once=at_once)[1]
 
 
 def require_pooler(config: Config) -> None:

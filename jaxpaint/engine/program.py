@@ -17,7 +17,7 @@ branches are more than a layer keep, per nesting level ("slot"), their input and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM = range(7)
 Instruction: TypeAlias = tuple[int, int, int, int]
-# Executables are compiled for a program's padded size and its room, so all but extreme programs share one.
+# Executables are compiled for a program's padded size and its room, so all but extreme programs share three: of series,
+# of groups of layers, and of the rest, whose room costs several times the memory of a batch's hidden state.
 SMALLEST_SIZE = 65536
-ROOMS = (5, MAX_NESTING + 1)
+ROOMS = (0, 1, 5, MAX_NESTING + 1)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,13 @@ class Program:
         # A group's slot is the number of groups around it: those that have begun and not ended, without itself.
         begun, ended = np.cumsum(opcodes[others] == FORK), np.cumsum(opcodes[others] >= MEAN)
         instructions[others, 1] = begun - ended - (opcodes[others] < MEAN)
-        return cls(instructions, len(steps), next(room for room in ROOMS if room >= room_for(plan)))
+        return cls(instructions, len(steps), enough_room([plan]))
+
+
+def enough_room(plans: Iterable[Plan]) -> int:
+    """The least of `ROOMS` that all of the plans fit."""
+    needed = max(map(room_for, plans), default=0)
+    return next(room for room in ROOMS if room >= needed)
 
 
 def room_for(plan: Plan) -> int:

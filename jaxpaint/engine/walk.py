@@ -22,7 +22,7 @@ from jaxpaint.engine import interpreted
 from jaxpaint.engine import model as models
 from jaxpaint.engine.model import Model, layer_stack
 from jaxpaint.engine.packing import Batch
-from jaxpaint.engine.program import ROOMS, Program, room_for
+from jaxpaint.engine.program import Program, enough_room
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.engine.source import Source
 from jaxpaint.models.sharding import DATA, rows
@@ -75,8 +75,7 @@ def endings(
     """
     for plan in plans:
         plan.validate(model.num_layers)
-    needed = max(map(room_for, plans), default=0)
-    room = next(room for room in (0, 1, *ROOMS) if room >= needed)
+    room = enough_room(plans)
     x, context = start
     held = held_state_bytes() if held_bytes is None else held_bytes
     if on_cpu():
@@ -88,7 +87,7 @@ def endings(
         program = Program.of(part)
         # One executable for series, one for groups: many stretches are short, and room for groups costs time.
         own = 0 if part.is_series else room
-        return _segment(model.graphdef, model.state, program.instructions, program.length, own, x, context)
+        return segment(model.graphdef, model.state, program.instructions, program.length, own, x, context)
 
     return walk(plans, x, advance, held // x.nbytes)
 
@@ -127,6 +126,6 @@ def _embed_stream(graphdef, state, tokens, positions, visible_until, lookback):
 
 
 @jit("graphdef", "room")
-def _segment(graphdef, state, instructions, length, room, x, context):
+def segment(graphdef, state, instructions, length, room, x, context):
     block, stacked = layer_stack(nnx.merge(graphdef, state))
     return interpreted.run_program(block, stacked, instructions, length, room, x, context)

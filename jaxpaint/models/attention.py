@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxpaint.models.dropout import Dropout, dropout
 
-AttentionImplementation = Literal["matmul", "cudnn"]
+AttentionImplementation = Literal["matmul", "einsum", "cudnn"]
 # Float32 attention scores in memory at once.
 SCORES_BYTES = 1 << 30
 
@@ -111,11 +111,11 @@ def attention(
 ) -> Float[Array, "B S N H"]:
     """Scaled dot-product attention with grouped key/value heads, softmax in float32, as far back as `mask` reaches.
 
-    `dropped` says which of the softmax's probabilities to drop, and `cap` bounds scores softly, in `matmul` alone.
-
-    `cudnn` is cuDNN's flash attention (NVIDIA GPUs, bfloat16); `matmul` multiplies [B*K, N/K*S, H] with
-    [B*K, keys, H], the form that plain matrix products run fastest in on a CPU, by blocks of queries where the scores
-    of all would take more than `SCORES_BYTES`.
+    `cudnn` is cuDNN's flash attention (NVIDIA GPUs, bfloat16). The others are plain matrix products, by blocks of
+    queries where the scores of all would take more than `SCORES_BYTES`: `matmul` multiplies [B*K, N/K*S, H] with
+    [B*K, keys, H], the form that runs fastest on a CPU; `einsum` never joins batch and heads, so that heads which are
+    split over devices stay split. `dropped` says which of the softmax's probabilities to drop, and `cap` bounds scores
+    softly, not in `cudnn`.
     """
     batch, length, heads, _ = query.shape
     lookback = mask.shape[-1] // length - 1
@@ -127,15 +127,16 @@ def attention(
     blocks = 1
     while batch * heads * (length // blocks) * mask.shape[-1] * 4 > SCORES_BYTES and length % (blocks * 2) == 0:
         blocks *= 2
+    attend = _einsum_attention if implementation == "einsum" else _matmul_attention
     if blocks == 1:
-        return _matmul_attention(query, key, value, mask, dropped, cap)
+        return attend(query, key, value, mask, dropped, cap)
     queries = jnp.moveaxis(query.reshape(batch, blocks, length // blocks, heads, -1), 1, 0)
     masks = jnp.moveaxis(mask.reshape(batch, 1, blocks, length // blocks, -1), 2, 0)
     keys = None if dropped is None else jax.random.split(dropped.key, blocks)
 
     def block(parts: tuple[Any, ...]) -> Array:
         own = None if dropped is None else dropped._replace(key=parts[2])
-        return _matmul_attention(parts[0], key, value, parts[1], own, cap)
+        return attend(parts[0], key, value, parts[1], own, cap)
 
     mixed = jax.lax.map(block, (queries, masks, keys))
     return jnp.moveaxis(mixed, 0, 1).reshape(query.shape)
@@ -164,6 +165,28 @@ def _matmul_attention(
     weights = dropout(weights.astype(value.dtype), dropped).reshape(batch * groups, -1, length)
     mixed = jnp.einsum("bqk,bkh->bqh", weights, value, preferred_element_type=jnp.float32) / total
     return mixed.astype(value.dtype).reshape(batch, heads, queries, head_dim).transpose(0, 2, 1, 3)
+
+
+def _einsum_attention(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    mask: Bool[Array, "B 1 T S"],
+    dropped: Dropout | None = None,
+    cap: float | None = None,
+) -> Float[Array, "B T N H"]:
+    """As `_matmul_attention`, with batch and heads as axes of their own."""
+    batch, queries, heads, head_dim = query.shape
+    groups = key.shape[2]
+    query = query.reshape(batch, queries, groups, heads // groups, head_dim)
+    scores = jnp.einsum("btkgh,bskh->bkgts", query, key, preferred_element_type=jnp.float32) * head_dim**-0.5
+    scores = jnp.where(mask[:, :, None], capped(scores, cap), jnp.finfo(jnp.float32).min)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1)
+    weights = dropout(weights.astype(value.dtype), dropped)
+    mixed = jnp.einsum("bkgts,bskh->btkgh", weights, value, preferred_element_type=jnp.float32)
+    mixed = mixed / jnp.moveaxis(total, 3, 1)[..., None]
+    return mixed.astype(value.dtype).reshape(batch, queries, heads, head_dim)
 
 
 # Queries whose keys are cut off together, where tokens see none that come after them.

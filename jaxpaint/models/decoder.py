@@ -31,8 +31,8 @@ class Context(NamedTuple):
     Where layers differ in their windows there is a mask for each kind of layer, until `of_kind` takes a layer's own.
     """
 
-    cos: Float[Array, "B S 1 rotary"] | None
-    sin: Float[Array, "B S 1 rotary"] | None
+    cos: Float[Array, "B S 1 half"] | None
+    sin: Float[Array, "B S 1 half"] | None
     mask: Bool[Array, "B 1 S keys"] | Bool[Array, "kinds B 1 S keys"] | Blocks
 
     def of_kind(self, kind: int | Int[Array, ""]) -> Context:
@@ -70,6 +70,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Any, traits: Traits, *, dtype, implementation: ops.AttentionImplementation, rngs):
         self.config, self.traits, self.implementation = config, traits, implementation
+        self.products_apart = False
         linear = partial(nnx.Linear, param_dtype=dtype, rngs=rngs)
         width, narrow = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
         *inputs, output = traits.projections
@@ -85,7 +86,8 @@ class Attention(nnx.Module):
         self, x: Float[Array, "B S D"], context: Context, pasts: Sequence[ops.Past] | None = None
     ) -> tuple[Float[Array, "B S D"], KeysValues]:
         """`(output, (key, value))`; with `pasts` it also attends to them."""
-        query, key, value = self._heads(x)
+        few = pasts is not None and x.shape[1] == 1 and self.implementation != "matmul"
+        query, key, value = self._heads(x, apart=few or self.products_apart)
         if context.cos is not None and context.sin is not None:
             query, key = (rotary.turned(each, context.cos, context.sin) for each in (query, key))
         scale, cap = self.traits.attention_scale, self.traits.attention_cap
@@ -99,10 +101,16 @@ class Attention(nnx.Module):
             mixed = ops.attention_with_past(query, key, value, context.mask, pasts, cap)
         return getattr(self, self.traits.projections[-1])(mixed.reshape(*x.shape[:2], -1)), (key, value)
 
-    def _heads(self, x: Float[Array, "B S D"]) -> list[Float[Array, "B S heads H"]]:
-        """Query, key and value, normed where the family does so, before they turn."""
+    def _heads(self, x: Float[Array, "B S D"], *, apart: bool) -> list[Float[Array, "B S heads H"]]:
+        """Query, key and value, normed where the family does so, before they turn.
+
+        `apart` from what follows, products read their kernels as they lie. Else XLA turns whole stacks of them on a TPU
+        for the layout that heads want, where rows are few or a plan is compiled in: gigabytes (docs/accelerators.md).
+        """
         head_dim, traits = self.config.head_dim, self.traits
         found = [getattr(self, name)(x) for name in traits.projections[:-1]]
+        if apart:
+            found = list(jax.lax.optimization_barrier(tuple(found)))
         if traits.query_key_value == "joined by head":
             found = jnp.split(found[0].reshape(*x.shape[:2], -1, 3 * head_dim), 3, axis=-1)
         elif traits.query_key_value == "joined in blocks":

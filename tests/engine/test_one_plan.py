@@ -209,7 +209,7 @@ def test_100_plans_compile_once_per_batch_shape() -> None:
     orders = [Plan.of(random.integers(0, NUM_LAYERS, random.integers(6, 16)).tolist()) for _ in range(80)]
     groups = [Plan.of(0, Repeat(Parallel((Layer(1), Layer(i % 4), Layer(2))), 1 + i // 4), 4) for i in range(20)]
     assert len({*orders, *groups}) == 100
-    executables = (walk._embed_stream, walk._segment, head._at_scored)
+    executables = (walk._embed_stream, walk.segment, head._at_scored)
     for executable in executables:
         executable.clear_cache()
     for plan in (*orders, *groups):

@@ -57,7 +57,7 @@ def test_counts_of_work(tiny, requests):
 
 def test_four_executables_per_batch_shape(tiny, requests):
     """Embedding, series, groups, head."""
-    executables = (walk._embed_stream, walk._segment, head._at_scored)
+    executables = (walk._embed_stream, walk.segment, head._at_scored)
     for executable in executables:
         executable.clear_cache()
     shapes = {(batch.tokens.shape, batch.lookback) for batch in pack_for(tiny.model, requests, 128)}
@@ -72,7 +72,7 @@ def test_held_states_bound_memory(tiny, requests, monkeypatch):
     (batch,) = pack_for(tiny.model, requests[:2], 128)
     shape = (*batch.tokens.shape, tiny.model.config.hidden_size)
     alive: list[int] = []
-    run = walk._segment
+    run = walk.segment
 
     def states() -> int:
         return sum(array.shape == shape for array in jax.live_arrays())
@@ -84,7 +84,7 @@ def test_held_states_bound_memory(tiny, requests, monkeypatch):
     gc.collect()
     left_by_others = states()
 
-    monkeypatch.setattr(walk, "_segment", watched)
+    monkeypatch.setattr(walk, "segment", watched)
     peaks = []
     for held_states in (1, 100):
         held_bytes = held_states * batch.tokens.size * tiny.model.config.hidden_size * 4

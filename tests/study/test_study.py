@@ -320,7 +320,7 @@ def test_a_study_of_many_plans_has_few_executables(spec, monkeypatch):
     """At most 4 for a batch shape, and at most 6 shapes, whatever the number of plans."""
     shapes = set()
     watched(monkeypatch, lambda number, batch: shapes.add((batch.tokens.shape, batch.lookback, batch.scored.shape)))
-    executables = (walk._embed_stream, walk._segment, head._at_scored)
+    executables = (walk._embed_stream, walk.segment, head._at_scored)
     for executable in executables:
         executable.clear_cache()
     names = ("skip", "reverse", "random", "parallel", "looped-parallel", "block-repeat", "skip-one", "switch")

@@ -1,0 +1,120 @@
+"""Programs compiled for devices that are not here, and what their compiler says: memory, copies, collectives, cycles.
+
+Nothing is timed. Cycles are the TPU compiler's own estimate, without collectives and waiting (docs/accelerators.md).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxpaint.bench.hlo import Module, weight_copies
+from jaxpaint.bench.kinds import Kind, Target
+from jaxpaint.bench.programs import Work, abstract, lowered
+from jaxpaint.models.family import Config
+
+LEAST_COPY = 1 << 20  # numbers of a weight worth the name
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one compiled program, on each chip. Bytes; seconds of a compiler's model where `predicted_seconds` says so.
+
+    `problem` is why it did not compile (None where it did): with too little memory no other figure is known.
+    `layer_cycles` are of one run of a layer, `ideal_cycles` what its products would take at the chip's peak.
+    """
+
+    compile_seconds: float
+    problem: str | None = None
+    arguments: int = 0
+    temporaries: int = 0
+    peak: int = 0
+    weight_copies: tuple[tuple[str, int], ...] = ()
+    gathers_in_loops: int = 0
+    collectives: tuple[tuple[str, int, int], ...] = ()  # of a layer: operation, bytes, how often
+    layer_cycles: int | None = None
+    ideal_cycles: float | None = None
+    predicted_seconds: float | None = None
+
+
+def compiled_figures(config: Config, work: Work, target: Target, tensor_parallel: int, dtype: Any) -> Figures:
+    """Compiles the program and reads it. Raises UserError for devices that cannot be."""
+    mesh = target.mesh(tensor_parallel)
+    program = lowered(config, work, mesh, target.kind.platform, dtype)
+    began = time.perf_counter()
+    try:
+        done = program.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return Figures(time.perf_counter() - began, problem=_of_memory(str(error)))
+    seconds = time.perf_counter() - began
+    memory, module = done.memory_analysis(), Module.parse(done.as_text())
+    loop = module.layer_loop or module.entry
+    peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Figures(
+        seconds,
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        peak=peak,
+        weight_copies=tuple((line.name, line.bytes) for line in weight_copies(module, _weights(config, mesh, dtype))),
+        gathers_in_loops=sum(line.operation == "gather" for line in module.in_loops),
+        collectives=tuple((name, size, count) for (name, size), count in module.collectives(loop).items()),
+        **_time(module, config, work, target.kind, mesh.size),
+    )
+
+
+def _of_memory(message: str) -> str:
+    """The line of a compiler's message that says how much memory it lacks."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    said = [line for line in lines if "hbm" in line.lower() and ("exceed" in line.lower() or "used" in line.lower())]
+    return (said or lines)[0]
+
+
+def _weights(config: Config, mesh: Any, dtype: Any) -> set[tuple[int, ...]]:
+    """Shapes of the larger weights on one chip: of a layer, and of the whole stack."""
+    leaves = jax.tree.leaves(abstract(config, mesh, dtype).state["blocks"])
+    shapes = [leaf.sharding.shard_shape(leaf.shape) for leaf in leaves]
+    large = [shape for shape in shapes if math.prod(shape[1:]) >= LEAST_COPY]
+    return {shape[1:] for shape in large} | set(large)
+
+
+def _time(module: Module, config: Config, work: Work, kind: Kind, chips: int) -> dict[str, Any]:
+    loop = module.layer_loop
+    if kind.clock is None or loop is None:
+        return {}
+    layer = module.cycles(loop)
+    ideal = layer_flops(config, work) / chips / kind.flops * kind.clock
+    if work.what == "decode":  # weights and caches are read once a step
+        ideal = max(ideal, layer_bytes(config, work) / chips / kind.bandwidth * kind.clock)
+    unknown = module.loops[loop] is None
+    once = module.cycles()
+    whole = once + (work.plan.cost - 1) * layer if unknown else once
+    return {"layer_cycles": layer, "ideal_cycles": ideal, "predicted_seconds": whole / kind.clock}
+
+
+def layer_parameters(config: Config) -> int:
+    """Numbers in the kernels of one layer."""
+    from jaxpaint.models import abstract_parameters
+
+    named = abstract_parameters(config, "bfloat16").items()
+    return sum(math.prod(leaf.shape[1:]) for name, leaf in named if name.startswith("blocks/") and leaf.ndim > 2)
+
+
+def layer_flops(config: Config, work: Work) -> float:
+    """Operations of one layer: its products, and attention to half of the row (decoders) or all of it."""
+    tokens = work.rows * (1 if work.what == "decode" else work.length)
+    seen = work.length / 2 if config.capabilities.decoder and work.what != "decode" else work.length
+    width = config.num_attention_heads * config.head_dim
+    return 2.0 * tokens * layer_parameters(config) + 4.0 * tokens * seen * width
+
+
+def layer_bytes(config: Config, work: Work) -> float:
+    """What one layer reads for a token of each row, in bfloat16: its kernels, and keys and values."""
+    cached = 2 * work.rows * work.length * config.num_key_value_heads * config.head_dim
+    return 2.0 * (layer_parameters(config) + cached)

@@ -1,0 +1,162 @@
+"""What a compiled program does, read off its text (XLA's optimised HLO): loops, copies, collectives, cycles."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s4": 0.5, "u4": 0.5, "f8e4m3fn": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
+_BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z\-]+)\((.*)$")
+_ARRAY = re.compile(r"\b([a-z]+[0-9a-z]*)\[([0-9,]*)\]")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """`result` is the type as written, layouts included; `line` all of it."""
+
+    name: str
+    operation: str
+    result: str
+    line: str
+
+    @property
+    def arrays(self) -> list[tuple[str, tuple[int, ...]]]:
+        """(dtype, shape) of the result's arrays."""
+        found = _ARRAY.findall(self.result)
+        return [(dtype, tuple(int(n) for n in sizes.split(",") if n)) for dtype, sizes in found if dtype in _BYTES]
+
+    @property
+    def bytes(self) -> int:
+        return int(sum(_BYTES[dtype] * math.prod(shape) for dtype, shape in self.arrays))
+
+    @property
+    def cycles(self) -> int:
+        """The TPU compiler's own estimate; 0 where there is none."""
+        found = re.search(r'"estimated_cycles":"?(\d+)', self.line)
+        return int(found[1]) if found else 0
+
+    def called(self, what: str) -> str | None:
+        found = re.search(rf"\b{what}=%?([\w.\-]+)", self.line)
+        return found[1] if found else None
+
+
+@dataclass(frozen=True)
+class Module:
+    """Computations by name, in the order of their instructions."""
+
+    computations: Mapping[str, tuple[Instruction, ...]]
+    entry: str
+
+    @classmethod
+    def parse(cls, text: str) -> Module:
+        computations: dict[str, list[Instruction]] = {}
+        name, entry = "", ""
+        for line in text.splitlines():
+            if found := _COMPUTATION.match(line):
+                name = found[2]
+                computations[name] = []
+                entry = name if found[1] else entry
+            elif name and (found := _INSTRUCTION.match(line)):
+                computations[name].append(Instruction(found[1], found[3], found[2], line))
+        return cls({name: tuple(lines) for name, lines in computations.items()}, entry)
+
+    @cached_property
+    def _fused(self) -> frozenset[str]:
+        """Bodies of fusions and of reductions: what they hold is not written to memory."""
+        every = (line for lines in self.computations.values() for line in lines)
+        inside = {line.called("calls") for line in every if line.operation == "fusion"}
+        inside |= {line.called("to_apply") for lines in self.computations.values() for line in lines}
+        return frozenset(name for name in inside if name)
+
+    def _below(self, name: str) -> Iterator[str]:
+        """A computation and those that it runs, fusions left out."""
+        yield name
+        for line in self.computations.get(name, ()):
+            for what in ("body", "calls", "to_apply", "true_computation", "false_computation"):
+                called = line.called(what)
+                if called and line.operation in ("while", "call", "conditional") and called != name:
+                    yield from self._below(called)
+            if line.operation == "conditional" and (found := re.search(r"branch_computations=\{(.*?)\}", line.line)):
+                for branch in re.findall(r"[\w.\-]+", found[1].replace("%", "")):
+                    yield from self._below(branch)
+
+    @cached_property
+    def written(self) -> dict[str, tuple[Instruction, ...]]:
+        """What each computation that runs writes to memory."""
+        runs = dict.fromkeys(self._below(self.entry))
+        return {name: self.computations[name] for name in runs if name in self.computations and name not in self._fused}
+
+    @cached_property
+    def loops(self) -> dict[str, int | None]:
+        """Bodies of loops, and how often they run where that is known."""
+        found: dict[str, int | None] = {}
+        for lines in self.written.values():
+            for line in lines:
+                if line.operation == "while" and (body := line.called("body")):
+                    trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line.line)
+                    found[body] = int(trips[1]) if trips else None
+        return found
+
+    @cached_property
+    def in_loops(self) -> tuple[Instruction, ...]:
+        """What is written to memory inside of loops."""
+        names = dict.fromkeys(name for body in self.loops for name in self._below(body))
+        return tuple(line for name in names for line in self.written.get(name, ()))
+
+    def cycles(self, name: str | None = None) -> int:
+        """Of one run of a computation (default: the entry), loops whose number of runs is not known counted once."""
+        total = 0
+        for line in self.computations.get(name or self.entry, ()):
+            if line.operation == "while" and (body := line.called("body")):
+                total += self.cycles(body) * (self.loops.get(body) or 1)
+            elif line.operation == "conditional" and (found := re.search(r"branch_computations=\{(.*?)\}", line.line)):
+                branches = re.findall(r"[\w.\-]+", found[1].replace("%", ""))
+                total += max(map(self.cycles, branches), default=0)
+            elif line.operation == "call" and (called := line.called("to_apply")):
+                total += self.cycles(called)
+            else:
+                total += line.cycles
+        return total
+
+    @cached_property
+    def layer_loop(self) -> str | None:
+        """The loop that layers run in: the one that costs most by itself, without the loops in it."""
+
+        def own(body: str) -> tuple[int, int]:
+            lines = self.computations[body]
+            inner = (
+                self.cycles(called) for line in lines if line.operation == "while" and (called := line.called("body"))
+            )
+            return self.cycles(body) - sum(inner), len(lines)
+
+        return max(self.loops, key=own, default=None)
+
+    def collectives(self, name: str) -> Counter[tuple[str, int]]:
+        """(operation, bytes of its result) of one run of a computation, loops in it counted once."""
+        found: Counter[tuple[str, int]] = Counter()
+        for part in dict.fromkeys(self._below(name)):
+            for line in self.written.get(part, ()):
+                if (operation := line.operation.removesuffix("-start")) in COLLECTIVES:
+                    found[operation, line.bytes // (2 if line.operation.endswith("-start") else 1)] += 1
+        return found
+
+
+def weight_copies(module: Module, shapes: set[tuple[int, ...]]) -> list[Instruction]:
+    """What writes an array of a weight's shape, or of a whole stack's, to memory; not a TPU's prefetches (`S(1)`)."""
+    wanted = {tuple(sorted(n for n in shape if n != 1)) for shape in shapes}
+    copying = ("copy", "fusion", "dynamic-slice", "gather", "transpose", "concatenate")
+    return [
+        line
+        for lines in module.written.values()
+        for line in lines
+        if line.operation in copying
+        and "S(1)" not in line.result
+        and any(tuple(sorted(n for n in shape if n != 1)) in wanted for _, shape in line.arrays)
+    ]

@@ -1,0 +1,115 @@
+"""This project's own programs at a model's shapes, for devices that need not be here: lowered from shapes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxpaint.base.target import compiling_for
+from jaxpaint.engine.model import Model, attention_implementation, start, static_logits
+from jaxpaint.engine.program import Program
+from jaxpaint.engine.rows import Inputs
+from jaxpaint.engine.walk import segment
+from jaxpaint.generation import cache, decode
+from jaxpaint.generation.layout import Shape
+from jaxpaint.models import abstract_model
+from jaxpaint.models.family import Config
+from jaxpaint.models.sharding import DATA, parameter_sharding
+from jaxpaint.plans.plan import Plan
+
+What: TypeAlias = Literal["score", "static", "decode"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What runs: the layers for `rows` rows of `length` tokens under a plan (`score`: the plan as data; `static`: the
+    plan compiled in, with logits), or a stretch of decoding for `rows` texts with room for `length` tokens each.
+    """
+
+    what: What
+    plan: Plan
+    rows: int
+    length: int
+
+
+def lowered(config: Config, work: Work, mesh: Mesh, platform: str, dtype: Any = jnp.bfloat16) -> Any:
+    """A `jax.stages.Lowered` of the program that does the work, on the mesh's devices."""
+    work.plan.validate(config.num_hidden_layers)
+    with compiling_for(platform):
+        make = {"score": _score, "static": _static, "decode": _decode}[work.what]
+        return make(abstract(config, mesh, dtype), work)
+
+
+def abstract(config: Config, mesh: Mesh, dtype: Any) -> Model:
+    """A model of shapes, each with the place where its parameter lies."""
+    implementation = attention_implementation(config, jnp.dtype(dtype))
+    graphdef, state = nnx.split(abstract_model(config, dtype, implementation))
+    place = parameter_sharding(mesh)
+
+    def leaf(path: Any, x: Any) -> Any:
+        names = (str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+        name = "/".join(names).removesuffix("/value").removesuffix("/.value")
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(name, x.shape))
+
+    return Model(config, graphdef, jax.tree_util.tree_map_with_path(leaf, state), mesh=mesh)
+
+
+def _on(mesh: Mesh, tree: Any, rows: int | None = None) -> Any:
+    """Shapes with places: those whose leading axis is the rows are spread over the data axis, others are everywhere."""
+
+    def placed(x: Any) -> Any:
+        spread = rows is not None and x.ndim > 1 and x.shape[0] == rows and rows % mesh.shape[DATA] == 0
+        spec = PartitionSpec(DATA) if spread else PartitionSpec()
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(placed, tree)
+
+
+def _inputs(config: Config, work: Work) -> Inputs:
+    return Inputs(_shape(jnp.int32, work.rows, work.length), _shape(jnp.int32, work.rows), None)
+
+
+def _score(model: Model, work: Work) -> Any:
+    first = partial(lambda graphdef, state, inputs: start(nnx.merge(graphdef, state), inputs), model.graphdef)
+    x, context = _on(_mesh(model), jax.eval_shape(first, model.state, _inputs(model.config, work)), work.rows)
+    program = Program.of(work.plan)
+    instructions, length = _on(_mesh(model), (jax.typeof(program.instructions), _shape(jnp.int32)))
+    return segment.lower(model.graphdef, model.state, instructions, length, program.room, x, context)
+
+
+def _static(model: Model, work: Work) -> Any:
+    inputs = _on(_mesh(model), _inputs(model.config, work), work.rows)
+    return static_logits.lower(model.graphdef, model.state, work.plan, inputs)
+
+
+def _decode(model: Model, work: Work) -> Any:
+    program, slots, rows = Program.of(work.plan), work.plan.cost, work.rows
+    shape = Shape(slots, chunk=64, trunk=0, chunks=1, rows=rows, own=work.length // 2, made=-(-work.length // 2))
+    number, each = _shape(jnp.int32), _shape(jnp.int32, rows)
+    texts: Any = cache.Texts(*[each] * len(cache.Texts._fields))
+    stop: Any = _shape(jnp.bool_, rows)
+    steps: Any = number
+    waiting: Any = _shape(jnp.bool_)
+    stretch = decode.Stretch(steps, waiting, stop, number, each, each, texts)
+    drawing = (_shape(jnp.float32), number, _shape(jnp.float32), _shape(jnp.uint32)), None
+    caches = jax.eval_shape(lambda: cache.empty(model, shape, by_slot=False))
+    data = jax.typeof(program.instructions), number
+    arrays = data, number, *caches, stretch, _shape(jnp.int32, 2), drawing
+    data, *others = _on(_mesh(model), arrays)
+    what = model.graphdef, model.state, None, None, data, program.room, shape
+    return decode.decode.lower(*what, *others, None)
+
+
+def _shape(dtype: Any, *sizes: int) -> Any:
+    return jax.ShapeDtypeStruct(sizes, dtype)
+
+
+def _mesh(model: Model) -> Mesh:
+    assert model.mesh is not None
+    return model.mesh

@@ -1,0 +1,70 @@
+"""This project's programs at Llama-2-7B's shapes, compiled for accelerators that are not here: what an accelerator
+would have to do is held in bounds. Each in a process of its own: JAX starts once, for one kind of device.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+LOOPED = "0-7 {8-23}*3 24-31"
+GIB = 1 << 30
+
+
+def needs(package: str, extra: str) -> Any:
+    missing = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(missing, reason=f"its compiler is not installed: pip install 'jaxpaint[{extra}]'")
+
+
+def figures(device: str, *arguments: object, shape: str = "llama2-7b") -> dict[str, Any]:
+    words = "--compile-for", device, "--shape", shape, *map(str, arguments), "--json"
+    command = [sys.executable, "-c", "from jaxpaint.cli import script; script()", "bench", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:] or done.stdout
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@needs("libtpu", "tpu-aot")
+class TestTPU:
+    def test_scoring_over_four_chips(self) -> None:
+        """Heads stay split: two all-reduces a layer, and no all-gather."""
+        found = figures("v5e:2x2")
+        assert [(name, count) for name, _, count in found["collectives"]] == [("all-reduce", 2)]
+        assert found["peak"] < 4 * GIB
+        assert found["layer_cycles"] < 2.0 * found["ideal_cycles"]
+
+    def test_a_looped_parallel_plan_compiled_in_fits_one_chip(self) -> None:
+        found = figures("v5e", "--program", "static", "--plan", LOOPED)
+        assert found["peak"] < 15.75 * GIB
+        assert (found["weight_copies"], found["gathers_in_loops"]) == ([], 0)
+
+    def test_decoding_fits_one_chip_and_copies_no_weight(self) -> None:
+        found = figures("v5e", "--program", "decode", "--rows", 4, "--length", 640)
+        assert found["peak"] < 15.75 * GIB
+        assert found["weight_copies"] == []
+
+    @pytest.mark.parametrize("shape", ["pythia-6.9b", "mistral-7b", "bert-large"])
+    def test_other_families(self, shape: str) -> None:
+        found = figures("v6e", "--rows", 8, "--length", 512, shape=shape)
+        assert found["peak"] < 31.25 * GIB
+        assert found["gathers_in_loops"] == 0
+
+
+@pytest.mark.slow
+@needs("jax_cuda12_plugin", "cuda-aot")
+class TestH100:
+    def test_a_looped_parallel_plan_compiled_in(self) -> None:
+        found = figures("h100", "--program", "static", "--plan", LOOPED)
+        assert found["peak"] < 18 * GIB
+        assert found["gathers_in_loops"] == 0
+
+    def test_scoring(self) -> None:
+        found = figures("h100")
+        assert found["peak"] < 16 * GIB
+        assert found["collectives"] == []
