@@ -144,8 +144,16 @@ class Module:
         for part in dict.fromkeys(self._below(name)):
             for line in self.written.get(part, ()):
                 if (operation := line.operation.removesuffix("-start")) in COLLECTIVES:
-                    found[operation, line.bytes // (2 if line.operation.endswith("-start") else 1)] += 1
+                    found[operation, _received(line)] += 1
         return found
+
+
+def _received(line: Instruction) -> int:
+    """Bytes of a collective's result. Those that begin it, all-reduce's left out, give what was sent as well."""
+    if line.operation in ("all-gather-start", "collective-permute-start"):
+        dtype, shape = line.arrays[1]
+        return int(_BYTES[dtype] * math.prod(shape))
+    return line.bytes
 
 
 def weight_copies(module: Module, shapes: set[tuple[int, ...]]) -> list[Instruction]:

@@ -54,6 +54,13 @@ def test_a_loop_of_unknown_length_counts_once() -> None:
     assert module.cycles() == 300 + 1057
 
 
+def test_collectives_that_are_begun_and_awaited() -> None:
+    begun = "  %reduced = bf16[4,8]{1,0} all-reduce-start(%product), to_apply=%sum\n"
+    gathered = "  %all = (bf16[4,8]{1,0}, bf16[16,8]{1,0}) all-gather-start(%x), dimensions={0}\n"
+    module = Module.parse(TEXT.replace("  %picked", begun + gathered + "  %picked"))
+    assert module.collectives("body") == {("all-reduce", 4 * 8 * 2): 2, ("all-gather", 16 * 8 * 2): 1}
+
+
 def test_of_what_xla_writes_here() -> None:
     def run(weights: jax.Array, x: jax.Array, n: jax.Array) -> jax.Array:
         return jax.lax.while_loop(lambda s: s[0] < n, lambda s: (s[0] + 1, jnp.sin(s[1] @ weights[s[0]])), (0, x))[1]
