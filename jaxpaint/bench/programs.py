@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpaint.base.target import compiling_for
 from jaxpaint.engine.model import Model, attention_implementation, start, static_logits
-from jaxpaint.engine.program import Program
+from jaxpaint.engine.program import Program, enough_room
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.engine.walk import segment
 from jaxpaint.generation import cache, decode
@@ -80,7 +80,7 @@ def _score(model: Model, work: Work) -> Any:
     x, context = _on(_mesh(model), jax.eval_shape(first, model.state, _inputs(model.config, work)), work.rows)
     program = Program.of(work.plan)
     instructions, length = _on(_mesh(model), (jax.typeof(program.instructions), _shape(jnp.int32)))
-    return segment.lower(model.graphdef, model.state, instructions, length, program.room, x, context)
+    return segment.lower(model.graphdef, model.state, instructions, length, enough_room([work.plan]), x, context)
 
 
 def _static(model: Model, work: Work) -> Any:

@@ -21,7 +21,7 @@ from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.target import platform
 from jaxpaint.engine import compiled, interpreted
-from jaxpaint.engine.program import Program
+from jaxpaint.engine.program import Program, enough_room
 from jaxpaint.engine.rows import Inputs, checked_inputs
 from jaxpaint.models import abstract_model
 from jaxpaint.models.attention import AttentionImplementation
@@ -289,7 +289,7 @@ def groups_at_once(plan: Plan, blocks: Any, tokens: int) -> bool:
 
 def _as_data(plan: Plan) -> tuple[np.ndarray, int, int]:
     program = Program.of(plan)
-    return program.instructions, program.length, program.room
+    return program.instructions, program.length, enough_room([plan])
 
 
 def _run_rows(model: Any, instructions: Array, length: Array, room: int, inputs: Inputs) -> Float[Array, "B S D"]:

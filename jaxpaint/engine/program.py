@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 
 LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM = range(7)
 Instruction: TypeAlias = tuple[int, int, int, int]
-# Executables are compiled for a program's padded size and its room, so all but extreme programs share three: of series,
-# of groups of layers, and of the rest, whose room costs several times the memory of a batch's hidden state.
+# Executables are compiled for a program's padded size and its room, so all but extreme programs share one.
 SMALLEST_SIZE = 65536
-ROOMS = (0, 1, 5, MAX_NESTING + 1)
+ROOMS = (5, MAX_NESTING + 1)
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,16 @@ class Program:
         # A group's slot is the number of groups around it: those that have begun and not ended, without itself.
         begun, ended = np.cumsum(opcodes[others] == FORK), np.cumsum(opcodes[others] >= MEAN)
         instructions[others, 1] = begun - ended - (opcodes[others] < MEAN)
-        return cls(instructions, len(steps), enough_room([plan]))
+        return cls(instructions, len(steps), next(room for room in ROOMS if room >= room_for(plan)))
 
 
 def enough_room(plans: Iterable[Plan]) -> int:
-    """The least of `ROOMS` that all of the plans fit."""
+    """What all of the plans fit: few different numbers too, yet none for series, and a sum alone for groups of layers.
+
+    For batches whose hidden state is large: room for nesting is several times its memory.
+    """
     needed = max(map(room_for, plans), default=0)
-    return next(room for room in ROOMS if room >= needed)
+    return next(room for room in (0, 1, *ROOMS) if room >= needed)
 
 
 def room_for(plan: Plan) -> int:

@@ -21,7 +21,7 @@ from jaxpaint.base.budgets import budgets, held_state_bytes
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import row_length
-from jaxpaint.engine.program import Program, enough_room
+from jaxpaint.engine.program import Program
 from jaxpaint.engine.walk import walk
 from jaxpaint.generation import cache
 from jaxpaint.generation import decode as engine
@@ -170,7 +170,7 @@ class _Run:
         self._changes = adjustments(settings, model.config.vocab_size)
         self._drawing = tuple(map(np.asarray, sampling.data)), self._changes
         self._mean, self._static, self._on_tokens = kv == "mean", static, on_tokens
-        self._room = enough_room(plans.values())
+        self._room = max(Program.of(plan).room for plan in plans.values())
         self._ends = _ending_tokens(model, settings)
         searched = any(any(prompt.stop) for prompt in prompts)
         self._steps = SHOW_EVERY if on_tokens else SEARCH_EVERY if searched else engine.STRETCH

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine import interpreted
 from jaxpaint.engine.model import _logits, layer_stack
-from jaxpaint.engine.program import Program
+from jaxpaint.engine.program import Program, enough_room
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series
 from jaxpaint.plans.strategies import STRATEGIES, Variant, family
 from tests.helpers.decoders import LONGEST, NUM_LAYERS, VOCAB_SIZE, make_tiny
@@ -80,7 +80,7 @@ def as_data(stacked: Any, instructions: Any, length: Any, room: int, x: jax.Arra
 
 def run_as_data(plan: Plan, room: int = 0) -> jax.Array:
     program = Program.of(plan)
-    return as_data(STACKED, program.instructions, program.length, max(room, program.room), X, CONTEXT)
+    return as_data(STACKED, program.instructions, program.length, max(room, enough_room([plan])), X, CONTEXT)
 
 
 def slowly(plan: Plan) -> tuple[jax.Array, jax.Array]:
