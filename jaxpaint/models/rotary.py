@@ -70,7 +70,8 @@ def apply_rope(
 ) -> Float[Array, "B S heads H"]:
     """Rotates each head's halves against each other (transformers' `rotate_half` layout)."""
     first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    cos, sin = (jnp.concatenate([table, table], axis=-1) for table in (cos, sin))
+    return (x * cos + jnp.concatenate([-second, first], axis=-1) * sin).astype(x.dtype)
 
 
 def turned(
