@@ -31,8 +31,8 @@ class Context(NamedTuple):
     Where layers differ in their windows there is a mask for each kind of layer, until `of_kind` takes a layer's own.
     """
 
-    cos: Float[Array, "B S 1 half"] | None
-    sin: Float[Array, "B S 1 half"] | None
+    cos: Float[Array, "B S 1 rotary"] | None
+    sin: Float[Array, "B S 1 rotary"] | None
     mask: Bool[Array, "B 1 S keys"] | Bool[Array, "kinds B 1 S keys"] | Blocks
 
     def of_kind(self, kind: int | Int[Array, ""]) -> Context:

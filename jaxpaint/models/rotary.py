@@ -57,28 +57,27 @@ def _kept_by_yarn(head_dim: int, theta: float, scaling: YarnScaling) -> Float[np
 
 def rope_tables(
     positions: Int[Array, "B S"], frequencies: Float[np.ndarray, " half"], factor: float = 1.0
-) -> tuple[Float[Array, "B S 1 half"], Float[Array, "B S 1 half"]]:
+) -> tuple[Float[Array, "B S 1 2*half"], Float[Array, "B S 1 2*half"]]:
     """Cosines and sines of each position's angles times `factor`, in float32, with an axis to broadcast over heads."""
-    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
+    angles = positions[:, :, None, None].astype(jnp.float32) * np.concatenate([frequencies, frequencies])
     if factor == 1.0:
         return jnp.cos(angles), jnp.sin(angles)
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
 def apply_rope(
-    x: Float[Array, "B S heads H"], cos: Float[Array, "B S 1 half"], sin: Float[Array, "B S 1 half"]
+    x: Float[Array, "B S heads H"], cos: Float[Array, "B S 1 H"], sin: Float[Array, "B S 1 H"]
 ) -> Float[Array, "B S heads H"]:
     """Rotates each head's halves against each other (transformers' `rotate_half` layout)."""
     first, second = jnp.split(x, 2, axis=-1)
-    cos, sin = (jnp.concatenate([table, table], axis=-1) for table in (cos, sin))
     return (x * cos + jnp.concatenate([-second, first], axis=-1) * sin).astype(x.dtype)
 
 
 def turned(
-    x: Float[Array, "B S heads H"], cos: Float[Array, "B S 1 half"], sin: Float[Array, "B S 1 half"]
+    x: Float[Array, "B S heads H"], cos: Float[Array, "B S 1 R"], sin: Float[Array, "B S 1 R"]
 ) -> Float[Array, "B S heads H"]:
-    """`apply_rope` to the first 2 * half numbers of each head; the others stay."""
-    if x.shape[-1] == 2 * cos.shape[-1]:
+    """`apply_rope` to the first R numbers of each head; the others stay."""
+    if x.shape[-1] == cos.shape[-1]:
         return apply_rope(x, cos, sin)
-    turning, still = jnp.split(x, [2 * cos.shape[-1]], axis=-1)
+    turning, still = jnp.split(x, [cos.shape[-1]], axis=-1)
     return jnp.concatenate([apply_rope(turning, cos, sin), still], axis=-1)
