@@ -4,26 +4,9 @@ from __future__ import annotations
 
 import os
 
-SHAPES = {
-    "llama2-7b": {
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "max_position_embeddings": 4096,
-    },
-    "llama2-small": {
-        "vocab_size": 32000,
-        "hidden_size": 512,
-        "intermediate_size": 1376,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 4096,
-    },
-}
+from jaxpaint.bench.shapes import SHAPES as EVERY_SHAPE
+
+SHAPES = {name: values for name, values in EVERY_SHAPE.items() if values["model_type"] != "bert"}  # those that write
 
 
 def random_models(shape: str, device: str):
@@ -34,14 +17,14 @@ def random_models(shape: str, device: str):
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
     import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from jaxpaint.engine.model import random_model
     from jaxpaint.models import from_huggingface
 
     if jax.default_backend() != device:
         raise SystemExit(f"--device {device}: JAX runs on {jax.default_backend()} here")
-    config = LlamaConfig(**SHAPES[shape], eos_token_id=None)
+    config = AutoConfig.for_model(**SHAPES[shape], eos_token_id=None)
     torch_device, dtype = ("cuda", torch.bfloat16) if device == "gpu" else ("cpu", torch.float32)
     with torch.device(torch_device):
         theirs = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
