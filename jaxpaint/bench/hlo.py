@@ -46,6 +46,22 @@ class Instruction:
         found = re.search(rf"\b{what}=%?([\w.\-]+)", self.line)
         return found[1] if found else None
 
+    @property
+    def runs(self) -> list[str]:
+        """The computations that a loop, a call or a conditional runs."""
+        if self.operation == "conditional":
+            return self.branches
+        what = {"while": "body", "call": "to_apply"}.get(self.operation)
+        called = self.called(what) if what else None
+        return [called] if called else []
+
+    @property
+    def branches(self) -> list[str]:
+        """The computations that a conditional chooses from."""
+        found = re.search(r"branch_computations=\{(.*?)\}", self.line)
+        either = [self.called("true_computation"), self.called("false_computation")]
+        return re.findall(r"[\w.\-]+", found[1].replace("%", "")) if found else [name for name in either if name]
+
 
 @dataclass(frozen=True)
 class Module:
@@ -72,20 +88,16 @@ class Module:
         """Bodies of fusions and of reductions: what they hold is not written to memory."""
         every = (line for lines in self.computations.values() for line in lines)
         inside = {line.called("calls") for line in every if line.operation == "fusion"}
-        inside |= {line.called("to_apply") for lines in self.computations.values() for line in lines}
+        every = (line for lines in self.computations.values() for line in lines)
+        inside |= {line.called("to_apply") for line in every if line.operation != "call"}
         return frozenset(name for name in inside if name)
 
     def _below(self, name: str) -> Iterator[str]:
         """A computation and those that it runs, fusions left out."""
         yield name
         for line in self.computations.get(name, ()):
-            for what in ("body", "calls", "to_apply", "true_computation", "false_computation"):
-                called = line.called(what)
-                if called and line.operation in ("while", "call", "conditional") and called != name:
-                    yield from self._below(called)
-            if line.operation == "conditional" and (found := re.search(r"branch_computations=\{(.*?)\}", line.line)):
-                for branch in re.findall(r"[\w.\-]+", found[1].replace("%", "")):
-                    yield from self._below(branch)
+            for called in line.runs:
+                yield from self._below(called)
 
     @cached_property
     def written(self) -> dict[str, tuple[Instruction, ...]]:
@@ -116,9 +128,8 @@ class Module:
         for line in self.computations.get(name or self.entry, ()):
             if line.operation == "while" and (body := line.called("body")):
                 total += self.cycles(body) * (self.loops.get(body) or 1)
-            elif line.operation == "conditional" and (found := re.search(r"branch_computations=\{(.*?)\}", line.line)):
-                branches = re.findall(r"[\w.\-]+", found[1].replace("%", ""))
-                total += max(map(self.cycles, branches), default=0)
+            elif line.operation == "conditional":
+                total += max(map(self.cycles, line.branches), default=0)
             elif line.operation == "call" and (called := line.called("to_apply")):
                 total += self.cycles(called)
             else:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Kind:
     """One chip: bytes that a program may use, bfloat16 operations and bytes of memory a second (its maker's figures).
 
-    `clock` is that which the TPU compiler's cycles count, in hertz; None where its cost model gives none. `chips` are
-    those of the smallest topology that the compiler knows.
+    `topology` is the smallest that the compiler knows. `clock` is that which the TPU compiler's cycles count, in hertz,
+    derived from the operations; None where there is no cost model.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Target:
         return cls(kind, size if kind.platform == "tpu" else f"1x1x{chips}", chips)
 
     def mesh(self, tensor_parallel: int) -> Mesh:
-        """The devices, each weight split over so many of them; nothing can run on them.
+        """The devices, each weight split over so many of them (a divisor of `chips`); nothing can run on them.
 
         Raises:
             UserError: the compiler knows no such topology.
@@ -82,10 +82,6 @@ class Target:
 
         from jaxpaint.models.sharding import DATA, MODEL
 
-        if tensor_parallel < 1 or self.chips % tensor_parallel:
-            raise UserError(
-                f"{self.chips} chips cannot be split into groups of {tensor_parallel} that share each weight"
-            )
         try:
             devices = _devices(self.kind.name, self.topology)
         except (jax.errors.JaxRuntimeError, ValueError, RuntimeError) as error:

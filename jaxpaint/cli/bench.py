@@ -60,15 +60,18 @@ def run(options: argparse.Namespace) -> int:
     split = options.tensor_parallel or target.chips
     if target.chips % split:
         raise UserError(f"{target.chips} chips cannot be split into groups of {split} that share each weight")
-    layers = config.num_hidden_layers
+    rows, length = SIZES[options.program]
+    layers, positions = config.num_hidden_layers, config.max_position_embeddings
+    if options.length and options.length > positions:
+        raise UserError(f"--length is {options.length}; {options.shape} has {positions} positions")
     plan = (Plan.parse(options.plan) if options.plan else Plan.of(range(layers))).validate(layers)
     prepare(target.kind)
+    from jaxpaint.base.progress import say
     from jaxpaint.bench.ahead import compiled_figures
     from jaxpaint.bench.programs import Work
 
-    rows, length = SIZES[options.program]
-    length = min(options.length or length, config.max_position_embeddings)
-    work = Work(options.program, plan, options.rows or rows, length)
+    work = Work(options.program, plan, options.rows or rows, options.length or min(length, positions))
+    say(f"compiling for {options.compile_for}, about a minute")
     figures = compiled_figures(config, work, target, split, "bfloat16")
     if options.json:
         print(json.dumps({"versions": _versions(), **dataclasses.asdict(figures)}))

@@ -61,6 +61,32 @@ def test_collectives_that_are_begun_and_awaited() -> None:
     assert module.collectives("body") == {("all-reduce", 4 * 8 * 2): 2, ("all-gather", 16 * 8 * 2): 1}
 
 
+def test_what_a_called_computation_writes_counts_and_a_branch_once() -> None:
+    """As XLA writes a GPU's command buffers, and conditionals."""
+    called = """
+%commands (p: bf16[8,16]) -> bf16[8,16] {
+  %copied = bf16[8,16]{1,0} copy(%p)
+}
+
+%dear (p: f32[3]) -> f32[3] {
+  %sorted = f32[3]{0} sort(%p), to_apply=%sum, {"estimated_cycles":"90"}
+}
+
+%cheap (p: f32[3]) -> f32[3] {
+  %same = f32[3]{0} copy(%p), {"estimated_cycles":"2"}
+}
+
+%body ("""
+    lines = """  %buffered = bf16[8,16]{1,0} call(%kernel), to_apply=%commands
+  %chosen = f32[3]{0} conditional(%which, %a, %b), branch_computations={%cheap, %dear}
+  %either = f32[3]{0} conditional(%which, %a, %b), true_computation=%cheap, false_computation=%cheap
+"""
+    text = TEXT.replace("\n%body (", called, 1).replace("  %picked", f"{lines}  %picked")
+    module = Module.parse(text)
+    assert "copied" in [line.name for line in weight_copies(module, {(8, 16)})]
+    assert module.cycles("body") == 1057 + 90 + 2
+
+
 def test_of_what_xla_writes_here() -> None:
     def run(weights: jax.Array, x: jax.Array, n: jax.Array) -> jax.Array:
         return jax.lax.while_loop(lambda s: s[0] < n, lambda s: (s[0] + 1, jnp.sin(s[1] @ weights[s[0]])), (0, x))[1]

@@ -15,6 +15,7 @@ SHAPE = ["--shape", "llama2-7b"]
         (["--compile-for", "v5e:2by2", *SHAPE], ("give chips as v5e:2x2",)),
         (["--compile-for", "v5e", "--shape", "llama9"], ("invalid choice: 'llama9'", "llama2-7b")),
         (["--compile-for", "v5e", *SHAPE, "--rows", 0], ("--rows is 0", "at least 1")),
+        (["--compile-for", "v5e", *SHAPE, "--length", 4097], ("--length is 4097", "4096 positions")),
         (["--compile-for", "v5e", *SHAPE, "--plan", "0-99"], ("layers 32-99", "32 layers")),
         (["--compile-for", "v5e", "--shape", "bert-large", "--program", "decode"], ("encoder", "--program score")),
         (["--compile-for", "v5e:2x2", *SHAPE, "--tensor-parallel", 3], ("4 chips", "groups of 3")),
