@@ -31,8 +31,8 @@ _SAID = {
 # where something fails. (Linux, two cores: it takes 2.2 GB, and aborts below 1.5.)
 STARTING, A_CORE = 1_600_000_000, 32_000_000
 READING = 300_000_000  # NumPy alone, whose OpenBLAS ends the process
-# Files open at once beside those that are, while a model is converted: of 40 in all it always comes through; of 36 to 38
-# it does where fewer of its parts happen to be written at the same time.
+# Files open at once beside those that are, while a model is converted: of 40 in all it always comes through; of 36 to
+# 38 it does where fewer of its parts happen to be written at the same time.
 OPEN_FILES = 36
 
 
