@@ -77,9 +77,12 @@ def _soft_limit(file: Path, name: str) -> int | None:
     return int(words[0]) if words[0].isdigit() else None
 
 
-def give_back() -> None:
-    """Returns freed memory to the system, which allocators keep for the next of its kind, and which counts as used."""
-    gc.collect()
+def give_back(generation: int = 2) -> None:
+    """Returns freed memory to the system, which allocators keep for the next of its kind, and which counts as used.
+
+    What lies in reference cycles is freed first: those of Python's garbage up to a generation, 2 for all.
+    """
+    gc.collect(generation)
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library than GNU's
         ctypes.CDLL(None).malloc_trim(0)
 

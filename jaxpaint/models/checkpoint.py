@@ -48,6 +48,7 @@ from jaxpaint.models.manifest import (
 from jaxpaint.models.verification import measure, read_tensor, verified
 
 if TYPE_CHECKING:
+    import jax
     import numpy as np
     from jax.sharding import Sharding
 
@@ -55,13 +56,12 @@ __all__ = ["is_store", "read_config", "read_manifest", "read_tensor", "restore",
 
 # Stored chunks hold part of one layer, so that a shard reads little more than its own bytes.
 CHUNK_BYTES = 16 * 2**20
-# Bytes on top of the parameters, for threads, compiling and running: 90 MB with a model of 540 MB whose executables are
-# cached, 180 MB with none cached. The tokenizer's libraries, 230 MB, are there before.
-BESIDE_PARAMETERS = 100_000_000
-# Bytes that reads under way hold, of a store of that size or more. It differs from run to run: 190 to 290 MB of 270 MB
-# in bfloat16 read as float32. In containers, 250 MB beyond the parameters were too few, 275 MB came through, 300 MB
-# once did not.
-READING = 160_000_000
+# Bytes on top of the parameters, for what reading leaves behind and for running: at least 170 MB. The tokenizer's
+# libraries, 230 MB, are there before.
+BESIDE_PARAMETERS = 170_000_000
+# Bytes that reading holds beside a second copy of a tensor, 5 to 35 MB; and numbers of a tensor that is read by itself.
+READING = 40_000_000
+LARGE = 2_500_000
 # Bytes of addresses that threads' stacks and arenas reserve beyond all this: 95 to 155 MB, fewer with all cached.
 ADDRESSES = 70_000_000
 # Bytes that conversion holds beside files, however large the model: parts of tensors, chunks and threads' own. With 85
@@ -88,65 +88,92 @@ def restore(
         UserError: no such store, a damaged one, or one that the memory of the host does not hold, where that is what
             it is restored to.
     """
-    import jax
     import jax.numpy as jnp
-    import orbax.checkpoint as ocp
     from flax.traverse_util import unflatten_dict
 
     default = jnp.zeros(()).sharding if sharding is None else sharding
     _require_memory(path, dtype, default)
+    restored: dict[str, Any] = {}
     with verified(path) as manifest:
-        items, arguments = {}, {}
-        for name, tensor in manifest["tensors"].items():
-            shape, kept = tuple(tensor["shape"]), jnp.dtype(dtype or tensor["dtype"])
-            items[name] = jax.ShapeDtypeStruct(shape, kept)
-            placed = default(name, shape) if callable(default) else default
-            arguments[name] = ocp.ArrayRestoreArgs(
-                restore_type=jax.Array, sharding=placed, global_shape=shape, dtype=kept
+        for names in _in_turn(manifest["tensors"]):
+            restored.update(_read(path, {name: manifest["tensors"][name] for name in names}, dtype, default))
+            give_back(1)  # what reading held, before the next asks for as much
+    give_back()
+    nested: dict[str, Any] = unflatten_dict(restored, sep="/")
+    return nested
+
+
+def _read(path: str | Path, tensors: Mapping[str, Any], dtype: Any, sharding: Any) -> dict[str, jax.Array]:
+    """Some of a store's tensors, by name."""
+    import jax
+    import jax.numpy as jnp
+    import orbax.checkpoint as ocp
+    from flax.traverse_util import flatten_dict, unflatten_dict
+
+    items, arguments, held = {}, {}, 0
+    for name, tensor in tensors.items():
+        shape, stored = tuple(tensor["shape"]), jnp.dtype(tensor["dtype"])
+        kept = jnp.dtype(dtype or stored)
+        items[name] = jax.ShapeDtypeStruct(shape, kept)
+        placed = sharding(name, shape) if callable(sharding) else sharding
+        arguments[name] = ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=placed, global_shape=shape, dtype=kept)
+        # Orbax refuses less than an array as read or as kept, whichever is larger.
+        held += math.prod(shape) * max(stored.itemsize, kept.itemsize)
+    try:
+        with _orbax(restore_concurrent_gb=(held + 1) / 10**9) as checkpointer:
+            restored = checkpointer.restore(
+                (Path(path) / "parameters").resolve(),
+                args=ocp.args.PyTreeRestore(
+                    item=unflatten_dict(items, sep="/"),
+                    restore_args=unflatten_dict(arguments, sep="/"),
+                    partial_restore=True,
+                ),
             )
-        # Bounds what is in flight on the host: at least the largest array, which Orbax would otherwise refuse.
-        # As read or as kept, whichever is larger.
-        sizes = (
-            max(items[name].dtype.itemsize, jnp.dtype(manifest["tensors"][name]["dtype"]).itemsize) for name in items
-        )
-        largest = max(math.prod(item.shape) * size for item, size in zip(items.values(), sizes, strict=True))
-        try:
-            with _orbax(restore_concurrent_gb=(largest + 1) / 10**9) as checkpointer:
-                restored: dict[str, Any] = checkpointer.restore(
-                    (Path(path) / "parameters").resolve(),
-                    args=ocp.args.PyTreeRestore(
-                        item=unflatten_dict(items, sep="/"), restore_args=unflatten_dict(arguments, sep="/")
-                    ),
-                )
-        except Exception as error:  # whatever Orbax makes of metadata that are not its own
-            if "RESOURCE_EXHAUSTED" in str(error):
-                raise
-            raise UserError(f"the store {path} cannot be restored: {first_line(error)[:300]}") from error
-    give_back()  # what reading held, before compiling asks for more
-    return restored
+    except Exception as error:  # whatever Orbax makes of metadata that are not its own
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        raise UserError(f"the store {path} cannot be restored: {first_line(error)[:300]}") from error
+    flat: dict[str, jax.Array] = flatten_dict(jax.block_until_ready(restored), sep="/")  # until its copy can go
+    return flat
+
+
+def _in_turn(tensors: Mapping[str, Any]) -> list[list[str]]:
+    """The names of tensors that are read at once: small ones together, last, after large ones, the largest first.
+
+    Reading holds a second copy, which so finds the room that later ones will take.
+    """
+    sizes = {name: math.prod(tensor["shape"]) for name, tensor in tensors.items()}
+    large = sorted((name for name in tensors if sizes[name] >= LARGE), key=lambda name: -sizes[name])
+    small = [name for name in tensors if sizes[name] < LARGE]
+    return [*([name] for name in large), *([small] if small else [])]
 
 
 def _require_memory(path: str | Path, dtype: Any, sharding: Any) -> None:
     """Raises UserError where the part of the parameters that lies on the host does not fit into its memory."""
     import jax.numpy as jnp
 
-    needed = stored = 0
+    kept = needed = 0
     tensors = read_manifest(path)["tensors"]
-    for name, tensor in tensors.items():
-        shape = tuple(tensor["shape"])
-        placed = sharding(name, shape) if callable(sharding) else sharding
-        hosts = sum(device.platform == "cpu" for device in placed.addressable_devices)
-        # Copies of one array on several of a host's devices may be one in memory.
-        numbers = min(hosts * math.prod(placed.shard_shape(shape)), math.prod(shape))
-        needed += numbers * jnp.dtype(dtype or tensor["dtype"]).itemsize
-        stored += numbers * jnp.dtype(tensor["dtype"]).itemsize
-    if not needed:
+    for names in _in_turn(tensors):
+        part = copies = 0
+        for name in names:
+            shape = tuple(tensors[name]["shape"])
+            placed = sharding(name, shape) if callable(sharding) else sharding
+            hosts = sum(device.platform == "cpu" for device in placed.addressable_devices)
+            # Copies of one array on several of a host's devices may be one in memory.
+            numbers = min(hosts * math.prod(placed.shard_shape(shape)), math.prod(shape))
+            stored = jnp.dtype(tensors[name]["dtype"])
+            part += numbers * jnp.dtype(dtype or stored).itemsize
+            copies += numbers * max(jnp.dtype(dtype or stored).itemsize, stored.itemsize)
+        kept += part
+        needed = max(needed, kept + copies)
+    if not kept:
         return
-    kept = jnp.dtype(dtype or next(iter(tensors.values()))["dtype"])
+    shown = jnp.dtype(dtype or next(iter(tensors.values()))["dtype"])
     # Not fewer bits: a CPU computes in float32, and XLA holds the layers' copies in it beside them.
     advice = "allow the container or the job more (ulimit -v), or take a machine or a model that suits it"
-    beside = BESIDE_PARAMETERS + min(stored, READING)
-    require_memory(needed + beside, f"loading the parameters of {path} in {kept}", advice, addresses=ADDRESSES)
+    needed = max(needed + READING, kept + BESIDE_PARAMETERS)
+    require_memory(needed, f"loading the parameters of {path} in {shown}", advice, addresses=ADDRESSES)
 
 
 def save(
