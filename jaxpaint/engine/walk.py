@@ -34,9 +34,6 @@ Arrays = TypeVar("Arrays")
 
 # Hidden states alive beside a batch's first and those held: one that is computed, and what it is computed from.
 LIVE_STATES = 2
-# Bytes that a process's first batch takes beyond them, on a CPU: executables, and threads' own. With a model of 540 MB
-# 95 to 130 MB where they are cached, up to 180 where not; later batches take what it held.
-FIRST_BATCH = 180_000_000
 
 
 class Start(NamedTuple):
@@ -84,8 +81,7 @@ def endings(
     if on_cpu():
         rows, positions = x.shape[:2]
         advice = "lower --batch-tokens, or allow the container or the job more (ulimit -v)"
-        first = 0 if segment.executables() else FIRST_BATCH
-        require_memory(LIVE_STATES * x.nbytes + first, f"a batch of {rows * positions} tokens", advice)
+        require_memory(LIVE_STATES * x.nbytes, f"a batch of {rows * positions} tokens", advice)
 
     def advance(x: Array, part: Plan, before: int) -> Array:
         program = Program.of(part)
