@@ -211,5 +211,6 @@ def test_a_small_model_needs_little(run, monkeypatch) -> None:
 
 def test_a_batch_that_memory_does_not_hold(refused, store, files, monkeypatch) -> None:
     monkeypatch.setattr(checkpoint, "BESIDE_PARAMETERS", -(10**9))
+    monkeypatch.setattr(checkpoint, "READING", -(10**9))
     monkeypatch.setattr(memory, "memory_left", lambda: 1)
     refused(*scoring(store, files), expected=("a batch of ", " tokens needs 0.00 GB", "--batch-tokens"))
