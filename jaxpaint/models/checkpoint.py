@@ -56,9 +56,10 @@ __all__ = ["is_store", "read_config", "read_manifest", "read_tensor", "restore",
 
 # Stored chunks hold part of one layer, so that a shard reads little more than its own bytes.
 CHUNK_BYTES = 16 * 2**20
-# Bytes on top of the parameters, for what reading leaves behind and for running: at least 170 MB. The tokenizer's
-# libraries, 230 MB, are there before.
-BESIDE_PARAMETERS = 170_000_000
+# Bytes on top of the parameters, for threads, compiling and running; and what reading leaves behind of a store of that
+# size or more. The tokenizer's libraries, 230 MB, are there before.
+BESIDE_PARAMETERS = 100_000_000
+LEFT_BEHIND = 70_000_000
 # Bytes that reading holds beside a second copy of a tensor, 5 to 35 MB; and numbers of a tensor that is read by itself.
 READING = 40_000_000
 LARGE = 2_500_000
@@ -172,7 +173,7 @@ def _require_memory(path: str | Path, dtype: Any, sharding: Any) -> None:
     shown = jnp.dtype(dtype or next(iter(tensors.values()))["dtype"])
     # Not fewer bits: a CPU computes in float32, and XLA holds the layers' copies in it beside them.
     advice = "allow the container or the job more (ulimit -v), or take a machine or a model that suits it"
-    needed = max(needed + READING, kept + BESIDE_PARAMETERS)
+    needed = max(needed + READING, kept + min(kept, LEFT_BEHIND) + BESIDE_PARAMETERS)
     require_memory(needed, f"loading the parameters of {path} in {shown}", advice, addresses=ADDRESSES)
 
 
