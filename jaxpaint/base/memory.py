@@ -26,16 +26,24 @@ def memory_left(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
     The least of what the machine has available, what the cgroups around the process leave, and its limits of
     addresses and data (`ulimit -v`, `-d`). Swap counts as memory.
     """
-    return min((max(0, each) for each in _each_left(proc, cgroups)), default=None)
+    return min((max(0, each) for each in (*_killed_beyond(proc, cgroups), *_refused_beyond(proc))), default=None)
 
 
-def _each_left(proc: Path, cgroups: Path) -> Iterator[int]:
+def left_alive(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
+    """As `memory_left`, but only of what the kernel kills a process for: the machine's memory and its cgroups'."""
+    return min((max(0, each) for each in _killed_beyond(proc, cgroups)), default=None)
+
+
+def _killed_beyond(proc: Path, cgroups: Path) -> Iterator[int]:
     machine = _kibibytes(proc / "meminfo")
     swap = machine.get("SwapFree", 0)
     if "MemAvailable" in machine:
         yield machine["MemAvailable"] + swap
     for cgroup in memory_cgroups(proc / "self" / "cgroup", cgroups):
         yield from _cgroup_left(cgroup, swap)
+
+
+def _refused_beyond(proc: Path) -> Iterator[int]:
     used = _kibibytes(proc / "self" / "status")
     for limit, name in (("Max address space", "VmSize"), ("Max data size", "VmData")):
         soft = _soft_limit(proc / "self" / "limits", limit)
@@ -83,6 +91,11 @@ def give_back(generation: int = 2) -> None:
     What lies in reference cycles is freed first: those of Python's garbage up to a generation, 2 for all.
     """
     gc.collect(generation)
+    return_freed()
+
+
+def return_freed() -> None:
+    """As `give_back`, of what is free already."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library than GNU's
         ctypes.CDLL(None).malloc_trim(0)
 
