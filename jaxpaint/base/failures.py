@@ -15,6 +15,7 @@ from jaxpaint.base import __version__
 from jaxpaint.base.caches import crashes_folder
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.base.limits import limit
+from jaxpaint.base.memory import addresses_used_up
 
 SHOW = "JAXPAINT_TRACEBACK"
 SHOWN = 200  # characters of an error's text
@@ -42,6 +43,11 @@ def mendable(error: Exception) -> str | None:
         return "a name or path holds a null character, which no file's name may"
     if isinstance(error, UnicodeEncodeError) and re.search("[\ud800-\udfff]", error.object):
         return f"the text or name {_clipped(error.object)!r} is not UTF-8; rename the file or folder, or mend the text"
+    if (allowed := addresses_used_up()) is not None:  # native code tells of it in as many ways as there are libraries
+        return (
+            f"the {allowed / 1e9:.1f} GB of addresses that ulimit -v allows do not suffice; allow more (it showed as "
+            f"{type(error).__name__}: {_clipped(first_line(error))})"
+        )
     return None
 
 

@@ -119,6 +119,15 @@ def require_memory(needed: int, what: str, advice: str, *, addresses: int = 0) -
         )
 
 
+def addresses_used_up() -> int | None:
+    """The bytes of addresses that `ulimit -v` allows, where this process had nearly all; None where it did not.
+
+    What failed for want of them asked for more than were left, so nearly is three quarters.
+    """
+    allowed, used = _soft_limit(PROC / "self" / "limits", "Max address space"), _kibibytes(PROC / "self" / "status")
+    return allowed if allowed is not None and used.get("VmPeak", 0) > 0.75 * allowed else None
+
+
 def _require_addresses(needed: int, what: str) -> None:
     allowed, used = _soft_limit(PROC / "self" / "limits", "Max address space"), _kibibytes(PROC / "self" / "status")
     if allowed is None or "VmSize" not in used or used["VmSize"] + needed <= allowed:

@@ -1,26 +1,24 @@
 """The bridge to lm-evaluation-harness: its tasks, prompts, few-shot examples, filters and metrics."""
 
-import contextlib
-import functools
-import logging
 import math
 import random
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.documents import require_bounded, require_regular, shown
 from jaxpaint.base.errors import UserError, first_line
+from jaxpaint.base.memory import require_memory
 from jaxpaint.tasks.asking import USUAL, Asking, refuse_both
+from jaxpaint.tasks.calls import in_tasks, told_of
 from jaxpaint.tasks.files import bundled_tasks, find_task_files, may_be_group_or_tag, near_names
 from jaxpaint.tasks.groups import refuse_endless
-from jaxpaint.tasks.local_data import LocalFiles, check_local_data, quiet_datasets, with_local_data
+from jaxpaint.tasks.local_data import LocalFiles, check_local_data, with_local_data
 from jaxpaint.tasks.sense import refuse_nonsense
 from jaxpaint.tasks.stderrs import bootstrap_in_process
-from jaxpaint.tasks.trust import sandboxed_templates, without_code_of_users
+from jaxpaint.tasks.trust import without_code_of_users
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -29,6 +27,9 @@ if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict
 
 USUAL_SHOTS = 64
+# Bytes of addresses that lm-eval and what it reads data with reserve: 2.08 GB on Linux with two cores. With fewer their
+# threads may wait for one another without end.
+ADDRESSES = 2_250_000_000
 MOST_REPEATS = 1000  # of a request; lm-eval's own tasks have at most 64
 
 
@@ -61,11 +62,13 @@ def load_tasks(
         raise UserError("no tasks given; name at least one, such as lambada_openai")
     if num_fewshot is not None and num_fewshot < 0:
         raise UserError(f"num_fewshot is {num_fewshot}; expected 0 or more examples")
+    if "lm_eval.tasks" not in sys.modules:
+        require_memory(0, "loading lm-eval's tasks", "allow more", addresses=ADDRESSES)
     own: dict[str, LocalFiles] = {name: {None: file} for name, file in bundled_tasks().items() if name in names}
     data = {**own, **(data or {})}
     _set_seeds(asking)
     own_files = bool(include_path) or any(map(_is_file, names))
-    with _told_of(names), in_tasks(), without_code_of_users(trust=trust, own_files=own_files):
+    with told_of(names), in_tasks(), without_code_of_users(trust=trust, own_files=own_files):
         manager, known_names = _manager(names, include_path)
         for name, files in data.items():
             _use_local_data(manager, name, files, num_fewshot)
@@ -169,36 +172,6 @@ def build_instances(
             if documents is not None:
                 for instance in task.instances:
                     instance.doc_id = documents[instance.doc_id]  # lm-eval counts the chosen ones
-
-
-@contextlib.contextmanager
-def _told_of(names: Sequence[str]) -> Iterator[None]:
-    """What goes wrong while tasks load, before there is any task to name, becomes a UserError."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # a task file may hold anything
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"cannot load {', '.join(names)}: {reason}") from error
-
-
-@contextlib.contextmanager
-def in_tasks() -> Iterator[None]:
-    """For calls into tasks' own code: the libraries are silent, and what goes wrong in it becomes a UserError."""
-    with _quiet(), sandboxed_templates():
-        try:
-            yield
-        except UserError:
-            raise
-        except ImportError as error:
-            raise UserError(f"a task needs a package that is not installed: {first_line(error)}") from error
-        except Exception as error:  # tasks run code of many authors: any type may come
-            frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-            task = next((frame.f_locals["self"] for frame in frames if _runs_a_task(frame)), None)
-            if task is None:
-                raise
-            raise UserError(_explain(error, task, frames)) from error
 
 
 def results_table(results: Mapping[str, Any]) -> str:
@@ -359,53 +332,3 @@ def _use_local_data(manager: "TaskManager", name: str, files: LocalFiles, num_fe
     local = with_local_data(config, files, _shots(config.get("num_fewshot"), num_fewshot))
     check_local_data(name, local)
     entry.cfg, entry.yaml_path = local, None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what the libraries say on the way: errors are told once, by whoever catches them."""
-    import lm_eval.api.task as module
-    from tqdm import tqdm
-
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    try:
-        logger.setLevel(logging.WARNING)
-        # Building prompts shows its bar only on a terminal, and only where it takes a while.
-        module.tqdm = functools.partial(tqdm, desc="building prompts", disable=None, delay=3, leave=False)
-        with quiet_datasets():
-            yield
-    finally:
-        module.tqdm = tqdm
-        logger.setLevel(level)
-
-
-def _runs_a_task(frame: FrameType) -> bool:
-    from lm_eval.api.task import Task
-
-    return isinstance(frame.f_locals.get("self"), Task)
-
-
-def _explain(error: Exception, task: "Task", frames: Sequence[FrameType]) -> str:
-    config = task.config
-    name = getattr(config, "task", None) or type(task).__name__
-    dataset = getattr(config, "dataset_path", None)
-    files = (getattr(config, "dataset_kwargs", None) or {}).get("data_files")
-    if any(frame.f_code.co_name == "download" for frame in frames):
-        return (
-            f"cannot load the dataset {dataset!r} of task {name!r}: {first_line(error)}; without a network, "
-            f"give --data {name}=FILE, or fill the datasets cache on a machine that has one and set "
-            "HF_DATASETS_OFFLINE=1"
-        )
-    reason = f"{type(error).__name__}: {first_line(error)}"
-    if isinstance(error, KeyError):
-        reason = f"no column {error}"
-    document = next((frame.f_locals["doc_id"] for frame in frames if "doc_id" in frame.f_locals), None)
-    where = f", document {document}" if document is not None else ""
-    if not isinstance(files, Mapping):
-        return f"task {name!r}{where} cannot be built from its dataset {dataset!r}: {reason}"
-    columns = {column for rows in getattr(task, "dataset", {}).values() for column in rows.column_names}
-    return (
-        f"task {name!r}{where} cannot use {', '.join(map(str, files.values()))}: {reason} "
-        f"(columns: {', '.join(sorted(columns))})"
-    )

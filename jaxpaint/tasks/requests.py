@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from jaxpaint.base.words import text_digest
 from jaxpaint.results.kinds import GENERATION, KV
 from jaxpaint.tasks.asking import USUAL, Asking
-from jaxpaint.tasks.load import build_instances, in_tasks
+from jaxpaint.tasks.calls import in_tasks
+from jaxpaint.tasks.load import build_instances
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.words import text_digest
 from jaxpaint.engine.packing import Request
+from jaxpaint.tasks.calls import in_tasks
 from jaxpaint.tasks.encoding import Encoding
-from jaxpaint.tasks.load import in_tasks
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

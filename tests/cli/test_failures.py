@@ -214,3 +214,20 @@ def test_a_batch_that_memory_does_not_hold(refused, store, files, monkeypatch) -
     monkeypatch.setattr(checkpoint, "READING", -(10**9))
     monkeypatch.setattr(memory, "memory_left", lambda: 1)
     refused(*scoring(store, files), expected=("a batch of ", " tokens needs 0.00 GB", "--batch-tokens"))
+
+
+def test_an_error_where_addresses_are_used_up(run, monkeypatch, tmp_path) -> None:
+    """Native code tells of it by errors of any type."""
+    proc = tmp_path / "proc"
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "limits").write_text("Max address space  3200000000  unlimited  bytes\n")
+    monkeypatch.setattr(memory, "PROC", proc)
+    monkeypatch.setattr(plan, "run", failing(SystemError("error return without exception set")))
+    for peak, expected in (
+        (3_000_000, (2, "the 3.2 GB of addresses that ulimit -v allows do")),
+        (1_000_000, (1, "this")),
+    ):
+        (proc / "self" / "status").write_text(f"VmPeak: {peak} kB\n")
+        status, _, err = run(*PLAN)
+        assert (status, err.startswith(f"jaxpaint: error: {expected[1]}")) == (expected[0], True), err
+        assert "SystemError" in err
