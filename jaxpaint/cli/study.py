@@ -110,8 +110,11 @@ def _dry_run(spec: StudySpec) -> int:
 
     from jaxpaint.study.early import require_fitting
     from jaxpaint.study.estimate import describe
+    from jaxpaint.tasks.load import require_tasks
 
     require_fitting(spec, config)
+    if spec.tasks:
+        require_tasks(spec.tasks, include_path=spec.include_path, trust=spec.trust_tasks)
     store = model_store(spec.model, spec.revision)
 
     for line in describe(spec, store):
