@@ -14,8 +14,10 @@ import jax
 
 from jaxpaint.bench.hlo import Module, weight_copies
 from jaxpaint.bench.kinds import Kind, Target
-from jaxpaint.bench.programs import Work, abstract, lowered
+from jaxpaint.bench.programs import Work, lowered
+from jaxpaint.models import abstract_parameters
 from jaxpaint.models.family import Config
+from jaxpaint.models.sharding import parameter_sharding
 
 LEAST_COPY = 1 << 20  # numbers of a weight worth the name
 
@@ -78,8 +80,9 @@ def _of_memory(message: str) -> str:
 
 def _weights(config: Config, mesh: Any, dtype: Any) -> set[tuple[int, ...]]:
     """Shapes of the larger weights on one chip: of a layer, and of the whole stack."""
-    leaves = jax.tree.leaves(abstract(config, mesh, dtype).state["blocks"])
-    shapes = [leaf.sharding.shard_shape(leaf.shape) for leaf in leaves]
+    place, parameters = parameter_sharding(mesh), abstract_parameters(config, dtype)
+    stacks = {name: leaf.shape for name, leaf in parameters.items() if name.startswith("blocks/")}
+    shapes = [place(name, shape).shard_shape(shape) for name, shape in stacks.items()]
     large = [shape for shape in shapes if math.prod(shape[1:]) >= LEAST_COPY]
     return {shape[1:] for shape in large} | set(large)
 
@@ -100,8 +103,6 @@ def _time(module: Module, config: Config, work: Work, kind: Kind, chips: int) ->
 
 def layer_parameters(config: Config) -> int:
     """Numbers in the kernels of one layer."""
-    from jaxpaint.models import abstract_parameters
-
     named = abstract_parameters(config, "bfloat16").items()
     return sum(math.prod(leaf.shape[1:]) for name, leaf in named if name.startswith("blocks/") and leaf.ndim > 2)
 
