@@ -27,7 +27,8 @@ class Figures:
     """Of one compiled program, on each chip. Bytes; seconds of a compiler's model where `predicted_seconds` says so.
 
     `problem` is why it did not compile (None where it did): with too little memory no other figure is known.
-    `layer_cycles` are of one run of a layer, `ideal_cycles` what its products would take at the chip's peak.
+    `layer_cycles` are of one run of a layer, `ideal_cycles` what its products would take at the chip's peak. Compilers
+    estimate none for Pallas kernels: `kernel_cycles` are what a layer's would take at the peak, a lower bound.
     """
 
     compile_seconds: float
@@ -39,6 +40,7 @@ class Figures:
     gathers_in_loops: int = 0
     collectives: tuple[tuple[str, int, int], ...] = ()  # of a layer: operation, bytes, how often
     layer_cycles: int | None = None
+    kernel_cycles: float = 0.0
     ideal_cycles: float | None = None
     predicted_seconds: float | None = None
 
@@ -95,10 +97,13 @@ def _time(module: Module, config: Config, work: Work, kind: Kind, chips: int) ->
     ideal = layer_flops(config, work) / chips / kind.flops * kind.clock
     if work.what == "decode":  # weights and caches are read once a step
         ideal = max(ideal, layer_bytes(config, work) / chips / kind.bandwidth * kind.clock)
-    unknown = module.loops[loop] is None
-    once = module.cycles()
-    whole = once + (work.plan.cost - 1) * layer if unknown else once
-    return {"layer_cycles": layer, "ideal_cycles": ideal, "predicted_seconds": whole / kind.clock}
+    at_peak = kind.clock / kind.flops
+    kernel = module.kernel_flops(loop) * at_peak
+    whole = module.cycles() + module.kernel_flops() * at_peak
+    if module.loops[loop] is None:
+        whole += (work.plan.cost - 1) * (layer + kernel)
+    found = {"layer_cycles": layer, "kernel_cycles": kernel, "ideal_cycles": ideal}
+    return {**found, "predicted_seconds": whole / kind.clock}
 
 
 def layer_parameters(config: Config) -> int:

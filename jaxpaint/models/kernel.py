@@ -91,8 +91,9 @@ def kernel_attention(
         return attend(query, key, value, layout)
     rows = DATA if query.shape[0] % kernel.mesh.shape[DATA] == 0 else None
     heads, own = PartitionSpec(rows, None, MODEL), PartitionSpec(rows)
-    layout_places: Any = Seen(own, own, own, None if layout.window is None else PartitionSpec())
-    places = heads, heads, heads, layout_places
+    window = None if layout.window is None else PartitionSpec()
+    of_layout: Any = Seen
+    places = heads, heads, heads, of_layout(own, own, own, window)
     # A kernel says nothing of what differs between devices.
     split = jax.shard_map(attend, mesh=kernel.mesh, in_specs=places, out_specs=heads, check_vma=False)
     return split(query, key, value, layout)
