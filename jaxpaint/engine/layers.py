@@ -73,14 +73,15 @@ def together(parameters: Parameters) -> Parameters:
     return jax.tree.map(lambda leaf: jnp.stack(leaf.layers) if _is_apart(leaf) else leaf, parameters, is_leaf=_is_apart)
 
 
-def _count(stacked: Parameters) -> int:
+def layer_count(stacked: Parameters) -> int:
+    """How many layers there are."""
     first = jax.tree.leaves(stacked, is_leaf=_is_apart)[0]
     return len(first.layers) if _is_apart(first) else first.shape[0]
 
 
 def layer_bytes(stacked: Parameters) -> int:
     """Of one layer's parameters."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(stacked)) // _count(stacked)
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(stacked)) // layer_count(stacked)
 
 
 def layer_parameters(stacked: Parameters, index: int | Int[Array, ""]) -> Parameters:
@@ -98,5 +99,5 @@ def run_layer(block: Callable[..., Result], stacked: Parameters, index: int | In
     """`block(parameters, *inputs)` of one layer; `index` may be traced."""
     if isinstance(index, int) or not are_apart(stacked):
         return block(layer_parameters(stacked, index), *inputs)
-    branches = [partial(block, layer_parameters(stacked, each)) for each in range(_count(stacked))]
+    branches = [partial(block, layer_parameters(stacked, each)) for each in range(layer_count(stacked))]
     return jax.lax.switch(index, branches, *inputs)

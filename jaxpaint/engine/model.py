@@ -21,7 +21,8 @@ from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.target import platform
 from jaxpaint.engine import compiled, interpreted
-from jaxpaint.engine.layers import LARGE_LAYER_BYTES, Apart, apart, apart_blocks, are_apart, layer_bytes, lie_apart
+from jaxpaint.engine import layers as stack
+from jaxpaint.engine.layers import apart, are_apart, lie_apart
 from jaxpaint.engine.program import Program, enough_room
 from jaxpaint.engine.rows import Inputs, checked_inputs
 from jaxpaint.models import abstract_model
@@ -93,7 +94,7 @@ class Model:
         if self.mesh is not None or not on_cpu():
             return None
         stacked = jax.tree.map(np.asarray, self.state["blocks"])
-        return jax.tree.map(lambda leaf: Apart(tuple(map(jax.device_put, leaf))), stacked)
+        return jax.tree.map(lambda leaf: stack.Apart(tuple(map(jax.device_put, leaf))), stacked)
 
     def checked_plan(self, plan: Plan | None) -> Plan:
         """`plan`, or the full plan for None. Raises PlanError if it names a layer that the model lacks."""
@@ -183,7 +184,7 @@ def load(model: str | Path, *, dtype: DType = "auto", revision: str | None = Non
     chosen = resolve_dtype(dtype)
     config, manifest = checkpoint.read_config(store), checkpoint.read_manifest(store)
     sharding = parameter_sharding(mesh) if mesh else None
-    keep = apart_blocks if lie_apart(config, chosen) else None
+    keep = stack.apart_blocks if lie_apart(config, chosen) else None
     parameters = checkpoint.restore(store, dtype=chosen, sharding=sharding, keep=keep)
     loaded = from_parameters(config, parameters, store=store, mesh=mesh)
     if loaded.manifest != manifest:  # read once more, for good
@@ -259,7 +260,7 @@ def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
     if kinds is None:
         return lambda parameters, *inputs: nnx.merge(graphdef, parameters)(*inputs), stacked
 
-    assert jax.tree.leaves(stacked)[0].shape[0] == len(kinds), "the config is that of another number of layers"
+    assert stack.layer_count(stacked) == len(kinds), "the config is that of another number of layers"
 
     def block(layer: tuple[Any, Array], x: Array, context: Any) -> Array:
         parameters, kind = layer
@@ -294,7 +295,7 @@ def groups_at_once(plan: Plan, blocks: Any, tokens: int) -> bool:
         parallel=lambda _, widths: sum(widths),
         repeat=lambda _, width: width,
     )
-    return not on_cpu() and layer_bytes(blocks) <= LARGE_LAYER_BYTES and widest * tokens <= AT_ONCE_TOKENS
+    return not on_cpu() and stack.layer_bytes(blocks) <= stack.LARGE_LAYER_BYTES and widest * tokens <= AT_ONCE_TOKENS
 
 
 def _as_data(plan: Plan) -> tuple[np.ndarray, int, int]:
