@@ -272,11 +272,11 @@ def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
 def _merge_for(plan: Plan, graphdef: Any, state: Any, at_once: bool) -> Any:
     """The model to compile a plan into. Kernels are not there under `vmap`: cuDNN's pairs rows with wrong masks."""
     model, vmapped = nnx.merge(graphdef, state), at_once and not plan.is_series
-    for _, module in nnx.iter_modules(model):
+    if vmapped and model.config.capabilities.decoder:
+        model.kernel = None
+    for _, module in nnx.iter_modules(model.blocks):
         if hasattr(module, "products_apart"):
             module.products_apart = not on_cpu()
-        if vmapped and hasattr(module, "kernel"):
-            module.kernel = None
         if vmapped and hasattr(module, "implementation") and module.implementation == "cudnn":
             module.implementation = "einsum"
     return model
