@@ -43,7 +43,7 @@ def test_programs_lower(shape: str, what: What, kind: str) -> None:
     config = config_of(shape)
     if what == "decode" and not config.capabilities.decoder:
         return
-    for plan in PLANS:
+    for plan in PLANS[: 1 if what == "decode" else 2]:  # which has one executable for both
         text = lowered(config, Work(what, Plan.parse(plan), 4, 256), MESHES[kind], kind).as_text()
         assert "stablehlo.dot_general" in text
         if what == "decode":  # what keeps XLA from copying whole stacks of kernels
