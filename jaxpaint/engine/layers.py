@@ -21,8 +21,8 @@ from jaxpaint.models.family import Config
 
 Parameters: TypeAlias = Any
 Result = TypeVar("Result")
-# A layer of more than this is large. By estimate, copying a smaller one out of its stack, or a group of them for `vmap`,
-# takes a GPU no longer than the host takes to choose the next.
+# A layer of more than this is large. By estimate, copying a smaller one out of its stack, or a group of them for
+# `vmap`, takes a GPU no longer than the host takes to choose the next.
 LARGE_LAYER_BYTES = 64 << 20
 
 
