@@ -14,8 +14,10 @@ import jax
 
 from jaxpaint.bench.hlo import Module, weight_copies
 from jaxpaint.bench.kinds import Kind, Target
-from jaxpaint.bench.programs import Work, abstract, lowered
+from jaxpaint.bench.programs import Work, lowered
+from jaxpaint.models import abstract_parameters
 from jaxpaint.models.family import Config
+from jaxpaint.models.sharding import parameter_sharding
 
 LEAST_COPY = 1 << 20  # numbers of a weight worth the name
 
@@ -25,7 +27,8 @@ class Figures:
     """Of one compiled program, on each chip. Bytes; seconds of a compiler's model where `predicted_seconds` says so.
 
     `problem` is why it did not compile (None where it did): with too little memory no other figure is known.
-    `layer_cycles` are of one run of a layer, `ideal_cycles` what its products would take at the chip's peak.
+    `layer_cycles` are of one run of a layer, `ideal_cycles` what its products would take at the chip's peak. Compilers
+    estimate none for Pallas kernels: `kernel_cycles` are what a layer's would take at the peak, a lower bound.
     """
 
     compile_seconds: float
@@ -37,6 +40,7 @@ class Figures:
     gathers_in_loops: int = 0
     collectives: tuple[tuple[str, int, int], ...] = ()  # of a layer: operation, bytes, how often
     layer_cycles: int | None = None
+    kernel_cycles: float = 0.0
     ideal_cycles: float | None = None
     predicted_seconds: float | None = None
 
@@ -78,8 +82,9 @@ def _of_memory(message: str) -> str:
 
 def _weights(config: Config, mesh: Any, dtype: Any) -> set[tuple[int, ...]]:
     """Shapes of the larger weights on one chip: of a layer, and of the whole stack."""
-    leaves = jax.tree.leaves(abstract(config, mesh, dtype).state["blocks"])
-    shapes = [leaf.sharding.shard_shape(leaf.shape) for leaf in leaves]
+    place, parameters = parameter_sharding(mesh), abstract_parameters(config, dtype)
+    stacks = {name: leaf.shape for name, leaf in parameters.items() if name.startswith("blocks/")}
+    shapes = [place(name, shape).shard_shape(shape) for name, shape in stacks.items()]
     large = [shape for shape in shapes if math.prod(shape[1:]) >= LEAST_COPY]
     return {shape[1:] for shape in large} | set(large)
 
@@ -92,16 +97,17 @@ def _time(module: Module, config: Config, work: Work, kind: Kind, chips: int) ->
     ideal = layer_flops(config, work) / chips / kind.flops * kind.clock
     if work.what == "decode":  # weights and caches are read once a step
         ideal = max(ideal, layer_bytes(config, work) / chips / kind.bandwidth * kind.clock)
-    unknown = module.loops[loop] is None
-    once = module.cycles()
-    whole = once + (work.plan.cost - 1) * layer if unknown else once
-    return {"layer_cycles": layer, "ideal_cycles": ideal, "predicted_seconds": whole / kind.clock}
+    at_peak = kind.clock / kind.flops
+    kernel = module.kernel_flops(loop) * at_peak
+    whole = module.cycles() + module.kernel_flops() * at_peak
+    if module.loops[loop] is None:
+        whole += (work.plan.cost - 1) * (layer + kernel)
+    found = {"layer_cycles": layer, "kernel_cycles": kernel, "ideal_cycles": ideal}
+    return {**found, "predicted_seconds": whole / kind.clock}
 
 
 def layer_parameters(config: Config) -> int:
     """Numbers in the kernels of one layer."""
-    from jaxpaint.models import abstract_parameters
-
     named = abstract_parameters(config, "bfloat16").items()
     return sum(math.prod(leaf.shape[1:]) for name, leaf in named if name.startswith("blocks/") and leaf.ndim > 2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,6 +40,12 @@ class Instruction:
     def cycles(self) -> int:
         """The TPU compiler's own estimate; 0 where there is none."""
         found = re.search(r'"estimated_cycles":"?(\d+)', self.line)
+        return int(found[1]) if found else 0
+
+    @property
+    def kernel_flops(self) -> int:
+        """Operations of a Pallas kernel, as it says itself; 0 for all else."""
+        found = re.search(r'"cost_estimate":\{"flops":"(\d+)"', self.line)
         return int(found[1]) if found else 0
 
     def called(self, what: str) -> str | None:
@@ -124,16 +130,23 @@ class Module:
 
     def cycles(self, name: str | None = None) -> int:
         """Of one run of a computation (default: the entry), loops whose number of runs is not known counted once."""
+        return self._total(name or self.entry, lambda line: line.cycles)
+
+    def kernel_flops(self, name: str | None = None) -> int:
+        """Operations of Pallas kernels, which no cycles are estimated for, counted as `cycles` are."""
+        return self._total(name or self.entry, lambda line: line.kernel_flops)
+
+    def _total(self, name: str, measure: Callable[[Instruction], int]) -> int:
         total = 0
-        for line in self.computations.get(name or self.entry, ()):
+        for line in self.computations.get(name, ()):
             if line.operation == "while" and (body := line.called("body")):
-                total += self.cycles(body) * (self.loops.get(body) or 1)
+                total += self._total(body, measure) * (self.loops.get(body) or 1)
             elif line.operation == "conditional":
-                total += max(map(self.cycles, line.branches), default=0)
+                total += max((self._total(branch, measure) for branch in line.branches), default=0)
             elif line.operation == "call" and (called := line.called("to_apply")):
-                total += self.cycles(called)
+                total += self._total(called, measure)
             else:
-                total += line.cycles
+                total += measure(line)
         return total
 
     @cached_property

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpaint.base.target import compiling_for
+from jaxpaint.engine.layers import Apart, lie_apart
 from jaxpaint.engine.model import Model, attention_implementation, start, static_logits
 from jaxpaint.engine.program import Program, enough_room
 from jaxpaint.engine.rows import Inputs
@@ -48,7 +49,7 @@ def lowered(config: Config, work: Work, mesh: Mesh, platform: str, dtype: Any = 
 
 def abstract(config: Config, mesh: Mesh, dtype: Any) -> Model:
     """A model of shapes, each with the place where its parameter lies."""
-    implementation = attention_implementation(config, jnp.dtype(dtype))
+    implementation = attention_implementation(config, jnp.dtype(dtype), mesh)
     graphdef, state = nnx.split(abstract_model(config, dtype, implementation))
     place = parameter_sharding(mesh)
 
@@ -57,7 +58,16 @@ def abstract(config: Config, mesh: Mesh, dtype: Any) -> Model:
         name = "/".join(names).removesuffix("/value").removesuffix("/.value")
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(name, x.shape))
 
-    return Model(config, graphdef, jax.tree_util.tree_map_with_path(leaf, state), mesh=mesh)
+    state = jax.tree_util.tree_map_with_path(leaf, state)
+    if lie_apart(config, dtype):
+        state["blocks"] = jax.tree.map(_apart, state["blocks"])
+    return Model(config, graphdef, state, mesh=mesh)
+
+
+def _apart(stack: Any) -> Apart:
+    sharding = NamedSharding(stack.sharding.mesh, PartitionSpec(*stack.sharding.spec[1:]))
+    layer = jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype, sharding=sharding)
+    return Apart((layer,) * stack.shape[0])
 
 
 def _on(mesh: Mesh, tree: Any, rows: int | None = None) -> Any:
@@ -102,7 +112,7 @@ def _decode(model: Model, work: Work) -> Any:
     data = jax.typeof(program.instructions), number
     arrays = data, number, *caches, stretch, _shape(jnp.int32, 2), drawing
     data, *others = _on(_mesh(model), arrays)
-    what = model.graphdef, model.state, None, None, data, program.room, shape
+    what = model.graphdef, model.state, model.layers, None, data, program.room, shape
     return decode.decode.lower(*what, *others, None)
 
 

@@ -98,9 +98,10 @@ def _said(shape: str, work: Work, target: Target, split: int, figures: Figures) 
     for name, each, count in figures.collectives:
         lines.append(f"collective   {count} {name} of {each / 1e6:.1f} MB a layer")
     if figures.predicted_seconds and figures.layer_cycles and figures.ideal_cycles:
-        ideal = figures.layer_cycles / figures.ideal_cycles
+        ideal = (figures.layer_cycles + figures.kernel_cycles) / figures.ideal_cycles
+        kernel = f" and {figures.kernel_cycles / 1e6:.2f} of its kernel at the peak" if figures.kernel_cycles else ""
         lines.append(
-            f"a layer      {figures.layer_cycles / 1e6:.2f} million cycles, {ideal:.2f} times the chip's ideal"
+            f"a layer      {figures.layer_cycles / 1e6:.2f} million cycles{kernel}, {ideal:.2f} times the chip's ideal"
         )
         tokens = work.rows * (1 if work.what == "decode" else work.length)
         lines.append(

@@ -19,17 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from jaxpaint.engine.layers import Parameters, run_layer
 from jaxpaint.plans.nodes import Combine, Layer, Node, Parallel, Repeat, Series, fold, map_layers, written_layers
 from jaxpaint.plans.plan import Plan
 
-Parameters: TypeAlias = Any
 Context = TypeVar("Context")
 Block: TypeAlias = Callable[[Parameters, Array, Context], Array]
-
-
-def layer_parameters(stacked: Parameters, index: int | Int[Array, ""]) -> Parameters:
-    """One layer's parameters out of the stacked tree; `index` may be traced."""
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stacked)
 
 
 def run(
@@ -53,7 +48,7 @@ def run_with_states(
     """
 
     def layer(index: Int[Array, ""], key: Array | None, x: Array) -> Array:
-        return block(layer_parameters(stacked, index), x, context)
+        return run_layer(block, stacked, index, x, context)
 
     result, states = _walk(layer, lambda x: x[None], plan, _layers(plan), None, x, at_once)
     return result, jnp.concatenate([x[None], states])

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxpaint.engine.compiled import Block, Context, Parameters, combined, contribution, layer_parameters
+from jaxpaint.engine.compiled import Block, Context, combined, contribution
+from jaxpaint.engine.layers import Parameters, run_layer
 from jaxpaint.engine.program import BRANCH, FORK, LAST, LAYER, MEAN, MEMBER, SUM
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series
 
@@ -38,7 +39,7 @@ def run_program(
     """
 
     def layer(index, number, x, memory):
-        return block(layer_parameters(stacked, index), x, context), memory
+        return run_layer(block, stacked, index, x, context), memory
 
     return follow(layer, instructions, length, room, x, ())[0]
 

@@ -21,18 +21,20 @@ from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.target import platform
 from jaxpaint.engine import compiled, interpreted
+from jaxpaint.engine import layers as stack
+from jaxpaint.engine.layers import apart, are_apart, lie_apart
 from jaxpaint.engine.program import Program, enough_room
 from jaxpaint.engine.rows import Inputs, checked_inputs
 from jaxpaint.models import abstract_model
-from jaxpaint.models.attention import AttentionImplementation
+from jaxpaint.models.decoder import Implementation
 from jaxpaint.models.family import Config, require_lm_head
+from jaxpaint.models.kernel import Kernel
 from jaxpaint.models.sharding import parameter_sharding
 from jaxpaint.plans.nodes import fold
 from jaxpaint.plans.plan import Plan
 
 DType: TypeAlias = Literal["auto", "float32", "bfloat16"]
-# Of a group whose layers run at once: of one layer's parameters, and tokens of all of its branches together.
-AT_ONCE_LAYER_BYTES = 64 << 20
+# Of a group whose layers run at once: tokens of all of its branches together.
 AT_ONCE_TOKENS = 16384
 
 
@@ -40,6 +42,7 @@ AT_ONCE_TOKENS = 16384
 class Model:
     """Architecture (`graphdef`, static) and parameters (`state`, a pytree), as `flax.nnx.split` gives them.
 
+    Layers are stacked in `state["blocks"]`, or apart where they are large and a GPU's (`jaxpaint.engine.layers`).
     `store` is the converted store the parameters came from, None for a model made in memory; `mesh` the devices they
     lie on, None for one device.
     """
@@ -81,19 +84,17 @@ class Model:
         return load_tokenizer(self.store)
 
     @cached_property
-    def layers(self) -> tuple[Any, ...] | None:
-        """Each layer's parameters by themselves, sharing memory with `state`; None on accelerators and meshes.
+    def layers(self) -> Any | None:
+        """The layers' parameters apart, sharing memory with `state`; None where there is a stack alone.
 
         A CPU copies a layer that it takes out of the stack, which costs a decoding step more than its arithmetic.
         """
+        if are_apart(self.state["blocks"]):
+            return self.state["blocks"]
         if self.mesh is not None or not on_cpu():
             return None
         stacked = jax.tree.map(np.asarray, self.state["blocks"])
-
-        def layer(index: int) -> Any:
-            return jax.tree.map(lambda leaf: jax.device_put(leaf[index]), stacked)
-
-        return tuple(map(layer, range(self.num_layers)))
+        return jax.tree.map(lambda leaf: stack.Apart(tuple(map(jax.device_put, leaf))), stacked)
 
     def checked_plan(self, plan: Plan | None) -> Plan:
         """`plan`, or the full plan for None. Raises PlanError if it names a layer that the model lacks."""
@@ -183,7 +184,8 @@ def load(model: str | Path, *, dtype: DType = "auto", revision: str | None = Non
     chosen = resolve_dtype(dtype)
     config, manifest = checkpoint.read_config(store), checkpoint.read_manifest(store)
     sharding = parameter_sharding(mesh) if mesh else None
-    parameters = checkpoint.restore(store, dtype=chosen, sharding=sharding)
+    keep = stack.apart_blocks if lie_apart(config, chosen) else None
+    parameters = checkpoint.restore(store, dtype=chosen, sharding=sharding, keep=keep)
     loaded = from_parameters(config, parameters, store=store, mesh=mesh)
     if loaded.manifest != manifest:  # read once more, for good
         raise UserError(f"the store {store} was replaced while it was loaded; try again")
@@ -195,7 +197,9 @@ def from_parameters(
 ) -> Model:
     """A model of nested parameters as `jaxpaint.models.checkpoint.restore` returns them."""
     dtype = jax.tree.leaves(parameters)[0].dtype
-    graphdef, state = nnx.split(abstract_model(config, dtype, attention_implementation(config, dtype)))
+    if lie_apart(config, dtype):
+        parameters = {**parameters, "blocks": apart(parameters["blocks"])}
+    graphdef, state = nnx.split(abstract_model(config, dtype, attention_implementation(config, dtype, mesh)))
     nnx.replace_by_pure_dict(state, parameters)
     return Model(config, graphdef, state, store, mesh)
 
@@ -210,7 +214,10 @@ def random_model(config: Config, *, seed: int = 0, dtype: DType = "auto") -> Mod
     def make():
         implementation = attention_implementation(config, chosen)
         module = model_class(config)(config, rngs=nnx.Rngs(seed), dtype=chosen, attention_implementation=implementation)
-        return nnx.split(module)[1]
+        state = nnx.split(module)[1]
+        if lie_apart(config, chosen):
+            state["blocks"] = apart(state["blocks"])
+        return state
 
     graphdef = nnx.split(abstract_model(config, chosen, attention_implementation(config, chosen)))[0]
     return Model(config, graphdef, make())
@@ -225,10 +232,13 @@ def resolve_dtype(dtype: DType) -> jnp.dtype:
     return jnp.dtype(dtype)
 
 
-def attention_implementation(config: Config, dtype: jnp.dtype) -> AttentionImplementation:
-    """cuDNN's flash attention where it serves: NVIDIA GPUs that are here, bfloat16, head sizes it knows."""
+def attention_implementation(config: Config, dtype: jnp.dtype, mesh: Mesh | None = None) -> Implementation:
+    """A kernel where one serves: this project's on TPUs, cuDNN's on NVIDIA GPUs that are here; both in bfloat16."""
     if on_cpu():
         return "matmul"
+    of_tpus = dtype == jnp.bfloat16 and platform() == "tpu" and config.capabilities.decoder
+    if of_tpus and Kernel.serves(config.head_dim, config.num_key_value_heads, mesh):
+        return Kernel(mesh)
     fits = dtype == jnp.bfloat16 and config.head_dim % 8 == 0 and config.head_dim <= 128
     fits = fits and config.capabilities.flash_attention
     return "cudnn" if fits and _has_flash_attention() else "einsum"
@@ -250,7 +260,7 @@ def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
     if kinds is None:
         return lambda parameters, *inputs: nnx.merge(graphdef, parameters)(*inputs), stacked
 
-    assert jax.tree.leaves(stacked)[0].shape[0] == len(kinds), "the config is that of another number of layers"
+    assert stack.layer_count(stacked) == len(kinds), "the config is that of another number of layers"
 
     def block(layer: tuple[Any, Array], x: Array, context: Any) -> Array:
         parameters, kind = layer
@@ -260,12 +270,14 @@ def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
 
 
 def _merge_for(plan: Plan, graphdef: Any, state: Any, at_once: bool) -> Any:
-    """The model to compile a plan into. Under `vmap` cuDNN's attention pairs rows with the wrong masks: not there."""
-    model = nnx.merge(graphdef, state)
+    """The model to compile a plan into. Kernels are not there under `vmap`: cuDNN's pairs rows with wrong masks."""
+    model, vmapped = nnx.merge(graphdef, state), at_once and not plan.is_series
+    if vmapped and model.config.capabilities.decoder:
+        model.kernel = None
     for _, module in nnx.iter_modules(model.blocks):
         if hasattr(module, "products_apart"):
             module.products_apart = not on_cpu()
-        if at_once and not plan.is_series and hasattr(module, "implementation") and module.implementation == "cudnn":
+        if vmapped and hasattr(module, "implementation") and module.implementation == "cudnn":
             module.implementation = "einsum"
     return model
 
@@ -283,8 +295,7 @@ def groups_at_once(plan: Plan, blocks: Any, tokens: int) -> bool:
         parallel=lambda _, widths: sum(widths),
         repeat=lambda _, width: width,
     )
-    layer = sum(leaf.nbytes // leaf.shape[0] for leaf in jax.tree.leaves(blocks))
-    return not on_cpu() and layer <= AT_ONCE_LAYER_BYTES and widest * tokens <= AT_ONCE_TOKENS
+    return not on_cpu() and stack.layer_bytes(blocks) <= stack.LARGE_LAYER_BYTES and widest * tokens <= AT_ONCE_TOKENS
 
 
 def _as_data(plan: Plan) -> tuple[np.ndarray, int, int]:

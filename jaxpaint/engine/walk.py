@@ -122,7 +122,7 @@ def _embed_rows(graphdef, state, inputs):
 @jit("graphdef", "lookback")
 def _embed_stream(graphdef, state, tokens, positions, visible_until, lookback):
     model = nnx.merge(graphdef, state)
-    return model.embed(tokens, positions), model.context(positions, visible_until, lookback)
+    return model.embed(tokens, positions), model.context_of_texts(positions, visible_until, lookback)
 
 
 @jit("graphdef", "room")

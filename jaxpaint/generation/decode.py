@@ -6,7 +6,6 @@ that no loop copies a cache.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.base.compilation import jit
 from jaxpaint.engine import interpreted
-from jaxpaint.engine.compiled import layer_parameters
+from jaxpaint.engine.layers import run_layer
 from jaxpaint.generation.adjust import adjusted
 from jaxpaint.generation.cache import Rows, Slots, Stored, Texts, averaged
 from jaxpaint.generation.sampling import next_tokens
@@ -57,7 +56,7 @@ def prefill(graphdef, state, layers, instructions, length, room, before, x, stor
     """
     model = nnx.merge(graphdef, state)
     tokens, positions, visible_until, trunk_seen = chunk
-    run_layer = _layers(model, layers)
+    run = _layers(model, layers)
     x = jnp.where(before == 0, model.embed(tokens, positions), x)
     context = model.context(positions, visible_until)
     size = tokens.shape[1]
@@ -69,7 +68,7 @@ def prefill(graphdef, state, layers, instructions, length, room, before, x, stor
     def layer(index, ran, x, memory):
         slot = before + ran
         pasts = [_of_slot(stored, slot, trunk_room, seen)] if trunk_room else []
-        x, (key, value) = run_layer(index, x, context, pasts)
+        x, (key, value) = run(index, x, context, pasts)
         return x, Stored(_put(memory.key, key[0], slot), _put(memory.value, value[0], slot))
 
     x, here = interpreted.follow(layer, instructions, length, room, x, here)
@@ -92,7 +91,7 @@ def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, r
     trunk_room, own_room = shape.trunk, shape.own
     instructions, length = program
     model = nnx.merge(graphdef, state)
-    run_layer = _layers(model, layers)
+    run = _layers(model, layers)
     rows = _admit(rows, stored, stretch, own_room)
     was_free = rows.texts.left == 0
     number_of_rows, ring = rows.made.shape[0], rows.key[0].shape[-2] - own_room
@@ -126,7 +125,7 @@ def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, r
                 Past(_at(shared.key, slot), _at(shared.value, slot), trunk_seen),
                 Past(_at(rows.key, slot), _at(rows.value, slot), row_seen),
             ]
-            x, keys_values = run_layer(index, x, context, pasts if trunk_room else pasts[1:])
+            x, keys_values = run(index, x, context, pasts if trunk_room else pasts[1:])
             return x, tuple(_added(each, new, slot) for each, new in zip(memory, keys_values, strict=True))
 
         x = model.embed(texts.token[:, None], position)
@@ -189,25 +188,19 @@ def _chosen(logits, seen, texts: Texts, drawing) -> Int[Array, " B"]:
 
 
 def _layers(model, layers):
-    """`(index, x, context, pasts) -> (x, keys and values)` of a layer of the stack, or of `layers`, each by itself."""
+    """`(index, x, context, pasts) -> (x, keys and values)` of a layer of `layers`, where given, or of the model's."""
     graphdef, stacked = nnx.split(model.blocks)
 
-    def run(parameters, x, context, pasts):
+    def block(parameters, x, context, pasts):
         return nnx.merge(graphdef, parameters).with_past(x, context, pasts)
 
-    branches = [partial(run, parameters) for parameters in layers or ()]
-
-    def run_layer(index, x, context, pasts):
+    def run(index, x, context, pasts):
         if model.layer_kinds is not None:  # there is a mask for each
             kind = jnp.array(model.layer_kinds)[index]
             context, pasts = context.of_kind(kind), [past._replace(mask=past.mask[kind]) for past in pasts]
-        if layers is None:
-            return run(layer_parameters(stacked, index), x, context, pasts)
-        if isinstance(index, int):
-            return branches[index](x, context, pasts)
-        return jax.lax.switch(index, branches, x, context, pasts)
+        return run_layer(block, stacked if layers is None else layers, index, x, context, pasts)
 
-    return run_layer
+    return run
 
 
 def _admit(rows: Rows, stored: Stored, stretch: Stretch, own_room: int) -> Rows:

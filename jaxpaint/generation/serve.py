@@ -87,7 +87,7 @@ def generate(
             tokenizer's end of sequence, too.
         kv: What a cache slot of a parallel group holds; see `jaxpaint.generation.cache`.
         static: Compile the plan into decoding, one executable a plan, where every layer and slot is read in place; by
-            default where there is a single plan of few layers and a CPU, which otherwise copies what it indexes.
+            default where there is a single plan of few layers and each layer lies by itself (`Model.layers`).
         batch_size: Texts under way at once. By default 16 on a CPU and 64 on an accelerator.
         cache_bytes: Memory for keys and values; fewer texts are under way where it has no room for more.
         on_tokens: Told of a plan, a prompt and the tokens just written, in order, as they come.

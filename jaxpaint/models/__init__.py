@@ -14,7 +14,7 @@ from jaxpaint.models.fields import ConfigError
 from jaxpaint.models.scalings import LongropeScaling, scaling_from_dict
 
 if TYPE_CHECKING:
-    from jaxpaint.models.attention import AttentionImplementation
+    from jaxpaint.models.decoder import Implementation
 
 FAMILIES: tuple[Family, ...] = (bert.FAMILY, gpt_neox.FAMILY, llama.FAMILY, qwen2.FAMILY)
 
@@ -74,7 +74,7 @@ def model_class(config: Config) -> Any:
     return Bert
 
 
-def abstract_model(config: Config, dtype: Any, attention_implementation: AttentionImplementation = "matmul") -> Any:
+def abstract_model(config: Config, dtype: Any, attention_implementation: Implementation = "matmul") -> Any:
     """The model with shapes in place of arrays: nothing is allocated."""
     from flax import nnx
 

@@ -79,11 +79,13 @@ def restore(
     *,
     dtype: Any = None,
     sharding: Sharding | Callable[[str, tuple[int, ...]], Sharding] | None = None,
+    keep: Callable[[str, jax.Array], Any] | None = None,
 ) -> dict[str, Any]:
     """The parameters as nested dictionaries of `jax.Array`, cast to `dtype` (default: as stored).
 
     `sharding` is one sharding for every array (default: the default device), or a function of a parameter's path
-    (`blocks/mlp/up_proj/kernel`) and its shape. Each device's part is read and placed on its own.
+    (`blocks/mlp/up_proj/kernel`) and its shape. Each device's part is read and placed on its own. `keep` makes of a
+    parameter, by its path, what stays of it: large ones come one by one, so that no two are there twice.
 
     Raises:
         UserError: no such store, a damaged one, or one that the memory of the host does not hold, where that is what
@@ -97,7 +99,8 @@ def restore(
     restored: dict[str, Any] = {}
     with verified(path) as manifest:
         for names in _in_turn(manifest["tensors"]):
-            restored.update(_read(path, {name: manifest["tensors"][name] for name in names}, dtype, default))
+            read = _read(path, {name: manifest["tensors"][name] for name in names}, dtype, default)
+            restored.update({name: keep(name, read.pop(name)) for name in list(read)} if keep else read)
             give_back(1)  # what reading held, before the next asks for as much
     give_back()
     nested: dict[str, Any] = unflatten_dict(restored, sep="/")

@@ -19,25 +19,28 @@ from jaxpaint.models import attention as ops
 from jaxpaint.models import rotary
 from jaxpaint.models.blockwise import Blocks, blocks, blockwise_attention
 from jaxpaint.models.family import Traits
+from jaxpaint.models.kernel import Kernel, Seen, kernel_attention, seen
 from jaxpaint.models.parts import MLP, norm, stacked
 
 # Of one layer's tokens, each [B, S, K, H].
 KeysValues: TypeAlias = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
+Implementation: TypeAlias = ops.AttentionImplementation | Kernel
 
 
 class Context(NamedTuple):
-    """What the layers of one batch share: rotary tables (None without) and what each token sees, a mask or blocks.
+    """What the layers of one batch share: rotary tables (None without) and what each token sees.
 
-    Where layers differ in their windows there is a mask for each kind of layer, until `of_kind` takes a layer's own.
+    That is a mask, or what `blockwise` or a `kernel` reads in place of one. Where layers differ in their windows there
+    is one for each kind of layer, until `of_kind` takes a layer's own.
     """
 
     cos: Float[Array, "B S 1 rotary"] | None
     sin: Float[Array, "B S 1 rotary"] | None
-    mask: Bool[Array, "B 1 S keys"] | Bool[Array, "kinds B 1 S keys"] | Blocks
+    mask: Bool[Array, "B 1 S keys"] | Bool[Array, "kinds B 1 S keys"] | Blocks | Seen
 
     def of_kind(self, kind: int | Int[Array, ""]) -> Context:
         """What a layer of this kind reads."""
-        return self._replace(mask=self.mask.of_kind(kind) if isinstance(self.mask, Blocks) else self.mask[kind])
+        return self._replace(mask=self.mask.of_kind(kind) if isinstance(self.mask, Blocks | Seen) else self.mask[kind])
 
 
 def row_layout(lengths: Int[Array, " B"], size: int) -> tuple[Int[Array, "B S"], Int[Array, "B S"]]:
@@ -68,7 +71,7 @@ class Embeddings(nnx.Embed):
 class Attention(nnx.Module):
     """Causal self-attention with grouped key/value heads."""
 
-    def __init__(self, config: Any, traits: Traits, *, dtype, implementation: ops.AttentionImplementation, rngs):
+    def __init__(self, config: Any, traits: Traits, *, dtype, implementation: Implementation, rngs):
         self.config, self.traits, self.implementation = config, traits, implementation
         self.products_apart = False
         linear = partial(nnx.Linear, param_dtype=dtype, rngs=rngs)
@@ -95,8 +98,12 @@ class Attention(nnx.Module):
             query = query * jnp.asarray(scale * self.config.head_dim**0.5, query.dtype)
         if isinstance(context.mask, Blocks):
             mixed = blockwise_attention(query, key, value, context.mask, cap)
+        elif isinstance(context.mask, Seen):
+            assert isinstance(self.implementation, Kernel)
+            mixed = kernel_attention(query, key, value, context.mask, self.implementation, cap)
         elif pasts is None:
-            mixed = ops.attention(query, key, value, context.mask, self.implementation, cap=cap)
+            plain = "einsum" if isinstance(self.implementation, Kernel) else self.implementation
+            mixed = ops.attention(query, key, value, context.mask, plain, cap=cap)
         else:
             mixed = ops.attention_with_past(query, key, value, context.mask, pasts, cap)
         return getattr(self, self.traits.projections[-1])(mixed.reshape(*x.shape[:2], -1)), (key, value)
@@ -129,7 +136,7 @@ class Block(nnx.Module):
 
     mlp: MLP
 
-    def __init__(self, config: Any, traits: Traits, *, dtype, implementation: ops.AttentionImplementation, rngs):
+    def __init__(self, config: Any, traits: Traits, *, dtype, implementation: Implementation, rngs):
         self.traits = traits
         before, after, before_mlp, after_mlp = traits.norms
         norm = partial(_norm, traits, config.hidden_size)
@@ -170,9 +177,10 @@ class Decoder(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype=jnp.float32,
-        attention_implementation: ops.AttentionImplementation = "matmul",
+        attention_implementation: Implementation = "matmul",
     ):
         self.config, self.traits = config, config.traits
+        self.kernel = attention_implementation if isinstance(attention_implementation, Kernel) else None
         each = self.traits.windows
         self.windows = tuple(dict.fromkeys(each))
         self.layer_kinds = tuple(map(self.windows.index, each)) if len(self.windows) > 1 else None
@@ -193,11 +201,19 @@ class Decoder(nnx.Module):
 
         With a `lookback` of None rows are one stream that is attended to block by block (`blockwise`).
         """
-        mask: Array | Blocks
         if lookback is None:
-            mask = blocks(positions, visible_until, self.windows)
-        else:
-            mask = ops.visibility(positions, visible_until, self.windows, lookback)
+            return self._context(positions, blocks(positions, visible_until, self.windows))
+        return self._context(positions, ops.visibility(positions, visible_until, self.windows, lookback))
+
+    def context_of_texts(
+        self, positions: Int[Array, "B S"], visible_until: Int[Array, "B S"], lookback: int | None = 0
+    ) -> Context:
+        """As `context`, for layers that read no past: without a mask, where the model has a kernel that fits."""
+        if self.kernel is None or lookback is None or not self.kernel.fits(visible_until.shape[1]):
+            return self.context(positions, visible_until, lookback)
+        return self._context(positions, seen(positions, visible_until, self.windows, lookback))
+
+    def _context(self, positions: Int[Array, "B S"], mask: Array | Blocks | Seen) -> Context:
         if self.traits.rotary_dim is None:
             return Context(None, None, mask)
         config = self.config
@@ -207,7 +223,7 @@ class Decoder(nnx.Module):
 
     def row_context(self, lengths: Int[Array, " B"], size: int) -> Context:
         """The context of rows of `size` that each hold one right-padded text."""
-        return self.context(*row_layout(lengths, size))
+        return self.context_of_texts(*row_layout(lengths, size))
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Next-token logits in float32 of hidden states taken before the final norm."""

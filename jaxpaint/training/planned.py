@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from jaxpaint.base.budgets import budgets, on_cpu
 from jaxpaint.base.compilation import jit
 from jaxpaint.engine import compiled as stack
+from jaxpaint.engine.layers import together
 from jaxpaint.engine.model import Model, layer_stack, start
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import abstract_model, checkpoint
@@ -162,7 +163,7 @@ def first_parameters(model: Model, num_labels: int, seed: int) -> Parameters:
 
     Those of a model computed in fewer bits are read again from its store, where it has one.
     """
-    encoder = nnx.to_pure_dict(model.state)
+    encoder = together(nnx.to_pure_dict(model.state))
     if model.dtype != jnp.float32 and model.store:
         sharding = parameter_sharding(model.mesh) if model.mesh else None
         encoder = checkpoint.restore(model.store, dtype=jnp.float32, sharding=sharding)

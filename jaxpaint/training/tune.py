@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.engine.layers import together
 from jaxpaint.engine.model import Model, from_parameters, require_pooler
 from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import shards
@@ -192,7 +193,7 @@ def host_parameters(model: Model | Source) -> dict[str, Any]:
     Raises UserError for a damaged store.
     """
     if isinstance(model, Model) and model.store is None:
-        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), nnx.to_pure_dict(model.state))
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), together(nnx.to_pure_dict(model.state)))
     assert model.store is not None
     try:
         on_host = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])

@@ -48,6 +48,13 @@ def test_loops_cycles_collectives_and_copies() -> None:
     assert weight_copies(module, {(8, 17)}) == []
 
 
+def test_operations_of_kernels_count_as_they_say() -> None:
+    kernel = '  %attention = bf16[4,8]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", backend_config={'
+    module = Module.parse(TEXT.replace("  %picked", f'{kernel}"cost_estimate":{{"flops":"640"}}}}\n  %picked'))
+    assert (module.kernel_flops("body"), module.kernel_flops()) == (640, 5 * 640)
+    assert module.cycles("body") == 1057
+
+
 def test_a_loop_of_unknown_length_counts_once() -> None:
     module = Module.parse(TEXT.replace(', {"known_trip_count":{"n":"5"}}', ""))
     assert module.loops == {"body": None}

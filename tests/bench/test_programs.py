@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from os import environ
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxpaint.base.target import compiling_for, platform
-from jaxpaint.bench.programs import What, Work, lowered
+from jaxpaint.bench.programs import What, Work, abstract, lowered
 from jaxpaint.bench.shapes import config_of
+from jaxpaint.engine import head, masked, walk
+from jaxpaint.engine import model as engine
+from jaxpaint.engine.model import Model
+from jaxpaint.engine.program import Program
+from jaxpaint.engine.rows import Inputs
+from jaxpaint.generation import decode
+from jaxpaint.generation.cache import Stored
+from jaxpaint.models import with_layers
 from jaxpaint.models.sharding import DATA, MODEL
 from jaxpaint.plans.plan import Plan
 
+# A kernel asks for the kind of its chip, which a mesh of CPUs' devices does not know.
+CHIP = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
 ONE = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
+MESHES = {"gpu": ONE, "tpu": AbstractMesh((1, 1), (DATA, MODEL), (AxisType.Auto,) * 2, abstract_device=CHIP)}
 PLANS = ("0-23", "0-3 {4 5 6}*2 7-23")
 
 
@@ -28,11 +43,59 @@ def test_programs_lower(shape: str, what: What, kind: str) -> None:
     config = config_of(shape)
     if what == "decode" and not config.capabilities.decoder:
         return
-    for plan in PLANS:
-        text = lowered(config, Work(what, Plan.parse(plan), 4, 256), ONE, kind).as_text()
+    for plan in PLANS[: 1 if what == "decode" else 2]:  # which has one executable for both
+        text = lowered(config, Work(what, Plan.parse(plan), 4, 256), MESHES[kind], kind).as_text()
         assert "stablehlo.dot_general" in text
         if what == "decode":  # what keeps XLA from copying whole stacks of kernels
             assert "stablehlo.optimization_barrier" in text
+        if kind == "gpu" and shape != "bert-large":  # large layers, each compiled by itself
+            assert "stablehlo.case" in text
+        kernel = kind == "tpu" and what != "decode" and shape != "bert-large"
+        assert ("tpu_custom_call" in text) == kernel
+
+
+@pytest.mark.parametrize("kind", ["tpu", "gpu"])
+@pytest.mark.parametrize("shape", ["llama2-small", "mistral-7b", "pythia-6.9b", "bert-large"])
+def test_all_other_programs_lower(shape: str, kind: str) -> None:
+    """What scoring, logits, analyses and generation run beside these."""
+    config = with_layers(config_of(shape), range(8))
+    with compiling_for(kind):
+        model = abstract(config, MESHES[kind], jnp.bfloat16)
+        for name, text in others(model):
+            assert "func.func public @main" in text, name
+
+
+def others(model: Model) -> Iterator[tuple[str, str]]:
+    config, rows, length = model.config, 4, 256
+
+    def array(*sizes: int, dtype: Any = jnp.int32) -> Any:
+        return jax.ShapeDtypeStruct(sizes, dtype, sharding=NamedSharding(model.mesh, PartitionSpec()))
+
+    def low(program: Any, *arguments: Any) -> tuple[str, str]:
+        return program.__name__, program.lower(model.graphdef, model.state, *arguments).as_text()
+
+    hidden = array(rows, length, config.hidden_size, dtype=jnp.bfloat16)
+    inputs, layout = Inputs(array(rows, length), array(rows), None), (array(rows, length),) * 3
+    nested = Program.of(Plan.parse("0 {(1 2) 3}"))
+    program = array(*nested.instructions.shape), array()
+    yield low(walk._embed_rows, inputs)
+    yield low(engine._hidden_states, Plan.parse("0-3 {4 5 6}*2 7"), inputs)
+    if not config.capabilities.decoder:
+        yield low(engine._pooled, *program, nested.room, inputs)
+        yield low(masked._at, hidden, array(rows), array(rows))
+        return
+    yield low(engine._logits, *program, nested.room, inputs)
+    for lookback in (0, 1):
+        start, context = jax.eval_shape(
+            partial(walk._embed_stream.__wrapped__, model.graphdef, lookback=lookback), model.state, *layout
+        )
+        yield low(walk._embed_stream, *layout, lookback)
+        yield low(walk.segment, *program, nested.room, start, context)
+    yield low(head._at_scored, 64, None, hidden, array(128), array(128, 4), array())
+    heads, chunk = config.num_key_value_heads, (array(1, 64), array(1, 64), array(1, 64), array())
+    stored = Stored(*[array(8, heads, 256, config.head_dim, dtype=jnp.bfloat16)] * 2)
+    x = array(1, 64, config.hidden_size, dtype=jnp.bfloat16)
+    yield low(decode.prefill, model.layers, *program, nested.room, array(), x, stored, array(), chunk, 64)
 
 
 def test_the_target_is_within_its_context_alone() -> None:

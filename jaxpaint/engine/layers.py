@@ -1,0 +1,103 @@
+"""A model's layers: stacked along a leading axis, or apart, each with arrays of its own.
+
+A stack suits TPUs, whose compiler reads a layer where it lies in it. For a GPU's products it copies the layer first:
+decoding then moves three times the bytes that it must. Layers that are apart are each compiled by themselves, and
+`lax.switch` goes from one to the next: still one executable for all plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from jaxpaint.base.target import platform
+from jaxpaint.models.family import Config
+
+Parameters: TypeAlias = Any
+Result = TypeVar("Result")
+# A layer of more than this is large. By estimate, copying a smaller one out of its stack, or a group of them for
+# `vmap`, takes a GPU no longer than the host takes to choose the next.
+LARGE_LAYER_BYTES = 64 << 20
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["layers"], meta_fields=[])
+@dataclass(frozen=True)
+class Apart:
+    """A parameter of every layer, in the place of the array that stacks them."""
+
+    layers: tuple[Any, ...]
+
+
+def _is_apart(leaf: Any) -> bool:
+    return isinstance(leaf, Apart)
+
+
+def are_apart(stacked: Parameters) -> bool:
+    """Whether the layers' parameters are arrays of their own."""
+    return any(map(_is_apart, jax.tree.leaves(stacked, is_leaf=_is_apart)))
+
+
+def lie_apart(config: Config, dtype: Any) -> bool:
+    """Whether a model's layers are to be apart: large ones on GPUs."""
+    from jaxpaint.models import abstract_parameters
+
+    if platform() != "gpu":
+        return False
+    stacks = [leaf for name, leaf in abstract_parameters(config, dtype).items() if name.startswith("blocks/")]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in stacks) > LARGE_LAYER_BYTES * config.num_hidden_layers
+
+
+def apart(stacked: Parameters) -> Parameters:
+    """The layers of stacks each by themselves, on the devices that they lie on; those that are apart as they are."""
+    return jax.tree.map(lambda leaf: leaf if _is_apart(leaf) else Apart(_taken_apart(leaf)), stacked, is_leaf=_is_apart)
+
+
+def apart_blocks(path: str, parameter: Array) -> Any:
+    """A parameter that was read, by its path (`blocks/mlp/up_proj/kernel`): apart where it stacks those of layers."""
+    return jax.block_until_ready(apart(parameter)) if path.startswith("blocks/") else parameter
+
+
+@jax.jit
+def _taken_apart(leaf: Array) -> tuple[Array, ...]:
+    return tuple(leaf[index] for index in range(leaf.shape[0]))
+
+
+def together(parameters: Parameters) -> Parameters:
+    """The inverse of `apart`, within any tree."""
+    return jax.tree.map(lambda leaf: jnp.stack(leaf.layers) if _is_apart(leaf) else leaf, parameters, is_leaf=_is_apart)
+
+
+def layer_count(stacked: Parameters) -> int:
+    """How many layers there are."""
+    first = jax.tree.leaves(stacked, is_leaf=_is_apart)[0]
+    return len(first.layers) if _is_apart(first) else first.shape[0]
+
+
+def layer_bytes(stacked: Parameters) -> int:
+    """Of one layer's parameters."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(stacked)) // layer_count(stacked)
+
+
+def layer_parameters(stacked: Parameters, index: int | Int[Array, ""]) -> Parameters:
+    """One layer's parameters; out of a stack `index` may be traced."""
+
+    def taken(leaf: Any) -> Any:
+        if _is_apart(leaf):
+            return leaf.layers[index]
+        return jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)
+
+    return jax.tree.map(taken, stacked, is_leaf=_is_apart)
+
+
+def run_layer(block: Callable[..., Result], stacked: Parameters, index: int | Int[Array, ""], *inputs: Any) -> Result:
+    """`block(parameters, *inputs)` of one layer; `index` may be traced."""
+    if isinstance(index, int) or not are_apart(stacked):
+        return block(layer_parameters(stacked, index), *inputs)
+    branches = [partial(block, layer_parameters(stacked, each)) for each in range(layer_count(stacked))]
+    return jax.lax.switch(index, branches, *inputs)
