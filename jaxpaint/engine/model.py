@@ -21,7 +21,8 @@ from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.target import platform
 from jaxpaint.engine import compiled, interpreted
-from jaxpaint.engine.program import Program, enough_room
+from jaxpaint.engine.lanes import as_data
+from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs, checked_inputs
 from jaxpaint.models import abstract_model
 from jaxpaint.models.attention import AttentionImplementation
@@ -131,7 +132,7 @@ class Model:
         inputs = checked_inputs(self.config, tokens, lengths, token_types)
         if static:
             return static_logits(self.graphdef, self.state, plan, inputs)
-        return _logits(self.graphdef, self.state, *_as_data(plan), inputs)
+        return _logits(self.graphdef, self.state, *as_data(plan, self.mesh), enough_room([plan]), inputs)
 
     def pooled(
         self,
@@ -146,8 +147,9 @@ class Model:
         """
         if not self.config.capabilities.pooler:
             raise UserError(f"this {self.config.model_type} checkpoint has no pooler; take its hidden_states")
+        plan = self.checked_plan(plan)
         inputs = checked_inputs(self.config, tokens, lengths, token_types)
-        return _pooled(self.graphdef, self.state, *_as_data(self.checked_plan(plan)), inputs)
+        return _pooled(self.graphdef, self.state, *as_data(plan, self.mesh), enough_room([plan]), inputs)
 
     def hidden_states(
         self,
@@ -285,11 +287,6 @@ def groups_at_once(plan: Plan, blocks: Any, tokens: int) -> bool:
     )
     layer = sum(leaf.nbytes // leaf.shape[0] for leaf in jax.tree.leaves(blocks))
     return not on_cpu() and layer <= AT_ONCE_LAYER_BYTES and widest * tokens <= AT_ONCE_TOKENS
-
-
-def _as_data(plan: Plan) -> tuple[np.ndarray, int, int]:
-    program = Program.of(plan)
-    return program.instructions, program.length, enough_room([plan])
 
 
 def _run_rows(model: Any, instructions: Array, length: Array, room: int, inputs: Inputs) -> Float[Array, "B S D"]:

@@ -1,0 +1,65 @@
+"""Parallel groups over lanes of devices: not run by itself, but by `test_lanes.py`, in a process with eight devices."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx, traverse_util
+from hypothesis import given, settings
+from jax.sharding import Mesh
+
+from jaxpaint.engine import interpreted
+from jaxpaint.engine.lanes import as_data
+from jaxpaint.engine.model import Model, from_parameters
+from jaxpaint.engine.packing import Request
+from jaxpaint.engine.program import enough_room
+from jaxpaint.engine.score import score_plans
+from jaxpaint.models.sharding import device_mesh, parameter_sharding
+from jaxpaint.plans.plan import Plan
+from tests.engine.test_compiled import CONTEXT, STACKED, X, assert_close, plans, simple_block, slowly
+from tests.helpers.decoders import PLANS, make_tiny
+
+# tensor_parallel and layer_parallel of eight devices; what is left shares rows.
+MESHES = [(1, 8), (2, 2), (2, 4), (1, 4)]
+
+
+@partial(jax.jit, static_argnames="room")
+def follow(instructions: Any, length: Any, room: int) -> jax.Array:
+    return interpreted.run_program(simple_block, STACKED, instructions, length, room, X, CONTEXT)
+
+
+def spread(model: Model, mesh: Mesh) -> Model:
+    place = parameter_sharding(mesh)
+    flat = traverse_util.flatten_dict(nnx.to_pure_dict(model.state), sep="/")
+    parameters = {name: jax.device_put(value, place(name, value.shape)) for name, value in flat.items()}
+    return from_parameters(model.config, traverse_util.unflatten_dict(parameters, sep="/"), mesh=mesh)
+
+
+@pytest.mark.parametrize("layer_parallel", [2, 8])
+@settings(max_examples=60, deadline=None)
+@given(plans)
+def test_data_is_the_twin(layer_parallel: int, plan: Plan) -> None:
+    instructions, length = as_data(plan, device_mesh(1, layer_parallel))
+    for room in {enough_room([plan]), 5}:
+        assert_close(follow(instructions, length, room), slowly(plan)[0])
+
+
+@cache
+def requests() -> list[Request]:
+    rng = np.random.default_rng(0)
+    texts = [list(map(int, rng.integers(0, 61, rng.integers(4, 25)))) for _ in range(24)]
+    return [Request.of(text[:-3], text[-3:], 64) for text in texts]
+
+
+@pytest.mark.parametrize("variation", ["grouped-query", "neox", "qwen2, windows in turn"])
+@pytest.mark.parametrize(("tensor_parallel", "layer_parallel"), MESHES)
+def test_scores_equal_those_of_one_device(variation: str, tensor_parallel: int, layer_parallel: int) -> None:
+    one = make_tiny(variation).model
+    expected = score_plans(one, requests(), PLANS)
+    found = score_plans(spread(one, device_mesh(tensor_parallel, layer_parallel)), requests(), PLANS)
+    np.testing.assert_allclose(found.loglikelihoods, expected.loglikelihoods, rtol=0, atol=1e-4)
+    assert found.distinct == expected.distinct
