@@ -149,6 +149,11 @@ class Module:
 
         return max(self.loops, key=own, default=None)
 
+    def around(self, loop: str) -> str | None:
+        """The innermost loop that runs a loop."""
+        outer = [body for body in self.loops if body != loop and loop in self._below(body)]
+        return min(outer, key=lambda body: len(list(self._below(body))), default=None)
+
     def collectives(self, name: str) -> Counter[tuple[str, int]]:
         """(operation, bytes of its result) of one run of a computation, loops in it counted once."""
         found: Counter[tuple[str, int]] = Counter()

@@ -12,15 +12,16 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpaint.base.target import compiling_for
+from jaxpaint.engine.lanes import Lanes, columns_of
 from jaxpaint.engine.model import Model, attention_implementation, start, static_logits
-from jaxpaint.engine.program import Program, enough_room
+from jaxpaint.engine.program import Program, enough_room, padded_size
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.engine.walk import segment
 from jaxpaint.generation import cache, decode
 from jaxpaint.generation.layout import Shape
 from jaxpaint.models import abstract_model
 from jaxpaint.models.family import Config
-from jaxpaint.models.sharding import DATA, parameter_sharding
+from jaxpaint.models.sharding import DATA, by_lane, lanes, parameter_sharding
 from jaxpaint.plans.plan import Plan
 
 What: TypeAlias = Literal["score", "static", "decode"]
@@ -78,9 +79,16 @@ def _inputs(config: Config, work: Work) -> Inputs:
 def _score(model: Model, work: Work) -> Any:
     first = partial(lambda graphdef, state, inputs: start(nnx.merge(graphdef, state), inputs), model.graphdef)
     x, context = _on(_mesh(model), jax.eval_shape(first, model.state, _inputs(model.config, work)), work.rows)
-    program = Program.of(work.plan)
-    instructions, length = _on(_mesh(model), (jax.typeof(program.instructions), _shape(jnp.int32)))
+    instructions, length = _instructions(model, work), _on(_mesh(model), _shape(jnp.int32))
     return segment.lower(model.graphdef, model.state, instructions, length, enough_room([work.plan]), x, context)
+
+
+def _instructions(model: Model, work: Work) -> Any:
+    mesh, data = _mesh(model), jax.typeof(Program.of(work.plan).instructions)
+    if lanes(mesh) == 1:
+        return _on(mesh, data)
+    shape = lanes(mesh), padded_size(len(columns_of(work.plan, lanes(mesh)))), 4
+    return Lanes(jax.ShapeDtypeStruct(shape, data.dtype, sharding=by_lane(mesh)), mesh)  # type: ignore[arg-type]
 
 
 def _static(model: Model, work: Work) -> Any:

@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
 from jaxpaint.engine.program import (
@@ -57,15 +57,13 @@ class Lanes:
 
 def as_data(plan: Plan, mesh: Mesh | None) -> tuple[Any, int]:
     """`(instructions, length)` for devices of a mesh: those of `Program`, or `Lanes` where the mesh has some."""
-    lanes = sharding.lanes(mesh)
-    if mesh is None or lanes == 1:
+    if mesh is None or sharding.lanes(mesh) == 1:
         program = Program.of(plan)
         return program.instructions, program.length
-    columns = columns_of(plan, lanes)
-    instructions = np.zeros((lanes, padded_size(len(columns)), 4), np.int32)
+    columns = columns_of(plan, sharding.lanes(mesh))
+    instructions = np.zeros((sharding.lanes(mesh), padded_size(len(columns)), 4), np.int32)
     instructions[:, : len(columns)] = np.swapaxes(np.array(columns, np.int32), 0, 1)
-    place = NamedSharding(mesh, PartitionSpec(sharding.LAYER))
-    return Lanes(jax.device_put(instructions, place), mesh), len(columns)
+    return Lanes(jax.device_put(instructions, sharding.by_lane(mesh)), mesh), len(columns)
 
 
 def layer_steps(plan: Plan, lanes: int) -> int:

@@ -62,6 +62,11 @@ def lanes(mesh: Mesh | None) -> int:
     return mesh.shape.get(LAYER, 1) if mesh else 1
 
 
+def by_lane(mesh: Mesh) -> NamedSharding:
+    """Leading axis over the lanes."""
+    return NamedSharding(mesh, PartitionSpec(LAYER))
+
+
 def each_lane(mesh: Mesh, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
     """`function` of every lane's own part of its arguments; the compiler goes on splitting over the other axes."""
     return jax.shard_map(
