@@ -21,7 +21,7 @@ from jaxpaint.generation import cache, decode
 from jaxpaint.generation.layout import Shape
 from jaxpaint.models import abstract_model
 from jaxpaint.models.family import Config
-from jaxpaint.models.sharding import DATA, by_lane, lanes, parameter_sharding
+from jaxpaint.models.sharding import DATA, by_lane, lanes, parameter_sharding, with_lanes
 from jaxpaint.plans.plan import Plan
 
 What: TypeAlias = Literal["score", "static", "decode"]
@@ -93,7 +93,7 @@ def _instructions(model: Model, work: Work) -> Any:
 
 def _static(model: Model, work: Work) -> Any:
     inputs = _on(_mesh(model), _inputs(model.config, work), work.rows)
-    return static_logits.lower(model.graphdef, model.state, work.plan, inputs)
+    return static_logits.lower(model.graphdef, model.state, work.plan, inputs, with_lanes(model.mesh))
 
 
 def _decode(model: Model, work: Work) -> Any:

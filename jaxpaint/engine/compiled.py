@@ -17,8 +17,10 @@ from typing import Any, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
+from jaxpaint.models.sharding import LAYER, each_lane, lanes, with_lanes
 from jaxpaint.plans.nodes import Combine, Layer, Node, Parallel, Repeat, Series, fold, map_layers, written_layers
 from jaxpaint.plans.plan import Plan
 
@@ -33,18 +35,33 @@ def layer_parameters(stacked: Parameters, index: int | Int[Array, ""]) -> Parame
 
 
 def run(
-    block: Block, stacked: Parameters, plan: Plan, x: Float[Array, "B S D"], context: Context, *, at_once: bool = True
+    block: Block,
+    stacked: Parameters,
+    plan: Plan,
+    x: Float[Array, "B S D"],
+    context: Context,
+    *,
+    at_once: bool = True,
+    mesh: Mesh | None = None,
 ):
     """The hidden state [B, S, D] after the plan. `plan` is static: call under `jax.jit` with it closed over.
 
     Without `at_once` the branches of a parallel group run one after the other, as suits a CPU: it has no room to run
-    them at once, and its batched matrix products are slower and add up in another order than single ones.
+    them at once, and its batched matrix products are slower and add up in another order than single ones. With a `mesh`
+    that has lanes (`jaxpaint.engine.lanes`) each of them runs a share of an outermost group's branches.
     """
-    return run_with_states(block, stacked, plan, x, context, at_once=at_once)[0]
+    return run_with_states(block, stacked, plan, x, context, at_once=at_once, mesh=mesh)[0]
 
 
 def run_with_states(
-    block: Block, stacked: Parameters, plan: Plan, x: Float[Array, "B S D"], context: Context, *, at_once: bool = True
+    block: Block,
+    stacked: Parameters,
+    plan: Plan,
+    x: Float[Array, "B S D"],
+    context: Context,
+    *,
+    at_once: bool = True,
+    mesh: Mesh | None = None,
 ):
     """`(x, states)`: the result and the hidden states along the plan, [1 + steps, B, S, D], the input first.
 
@@ -55,7 +72,7 @@ def run_with_states(
     def layer(index: Int[Array, ""], key: Array | None, x: Array) -> Array:
         return block(layer_parameters(stacked, index), x, context)
 
-    result, states = _walk(layer, lambda x: x[None], plan, _layers(plan), None, x, at_once)
+    result, states = _walk(layer, lambda x: x[None], plan, _layers(plan), None, x, at_once, mesh=mesh)
     return result, jnp.concatenate([x[None], states])
 
 
@@ -80,6 +97,7 @@ def run_training(
     at_once: bool = True,
     unroll: bool = False,
     remat: bool = False,
+    mesh: Mesh | None = None,
 ):
     """As `run`, for a plan given as `with_own_layers` does, and made to be differentiated.
 
@@ -99,7 +117,7 @@ def run_training(
 
     layer = jax.checkpoint(layer) if remat else layer
     count = jax.tree.leaves(own)[0].shape[0]
-    return _walk(layer, lambda x: (), form, (own, jnp.arange(count)), key, x, at_once, unroll)[0]
+    return _walk(layer, lambda x: (), form, (own, jnp.arange(count)), key, x, at_once, unroll, mesh)[0]
 
 
 def _walk(
@@ -111,12 +129,24 @@ def _walk(
     x: Array,
     at_once: bool,
     unroll: bool = False,
+    mesh: Mesh | None = None,
 ) -> tuple[Array, Any]:
     """`(x, states)` after a plan of `layer(leaf, key, x) -> x`.
 
     `leaves` is a tree of arrays whose leading axis is the layers of the plan in the order they are written; a repeat
     folds the number of its iteration into the key. `keep` makes of a state what is collected along a leading axis.
     """
+    return _walker(layer, keep, at_once, unroll, with_lanes(mesh))(plan.root, _for(plan.root, leaves), key, x)
+
+
+def _walker(
+    layer: Callable[[Any, Array | None, Array], Array],
+    keep: Callable[[Array], Any],
+    at_once: bool,
+    unroll: bool,
+    mesh: Mesh | None,
+) -> Callable[[Node, Any, Array | None, Array], tuple[Array, Any]]:
+    """`(node, leaves, key, x) -> (x, states)`, arguments as `_walk`'s; a mesh has lanes."""
 
     scan = partial(jax.lax.scan, unroll=unroll)
 
@@ -140,7 +170,11 @@ def _walk(
                 return x, jax.tree.map(lambda *states: jnp.concatenate(states), *collected)
             case Parallel(branches, combine):
                 total = jnp.zeros(x.shape, jnp.float32)
-                for members, parts in _alike(branches, leaves, adjacent=False):
+                alike = _alike(branches, leaves, adjacent=False)
+                if mesh is not None:
+                    total = _over_lanes(mesh, _walker(layer, keep, at_once, unroll, None), alike, combine, key, x, scan)
+                    alike = ()
+                for members, parts in alike:
                     branch = partial(step, members[0], key, x)
                     if at_once:
                         total += contribution(combine, jax.vmap(branch)(parts)[0], x).sum(axis=0)
@@ -158,7 +192,36 @@ def _walk(
     def one_more(how: Combine, branch: Callable[[Any], tuple[Array, Any]], x: Array, total: Array, leaves: Any):
         return total + contribution(how, branch(leaves)[0], x), ()
 
-    return apply(plan.root, _for(plan.root, leaves), key, x)
+    return apply
+
+
+def _over_lanes(mesh: Mesh, run: Any, alike: Any, combine: Combine, key: Array | None, x: Array, scan: Any) -> Array:
+    """What a group's branches add up to, each lane running its share of those of one shape, and one sum in the end."""
+    nodes, parts, busy = [], [], []
+    for members, leaves in alike:
+        padding = -len(members) % lanes(mesh)
+        nodes.append(members[0])
+        parts.append(jax.tree.map(partial(_repeating_last, padding), leaves))
+        busy.append(jnp.arange(len(members) + padding) < len(members))
+
+    def of_lane(parts: Any, busy: Any, x: Array) -> Array:
+        total = jnp.zeros(x.shape, jnp.float32)
+        for node, own, is_busy in zip(nodes, parts, busy, strict=True):
+
+            def one_more(total: Array, branch: Any, node: Node = node) -> tuple[Array, tuple[()]]:
+                leaves, is_busy = branch
+                return total + jnp.where(is_busy, contribution(combine, run(node, leaves, key, x)[0], x), 0.0), ()
+
+            total = scan(one_more, total, (own, is_busy))[0]
+        return jax.lax.psum(total, LAYER)
+
+    everywhere, own = PartitionSpec(), PartitionSpec(LAYER)
+    return each_lane(mesh, of_lane, (own, own, everywhere), everywhere)(parts, busy, x)
+
+
+def _repeating_last(times: int, leaf: Array) -> Array:
+    """An idle lane has something to compute; its layer is as good as another."""
+    return jnp.pad(leaf, [(0, times), *[(0, 0)] * (leaf.ndim - 1)], mode="edge") if times else leaf
 
 
 def _for(node: Node, leaves: Any) -> Any:

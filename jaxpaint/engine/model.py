@@ -27,7 +27,7 @@ from jaxpaint.engine.rows import Inputs, checked_inputs
 from jaxpaint.models import abstract_model
 from jaxpaint.models.attention import AttentionImplementation
 from jaxpaint.models.family import Config, require_lm_head
-from jaxpaint.models.sharding import parameter_sharding
+from jaxpaint.models.sharding import parameter_sharding, with_lanes
 from jaxpaint.plans.nodes import fold
 from jaxpaint.plans.plan import Plan
 
@@ -131,7 +131,7 @@ class Model:
         plan = self.checked_plan(plan)
         inputs = checked_inputs(self.config, tokens, lengths, token_types)
         if static:
-            return static_logits(self.graphdef, self.state, plan, inputs)
+            return static_logits(self.graphdef, self.state, plan, inputs, with_lanes(self.mesh))
         return _logits(self.graphdef, self.state, *as_data(plan, self.mesh), enough_room([plan]), inputs)
 
     def pooled(
@@ -165,7 +165,7 @@ class Model:
         """
         plan = self.checked_plan(plan)
         inputs = checked_inputs(self.config, tokens, lengths, token_types)
-        return _hidden_states(self.graphdef, self.state, plan, inputs)
+        return _hidden_states(self.graphdef, self.state, plan, inputs, with_lanes(self.mesh))
 
 
 def load(model: str | Path, *, dtype: DType = "auto", revision: str | None = None, mesh: Mesh | None = None) -> Model:
@@ -313,20 +313,20 @@ def _pooled(graphdef, state, instructions, length, room, inputs):
     return model.pooled(_run_rows(model, instructions, length, room, inputs))
 
 
-@jit("graphdef", "plan")
-def static_logits(graphdef, state, plan, inputs):
+@jit("graphdef", "plan", "mesh")
+def static_logits(graphdef, state, plan, inputs, mesh=None):
     at_once = groups_at_once(plan, state["blocks"], inputs[0].size)
     model = _merge_for(plan, graphdef, state, at_once)
     block, stacked = layer_stack(model)
-    return model.logits(compiled.run(block, stacked, plan, *start(model, inputs), at_once=at_once))
+    return model.logits(compiled.run(block, stacked, plan, *start(model, inputs), at_once=at_once, mesh=mesh))
 
 
-@jit("graphdef", "plan")
-def _hidden_states(graphdef, state, plan, inputs):
+@jit("graphdef", "plan", "mesh")
+def _hidden_states(graphdef, state, plan, inputs, mesh=None):
     at_once = groups_at_once(plan, state["blocks"], inputs[0].size)
     model = _merge_for(plan, graphdef, state, at_once)
     block, stacked = layer_stack(model)
-    return compiled.run_with_states(block, stacked, plan, *start(model, inputs), at_once=at_once)[1]
+    return compiled.run_with_states(block, stacked, plan, *start(model, inputs), at_once=at_once, mesh=mesh)[1]
 
 
 def require_pooler(config: Config) -> None:

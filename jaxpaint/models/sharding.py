@@ -62,6 +62,11 @@ def lanes(mesh: Mesh | None) -> int:
     return mesh.shape.get(LAYER, 1) if mesh else 1
 
 
+def with_lanes(mesh: Mesh | None) -> Mesh | None:
+    """The mesh, where it has lanes: what a program without them need not know is no reason to compile again."""
+    return mesh if lanes(mesh) > 1 else None
+
+
 def by_lane(mesh: Mesh) -> NamedSharding:
     """Leading axis over the lanes."""
     return NamedSharding(mesh, PartitionSpec(LAYER))

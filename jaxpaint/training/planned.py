@@ -73,7 +73,7 @@ class Planned:
         def layer(parameters: Any, x: Array, context: Any, key: Array | None) -> Array:
             return block(parameters, x, context) if key is None else block(parameters, x, context, key)
 
-        how = {"at_once": self.at_once, "unroll": not self.at_once, "remat": self.remat}
+        how: dict[str, Any] = {"at_once": self.at_once, "unroll": not self.at_once, "remat": self.remat}
         return stack.run_training(layer, stacked, self.form, self.layers, x.astype(self.dtype), context, within, **how)
 
 

@@ -6,12 +6,14 @@ from functools import cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx, traverse_util
 from hypothesis import given, settings
 from jax.sharding import Mesh
 
+from jaxpaint.engine import compiled as stack
 from jaxpaint.engine import interpreted
 from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.model import Model, from_parameters
@@ -46,6 +48,43 @@ def test_data_is_the_twin(layer_parallel: int, plan: Plan) -> None:
     instructions, length = as_data(plan, device_mesh(1, layer_parallel))
     for room in {enough_room([plan]), 5}:
         assert_close(follow(instructions, length, room), slowly(plan)[0])
+
+
+@partial(jax.jit, static_argnames=("plan", "mesh"))
+def compiled(plan: Plan, mesh: Mesh) -> Any:
+    return stack.run_with_states(simple_block, STACKED, plan, X, CONTEXT, mesh=mesh)
+
+
+@pytest.mark.parametrize("layer_parallel", [2, 8])
+@settings(max_examples=15, deadline=None)
+@given(plans)
+def test_compiled_is_the_twin(layer_parallel: int, plan: Plan) -> None:
+    for found, expected in zip(compiled(plan, device_mesh(1, layer_parallel)), slowly(plan), strict=True):
+        assert_close(found, expected)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_gradients_are_those_of_one_device(at_once: bool) -> None:
+    """With a key for each layer that runs, as dropout draws them."""
+
+    def block(parameters: Any, x: jax.Array, context: Any, key: Any) -> jax.Array:
+        return simple_block(parameters, x, context) + 0.1 * jax.random.normal(key, x.shape)
+
+    form, layers = stack.with_own_layers(Plan.parse("0 {1-4 2}*2 sum{(1 {2 3}) (4 {0 1}) 3} 4"))
+
+    @partial(jax.jit, static_argnames=("mesh", "remat"))
+    def found(stacked: Any, x: jax.Array, mesh: Mesh | None, remat: bool = False) -> Any:
+        def loss(stacked: Any, x: jax.Array) -> jax.Array:
+            how = {"at_once": at_once, "unroll": not at_once, "remat": remat}
+            y = stack.run_training(block, stacked, form, layers, x, CONTEXT, jax.random.key(3), mesh=mesh, **how)
+            return jnp.square(y).sum()
+
+        return jax.value_and_grad(loss, (0, 1))(stacked, x)
+
+    expected = jax.tree.leaves(found(STACKED, X, None))
+    for mesh, remat in ((device_mesh(1, 8), False), (device_mesh(2, 2), True)):
+        for ours, theirs in zip(jax.tree.leaves(found(STACKED, X, mesh, remat)), expected, strict=True):
+            assert_close(ours, theirs)
 
 
 @cache
