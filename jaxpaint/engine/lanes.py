@@ -139,13 +139,28 @@ def follow_each(lanes: Lanes, function: Callable[..., Any], *arguments: Any) -> 
 
     Arguments and results are the same on all lanes.
     """
-    everywhere = PartitionSpec()
 
-    def own(instructions: Array, *arguments: Any) -> Any:
-        return function(instructions[0], gather, *arguments)
+    def of_lane(instructions: Array, gather: Any, own: Any, *arguments: Any) -> Any:
+        return function(instructions, gather, *arguments), own
 
-    specs = PartitionSpec(sharding.LAYER), *[everywhere] * len(arguments)
-    return sharding.each_lane(lanes.mesh, own, specs, everywhere)(lanes.instructions, *arguments)
+    return follow_each_with(lanes, of_lane, (), *arguments)[0]
+
+
+def follow_each_with(lanes: Lanes, function: Callable[..., Any], own: Any, *arguments: Any) -> tuple[Any, Any]:
+    """`(result, own)` of `function(instructions, gather, own, *arguments)` on every lane.
+
+    As `follow_each`, with arrays that are each lane's own, such as keys and values of its layers: their leading axis is
+    the lanes, and `function` has them without it.
+    """
+
+    def of_lane(instructions: Array, own: Any, *arguments: Any) -> tuple[Any, Any]:
+        without = jax.tree.map(lambda leaf: leaf[0], own)
+        result, own = function(instructions[0], gather, without, *arguments)
+        return result, jax.tree.map(lambda leaf: leaf[None], own)
+
+    everywhere, of_each = PartitionSpec(), PartitionSpec(sharding.LAYER)
+    specs = of_each, of_each, *[everywhere] * len(arguments)
+    return sharding.each_lane(lanes.mesh, of_lane, specs, (everywhere, of_each))(lanes.instructions, own, *arguments)
 
 
 def gather(x: Array) -> Array:

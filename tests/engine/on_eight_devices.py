@@ -20,6 +20,7 @@ from jaxpaint.engine.model import Model, from_parameters
 from jaxpaint.engine.packing import Request
 from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.score import score_plans
+from jaxpaint.generation import Prompt, generate
 from jaxpaint.models.sharding import device_mesh, parameter_sharding
 from jaxpaint.plans.plan import Plan
 from tests.engine.test_compiled import CONTEXT, STACKED, X, assert_close, plans, simple_block, slowly
@@ -85,6 +86,20 @@ def test_gradients_are_those_of_one_device(at_once: bool) -> None:
     for mesh, remat in ((device_mesh(1, 8), False), (device_mesh(2, 2), True)):
         for ours, theirs in zip(jax.tree.leaves(found(STACKED, X, mesh, remat)), expected, strict=True):
             assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("variation", ["grouped-query", "qwen2, windows in turn"])
+@pytest.mark.parametrize(("tensor_parallel", "layer_parallel"), [(2, 2), (1, 8)])
+def test_the_same_tokens_are_written(variation: str, tensor_parallel: int, layer_parallel: int) -> None:
+    one = make_tiny(variation).model
+    many = spread(one, device_mesh(tensor_parallel, layer_parallel))
+    rng = np.random.default_rng(0)
+    prompts = [Prompt((1, 2, 3, *map(int, rng.integers(0, 61, 3 + i))), 6) for i in range(5)]
+
+    def written(model: Model) -> Any:
+        return sorted((found.plan, found.prompt, found.tokens) for found in generate(model, prompts, PLANS[1:10:2]))
+
+    assert written(many) == written(one)
 
 
 @cache
