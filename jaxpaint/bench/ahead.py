@@ -60,7 +60,7 @@ def compiled_figures(
         return Figures(time.perf_counter() - began, problem=_of_memory(str(error)))
     seconds = time.perf_counter() - began
     memory, module = done.memory_analysis(), Module.parse(done.as_text())
-    loop = module.layer_loop or module.entry
+    loop = _layer_loop(module, work) or module.entry
     outer = module.around(loop)
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -96,8 +96,12 @@ def _weights(config: Config, mesh: Any, dtype: Any) -> set[tuple[int, ...]]:
     return {shape[1:] for shape in large} | set(large)
 
 
+def _layer_loop(module: Module, work: Work) -> str | None:
+    return module.nested_layer_loop if work.what == "decode" else module.layer_loop
+
+
 def _time(module: Module, config: Config, work: Work, kind: Kind, mesh: Any) -> dict[str, Any]:
-    loop = module.layer_loop
+    loop = _layer_loop(module, work)
     if kind.clock is None or loop is None:
         return {}
     layer, chips = module.cycles(loop), mesh.size // lanes(mesh)  # those that share a layer

@@ -97,7 +97,7 @@ def _static(model: Model, work: Work) -> Any:
 
 
 def _decode(model: Model, work: Work) -> Any:
-    program, slots, rows = Program.of(work.plan), work.plan.cost, work.rows
+    mesh, slots, rows = _mesh(model), work.plan.cost, work.rows
     shape = Shape(slots, chunk=64, trunk=0, chunks=1, rows=rows, own=work.length // 2, made=-(-work.length // 2))
     number, each = _shape(jnp.int32), _shape(jnp.int32, rows)
     texts: Any = cache.Texts(*[each] * len(cache.Texts._fields))
@@ -106,12 +106,18 @@ def _decode(model: Model, work: Work) -> Any:
     waiting: Any = _shape(jnp.bool_)
     stretch = decode.Stretch(steps, waiting, stop, number, each, each, texts)
     drawing = (_shape(jnp.float32), number, _shape(jnp.float32), _shape(jnp.uint32)), None
-    caches = jax.eval_shape(lambda: cache.empty(model, shape, by_slot=False))
-    data = jax.typeof(program.instructions), number
-    arrays = data, number, *caches, stretch, _shape(jnp.int32, 2), drawing
-    data, *others = _on(_mesh(model), arrays)
-    what = model.graphdef, model.state, None, None, data, program.room, shape
-    return decode.decode.lower(*what, *others, None)
+    stored, under_way = jax.eval_shape(lambda: cache.empty(model, shape, by_slot=False))
+    keys_values = stored, (under_way.key, under_way.value)
+    stored, (key, value) = _by_lane(mesh, keys_values) if lanes(mesh) > 1 else _on(mesh, keys_values)
+    others = number, number, under_way._replace(key=(), value=()), stretch, _shape(jnp.int32, 2), drawing
+    length, trunk, under_way, *others = _on(mesh, others)
+    what = model.graphdef, model.state, None, None, (_instructions(model, work), length)
+    caches = trunk, stored, under_way._replace(key=key, value=value)
+    return decode.decode.lower(*what, Program.of(work.plan).room, shape, *caches, *others, None)
+
+
+def _by_lane(mesh: Mesh, tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_lane(mesh)), tree)
 
 
 def _shape(dtype: Any, *sizes: int) -> Any:

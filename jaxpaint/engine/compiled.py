@@ -27,6 +27,8 @@ from jaxpaint.plans.plan import Plan
 Parameters: TypeAlias = Any
 Context = TypeVar("Context")
 Block: TypeAlias = Callable[[Parameters, Array, Context], Array]
+# What one of a plan's layers is: `(leaf, key, x) -> x`.
+Run: TypeAlias = Callable[[Any, Array | None, Array], Array]
 
 
 def layer_parameters(stacked: Parameters, index: int | Int[Array, ""]) -> Parameters:
@@ -69,10 +71,12 @@ def run_with_states(
     parallel block has one state per iteration. The paper's Figures 3 and 15 compare such states.
     """
 
-    def layer(index: Int[Array, ""], key: Array | None, x: Array) -> Array:
-        return block(layer_parameters(stacked, index), x, context)
+    def layer(shared: tuple[Parameters, Context]) -> Run:
+        stacked, context = shared
+        return lambda index, key, x: block(layer_parameters(stacked, index), x, context)
 
-    result, states = _walk(layer, lambda x: x[None], plan, _layers(plan), None, x, at_once, mesh=mesh)
+    shared = stacked, context
+    result, states = _walk(layer, shared, lambda x: x[None], plan, _layers(plan), None, x, at_once, mesh=mesh)
     return result, jnp.concatenate([x[None], states])
 
 
@@ -111,17 +115,20 @@ def run_training(
     if layers is not None:
         own = jax.tree.map(lambda leaf: leaf.at[layers].get(mode="promise_in_bounds"), stacked)
 
-    def layer(leaf: tuple[Parameters, Array], key: Array | None, x: Array) -> Array:
-        parameters, number = leaf
-        return block(parameters, x, context, None if key is None else jax.random.fold_in(key, number))
+    def layer(context: Context) -> Run:
+        def run(leaf: tuple[Parameters, Array], key: Array | None, x: Array) -> Array:
+            parameters, number = leaf
+            return block(parameters, x, context, None if key is None else jax.random.fold_in(key, number))
 
-    layer = jax.checkpoint(layer) if remat else layer
+        return jax.checkpoint(run) if remat else run
+
     count = jax.tree.leaves(own)[0].shape[0]
-    return _walk(layer, lambda x: (), form, (own, jnp.arange(count)), key, x, at_once, unroll, mesh)[0]
+    return _walk(layer, context, lambda x: (), form, (own, jnp.arange(count)), key, x, at_once, unroll, mesh)[0]
 
 
 def _walk(
-    layer: Callable[[Any, Array | None, Array], Array],
+    layer: Callable[[Any], Run],
+    shared: Any,
     keep: Callable[[Array], Any],
     plan: Plan,
     leaves: Any,
@@ -131,16 +138,17 @@ def _walk(
     unroll: bool = False,
     mesh: Mesh | None = None,
 ) -> tuple[Array, Any]:
-    """`(x, states)` after a plan of `layer(leaf, key, x) -> x`.
+    """`(x, states)` after a plan of `layer(shared)(leaf, key, x) -> x`.
 
     `leaves` is a tree of arrays whose leading axis is the layers of the plan in the order they are written; a repeat
     folds the number of its iteration into the key. `keep` makes of a state what is collected along a leading axis.
     """
-    return _walker(layer, keep, at_once, unroll, with_lanes(mesh))(plan.root, _for(plan.root, leaves), key, x)
+    return _walker(layer, shared, keep, at_once, unroll, with_lanes(mesh))(plan.root, _for(plan.root, leaves), key, x)
 
 
 def _walker(
-    layer: Callable[[Any, Array | None, Array], Array],
+    layer: Callable[[Any], Run],
+    shared: Any,
     keep: Callable[[Array], Any],
     at_once: bool,
     unroll: bool,
@@ -148,12 +156,12 @@ def _walker(
 ) -> Callable[[Node, Any, Array | None, Array], tuple[Array, Any]]:
     """`(node, leaves, key, x) -> (x, states)`, arguments as `_walk`'s; a mesh has lanes."""
 
-    scan = partial(jax.lax.scan, unroll=unroll)
+    scan, run_layer = partial(jax.lax.scan, unroll=unroll), layer(shared)
 
     def apply(node: Node, leaves: Any, key: Array | None, x: Array) -> tuple[Array, Any]:
         match node:
             case Layer():
-                x = layer(leaves, key, x)
+                x = run_layer(leaves, key, x)
                 return x, keep(x)
             case Repeat(body, times):
                 x, states = scan(partial(iterate, body, _for(body, leaves), key), x, jnp.arange(times))
@@ -172,7 +180,8 @@ def _walker(
                 total = jnp.zeros(x.shape, jnp.float32)
                 alike = _alike(branches, leaves, adjacent=False)
                 if mesh is not None:
-                    total = _over_lanes(mesh, _walker(layer, keep, at_once, unroll, None), alike, combine, key, x, scan)
+                    walker = partial(_walker, layer, keep=keep, at_once=at_once, unroll=unroll, mesh=None)
+                    total = _over_lanes(mesh, walker, alike, combine, (shared, key, x), scan)
                     alike = ()
                 for members, parts in alike:
                     branch = partial(step, members[0], key, x)
@@ -195,8 +204,11 @@ def _walker(
     return apply
 
 
-def _over_lanes(mesh: Mesh, run: Any, alike: Any, combine: Combine, key: Array | None, x: Array, scan: Any) -> Array:
-    """What a group's branches add up to, each lane running its share of those of one shape, and one sum in the end."""
+def _over_lanes(mesh: Mesh, walker: Any, alike: Any, combine: Combine, given: Any, scan: Any) -> Array:
+    """What a group's branches add up to, each lane running its share of those of one shape, and one sum in the end.
+
+    `given` are `shared`, the key and x: arguments, since arrays of all devices have no place within a lane.
+    """
     nodes, parts, busy = [], [], []
     for members, leaves in alike:
         padding = -len(members) % lanes(mesh)
@@ -204,7 +216,8 @@ def _over_lanes(mesh: Mesh, run: Any, alike: Any, combine: Combine, key: Array |
         parts.append(jax.tree.map(partial(_repeating_last, padding), leaves))
         busy.append(jnp.arange(len(members) + padding) < len(members))
 
-    def of_lane(parts: Any, busy: Any, x: Array) -> Array:
+    def of_lane(parts: Any, busy: Any, shared: Any, key: Array | None, x: Array) -> Array:
+        run = walker(shared=shared)
         total = jnp.zeros(x.shape, jnp.float32)
         for node, own, is_busy in zip(nodes, parts, busy, strict=True):
 
@@ -216,7 +229,7 @@ def _over_lanes(mesh: Mesh, run: Any, alike: Any, combine: Combine, key: Array |
         return jax.lax.psum(total, LAYER)
 
     everywhere, own = PartitionSpec(), PartitionSpec(LAYER)
-    return each_lane(mesh, of_lane, (own, own, everywhere), everywhere)(parts, busy, x)
+    return each_lane(mesh, of_lane, (own, own, *[everywhere] * 3), everywhere)(parts, busy, *given)
 
 
 def _repeating_last(times: int, leaf: Array) -> Array:

@@ -101,6 +101,16 @@ def parameter_sharding(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedShar
     return sharding
 
 
+def placed(parameters: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """Nested parameters where `parameter_sharding` has them."""
+    place = parameter_sharding(mesh)
+
+    def put(path: tuple[Any, ...], leaf: Any) -> jax.Array:
+        return jax.device_put(leaf, place("/".join(str(key.key) for key in path), leaf.shape))
+
+    return jax.tree_util.tree_map_with_path(put, parameters)
+
+
 def rows(mesh: Mesh) -> NamedSharding:
     """Leading axis over the data axis."""
     return NamedSharding(mesh, PartitionSpec(DATA))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache, partial
 from typing import Any
 
@@ -9,10 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx, traverse_util
+from flax import nnx
 from hypothesis import given, settings
 from jax.sharding import Mesh
 
+import tests.training.test_classifiers as of_classes
+import tests.training.test_decoders as of_answers
+from jaxpaint.base.errors import UserError
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine import interpreted
 from jaxpaint.engine.lanes import as_data
@@ -21,9 +25,11 @@ from jaxpaint.engine.packing import Request
 from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.score import score_plans
 from jaxpaint.generation import Prompt, generate
-from jaxpaint.models.sharding import device_mesh, parameter_sharding
+from jaxpaint.models.sharding import device_mesh, placed
 from jaxpaint.plans.plan import Plan
+from jaxpaint.training.tune import host_parameters, tune_decoder, tune_encoder
 from tests.engine.test_compiled import CONTEXT, STACKED, X, assert_close, plans, simple_block, slowly
+from tests.helpers.bert_models import tiny_bert
 from tests.helpers.decoders import PLANS, make_tiny
 
 # tensor_parallel and layer_parallel of eight devices; what is left shares rows.
@@ -36,10 +42,7 @@ def follow(instructions: Any, length: Any, room: int) -> jax.Array:
 
 
 def spread(model: Model, mesh: Mesh) -> Model:
-    place = parameter_sharding(mesh)
-    flat = traverse_util.flatten_dict(nnx.to_pure_dict(model.state), sep="/")
-    parameters = {name: jax.device_put(value, place(name, value.shape)) for name, value in flat.items()}
-    return from_parameters(model.config, traverse_util.unflatten_dict(parameters, sep="/"), mesh=mesh)
+    return from_parameters(model.config, placed(nnx.to_pure_dict(model.state), mesh), mesh=mesh)
 
 
 @pytest.mark.parametrize("layer_parallel", [2, 8])
@@ -86,6 +89,31 @@ def test_gradients_are_those_of_one_device(at_once: bool) -> None:
     for mesh, remat in ((device_mesh(1, 8), False), (device_mesh(2, 2), True)):
         for ours, theirs in zip(jax.tree.leaves(found(STACKED, X, mesh, remat)), expected, strict=True):
             assert_close(ours, theirs)
+
+
+@pytest.mark.slow
+class TestTraining:
+    def test_a_decoder(self) -> None:
+        one = make_tiny("grouped-query").model
+        many = spread(one, device_mesh(2, 2))
+        plan, asked = Plan.parse("0 {1-3}*2 sum{(1 2) 3}"), (of_answers.examples(), of_answers.SETTINGS)
+        trained = [tune_decoder(model, host_parameters(one), plan, *asked) for model in (one, many)]
+        expected, found = (nnx.to_pure_dict(each.model.state) for each in trained)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5), found, expected)
+        assert trained[1].model.mesh == many.mesh
+        odd = dataclasses.replace(of_answers.SETTINGS, batch_size=7)
+        with pytest.raises(UserError, match="which 2 devices cannot share"):
+            tune_decoder(many, host_parameters(one), plan, of_answers.examples(), odd)
+
+    def test_an_encoder(self) -> None:
+        one = tiny_bert()
+        encoded, labels = of_classes._examples()
+        arguments = Plan.parse("0 {1-3}*2 4"), encoded, labels, 2, 0, of_classes.SETTINGS
+        expected, found = (
+            tune_encoder(each, *arguments).logits(encoded) for each in (one, spread(one, device_mesh(1, 4)))
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert np.ptp(found[:, 0]) > 1e-3
 
 
 @pytest.mark.parametrize("variation", ["grouped-query", "qwen2, windows in turn"])
