@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from functools import cache, partial
 from typing import Any
 
@@ -180,19 +181,18 @@ def test_an_encoder_and_a_plan_compiled_in() -> None:
 def test_one_all_reduce_ends_a_group(what: programs.What, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where weights are split instead, each member has two. With both, a lane's devices have two, and all lanes one."""
     monkeypatch.setattr(programs, "attention_implementation", lambda *_: "einsum")
-    work = programs.Work(what, Plan.parse("0 {1-6}*3 7"), 2, 128)
-    monkeypatch.setattr("jaxpaint.engine.model.on_cpu", lambda: False)  # attention of accelerators
+    shape, work = config_of("llama2-small"), programs.Work(what, Plan.parse("0 {1-6}*3 7"), 2, 128)
 
     def all_reduces(tensor_parallel: int, layer_parallel: int) -> tuple[int, int]:
+        """In the loop over layers, and in the loop over groups around it."""
         mesh = device_mesh(tensor_parallel, layer_parallel)
-        done = programs.lowered(config_of("llama2-small"), work, mesh, "cpu", "float32").compile()
-        module = Module.parse(done.as_text())
-        reduces = [line for lines in module.written.values() for line in lines if line.operation == "all-reduce"]
+        module = Module.parse(programs.lowered(shape, work, mesh, "cpu", "float32").compile().as_text())
         loop = module.layer_loop
         assert loop is not None
-        in_layer = [count for (name, _), count in module.collectives(loop).items() if name == "all-reduce"]
-        over_lanes = [line for line in reduces if "psum" in line.line]
-        return sum(in_layer), len(over_lanes)
+        outer, inner = module.around(loop), module.collectives(loop)
+        of_groups = module.collectives(outer) - inner if outer else Counter()
+        assert {name for name, _ in [*inner, *of_groups]} <= {"all-reduce"}
+        return inner.total(), of_groups.total()
 
     assert all_reduces(1, 4) == (0, 1)
     assert all_reduces(4, 1) == (2, 0)
