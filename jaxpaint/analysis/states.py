@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from jaxpaint.analysis.directions import ANGULAR_DISTANCE, BLOCK_INFLUENCE
@@ -30,6 +31,7 @@ from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine import interpreted
+from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.model import Model, layer_stack, start
 from jaxpaint.engine.program import Program
 from jaxpaint.engine.rows import Inputs, TextRows, checked_texts, right_padded
@@ -143,11 +145,8 @@ def _paths(
 
     def advance(path: tuple[_Step, ...], part: Plan, before: int) -> tuple[_Step, ...]:
         for unit in units(part):
-            program, cost = _program(unit)
-            instructions = program.instructions, program.length, program.room
-            path = arrive(
-                path, *_step(model.graphdef, model.state, *instructions, path[-1].state, tokens, lengths, probes)
-            )
+            program, cost = _program(unit, model.mesh)
+            path = arrive(path, *_step(model.graphdef, model.state, *program, path[-1].state, tokens, lengths, probes))
             if progress:
                 progress(cost * tokens.size)
         return path
@@ -168,10 +167,10 @@ def _of_texts(probe: Probe, read: Sequence[Mapping[str, Any]], texts: int) -> Fl
 
 
 @lru_cache(maxsize=64)
-def _program(unit: Node) -> tuple[Program, int]:
-    """A step as instructions, and its layer applications."""
+def _program(unit: Node, mesh: Mesh | None) -> tuple[tuple[Any, int, int], int]:
+    """A step as instructions, how many and the room they need, and its layer applications."""
     plan = Plan.of(unit)
-    return Program.of(plan), plan.cost
+    return (*as_data(plan, mesh), Program.of(plan).room), plan.cost
 
 
 @jit("graphdef", "probes")

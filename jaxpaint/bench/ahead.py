@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ import jax
 from jaxpaint.bench.hlo import Module, weight_copies
 from jaxpaint.bench.kinds import Kind, Target
 from jaxpaint.bench.programs import Work, lowered
+from jaxpaint.engine.lanes import layer_steps
 from jaxpaint.models import abstract_parameters
 from jaxpaint.models.family import Config
-from jaxpaint.models.sharding import parameter_sharding
+from jaxpaint.models.sharding import lanes, parameter_sharding
 
 LEAST_COPY = 1 << 20  # numbers of a weight worth the name
 
@@ -39,15 +41,18 @@ class Figures:
     weight_copies: tuple[tuple[str, int], ...] = ()
     gathers_in_loops: int = 0
     collectives: tuple[tuple[str, int, int], ...] = ()  # of a layer: operation, bytes, how often
+    group_collectives: tuple[tuple[str, int, int], ...] = ()  # those around a loop over a group's layers
     layer_cycles: int | None = None
     kernel_cycles: float = 0.0
     ideal_cycles: float | None = None
     predicted_seconds: float | None = None
 
 
-def compiled_figures(config: Config, work: Work, target: Target, tensor_parallel: int, dtype: Any) -> Figures:
+def compiled_figures(
+    config: Config, work: Work, target: Target, tensor_parallel: int, dtype: Any, layer_parallel: int = 1
+) -> Figures:
     """Compiles the program and reads it. Raises UserError for devices that cannot be."""
-    mesh = target.mesh(tensor_parallel)
+    mesh = target.mesh(tensor_parallel, layer_parallel)
     program = lowered(config, work, mesh, target.kind.platform, dtype)
     began = time.perf_counter()
     try:
@@ -58,7 +63,8 @@ def compiled_figures(config: Config, work: Work, target: Target, tensor_parallel
         return Figures(time.perf_counter() - began, problem=_of_memory(str(error)))
     seconds = time.perf_counter() - began
     memory, module = done.memory_analysis(), Module.parse(done.as_text())
-    loop = module.layer_loop or module.entry
+    loop = _layer_loop(module, work) or module.entry
+    outer = module.around(loop)
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Figures(
@@ -68,9 +74,14 @@ def compiled_figures(config: Config, work: Work, target: Target, tensor_parallel
         peak=peak,
         weight_copies=tuple((line.name, line.bytes) for line in weight_copies(module, _weights(config, mesh, dtype))),
         gathers_in_loops=sum(line.operation == "gather" for line in module.in_loops),
-        collectives=tuple((name, size, count) for (name, size), count in module.collectives(loop).items()),
-        **_time(module, config, work, target.kind, mesh.size),
+        collectives=_counted(module.collectives(loop)),
+        group_collectives=_counted(module.collectives(outer) - module.collectives(loop)) if outer else (),
+        **_time(module, config, work, target.kind, mesh),
     )
+
+
+def _counted(found: Counter[tuple[str, int]]) -> tuple[tuple[str, int, int], ...]:
+    return tuple((name, size, count) for (name, size), count in found.items())
 
 
 def _of_memory(message: str) -> str:
@@ -89,11 +100,15 @@ def _weights(config: Config, mesh: Any, dtype: Any) -> set[tuple[int, ...]]:
     return {shape[1:] for shape in large} | set(large)
 
 
-def _time(module: Module, config: Config, work: Work, kind: Kind, chips: int) -> dict[str, Any]:
-    loop = module.layer_loop
+def _layer_loop(module: Module, work: Work) -> str | None:
+    return module.nested_layer_loop if work.what == "decode" else module.layer_loop
+
+
+def _time(module: Module, config: Config, work: Work, kind: Kind, mesh: Any) -> dict[str, Any]:
+    loop = _layer_loop(module, work)
     if kind.clock is None or loop is None:
         return {}
-    layer = module.cycles(loop)
+    layer, chips = module.cycles(loop), mesh.size // lanes(mesh)  # those that share a layer
     ideal = layer_flops(config, work) / chips / kind.flops * kind.clock
     if work.what == "decode":  # weights and caches are read once a step
         ideal = max(ideal, layer_bytes(config, work) / chips / kind.bandwidth * kind.clock)
@@ -101,7 +116,7 @@ def _time(module: Module, config: Config, work: Work, kind: Kind, chips: int) ->
     kernel = module.kernel_flops(loop) * at_peak
     whole = module.cycles() + module.kernel_flops() * at_peak
     if module.loops[loop] is None:
-        whole += (work.plan.cost - 1) * (layer + kernel)
+        whole += (layer_steps(work.plan, lanes(mesh)) - 1) * (layer + kernel)
     found = {"layer_cycles": layer, "kernel_cycles": kernel, "ideal_cycles": ideal}
     return {**found, "predicted_seconds": whole / kind.clock}
 

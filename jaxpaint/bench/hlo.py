@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -152,6 +152,15 @@ class Module:
     @cached_property
     def layer_loop(self) -> str | None:
         """The loop that layers run in: the one that costs most by itself, without the loops in it."""
+        return self.costliest(self.loops)
+
+    @property
+    def nested_layer_loop(self) -> str | None:
+        """The same among loops within a loop, as decoding has them: that over tokens holds the vocabulary's product."""
+        return self.costliest([body for body in self.loops if self.around(body) is not None])
+
+    def costliest(self, loops: Iterable[str]) -> str | None:
+        """The one of some loops that costs most by itself, without the loops in it."""
 
         def own(body: str) -> tuple[int, int]:
             lines = self.computations[body]
@@ -160,7 +169,12 @@ class Module:
             )
             return self.cycles(body) - sum(inner), len(lines)
 
-        return max(self.loops, key=own, default=None)
+        return max(loops, key=own, default=None)
+
+    def around(self, loop: str) -> str | None:
+        """The innermost loop that runs a loop."""
+        outer = [body for body in self.loops if body != loop and loop in self._below(body)]
+        return min(outer, key=lambda body: len(list(self._below(body))), default=None)
 
     def collectives(self, name: str) -> Counter[tuple[str, int]]:
         """(operation, bytes of its result) of one run of a computation, loops in it counted once."""

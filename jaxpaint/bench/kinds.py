@@ -70,25 +70,26 @@ class Target:
             chips *= int(side)
         return cls(kind, size if kind.platform == "tpu" else f"1x1x{chips}", chips)
 
-    def mesh(self, tensor_parallel: int) -> Mesh:
-        """The devices, each weight split over so many of them (a divisor of `chips`); nothing can run on them.
+    def mesh(self, tensor_parallel: int, layer_parallel: int = 1) -> Mesh:
+        """The devices as `jaxpaint.models.sharding.device_mesh` has them; nothing can run on them.
 
         Raises:
-            UserError: the compiler knows no such topology.
+            UserError: the compiler knows no such topology, or the devices do not divide so.
         """
         import jax
         import numpy as np
         from jax.sharding import AxisType, Mesh
 
-        from jaxpaint.models.sharding import DATA, MODEL
+        from jaxpaint.models.sharding import mesh_shape
 
+        shape = mesh_shape(self.chips, tensor_parallel, layer_parallel)
         try:
             devices = _devices(self.kind.name, self.topology)
         except (jax.errors.JaxRuntimeError, ValueError, RuntimeError) as error:
             message = str(error).strip().splitlines()[0]
             raise UserError(f"no devices {self.kind.name}:{self.topology} to compile for: {message}") from error
-        chosen = np.array(devices[: self.chips]).reshape(-1, tensor_parallel)
-        return Mesh(chosen, (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
+        chosen = np.array(devices[: self.chips]).reshape(*shape.values())
+        return Mesh(chosen, tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
 
 
 def prepare(kind: Kind) -> None:

@@ -12,16 +12,17 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpaint.base.target import compiling_for
+from jaxpaint.engine.lanes import Lanes, columns_of
 from jaxpaint.engine.layers import Apart, lie_apart
 from jaxpaint.engine.model import Model, attention_implementation, start, static_logits
-from jaxpaint.engine.program import Program, enough_room
+from jaxpaint.engine.program import Program, enough_room, padded_size
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.engine.walk import segment
 from jaxpaint.generation import cache, decode
 from jaxpaint.generation.layout import Shape
 from jaxpaint.models import abstract_model
 from jaxpaint.models.family import Config
-from jaxpaint.models.sharding import DATA, parameter_sharding
+from jaxpaint.models.sharding import DATA, by_lane, lanes, parameter_sharding, with_lanes
 from jaxpaint.plans.plan import Plan
 
 What: TypeAlias = Literal["score", "static", "decode"]
@@ -88,18 +89,25 @@ def _inputs(config: Config, work: Work) -> Inputs:
 def _score(model: Model, work: Work) -> Any:
     first = partial(lambda graphdef, state, inputs: start(nnx.merge(graphdef, state), inputs), model.graphdef)
     x, context = _on(_mesh(model), jax.eval_shape(first, model.state, _inputs(model.config, work)), work.rows)
-    program = Program.of(work.plan)
-    instructions, length = _on(_mesh(model), (jax.typeof(program.instructions), _shape(jnp.int32)))
+    instructions, length = _instructions(model, work), _on(_mesh(model), _shape(jnp.int32))
     return segment.lower(model.graphdef, model.state, instructions, length, enough_room([work.plan]), x, context)
+
+
+def _instructions(model: Model, work: Work) -> Any:
+    mesh, data = _mesh(model), jax.typeof(Program.of(work.plan).instructions)
+    if lanes(mesh) == 1:
+        return _on(mesh, data)
+    shape = lanes(mesh), padded_size(len(columns_of(work.plan, lanes(mesh)))), 4
+    return Lanes(jax.ShapeDtypeStruct(shape, data.dtype, sharding=by_lane(mesh)), mesh)  # type: ignore[arg-type]
 
 
 def _static(model: Model, work: Work) -> Any:
     inputs = _on(_mesh(model), _inputs(model.config, work), work.rows)
-    return static_logits.lower(model.graphdef, model.state, work.plan, inputs)
+    return static_logits.lower(model.graphdef, model.state, work.plan, inputs, with_lanes(model.mesh))
 
 
 def _decode(model: Model, work: Work) -> Any:
-    program, slots, rows = Program.of(work.plan), work.plan.cost, work.rows
+    mesh, slots, rows = _mesh(model), work.plan.cost, work.rows
     shape = Shape(slots, chunk=64, trunk=0, chunks=1, rows=rows, own=work.length // 2, made=-(-work.length // 2))
     number, each = _shape(jnp.int32), _shape(jnp.int32, rows)
     texts: Any = cache.Texts(*[each] * len(cache.Texts._fields))
@@ -108,12 +116,18 @@ def _decode(model: Model, work: Work) -> Any:
     waiting: Any = _shape(jnp.bool_)
     stretch = decode.Stretch(steps, waiting, stop, number, each, each, texts)
     drawing = (_shape(jnp.float32), number, _shape(jnp.float32), _shape(jnp.uint32)), None
-    caches = jax.eval_shape(lambda: cache.empty(model, shape, by_slot=False))
-    data = jax.typeof(program.instructions), number
-    arrays = data, number, *caches, stretch, _shape(jnp.int32, 2), drawing
-    data, *others = _on(_mesh(model), arrays)
-    what = model.graphdef, model.state, model.layers, None, data, program.room, shape
-    return decode.decode.lower(*what, *others, None)
+    stored, under_way = jax.eval_shape(lambda: cache.empty(model, shape, by_slot=False))
+    keys_values = stored, (under_way.key, under_way.value)
+    stored, (key, value) = _by_lane(mesh, keys_values) if lanes(mesh) > 1 else _on(mesh, keys_values)
+    others = number, number, under_way._replace(key=(), value=()), stretch, _shape(jnp.int32, 2), drawing
+    length, trunk, under_way, *others = _on(mesh, others)
+    what = model.graphdef, model.state, model.layers, None, (_instructions(model, work), length)
+    caches = trunk, stored, under_way._replace(key=key, value=value)
+    return decode.decode.lower(*what, Program.of(work.plan).room, shape, *caches, *others, None)
+
+
+def _by_lane(mesh: Mesh, tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_lane(mesh)), tree)
 
 
 def _shape(dtype: Any, *sizes: int) -> Any:

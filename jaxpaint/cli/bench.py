@@ -47,19 +47,25 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, metavar="N", help="rows of a batch (default: 8; 4 for decode)")
     parser.add_argument("--length", type=int, metavar="N", help="tokens of a row (default: 1024; 640 for decode)")
     parser.add_argument("--tensor-parallel", type=int, metavar="N", help="chips per weight (default: all)")
+    parser.add_argument(
+        "--layer-parallel", type=int, metavar="N", help="lanes that share the members of parallel groups (default: 1)"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    for name in ("rows", "length", "tensor_parallel"):
+    for name in ("rows", "length", "tensor_parallel", "layer_parallel"):
         if (given := getattr(options, name)) is not None and given < 1:
             raise UserError(f"--{name.replace('_', '-')} is {given}; give at least 1")
     target, config = Target.parse(options.compile_for), config_of(options.shape)
     if options.program == "decode" and not config.capabilities.decoder:
         raise UserError(f"{options.shape} is an encoder and writes no text; try --program score")
-    split = options.tensor_parallel or target.chips
-    if target.chips % split:
-        raise UserError(f"{target.chips} chips cannot be split into groups of {split} that share each weight")
+    lanes = options.layer_parallel or 1
+    if target.chips % lanes:
+        raise UserError(f"{target.chips} chips cannot be split into {lanes} lanes for the layers of parallel groups")
+    split = options.tensor_parallel or target.chips // lanes
+    if target.chips // lanes % split:
+        raise UserError(f"{target.chips // lanes} chips cannot be split into groups of {split} that share each weight")
     rows, length = SIZES[options.program]
     layers, positions = config.num_hidden_layers, config.max_position_embeddings
     if options.length and options.length > positions:
@@ -72,16 +78,17 @@ def run(options: argparse.Namespace) -> int:
 
     work = Work(options.program, plan, options.rows or rows, options.length or min(length, positions))
     say(f"compiling for {options.compile_for}, about a minute")
-    figures = compiled_figures(config, work, target, split, "bfloat16")
+    figures = compiled_figures(config, work, target, split, "bfloat16", lanes)
     if options.json:
         print(json.dumps({"versions": _versions(), **dataclasses.asdict(figures)}))
     else:
-        print("\n".join(_said(options.shape, work, target, split, figures)))
+        print("\n".join(_said(options.shape, work, target, split, lanes, figures)))
     return 1 if figures.problem else 0
 
 
-def _said(shape: str, work: Work, target: Target, split: int, figures: Figures) -> list[str]:
+def _said(shape: str, work: Work, target: Target, split: int, lanes: int, figures: Figures) -> list[str]:
     chips = "1 chip" if target.chips == 1 else f"{target.chips} chips, each weight over {split}"
+    chips += f", groups over {lanes} lanes" if lanes > 1 else ""
     lines = [
         f"{shape}, plan {work.plan}, {work.rows} rows of {work.length} tokens, bfloat16",
         f"program      {work.what}, compiled for {target.kind.name} ({chips}) in {figures.compile_seconds:.0f} s",
@@ -97,6 +104,8 @@ def _said(shape: str, work: Work, target: Target, split: int, figures: Figures) 
     lines.append(f"gathers      {figures.gathers_in_loops} in loops")
     for name, each, count in figures.collectives:
         lines.append(f"collective   {count} {name} of {each / 1e6:.1f} MB a layer")
+    for name, each, count in figures.group_collectives:
+        lines.append(f"collective   {count} {name} of {each / 1e6:.1f} MB a group")
     if figures.predicted_seconds and figures.layer_cycles and figures.ideal_cycles:
         ideal = (figures.layer_cycles + figures.kernel_cycles) / figures.ideal_cycles
         kernel = f" and {figures.kernel_cycles / 1e6:.2f} of its kernel at the peak" if figures.kernel_cycles else ""

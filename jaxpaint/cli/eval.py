@@ -30,7 +30,7 @@ from jaxpaint.cli.loading import loaded, source_with_plan
 from jaxpaint.cli.options import add_model_options, add_plan_options, add_task_options, check_plan_options, plan_line
 from jaxpaint.plans.plan import Plan
 
-_NUMBERS = ("limit", "num-fewshot", "batch-tokens", "tensor-parallel")
+_NUMBERS = ("limit", "num-fewshot", "batch-tokens", "tensor-parallel", "layer-parallel")
 
 
 def add(parser: argparse.ArgumentParser) -> None:

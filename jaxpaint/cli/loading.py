@@ -52,7 +52,7 @@ def source_with_plan(
     from jaxpaint.engine.source import Source
     from jaxpaint.models.sharding import device_mesh
 
-    mesh = device_mesh(options.tensor_parallel)
+    mesh = device_mesh(options.tensor_parallel, options.layer_parallel)
     return Source.of(model_store(options.model, options.revision), options.dtype), mesh, plan
 
 

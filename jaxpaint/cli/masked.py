@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     from jaxpaint.models.sharding import device_mesh
 
     require_masked_head(config)
-    mesh = device_mesh(options.tensor_parallel)
+    mesh = device_mesh(options.tensor_parallel, options.layer_parallel)
     source = Source.of(model_store(options.model, options.revision), options.dtype)
     encoded = encode_texts(source, texts)
     model = loaded(options, source, mesh)

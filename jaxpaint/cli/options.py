@@ -37,6 +37,13 @@ def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, d
             metavar="N",
             help="devices that share each weight, for models larger than one device; the others share the rows",
         )
+        parser.add_argument(
+            "--layer-parallel",
+            type=int,
+            default=1 if defaults else None,
+            metavar="N",
+            help="lanes of devices that run the branches of parallel groups side by side, each with all weights",
+        )
 
 
 def add_task_options(parser, *, defaults: bool = True) -> None:

@@ -17,29 +17,48 @@ from typing import Any, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxpaint.engine.layers import Parameters, run_layer
+from jaxpaint.models.sharding import LAYER, each_lane, lanes, with_lanes
 from jaxpaint.plans.nodes import Combine, Layer, Node, Parallel, Repeat, Series, fold, map_layers, written_layers
 from jaxpaint.plans.plan import Plan
 
 Context = TypeVar("Context")
 Block: TypeAlias = Callable[[Parameters, Array, Context], Array]
+# What one of a plan's layers is: `(leaf, key, x) -> x`.
+Run: TypeAlias = Callable[[Any, Array | None, Array], Array]
 
 
 def run(
-    block: Block, stacked: Parameters, plan: Plan, x: Float[Array, "B S D"], context: Context, *, at_once: bool = True
+    block: Block,
+    stacked: Parameters,
+    plan: Plan,
+    x: Float[Array, "B S D"],
+    context: Context,
+    *,
+    at_once: bool = True,
+    mesh: Mesh | None = None,
 ):
     """The hidden state [B, S, D] after the plan. `plan` is static: call under `jax.jit` with it closed over.
 
     Without `at_once` the branches of a parallel group run one after the other, as suits a CPU: it has no room to run
-    them at once, and its batched matrix products are slower and add up in another order than single ones.
+    them at once, and its batched matrix products are slower and add up in another order than single ones. With a `mesh`
+    that has lanes (`jaxpaint.engine.lanes`) each of them runs a share of an outermost group's branches.
     """
-    return run_with_states(block, stacked, plan, x, context, at_once=at_once)[0]
+    return run_with_states(block, stacked, plan, x, context, at_once=at_once, mesh=mesh)[0]
 
 
 def run_with_states(
-    block: Block, stacked: Parameters, plan: Plan, x: Float[Array, "B S D"], context: Context, *, at_once: bool = True
+    block: Block,
+    stacked: Parameters,
+    plan: Plan,
+    x: Float[Array, "B S D"],
+    context: Context,
+    *,
+    at_once: bool = True,
+    mesh: Mesh | None = None,
 ):
     """`(x, states)`: the result and the hidden states along the plan, [1 + steps, B, S, D], the input first.
 
@@ -47,10 +66,12 @@ def run_with_states(
     parallel block has one state per iteration. The paper's Figures 3 and 15 compare such states.
     """
 
-    def layer(index: Int[Array, ""], key: Array | None, x: Array) -> Array:
-        return run_layer(block, stacked, index, x, context)
+    def layer(shared: tuple[Parameters, Context]) -> Run:
+        stacked, context = shared
+        return lambda index, key, x: run_layer(block, stacked, index, x, context)
 
-    result, states = _walk(layer, lambda x: x[None], plan, _layers(plan), None, x, at_once)
+    shared = stacked, context
+    result, states = _walk(layer, shared, lambda x: x[None], plan, _layers(plan), None, x, at_once, mesh=mesh)
     return result, jnp.concatenate([x[None], states])
 
 
@@ -75,6 +96,7 @@ def run_training(
     at_once: bool = True,
     unroll: bool = False,
     remat: bool = False,
+    mesh: Mesh | None = None,
 ):
     """As `run`, for a plan given as `with_own_layers` does, and made to be differentiated.
 
@@ -88,17 +110,20 @@ def run_training(
     if layers is not None:
         own = jax.tree.map(lambda leaf: leaf.at[layers].get(mode="promise_in_bounds"), stacked)
 
-    def layer(leaf: tuple[Parameters, Array], key: Array | None, x: Array) -> Array:
-        parameters, number = leaf
-        return block(parameters, x, context, None if key is None else jax.random.fold_in(key, number))
+    def layer(context: Context) -> Run:
+        def run(leaf: tuple[Parameters, Array], key: Array | None, x: Array) -> Array:
+            parameters, number = leaf
+            return block(parameters, x, context, None if key is None else jax.random.fold_in(key, number))
 
-    layer = jax.checkpoint(layer) if remat else layer
+        return jax.checkpoint(run) if remat else run
+
     count = jax.tree.leaves(own)[0].shape[0]
-    return _walk(layer, lambda x: (), form, (own, jnp.arange(count)), key, x, at_once, unroll)[0]
+    return _walk(layer, context, lambda x: (), form, (own, jnp.arange(count)), key, x, at_once, unroll, mesh)[0]
 
 
 def _walk(
-    layer: Callable[[Any, Array | None, Array], Array],
+    layer: Callable[[Any], Run],
+    shared: Any,
     keep: Callable[[Array], Any],
     plan: Plan,
     leaves: Any,
@@ -106,19 +131,32 @@ def _walk(
     x: Array,
     at_once: bool,
     unroll: bool = False,
+    mesh: Mesh | None = None,
 ) -> tuple[Array, Any]:
-    """`(x, states)` after a plan of `layer(leaf, key, x) -> x`.
+    """`(x, states)` after a plan of `layer(shared)(leaf, key, x) -> x`.
 
     `leaves` is a tree of arrays whose leading axis is the layers of the plan in the order they are written; a repeat
     folds the number of its iteration into the key. `keep` makes of a state what is collected along a leading axis.
     """
+    return _walker(layer, shared, keep, at_once, unroll, with_lanes(mesh))(plan.root, _for(plan.root, leaves), key, x)
 
-    scan = partial(jax.lax.scan, unroll=unroll)
+
+def _walker(
+    layer: Callable[[Any], Run],
+    shared: Any,
+    keep: Callable[[Array], Any],
+    at_once: bool,
+    unroll: bool,
+    mesh: Mesh | None,
+) -> Callable[[Node, Any, Array | None, Array], tuple[Array, Any]]:
+    """`(node, leaves, key, x) -> (x, states)`, arguments as `_walk`'s; a mesh has lanes."""
+
+    scan, run_layer = partial(jax.lax.scan, unroll=unroll), layer(shared)
 
     def apply(node: Node, leaves: Any, key: Array | None, x: Array) -> tuple[Array, Any]:
         match node:
             case Layer():
-                x = layer(leaves, key, x)
+                x = run_layer(leaves, key, x)
                 return x, keep(x)
             case Repeat(body, times):
                 x, states = scan(partial(iterate, body, _for(body, leaves), key), x, jnp.arange(times))
@@ -135,7 +173,12 @@ def _walk(
                 return x, jax.tree.map(lambda *states: jnp.concatenate(states), *collected)
             case Parallel(branches, combine):
                 total = jnp.zeros(x.shape, jnp.float32)
-                for members, parts in _alike(branches, leaves, adjacent=False):
+                alike = _alike(branches, leaves, adjacent=False)
+                if mesh is not None:
+                    walker = partial(_walker, layer, keep=keep, at_once=at_once, unroll=unroll, mesh=None)
+                    total = _over_lanes(mesh, walker, alike, combine, (shared, key, x), scan)
+                    alike = ()
+                for members, parts in alike:
                     branch = partial(step, members[0], key, x)
                     if at_once:
                         total += contribution(combine, jax.vmap(branch)(parts)[0], x).sum(axis=0)
@@ -153,7 +196,40 @@ def _walk(
     def one_more(how: Combine, branch: Callable[[Any], tuple[Array, Any]], x: Array, total: Array, leaves: Any):
         return total + contribution(how, branch(leaves)[0], x), ()
 
-    return apply(plan.root, _for(plan.root, leaves), key, x)
+    return apply
+
+
+def _over_lanes(mesh: Mesh, walker: Any, alike: Any, combine: Combine, given: Any, scan: Any) -> Array:
+    """What a group's branches add up to, each lane running its share of those of one shape, and one sum in the end.
+
+    `given` are `shared`, the key and x: arguments, since arrays of all devices have no place within a lane.
+    """
+    nodes, parts, busy = [], [], []
+    for members, leaves in alike:
+        padding = -len(members) % lanes(mesh)
+        nodes.append(members[0])
+        parts.append(jax.tree.map(partial(_repeating_last, padding), leaves))
+        busy.append(jnp.arange(len(members) + padding) < len(members))
+
+    def of_lane(parts: Any, busy: Any, shared: Any, key: Array | None, x: Array) -> Array:
+        run = walker(shared=shared)
+        total = jnp.zeros(x.shape, jnp.float32)
+        for node, own, is_busy in zip(nodes, parts, busy, strict=True):
+
+            def one_more(total: Array, branch: Any, node: Node = node) -> tuple[Array, tuple[()]]:
+                leaves, is_busy = branch
+                return total + jnp.where(is_busy, contribution(combine, run(node, leaves, key, x)[0], x), 0.0), ()
+
+            total = scan(one_more, total, (own, is_busy))[0]
+        return jax.lax.psum(total, LAYER)
+
+    everywhere, own = PartitionSpec(), PartitionSpec(LAYER)
+    return each_lane(mesh, of_lane, (own, own, *[everywhere] * 3), everywhere)(parts, busy, *given)
+
+
+def _repeating_last(times: int, leaf: Array) -> Array:
+    """An idle lane has something to compute; its layer is as good as another."""
+    return jnp.pad(leaf, [(0, times), *[(0, 0)] * (leaf.ndim - 1)], mode="edge") if times else leaf
 
 
 def _for(node: Node, leaves: Any) -> Any:

@@ -22,14 +22,15 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.target import platform
 from jaxpaint.engine import compiled, interpreted
 from jaxpaint.engine import layers as stack
+from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.layers import apart, are_apart, lie_apart
-from jaxpaint.engine.program import Program, enough_room
+from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs, checked_inputs
 from jaxpaint.models import abstract_model
 from jaxpaint.models.decoder import Implementation
 from jaxpaint.models.family import Config, require_lm_head
 from jaxpaint.models.kernel import Kernel
-from jaxpaint.models.sharding import parameter_sharding
+from jaxpaint.models.sharding import lanes, parameter_sharding, with_lanes
 from jaxpaint.plans.nodes import fold
 from jaxpaint.plans.plan import Plan
 
@@ -131,8 +132,8 @@ class Model:
         plan = self.checked_plan(plan)
         inputs = checked_inputs(self.config, tokens, lengths, token_types)
         if static:
-            return static_logits(self.graphdef, self.state, plan, inputs)
-        return _logits(self.graphdef, self.state, *_as_data(plan), inputs)
+            return static_logits(self.graphdef, self.state, plan, inputs, with_lanes(self.mesh))
+        return _logits(self.graphdef, self.state, *as_data(plan, self.mesh), enough_room([plan]), inputs)
 
     def pooled(
         self,
@@ -147,8 +148,9 @@ class Model:
         """
         if not self.config.capabilities.pooler:
             raise UserError(f"this {self.config.model_type} checkpoint has no pooler; take its hidden_states")
+        plan = self.checked_plan(plan)
         inputs = checked_inputs(self.config, tokens, lengths, token_types)
-        return _pooled(self.graphdef, self.state, *_as_data(self.checked_plan(plan)), inputs)
+        return _pooled(self.graphdef, self.state, *as_data(plan, self.mesh), enough_room([plan]), inputs)
 
     def hidden_states(
         self,
@@ -164,7 +166,7 @@ class Model:
         """
         plan = self.checked_plan(plan)
         inputs = checked_inputs(self.config, tokens, lengths, token_types)
-        return _hidden_states(self.graphdef, self.state, plan, inputs)
+        return _hidden_states(self.graphdef, self.state, plan, inputs, with_lanes(self.mesh))
 
 
 def load(model: str | Path, *, dtype: DType = "auto", revision: str | None = None, mesh: Mesh | None = None) -> Model:
@@ -237,7 +239,8 @@ def attention_implementation(config: Config, dtype: jnp.dtype, mesh: Mesh | None
     if on_cpu():
         return "matmul"
     of_tpus = dtype == jnp.bfloat16 and platform() == "tpu" and config.capabilities.decoder
-    if of_tpus and Kernel.serves(config.head_dim, config.num_key_value_heads, mesh):
+    # Over lanes it would be one mapped function in another.
+    if of_tpus and lanes(mesh) == 1 and Kernel.serves(config.head_dim, config.num_key_value_heads, mesh):
         return Kernel(mesh)
     fits = dtype == jnp.bfloat16 and config.head_dim % 8 == 0 and config.head_dim <= 128
     fits = fits and config.capabilities.flash_attention
@@ -298,11 +301,6 @@ def groups_at_once(plan: Plan, blocks: Any, tokens: int) -> bool:
     return not on_cpu() and stack.layer_bytes(blocks) <= stack.LARGE_LAYER_BYTES and widest * tokens <= AT_ONCE_TOKENS
 
 
-def _as_data(plan: Plan) -> tuple[np.ndarray, int, int]:
-    program = Program.of(plan)
-    return program.instructions, program.length, enough_room([plan])
-
-
 def _run_rows(model: Any, instructions: Array, length: Array, room: int, inputs: Inputs) -> Float[Array, "B S D"]:
     block, stacked = layer_stack(model)
     return interpreted.run_program(block, stacked, instructions, length, room, *start(model, inputs))
@@ -327,20 +325,20 @@ def _pooled(graphdef, state, instructions, length, room, inputs):
     return model.pooled(_run_rows(model, instructions, length, room, inputs))
 
 
-@jit("graphdef", "plan")
-def static_logits(graphdef, state, plan, inputs):
+@jit("graphdef", "plan", "mesh")
+def static_logits(graphdef, state, plan, inputs, mesh=None):
     at_once = groups_at_once(plan, state["blocks"], inputs[0].size)
     model = _merge_for(plan, graphdef, state, at_once)
     block, stacked = layer_stack(model)
-    return model.logits(compiled.run(block, stacked, plan, *start(model, inputs), at_once=at_once))
+    return model.logits(compiled.run(block, stacked, plan, *start(model, inputs), at_once=at_once, mesh=mesh))
 
 
-@jit("graphdef", "plan")
-def _hidden_states(graphdef, state, plan, inputs):
+@jit("graphdef", "plan", "mesh")
+def _hidden_states(graphdef, state, plan, inputs, mesh=None):
     at_once = groups_at_once(plan, state["blocks"], inputs[0].size)
     model = _merge_for(plan, graphdef, state, at_once)
     block, stacked = layer_stack(model)
-    return compiled.run_with_states(block, stacked, plan, *start(model, inputs), at_once=at_once)[1]
+    return compiled.run_with_states(block, stacked, plan, *start(model, inputs), at_once=at_once, mesh=mesh)[1]
 
 
 def require_pooler(config: Config) -> None:

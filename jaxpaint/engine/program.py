@@ -13,6 +13,12 @@ branches are more than a layer keep, per nesting level ("slot"), their input and
     BRANCH  slot, updates  sums[slot] += x - updates * input[slot]; x = input[slot]    (a branch ends, another follows)
     MEAN    slot, count    x = (sums[slot] + x) / count               (the last branch ends)
     SUM     slot, count    x = input[slot] + (sums[slot] + (x - input[slot]))
+
+Three more are for lanes of devices that share a group's members (`jaxpaint.engine.lanes`):
+
+    IDLE    layer, number  nothing: other lanes run a layer
+    GATHER  slot, count    x = the sum over all lanes of (sums[slot] + sum) / count, or x plus it for a negative count
+    WAIT                   nothing: other lanes fork or join
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ from jaxpaint.plans.plan import Plan
 if TYPE_CHECKING:
     import numpy as np
 
-LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM = range(7)
+IDLE, LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM, GATHER, WAIT = range(-1, 9)
 Instruction: TypeAlias = tuple[int, int, int, int]
 # Executables are compiled for a program's padded size and its room, so all but extreme programs share one.
 SMALLEST_SIZE = 65536
@@ -50,17 +56,29 @@ class Program:
     def of(cls, plan: Plan) -> Program:
         import numpy as np
 
-        steps = _instructions(plan.root)
-        size = max(SMALLEST_SIZE, 1 << (len(steps) - 1).bit_length())
-        instructions = np.zeros((size, 4), np.int32)
+        steps = placed_instructions(plan.root)
+        instructions = np.zeros((padded_size(len(steps)), 4), np.int32)
         instructions[: len(steps)] = steps
-        opcodes = instructions[: len(steps), 0]
-        layers, others = np.flatnonzero(opcodes <= LAST), np.flatnonzero(opcodes > LAST)
-        instructions[layers, 2] = np.arange(len(layers))
-        # A group's slot is the number of groups around it: those that have begun and not ended, without itself.
-        begun, ended = np.cumsum(opcodes[others] == FORK), np.cumsum(opcodes[others] >= MEAN)
-        instructions[others, 1] = begun - ended - (opcodes[others] < MEAN)
         return cls(instructions, len(steps), next(room for room in ROOMS if room >= room_for(plan)))
+
+
+def padded_size(length: int) -> int:
+    """Room for so many instructions: few different numbers."""
+    return max(SMALLEST_SIZE, 1 << (length - 1).bit_length())
+
+
+def placed_instructions(node: Node, number: int = 0, slot: int = 0) -> np.ndarray:
+    """What runs, in order: [steps, 4]. `number` layers run before it, `slot` groups with slots are around it."""
+    import numpy as np
+
+    steps = np.array(_instructions(node), np.int32)
+    opcodes = steps[:, 0]
+    layers, others = np.flatnonzero(opcodes <= LAST), np.flatnonzero(opcodes > LAST)
+    steps[layers, 2] = number + np.arange(len(layers))
+    # A group's slot is the number of groups around it: those that have begun and not ended, without itself.
+    begun, ended = np.cumsum(opcodes[others] == FORK), np.cumsum(opcodes[others] >= MEAN)
+    steps[others, 1] = slot + begun - ended - (opcodes[others] < MEAN)
+    return steps
 
 
 def enough_room(plans: Iterable[Plan]) -> int:
@@ -78,12 +96,12 @@ def room_for(plan: Plan) -> int:
         plan.root,
         layer=lambda _: 0,
         series=lambda _, rooms: max(rooms),
-        parallel=lambda group, rooms: 1 if _members(group) else max(2, 1 + max(rooms)),
+        parallel=lambda group, rooms: 1 if group_members(group) else max(2, 1 + max(rooms)),
         repeat=lambda _, room: room,
     )
 
 
-def _members(group: Parallel) -> list[int]:
+def group_members(group: Parallel) -> list[int]:
     """The layers of a group whose branches are single layers; none of any other group."""
     layers = [branch.index for branch in group.branches if isinstance(branch, Layer)]
     return layers if len(layers) == len(group.branches) else []
@@ -102,7 +120,7 @@ def _instructions(node: Node) -> list[Instruction]:
 
 def _group(group: Parallel, branches: Iterator[list[Instruction]]) -> list[Instruction]:
     summed, count = group.combine == "sum", len(group.branches)
-    if members := _members(group):
+    if members := group_members(group):
         signed = -count if summed else count
         return [*((MEMBER, index, 0, signed) for index in members[:-1]), (LAST, members[-1], 0, signed)]
     first, *others = branches

@@ -20,9 +20,10 @@ from jaxpaint.base.compilation import jit
 from jaxpaint.base.memory import require_memory
 from jaxpaint.engine import interpreted
 from jaxpaint.engine import model as models
+from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.model import Model, layer_stack
 from jaxpaint.engine.packing import Batch
-from jaxpaint.engine.program import Program, enough_room
+from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.engine.source import Source
 from jaxpaint.models.sharding import DATA, rows
@@ -84,10 +85,10 @@ def endings(
         require_memory(LIVE_STATES * x.nbytes, f"a batch of {rows * positions} tokens", advice)
 
     def advance(x: Array, part: Plan, before: int) -> Array:
-        program = Program.of(part)
+        instructions, length = as_data(part, model.mesh)
         # One executable for series, one for groups: many stretches are short, and room for groups costs time.
         own = 0 if part.is_series else room
-        return segment(model.graphdef, model.state, program.instructions, program.length, own, x, context)
+        return segment(model.graphdef, model.state, instructions, length, own, x, context)
 
     return walk(plans, x, advance, held // x.nbytes)
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.generation.layout import Shape
+from jaxpaint.models.sharding import by_lane, lanes, with_lanes
 from jaxpaint.plans.plan import Layer, Parallel, Plan
 from jaxpaint.plans.tree import units
 
@@ -75,11 +76,18 @@ def token_bytes(model: Model) -> int:
 
 
 def empty(model: Model, shape: Shape, *, by_slot: bool, with_seen: bool = False) -> tuple[Stored, Rows]:
-    """Caches without content; with `by_slot` an array for each of the rows' slots, `with_seen` the tokens of texts."""
+    """Caches without content; with `by_slot` an array for each of the rows' slots, `with_seen` the tokens of texts.
+
+    Over lanes (`jaxpaint.engine.lanes`) keys and values have one more axis before the others, and each lane fills the
+    slots of the layers that it runs.
+    """
     config = model.config
     heads, head_dim = config.num_key_value_heads, config.head_dim
+    mesh = with_lanes(model.mesh)
 
     def zeros(*sizes: int) -> Array:
+        if mesh is not None:
+            return jnp.zeros((lanes(mesh), *sizes, head_dim), model.dtype, device=by_lane(mesh))
         return jnp.zeros((*sizes, head_dim), model.dtype)
 
     def slots(*sizes: int) -> Slots:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.base.compilation import jit
 from jaxpaint.engine import interpreted
+from jaxpaint.engine.lanes import Lanes, follow_each_with
 from jaxpaint.engine.layers import run_layer
 from jaxpaint.generation.adjust import adjusted
 from jaxpaint.generation.cache import Rows, Slots, Stored, Texts, averaged
@@ -54,6 +55,18 @@ def prefill(graphdef, state, layers, instructions, length, room, before, x, stor
         number: The chunk's, which is its place in the store.
         chunk: Its tokens, positions, visible_until and trunk_seen, as in `jaxpaint.generation.layout.Wave`.
     """
+    if isinstance(instructions, Lanes):
+
+        def of_lane(instructions, gather, stored, state, length, before, x, number, chunk):
+            what = graphdef, state, None, instructions, length, room
+            return _prefill(*what, before, x, stored, number, chunk, trunk_room, gather)
+
+        return follow_each_with(instructions, of_lane, stored, state, length, before, x, number, chunk)
+    what = graphdef, state, layers, instructions, length, room
+    return _prefill(*what, before, x, stored, number, chunk, trunk_room, None)
+
+
+def _prefill(graphdef, state, layers, instructions, length, room, before, x, stored, number, chunk, trunk_room, gather):
     model = nnx.merge(graphdef, state)
     tokens, positions, visible_until, trunk_seen = chunk
     run = _layers(model, layers)
@@ -71,7 +84,7 @@ def prefill(graphdef, state, layers, instructions, length, room, before, x, stor
         x, (key, value) = run(index, x, context, pasts)
         return x, Stored(_put(memory.key, key[0], slot), _put(memory.value, value[0], slot))
 
-    x, here = interpreted.follow(layer, instructions, length, room, x, here)
+    x, here = interpreted.follow(layer, instructions, length, room, x, here, gather)
     written = [
         jax.lax.dynamic_update_slice_in_dim(old, new, number * size, 2) for old, new in zip(stored, here, strict=True)
     ]
@@ -88,8 +101,44 @@ def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, r
     chosen (`Sampling.data`, and `Adjustments` or None), and `first` groups the slots of a mean cache, None for an
     exact one.
     """
-    trunk_room, own_room = shape.trunk, shape.own
     instructions, length = program
+    if not isinstance(instructions, Lanes):
+        what = graphdef, state, layers, plan, instructions, length, room, shape
+        return _decode(*what, trunk, stored, rows, stretch, ends, drawing, first, None)
+    assert plan is None
+    assert first is None
+
+    def of_lane(instructions, gather, own, state, length, trunk, rows, stretch, ends, drawing):
+        (key, value), stored = own
+        what = graphdef, state, None, None, instructions, length, room, shape
+        rows = rows._replace(key=key, value=value)
+        rows, *written = _decode(*what, trunk, stored, rows, stretch, ends, drawing, None, gather)
+        return (rows._replace(key=(), value=()), *written), (rows.key, rows.value)
+
+    others = state, length, trunk, rows._replace(key=(), value=()), stretch, ends, drawing
+    (rest, *written), (key, value) = follow_each_with(instructions, of_lane, ((rows.key, rows.value), stored), *others)
+    return (rest._replace(key=key, value=value), *written)
+
+
+def _decode(
+    graphdef,
+    state,
+    layers,
+    plan,
+    instructions,
+    length,
+    room,
+    shape,
+    trunk,
+    stored,
+    rows,
+    stretch,
+    ends,
+    drawing,
+    first,
+    gather,
+):
+    trunk_room, own_room = shape.trunk, shape.own
     model = nnx.merge(graphdef, state)
     run = _layers(model, layers)
     rows = _admit(rows, stored, stretch, own_room)
@@ -133,7 +182,7 @@ def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, r
         value: Slots
         if plan is None:
             nothing = jnp.zeros((len(rows.key), *rows.key[0][..., :1, :].shape), rows.key[0].dtype)
-            x, (key, value) = interpreted.follow(layer, instructions, length, room, x, (nothing, nothing))
+            x, (key, value) = interpreted.follow(layer, instructions, length, room, x, (nothing, nothing), gather)
         else:
             x, (key, value) = interpreted.follow_plan(layer, plan, x, ((), ()))
         if first is not None:

@@ -19,6 +19,7 @@ from jaxtyping import Array
 
 from jaxpaint.base.budgets import budgets, held_state_bytes
 from jaxpaint.base.errors import UserError
+from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import row_length
 from jaxpaint.engine.program import Program
@@ -32,6 +33,7 @@ from jaxpaint.generation.sampling import GREEDY, Sampling
 from jaxpaint.generation.settings import GenerationSettings, generation_settings
 from jaxpaint.generation.text import stopped
 from jaxpaint.models.family import require_lm_head
+from jaxpaint.models.sharding import lanes
 from jaxpaint.plans.plan import Plan
 
 Ending: TypeAlias = Literal["end", "stop", "length", "not finite"]
@@ -105,8 +107,14 @@ def generate(
         by_slots.setdefault(row_length(plan.cost), []).append(index)
         if kv == "mean":
             cache.groups(plan, plan.cost)
+    if lanes(model.mesh) > 1 and (kv == "mean" or static):
+        what = "a mean cache" if kv == "mean" else "a plan that is compiled in"
+        raise UserError(
+            f"{what} is not written with over lanes of devices; leave layer_parallel at 1, or kv and static"
+        )
     if static is None:
-        static = len(plans) == 1 and plans[0].cost <= MOST_STATIC_LAYERS and model.layers is not None
+        in_place = model.layers is not None and lanes(model.mesh) == 1
+        static = len(plans) == 1 and plans[0].cost <= MOST_STATIC_LAYERS and in_place
     settings = generation_settings(model) if settings is None else settings
     budget = cache_bytes or budgets().cache_bytes
     rows = batch_size or budgets().generation_rows
@@ -204,10 +212,10 @@ class _Run:
                 del hidden
 
     def _prefill(self, wave: Wave, number: int, x: Array | None, part: Plan, before: int) -> Array:
-        model, program, room = self._model, Program.of(part), self._layout.shape.trunk
+        model, room = self._model, self._layout.shape.trunk
         layout = wave.tokens, wave.positions, wave.visible_until, wave.trunk_seen
         chunk = tuple(array[number, None] for array in layout)
-        what = model.graphdef, model.state, model.layers, program.instructions, program.length, self._room
+        what = model.graphdef, model.state, model.layers, *as_data(part, model.mesh), self._room
         x = self._nothing if x is None else x
         x, self._stored = engine.prefill(*what, before, x, self._stored, number, chunk, room)
         return x
@@ -290,8 +298,7 @@ class _Run:
         self, plan: Plan, stored: Stored, first: np.ndarray | None, stretch: engine.Stretch
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Decodes all rows for a while: tokens [steps, rows], -1 where there is none, what is left, and if finite."""
-        model, layout, data = self._model, self._layout, Program.of(plan)
-        program = data.instructions, data.length
+        model, layout, program = self._model, self._layout, as_data(plan, self._model.mesh)
         what = model.graphdef, model.state, model.layers, plan if self._static else None, program, self._room
         where = layout.shape, layout.trunk, stored, self._rows
         self._rows, written, finite = engine.decode(*what, *where, stretch, self._ends, self._drawing, first)

@@ -162,7 +162,7 @@ def open_session(
     """Loads the spec's tasks and model, and opens its store. Arguments and errors as `run_study`."""
     config = config_for(spec.model, spec.revision)  # what cannot run is told before anything is loaded or converted
     require_fitting(spec, config)
-    mesh = device_mesh(spec.tensor_parallel)
+    mesh = device_mesh(spec.tensor_parallel, spec.layer_parallel)
     # The texts to analyse are needed last: that they are not there is told now, and not after all else is done.
     to_analyse = analysis_tasks(spec) if spec.analyses else None
     tasks = spec_tasks(spec)

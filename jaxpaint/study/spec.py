@@ -52,6 +52,7 @@ class StudySpec:
     revision: str | None = _setting(values.text, None)
     dtype: str = _setting(values.choice("auto", "float32", "bfloat16"), "auto")
     tensor_parallel: int = _setting(values.whole(1), 1)
+    layer_parallel: int = _setting(values.whole(1), 1)
     data: tuple[str, ...] = _setting(values.texts, ())
     num_fewshot: int | None = _setting(values.whole(0), None)
     limit: float | None = _setting(values.limit, None)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxpaint.base.budgets import budgets, on_cpu
@@ -24,7 +25,7 @@ from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import abstract_model, checkpoint
 from jaxpaint.models.dropout import Dropout, dropout
 from jaxpaint.models.family import Config
-from jaxpaint.models.sharding import DATA, parameter_sharding, rows
+from jaxpaint.models.sharding import DATA, parameter_sharding, rows, with_lanes
 from jaxpaint.plans.plan import Plan
 from jaxpaint.training.batches import Batch
 from jaxpaint.training.features import Encoded
@@ -37,7 +38,7 @@ SHORTEST_ROW = 32
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["layers"],
-    meta_fields=["loss", "graphdef", "form", "dtype", "at_once", "remat"],
+    meta_fields=["loss", "graphdef", "form", "dtype", "at_once", "remat", "mesh"],
 )
 @dataclass(frozen=True)
 class Planned:
@@ -45,6 +46,7 @@ class Planned:
 
     It is the loss that the trainer asks for. Parameters are kept in float32, layers are computed in `dtype`. `layers`
     are the places of the form's layers in the stack, None where they lie in the form's order and need not be copied.
+    `mesh` is where lanes share parallel groups (`jaxpaint.engine.lanes`), None without.
     """
 
     layers: Int[Array, " leaves"] | None
@@ -54,6 +56,7 @@ class Planned:
     dtype: Any
     at_once: bool
     remat: bool
+    mesh: Mesh | None = None
 
     def __call__(self, parameters: Parameters, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
         """The batch's weighted loss, float32. With a key, dropout at the rates of the model's config."""
@@ -74,15 +77,18 @@ class Planned:
         def layer(parameters: Any, x: Array, context: Any, key: Array | None) -> Array:
             return block(parameters, x, context) if key is None else block(parameters, x, context, key)
 
-        how = {"at_once": self.at_once, "unroll": not self.at_once, "remat": self.remat}
-        return stack.run_training(layer, stacked, self.form, self.layers, x.astype(self.dtype), context, within, **how)
+        how: dict[str, Any] = {"at_once": self.at_once, "unroll": not self.at_once, "remat": self.remat}
+        what = layer, stacked, self.form, self.layers, x.astype(self.dtype), context, within
+        return stack.run_training(*what, **how, mesh=self.mesh)
 
 
-def planned_decoder(config: Config, dtype: Any, plan: Plan, *, remat: bool = False) -> Planned:
+def planned_decoder(
+    config: Config, dtype: Any, plan: Plan, *, remat: bool = False, mesh: Mesh | None = None
+) -> Planned:
     """A decoder ready to train on answers, computed in `dtype`; `plan` is over its layers alone (`own_layers`)."""
     form, layers = stack.with_own_layers(plan)
     module = abstract_model(config, jnp.float32)
-    return _planned(module, module, dtype, form, None if form == plan else layers, _answer_loss, remat)
+    return _planned(module, module, dtype, form, None if form == plan else layers, _answer_loss, remat, mesh)
 
 
 def planned_classifier(model: Model, plan: Plan, rate: float | None = None, *, remat: bool = False) -> Planned:
@@ -93,15 +99,18 @@ def planned_classifier(model: Model, plan: Plan, rate: float | None = None, *, r
     encoder: Any = model.config
     module = abstract_model(dataclasses.replace(encoder, **changes), jnp.float32)
     as_they_are = not on_cpu() and form == plan  # on a CPU code shared with other orders is worth more
-    return _planned(module, module.blocks, model.dtype, form, None if as_they_are else layers, _class_loss, remat)
+    own = None if as_they_are else layers
+    return _planned(module, module.blocks, model.dtype, form, own, _class_loss, remat, model.mesh)
 
 
-def _planned(module: Any, lowered: Any, dtype: Any, form: Plan, layers: Any, loss: Any, remat: bool) -> Planned:
+def _planned(
+    module: Any, lowered: Any, dtype: Any, form: Plan, layers: Any, loss: Any, remat: bool, mesh: Mesh | None
+) -> Planned:
     """`lowered` is the part of the module that is computed in `dtype`."""
     for _, part in nnx.iter_modules(lowered):
         if isinstance(part, nnx.Linear | nnx.LayerNorm | nnx.RMSNorm):
             part.dtype = dtype
-    return Planned(layers, loss, nnx.split(module)[0], form, dtype, not on_cpu(), remat)
+    return Planned(layers, loss, nnx.split(module)[0], form, dtype, not on_cpu(), remat, with_lanes(mesh))
 
 
 # --- Answers ----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import shards
 from jaxpaint.models import checkpoint, with_layers
 from jaxpaint.models.family import require_lm_head
-from jaxpaint.models.sharding import rows
+from jaxpaint.models.sharding import placed, rows
 from jaxpaint.plans.nodes import map_layers
 from jaxpaint.plans.plan import Plan
 from jaxpaint.training.answers import TrainingExamples
@@ -83,6 +83,7 @@ def tune_decoder(
         FloatingPointError: the loss is not finite.
     """
     require_lm_head(model.config, "fine-tuning on answers")
+    _require_shared(settings, model)
     own, layers = own_layers(model.checked_plan(plan))
     first = of_layers(parameters, layers)
     count = sum(leaf.size for leaf in jax.tree.leaves(first))
@@ -92,13 +93,19 @@ def tune_decoder(
         how = how_to_train(config, own, model.dtype.itemsize, settings.batch_size, longest, count)
     (seed,) = settings.seeds
     order = shuffled(len(examples), settings.batch_size, settings.epochs, seed)
-    batches = answer_batches(examples.requests, *order, how.part_rows)
-    planned = planned_decoder(config, model.dtype, own, remat=how.remat)
+    batches = answer_batches(examples.requests, *order, settings.batch_size if model.mesh else how.part_rows)
+    planned = planned_decoder(config, model.dtype, own, remat=how.remat, mesh=model.mesh)
+    first = placed(first, model.mesh) if model.mesh else first
     optimizer, key = AdamW.of(settings, len(batches)), jax.random.key(seed, impl=GENERATOR)
     with _explained(plan, count):
-        trained = train(planned, first, batches, optimizer, key, checkpoints=checkpoints, progress=progress)
+        trained = train(
+            *(planned, first, batches, optimizer, key),
+            place=lambda batch: jax.device_put(batch, model.mesh and rows(model.mesh)),
+            checkpoints=checkpoints,
+            progress=progress,
+        )
     lowered = jax.tree.map(lambda leaf: leaf.astype(model.dtype), trained)
-    return TunedDecoder(from_parameters(config, lowered, store=model.store), own)
+    return TunedDecoder(from_parameters(config, lowered, store=model.store, mesh=model.mesh), own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +141,7 @@ def tune_encoder(
     cannot share.
     """
     require_pooler(model.config)
-    if settings.batch_size % shards(model):
-        raise UserError(f"batch_size is {settings.batch_size}, which {shards(model)} devices cannot share evenly")
+    _require_shared(settings, model)
     count = sum(leaf.size for leaf in jax.tree.leaves(model.state))
     size, length = model.dtype.itemsize, row_length(settings.max_length, LABELLED_STEP)
     # The loaded model, in the type that is computed in as a copy too, and the plan's own layers where those are copied.
@@ -161,6 +167,11 @@ def tune_encoder(
             progress=progress,
         )
     return TunedEncoder(model, classifier, trained)
+
+
+def _require_shared(settings: TrainingSettings, model: Model | Source) -> None:
+    if settings.batch_size % shards(model):
+        raise UserError(f"batch_size is {settings.batch_size}, which {shards(model)} devices cannot share evenly")
 
 
 @contextmanager

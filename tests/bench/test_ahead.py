@@ -46,6 +46,27 @@ class TestTPU:
         assert found["peak"] < 13 * GIB
         assert found["layer_cycles"] + found["kernel_cycles"] < 1.5 * found["ideal_cycles"]
 
+    @pytest.mark.parametrize("program", ["score", "static"])
+    def test_one_all_reduce_ends_a_group_over_lanes(self, program: str) -> None:
+        """And none is in a layer, where split weights have two. It is of float32 hidden states."""
+        found = figures("v5e:2x2", "--plan", LOOPED, "--program", program, "--layer-parallel", 4)
+        assert found["collectives"] == []
+        assert found["group_collectives"] == [["all-reduce", 8 * 1024 * 4096 * 4, 1]]
+        assert found["peak"] < 15.75 * GIB
+        assert (found["weight_copies"], found["gathers_in_loops"]) == ([], 0)
+
+    def test_weights_that_are_split_within_lanes(self) -> None:
+        split = "--layer-parallel", 2, "--tensor-parallel", 2
+        found = figures("v5e:2x2", "--plan", LOOPED, *split)
+        assert [(name, count) for name, _, count in found["collectives"]] == [("all-reduce", 2)]
+        assert found["group_collectives"] == [["all-reduce", 8 * 1024 * 4096 * 4, 1]]
+
+    def test_decoding_over_lanes(self) -> None:
+        few = "--rows", 4, "--length", 128
+        found = figures("v5e:2x2", "--plan", LOOPED, "--program", "decode", "--layer-parallel", 4, *few)
+        assert found["collectives"] == []
+        assert found["group_collectives"] == [["all-reduce", 4 * 4096 * 4, 1]]
+
     def test_a_looped_parallel_plan_compiled_in_fits_one_chip(self) -> None:
         found = figures("v5e", "--program", "static", "--plan", LOOPED)
         assert found["peak"] < 15.75 * GIB

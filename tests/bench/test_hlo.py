@@ -55,6 +55,25 @@ def test_operations_of_kernels_count_as_they_say() -> None:
     assert module.cycles("body") == 1057
 
 
+def test_loops_in_a_loop() -> None:
+    outer = """
+%outer (carry: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %loop = (s32[], bf16[4,8]) while(%carry), condition=%condition, body=%body, {"known_trip_count":{"n":"5"}}
+  %vocabulary = bf16[4,8]{1,0} dot(%x, %head), backend_config={"estimated_cycles":"5000"}
+  %summed = f32[4,8]{1,0} all-reduce(%z), to_apply=%sum
+}
+
+ENTRY"""
+    text = TEXT.replace("\nENTRY", outer).replace(
+        'body=%body, {"known_trip_count":{"n":"5"}}\n  ROOT %last', "body=%outer\n  ROOT %last"
+    )
+    module = Module.parse(text)
+    assert module.around("body") == "outer"
+    assert module.around("outer") is None
+    assert (module.layer_loop, module.nested_layer_loop) == ("outer", "body")
+    assert module.collectives("outer") - module.collectives("body") == {("all-reduce", 4 * 8 * 4): 1}
+
+
 def test_a_loop_of_unknown_length_counts_once() -> None:
     module = Module.parse(TEXT.replace(', {"known_trip_count":{"n":"5"}}', ""))
     assert module.loops == {"body": None}

@@ -19,6 +19,8 @@ SHAPE = ["--shape", "llama2-7b"]
         (["--compile-for", "v5e", *SHAPE, "--plan", "0-99"], ("layers 32-99", "32 layers")),
         (["--compile-for", "v5e", "--shape", "bert-large", "--program", "decode"], ("encoder", "--program score")),
         (["--compile-for", "v5e:2x2", *SHAPE, "--tensor-parallel", 3], ("4 chips", "groups of 3")),
+        (["--compile-for", "v5e:2x2", *SHAPE, "--layer-parallel", 3], ("4 chips", "3 lanes")),
+        (["--compile-for", "v5e:2x2", *SHAPE, "--layer-parallel", 2, "--tensor-parallel", 4], ("groups of 4",)),
     ],
 )
 def test_mistakes_are_told_in_one_line(run, arguments: list, expected: tuple[str, ...]) -> None:

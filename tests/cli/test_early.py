@@ -53,6 +53,7 @@ TEXT = {"logits": ("--text", "A"), "generate": ("--prompt", "A"), "masked": ("--
         ("logits", ["--top", 0], ("0 tokens to show",)),
         ("logits", ["--strategy", "skip", "--start", 2], ("start 2 is out of range",)),
         ("logits", ["--tensor-parallel", 7], ("groups of 7",)),
+        ("logits", ["--layer-parallel", 7], ("7 lanes",)),
         ("generate", ["--plan", "0 99"], OUTSIDE),
         ("generate", ["--compare", "0 99"], OUTSIDE),
         ("generate", ["--plan", "0 {(1 2) 3} 4", "--kv", "mean"], ("a mean cache is defined for",)),

@@ -119,6 +119,7 @@ def test_data(refused, store, files, tmp_path) -> None:
         (["--batch-tokens", 0], ("--batch-tokens is 0",)),
         (["--log-samples"], ("--log-samples needs --output",)),
         (["--tensor-parallel", 0], ("--tensor-parallel is 0",)),
+        (["--layer-parallel", 0], ("--layer-parallel is 0",)),
         (["--limit", "many"], ("--limit", "'many'", "jaxpaint eval --help")),
         (["--dtype", "int8"], ("--dtype", "'int8'", "bfloat16")),
         (["--bos", "maybe"], ("--bos", "'maybe'", "auto")),

@@ -22,6 +22,7 @@ SETTINGS: dict[str, Any] = {
     "model": "painter-16",
     "dtype": "float32",
     "tensor-parallel": 2,
+    "layer-parallel": 2,
     "tasks": ["lambada_openai", "hellaswag"],
     "data": ["hellaswag=a,b.jsonl"],
     "num-fewshot": 5,

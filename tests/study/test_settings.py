@@ -17,6 +17,7 @@ model = "llama2-7b"
 revision = "main"
 dtype = "float32"
 tensor-parallel = 2
+layer-parallel = 4
 tasks = ["lambada_openai", "hellaswag"]
 data = ["hellaswag=a,b.jsonl"]
 num-fewshot = 5
@@ -109,6 +110,7 @@ class TestSpec:
             revision="main",
             dtype="float32",
             tensor_parallel=2,
+            layer_parallel=4,
             data=("hellaswag=a,b.jsonl",),
             num_fewshot=5,
             limit=0.5,
