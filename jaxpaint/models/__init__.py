@@ -15,6 +15,7 @@ from jaxpaint.models.scalings import LongropeScaling, scaling_from_dict
 
 if TYPE_CHECKING:
     from jaxpaint.models.attention import AttentionImplementation
+    from jaxpaint.models.precision import Weights
 
 FAMILIES: tuple[Family, ...] = (bert.FAMILY, gpt_neox.FAMILY, llama.FAMILY, qwen2.FAMILY)
 
@@ -74,15 +75,35 @@ def model_class(config: Config) -> Any:
     return Bert
 
 
-def abstract_model(config: Config, dtype: Any, attention_implementation: AttentionImplementation = "matmul") -> Any:
+def abstract_model(
+    config: Config,
+    dtype: Any,
+    attention_implementation: AttentionImplementation = "matmul",
+    weights: Weights = "float",
+) -> Any:
     """The model with shapes in place of arrays: nothing is allocated."""
     from flax import nnx
 
-    return nnx.eval_shape(
-        lambda: model_class(config)(
-            config, rngs=nnx.Rngs(0), dtype=dtype, attention_implementation=attention_implementation
-        )
-    )
+    return nnx.eval_shape(lambda: new_model(config, dtype, attention_implementation, weights))
+
+
+def new_model(
+    config: Config,
+    dtype: Any,
+    attention_implementation: AttentionImplementation,
+    weights: Weights = "float",
+    *,
+    seed: int = 0,
+) -> Any:
+    """The model with random parameters."""
+    from flax import nnx
+
+    from jaxpaint.models.quantised import quantise_layers
+
+    how = {"dtype": dtype, "attention_implementation": attention_implementation}
+    model = model_class(config)(config, rngs=nnx.Rngs(seed), **how)
+    quantise_layers(model, weights)
+    return model
 
 
 def abstract_parameters(config: Config, dtype: Any) -> dict[str, Any]:

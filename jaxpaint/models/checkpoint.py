@@ -45,6 +45,7 @@ from jaxpaint.models.manifest import (
     sealed,
     tokenizer_path,
 )
+from jaxpaint.models.precision import Weights, described, is_quantised
 from jaxpaint.models.verification import measure, read_tensor, verified
 
 if TYPE_CHECKING:
@@ -78,12 +79,15 @@ def restore(
     path: str | Path,
     *,
     dtype: Any = None,
+    weights: Weights = "float",
     sharding: Sharding | Callable[[str, tuple[int, ...]], Sharding] | None = None,
 ) -> dict[str, Any]:
     """The parameters as nested dictionaries of `jax.Array`, cast to `dtype` (default: as stored).
 
-    `sharding` is one sharding for every array (default: the default device), or a function of a parameter's path
-    (`blocks/mlp/up_proj/kernel`) and its shape. Each device's part is read and placed on its own.
+    With other `weights` the layers' kernels are integers with scales beside them (`jaxpaint.models.quantised`), made of
+    each as it is read: the whole model in floating point is never there. `sharding` is one sharding for every array
+    (default: the default device), or a function of a parameter's path (`blocks/mlp/up_proj/kernel`) and its shape. Each
+    device's part is read and placed on its own.
 
     Raises:
         UserError: no such store, a damaged one, or one that the memory of the host does not hold, where that is what
@@ -92,12 +96,20 @@ def restore(
     import jax.numpy as jnp
     from flax.traverse_util import unflatten_dict
 
+    from jaxpaint.models.quantised import quantised_at
+
     default = jnp.zeros(()).sharding if sharding is None else sharding
-    _require_memory(path, dtype, default)
+    _require_memory(path, dtype, weights, default)
     restored: dict[str, Any] = {}
     with verified(path) as manifest:
-        for names in _in_turn(manifest["tensors"]):
-            restored.update(_read(path, {name: manifest["tensors"][name] for name in names}, dtype, default))
+        for names in _in_turn(manifest["tensors"], weights):
+            tensors = {name: manifest["tensors"][name] for name in names}
+            if is_quantised(names[0], weights):  # made of what is stored, whatever is computed in
+                restored.update(
+                    quantised_at(names[0], _read(path, tensors, None, default).popitem()[1], weights, default)
+                )
+            else:
+                restored.update(_read(path, tensors, dtype, default))
             give_back(1)  # what reading held, before the next asks for as much
     give_back()
     nested: dict[str, Any] = unflatten_dict(restored, sep="/")
@@ -138,24 +150,26 @@ def _read(path: str | Path, tensors: Mapping[str, Any], dtype: Any, sharding: An
     return flat
 
 
-def _in_turn(tensors: Mapping[str, Any]) -> list[list[str]]:
+def _in_turn(tensors: Mapping[str, Any], weights: Weights) -> list[list[str]]:
     """The names of tensors that are read at once: small ones together, last, after large ones, the largest first.
 
-    Reading holds a second copy, which so finds the room that later ones will take.
+    Reading holds a second copy, which so finds the room that later ones will take. What is quantised is read by itself.
     """
     sizes = {name: math.prod(tensor["shape"]) for name, tensor in tensors.items()}
-    large = sorted((name for name in tensors if sizes[name] >= LARGE), key=lambda name: -sizes[name])
-    small = [name for name in tensors if sizes[name] < LARGE]
-    return [*([name] for name in large), *([small] if small else [])]
+    alone = {name for name in tensors if sizes[name] >= LARGE or is_quantised(name, weights)}
+    small = [name for name in tensors if name not in alone]
+    return [*([name] for name in sorted(alone, key=lambda name: (-sizes[name], name))), *([small] if small else [])]
 
 
-def _require_memory(path: str | Path, dtype: Any, sharding: Any) -> None:
+def _require_memory(path: str | Path, dtype: Any, weights: Weights, sharding: Any) -> None:
     """Raises UserError where the part of the parameters that lies on the host does not fit into its memory."""
     import jax.numpy as jnp
 
+    from jaxpaint.models.quantised import kernel_bytes
+
     kept = needed = 0
     tensors = read_manifest(path)["tensors"]
-    for names in _in_turn(tensors):
+    for names in _in_turn(tensors, weights):
         part = copies = 0
         for name in names:
             shape = tuple(tensors[name]["shape"])
@@ -164,13 +178,17 @@ def _require_memory(path: str | Path, dtype: Any, sharding: Any) -> None:
             # Copies of one array on several of a host's devices may be one in memory.
             numbers = min(hosts * math.prod(placed.shard_shape(shape)), math.prod(shape))
             stored = jnp.dtype(tensors[name]["dtype"])
+            if is_quantised(name, weights):  # as it is read, and reading's copy
+                needed = max(needed, kept + 2 * numbers * stored.itemsize)
+                part += kernel_bytes(shape, weights) * numbers // math.prod(shape)
+                continue
             part += numbers * jnp.dtype(dtype or stored).itemsize
             copies += numbers * max(jnp.dtype(dtype or stored).itemsize, stored.itemsize)
         kept += part
         needed = max(needed, kept + copies)
     if not kept:
         return
-    shown = jnp.dtype(dtype or next(iter(tensors.values()))["dtype"])
+    shown = described(jnp.dtype(dtype or next(iter(tensors.values()))["dtype"]), weights)
     # Not fewer bits: a CPU computes in float32, and XLA holds the layers' copies in it beside them.
     advice = "allow the container or the job more (ulimit -v), or take a machine or a model that suits it"
     needed = max(needed + READING, kept + min(kept, LEFT_BEHIND) + BESIDE_PARAMETERS)
