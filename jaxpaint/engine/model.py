@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.precision import Weights, checked_weights, described
 from jaxpaint.base.target import platform
 from jaxpaint.engine import compiled, interpreted
 from jaxpaint.engine.program import Program, enough_room
@@ -26,7 +27,6 @@ from jaxpaint.engine.rows import Inputs, checked_inputs
 from jaxpaint.models import abstract_model, new_model
 from jaxpaint.models.attention import AttentionImplementation
 from jaxpaint.models.family import Config, require_lm_head
-from jaxpaint.models.precision import Weights, checked_weights, described
 from jaxpaint.models.quantised import weights_of
 from jaxpaint.models.sharding import parameter_sharding
 from jaxpaint.plans.nodes import fold

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpaint.base.precision import Weights, checked_weights, described
 from jaxpaint.engine.model import DType, attention_implementation, resolve_dtype
 from jaxpaint.models import abstract_model, abstract_parameters
 from jaxpaint.models.checkpoint import read_config, read_manifest
 from jaxpaint.models.family import Config
-from jaxpaint.models.precision import Weights, checked_weights, described
 from jaxpaint.models.quantised import stored_bytes
 from jaxpaint.models.tokenizer import load_tokenizer
 from jaxpaint.plans.plan import Plan

@@ -14,8 +14,8 @@ from jaxpaint.models.fields import ConfigError
 from jaxpaint.models.scalings import LongropeScaling, scaling_from_dict
 
 if TYPE_CHECKING:
+    from jaxpaint.base.precision import Weights
     from jaxpaint.models.attention import AttentionImplementation
-    from jaxpaint.models.precision import Weights
 
 FAMILIES: tuple[Family, ...] = (bert.FAMILY, gpt_neox.FAMILY, llama.FAMILY, qwen2.FAMILY)
 

@@ -33,6 +33,7 @@ from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.base.folders import new_folder
 from jaxpaint.base.memory import give_back, require_memory
 from jaxpaint.base.names import require_text
+from jaxpaint.base.precision import Weights, described, is_quantised
 from jaxpaint.models.family import Config
 from jaxpaint.models.manifest import (
     FORMAT,
@@ -45,7 +46,6 @@ from jaxpaint.models.manifest import (
     sealed,
     tokenizer_path,
 )
-from jaxpaint.models.precision import Weights, described, is_quantised
 from jaxpaint.models.verification import measure, read_tensor, verified
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxpaint.models.precision import Weights
+from jaxpaint.base.precision import Weights
 
 # Input features that share a scale in int4: less hurts, more costs memory (docs/quantised.md).
 GROUP = 32

@@ -1,4 +1,4 @@
-"""What numbers a model is kept and computed in, in words that settings and results share. Without JAX."""
+"""What numbers a model is kept and computed in, in words that settings and results share."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ def require_float_weights(weights: str) -> None:
 def described(dtype: Any, weights: str) -> str:
     """What results of one model are told apart by: `float32`, or `float32, int8 weights`."""
     return str(dtype) if weights == "float" else f"{dtype}, {weights} weights"
+
+
+def parts(text: str) -> tuple[str, str]:
+    """The dtype and the weights of what `described` gave, or of a result that is older than integer weights."""
+    dtype, _, weights = text.partition(", ")
+    return dtype, weights.removesuffix(" weights") or "float"
 
 
 def is_quantised(path: str, weights: str) -> bool:
