@@ -12,10 +12,12 @@ from typing import Any
 
 import jax
 
+from jaxpaint.base.precision import Weights
 from jaxpaint.bench.hlo import Module, weight_copies
 from jaxpaint.bench.kinds import Kind, Target
 from jaxpaint.bench.programs import Work, abstract, lowered
 from jaxpaint.models.family import Config
+from jaxpaint.models.quantised import kernel_bytes
 
 LEAST_COPY = 1 << 20  # numbers of a weight worth the name
 
@@ -55,6 +57,7 @@ def compiled_figures(config: Config, work: Work, target: Target, tensor_parallel
     seconds = time.perf_counter() - began
     memory, module = done.memory_analysis(), Module.parse(done.as_text())
     loop = module.layer_loop or module.entry
+    shapes = _weights(config, mesh, dtype, work.weights)
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Figures(
@@ -62,7 +65,7 @@ def compiled_figures(config: Config, work: Work, target: Target, tensor_parallel
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         peak=peak,
-        weight_copies=tuple((line.name, line.bytes) for line in weight_copies(module, _weights(config, mesh, dtype))),
+        weight_copies=tuple((line.name, line.bytes) for line in weight_copies(module, shapes)),
         gathers_in_loops=sum(line.operation == "gather" for line in module.in_loops),
         collectives=tuple((name, size, count) for (name, size), count in module.collectives(loop).items()),
         **_time(module, config, work, target.kind, mesh.size),
@@ -76,9 +79,9 @@ def _of_memory(message: str) -> str:
     return (said or lines)[0]
 
 
-def _weights(config: Config, mesh: Any, dtype: Any) -> set[tuple[int, ...]]:
+def _weights(config: Config, mesh: Any, dtype: Any, weights: Weights) -> set[tuple[int, ...]]:
     """Shapes of the larger weights on one chip: of a layer, and of the whole stack."""
-    leaves = jax.tree.leaves(abstract(config, mesh, dtype).state["blocks"])
+    leaves = jax.tree.leaves(abstract(config, mesh, dtype, weights).state["blocks"])
     shapes = [leaf.sharding.shard_shape(leaf.shape) for leaf in leaves]
     large = [shape for shape in shapes if math.prod(shape[1:]) >= LEAST_COPY]
     return {shape[1:] for shape in large} | set(large)
@@ -98,12 +101,17 @@ def _time(module: Module, config: Config, work: Work, kind: Kind, chips: int) ->
     return {"layer_cycles": layer, "ideal_cycles": ideal, "predicted_seconds": whole / kind.clock}
 
 
-def layer_parameters(config: Config) -> int:
-    """Numbers in the kernels of one layer."""
+def layer_kernels(config: Config) -> list[tuple[int, ...]]:
+    """Shapes of the kernels of one layer."""
     from jaxpaint.models import abstract_parameters
 
     named = abstract_parameters(config, "bfloat16").items()
-    return sum(math.prod(leaf.shape[1:]) for name, leaf in named if name.startswith("blocks/") and leaf.ndim > 2)
+    return [leaf.shape[1:] for name, leaf in named if name.startswith("blocks/") and leaf.ndim > 2]
+
+
+def layer_parameters(config: Config) -> int:
+    """Numbers in the kernels of one layer."""
+    return sum(map(math.prod, layer_kernels(config)))
 
 
 def layer_flops(config: Config, work: Work) -> float:
@@ -115,6 +123,6 @@ def layer_flops(config: Config, work: Work) -> float:
 
 
 def layer_bytes(config: Config, work: Work) -> float:
-    """What one layer reads for a token of each row, in bfloat16: its kernels, and keys and values."""
+    """What one layer reads for a token of each row: its kernels as they are kept, keys and values in bfloat16."""
     cached = 2 * work.rows * work.length * config.num_key_value_heads * config.head_dim
-    return 2.0 * (layer_parameters(config) + cached)
+    return 2.0 * cached + sum(kernel_bytes(shape, work.weights) for shape in layer_kernels(config))

@@ -33,8 +33,10 @@ def group_size(features: int, weights: Weights) -> int:
 
 
 def kernel_bytes(shape: tuple[int, ...], weights: Weights) -> int:
-    """Of a quantised kernel [..., features, out] with its scales."""
+    """Of a kernel [..., features, out], with its scales where it is quantised, else in bfloat16."""
     numbers = math.prod(shape)
+    if weights == "float":
+        return 2 * numbers
     return numbers // (1 if weights == "int8" else 2) + 4 * numbers // group_size(shape[-2], weights)
 
 
