@@ -81,7 +81,8 @@ def _of_memory(message: str) -> str:
 
 def _weights(config: Config, mesh: Any, dtype: Any, weights: Weights) -> set[tuple[int, ...]]:
     """Shapes of the larger weights on one chip: of a layer, and of the whole stack."""
-    leaves = jax.tree.leaves(abstract(config, mesh, dtype, weights).state["blocks"])
+    # Of a quantised kernel also what it is in bfloat16: that, too, should not be written.
+    leaves = jax.tree.leaves([abstract(config, mesh, dtype, kept).state["blocks"] for kept in ("float", weights)])
     shapes = [leaf.sharding.shard_shape(leaf.shape) for leaf in leaves]
     large = [shape for shape in shapes if math.prod(shape[1:]) >= LEAST_COPY]
     return {shape[1:] for shape in large} | set(large)

@@ -1,7 +1,10 @@
 """Weights in fewer bits: kernels of the layers as integers with float32 scales, turned back inside each product.
 
-Symmetric, rounded to nearest: int8 with one scale for each output feature, int4 with one for each `GROUP` input
-features of it. Embeddings, norms, biases and heads stay as they are. Activations are not quantised.
+Symmetric, rounded to nearest: int8 with a scale for each output feature, int4 with one for each `GROUP` input features
+of it. Embeddings, norms, biases and heads stay as they are. Activations are not quantised.
+
+An int4 kernel is kept [of a group, groups, out]: a group is every so manieth input feature, so that its scales lie as
+the integers do, and a TPU multiplies with both as it reads them (docs/quantised.md).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxpaint.base.precision import Weights
 
-# Input features that share a scale in int4: less hurts, more costs memory (docs/quantised.md).
+# Input features that share a scale in int4: fewer hurt less, and cost memory.
 GROUP = 32
 
 
@@ -47,21 +50,20 @@ def stored_bytes(leaf: Any) -> int:
 
 def quantised(
     kernel: Float[Array, "*layers features out"], weights: Weights
-) -> tuple[Int[Array, "*layers features out"], Float[Array, "*layers groups out"]]:
-    """Integers and the float32 scales that `dequantised` multiplies them with.
+) -> tuple[Int[Array, "*layers_sizes out"], Float[Array, "*layers_groups out"]]:
+    """Integers and the scales that `dequantised` multiplies them with: off by half a scale at most.
 
-    Each number is off by half a scale at most: the largest bucket is as wide as the others, so that the largest number
-    lies half a scale beyond its middle, as in qwix. A group that is all zeros has the scale 1.
+    int8: [..., features, out] and [..., out]; int4: [..., of a group, groups, out] and [..., groups, out]. A scale is 1
+    where all that it is for are zeros.
     """
 
     def one(kernel: Float[Array, "features out"]) -> tuple[Array, Array]:
-        features, out = kernel.shape
-        groups = kernel.astype(jnp.float32).reshape(-1, group_size(features, weights), out)
-        most = 127 if weights == "int8" else 7
-        scale = jnp.abs(groups).max(axis=1, keepdims=True) / (most + 0.5)
+        if weights == "int4":
+            kernel = kernel.reshape(group_size(len(kernel), weights), -1, kernel.shape[-1])
+        kernel = kernel.astype(jnp.float32)
+        scale = jnp.abs(kernel).max(axis=0) / (127 if weights == "int8" else 7)
         scale = jnp.where(scale == 0, 1, scale)
-        values = jnp.clip(jnp.rint(groups / scale), -most, most)
-        return values.astype(jnp.int8).reshape(kernel.shape), scale[:, 0]
+        return jnp.rint(kernel / scale).astype(jnp.int8), scale
 
     # Layer by layer: a stack in float32 is larger than all else. A loop that writes int4 copies all of it each time.
     values, scale = jax.lax.map(one, kernel) if kernel.ndim > 2 else one(kernel)
@@ -69,12 +71,12 @@ def quantised(
 
 
 def dequantised(
-    values: Int[Array, "*layers features out"], scale: Float[Array, "*layers groups out"]
+    values: Int[Array, "*layers_sizes out"], scale: Float[Array, "*layers_groups out"]
 ) -> Float[Array, "*layers features out"]:
-    """The kernel in float32."""
-    *layers, features, out = values.shape
-    grouped = values.astype(jnp.float32).reshape(*layers, scale.shape[-2], -1, out)
-    return (grouped * scale[..., None, :]).reshape(*layers, features, out)
+    """The kernel [..., features, out] in float32."""
+    core = 3 if values.dtype == jnp.int4 else 2
+    kernel = values.astype(jnp.float32) * jnp.expand_dims(scale, values.ndim - core)
+    return kernel.reshape(*values.shape[:-core], -1, values.shape[-1])
 
 
 def quantised_at(path: str, kernel: Array, weights: Weights, sharding: Any) -> dict[str, Array]:
@@ -97,11 +99,13 @@ class QuantisedLinear(nnx.Module):
         self.bias = linear.bias
 
     def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch out"]:
-        values, scale = self.kernel[...], self.scale[...]
-        if len(scale) == 1:  # comes after the product, where there is less to multiply
-            found = (jnp.matmul(x, values.astype(x.dtype)) * scale[0]).astype(x.dtype)
+        values, scale = self.kernel[...].astype(x.dtype), self.scale[...]
+        if values.ndim == 2:  # the scales come after the product, where there is less to multiply
+            found = (jnp.matmul(x, values) * scale).astype(x.dtype)
         else:
-            found = jnp.matmul(x, dequantised(values, scale).astype(x.dtype))
+            # Else a TPU's compiler groups what is before already, and turns whole stacks of its kernels for that.
+            grouped = jax.lax.optimization_barrier(x).reshape(*x.shape[:-1], *values.shape[:2])
+            found = jnp.einsum("...ig,igo->...o", grouped, values * scale.astype(x.dtype))
         return found if self.bias is None else found + self.bias[...]
 
 
