@@ -103,7 +103,7 @@ class QuantisedLinear(nnx.Module):
         if values.ndim == 2:  # the scales come after the product, where there is less to multiply
             found = (jnp.matmul(x, values) * scale).astype(x.dtype)
         else:
-            # Else a TPU's compiler groups what is before already, and turns whole stacks of its kernels for that.
+            # Else groups reach into what comes before, and a TPU's compiler turns whole stacks of its kernels for them.
             grouped = jax.lax.optimization_barrier(x).reshape(*x.shape[:-1], *values.shape[:2])
             found = jnp.einsum("...ig,igo->...o", grouped, values * scale.astype(x.dtype))
         return found if self.bias is None else found + self.bias[...]
