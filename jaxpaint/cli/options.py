@@ -34,8 +34,8 @@ def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, d
         "--weights",
         choices=WEIGHTS,
         default=WEIGHTS[0] if defaults else None,
-        help="what the layers' kernels are kept in: as --dtype says, or integers, in a half or a quarter of bfloat16's "
-        "memory; for all but fine-tuning (default: float)",
+        help="what the layers' kernels are kept in: as --dtype says, or integers, in a half or a third of bfloat16's "
+        "memory; not for fine-tuning (default: float)",
     )
     if parallel:
         parser.add_argument(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from jaxpaint.base.precision import Weights
 from jaxpaint.base.target import compiling_for, platform
 from jaxpaint.bench.programs import What, Work, lowered
 from jaxpaint.bench.shapes import config_of
@@ -33,6 +34,15 @@ def test_programs_lower(shape: str, what: What, kind: str) -> None:
         assert "stablehlo.dot_general" in text
         if what == "decode":  # what keeps XLA from copying whole stacks of kernels
             assert "stablehlo.optimization_barrier" in text
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("shape", ["llama2-7b", "pythia-6.9b", "bert-large"])
+def test_programs_of_weights_in_integers_lower(shape: str, weights: Weights) -> None:
+    config = config_of(shape)
+    for what in ("score", "static", "decode") if config.capabilities.decoder else ("score", "static"):
+        text = lowered(config, Work(what, Plan.parse(PLANS[1]), 4, 256, weights), ONE, "tpu").as_text()  # type: ignore[arg-type]
+        assert f"x{weights.replace('int', 'i')}>" in text
 
 
 def test_the_target_is_within_its_context_alone() -> None:
