@@ -48,7 +48,7 @@ def test_results_of_other_weights_are_others(run, asked, tmp_path: Path) -> None
     status, out, _ = run("results", results)
     assert "float32, int8 weights, 5 layers" in out
     status, out, _ = run("results", results, "--format", "lm-eval")
-    configs = [json.loads(line)["config"] for line in out.splitlines()]
+    configs = [each["config"] for each in json.loads(out)]
     assert sorted({(config["dtype"], config["weights"]) for config in configs}) == [
         ("float32", "float"),
         ("float32", "int4"),
