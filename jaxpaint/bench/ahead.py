@@ -13,12 +13,14 @@ from typing import Any
 
 import jax
 
+from jaxpaint.base.precision import Weights
 from jaxpaint.bench.hlo import Module, weight_copies
 from jaxpaint.bench.kinds import Kind, Target
 from jaxpaint.bench.programs import Work, lowered
 from jaxpaint.engine.lanes import layer_steps
 from jaxpaint.models import abstract_parameters
 from jaxpaint.models.family import Config
+from jaxpaint.models.quantised import kernel_bytes
 from jaxpaint.models.sharding import lanes, parameter_sharding
 
 LEAST_COPY = 1 << 20  # numbers of a weight worth the name
@@ -65,6 +67,7 @@ def compiled_figures(
     memory, module = done.memory_analysis(), Module.parse(done.as_text())
     loop = _layer_loop(module, work) or module.entry
     outer = module.around(loop)
+    shapes = _weights(config, mesh, dtype, work.weights)
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Figures(
@@ -72,7 +75,7 @@ def compiled_figures(
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         peak=peak,
-        weight_copies=tuple((line.name, line.bytes) for line in weight_copies(module, _weights(config, mesh, dtype))),
+        weight_copies=tuple((line.name, line.bytes) for line in weight_copies(module, shapes)),
         gathers_in_loops=sum(line.operation == "gather" for line in module.in_loops),
         collectives=_counted(module.collectives(loop)),
         group_collectives=_counted(module.collectives(outer) - module.collectives(loop)) if outer else (),
@@ -91,11 +94,13 @@ def _of_memory(message: str) -> str:
     return (said or lines)[0]
 
 
-def _weights(config: Config, mesh: Any, dtype: Any) -> set[tuple[int, ...]]:
+def _weights(config: Config, mesh: Any, dtype: Any, weights: Weights) -> set[tuple[int, ...]]:
     """Shapes of the larger weights on one chip: of a layer, and of the whole stack."""
-    place, parameters = parameter_sharding(mesh), abstract_parameters(config, dtype)
-    stacks = {name: leaf.shape for name, leaf in parameters.items() if name.startswith("blocks/")}
-    shapes = [place(name, shape).shard_shape(shape) for name, shape in stacks.items()]
+    place = parameter_sharding(mesh)
+    # Of a quantised kernel also what it is in bfloat16: that, too, should not be written.
+    kept = [abstract_parameters(config, dtype, each).items() for each in ("float", weights)]
+    stacks = [(name, leaf.shape) for named in kept for name, leaf in named if name.startswith("blocks/")]
+    shapes = [place(name, shape).shard_shape(shape) for name, shape in stacks]
     large = [shape for shape in shapes if math.prod(shape[1:]) >= LEAST_COPY]
     return {shape[1:] for shape in large} | set(large)
 
@@ -121,10 +126,15 @@ def _time(module: Module, config: Config, work: Work, kind: Kind, mesh: Any) -> 
     return {**found, "predicted_seconds": whole / kind.clock}
 
 
+def layer_kernels(config: Config) -> list[tuple[int, ...]]:
+    """Shapes of the kernels of one layer."""
+    named = abstract_parameters(config, "bfloat16").items()
+    return [leaf.shape[1:] for name, leaf in named if name.startswith("blocks/") and leaf.ndim > 2]
+
+
 def layer_parameters(config: Config) -> int:
     """Numbers in the kernels of one layer."""
-    named = abstract_parameters(config, "bfloat16").items()
-    return sum(math.prod(leaf.shape[1:]) for name, leaf in named if name.startswith("blocks/") and leaf.ndim > 2)
+    return sum(map(math.prod, layer_kernels(config)))
 
 
 def layer_flops(config: Config, work: Work) -> float:
@@ -136,6 +146,6 @@ def layer_flops(config: Config, work: Work) -> float:
 
 
 def layer_bytes(config: Config, work: Work) -> float:
-    """What one layer reads for a token of each row, in bfloat16: its kernels, and keys and values."""
+    """What one layer reads for a token of each row: its kernels as they are kept, keys and values in bfloat16."""
     cached = 2 * work.rows * work.length * config.num_key_value_heads * config.head_dim
-    return 2.0 * (layer_parameters(config) + cached)
+    return 2.0 * cached + sum(kernel_bytes(shape, work.weights) for shape in layer_kernels(config))

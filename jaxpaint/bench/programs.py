@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxpaint.base.precision import Weights
 from jaxpaint.base.target import compiling_for
 from jaxpaint.engine.lanes import Lanes, columns_of
 from jaxpaint.engine.layers import Apart, lie_apart
@@ -31,13 +32,15 @@ What: TypeAlias = Literal["score", "static", "decode"]
 @dataclass(frozen=True)
 class Work:
     """What runs: the layers for `rows` rows of `length` tokens under a plan (`score`: the plan as data; `static`: the
-    plan compiled in, with logits), or a stretch of decoding for `rows` texts with room for `length` tokens each.
+    plan compiled in, with logits), or a stretch of decoding for `rows` texts with room for `length` tokens each; with
+    the layers' kernels kept in `weights`.
     """
 
     what: What
     plan: Plan
     rows: int
     length: int
+    weights: Weights = "float"
 
 
 def lowered(config: Config, work: Work, mesh: Mesh, platform: str, dtype: Any = jnp.bfloat16) -> Any:
@@ -45,13 +48,13 @@ def lowered(config: Config, work: Work, mesh: Mesh, platform: str, dtype: Any = 
     work.plan.validate(config.num_hidden_layers)
     with compiling_for(platform):
         make = {"score": _score, "static": _static, "decode": _decode}[work.what]
-        return make(abstract(config, mesh, dtype), work)
+        return make(abstract(config, mesh, dtype, work.weights), work)
 
 
-def abstract(config: Config, mesh: Mesh, dtype: Any) -> Model:
+def abstract(config: Config, mesh: Mesh, dtype: Any, weights: Weights = "float") -> Model:
     """A model of shapes, each with the place where its parameter lies."""
     implementation = attention_implementation(config, jnp.dtype(dtype), mesh)
-    graphdef, state = nnx.split(abstract_model(config, dtype, implementation))
+    graphdef, state = nnx.split(abstract_model(config, dtype, implementation, weights))
     place = parameter_sharding(mesh)
 
     def leaf(path: Any, x: Any) -> Any:

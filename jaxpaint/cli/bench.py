@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.precision import WEIGHTS, described
 from jaxpaint.bench.kinds import KINDS, Target, prepare
 from jaxpaint.bench.shapes import SHAPES, config_of
 from jaxpaint.plans.plan import Plan
@@ -46,6 +47,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rows", type=int, metavar="N", help="rows of a batch (default: 8; 4 for decode)")
     parser.add_argument("--length", type=int, metavar="N", help="tokens of a row (default: 1024; 640 for decode)")
+    parser.add_argument(
+        "--weights", choices=WEIGHTS, default="float", help="what the layers' kernels are kept in (default: bfloat16)"
+    )
     parser.add_argument("--tensor-parallel", type=int, metavar="N", help="chips per weight (default: all)")
     parser.add_argument(
         "--layer-parallel", type=int, metavar="N", help="lanes that share the members of parallel groups (default: 1)"
@@ -76,7 +80,8 @@ def run(options: argparse.Namespace) -> int:
     from jaxpaint.bench.ahead import compiled_figures
     from jaxpaint.bench.programs import Work
 
-    work = Work(options.program, plan, options.rows or rows, options.length or min(length, positions))
+    length = options.length or min(length, positions)
+    work = Work(options.program, plan, options.rows or rows, length, options.weights)
     say(f"compiling for {options.compile_for}, about a minute")
     figures = compiled_figures(config, work, target, split, "bfloat16", lanes)
     if options.json:
@@ -90,7 +95,7 @@ def _said(shape: str, work: Work, target: Target, split: int, lanes: int, figure
     chips = "1 chip" if target.chips == 1 else f"{target.chips} chips, each weight over {split}"
     chips += f", groups over {lanes} lanes" if lanes > 1 else ""
     lines = [
-        f"{shape}, plan {work.plan}, {work.rows} rows of {work.length} tokens, bfloat16",
+        f"{shape}, plan {work.plan}, {work.rows} rows of {work.length} tokens, {described('bfloat16', work.weights)}",
         f"program      {work.what}, compiled for {target.kind.name} ({chips}) in {figures.compile_seconds:.0f} s",
     ]
     memory = target.kind.memory

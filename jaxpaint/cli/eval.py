@@ -24,6 +24,7 @@ from pathlib import Path
 from jaxpaint.base import interrupts
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
+from jaxpaint.base.precision import described
 from jaxpaint.cli.asking import add_asking_options, asking_of
 from jaxpaint.cli.exits import MISTAKE
 from jaxpaint.cli.loading import loaded, source_with_plan
@@ -121,10 +122,9 @@ def _report(results: dict, table: str) -> None:
         return
     config, timing = results["config"], results["timing"]
     print(plan_line(config["plan"], config["plan_cost"], config["plan_depth"]))
-    print(
-        f"{config['dtype']}, BOS {config['bos']} ({'added' if config['bos_token_added'] else 'not added'}), "
-        f"{timing['wall_seconds']:.1f} s, {timing['tokens_per_second']:.0f} tokens/s"
-    )
+    bos = f"BOS {config['bos']} ({'added' if config['bos_token_added'] else 'not added'})"
+    rate = f"{timing['wall_seconds']:.1f} s, {timing['tokens_per_second']:.0f} tokens/s"
+    print(f"{described(config['dtype'], config['weights'])}, {bos}, {rate}")
     print(table)
     if missing := results.get("interrupted"):
         print(f"jaxpaint: {interrupts.word()}; not finished: {', '.join(missing)}", file=sys.stderr)

@@ -79,7 +79,8 @@ def _spec(options: argparse.Namespace):
     from jaxpaint.training.settings import ENCODER, HEAD
 
     given = given_training(options, "limit", "max_length")
-    shared = {name: getattr(options, name) for name in ("model", "revision", "dtype", "tasks", "data", "store")}
+    names = "model", "revision", "dtype", "weights", "tasks", "data", "store"
+    shared = {name: getattr(options, name) for name in names}
     settings = checked_options(shared | variant_options(options))
     if options.max_length is not None:
         given["max_length"] = options.max_length

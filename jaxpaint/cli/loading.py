@@ -53,7 +53,8 @@ def source_with_plan(
     from jaxpaint.models.sharding import device_mesh
 
     mesh = device_mesh(options.tensor_parallel, options.layer_parallel)
-    return Source.of(model_store(options.model, options.revision), options.dtype), mesh, plan
+    store = model_store(options.model, options.revision)
+    return Source.of(store, options.dtype, options.weights), mesh, plan
 
 
 def loaded(options: argparse.Namespace, source: Source, mesh: Mesh | None) -> Model:
@@ -61,6 +62,6 @@ def loaded(options: argparse.Namespace, source: Source, mesh: Mesh | None) -> Mo
     from jaxpaint.engine.model import load
 
     tokenizer = source.tokenizer
-    model = load(source.store, dtype=options.dtype, mesh=mesh)
+    model = load(source.store, dtype=options.dtype, weights=source.weights, mesh=mesh)
     vars(model)["tokenizer"] = tokenizer  # where the cached property keeps it
     return model

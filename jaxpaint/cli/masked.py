@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
     require_masked_head(config)
     mesh = device_mesh(options.tensor_parallel, options.layer_parallel)
-    source = Source.of(model_store(options.model, options.revision), options.dtype)
+    source = Source.of(model_store(options.model, options.revision), options.dtype, options.weights)
     encoded = encode_texts(source, texts)
     model = loaded(options, source, mesh)
     with bar("scoring") as progress:
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
             special_tokens=encoded.special_tokens,
             progress=progress(encoded.masked),
         )
-    print(f"{len(texts)} text{'s' * (len(texts) != 1)}, {encoded.masked} tokens masked, {model.dtype}")
+    print(f"{len(texts)} text{'s' * (len(texts) != 1)}, {encoded.masked} tokens masked, {model.computed_in}")
     print(_table(variants, scores))
     return 0
 

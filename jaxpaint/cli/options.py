@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.precision import WEIGHTS
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import STRATEGIES, build, taking
 
@@ -28,6 +29,13 @@ def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, d
         choices=("auto", "float32", "bfloat16"),
         default="auto" if defaults else None,
         help="of the computation; auto is float32 on CPU and bfloat16 on accelerators (default: auto)",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default=WEIGHTS[0] if defaults else None,
+        help="what the layers' kernels are kept in: as --dtype says, or integers, in a half or a third of bfloat16's "
+        "memory; not for fine-tuning (default: float)",
     )
     if parallel:
         parser.add_argument(

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.precision import Weights, checked_weights, described
 from jaxpaint.base.target import platform
 from jaxpaint.engine import compiled, interpreted
 from jaxpaint.engine import layers as stack
@@ -26,10 +27,11 @@ from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.layers import apart, are_apart, lie_apart
 from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs, checked_inputs
-from jaxpaint.models import abstract_model
+from jaxpaint.models import abstract_model, new_model
 from jaxpaint.models.decoder import Implementation
 from jaxpaint.models.family import Config, require_lm_head
 from jaxpaint.models.kernel import Kernel
+from jaxpaint.models.quantised import weights_of
 from jaxpaint.models.sharding import lanes, parameter_sharding, with_lanes
 from jaxpaint.plans.nodes import fold
 from jaxpaint.plans.plan import Plan
@@ -60,8 +62,18 @@ class Model:
 
     @property
     def dtype(self) -> jnp.dtype:
-        """What the parameters are kept in, and matrix products computed in."""
-        return jax.tree.leaves(self.state)[0].dtype
+        """What matrix products are computed in, and parameters kept in that are not quantised."""
+        return _dtype(self.state)
+
+    @property
+    def weights(self) -> Weights:
+        """What the layers' kernels are kept in."""
+        return weights_of(self.state)
+
+    @property
+    def computed_in(self) -> str:
+        """What results tell models of equal parameters apart by."""
+        return described(self.dtype, self.weights)
 
     @property
     def full_plan(self) -> Plan:
@@ -94,7 +106,8 @@ class Model:
             return self.state["blocks"]
         if self.mesh is not None or not on_cpu():
             return None
-        stacked = jax.tree.map(np.asarray, self.state["blocks"])
+        # NumPy has no packed int4 to share memory with.
+        stacked = jax.tree.map(lambda leaf: leaf if leaf.dtype == jnp.int4 else np.asarray(leaf), self.state["blocks"])
         return jax.tree.map(lambda leaf: stack.Apart(tuple(map(jax.device_put, leaf))), stacked)
 
     def checked_plan(self, plan: Plan | None) -> Plan:
@@ -169,15 +182,24 @@ class Model:
         return _hidden_states(self.graphdef, self.state, plan, inputs, with_lanes(self.mesh))
 
 
-def load(model: str | Path, *, dtype: DType = "auto", revision: str | None = None, mesh: Mesh | None = None) -> Model:
+def load(
+    model: str | Path,
+    *,
+    dtype: DType = "auto",
+    weights: Weights = "float",
+    revision: str | None = None,
+    mesh: Mesh | None = None,
+) -> Model:
     """Loads a converted store, a Hugging Face or Meta folder, or a hub id (converted into the cache on first use).
 
-    `dtype` "auto" is float32 on CPU and bfloat16 on accelerators. `mesh`
+    `dtype` "auto" is float32 on CPU and bfloat16 on accelerators. With `weights` "int8" or "int4" the layers' kernels
+    are kept so (`jaxpaint.models.quantised`), and all else in `dtype`. `mesh`
     (`jaxpaint.models.sharding.device_mesh`) spreads the parameters over several devices, each reading its own part.
 
     Raises:
         UserError: no such model, a damaged one, or one of a family that is not known.
     """
+    checked_weights(weights)
     from convert import store_for
     from jaxpaint.models import checkpoint
 
@@ -187,7 +209,7 @@ def load(model: str | Path, *, dtype: DType = "auto", revision: str | None = Non
     config, manifest = checkpoint.read_config(store), checkpoint.read_manifest(store)
     sharding = parameter_sharding(mesh) if mesh else None
     keep = stack.apart_blocks if lie_apart(config, chosen) else None
-    parameters = checkpoint.restore(store, dtype=chosen, sharding=sharding, keep=keep)
+    parameters = checkpoint.restore(store, dtype=chosen, weights=weights, sharding=sharding, keep=keep)
     loaded = from_parameters(config, parameters, store=store, mesh=mesh)
     if loaded.manifest != manifest:  # read once more, for good
         raise UserError(f"the store {store} was replaced while it was loaded; try again")
@@ -198,31 +220,31 @@ def from_parameters(
     config: Config, parameters: dict[str, Any], *, store: Path | None = None, mesh: Mesh | None = None
 ) -> Model:
     """A model of nested parameters as `jaxpaint.models.checkpoint.restore` returns them."""
-    dtype = jax.tree.leaves(parameters)[0].dtype
+    dtype, weights = _dtype(parameters), weights_of(parameters)
     if lie_apart(config, dtype):
         parameters = {**parameters, "blocks": apart(parameters["blocks"])}
-    graphdef, state = nnx.split(abstract_model(config, dtype, attention_implementation(config, dtype, mesh)))
+    graphdef, state = nnx.split(abstract_model(config, dtype, attention_implementation(config, dtype, mesh), weights))
     nnx.replace_by_pure_dict(state, parameters)
     return Model(config, graphdef, state, store, mesh)
 
 
-def random_model(config: Config, *, seed: int = 0, dtype: DType = "auto") -> Model:
-    """A model of random weights, for tests and throughput measurements at real shapes."""
-    from jaxpaint.models import model_class
+def _dtype(parameters: Any) -> jnp.dtype:
+    return jax.tree.leaves(parameters["embed"])[0].dtype  # of kernels it may be integers
 
+
+def random_model(config: Config, *, seed: int = 0, dtype: DType = "auto", weights: Weights = "float") -> Model:
+    """A model of random weights, for tests and throughput measurements at real shapes."""
     chosen = resolve_dtype(dtype)
+    how = chosen, attention_implementation(config, chosen), weights
 
     @jax.jit
     def make():
-        implementation = attention_implementation(config, chosen)
-        module = model_class(config)(config, rngs=nnx.Rngs(seed), dtype=chosen, attention_implementation=implementation)
-        state = nnx.split(module)[1]
+        state = nnx.split(new_model(config, *how, seed=seed))[1]
         if lie_apart(config, chosen):
             state["blocks"] = apart(state["blocks"])
         return state
 
-    graphdef = nnx.split(abstract_model(config, chosen, attention_implementation(config, chosen)))[0]
-    return Model(config, graphdef, make())
+    return Model(config, nnx.split(abstract_model(config, *how))[0], make())
 
 
 def resolve_dtype(dtype: DType) -> jnp.dtype:

@@ -12,27 +12,37 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpaint.base.precision import Weights, checked_weights, described
 from jaxpaint.engine.model import DType, attention_implementation, resolve_dtype
-from jaxpaint.models import abstract_model
+from jaxpaint.models import abstract_model, abstract_parameters
 from jaxpaint.models.checkpoint import read_config, read_manifest
 from jaxpaint.models.family import Config
+from jaxpaint.models.quantised import stored_bytes
 from jaxpaint.models.tokenizer import load_tokenizer
 from jaxpaint.plans.plan import Plan
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The converted model in `store`, to be computed in `dtype`. What `Model` says too has the same name."""
+    """The converted model in `store`, to be computed in `dtype` with these `weights`.
+
+    What `Model` says too has the same name.
+    """
 
     store: Path
     config: Config
     dtype: jnp.dtype
+    weights: Weights = "float"
     mesh: None = None  # counted as for one device
 
     @classmethod
-    def of(cls, store: Path, dtype: DType = "auto") -> Source:
+    def of(cls, store: Path, dtype: DType = "auto", weights: Weights = "float") -> Source:
         """Raises UserError for a folder that is no converted store."""
-        return cls(store, read_config(store), resolve_dtype(dtype))
+        return cls(store, read_config(store), resolve_dtype(dtype), checked_weights(weights))
+
+    @property
+    def computed_in(self) -> str:
+        return described(self.dtype, self.weights)
 
     @property
     def num_layers(self) -> int:
@@ -50,12 +60,18 @@ class Source:
     @cached_property
     def state(self) -> Any:
         """The parameters' shapes and dtypes, in place of the parameters."""
-        return nnx.state(abstract_model(self.config, self.dtype, attention_implementation(self.config, self.dtype)))
+        implementation = attention_implementation(self.config, self.dtype)
+        return nnx.state(abstract_model(self.config, self.dtype, implementation, self.weights))
 
     @property
     def parameters(self) -> int:
         """How many numbers the model has learned."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.state))
+        return sum(leaf.size for leaf in abstract_parameters(self.config, self.dtype).values())
+
+    @property
+    def parameter_bytes(self) -> int:
+        """What they take in memory, as they are kept."""
+        return sum(map(stored_bytes, jax.tree.leaves(self.state)))
 
     def checked_plan(self, plan: Plan) -> Plan:
         """Raises PlanError if it names a layer that the model lacks."""

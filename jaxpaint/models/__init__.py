@@ -14,6 +14,7 @@ from jaxpaint.models.fields import ConfigError
 from jaxpaint.models.scalings import LongropeScaling, scaling_from_dict
 
 if TYPE_CHECKING:
+    from jaxpaint.base.precision import Weights
     from jaxpaint.models.decoder import Implementation
 
 FAMILIES: tuple[Family, ...] = (bert.FAMILY, gpt_neox.FAMILY, llama.FAMILY, qwen2.FAMILY)
@@ -74,18 +75,38 @@ def model_class(config: Config) -> Any:
     return Bert
 
 
-def abstract_model(config: Config, dtype: Any, attention_implementation: Implementation = "matmul") -> Any:
+def abstract_model(
+    config: Config,
+    dtype: Any,
+    attention_implementation: Implementation = "matmul",
+    weights: Weights = "float",
+) -> Any:
     """The model with shapes in place of arrays: nothing is allocated."""
     from flax import nnx
 
-    return nnx.eval_shape(
-        lambda: model_class(config)(
-            config, rngs=nnx.Rngs(0), dtype=dtype, attention_implementation=attention_implementation
-        )
-    )
+    return nnx.eval_shape(lambda: new_model(config, dtype, attention_implementation, weights))
 
 
-def abstract_parameters(config: Config, dtype: Any) -> dict[str, Any]:
+def new_model(
+    config: Config,
+    dtype: Any,
+    attention_implementation: Implementation,
+    weights: Weights = "float",
+    *,
+    seed: int = 0,
+) -> Any:
+    """The model with random parameters."""
+    from flax import nnx
+
+    from jaxpaint.models.quantised import quantise_layers
+
+    how = {"dtype": dtype, "attention_implementation": attention_implementation}
+    model = model_class(config)(config, rngs=nnx.Rngs(seed), **how)
+    quantise_layers(model, weights)
+    return model
+
+
+def abstract_parameters(config: Config, dtype: Any, weights: Weights = "float") -> dict[str, Any]:
     """Every parameter's path (`blocks/mlp/up_proj/kernel`) with its stacked shape and dtype.
 
     Block parameters have a leading layer axis of `num_hidden_layers`; kernels are [in, out].
@@ -93,4 +114,4 @@ def abstract_parameters(config: Config, dtype: Any) -> dict[str, Any]:
     from flax import nnx
     from flax.traverse_util import flatten_dict
 
-    return flatten_dict(nnx.to_pure_dict(nnx.state(abstract_model(config, dtype), nnx.Param)), sep="/")
+    return flatten_dict(nnx.to_pure_dict(nnx.state(abstract_model(config, dtype, weights=weights), nnx.Param)), sep="/")

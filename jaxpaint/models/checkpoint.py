@@ -14,15 +14,11 @@ A store is a folder:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
-import logging
 import math
-import re
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -33,6 +29,8 @@ from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.base.folders import new_folder
 from jaxpaint.base.memory import give_back, require_memory
 from jaxpaint.base.names import require_text
+from jaxpaint.base.precision import Weights, described, is_quantised
+from jaxpaint.models.checkpointer import checkpointer_of
 from jaxpaint.models.family import Config
 from jaxpaint.models.manifest import (
     FORMAT,
@@ -78,14 +76,17 @@ def restore(
     path: str | Path,
     *,
     dtype: Any = None,
+    weights: Weights = "float",
     sharding: Sharding | Callable[[str, tuple[int, ...]], Sharding] | None = None,
     keep: Callable[[str, jax.Array], Any] | None = None,
 ) -> dict[str, Any]:
     """The parameters as nested dictionaries of `jax.Array`, cast to `dtype` (default: as stored).
 
-    `sharding` is one sharding for every array (default: the default device), or a function of a parameter's path
-    (`blocks/mlp/up_proj/kernel`) and its shape. Each device's part is read and placed on its own. `keep` makes of a
-    parameter, by its path, what stays of it: large ones come one by one, so that no two are there twice.
+    With other `weights` the layers' kernels are integers with scales beside them (`jaxpaint.models.quantised`), made of
+    each as it is read: the whole model in floating point is never there. `sharding` is one sharding for every array
+    (default: the default device), or a function of a parameter's path (`blocks/mlp/up_proj/kernel`) and its shape. Each
+    device's part is read and placed on its own. `keep` makes of a parameter, by its path, what stays of it: large ones
+    come one by one, so that no two are there twice.
 
     Raises:
         UserError: no such store, a damaged one, or one that the memory of the host does not hold, where that is what
@@ -94,13 +95,22 @@ def restore(
     import jax.numpy as jnp
     from flax.traverse_util import unflatten_dict
 
+    from jaxpaint.models.quantised import quantised_at
+
     default = jnp.zeros(()).sharding if sharding is None else sharding
-    _require_memory(path, dtype, default)
+    _require_memory(path, dtype, weights, default)
     restored: dict[str, Any] = {}
     with verified(path) as manifest:
-        for names in _in_turn(manifest["tensors"]):
-            read = _read(path, {name: manifest["tensors"][name] for name in names}, dtype, default)
+        for names in _in_turn(manifest["tensors"], weights):
+            tensors = {name: manifest["tensors"][name] for name in names}
+            if is_quantised(names[0], weights):  # made of what is stored, whatever is computed in
+                (kernel,) = _read(path, tensors, None, default).values()
+                read = quantised_at(names[0], kernel, weights, default)
+                del kernel
+            else:
+                read = _read(path, tensors, dtype, default)
             restored.update({name: keep(name, read.pop(name)) for name in list(read)} if keep else read)
+            del read
             give_back(1)  # what reading held, before the next asks for as much
     give_back()
     nested: dict[str, Any] = unflatten_dict(restored, sep="/")
@@ -124,7 +134,7 @@ def _read(path: str | Path, tensors: Mapping[str, Any], dtype: Any, sharding: An
         # Orbax refuses less than an array as read or as kept, whichever is larger.
         held += math.prod(shape) * max(stored.itemsize, kept.itemsize)
     try:
-        with _orbax(restore_concurrent_gb=(held + 1) / 10**9) as checkpointer:
+        with checkpointer_of(restore_concurrent_gb=(held + 1) / 10**9) as checkpointer:
             restored = checkpointer.restore(
                 (Path(path) / "parameters").resolve(),
                 args=ocp.args.PyTreeRestore(
@@ -141,24 +151,26 @@ def _read(path: str | Path, tensors: Mapping[str, Any], dtype: Any, sharding: An
     return flat
 
 
-def _in_turn(tensors: Mapping[str, Any]) -> list[list[str]]:
+def _in_turn(tensors: Mapping[str, Any], weights: Weights) -> list[list[str]]:
     """The names of tensors that are read at once: small ones together, last, after large ones, the largest first.
 
-    Reading holds a second copy, which so finds the room that later ones will take.
+    Reading holds a second copy, which so finds the room that later ones will take. What is quantised is read by itself.
     """
     sizes = {name: math.prod(tensor["shape"]) for name, tensor in tensors.items()}
-    large = sorted((name for name in tensors if sizes[name] >= LARGE), key=lambda name: -sizes[name])
-    small = [name for name in tensors if sizes[name] < LARGE]
-    return [*([name] for name in large), *([small] if small else [])]
+    alone = {name for name in tensors if sizes[name] >= LARGE or is_quantised(name, weights)}
+    small = [name for name in tensors if name not in alone]
+    return [*([name] for name in sorted(alone, key=lambda name: (-sizes[name], name))), *([small] if small else [])]
 
 
-def _require_memory(path: str | Path, dtype: Any, sharding: Any) -> None:
+def _require_memory(path: str | Path, dtype: Any, weights: Weights, sharding: Any) -> None:
     """Raises UserError where the part of the parameters that lies on the host does not fit into its memory."""
     import jax.numpy as jnp
 
+    from jaxpaint.models.quantised import kernel_bytes
+
     kept = needed = 0
     tensors = read_manifest(path)["tensors"]
-    for names in _in_turn(tensors):
+    for names in _in_turn(tensors, weights):
         part = copies = 0
         for name in names:
             shape = tuple(tensors[name]["shape"])
@@ -167,13 +179,17 @@ def _require_memory(path: str | Path, dtype: Any, sharding: Any) -> None:
             # Copies of one array on several of a host's devices may be one in memory.
             numbers = min(hosts * math.prod(placed.shard_shape(shape)), math.prod(shape))
             stored = jnp.dtype(tensors[name]["dtype"])
+            if is_quantised(name, weights):  # as it is read, and reading's copy
+                needed = max(needed, kept + 2 * numbers * stored.itemsize)
+                part += kernel_bytes(shape, weights) * numbers // math.prod(shape)
+                continue
             part += numbers * jnp.dtype(dtype or stored).itemsize
             copies += numbers * max(jnp.dtype(dtype or stored).itemsize, stored.itemsize)
         kept += part
         needed = max(needed, kept + copies)
     if not kept:
         return
-    shown = jnp.dtype(dtype or next(iter(tensors.values()))["dtype"])
+    shown = described(jnp.dtype(dtype or next(iter(tensors.values()))["dtype"]), weights)
     # Not fewer bits: a CPU computes in float32, and XLA holds the layers' copies in it beside them.
     advice = "allow the container or the job more (ulimit -v), or take a machine or a model that suits it"
     needed = max(needed + READING, kept + min(kept, LEFT_BEHIND) + BESIDE_PARAMETERS)
@@ -314,51 +330,13 @@ def _write_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> Non
         stacked_and_large = name.startswith("blocks/") and value.nbytes > CHUNK_BYTES
         arguments[name] = ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if stacked_and_large else ())
     # One file per chunk: OCDBT's merging holds gigabytes in memory. Weights compress little.
-    with _orbax(use_ocdbt=False, use_compression=False, type_handler_registry=registry) as checkpointer:
+    with checkpointer_of(use_ocdbt=False, use_compression=False, type_handler_registry=registry) as checkpointer:
         checkpointer.save(
             folder.resolve(),
             args=ocp.args.PyTreeSave(
                 item=unflatten_dict(dict(parameters), sep="/"), save_args=unflatten_dict(arguments, sep="/")
             ),
         )
-
-
-@contextlib.contextmanager
-def _orbax(**settings: Any) -> Iterator[Any]:
-    """A checkpointer of parameter trees."""
-    import orbax.checkpoint as ocp
-
-    with quiet_orbax(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**settings)) as checkpointer:
-        yield checkpointer
-
-
-@contextlib.contextmanager
-def quiet_orbax() -> Iterator[None]:
-    """Orbax keeps warnings about its own settings to itself, and prints no error that it raises anyway."""
-    logger, tasks, hook = logging.getLogger("absl"), logging.getLogger("asyncio"), sys.unraisablehook
-
-    def without_late_ones(dropped: sys.UnraisableHookArgs) -> None:
-        if not (isinstance(dropped.exc_value, RuntimeError) and "Event loop is closed" in str(dropped.exc_value)):
-            hook(dropped)
-
-    logger.addFilter(_not_orbax)
-    tasks.addFilter(_not_late)
-    sys.unraisablehook = without_late_ones
-    yield
-    # Not after an error: writes that were begun beside the one that failed may still fail, in threads of their own.
-    # Where another checkpoint comes after it, they may do so even later: their filter, which knows them, stays.
-    logger.removeFilter(_not_orbax)
-    sys.unraisablehook = hook
-
-
-def _not_late(record: logging.LogRecord) -> bool:
-    """All but writes of TensorStore that nobody waited for: their errors begin with a status, `ValueError('CODE: …`."""
-    late = r"exception was never retrieved.* exception=\w+\(['\"][A-Z_]+: "
-    return not re.search(late, record.getMessage(), re.DOTALL)
-
-
-def _not_orbax(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.CRITICAL or "orbax" not in Path(record.pathname).parts
 
 
 def _copy_tokenizer(

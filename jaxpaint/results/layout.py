@@ -14,7 +14,7 @@ SCHEMA = """
 CREATE TABLE models (
     id INTEGER PRIMARY KEY,
     fingerprint TEXT NOT NULL,
-    dtype TEXT NOT NULL,            -- of the computation
+    dtype TEXT NOT NULL,            -- of the computation, and of weights in integers: 'float32, int8 weights'
     source TEXT,                    -- folder or hub id
     revision TEXT,
     num_layers INTEGER NOT NULL,

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.precision import parts
 from jaxpaint.base.shown import csv_cell
 from jaxpaint.results.grid import grid
 from jaxpaint.results.layout import READABLE
@@ -123,7 +124,7 @@ def _result_object(model: Row, plan: Row, labels: list[str], cells: list[Row]) -
             "plan_depth": plan["depth"],
             "plan_labels": labels,
             "bos": cells[0]["bos"],
-            "dtype": model["dtype"],
+            **dict(zip(("dtype", "weights"), parts(model["dtype"]), strict=True)),
             "max_length": lengths.pop() if len(lengths) == 1 else None,
         },
         "environment": json.loads(environments.pop() or "null") if len(environments) == 1 else None,

@@ -100,7 +100,7 @@ def register(store: Store, model: Model | Source, variants: Sequence[Variant], t
     manifest = model.manifest
     model_id = store.model(
         fingerprint=manifest["fingerprint"],
-        dtype=str(model.dtype),
+        dtype=model.computed_in,
         source=manifest.get("source"),
         revision=manifest.get("revision"),
         num_layers=model.num_layers,

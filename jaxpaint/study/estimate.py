@@ -138,8 +138,10 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
 
     Raises UserError for plans that do not fit the model, or tasks that cannot be loaded; the lines before it stand.
     """
-    model = Source.of(store, spec.dtype)  # type: ignore[arg-type]
-    yield _line("model", f"{count(model.num_layers, 'layer')}, {_size(model.parameters)} parameters, {model.dtype}")
+    model = Source.of(store, spec.dtype, spec.weights)  # type: ignore[arg-type]
+    yield _line(
+        "model", f"{count(model.num_layers, 'layer')}, {_size(model.parameters)} parameters, {model.computed_in}"
+    )
     variants = spec.variants(model.num_layers)
     plans = [variant.plan for variant in variants]
     whole = plan_work(plans)
@@ -191,7 +193,7 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
 def unfinished(spec: StudySpec, model: Source, tasks: Sequence[TaskRequests]) -> PlanWork:
     """The work of those plans of the spec's shard that the store does not have finished on all tasks."""
     with reading(spec.store) as connection:
-        documents = covered(connection, model.manifest["fingerprint"], str(model.dtype))
+        documents = covered(connection, model.manifest["fingerprint"], model.computed_in)
 
     def is_finished(plan: Plan) -> bool:
         keys = ((t.name, t.version, t.num_fewshot, t.bos, canonical_json(t.settings)) for t in tasks)
@@ -203,7 +205,8 @@ def unfinished(spec: StudySpec, model: Source, tasks: Sequence[TaskRequests]) ->
 
 def measured_rates(model: Source, batch: Batch) -> Rates:
     """Times one batch through two layers of random weights, of the model's sizes, on this machine's device."""
-    small = random_model(with_layers(model.config, range(2)), dtype=str(model.dtype))  # type: ignore[arg-type]
+    config = with_layers(model.config, range(2))
+    small = random_model(config, dtype=str(model.dtype), weights=model.weights)  # type: ignore[arg-type]
     pair = Plan.of(0, 1).root
     plans = [Plan.of(Repeat(pair, count // 2)) for count in (FEW, MANY)]
 
@@ -244,7 +247,7 @@ def _memory_text(model: Source, plans: PlanWork, batch: Batch) -> str:
     vocabulary = model.config.vocab_size
     used = memory_needed(
         plans,
-        parameter_bytes=model.parameters * model.dtype.itemsize,
+        parameter_bytes=model.parameter_bytes,
         state_bytes=batch.tokens.size * model.config.hidden_size * model.dtype.itemsize,
         held_bytes=held_state_bytes(),
         logits_bytes=4 * vocabulary_block(vocabulary) * head_chunk(vocabulary, batch.scored.size),

@@ -16,6 +16,7 @@ from convert import config_for, store_for
 from jaxpaint.base.budgets import device_memory, host_memory
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import write_whole
+from jaxpaint.base.precision import require_float_weights
 from jaxpaint.base.progress import say
 from jaxpaint.base.words import digest
 from jaxpaint.engine.model import Model, load, require_pooler
@@ -60,6 +61,7 @@ class GlueSpec:
     frozen: bool = False
     revision: str | None = None
     dtype: str = "auto"
+    weights: str = "float"
     data: tuple[str, ...] = ()
     limit: int | None = None
     limit_train: int | None = None
@@ -71,6 +73,8 @@ class GlueSpec:
     plans: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.frozen:
+            require_float_weights(self.weights)
         require_few_plans(self)
 
     def variants(self, num_layers: int) -> tuple[Variant, ...]:
@@ -142,7 +146,7 @@ def run_glue(spec: GlueSpec, *, progress: StartBar = no_bar, converting: Progres
     require_pooler(source.config)  # which of a hub's model only the weights may say
     for task, _ in files:
         check_max_length(source, task, spec.training.max_length)
-    model = load(converted, dtype=spec.dtype)  # type: ignore[arg-type]
+    model = load(converted, dtype=spec.dtype, weights=spec.weights)  # type: ignore[arg-type]
     with Store.open(spec.store, create=True) as store:
         tell_mended(store, say)
         common = [(store, model, requests, variants, spec.training) for requests in tasks]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpaint.base.errors import UserError, first_line
+from jaxpaint.base.precision import WEIGHTS, require_float_weights
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.shards import shard_of
 from jaxpaint.plans.strategies import CUSTOM, STRATEGIES, Variant, family, require_few
@@ -51,6 +52,7 @@ class StudySpec:
     tasks: tuple[str, ...] = _setting(values.names, ())
     revision: str | None = _setting(values.text, None)
     dtype: str = _setting(values.choice("auto", "float32", "bfloat16"), "auto")
+    weights: str = _setting(values.choice(*WEIGHTS), "float")
     tensor_parallel: int = _setting(values.whole(1), 1)
     layer_parallel: int = _setting(values.whole(1), 1)
     data: tuple[str, ...] = _setting(values.texts, ())
@@ -116,7 +118,7 @@ class FinetuneSpec:
     """What `jaxpaint finetune` runs: the plans of `study` on its tasks, as they are and fine-tuned, into its store.
 
     Each task's plans are trained on the first `limit_train` of its training documents (None: on all). Raises UserError
-    for no plan to fine-tune, several seeds, or analyses or shards, which this command does not have.
+    for no plan to fine-tune, integer weights, several seeds, or analyses or shards, which this command does not have.
     """
 
     study: StudySpec
@@ -124,6 +126,7 @@ class FinetuneSpec:
     limit_train: int | None = None
 
     def __post_init__(self) -> None:
+        require_float_weights(self.study.weights)
         if not self.study.tasks:
             raise UserError("there is no task to fine-tune on; give --tasks arc_challenge")
         if not self.study.strategies and not self.study.plans:

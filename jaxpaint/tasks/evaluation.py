@@ -33,7 +33,7 @@ def evaluate_tasks(
 ) -> dict[str, Any]:
     """Evaluates loaded tasks (`jaxpaint.tasks.load.load_tasks`) and returns lm-eval's results dictionary, extended.
 
-    `config` gains the plan, its cost and depth, BOS, cache, dtype, model source, revision and fingerprint;
+    `config` gains the plan, its cost and depth, BOS, cache, dtype, weights, model source, revision and fingerprint;
     `environment` the device and library versions; `timing` wall seconds, tokens and tokens/s. Tasks run one after the
     other, so that what is finished is kept: after an interruption (Ctrl-C) `interrupted` lists the tasks that are
     missing, and `failed` says of each task that could not be scored why.
@@ -95,6 +95,7 @@ def _setting(lm: PlanLM) -> dict[str, Any]:
         "bos": lm.encoding.bos,
         "bos_token_added": lm.encoding.adds_bos,
         "dtype": str(lm.model.dtype),
+        "weights": lm.model.weights,
         KV: lm.kv,
         "max_length": lm.encoding.max_length,
         **({GENERATION: generation} if (generation := lm.encoding.described_generation) else {}),

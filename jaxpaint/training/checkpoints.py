@@ -15,7 +15,7 @@ from jaxpaint.base import locks
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.base.folders import new_folder, recover
 from jaxpaint.base.siblings import clear, put_back, remove
-from jaxpaint.models.checkpoint import quiet_orbax
+from jaxpaint.models.checkpointer import quiet_orbax
 
 State = TypeVar("State")
 

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.precision import require_float_weights
 from jaxpaint.engine.layers import together
 from jaxpaint.engine.model import Model, from_parameters, require_pooler
 from jaxpaint.engine.source import Source
@@ -79,10 +80,12 @@ def tune_decoder(
 
     Raises:
         PlanError: the plan names a layer that the model lacks.
-        UserError: an encoder, a device whose memory is too small, or a checkpoint that cannot be written or read.
+        UserError: an encoder, integer weights, a device whose memory is too small, or a checkpoint that cannot be
+            written or read.
         FloatingPointError: the loss is not finite.
     """
     require_lm_head(model.config, "fine-tuning on answers")
+    require_float_weights(model.weights)
     _require_shared(settings, model)
     own, layers = own_layers(model.checked_plan(plan))
     first = of_layers(parameters, layers)
@@ -141,6 +144,7 @@ def tune_encoder(
     cannot share.
     """
     require_pooler(model.config)
+    require_float_weights(model.weights)
     _require_shared(settings, model)
     count = sum(leaf.size for leaf in jax.tree.leaves(model.state))
     size, length = model.dtype.itemsize, row_length(settings.max_length, LABELLED_STEP)

@@ -77,6 +77,13 @@ class TestTPU:
         assert found["peak"] < 15.75 * GIB
         assert found["weight_copies"] == []
 
+    @pytest.mark.parametrize("weights", ["int8", "int4"])
+    def test_decoding_with_weights_in_integers(self, weights: str) -> None:
+        """Sixteen rows fit one chip, where those of bfloat16 leave no room: integers are read in the products."""
+        found = figures("v5e", "--program", "decode", "--rows", 16, "--length", 640, "--weights", weights)
+        assert found["peak"] < 12.5 * GIB
+        assert found["weight_copies"] == []
+
     @pytest.mark.parametrize("shape", ["pythia-6.9b", "mistral-7b", "bert-large"])
     def test_other_families(self, shape: str) -> None:
         found = figures("v6e", "--rows", 8, "--length", 512, shape=shape)
@@ -91,6 +98,11 @@ class TestH100:
         found = figures("h100", "--program", "static", "--plan", LOOPED)
         assert found["peak"] < 18 * GIB
         assert (found["weight_copies"], found["gathers_in_loops"]) == ([], 0)
+
+    def test_scoring_llama2_70b_with_weights_in_int8(self) -> None:
+        """On one card, from its memory alone."""
+        found = figures("h100", "--rows", 2, "--weights", "int8", shape="llama2-70b")
+        assert found["peak"] < 66 * GIB
 
     def test_scoring_copies_no_weight(self) -> None:
         found = figures("h100")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxpaint.base.precision import Weights
 from jaxpaint.base.target import compiling_for, platform
 from jaxpaint.bench.programs import What, Work, abstract, lowered
 from jaxpaint.bench.shapes import config_of
@@ -96,6 +97,16 @@ def others(model: Model) -> Iterator[tuple[str, str]]:
     stored = Stored(*[array(8, heads, 256, config.head_dim, dtype=jnp.bfloat16)] * 2)
     x = array(1, 64, config.hidden_size, dtype=jnp.bfloat16)
     yield low(decode.prefill, model.layers, *program, nested.room, array(), x, stored, array(), chunk, 64)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("shape", ["llama2-7b", "pythia-6.9b", "bert-large"])
+def test_programs_of_weights_in_integers_lower(shape: str, weights: Weights) -> None:
+    config = config_of(shape)
+    for what in ("score", "static", "decode") if config.capabilities.decoder else ("score", "static"):
+        work = Work(what, Plan.parse(PLANS[1]), 4, 256, weights)  # type: ignore[arg-type]
+        text = lowered(config, work, MESHES["tpu"], "tpu").as_text()
+        assert f"x{weights.replace('int', 'i')}>" in text
 
 
 def test_the_target_is_within_its_context_alone() -> None:

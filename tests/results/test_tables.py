@@ -271,6 +271,7 @@ def test_lm_eval_reads_one_object_per_plan(whole: Path) -> None:
         "plan_labels": ["skip start=2"],
         "bos": "auto",
         "dtype": "float32",
+        "weights": "float",
         "max_length": 64,
     }
     assert object["config"] == expected
