@@ -1,0 +1,169 @@
+"""`jaxpaint bench --model`: how long plans take on the device that is here, shown, written and kept beside scores."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.base.files import check_writable, is_stream, write_whole
+from jaxpaint.base.shown import visible_name
+from jaxpaint.base.words import count
+from jaxpaint.cli.loading import loaded, source_with_plan
+from jaxpaint.plans.plan import Plan
+from jaxpaint.results.latency import Latency, Setting, Spread, beside
+
+if TYPE_CHECKING:
+    from jaxpaint.models.family import Config
+
+LEAST = {"batch_size": 1, "prompt_length": 2, "new_tokens": 2, "rounds": 1}
+DEFAULTS = {"batch_size": 1, "prompt_length": 128, "new_tokens": 32, "rounds": 5}
+WIDEST_PLAN = 30
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures, keeps and shows; the exit status. Raises UserError for what cannot be measured or kept."""
+    numbers = {name: DEFAULTS[name] if (given := getattr(options, name)) is None else given for name in DEFAULTS}
+    for name, least in LEAST.items():
+        if numbers[name] < least:
+            raise UserError(f"--{name.replace('_', '-')} is {numbers[name]}; give at least {least}")
+    compared = [Plan.parse(text) for text in options.compare]
+    options.tensor_parallel = options.tensor_parallel or 1
+    _check_files(options.output, options.store)
+    rounds = numbers.pop("rounds")
+
+    def check(config: Config, plan: Plan) -> None:
+        from jaxpaint.bench.latency import Sizes
+
+        Sizes(**numbers).check(config)
+        for each in compared:
+            each.validate(config.num_hidden_layers)
+
+    source, mesh, plan = source_with_plan(options, check)
+    from jaxpaint.base.progress import bar
+    from jaxpaint.bench.latency import Sizes, measure
+
+    plans = list(dict.fromkeys([plan, *compared]))
+    model = loaded(options, source, mesh)
+    with bar("measuring", "plans") as progress:
+        advance = progress(len(plans) * (rounds + 1))
+        found = measure(
+            model, plans, Sizes(**numbers), rounds, tensor_parallel=options.tensor_parallel, progress=advance
+        )
+    manifest = model.manifest
+    about = {name: manifest.get(name) for name in ("fingerprint", "source", "revision")}
+    about |= {"dtype": str(model.dtype), "num_layers": model.num_layers}
+    if options.store is not None:
+        from jaxpaint.results.store import Store
+
+        with Store.open(options.store, create=True) as store:
+            store.add_latencies(about, list(zip(plans, found, strict=True)))
+    figures = json.dumps(_figures(about, plans, found), indent=2, allow_nan=False) + "\n"
+    if options.output is not None:
+        write_whole(figures, options.output)
+    if options.json:
+        print(figures, end="")
+        return 0
+    print("\n".join(table(str(about["source"] or options.model), str(about["dtype"]), plans, found)))
+    if options.store is not None:
+        print(f"{options.store}: {count(len(plans), 'latency').replace('latencys', 'latencies')} kept")
+    if options.output is not None and not is_stream(options.output):
+        print(f"wrote {options.output}")
+    return 0
+
+
+def _check_files(output: Path | None, store: Path | None) -> None:
+    """What cannot be written is told before the work, and nothing is made yet."""
+    if output is not None:
+        check_writable(output, "a JSON file")
+    if store is None:
+        return
+    if store.exists() and not store.is_dir():
+        from jaxpaint.results.store import Store
+
+        with Store.open(store, create=False):
+            return
+    if store.is_dir():
+        raise UserError(f"--store {store} is a folder; give the name of a file, such as study.sqlite")
+    if not store.parent.is_dir():
+        raise UserError(f"--store {store}: the folder {store.parent} does not exist")
+
+
+def _figures(about: dict[str, Any], plans: Sequence[Plan], found: Sequence[Latency]) -> dict[str, Any]:
+    """Everything measured, as JSON has it. Seconds, tokens a second, bytes."""
+    return {
+        "model": about,
+        "setting": asdict(found[0].setting),
+        "plans": [
+            {
+                "plan": str(plan),
+                "cost": plan.cost,
+                "depth": plan.depth,
+                "first_token_seconds": {**asdict(each.first), "rounds": each.first_seconds},
+                "further_token_seconds": {**asdict(each.step), "rounds": each.step_seconds},
+                "prefill_tokens_per_second": each.prefill_rate,
+                "decode_tokens_per_second": each.decode_rate,
+                "peak_memory_bytes": each.peak_memory,
+                "first_token_by_first_plan": _known(beside(found[0].first_seconds, each.first_seconds)),
+                "further_token_by_first_plan": _known(beside(found[0].step_seconds, each.step_seconds)),
+            }
+            for plan, each in zip(plans, found, strict=True)
+        ],
+    }
+
+
+def _known(value: float) -> float | None:
+    return value if value == value else None
+
+
+def table(model: str, dtype: str, plans: Sequence[Plan], found: Sequence[Latency]) -> list[str]:
+    """Lines of at most 80 columns: where and of what, then the first token, then those that follow, a line a plan."""
+    setting: Setting = found[0].setting
+    names = [text if len(text) <= WIDEST_PLAN else f"{text[: WIDEST_PLAN - 1]}…" for text in map(str, plans)]
+    width = max(map(len, ("first new token", "each further token", *names)))
+    first = [["first new token", "ms", "quartiles", "read, tok/s", "× first"]]
+    further = [["each further token", "ms", "quartiles", "written, tok/s", "× first"]]
+    for name, each in zip(names, found, strict=True):
+        shares = beside(found[0].first_seconds, each.first_seconds), beside(found[0].step_seconds, each.step_seconds)
+        decode = "too fast" if each.decode_rate is None else f"{each.decode_rate:,.1f}"
+        first.append([name, *_milliseconds(each.first), f"{each.prefill_rate:,.0f}", _share(shares[0])])
+        further.append([name, *_milliseconds(each.step), decode, _share(shares[1])])
+    memory = ["GiB", *("?" if each.peak_memory is None else f"{each.peak_memory / 2**30:.2f}" for each in found)]
+    rounds = len(found[0].first_seconds)
+    return [
+        f"{visible_name(model)}, {dtype}, on {setting.machine}",
+        f"{setting.sizes}; medians of {count(rounds, 'round')}, plans in turn",
+        "",
+        *_lines([[*row, size] for row, size in zip(first, memory, strict=True)], width),
+        "",
+        *_lines(further, width),
+        "",
+    ]
+
+
+def _lines(rows: Sequence[Sequence[str]], first: int) -> list[str]:
+    widths = [first, *(max(len(row[column]) for row in rows) for column in range(1, len(rows[0])))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _milliseconds(spread: Spread) -> tuple[str, str]:
+    value, low, high = (_number(1000 * each) for each in (spread.median, spread.low, spread.high))
+    return value, f"{low}-{high}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _share(value: float) -> str:
+    return "?" if value != value else f"{value:.2f}"
