@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from jaxpaint.results.latency import Latency, Setting
 if TYPE_CHECKING:
     from jaxpaint.engine.model import Model
 
-# Each has an executable for its first token and one for the others, which must stay loaded from round to round.
+# Each may have an executable of its own, which must stay loaded from round to round.
 MOST_PLANS = MOST_LOADED // 2
 SEED = 0
 
@@ -94,12 +94,12 @@ def measure(
     texts = [tuple(row) for row in rng.integers(0, model.config.vocab_size, shape).tolist()]
     _require_room(model, plans, texts, sizes)
 
+    how: Any = {"settings": GenerationSettings(), "batch_size": len(texts), "room": sizes.new_tokens}
+
     def seconds(plan: Plan, new_tokens: int) -> float:
         prompts = [Prompt(text, new_tokens) for text in texts]
         began = time.perf_counter()
-        found = list(
-            generate(model, prompts, [plan], settings=GenerationSettings(), batch_size=row_length(len(prompts), 1))
-        )
+        found = list(generate(model, prompts, [plan], **how))
         took = time.perf_counter() - began
         if any(each.ending == "not finite" for each in found):
             raise UserError(f"NaN or infinite logits under plan {plan}; without texts there is nothing to time")
@@ -135,7 +135,7 @@ def _require_room(model: Model, plans: Sequence[Plan], texts: Sequence[tuple[int
         sizes.new_tokens,
         slots=row_length(max(plan.cost for plan in plans)),
         chunk_tokens=budgets().prefill_tokens,
-        batch_size=row_length(len(texts), 1),
+        batch_size=len(texts),
         token_bytes=token_bytes(model),
         cache_bytes=budgets().cache_bytes,
     )

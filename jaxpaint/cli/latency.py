@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LEAST = {"batch_size": 1, "prompt_length": 2, "new_tokens": 2, "rounds": 1}
 DEFAULTS = {"batch_size": 1, "prompt_length": 128, "new_tokens": 32, "rounds": 5}
 WIDEST_PLAN = 30
+UNKNOWN = "-"
+TOO_FAST = ["- took less than one round differs from another; give more --new-tokens"]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -70,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print("\n".join(table(str(about["source"] or options.model), str(about["dtype"]), plans, found)))
     if options.store is not None:
-        print(f"{options.store}: {count(len(plans), 'latency').replace('latencys', 'latencies')} kept")
+        print(f"\n{options.store}: {count(len(plans), 'latency').replace('latencys', 'latencies')} kept")
     if options.output is not None and not is_stream(options.output):
         print(f"wrote {options.output}")
     return 0
@@ -108,16 +110,17 @@ def _figures(about: dict[str, Any], plans: Sequence[Plan], found: Sequence[Laten
                 "prefill_tokens_per_second": each.prefill_rate,
                 "decode_tokens_per_second": each.decode_rate,
                 "peak_memory_bytes": each.peak_memory,
-                "first_token_by_first_plan": _known(beside(found[0].first_seconds, each.first_seconds)),
-                "further_token_by_first_plan": _known(beside(found[0].step_seconds, each.step_seconds)),
+                "first_token_by_first_plan": beside(found[0].first_seconds, each.first_seconds),
+                "further_token_by_first_plan": _further(found[0], each),
             }
             for plan, each in zip(plans, found, strict=True)
         ],
     }
 
 
-def _known(value: float) -> float | None:
-    return value if value == value else None
+def _further(first: Latency, each: Latency) -> float | None:
+    """How many times as long a further token took as under the first plan; None where either isn't known."""
+    return beside(first.step_seconds, each.step_seconds) if first.told and each.told else None
 
 
 def table(model: str, dtype: str, plans: Sequence[Plan], found: Sequence[Latency]) -> list[str]:
@@ -128,11 +131,12 @@ def table(model: str, dtype: str, plans: Sequence[Plan], found: Sequence[Latency
     first = [["first new token", "ms", "quartiles", "read, tok/s", "× first"]]
     further = [["each further token", "ms", "quartiles", "written, tok/s", "× first"]]
     for name, each in zip(names, found, strict=True):
-        shares = beside(found[0].first_seconds, each.first_seconds), beside(found[0].step_seconds, each.step_seconds)
-        decode = "too fast" if each.decode_rate is None else f"{each.decode_rate:,.1f}"
-        first.append([name, *_milliseconds(each.first), f"{each.prefill_rate:,.0f}", _share(shares[0])])
-        further.append([name, *_milliseconds(each.step), decode, _share(shares[1])])
-    memory = ["GiB", *("?" if each.peak_memory is None else f"{each.peak_memory / 2**30:.2f}" for each in found)]
+        share = f"{beside(found[0].first_seconds, each.first_seconds):.2f}"
+        first.append([name, *_milliseconds(each.first), f"{each.prefill_rate:,.0f}", share])
+        share = UNKNOWN if (known := _further(found[0], each)) is None else f"{known:.2f}"
+        times = _milliseconds(each.step) if each.told else (UNKNOWN, UNKNOWN)
+        further.append([name, *times, f"{each.decode_rate:,.1f}" if each.decode_rate else UNKNOWN, share])
+    memory = ["GiB", *(UNKNOWN if each.peak_memory is None else f"{each.peak_memory / 2**30:.2f}" for each in found)]
     rounds = len(found[0].first_seconds)
     return [
         f"{visible_name(model)}, {dtype}, on {setting.machine}",
@@ -141,7 +145,7 @@ def table(model: str, dtype: str, plans: Sequence[Plan], found: Sequence[Latency
         *_lines([[*row, size] for row, size in zip(first, memory, strict=True)], width),
         "",
         *_lines(further, width),
-        "",
+        *([] if all(each.told for each in found) else TOO_FAST),
     ]
 
 
@@ -163,7 +167,3 @@ def _milliseconds(spread: Spread) -> tuple[str, str]:
 
 def _number(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def _share(value: float) -> str:
-    return "?" if value != value else f"{value:.2f}"

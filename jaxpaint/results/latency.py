@@ -92,14 +92,19 @@ class Latency:
         return Spread.of(self.step_seconds)
 
     @property
+    def told(self) -> bool:
+        """Whether the further tokens took longer than calls differ by: else their times mean nothing."""
+        return self.step.low > 0
+
+    @property
     def prefill_rate(self) -> float:
         """Tokens of the prompts, by the seconds to the first new token."""
         return self.setting.batch_size * self.setting.prompt_length / self.first.median
 
     @property
     def decode_rate(self) -> float | None:
-        """Further tokens a second, all rows together; None where they took less than rounds differ by."""
-        return self.setting.batch_size / self.step.median if self.step.median > 0 else None
+        """Further tokens a second, all rows together; None where they are not `told`."""
+        return self.setting.batch_size / self.step.median if self.told else None
 
     @property
     def value(self) -> list[list[float | None]]:
@@ -109,7 +114,7 @@ class Latency:
 
 def beside(first: Sequence[float], second: Sequence[float]) -> float:
     """How many times as long the second plan took as the first, round by round: the median."""
-    return median(theirs / ours if ours > 0 else float("nan") for ours, theirs in zip(first, second, strict=True))
+    return median(theirs / ours for ours, theirs in zip(first, second, strict=True))
 
 
 @dataclass(frozen=True)
