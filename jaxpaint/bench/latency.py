@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -98,9 +98,9 @@ def measure(
 
     def seconds(plan: Plan, new_tokens: int) -> float:
         prompts = [Prompt(text, new_tokens) for text in texts]
-        began = time.perf_counter()
+        began = perf_counter()
         found = list(generate(model, prompts, [plan], **how))
-        took = time.perf_counter() - began
+        took = perf_counter() - began
         if any(each.ending == "not finite" for each in found):
             raise UserError(f"NaN or infinite logits under plan {plan}; without texts there is nothing to time")
         return took

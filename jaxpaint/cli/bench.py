@@ -43,7 +43,8 @@ SIZES = {"score": (8, 1024), "static": (8, 1024), "decode": (4, 640)}
 # The options of the one use, which mean nothing in the other.
 OF_SHAPES = ("shape", "program", "rows", "length")
 OF_MODELS = (
-    *("revision", "dtype", "compare", "batch_size", "prompt_length", "new_tokens", "rounds", "store", "output"),
+    *("revision", "dtype", "compare", "plans_file", "batch_size", "prompt_length", "new_tokens", "rounds", "store"),
+    "output",
 )
 
 
@@ -55,6 +56,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     here = parser.add_argument_group("on the device that is here")
     add_model_options(here, defaults=False, parallel=False)
     here.add_argument("--compare", action="append", default=[], metavar="PLAN", help="another plan; give it for each")
+    here.add_argument("--plans-file", type=Path, metavar="FILE", help="more plans, one a line, # for comments")
     for name, what in (
         ("batch_size", "prompts at once"),
         ("prompt_length", "tokens of a prompt"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LEAST = {"batch_size": 1, "prompt_length": 2, "new_tokens": 2, "rounds": 1}
 DEFAULTS = {"batch_size": 1, "prompt_length": 128, "new_tokens": 32, "rounds": 5}
-WIDEST_PLAN = 30
+WIDTH, GAP = 80, "  "
 UNKNOWN = "-"
 TOO_FAST = ["- took less than one round differs from another; give more --new-tokens"]
 
@@ -33,7 +33,10 @@ def run(options: argparse.Namespace) -> int:
     for name, least in LEAST.items():
         if numbers[name] < least:
             raise UserError(f"--{name.replace('_', '-')} is {numbers[name]}; give at least {least}")
-    compared = [Plan.parse(text) for text in options.compare]
+    from jaxpaint.study.settings import read_plans
+
+    in_file = read_plans(options.plans_file) if options.plans_file else ()
+    compared = [Plan.parse(text) for text in (*options.compare, *in_file)]
     options.tensor_parallel = options.tensor_parallel or 1
     _check_files(options.output, options.store)
     rounds = numbers.pop("rounds")
@@ -126,11 +129,9 @@ def _further(first: Latency, each: Latency) -> float | None:
 def table(model: str, dtype: str, plans: Sequence[Plan], found: Sequence[Latency]) -> list[str]:
     """Lines of at most 80 columns: where and of what, then the first token, then those that follow, a line a plan."""
     setting: Setting = found[0].setting
-    names = [text if len(text) <= WIDEST_PLAN else f"{text[: WIDEST_PLAN - 1]}…" for text in map(str, plans)]
-    width = max(map(len, ("first new token", "each further token", *names)))
     first = [["first new token", "ms", "quartiles", "read, tok/s", "× first"]]
     further = [["each further token", "ms", "quartiles", "written, tok/s", "× first"]]
-    for name, each in zip(names, found, strict=True):
+    for name, each in zip(map(str, plans), found, strict=True):
         share = f"{beside(found[0].first_seconds, each.first_seconds):.2f}"
         first.append([name, *_milliseconds(each.first), f"{each.prefill_rate:,.0f}", share])
         share = UNKNOWN if (known := _further(found[0], each)) is None else f"{known:.2f}"
@@ -142,22 +143,26 @@ def table(model: str, dtype: str, plans: Sequence[Plan], found: Sequence[Latency
         f"{visible_name(model)}, {dtype}, on {setting.machine}",
         f"{setting.sizes}; medians of {count(rounds, 'round')}, plans in turn",
         "",
-        *_lines([[*row, size] for row, size in zip(first, memory, strict=True)], width),
+        *_lines([[*row, size] for row, size in zip(first, memory, strict=True)]),
         "",
-        *_lines(further, width),
+        *_lines(further),
         *([] if all(each.told for each in found) else TOO_FAST),
     ]
 
 
-def _lines(rows: Sequence[Sequence[str]], first: int) -> list[str]:
-    widths = [first, *(max(len(row[column]) for row in rows) for column in range(1, len(rows[0])))]
+def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The plans' texts are cut where the line has no room for them."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = WIDTH - sum(len(GAP) + width for width in widths[1:])
+    widths[0] = min(widths[0], max(left, len(rows[0][0])))
     return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+        GAP.join([_cut(row[0], widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
+
+
+def _cut(text: str, width: int) -> str:
+    return text.ljust(width) if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _milliseconds(spread: Spread) -> tuple[str, str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def latency_figure(measured: Measurements) -> Iterator[Drawn]:
     """Of the machine and sizes under which most scored plans were measured; the table has the others."""
-    by_setting = timed(measured)
+    by_setting = {setting: plans for setting, plans in timed(measured).items() if len(plans) > 1}
     if not by_setting:
         return
     setting, plans = max(by_setting.items(), key=lambda item: len(item[1]))  # the first of equals
