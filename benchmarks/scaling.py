@@ -238,7 +238,7 @@ def _draw(found: dict[str, list[Measured]], file: Path) -> None:
             axes.plot(sizes, law, ":", color=GREY, label=f"size ^ {slope:.2f}")
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_xticks(sizes, map(str, sizes), minor=False, fontsize=8)
+        axes.set_xticks(sizes, map(str, sizes), minor=False, fontsize=8, rotation=45)
         axes.set_xticks([], minor=True)
         axes.set_xlabel(part)
         axes.grid(color="#e2e2e2")
@@ -246,7 +246,7 @@ def _draw(found: dict[str, list[Measured]], file: Path) -> None:
         if memory:
             beside = axes.twinx()
             beside.plot(*zip(*memory, strict=True), "s--", color=ORANGE, label="MiB")
-            beside.set_yscale("log")
+            beside.set_ylim(0, 1.3 * max(size for _, size in memory))
             beside.legend(loc="lower right", fontsize=8, frameon=False)
         axes.legend(loc="upper left", fontsize=8, frameon=False)
     figure.suptitle(f"Seconds (left) and MiB at the peak (right): {_machine()}", fontsize=10)

@@ -56,7 +56,7 @@ def test_growth_is_measured_tabled_and_drawn(tmp_path: Path) -> None:
         "layers": [8],
     }
     # Work that is counted grows as it must, whatever the clock says.
-    assert [each["work"] for each in parts["branches"]] == [size * 2048 for size in (1, 2, 4, 8)]
+    assert len({each["work"] / each["size"] for each in parts["branches"]}) == 1
     assert (tmp_path / "f.png").stat().st_size > 10_000
 
 
