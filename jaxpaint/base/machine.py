@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxpaint.base.cgroups import memory_cgroups
 
+CPUINFO = Path("/proc/cpuinfo")
 MEMINFO = Path("/proc/meminfo")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -37,6 +39,16 @@ def machine() -> Machine:
     # Seen by its tool or its driver, without starting either.
     nvidia_gpu = shutil.which("nvidia-smi") is not None or NVIDIA.is_dir()
     return Machine(_cores(), memory, available, limit, nvidia_gpu)
+
+
+def processor() -> str:
+    """The processor's model, as its maker names it; else its architecture."""
+    try:
+        rows = (line.partition(":") for line in CPUINFO.read_text().splitlines())
+        models = [value.strip() for name, _, value in rows if name.strip() == "model name"]
+    except OSError:  # not Linux
+        models = []
+    return next(filter(None, models), platform.processor() or platform.machine() or "unknown processor")
 
 
 def _cores() -> int:

@@ -1,12 +1,20 @@
-"""what a plan would cost on a device that is not here: compiled for it, nothing runs
+"""how long plans take on the device here, or what they would cost on one that is not
 
 examples:
+  jaxpaint bench --model llama2-7b --compare '0-8 {9-22} 23-31'
+  jaxpaint bench --model llama2-7b --plan '0-31' --compare '0-20 25-31' \\
+      --batch-size 8 --prompt-length 512 --new-tokens 128 --store study.sqlite
   jaxpaint bench --compile-for v5e --shape llama2-7b --plan '0-7 {8-23}*3 24-31' --program static
   jaxpaint bench --compile-for v5e:2x2 --shape llama2-7b
   jaxpaint bench --compile-for h100 --shape mistral-7b --program decode --rows 16 --length 640
 
-Memory and copies are what the compiler decided; times are its own cost model's (TPU), so they are called predicted.
-The compilers are extras, under their makers' licences: jaxpaint[tpu-aot], jaxpaint[cuda-aot].
+With --model, plans write after random prompts: the time to the first new token,
+that of each further one, and the memory at the peak, by rounds in which every
+plan has its turn. --store keeps them beside a study's scores, for its report.
+
+With --compile-for, nothing runs: memory and copies are what the device's compiler
+decided; times are its own cost model's (TPU), so they are called predicted. The
+compilers are extras, under their makers' licences: jaxpaint[tpu-aot], [cuda-aot].
 """
 
 from __future__ import annotations
@@ -15,54 +23,89 @@ import argparse
 import dataclasses
 import json
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.base.precision import WEIGHTS, described
+from jaxpaint.base.precision import described
 from jaxpaint.bench.kinds import KINDS, Target, prepare
 from jaxpaint.bench.shapes import SHAPES, config_of
-from jaxpaint.plans.plan import Plan
+from jaxpaint.cli import latency
+from jaxpaint.cli.options import add_model_options, add_plan_options, check_plan_options, chosen_plan
 
 if TYPE_CHECKING:
     from jaxpaint.bench.ahead import Figures
-    from jaxpaint.bench.programs import Work
+    from jaxpaint.bench.programs import What, Work
 
 # Rows and tokens of a row, by what runs.
 SIZES = {"score": (8, 1024), "static": (8, 1024), "decode": (4, 640)}
 
 
+# The options of the one use, which mean nothing in the other.
+OF_SHAPES = ("shape", "program", "rows", "length")
+OF_MODELS = (
+    *("revision", "dtype", "compare", "plans_file", "batch_size", "prompt_length", "new_tokens", "rounds", "store"),
+    "output",
+)
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     kinds = ", ".join(KINDS)
-    parser.add_argument(
-        "--compile-for", required=True, metavar="DEVICE", help=f"{kinds}; v5e:2x2 or h100:4 for several chips"
-    )
-    parser.add_argument("--shape", required=True, choices=SHAPES, metavar="SHAPE", help=", ".join(SHAPES))
-    parser.add_argument("--plan", metavar="PLAN", help="the plan's text (default: all layers in order)")
-    parser.add_argument(
-        "--program",
-        choices=SIZES,
-        default="score",
-        help="score: layers under the plan as data; static: the plan compiled in, with logits; decode: writing text "
-        "(default: %(default)s)",
-    )
-    parser.add_argument("--rows", type=int, metavar="N", help="rows of a batch (default: 8; 4 for decode)")
-    parser.add_argument("--length", type=int, metavar="N", help="tokens of a row (default: 1024; 640 for decode)")
-    parser.add_argument(
-        "--weights", choices=WEIGHTS, default="float", help="what the layers' kernels are kept in (default: bfloat16)"
-    )
-    parser.add_argument("--tensor-parallel", type=int, metavar="N", help="chips per weight (default: all)")
+    add_plan_options(parser, "what runs, for example '0-8 {9-22} 23-31'")
+    parser.add_argument("--tensor-parallel", type=int, metavar="N", help="devices that share each weight")
     parser.add_argument(
         "--layer-parallel", type=int, metavar="N", help="lanes that share the members of parallel groups (default: 1)"
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    here = parser.add_argument_group("on the device that is here")
+    add_model_options(here, defaults=False, parallel=False)
+    here.add_argument("--compare", action="append", default=[], metavar="PLAN", help="another plan; give it for each")
+    here.add_argument("--plans-file", type=Path, metavar="FILE", help="more plans, one a line, # for comments")
+    for name, what in (
+        ("batch_size", "prompts at once"),
+        ("prompt_length", "tokens of a prompt"),
+        ("new_tokens", "tokens to write after each"),
+        ("rounds", "turns of every plan"),
+    ):
+        how = f"{what} (default: {latency.DEFAULTS[name]})"
+        here.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=how)
+    here.add_argument("--store", type=Path, metavar="FILE", help="a results store to keep them in, made or added to")
+    here.add_argument("--output", type=Path, metavar="F", help="write the figures as JSON")
+    ahead = parser.add_argument_group("compiled for a device that is not here")
+    ahead.add_argument("--compile-for", metavar="DEVICE", help=f"{kinds}; v5e:2x2 or h100:4 for several chips")
+    ahead.add_argument("--shape", choices=SHAPES, metavar="SHAPE", help=", ".join(SHAPES))
+    ahead.add_argument(
+        "--program",
+        choices=SIZES,
+        help="score: layers under the plan as data; static: the plan compiled in, with logits; decode: writing text "
+        "(default: score)",
+    )
+    ahead.add_argument("--rows", type=int, metavar="N", help="rows of a batch (default: 8; 4 for decode)")
+    ahead.add_argument("--length", type=int, metavar="N", help="tokens of a row (default: 1024; 640 for decode)")
 
 
 def run(options: argparse.Namespace) -> int:
+    if (options.model is None) == (options.compile_for is None):
+        raise UserError("give --model M to measure it here, or --compile-for DEVICE --shape SHAPE, and not both")
+    used, others = ("--model", OF_SHAPES) if options.model is not None else ("--compile-for", OF_MODELS)
+    if stray := [name for name in others if getattr(options, name)]:
+        raise UserError(f"--{stray[0].replace('_', '-')} does not go with {used}")
     for name in ("rows", "length", "tensor_parallel", "layer_parallel"):
         if (given := getattr(options, name)) is not None and given < 1:
             raise UserError(f"--{name.replace('_', '-')} is {given}; give at least 1")
+    check_plan_options(options)
+    if options.model is not None:
+        options.dtype = options.dtype or "auto"
+        return latency.run(options)
+    if options.shape is None:
+        raise UserError(f"--compile-for needs a --shape, one of {', '.join(SHAPES)}")
+    return _compile(options)
+
+
+def _compile(options: argparse.Namespace) -> int:
     target, config = Target.parse(options.compile_for), config_of(options.shape)
-    if options.program == "decode" and not config.capabilities.decoder:
+    program: What = options.program or "score"
+    if program == "decode" and not config.capabilities.decoder:
         raise UserError(f"{options.shape} is an encoder and writes no text; try --program score")
     lanes = options.layer_parallel or 1
     if target.chips % lanes:
@@ -70,18 +113,18 @@ def run(options: argparse.Namespace) -> int:
     split = options.tensor_parallel or target.chips // lanes
     if target.chips // lanes % split:
         raise UserError(f"{target.chips // lanes} chips cannot be split into groups of {split} that share each weight")
-    rows, length = SIZES[options.program]
+    rows, length = SIZES[program]
     layers, positions = config.num_hidden_layers, config.max_position_embeddings
     if options.length and options.length > positions:
         raise UserError(f"--length is {options.length}; {options.shape} has {positions} positions")
-    plan = (Plan.parse(options.plan) if options.plan else Plan.of(range(layers))).validate(layers)
+    plan = chosen_plan(options, layers)
     prepare(target.kind)
     from jaxpaint.base.progress import say
     from jaxpaint.bench.ahead import compiled_figures
     from jaxpaint.bench.programs import Work
 
     length = options.length or min(length, positions)
-    work = Work(options.program, plan, options.rows or rows, length, options.weights)
+    work = Work(program, plan, options.rows or rows, length, options.weights or "float")
     say(f"compiling for {options.compile_for}, about a minute")
     figures = compiled_figures(config, work, target, split, "bfloat16", lanes)
     if options.json:

@@ -80,6 +80,7 @@ def generate(
     static: bool | None = None,
     batch_size: int | None = None,
     cache_bytes: int | None = None,
+    room: int = 0,
     on_tokens: Callable[[int, int, tuple[int, ...]], None] | None = None,
 ) -> Iterator[Continuation]:
     """Continues every prompt under every plan; continuations come as they end. Mistakes are told at once.
@@ -92,6 +93,8 @@ def generate(
             default where there is a single plan of few layers and each layer lies by itself (`Model.layers`).
         batch_size: Texts under way at once. By default 16 on a CPU and 64 on an accelerator.
         cache_bytes: Memory for keys and values; fewer texts are under way where it has no room for more.
+        room: New tokens that a text has room for, where no prompt asks for as many: calls with prompts of like lengths
+            and equal room share executables.
         on_tokens: Told of a plan, a prompt and the tokens just written, in order, as they come.
 
     Raises:
@@ -126,7 +129,7 @@ def generate(
                 # Decoding begins with a prompt's last token. With a mean cache that one, too, must see the prompt as it
                 # was read.
                 [prompt.tokens[: None if kv == "mean" else -1] for prompt in prompts],
-                max(prompt.max_new_tokens for prompt in prompts),
+                max(room, *(prompt.max_new_tokens for prompt in prompts)),
                 slots=slots,
                 chunk_tokens=budgets().prefill_tokens,
                 batch_size=rows,

@@ -16,6 +16,7 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import entry
 from jaxpaint.results import reading
 from jaxpaint.results.damage import reading as opened
+from jaxpaint.results.latency import Latency, latencies
 from jaxpaint.results.reading import Analysis, ModelRow, StoredPlan, TaskRow, VariantRow
 
 STANDARD_ITERATIONS = 3  # of looped-parallel, in the paper
@@ -50,6 +51,14 @@ class TaskResults:
         return self.metrics[self.task.metric]
 
 
+@dataclass(frozen=True)
+class PlanLatency:
+    """How long a plan took; `column` is its place among the study's plans."""
+
+    column: int
+    latency: Latency
+
+
 @dataclass(frozen=True, eq=False)
 class Study:
     """One model's results under one BOS setting: a column per plan, and the same columns in every task."""
@@ -60,6 +69,7 @@ class Study:
     variants: tuple[VariantRow, ...]
     results: tuple[TaskResults, ...]
     analyses: tuple[Analysis, ...]
+    latencies: tuple[PlanLatency, ...] = ()
 
     @cached_property
     def full(self) -> int | None:
@@ -132,6 +142,11 @@ def _study(connection: sqlite3.Connection, model: ModelRow, bos: str) -> Study:
         tuple(reading.variants(connection, model.num_layers, columns)),
         tuple(_task_results(connection, task, model.id, columns) for task in tasks),
         tuple(reading.analyses(connection, model.id, columns)),
+        tuple(
+            PlanLatency(columns[row.plan], row.latency)
+            for row in latencies(connection, model.id)
+            if row.plan in columns
+        ),
     )
 
 

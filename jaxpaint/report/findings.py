@@ -151,7 +151,7 @@ QUESTIONS = (
             IN_PART: "Half as in the paper: of its best two and its worst, one holds.",
         },
         questions_variants.least_harm,
-        ("11", "tradeoff"),
+        ("11", "latency", "tradeoff"),
         "the strategies random, looped-parallel, middle-repeat and at least one of skip, reverse, parallel",
         aside=questions_variants.ranking,
     ),

@@ -19,6 +19,7 @@ from jaxpaint.report.finetuned import TunedTask
 from jaxpaint.report.glue import GlueStudy
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions.variants import iteration_map
+from jaxpaint.report.timed import timed
 from jaxpaint.results.reading import VariantRow
 
 Value: TypeAlias = str | int | float | None
@@ -45,6 +46,7 @@ def study_tables(measured: Measurements, answers: Sequence[Answer]) -> list[Tabl
         _tasks(measured),
         _strategies(measured),
         _beyond(measured),
+        _latency(measured),
         _iterations(measured),
         _finetuned(measured.tuned),
         _cells(measured),
@@ -156,6 +158,30 @@ def _beyond(measured: Measurements) -> Table:
     columns = ("strategy", "plan", "depth", "cost", "median normalised score", "low", "high", *raw_columns)
     title = "Plans beyond the paper: parallel pairs, and plans of one's own"
     return Table("beyond-the-paper", title, columns, tuple(rows))
+
+
+def _latency(measured: Measurements) -> Table:
+    """Scores beside how long the plans took, where that was measured."""
+    point, draws = measured.scores.over_tasks
+    rows: list[tuple[Value, ...]] = []
+    for setting, plans in timed(measured).items():
+        for each in plans:
+            low, high = interval(draws[:, each.column])
+            scores = (point[each.column].item(), float(low), float(high))
+            times: list[float | None] = []
+            for spread in (each.latency.first, each.latency.step if each.latency.told else None):
+                times += [None] * 3 if spread is None else [1000 * s for s in (spread.median, spread.low, spread.high)]
+            rates = (each.latency.prefill_rate, each.latency.decode_rate)
+            memory = each.latency.peak_memory
+            on = (None if memory is None else memory / 2**30, setting.sizes, setting.machine)
+            plan = measured.study.plans[each.column]
+            rows.append((each.strategy, each.label, plan.depth, plan.cost, *scores, *times, *rates, *on))
+    columns = (
+        "strategy", "plan", "depth", "cost", "median normalised score", "low", "high", "ms to the first token",
+        "lower quartile", "upper quartile", "ms of each further token", "lower quartile of further",
+        "upper quartile of further", "prompt tokens/s", "new tokens/s", "peak GiB", "sizes", "machine",
+    )  # fmt: skip
+    return Table("latency", "Scores beside measured latency", columns, tuple(rows))
 
 
 def _iterations(measured: Measurements) -> Table:

@@ -6,9 +6,11 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from jaxpaint.base.shown import visible_name
 from jaxpaint.results import kinds
+from jaxpaint.results.latency import Spread, latencies
 
 WIDTH = 80
 LONGEST_LABEL = 38
@@ -35,7 +37,8 @@ def grid(connection: sqlite3.Connection) -> str:
         "SELECT id, source, revision, fingerprint, dtype, num_layers FROM models "
         "WHERE id IN (SELECT model FROM cells) ORDER BY id"
     ).fetchall()
-    if not models:
+    timed = list(_timed(connection))
+    if not models and not timed:
         return "no results yet\n"
     blocks: list[str] = []
     for model, source, revision, fingerprint, dtype, num_layers in models:
@@ -46,7 +49,34 @@ def grid(connection: sqlite3.Connection) -> str:
         blocks.extend(_blocks(plans, columns))
         if any(value.endswith(MORE_DOCUMENTS) for column in columns for value in column.values.values()):
             blocks.append(f"{MORE_DOCUMENTS} of fewer documents: more are being scored")
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join([*blocks, *timed]) + "\n"
+
+
+def _timed(connection: sqlite3.Connection) -> Iterator[str]:
+    """How long plans took, a block for each model, machine and sizes."""
+    models = connection.execute("SELECT id, source, dtype FROM models ORDER BY id").fetchall()
+    for model, source, dtype in models:
+        for setting, rows in groupby(latencies(connection, model), key=lambda row: row.latency.setting):
+            found = list(rows)
+            columns = [["milliseconds", *(_shortened(visible_name(row.text)) for row in found)]]
+            columns.append(["to the first token", *(_spread(row.latency.first) for row in found)])
+            columns.append(
+                ["of each further", *(_spread(row.latency.step) if row.latency.told else "-" for row in found)]
+            )
+            widths = [max(map(len, column)) for column in columns]
+            beside = [[text.rjust(width) for text in column] for column, width in zip(columns, widths, strict=True)]
+            beside[0] = [text.ljust(widths[0]) for text in columns[0]]
+            head = f"{visible_name(source or 'model')}, {dtype}, on {visible_name(setting.machine)}"
+            yield f"{head}\n{setting.sizes}; medians and quartiles\n\n{_block(beside)}"
+
+
+def _spread(seconds: Spread) -> str:
+    found = seconds.scaled(1000)
+    return f"{found.median:.3g} ({found.low:.3g}-{found.high:.3g})"
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
 
 
 def _labels(connection: sqlite3.Connection, model: int, num_layers: int) -> list[tuple[int, str]]:
@@ -59,7 +89,7 @@ def _labels(connection: sqlite3.Connection, model: int, num_layers: int) -> list
         (num_layers, model),
     )
     named = [(plan, visible_name(label)) for plan, label, *_ in rows]
-    return [(plan, label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…") for plan, label in named]
+    return [(plan, _shortened(label)) for plan, label in named]
 
 
 def _columns(connection: sqlite3.Connection, model: int) -> list[_Column]:

@@ -4,6 +4,7 @@ makes it itself. Every function here runs inside its caller's transaction.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.results import checksums
-from jaxpaint.results.schema import one
+from jaxpaint.results.schema import canonical_json, one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,3 +105,15 @@ def cell_ids(connection: sqlite3.Connection, model: int, task: int, plans: Seque
     stored = dict(connection.execute(query, (model, task)).fetchall())
     checksums.seal(connection, "cells", set(stored.values()) - set(before.values()))
     return [stored[int(plan)] for plan in plans]
+
+
+def put_analysis(
+    connection: sqlite3.Connection, model: int, plan: int, name: str, settings: Mapping[str, Any], value: Any
+) -> None:
+    """Writes an analysis, nested lists of numbers, in place of an equal one."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    connection.execute(
+        "INSERT OR REPLACE INTO analyses (model, plan, name, settings, value) VALUES (?, ?, ?, ?, ?)",
+        (model, plan, name, canonical_json(settings), text),
+    )
+    checksums.seal(connection, "analyses", [plan])

@@ -1,4 +1,4 @@
-"""What kind of result a row is: the keys of a task's settings that say so, and which of lm-eval's filters counts."""
+"""What kind of result a row is: names and keys of settings that say so, and which of lm-eval's filters counts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ CHAT_TEMPLATE = "chat_template"  # a digest of what prompts were written by
 FINETUNED = "finetuned"  # how the model was trained on the task before it was scored
 TRAINED_ON = "trained_on"  # a digest of the training examples
 FROZEN = "frozen"  # of GLUE: whether the encoder was left as it is under its classifier
+LATENCY = "latency"  # of analyses: what took how long, in place of what hidden states are (jaxpaint.results.latency)
 # A metric of GLUE's cells: of answering every example with the most frequent class of the training examples.
 MAJORITY = "majority_score"
 PREFERRED = ("none", "strict-match")

@@ -90,7 +90,8 @@ def studies(connection: sqlite3.Connection) -> list[tuple[int, str]]:
     pairs = connection.execute(
         "SELECT model, bos FROM cells JOIN tasks ON tasks.id = cells.task GROUP BY 1, 2 ORDER BY min(cells.id)"
     ).fetchall()
-    analysed = {model for (model,) in connection.execute("SELECT DISTINCT model FROM analyses")}
+    query = "SELECT DISTINCT model FROM analyses WHERE name <> ?"
+    analysed = {model for (model,) in connection.execute(query, (kinds.LATENCY,))}
     return pairs + [(model, "") for model in sorted(analysed - {model for model, _ in pairs})]
 
 
@@ -107,11 +108,11 @@ def models(connection: sqlite3.Connection) -> dict[int, ModelRow]:
 
 
 def plans(connection: sqlite3.Connection, model: int, bos: str) -> list[StoredPlan]:
-    """Those that a model ran under a BOS setting, or that were analysed."""
+    """Those that a model ran under a BOS setting, or whose hidden states were analysed."""
     rows = connection.execute(
         "SELECT id, text, cost, depth FROM plans WHERE id IN (SELECT plan FROM cells JOIN tasks ON tasks.id = task"
-        " WHERE model = ? AND bos = ? UNION SELECT plan FROM analyses WHERE model = ?) ORDER BY id",
-        (model, bos, model),
+        " WHERE model = ? AND bos = ? UNION SELECT plan FROM analyses WHERE model = ? AND name <> ?) ORDER BY id",
+        (model, bos, model, kinds.LATENCY),
     )
     return [StoredPlan(*row) for row in rows]
 
@@ -190,8 +191,9 @@ def document_scores(connection: sqlite3.Connection, model: int, task: TaskRow) -
 
 
 def analyses(connection: sqlite3.Connection, model: int, columns: Mapping[int, int]) -> Iterator[Analysis]:
-    """Those of a model's plans."""
-    rows = connection.execute("SELECT plan, name, settings, value FROM analyses WHERE model = ?", (model,))
+    """Those of a model's plans, but for how long they took: `jaxpaint.results.latency`."""
+    query = "SELECT plan, name, settings, value FROM analyses WHERE model = ? AND name <> ?"
+    rows = connection.execute(query, (model, kinds.LATENCY))
     return (
         Analysis(columns[plan], name, json.loads(settings), json.loads(value)) for plan, name, settings, value in rows
     )

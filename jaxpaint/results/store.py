@@ -14,7 +14,7 @@ import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.plans.plan import Plan
 from jaxpaint.results import checksums
 from jaxpaint.results import claims as results_claims
 from jaxpaint.results import keys as results_keys
@@ -29,6 +30,8 @@ from jaxpaint.results import scores as results_scores
 from jaxpaint.results.claims import Worker
 from jaxpaint.results.damage import mend, reading
 from jaxpaint.results.keys import PlanRow
+from jaxpaint.results.kinds import LATENCY
+from jaxpaint.results.latency import Latency
 from jaxpaint.results.merge import merge
 from jaxpaint.results.schema import LOCK_SECONDS, canonical_json, connect, explained, one, snapshot, transaction
 from jaxpaint.results.scores import MetricRow
@@ -243,13 +246,24 @@ class Store:
 
     def add_analysis(self, model: int, plan: int, name: str, settings: Mapping[str, Any], value: Any) -> None:
         """Keeps an analysis of hidden states, in place of an equal one: nested lists or an array of numbers."""
-        text = json.dumps(_nested(value), separators=(",", ":"), allow_nan=False)
         with self._writing() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO analyses (model, plan, name, settings, value) VALUES (?, ?, ?, ?, ?)",
-                (model, plan, name, canonical_json(settings), text),
-            )
-            checksums.seal(connection, "analyses", [plan])
+            results_keys.put_analysis(connection, model, plan, name, settings, _nested(value))
+
+    def add_latencies(self, model: Mapping[str, Any], measured: Sequence[tuple[Plan, Latency]]) -> None:
+        """Keeps how long plans of a model took, all of them or none, in place of what equal settings gave before.
+
+        `model` are the arguments of `Store.model`. Plans get no strategy by it.
+        """
+        key = {name: model[name] for name in ("fingerprint", "dtype")}
+        others = {name: model[name] for name in ("source", "revision", "num_layers")}
+        with self._writing() as connection:
+            model_id = results_keys.row_id(connection, "models", key, **others)
+            for plan, latency in measured:
+                what = {"text": str(plan)}
+                plan_id = results_keys.row_id(connection, "plans", what, cost=plan.cost, depth=plan.depth)
+                results_keys.put_analysis(
+                    connection, model_id, plan_id, LATENCY, asdict(latency.setting), _nested(latency.value)
+                )
 
     def analysis(self, model: int, plan: int, name: str, settings: Mapping[str, Any]) -> Any | None:
         """A stored analysis as nested lists, None in place of NaN in them; None if there is none."""

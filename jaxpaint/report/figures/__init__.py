@@ -11,12 +11,13 @@ from jaxpaint.base.words import text_digest
 from jaxpaint.report.figures.benchmarks import BENCHMARKS
 from jaxpaint.report.figures.finetuned import FINETUNED
 from jaxpaint.report.figures.heatmaps import ITERATIONS, SIMILARITIES, SIMILARITY, STATES
+from jaxpaint.report.figures.latency import LATENCY
 from jaxpaint.report.figures.layers import LAYERS
 from jaxpaint.report.figures.strategies import ALL_STRATEGIES, SKIP_ACROSS
 from jaxpaint.report.figures.style import RC, Drawn
 from jaxpaint.report.measurements import Measurements
 
-KINDS = (LAYERS, SIMILARITY, BENCHMARKS, ITERATIONS, ALL_STRATEGIES, FINETUNED, STATES)
+KINDS = (LAYERS, SIMILARITY, BENCHMARKS, ITERATIONS, ALL_STRATEGIES, LATENCY, FINETUNED, STATES)
 """In the order of the page."""
 ACROSS_MODELS = (SKIP_ACROSS, SIMILARITIES)
 DOTS_PER_INCH = 160

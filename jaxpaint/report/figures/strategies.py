@@ -39,9 +39,10 @@ def strategy_figures(measured: Measurements) -> Iterator[Drawn]:
         yield Drawn(
             "tradeoff",
             "score-against-cost",
-            "Score against latency and compute",
-            f"Every plan: {of}, against its depth (latency in layers, if parallel branches truly run at once) and "
-            "its cost (layer applications), both relative to the full model. Above and left is better. "
+            "Score against depth and compute",
+            f"Every plan: {of}, against its depth (layers on the longest chain: what its latency would be if parallel "
+            "branches truly ran at once) and its cost (layer applications), both counted, not timed, and relative to "
+            "the full model. Above and left is better. "
             f"{bars} Strategies that run as many layers as the full model, one after the other, are not shown.",
             lambda f: _trade_off(f, measured, points),
             (8.6, 4.8),

@@ -141,12 +141,15 @@ def over_affected(axes: Axes, curves: Sequence[Curve], label: str = "") -> None:
 
 def fit_normalised(axes: Axes, curves: Sequence[Curve]) -> None:
     """Limits around the points, with what fits of their intervals."""
-    low = min((float(np.min(curve.low)) for curve in curves), default=0)
-    high = max((float(np.max(curve.high)) for curve in curves), default=1)
-    axes.set_ylim(max(LOW_LIMIT, min(low, 0) - 0.05), min(HIGH_LIMIT, max(high, 1) + 0.05))
-    points = [float(value) for curve in curves for value in curve.value]
-    if points and (min(points) < LOW_LIMIT or max(points) > HIGH_LIMIT):
-        axes.set_ylim(min(LOW_LIMIT, min(points) - 0.05), max(HIGH_LIMIT, max(points) + 0.05))
+    fit_scores(axes, *(np.concatenate([getattr(c, of) for c in curves] or [[]]) for of in ("value", "low", "high")))
+
+
+def fit_scores(axes: Axes, value: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    """As `fit_normalised`, of scores and the ends of their intervals."""
+    least, most = float(np.min(low, initial=0)), float(np.max(high, initial=1))
+    axes.set_ylim(max(LOW_LIMIT, least - 0.05), min(HIGH_LIMIT, most + 0.05))
+    if len(value) and (min(value) < LOW_LIMIT or max(value) > HIGH_LIMIT):
+        axes.set_ylim(min(LOW_LIMIT, min(value) - 0.05), max(HIGH_LIMIT, max(value) + 0.05))
 
 
 def mark_missing(axes: Axes, missing: np.ndarray) -> None:
