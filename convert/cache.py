@@ -47,6 +47,11 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
     return place.store
 
 
+def is_converted(model: str | Path, revision: str | None = None) -> bool:
+    """Whether `store_for` only looks it up. Raises UserError where there is no such model."""
+    return _place(model, revision).is_there
+
+
 def config_for(model: str | Path, revision: str | None = None) -> Config:
     """The architecture of a model, by which plans and settings can be refused before it is converted, or downloaded.
 

@@ -27,11 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with careful() as output, alone():  # until the exception is forgotten, and all that it held
         try:
             with interrupts.handled():
+                from jaxpaint.cli.hosts import together
                 from jaxpaint.cli.memory_watch import watched_memory
                 from jaxpaint.cli.parsing import parsed
 
                 options = parsed(sys.argv[1:] if arguments is None else arguments)
-                with watched_memory():
+                with watched_memory(), together(options):
                     status = options.run(options)
                 output.flush()
             return status

@@ -23,12 +23,20 @@ from pathlib import Path
 
 from jaxpaint.base import interrupts
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.hosts import is_first
 from jaxpaint.base.limits import require
 from jaxpaint.base.precision import described
 from jaxpaint.cli.asking import add_asking_options, asking_of
 from jaxpaint.cli.exits import MISTAKE
 from jaxpaint.cli.loading import loaded, source_with_plan
-from jaxpaint.cli.options import add_model_options, add_plan_options, add_task_options, check_plan_options, plan_line
+from jaxpaint.cli.options import (
+    add_host_options,
+    add_model_options,
+    add_plan_options,
+    add_task_options,
+    check_plan_options,
+    plan_line,
+)
 from jaxpaint.plans.plan import Plan
 
 _NUMBERS = ("limit", "num-fewshot", "batch-tokens", "tensor-parallel", "layer-parallel")
@@ -40,6 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write results as JSON in lm-eval's schema")
     parser.add_argument("--log-samples", action="store_true", help="add each request's log-likelihood to --output")
     add_asking_options(parser)
+    add_host_options(parser)
     add_plan_options(parser, "what runs, for example '0-8 {9-22}*3 23-31'", seed=False)
 
 
@@ -106,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
         results = evaluate_tasks(lm, tasks, limit=options.limit, log_samples=options.log_samples, asking=asking)
     try:
         # What is there already is worth more than a file of nothing.
-        if options.output and results.get("results"):
+        if options.output and results.get("results") and is_first():
             write_json(results, options.output)
     finally:  # hours of work are not lost to a full disk
         _report(results, results_table(results) if results.get("results") else "")

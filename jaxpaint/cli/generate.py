@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli.loading import loaded, source_with_plan
-from jaxpaint.cli.options import add_cache_option, add_model_options, add_plan_options, check_plan_options, plan_line
+from jaxpaint.cli.options import (
+    add_cache_option,
+    add_host_options,
+    add_model_options,
+    add_plan_options,
+    check_plan_options,
+    plan_line,
+)
 from jaxpaint.cli.streams import read_input
 from jaxpaint.plans.plan import Plan
 
@@ -44,6 +51,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--truncate-left", action="store_true", help="cut the beginning of a prompt that the model has no room for"
     )
     add_cache_option(parser)
+    add_host_options(parser)
     drawing = parser.add_argument_group("drawing tokens (default: always the most likely)")
     drawing.add_argument(
         "--temperature", type=float, default=0.0, metavar="X", help="draw with this temperature (default: 0, greedy)"

@@ -11,13 +11,14 @@ import argparse
 
 from jaxpaint.base.limits import require
 from jaxpaint.cli.loading import loaded, source_with_plan
-from jaxpaint.cli.options import add_model_options, add_plan_options, check_plan_options, plan_line
+from jaxpaint.cli.options import add_host_options, add_model_options, add_plan_options, check_plan_options, plan_line
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument("--text", required=True, metavar="T", help="the text to continue")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="tokens to show (default: %(default)s)")
+    add_host_options(parser)
     add_plan_options(parser, "what runs, for example '0-8 {9-22} 23-31'")
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.texts import read_text
 from jaxpaint.cli.loading import loaded, model_config, model_store
-from jaxpaint.cli.options import add_model_options, add_variant_options, variant_options
+from jaxpaint.cli.options import add_host_options, add_model_options, add_variant_options, variant_options
 from jaxpaint.study.settings import checked_options
 from jaxpaint.study.spec import variants_of
 
@@ -35,6 +35,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, decoder=False)
     parser.add_argument("--text", action="append", default=[], metavar="T", help="a text; may be given several times")
     parser.add_argument("--text-file", type=Path, metavar="FILE", help="texts, one a line")
+    add_host_options(parser)
     plans = parser.add_argument_group("plans")
     plans.add_argument("--plan", action="append", metavar="PLAN", help="a plan; may be given several times")
     add_variant_options(plans)

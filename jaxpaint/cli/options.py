@@ -54,6 +54,19 @@ def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, d
         )
 
 
+def add_host_options(parser) -> None:
+    """--coordinator and its like, of commands that run on several processes as one."""
+    group = parser.add_argument_group("several processes, or machines, as one")
+    group.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="where the first process listens; auto under SLURM, Open MPI or on a TPU pod. Every process runs the same "
+        "command on a model that is converted; the first one prints",
+    )
+    group.add_argument("--num-processes", type=int, metavar="N", help="how many processes there are")
+    group.add_argument("--process-id", type=int, metavar="I", help="which one this is, from 0")
+
+
 def add_task_options(parser, *, defaults: bool = True) -> None:
     """--tasks and how they are asked. Without `defaults` nothing is required, and what is not given is None."""
     parser.add_argument("--tasks", required=defaults, metavar="A,B", help="tasks, groups or task YAML files, by commas")

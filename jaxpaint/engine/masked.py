@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.hosts import on_host
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.rows import Inputs, checked_texts, right_padded
 from jaxpaint.engine.source import Source
@@ -120,7 +121,7 @@ def score_masked(
         padded[1, : len(where)] = [checked[number][place] for number, place in zip(of_text, where, strict=True)]
         inputs = Inputs(batch.tokens, batch.lengths, None)
         for ends, state, _ in endings(model, start_of_rows(model, inputs), plans):
-            logprobs, best = (np.asarray(array) for array in _at(model.graphdef, model.state, state, *padded))
+            logprobs, best = map(on_host, _at(model.graphdef, model.state, state, *padded))
             del state
             for plan in ends:
                 np.add.at(sums[plan], of_text, np.where(np.isfinite(logprobs), logprobs, np.nan)[: len(where)])

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.hosts import on_host
 from jaxpaint.engine.head import ModelOutputError
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.source import Source
@@ -38,7 +39,7 @@ def most_likely_next(model: Model, plan: Plan, text: str, count: int = 10) -> li
     # A power of two, so that texts of many lengths share an executable.
     padded = np.zeros((1, min(1 << (len(tokens) - 1).bit_length(), model.config.max_position_embeddings)), np.int32)
     padded[0, : len(tokens)] = tokens
-    logits = np.asarray(model.logits(padded, plan, np.array([len(tokens)])))[0, len(tokens) - 1]
+    logits = on_host(model.logits(padded, plan, np.array([len(tokens)])))[0, len(tokens) - 1]
     if not np.isfinite(logits).all():
         raise ModelOutputError(f"NaN or infinite logits under plan {plan}")
     probabilities = np.asarray(jax.nn.softmax(logits))

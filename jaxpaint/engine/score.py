@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxpaint.base.budgets import budgets, on_cpu
+from jaxpaint.base.hosts import on_host
 from jaxpaint.engine.head import ModelOutputError, target_logprobs
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Batch, Request, pack
@@ -163,7 +164,7 @@ def sweep(
 
 
 def _collect(batch: Batch, ends: tuple[int, ...], output: tuple[Array, Array], executed: int) -> PlanScores:
-    loglikelihoods, is_greedy = batch.per_request(*(np.asarray(array) for array in output))
+    loglikelihoods, is_greedy = batch.per_request(*map(on_host, output))
     return PlanScores(batch, ends, np.where(np.isfinite(loglikelihoods), loglikelihoods, np.nan), is_greedy, executed)
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array
 
 from jaxpaint.base.budgets import budgets, held_state_bytes
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.hosts import on_host
 from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import row_length
@@ -305,7 +306,7 @@ class _Run:
         what = model.graphdef, model.state, model.layers, plan if self._static else None, program, self._room
         where = layout.shape, layout.trunk, stored, self._rows
         self._rows, written, finite = engine.decode(*what, *where, stretch, self._ends, self._drawing, first)
-        return np.asarray(written), np.asarray(self._rows.texts.left), np.asarray(finite)
+        return on_host(written), on_host(self._rows.texts.left), on_host(finite)
 
     def _begin_with_means(
         self, wave: Wave, hidden: Mapping[int, Array], slots: np.ndarray
@@ -331,7 +332,7 @@ class _Run:
             self._seen([prompt.tokens for prompt in asked], size),
             self._drawing,
         )
-        return stored, np.asarray(first), np.asarray(finite)
+        return stored, on_host(first), on_host(finite)
 
     def _ending(self, prompt: int, tokens: Sequence[int], goes_on: bool, finite: bool) -> Ending | None:
         if not finite:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.hosts import on_host
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.rows import Inputs, TextRows, right_padded
 from jaxpaint.engine.source import Source
@@ -100,7 +101,7 @@ def pooled_features(
     for batch, inputs in encoded.batches(budget, shards(model), SHORTEST_ROW):
         chosen = list(batch.texts)
         for ends, state, _ in endings(model, start_of_rows(model, inputs), plans):
-            pooled = np.asarray(_pooled(model.graphdef, model.state, state))[: batch.real_rows]
+            pooled = on_host(_pooled(model.graphdef, model.state, state))[: batch.real_rows]
             del state
             for plan in ends:
                 features[plan, chosen] = pooled

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxpaint.base.budgets import budgets, on_cpu
 from jaxpaint.base.compilation import jit
+from jaxpaint.base.hosts import on_host
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.layers import together
 from jaxpaint.engine.model import Model, layer_stack, start
@@ -191,7 +192,7 @@ def evaluate(
     for batch, inputs in encoded.batches(budgets().classifier_tokens * shards, shards, SHORTEST_ROW):
         found.append((batch.texts, _logits(classifier, parameters, jax.device_put(inputs, mesh and rows(mesh)))))
     for texts, of_rows in found:
-        logits[list(texts)] = np.asarray(of_rows)[: len(texts)]
+        logits[list(texts)] = on_host(of_rows)[: len(texts)]
     return logits
 
 

@@ -208,13 +208,15 @@ def host_parameters(model: Model | Source) -> dict[str, Any]:
     Raises UserError for a damaged store.
     """
     if isinstance(model, Model) and model.store is None:
-        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), together(nnx.to_pure_dict(model.state)))
+        return jax.tree.map(
+            lambda leaf: on_host(leaf).astype(np.float32, copy=False), together(nnx.to_pure_dict(model.state))
+        )
     assert model.store is not None
     try:
-        on_host = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+        place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     except RuntimeError:  # JAX was told to know accelerators alone
-        on_host = None
-    return jax.tree.map(np.asarray, checkpoint.restore(model.store, dtype=jnp.float32, sharding=on_host))
+        place = None
+    return jax.tree.map(np.asarray, checkpoint.restore(model.store, dtype=jnp.float32, sharding=place))
 
 
 def of_layers(parameters: Mapping[str, Any], layers: tuple[int, ...]) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""Several processes, on one machine or many, as one computation: each has a part of every array's devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from jaxpaint.base.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def on_host(array: Any) -> np.ndarray:
+    """An array's numbers, whole, also where its parts lie on devices of other processes: then all must call it."""
+    import numpy as np
+
+    if getattr(array, "is_fully_addressable", True) or array.is_fully_replicated:
+        return np.asarray(array)
+    from jax.experimental.multihost_utils import process_allgather
+
+    return np.asarray(process_allgather(array, tiled=True))
+
+
+def is_first() -> bool:
+    """Whether this process is the first of those that compute together, or alone: it writes for all."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+@contextmanager
+def joined(coordinator: str | None, num_processes: int | None = None, process_id: int | None = None) -> Iterator[None]:
+    """Within it this process is one of several that compute together.
+
+    `coordinator` is `HOST:PORT` of the first process, whose number `process_id` is 0, or `auto` where the cluster says
+    all of it (SLURM, Open MPI, TPU pods: what `jax.distributed.initialize` knows); without one nothing happens. All
+    must do the same, and end well together: when one fails, JAX ends the others.
+
+    Raises:
+        UserError: numbers that cannot be, or no other process that answers.
+    """
+    if coordinator is None:
+        if num_processes is not None or process_id is not None:
+            raise UserError("--num-processes and --process-id need a --coordinator HOST:PORT")
+        yield
+        return
+    given = _checked(coordinator, num_processes, process_id)
+    import jax
+
+    try:
+        jax.distributed.initialize(*given)
+    except (RuntimeError, ValueError) as error:  # JaxRuntimeError of time-outs is a RuntimeError
+        raise UserError(f"--coordinator {coordinator}: no computation together: {first_line(error)}") from error
+    yield
+    jax.distributed.shutdown()
+
+
+def _checked(
+    coordinator: str, num_processes: int | None, process_id: int | None
+) -> tuple[str | None, int | None, int | None]:
+    if coordinator == "auto":
+        return None, num_processes, process_id
+    host, colon, port = coordinator.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+        raise UserError(f"--coordinator is {coordinator!r}; expected HOST:PORT of the first process, or auto")
+    if num_processes is None or process_id is None:
+        raise UserError("--coordinator HOST:PORT needs --num-processes and --process-id, from 0, for each process")
+    if not 0 <= process_id < num_processes:
+        raise UserError(f"--process-id is {process_id}; of {num_processes} processes it is 0 to {num_processes - 1}")
+    return coordinator, num_processes, process_id
