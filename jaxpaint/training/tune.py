@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.hosts import on_host
 from jaxpaint.base.precision import require_float_weights
 from jaxpaint.engine.layers import together
 from jaxpaint.engine.model import Model, from_parameters, require_pooler
