@@ -44,6 +44,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxpaint.base.errors import UserError
 from jaxpaint.cli.asking import add_asking_options
 from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.cli.options import add_model_options, add_task_options, add_variant_options
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from jaxpaint.study.run import StudySummary
 
 # What is not part of a study's settings.
-_OF_THE_COMMAND = ("run", "file", "dry_run", "report")
+_OF_THE_COMMAND = ("run", "file", "dry_run", "compile_for", "report")
 # What may be given beside nothing else: it is still the demo.
 _OF_THE_DEMO = frozenset({"limit", "starts", "seeds", "dtype", "batch-tokens"})
 
@@ -65,6 +66,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help=f"settings to begin with: {', '.join(PRESETS)}")
     parser.add_argument("--store", metavar="FILE", help="the results store (SQLite), made or continued")
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do and how long it may take")
+    parser.add_argument("--compile-for", metavar="DEVICE", help="with --dry-run: whether it fits v5e, h100:4, …")
     parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
     parser.add_argument("--shard", metavar="I/N", help="the I-th of N parts of nearly equal work; I from 1")
     add_model_options(parser.add_argument_group("model"), defaults=False)
@@ -92,7 +94,9 @@ def run(options: argparse.Namespace) -> int:
     folder = options.report or (DEMO_REPORT if of_demo else None)
     check(spec, folder)
     if options.dry_run:
-        return _dry_run(spec)
+        return _dry_run(spec, options.compile_for)
+    if options.compile_for is not None:
+        raise UserError("--compile-for says whether a study fits a device that is not here; it goes with --dry-run")
 
     def study() -> StudySummary:
         from jaxpaint.base.progress import bar, byte_bar, say
@@ -105,16 +109,23 @@ def run(options: argparse.Namespace) -> int:
     return carry_out(spec, folder, study)
 
 
-def _dry_run(spec: StudySpec) -> int:
+def _dry_run(spec: StudySpec, device: str | None) -> int:
+    from jaxpaint.bench.kinds import Target, prepare
+
+    target = None if device is None else Target.parse(device)
+    if target is not None:
+        prepare(target.kind)  # before JAX starts
     config = model_config(spec.model, spec.revision)
 
     from jaxpaint.study.early import require_fitting
     from jaxpaint.study.estimate import describe
-    from jaxpaint.tasks.load import require_tasks
 
     require_fitting(spec, config)
-    if spec.tasks:
-        require_tasks(spec.tasks, include_path=spec.include_path, trust=spec.trust_tasks)
+    if target is not None:
+        from jaxpaint.study.absent import fits
+
+        print(f"{f'fits {device}':7} {fits(spec, config, target)}", flush=True)
+        return 0
     store = model_store(spec.model, spec.revision)
 
     for line in describe(spec, store):

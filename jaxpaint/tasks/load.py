@@ -101,18 +101,6 @@ def load_tasks(
     return tasks
 
 
-def require_tasks(
-    names: Sequence[str], *, include_path: str | Path | Sequence[str | Path] | None = None, trust: bool = False
-) -> None:
-    """Raises UserError for a task that is not known (with near names) or a file of one that cannot be read.
-
-    Their data are not looked at.
-    """
-    own_files = bool(include_path) or any(map(_is_file, names))
-    with told_of(names), in_tasks(), without_code_of_users(trust=trust, own_files=own_files):
-        _manager(names, include_path)
-
-
 def evaluate(
     lm: "LM",
     tasks: "TaskDict",

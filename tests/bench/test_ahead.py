@@ -8,6 +8,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,6 +90,14 @@ class TestTPU:
         found = figures("v6e", "--rows", 8, "--length", 512, shape=shape)
         assert found["peak"] < 31.25 * GIB
         assert found["gathers_in_loops"] == 0
+
+    def test_a_study(self, tmp_path: Path) -> None:
+        study = "study", "--model", "painter-16", "--tasks", "painter_facts", "--store", str(tmp_path / "s.sqlite")
+        command = [sys.executable, "-c", "from jaxpaint.cli import script; script()", *study]
+        more = ["--strategies", "skip,looped-parallel", "--dry-run", "--compile-for", "v5e:2x2"]
+        done = subprocess.run([*command, *more], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.startswith("fits v5e:2x2 yes, batches of 256 rows of 512 tokens take 0.")
 
 
 @pytest.mark.slow
