@@ -97,7 +97,7 @@ class TestTPU:
         more = ["--strategies", "skip,looped-parallel", "--dry-run", "--compile-for", "v5e:2x2"]
         done = subprocess.run([*command, *more], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.startswith("fits v5e:2x2 yes, batches of 256 rows of 512 tokens take 0.")
+        assert done.stdout.startswith("fits v5e:2x2 yes, batches of 512 rows of 256 tokens take 0.")
 
 
 @pytest.mark.slow
