@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
+
+TOGETHER = 120  # seconds that processes may end apart
 
 
 def on_host(array: Any) -> np.ndarray:
@@ -36,7 +38,8 @@ def joined(coordinator: str | None, num_processes: int | None = None, process_id
 
     `coordinator` is `HOST:PORT` of the first process, whose number `process_id` is 0, or `auto` where the cluster says
     all of it (SLURM, Open MPI, TPU pods: what `jax.distributed.initialize` knows); without one nothing happens. All
-    must do the same, and end well together: when one fails, JAX ends the others.
+    must do the same: they wait for one another at the end, also of a mistake, which each tells. When one fails
+    otherwise, JAX ends the others.
 
     Raises:
         UserError: numbers that cannot be, or no other process that answers.
@@ -50,10 +53,15 @@ def joined(coordinator: str | None, num_processes: int | None = None, process_id
     import jax
 
     try:
-        jax.distributed.initialize(*given)
+        jax.distributed.initialize(*given, shutdown_timeout_seconds=TOGETHER)
     except (RuntimeError, ValueError) as error:  # JaxRuntimeError of time-outs is a RuntimeError
         raise UserError(f"--coordinator {coordinator}: no computation together: {first_line(error)}") from error
-    yield
+    try:
+        yield
+    except UserError:
+        with suppress(RuntimeError):  # a mistake of one alone
+            jax.distributed.shutdown()
+        raise
     jax.distributed.shutdown()
 
 
