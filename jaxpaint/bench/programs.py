@@ -23,7 +23,7 @@ from jaxpaint.generation import cache, decode
 from jaxpaint.generation.layout import Shape
 from jaxpaint.models import abstract_model
 from jaxpaint.models.family import Config
-from jaxpaint.models.sharding import DATA, by_lane, lanes, parameter_sharding, with_lanes
+from jaxpaint.models.sharding import DATA, by_lane, lanes, parameter_sharding, with_kernels_on_host, with_lanes
 from jaxpaint.plans.plan import Plan
 
 What: TypeAlias = Literal["score", "static", "decode"]
@@ -41,6 +41,7 @@ class Work:
     rows: int
     length: int
     weights: Weights = "float"
+    offload: bool = False
 
 
 def lowered(config: Config, work: Work, mesh: Mesh, platform: str, dtype: Any = jnp.bfloat16) -> Any:
@@ -48,14 +49,14 @@ def lowered(config: Config, work: Work, mesh: Mesh, platform: str, dtype: Any = 
     work.plan.validate(config.num_hidden_layers)
     with compiling_for(platform):
         make = {"score": _score, "static": _static, "decode": _decode}[work.what]
-        return make(abstract(config, mesh, dtype, work.weights), work)
+        return make(abstract(config, mesh, dtype, work.weights, work.offload), work)
 
 
-def abstract(config: Config, mesh: Mesh, dtype: Any, weights: Weights = "float") -> Model:
+def abstract(config: Config, mesh: Mesh, dtype: Any, weights: Weights = "float", offload: bool = False) -> Model:
     """A model of shapes, each with the place where its parameter lies."""
     implementation = attention_implementation(config, jnp.dtype(dtype), mesh)
     graphdef, state = nnx.split(abstract_model(config, dtype, implementation, weights))
-    place = parameter_sharding(mesh)
+    place = with_kernels_on_host(parameter_sharding(mesh)) if offload else parameter_sharding(mesh)
 
     def leaf(path: Any, x: Any) -> Any:
         names = (str(getattr(key, "key", getattr(key, "name", key))) for key in path)
@@ -69,7 +70,8 @@ def abstract(config: Config, mesh: Mesh, dtype: Any, weights: Weights = "float")
 
 
 def _apart(stack: Any) -> Apart:
-    sharding = NamedSharding(stack.sharding.mesh, PartitionSpec(*stack.sharding.spec[1:]))
+    whole = stack.sharding
+    sharding = NamedSharding(whole.mesh, PartitionSpec(*whole.spec[1:]), memory_kind=whole.memory_kind)
     layer = jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype, sharding=sharding)
     return Apart((layer,) * stack.shape[0])
 

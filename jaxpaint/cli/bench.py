@@ -56,6 +56,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layer-parallel", type=int, metavar="N", help="lanes that share the members of parallel groups (default: 1)"
     )
+    parser.add_argument("--offload", action="store_true", help="the layers' kernels stay in the host's memory")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     here = parser.add_argument_group("on the device that is here")
     add_model_options(here, defaults=False, parallel=False)
@@ -107,6 +108,8 @@ def _compile(options: argparse.Namespace) -> int:
     program: What = options.program or "score"
     if program == "decode" and not config.capabilities.decoder:
         raise UserError(f"{options.shape} is an encoder and writes no text; try --program score")
+    if options.offload and target.kind.platform != "tpu":
+        raise UserError(f"--offload: the compiler for {target.kind.name} says nothing of the host's memory; try a TPU")
     lanes = options.layer_parallel or 1
     if target.chips % lanes:
         raise UserError(f"{target.chips} chips cannot be split into {lanes} lanes for the layers of parallel groups")
@@ -124,7 +127,7 @@ def _compile(options: argparse.Namespace) -> int:
     from jaxpaint.bench.programs import Work
 
     length = options.length or min(length, positions)
-    work = Work(program, plan, options.rows or rows, length, options.weights or "float")
+    work = Work(program, plan, options.rows or rows, length, options.weights or "float", options.offload)
     say(f"compiling for {options.compile_for}, about a minute")
     figures = compiled_figures(config, work, target, split, "bfloat16", lanes)
     if options.json:

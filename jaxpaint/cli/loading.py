@@ -62,6 +62,6 @@ def loaded(options: argparse.Namespace, source: Source, mesh: Mesh | None) -> Mo
     from jaxpaint.engine.model import load
 
     tokenizer = source.tokenizer
-    model = load(source.store, dtype=options.dtype, weights=source.weights, mesh=mesh)
+    model = load(source.store, dtype=options.dtype, weights=source.weights, mesh=mesh, offload=options.offload)
     vars(model)["tokenizer"] = tokenizer  # where the cached property keeps it
     return model

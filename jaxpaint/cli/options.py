@@ -52,6 +52,12 @@ def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, d
             metavar="N",
             help="lanes of devices that run the branches of parallel groups side by side, each with all weights",
         )
+        parser.add_argument(
+            "--offload",
+            action="store_true",
+            default=False if defaults else None,
+            help="keep the layers' kernels in the host's memory, from which each comes as its layer runs",
+        )
 
 
 def add_host_options(parser) -> None:

@@ -85,12 +85,12 @@ def layer_bytes(stacked: Parameters) -> int:
 
 
 def layer_parameters(stacked: Parameters, index: int | Int[Array, ""]) -> Parameters:
-    """One layer's parameters; out of a stack `index` may be traced."""
+    """One layer's parameters, on the device; out of a stack `index` may be traced."""
 
     def taken(leaf: Any) -> Any:
         if _is_apart(leaf):
-            return leaf.layers[index]
-        return jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)
+            return _brought(leaf.layers[index])
+        return _brought(jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False))
 
     return jax.tree.map(taken, stacked, is_leaf=_is_apart)
 
@@ -99,5 +99,29 @@ def run_layer(block: Callable[..., Result], stacked: Parameters, index: int | In
     """`block(parameters, *inputs)` of one layer; `index` may be traced."""
     if isinstance(index, int) or not are_apart(stacked):
         return block(layer_parameters(stacked, index), *inputs)
-    branches = [partial(block, layer_parameters(stacked, each)) for each in range(layer_count(stacked))]
-    return jax.lax.switch(index, branches, *inputs)
+
+    def branch(each: int) -> Callable[..., Result]:
+        return lambda *inputs: block(layer_parameters(stacked, each), *inputs)
+
+    return jax.lax.switch(index, [branch(each) for each in range(layer_count(stacked))], *inputs)
+
+
+def are_offloaded(stacked: Parameters) -> bool:
+    """Whether some of the parameters, traced or not, lie in the memory of the device's host."""
+    return any(map(_on_host, jax.tree.leaves(stacked)))
+
+
+def known_on_host(path: str, parameter: Array) -> Array:
+    """A parameter that was read into the host's memory, in a type that says so."""
+    if parameter.sharding.memory_kind != "pinned_host":
+        return parameter
+    return jax.block_until_ready(jax.device_put(parameter, jax.memory.Space.Host))
+
+
+def _on_host(leaf: Any) -> bool:
+    return jax.typeof(leaf).memory_space == jax.memory.Space.Host
+
+
+def _brought(leaf: Array) -> Array:
+    """On the device, while what does not need it runs."""
+    return jax.device_put(leaf, jax.memory.Space.Device) if _on_host(leaf) else leaf

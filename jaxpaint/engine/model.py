@@ -24,7 +24,7 @@ from jaxpaint.base.target import platform
 from jaxpaint.engine import compiled, interpreted
 from jaxpaint.engine import layers as stack
 from jaxpaint.engine.lanes import as_data
-from jaxpaint.engine.layers import apart, are_apart, lie_apart
+from jaxpaint.engine.layers import apart, are_apart, are_offloaded, lie_apart
 from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs, checked_inputs
 from jaxpaint.models import abstract_model, new_model
@@ -32,7 +32,7 @@ from jaxpaint.models.decoder import Implementation
 from jaxpaint.models.family import Config, require_lm_head
 from jaxpaint.models.kernel import Kernel
 from jaxpaint.models.quantised import weights_of
-from jaxpaint.models.sharding import lanes, parameter_sharding, with_lanes
+from jaxpaint.models.sharding import lanes, parameter_sharding, with_kernels_on_host, with_lanes
 from jaxpaint.plans.nodes import fold
 from jaxpaint.plans.plan import Plan
 
@@ -104,7 +104,7 @@ class Model:
         """
         if are_apart(self.state["blocks"]):
             return self.state["blocks"]
-        if self.mesh is not None or not on_cpu():
+        if self.mesh is not None or not on_cpu() or are_offloaded(self.state["blocks"]):
             return None
         # NumPy has no packed int4 to share memory with.
         stacked = jax.tree.map(lambda leaf: leaf if leaf.dtype == jnp.int4 else np.asarray(leaf), self.state["blocks"])
@@ -189,12 +189,15 @@ def load(
     weights: Weights = "float",
     revision: str | None = None,
     mesh: Mesh | None = None,
+    offload: bool = False,
 ) -> Model:
     """Loads a converted store, a Hugging Face or Meta folder, or a hub id (converted into the cache on first use).
 
     `dtype` "auto" is float32 on CPU and bfloat16 on accelerators. With `weights` "int8" or "int4" the layers' kernels
     are kept so (`jaxpaint.models.quantised`), and all else in `dtype`. `mesh`
     (`jaxpaint.models.sharding.device_mesh`) spreads the parameters over several devices, each reading its own part.
+    With `offload` the layers' kernels stay in the host's memory, from which each layer's come to the device as it runs:
+    for models larger than the device.
 
     Raises:
         UserError: no such model, a damaged one, or one of a family that is not known.
@@ -208,7 +211,10 @@ def load(
     chosen = resolve_dtype(dtype)
     config, manifest = checkpoint.read_config(store), checkpoint.read_manifest(store)
     sharding = parameter_sharding(mesh) if mesh else None
-    keep = stack.apart_blocks if lie_apart(config, chosen) else None
+    if offload:
+        one = jnp.zeros(()).sharding
+        sharding = with_kernels_on_host(sharding or (lambda path, shape: one))
+    keep = stack.known_on_host if offload else stack.apart_blocks if lie_apart(config, chosen) else None
     parameters = checkpoint.restore(store, dtype=chosen, weights=weights, sharding=sharding, keep=keep)
     loaded = from_parameters(config, parameters, store=store, mesh=mesh)
     if loaded.manifest != manifest:  # read once more, for good
@@ -221,7 +227,7 @@ def from_parameters(
 ) -> Model:
     """A model of nested parameters as `jaxpaint.models.checkpoint.restore` returns them."""
     dtype, weights = _dtype(parameters), weights_of(parameters)
-    if lie_apart(config, dtype):
+    if lie_apart(config, dtype) and not are_offloaded(parameters["blocks"]):
         parameters = {**parameters, "blocks": apart(parameters["blocks"])}
     graphdef, state = nnx.split(abstract_model(config, dtype, attention_implementation(config, dtype, mesh), weights))
     nnx.replace_by_pure_dict(state, parameters)
@@ -320,7 +326,9 @@ def groups_at_once(plan: Plan, blocks: Any, tokens: int) -> bool:
         parallel=lambda _, widths: sum(widths),
         repeat=lambda _, width: width,
     )
-    return not on_cpu() and stack.layer_bytes(blocks) <= stack.LARGE_LAYER_BYTES and widest * tokens <= AT_ONCE_TOKENS
+    if on_cpu() or are_offloaded(blocks):
+        return False
+    return stack.layer_bytes(blocks) <= stack.LARGE_LAYER_BYTES and widest * tokens <= AT_ONCE_TOKENS
 
 
 def _run_rows(model: Any, instructions: Array, length: Array, room: int, inputs: Inputs) -> Float[Array, "B S D"]:

@@ -175,7 +175,8 @@ def _require_memory(path: str | Path, dtype: Any, weights: Weights, sharding: An
         for name in names:
             shape = tuple(tensors[name]["shape"])
             placed = sharding(name, shape) if callable(sharding) else sharding
-            hosts = sum(device.platform == "cpu" for device in placed.addressable_devices)
+            on_host = placed.memory_kind == "pinned_host"
+            hosts = sum(on_host or device.platform == "cpu" for device in placed.addressable_devices)
             # Copies of one array on several of a host's devices may be one in memory.
             numbers = min(hosts * math.prod(placed.shard_shape(shape)), math.prod(shape))
             stored = jnp.dtype(tensors[name]["dtype"])

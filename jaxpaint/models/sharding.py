@@ -101,6 +101,21 @@ def parameter_sharding(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedShar
     return sharding
 
 
+def with_kernels_on_host(
+    place: Callable[[str, tuple[int, ...]], Any],
+) -> Callable[[str, tuple[int, ...]], Any]:
+    """`place`, but that layers' kernels lie in the host's memory, from which each comes when its layer runs.
+
+    What is small stays: a TPU takes no row out of a stack of vectors there.
+    """
+
+    def sharding(path: str, shape: tuple[int, ...]) -> Any:
+        found = place(path, shape)
+        return found.with_memory_kind("pinned_host") if path.startswith("blocks/") and len(shape) > 2 else found
+
+    return sharding
+
+
 def placed(parameters: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
     """Nested parameters where `parameter_sharding` has them."""
     place = parameter_sharding(mesh)

@@ -34,7 +34,7 @@ def fits(spec: StudySpec, config: Config, target: Target) -> str:
     rows = max(1, (spec.batch_tokens or ACCELERATOR.score_tokens * sharing) // length // sharing) * sharing
     weights: Any = spec.weights
     largest = max(plans, key=lambda plan: (room_for(plan), plan.cost))
-    work = Work("score", largest, rows, length, weights)
+    work = Work("score", largest, rows, length, weights, spec.offload)
     found = compiled_figures(config, work, target, spec.tensor_parallel, dtype, spec.layer_parallel)
     what = f"batches of {rows} rows of {length} tokens"
     if found.problem is not None:

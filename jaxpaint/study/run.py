@@ -170,7 +170,7 @@ def open_session(
     converted = store_for(spec.model, spec.revision, progress=converting)
     if tasks:  # what the tokenizer lacks is told before the weights are read
         spec_encoding(spec, Source.of(converted, spec.dtype, spec.weights))  # type: ignore[arg-type]
-    model = load(converted, dtype=spec.dtype, weights=spec.weights, mesh=mesh)  # type: ignore[arg-type]
+    model = load(converted, dtype=spec.dtype, weights=spec.weights, mesh=mesh, offload=spec.offload)  # type: ignore[arg-type]
     requests = spec_requests(spec, model, tasks) if tasks else ()
     analysed = _texts(spec, model, to_analyse) if to_analyse else None
     if (writing := next((task for task in requests if task.is_generative), None)) is not None:

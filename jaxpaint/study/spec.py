@@ -55,6 +55,7 @@ class StudySpec:
     weights: str = _setting(values.choice(*WEIGHTS), "float")
     tensor_parallel: int = _setting(values.whole(1), 1)
     layer_parallel: int = _setting(values.whole(1), 1)
+    offload: bool = _setting(values.switch, False)
     data: tuple[str, ...] = _setting(values.texts, ())
     num_fewshot: int | None = _setting(values.whole(0), None)
     limit: float | None = _setting(values.limit, None)

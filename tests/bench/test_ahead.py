@@ -91,6 +91,12 @@ class TestTPU:
         assert found["peak"] < 31.25 * GIB
         assert found["gathers_in_loops"] == 0
 
+    def test_llama2_70b_streams_from_the_host_over_four_chips(self) -> None:
+        found = figures("v5e:2x2", "--rows", 4, "--offload", shape="llama2-70b")
+        assert found["peak"] < 3 * GIB
+        assert [(name, count) for name, _, count in found["collectives"]] == [("all-reduce", 2)]
+        assert found["weight_copies"] == []
+
     def test_a_study(self, tmp_path: Path) -> None:
         study = "study", "--model", "painter-16", "--tasks", "painter_facts", "--store", str(tmp_path / "s.sqlite")
         command = [sys.executable, "-c", "from jaxpaint.cli import script; script()", *study]

@@ -20,6 +20,7 @@ SHAPE = ["--shape", "llama2-7b"]
         (["--compile-for", "v5e", "--shape", "bert-large", "--program", "decode"], ("encoder", "--program score")),
         (["--compile-for", "v5e:2x2", *SHAPE, "--tensor-parallel", 3], ("4 chips", "groups of 3")),
         (["--compile-for", "v5e:2x2", *SHAPE, "--layer-parallel", 3], ("4 chips", "3 lanes")),
+        (["--compile-for", "h100", *SHAPE, "--offload"], ("--offload", "nothing of the host's memory")),
         (["--compile-for", "v5e:2x2", *SHAPE, "--layer-parallel", 2, "--tensor-parallel", 4], ("groups of 4",)),
     ],
 )

@@ -23,6 +23,7 @@ SETTINGS: dict[str, Any] = {
     "dtype": "float32",
     "tensor-parallel": 2,
     "layer-parallel": 2,
+    "offload": False,
     "tasks": ["lambada_openai", "hellaswag"],
     "data": ["hellaswag=a,b.jsonl"],
     "num-fewshot": 5,

@@ -18,6 +18,7 @@ revision = "main"
 dtype = "float32"
 tensor-parallel = 2
 layer-parallel = 4
+offload = true
 tasks = ["lambada_openai", "hellaswag"]
 data = ["hellaswag=a,b.jsonl"]
 num-fewshot = 5
@@ -111,6 +112,7 @@ class TestSpec:
             dtype="float32",
             tensor_parallel=2,
             layer_parallel=4,
+            offload=True,
             data=("hellaswag=a,b.jsonl",),
             num_fewshot=5,
             limit=0.5,
