@@ -26,4 +26,4 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     report = options.report or study.DEMO_REPORT
     settings = {"limit": options.limit, "store": options.store, "report": report}
-    return study.run(argparse.Namespace(preset="demo", file=None, dry_run=False, **settings))
+    return study.run(argparse.Namespace(preset="demo", file=None, dry_run=False, compile_for=None, **settings))
