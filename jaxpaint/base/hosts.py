@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 TOGETHER = 120  # seconds that processes may end apart
+WAIT = 300  # seconds in which all must have come
 
 
 def on_host(array: Any) -> np.ndarray:
@@ -33,13 +36,19 @@ def is_first() -> bool:
 
 
 @contextmanager
-def joined(coordinator: str | None, num_processes: int | None = None, process_id: int | None = None) -> Iterator[None]:
+def joined(
+    coordinator: str | None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Iterator[None]:
     """Within it this process is one of several that compute together.
 
     `coordinator` is `HOST:PORT` of the first process, whose number `process_id` is 0, or `auto` where the cluster says
     all of it (SLURM, Open MPI, TPU pods: what `jax.distributed.initialize` knows); without one nothing happens. All
     must do the same: they wait for one another at the end, also of a mistake, which each tells. When one fails
-    otherwise, JAX ends the others.
+    otherwise, or the others do not come to the first, JAX ends what is there, and says so at length.
 
     Raises:
         UserError: numbers that cannot be, or no other process that answers.
@@ -50,10 +59,13 @@ def joined(coordinator: str | None, num_processes: int | None = None, process_id
         yield
         return
     given = _checked(coordinator, num_processes, process_id)
+    tell(f"jaxpaint: waiting for the other processes at {coordinator}, at most {WAIT} s")
+    if process_id and coordinator != "auto":
+        _await_first(coordinator)
     import jax
 
     try:
-        jax.distributed.initialize(*given, shutdown_timeout_seconds=TOGETHER)
+        jax.distributed.initialize(*given, initialization_timeout=WAIT, shutdown_timeout_seconds=TOGETHER)
     except (RuntimeError, ValueError) as error:  # JaxRuntimeError of time-outs is a RuntimeError
         raise UserError(f"--coordinator {coordinator}: no computation together: {first_line(error)}") from error
     try:
@@ -63,6 +75,21 @@ def joined(coordinator: str | None, num_processes: int | None = None, process_id
             jax.distributed.shutdown()
         raise
     jax.distributed.shutdown()
+
+
+def _await_first(coordinator: str) -> None:
+    """Until the first process listens. Raises UserError where it does not: JAX would abort."""
+    host, _, port = coordinator.rpartition(":")
+    end = time.monotonic() + WAIT
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                why = error.strerror or first_line(error)
+                raise UserError(f"--coordinator {coordinator}: no first process came in {WAIT} s ({why})") from error
+            time.sleep(0.2)
 
 
 def _checked(

@@ -17,6 +17,7 @@ def together(options: argparse.Namespace) -> Iterator[None]:
         yield
         return
     from jaxpaint.base.hosts import is_first, joined
+    from jaxpaint.base.progress import say
 
     if options.coordinator is not None:
         from convert.cache import is_converted
@@ -26,7 +27,7 @@ def together(options: argparse.Namespace) -> Iterator[None]:
                 f"{options.model} is not converted yet, which one process does: first run "
                 f"jaxpaint convert {options.model} STORE, and give --model STORE"
             )
-    with joined(options.coordinator, options.num_processes, options.process_id):
+    with joined(options.coordinator, options.num_processes, options.process_id, tell=say):
         if options.coordinator is None or is_first():
             yield
             return

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from jaxpaint.base import hosts
+
 ROOT = Path(__file__).parents[2]
 COMPUTED = """
 import json
@@ -124,6 +126,16 @@ def test_a_mistake_ends_each(store: Path) -> None:
 )
 def test_numbers_that_cannot_be(refused, store: Path, options: list[object], words: str) -> None:
     refused("logits", "--model", store, "--text", "w7", *options, expected=(words,))
+
+
+def test_a_first_process_that_does_not_come(run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "WAIT", 1)
+    where = f"127.0.0.1:{free_port()}"
+    command = "logits", "--model", store, "--text", "w7", "--coordinator", where, "--num-processes", 2
+    status, _, err = run(*command, "--process-id", 1)
+    waiting, refusal = err.splitlines()
+    assert (status, waiting) == (2, f"jaxpaint: waiting for the other processes at {where}, at most 1 s")
+    assert refusal.startswith(f"jaxpaint: error: --coordinator {where}: no first process came in 1 s (")
 
 
 def test_a_model_is_converted_first(refused, copy: Path) -> None:
