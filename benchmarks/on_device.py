@@ -81,6 +81,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="the folder for on_device.md and on_device.json")
     parser.add_argument("--shape", choices=SHAPES, default="llama2-7b", help="(default: %(default)s)")
+    parser.add_argument("--kernels", action="store_true", help="also the kernels of scoring and decoding, by a trace")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes and sizes, on any device: does it run?")
     options = parser.parse_args()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -113,15 +114,18 @@ def main() -> int:
         ("decoding", lambda: _decoding(report, sizes, state, goals)),
         ("plans", lambda: _plans(report, sizes, state)),
         ("memory", lambda: _memory(report, device)),
+        *((("kernels", lambda: _kernels(report, sizes, state)),) if options.kernels else ()),
         ("parity of bfloat16", lambda: _parity(report, sizes, state, shape, device)),
     )
     failed = []
     for name, part in parts:
+        started = time.perf_counter()
         try:
             part()
         except Exception:
             failed.append(name)
             report.failed(name)
+        print(f"({name}: {time.perf_counter() - started:.0f} s)", flush=True)
     rows = [(name, goals.get(name), least, _met(goals.get(name), least)) for name, least in GOALS.items()]
     report.add("goals", goals, ("goal", "measured", "at least", "met"), rows)
     print(f"{title}: {time.perf_counter() - began:.0f} s in all; tables in {options.out / 'on_device.md'}")
@@ -175,14 +179,14 @@ def _timed(run: Callable[[], Any], times: int) -> list[float]:
 
 
 def _by_turns(peers: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds by round, after one that compiles."""
+    """Seconds by round, after one that compiles, whose seconds are printed."""
     seconds: dict[str, list[float]] = {name: [] for name in peers}
-    for number in range(rounds + 1):
+    for _ in range(rounds + 1):
         for name, peer in peers.items():
             began = time.perf_counter()
             peer()
-            if number:
-                seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(time.perf_counter() - began)
+    print("(at first: " + ", ".join(f"{name} {each.pop(0):.1f} s" for name, each in seconds.items()) + ")", flush=True)
     return seconds
 
 
@@ -326,6 +330,31 @@ def _memory(report: Report, device: str) -> None:
     figures = {"jaxpaint": peak.since(0), "transformers": torch.cuda.max_memory_allocated()}
     rows = [(name, (each or 0) / 2**30) for name, each in figures.items()]
     report.add("memory", figures, ("by", "peak so far, GiB"), rows)
+
+
+def _kernels(report: Report, sizes: Sizes, state: dict[str, Any]) -> None:
+    """What the device ran while one batch was scored, one text written by its plan, and 32 with the plan as data."""
+    import numpy as np
+    from kernel_times import kernel_times
+
+    from jaxpaint.engine.packing import Request
+    from jaxpaint.engine.score import score
+    from jaxpaint.generation import GenerationSettings, Prompt, generate
+
+    model, random = state["ours"], np.random.default_rng(0)
+    texts = random.integers(0, model.config.vocab_size, (sizes.rows, sizes.length)).tolist()
+    requests = [Request.of(row[:-SCORED], row[-SCORED:], sizes.length) for row in texts]
+    runs: dict[str, Callable[[], Any]] = {"scoring": lambda: score(model, requests)}
+    for batch in sizes.batches:
+        asked = [Prompt(tuple(row[: sizes.prompt]), sizes.new) for row in texts[:batch]]
+        how: Any = {"settings": GenerationSettings(), "batch_size": batch, "room": sizes.new}
+        runs[f"decoding {batch}"] = lambda asked=asked, how=how: list(generate(model, asked, [model.full_plan], **how))
+    rows: list[tuple] = []
+    for what, run in runs.items():
+        if found := kernel_times(run):
+            rows += [(what, "all", sum(found.runs.values()), 1000 * found.busy, found.busy / found.span)]
+            rows += [("", name[:70], count, 1000 * each, each / found.span) for name, count, each in found.longest(12)]
+    report.add("kernels", rows, ("of", "kernel", "runs", "ms", "share of the time"), rows)
 
 
 def _parity(report: Report, sizes: Sizes, state: dict[str, Any], shape: dict[str, Any], device: str) -> None:

@@ -23,6 +23,7 @@ class Budgets:
     classifier_tokens: int
     prefill_tokens: int  # of a prompt, at a time
     generation_rows: int
+    least_rows: int  # of generation: of a single one XLA makes sums of rounded products, slow on GPUs, not a product
     state_bytes: int  # hidden states held where plans part
     analysis_bytes: int  # hidden states of the longest analysed plan
     cache_bytes: int  # keys and values
@@ -39,6 +40,7 @@ _CPU_AND_ACCELERATOR = {
     "classifier_tokens": (4096, 65536),
     "prefill_tokens": (512, 2048),
     "generation_rows": (16, 64),
+    "least_rows": (1, 2),
     "state_bytes": (1 << 30, 8 << 30),
     "analysis_bytes": (256 << 20, 4 << 30),
     "cache_bytes": (2 << 30, 16 << 30),

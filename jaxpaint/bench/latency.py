@@ -15,7 +15,7 @@ from jaxpaint.base.compilation import MOST_LOADED
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.machine import machine, processor
 from jaxpaint.bench import peak
-from jaxpaint.engine.packing import row_length
+from jaxpaint.engine.grouping import row_length
 from jaxpaint.generation import GenerationSettings, Prompt, generate
 from jaxpaint.generation.cache import token_bytes
 from jaxpaint.generation.layout import lay_out
@@ -137,6 +137,7 @@ def _require_room(model: Model, plans: Sequence[Plan], texts: Sequence[tuple[int
         slots=row_length(max(plan.cost for plan in plans)),
         chunk_tokens=budgets().prefill_tokens,
         batch_size=len(texts),
+        least_rows=budgets().least_rows,
         token_bytes=token_bytes(model),
         cache_bytes=budgets().cache_bytes,
     )

@@ -27,7 +27,7 @@ from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.layers import apart, are_apart, are_offloaded, lie_apart
 from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs, checked_inputs
-from jaxpaint.models import abstract_model, new_model
+from jaxpaint.models import abstract_model, new_model, with_layers
 from jaxpaint.models.decoder import Implementation
 from jaxpaint.models.family import Config, require_lm_head
 from jaxpaint.models.kernel import Kernel
@@ -242,15 +242,25 @@ def random_model(config: Config, *, seed: int = 0, dtype: DType = "auto", weight
     """A model of random weights, for tests and throughput measurements at real shapes."""
     chosen = resolve_dtype(dtype)
     how = chosen, attention_implementation(config, chosen), weights
+    graphdef = nnx.split(abstract_model(config, *how))[0]
+    if lie_apart(config, chosen):
+        return Model(config, graphdef, _random_apart(config, how, seed))
+    return Model(config, graphdef, jax.jit(lambda: nnx.split(new_model(config, *how, seed=seed))[1])())
 
-    @jax.jit
-    def make():
-        state = nnx.split(new_model(config, *how, seed=seed))[1]
-        if lie_apart(config, chosen):
-            state["blocks"] = apart(state["blocks"])
-        return state
 
-    return Model(config, nnx.split(abstract_model(config, *how))[0], make())
+def _random_apart(config: Config, how: Any, seed: int) -> Any:
+    """Random parameters, layer by layer: of them all at once a stack would be there besides."""
+    single = with_layers(config, [0])
+
+    def whole(seed):
+        return nnx.split(new_model(single, *how, seed=seed))[1]
+
+    layer = jax.jit(lambda seed: jax.tree.map(lambda leaf: leaf[0], whole(seed)["blocks"]))
+    seeds = jax.random.split(jax.random.key(seed), config.num_hidden_layers + 1)
+    layers = [layer(each) for each in seeds[1:]]
+    state = jax.jit(whole)(seeds[0])
+    state["blocks"] = jax.tree.map(lambda *leaves: stack.Apart(leaves), *layers)
+    return state
 
 
 def resolve_dtype(dtype: DType) -> jnp.dtype:

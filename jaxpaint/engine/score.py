@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxpaint.base.budgets import budgets, on_cpu
 from jaxpaint.base.hosts import on_host
+from jaxpaint.base.target import platform
 from jaxpaint.engine.head import ModelOutputError, target_logprobs
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Batch, Request, pack
@@ -178,6 +179,7 @@ def pack_for(model: Model | Source, requests: Sequence[Request], batch_tokens: i
         rows_multiple=shards(model),
         # Its loop over blocks keeps no accelerator busy, and one device of several would run it for all.
         blockwise=on_cpu() and shards(model) == 1 and any(len(each.tokens) >= LONG for each in requests),
+        whole_rows=platform() == "gpu",
     )
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.generation.layout import Shape
@@ -81,14 +82,17 @@ def empty(model: Model, shape: Shape, *, by_slot: bool, with_seen: bool = False)
     Over lanes (`jaxpaint.engine.lanes`) keys and values have one more axis before the others, and each lane fills the
     slots of the layers that it runs.
     """
-    config = model.config
+    return beside(model, _empty(model.config, shape, model.dtype, by_slot, with_seen, with_lanes(model.mesh)))
+
+
+@jit("config", "shape", "dtype", "by_slot", "with_seen", "mesh")
+def _empty(config, shape, dtype, by_slot, with_seen, mesh):
     heads, head_dim = config.num_key_value_heads, config.head_dim
-    mesh = with_lanes(model.mesh)
 
     def zeros(*sizes: int) -> Array:
         if mesh is not None:
-            return jnp.zeros((lanes(mesh), *sizes, head_dim), model.dtype, device=by_lane(mesh))
-        return jnp.zeros((*sizes, head_dim), model.dtype)
+            return jnp.zeros((lanes(mesh), *sizes, head_dim), dtype, device=by_lane(mesh))
+        return jnp.zeros((*sizes, head_dim), dtype)
 
     def slots(*sizes: int) -> Slots:
         return tuple(zeros(*sizes) for _ in range(shape.slots)) if by_slot else zeros(shape.slots, *sizes)
@@ -98,7 +102,7 @@ def empty(model: Model, shape: Shape, *, by_slot: bool, with_seen: bool = False)
     texts = Texts(*(jnp.zeros(shape.rows, jnp.int32) for _ in Texts._fields))
     zero = jnp.zeros((), jnp.int32)
     seen = jnp.zeros((shape.rows, config.vocab_size), bool) if with_seen else None
-    return beside(model, (stored, Rows(key, value, texts, jnp.zeros(shape.rows, jnp.int32), zero, seen)))
+    return stored, Rows(key, value, texts, jnp.zeros(shape.rows, jnp.int32), zero, seen)
 
 
 def beside(model: Model, arrays: Arrays) -> Arrays:

@@ -44,12 +44,13 @@ class Stretch(NamedTuple):
     seen: Bool[Array, "B V"] | None = None
 
 
-@jit("graphdef", "room", "trunk_room", donate=("stored",))
-def prefill(graphdef, state, layers, instructions, length, room, before, x, stored, number, chunk, trunk_room):
+@jit("graphdef", "part", "room", "trunk_room", donate=("stored",))
+def prefill(graphdef, state, layers, part, instructions, length, room, before, x, stored, number, chunk, trunk_room):
     """The hidden state of a chunk after a part of a plan, and the store with that part's keys and values in it.
 
     Args:
         layers: See `jaxpaint.engine.model.Model.layers`.
+        part: Compiled where it is given, and then instructions play no part.
         before: Layer applications of the plan before the part: its first slot. At 0 the chunk's embeddings are run.
         x: The chunk's hidden state [1, chunk, D] before the part.
         number: The chunk's, which is its place in the store.
@@ -58,15 +59,17 @@ def prefill(graphdef, state, layers, instructions, length, room, before, x, stor
     if isinstance(instructions, Lanes):
 
         def of_lane(instructions, gather, stored, state, length, before, x, number, chunk):
-            what = graphdef, state, None, instructions, length, room
+            what = graphdef, state, None, None, instructions, length, room
             return _prefill(*what, before, x, stored, number, chunk, trunk_room, gather)
 
         return follow_each_with(instructions, of_lane, stored, state, length, before, x, number, chunk)
-    what = graphdef, state, layers, instructions, length, room
+    what = graphdef, state, layers, part, instructions, length, room
     return _prefill(*what, before, x, stored, number, chunk, trunk_room, None)
 
 
-def _prefill(graphdef, state, layers, instructions, length, room, before, x, stored, number, chunk, trunk_room, gather):
+def _prefill(
+    graphdef, state, layers, part, instructions, length, room, before, x, stored, number, chunk, trunk_room, gather
+):
     model = nnx.merge(graphdef, state)
     tokens, positions, visible_until, trunk_seen = chunk
     run = _layers(model, layers)
@@ -84,7 +87,10 @@ def _prefill(graphdef, state, layers, instructions, length, room, before, x, sto
         x, (key, value) = run(index, x, context, pasts)
         return x, Stored(_put(memory.key, key[0], slot), _put(memory.value, value[0], slot))
 
-    x, here = interpreted.follow(layer, instructions, length, room, x, here, gather)
+    if part is None:
+        x, here = interpreted.follow(layer, instructions, length, room, x, here, gather)
+    else:
+        x, here = interpreted.follow_plan(layer, part, x, here)
     written = [
         jax.lax.dynamic_update_slice_in_dim(old, new, number * size, 2) for old, new in zip(stored, here, strict=True)
     ]

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.engine.packing import best_fit, row_length, shared_prefix
+from jaxpaint.engine.grouping import best_fit, row_length, shared_prefix
 
 # Sharing fewer tokens than this saves less than the room that a trunk is rounded up to.
 SMALLEST_TRUNK = 32
@@ -76,11 +76,13 @@ def lay_out(
     batch_size: int,
     token_bytes: int,
     cache_bytes: int,
+    least_rows: int = 1,
 ) -> Layout:
     """Waves of prompts (token ids to prefill, perhaps none) whose cache takes at most `cache_bytes`.
 
     `chunk_tokens` bounds a chunk, but a prompt's own part is never cut; `token_bytes` are those of a token's keys and
-    values in one slot. Fewer rows than `batch_size` run at once where memory has no room for more.
+    values in one slot. At least `least_rows` rows run at once, fewer than `batch_size` where memory has no
+    room for more.
 
     Raises:
         UserError: not even one prompt at a time fits.
@@ -91,7 +93,7 @@ def lay_out(
     own = _rounded(max(sizes))
     made = _rounded(most_new_tokens)
 
-    rows = row_length(min(batch_size, len(prompts)), smallest=1)
+    rows = row_length(min(batch_size, len(prompts)), smallest=least_rows)
     columns = cache_bytes // (slots * token_bytes)
     # A text under way takes room twice: prefilled, and in its row. Half for either.
     while rows > 1 and rows * (own + made) > columns // 2:

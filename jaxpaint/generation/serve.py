@@ -20,9 +20,10 @@ from jaxtyping import Array
 from jaxpaint.base.budgets import budgets, held_state_bytes
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.hosts import on_host
+from jaxpaint.engine.grouping import row_length
 from jaxpaint.engine.lanes import as_data
+from jaxpaint.engine.layers import are_apart
 from jaxpaint.engine.model import Model
-from jaxpaint.engine.packing import row_length
 from jaxpaint.engine.program import Program
 from jaxpaint.engine.walk import walk
 from jaxpaint.generation import cache
@@ -134,6 +135,7 @@ def generate(
                 slots=slots,
                 chunk_tokens=budgets().prefill_tokens,
                 batch_size=rows,
+                least_rows=budgets().least_rows,
                 token_bytes=cache.token_bytes(model),
                 cache_bytes=budget,
             )
@@ -219,7 +221,8 @@ class _Run:
         model, room = self._model, self._layout.shape.trunk
         layout = wave.tokens, wave.positions, wave.visible_until, wave.trunk_seen
         chunk = tuple(array[number, None] for array in layout)
-        what = model.graphdef, model.state, model.layers, *as_data(part, model.mesh), self._room
+        compiled = part if self._static and are_apart(model.state["blocks"]) else None
+        what = model.graphdef, model.state, model.layers, compiled, *as_data(part, model.mesh), self._room
         x = self._nothing if x is None else x
         x, self._stored = engine.prefill(*what, before, x, self._stored, number, chunk, room)
         return x

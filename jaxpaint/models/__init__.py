@@ -93,9 +93,9 @@ def new_model(
     attention_implementation: Implementation,
     weights: Weights = "float",
     *,
-    seed: int = 0,
+    seed: Any = 0,
 ) -> Any:
-    """The model with random parameters."""
+    """The model with random parameters, of a number or a JAX key."""
     from flax import nnx
 
     from jaxpaint.models.quantised import quantise_layers

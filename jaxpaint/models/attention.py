@@ -229,6 +229,21 @@ def attention_with_past(
     return jnp.concatenate(mixed, axis=1)
 
 
+def flash_attention_with_past(
+    query: Float[Array, "1 T N H"],
+    key: Float[Array, "1 T K H"],
+    value: Float[Array, "1 T K H"],
+    mask: Bool[Array, "1 1 T T"],
+    pasts: Sequence[Past],
+) -> Float[Array, "1 T N H"]:
+    """As `attention_with_past`, of one row of many tokens, in cuDNN's flash attention: keys are joined for it."""
+    keys = [*(past.key.transpose(0, 2, 1, 3) for past in pasts), key]
+    values = [*(past.value.transpose(0, 2, 1, 3) for past in pasts), value]
+    seen = jnp.concatenate([*(past.mask for past in pasts), mask], axis=-1)
+    key, value = (jnp.concatenate(each, axis=1) for each in (keys, values))
+    return jax.nn.dot_product_attention(query, key, value, mask=seen, implementation="cudnn")
+
+
 def _attention_to_parts(
     query: Float[Array, "B T N H"], parts: Sequence[Past], cap: float | None
 ) -> Float[Array, "B T N H"]:

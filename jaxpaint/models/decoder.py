@@ -104,6 +104,8 @@ class Attention(nnx.Module):
         elif pasts is None:
             plain = "einsum" if isinstance(self.implementation, Kernel) else self.implementation
             mixed = ops.attention(query, key, value, context.mask, plain, cap=cap)
+        elif self.implementation == "cudnn" and x.shape[1] > 1:
+            mixed = ops.flash_attention_with_past(query, key, value, context.mask, pasts)
         else:
             mixed = ops.attention_with_past(query, key, value, context.mask, pasts, cap)
         return getattr(self, self.traits.projections[-1])(mixed.reshape(*x.shape[:2], -1)), (key, value)

@@ -96,7 +96,8 @@ def others(model: Model) -> Iterator[tuple[str, str]]:
     heads, chunk = config.num_key_value_heads, (array(1, 64), array(1, 64), array(1, 64), array())
     stored = Stored(*[array(8, heads, 256, config.head_dim, dtype=jnp.bfloat16)] * 2)
     x = array(1, 64, config.hidden_size, dtype=jnp.bfloat16)
-    yield low(decode.prefill, model.layers, *program, nested.room, array(), x, stored, array(), chunk, 64)
+    for part in (None, Plan.parse("0-7")):
+        yield low(decode.prefill, model.layers, part, *program, nested.room, array(), x, stored, array(), chunk, 64)
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])

@@ -53,6 +53,17 @@ def test_the_same_is_written(both, static):
     assert wrote[0] == wrote[1]
 
 
+def test_random_layers_are_made_apart(monkeypatch):
+    config = make_tiny("qwen2, windows in turn").model.config
+    stacked = random_model(config)
+    monkeypatch.setattr(engine, "lie_apart", lambda config, dtype: True)
+    model = random_model(config)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.shape, b.shape), together(model.state), stacked.state)
+    kernels = together(model.state)["blocks"]["mlp"]["up_proj"]["kernel"].get_value()
+    assert len(np.unique(np.asarray(kernels)[:, 0, 0])) == config.num_hidden_layers
+    assert np.isfinite(model.logits(TOKENS, PLANS[2])).all()
+
+
 def test_training_reads_stacks(both):
     for found, right in zip(*map(jax.tree.leaves, map(host_parameters, both)), strict=True):
         np.testing.assert_array_equal(found, right)

@@ -40,8 +40,11 @@ def _requests(pairs: Pairs) -> list[Request]:
     return [Request.of(context, continuation, MAX_LENGTH) for context, continuation in pairs]
 
 
-def _pack(requests: Sequence[Request], batch_tokens: int = 256, rows_multiple: int = 1) -> list[Batch]:
-    return pack(requests, batch_tokens=batch_tokens, attention_cost=ATTENTION_COST, rows_multiple=rows_multiple)
+def _pack(
+    requests: Sequence[Request], batch_tokens: int = 256, rows_multiple: int = 1, whole_rows: bool = False
+) -> list[Batch]:
+    how = {"rows_multiple": rows_multiple, "whole_rows": whole_rows}
+    return pack(requests, batch_tokens=batch_tokens, attention_cost=ATTENTION_COST, **how)
 
 
 def _seen(batch: Batch) -> np.ndarray:
@@ -80,14 +83,16 @@ def _expected(requests: Sequence[Request]) -> dict[int, list[tuple[tuple[int, ..
 
 
 class TestLayout:
-    @given(context_continuation_pairs(), st.sampled_from([64, 256, 2048]), st.sampled_from([1, 3]))
-    def test_every_target_sees_exactly_its_prefix(self, pairs: Pairs, batch_tokens: int, rows_multiple: int) -> None:
+    @given(context_continuation_pairs(), st.sampled_from([64, 256, 2048]), st.sampled_from([1, 3]), st.booleans())
+    def test_every_target_sees_exactly_its_prefix(
+        self, pairs: Pairs, batch_tokens: int, rows_multiple: int, whole_rows: bool
+    ) -> None:
         requests = _requests(pairs)
-        assert _decode(_pack(requests, batch_tokens, rows_multiple)) == _expected(requests)
+        assert _decode(_pack(requests, batch_tokens, rows_multiple, whole_rows)) == _expected(requests)
 
-    @given(context_continuation_pairs())
-    def test_padding_sees_and_is_seen_by_itself_alone(self, pairs: Pairs) -> None:
-        for batch in _pack(_requests(pairs)):
+    @given(context_continuation_pairs(), st.booleans())
+    def test_padding_sees_and_is_seen_by_itself_alone(self, pairs: Pairs, whole_rows: bool) -> None:
+        for batch in _pack(_requests(pairs), whole_rows=whole_rows):
             seen = _seen(batch)
             real = seen[batch.scored[: batch.count]].any(axis=0)
             assert batch.real_tokens == real.sum()
@@ -95,9 +100,9 @@ class TestLayout:
             np.testing.assert_array_equal(seen[~real], alone[~real])
             np.testing.assert_array_equal(seen[:, ~real], alone[:, ~real])
 
-    @given(context_continuation_pairs(), st.sampled_from([64, 256, 2048]), st.sampled_from([1, 3]))
-    def test_arrays(self, pairs: Pairs, batch_tokens: int, rows_multiple: int) -> None:
-        for batch in _pack(_requests(pairs), batch_tokens, rows_multiple):
+    @given(context_continuation_pairs(), st.sampled_from([64, 256, 2048]), st.sampled_from([1, 3]), st.booleans())
+    def test_arrays(self, pairs: Pairs, batch_tokens: int, rows_multiple: int, whole_rows: bool) -> None:
+        for batch in _pack(_requests(pairs), batch_tokens, rows_multiple, whole_rows):
             rows, length = batch.tokens.shape
             assert rows % rows_multiple == 0
             largest = max(positions.max() + 1 for positions in batch.positions)
@@ -122,6 +127,20 @@ class TestLayout:
         ]
         batches = _pack(requests, 2048)
         assert sum(batch.tokens.size for batch in batches) <= 1.02 * sum(len(request.tokens) for request in requests)
+
+    def test_whole_rows_where_texts_fill_them(self) -> None:
+        """Texts of 511 tokens take a row each and look back to none; they do not where rows would be half empty."""
+        source = np.random.default_rng(0)
+        fitting, halves = (
+            [Request.of(source.integers(0, 9999, length).tolist(), [1], 512) for length in lengths]
+            for lengths in ([511] * 20, source.integers(200, 511, 40))
+        )
+        whole = pack(fitting, batch_tokens=4096, attention_cost=1e-4, whole_rows=True)
+        assert {(batch.tokens.shape[1], batch.lookback) for batch in whole} == {(512, 0)}
+        assert sum(batch.tokens.shape[0] for batch in whole) <= 21
+        tokens = sum(len(request.tokens) for request in halves)
+        others = pack(halves, batch_tokens=4096, attention_cost=1e-4, whole_rows=True)
+        assert sum(batch.tokens.size for batch in others) < 1.15 * tokens
 
     @given(context_continuation_pairs(), st.randoms())
     def test_order_of_requests_costs_nothing(self, pairs: Pairs, shuffle: Random) -> None:

@@ -160,7 +160,7 @@ def test_shared_work_is_prefilled_once(monkeypatch):
     original = engine.prefill
 
     def counted(*arguments):
-        calls.append((int(arguments[4]), int(arguments[6])))
+        calls.append((int(arguments[5]), int(arguments[7])))
         return original(*arguments)
 
     monkeypatch.setattr(engine, "prefill", counted)
