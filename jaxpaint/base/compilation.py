@@ -13,8 +13,6 @@ from jaxpaint.base.target import platform
 # XLA's default library for matrix products on a CPU (YNNPACK) adds up the whole inner dimension in one chain; Eigen
 # adds up blocks. Its error is a third smaller at the same speed (docs/log.md), which deep plans amplify.
 EIGEN_MATMUL = {"xla_cpu_experimental_ynn_fusion_type": ""}
-# A GPU launches kernels one by one: recording them as a graph takes longer than reading a prompt (docs/log.md).
-NO_GRAPHS = {"xla_gpu_enable_command_buffer": ""}
 KEPT_SECONDS = 0.1  # of compilation, from which an executable is kept
 # Executables of one function in memory. On a CPU each takes about a hundred of the 65,530 memory maps that Linux allows
 # a process, and where there are no more XLA crashes: five hundred plans, each compiled in.
@@ -62,19 +60,13 @@ def _cpu_options() -> dict[str, str] | None:
 
 
 def jit(
-    *static_argnames: str, donate: tuple[str, ...] = (), few_rows: bool = False, graphs: bool = True
+    *static_argnames: str, donate: tuple[str, ...] = (), few_rows: bool = False
 ) -> Callable[[Callable[..., Any]], Any]:
     """`jax.jit` with `compiler_options`, made at the first call: the backend is not known, nor started, before.
 
     `donate` names arguments whose memory the result takes over. With `few_rows`, products of few rows with many
-    weights, matrix products are left to XLA's default library, which reads weights faster (docs/log.md). Without
-    `graphs` a GPU's kernels are launched one by one.
+    weights, matrix products are left to XLA's default library, which reads weights faster (docs/log.md).
     """
-
-    def options(target: str) -> dict[str, str] | None:
-        if target == "gpu":
-            return None if graphs else NO_GRAPHS
-        return None if few_rows else compiler_options()
 
     def decorate(function: Callable[..., Any]) -> Any:
         @functools.cache
@@ -89,7 +81,7 @@ def jit(
                 own,
                 static_argnames=static_argnames,
                 donate_argnames=donate,
-                compiler_options=options(target),
+                compiler_options=None if few_rows else compiler_options(),
             )
 
         def compiled() -> Any:

@@ -44,7 +44,7 @@ class Stretch(NamedTuple):
     seen: Bool[Array, "B V"] | None = None
 
 
-@jit("graphdef", "part", "room", "trunk_room", donate=("stored",), graphs=False)
+@jit("graphdef", "part", "room", "trunk_room", donate=("stored",))
 def prefill(graphdef, state, layers, part, instructions, length, room, before, x, stored, number, chunk, trunk_room):
     """The hidden state of a chunk after a part of a plan, and the store with that part's keys and values in it.
 

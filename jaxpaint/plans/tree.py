@@ -90,35 +90,45 @@ def walk(
     def run(state: State, before: int, way: tuple[Node, ...]) -> State:
         return advance(state, Plan.of(*way), before) if way else state
 
-    def visit(
-        branch: Branch, state: State | None, anchor: State | None, anchored: int, pending: tuple[Node, ...], held: int
-    ) -> Iterator[tuple[Branch, State, int]]:
-        """The branch from `state`, its own first; where that is None, by way of `pending` from the held `anchor`.
+    return _visit(run, held_states, tree, start, start, 0, (), 0)
 
-        `anchored` counts the layer applications before `anchor`. A state is dropped (set to None) as soon as no one
-        needs it: frames of the walk outlive it.
-        """
-        x: State | None
-        way = (*pending, *branch.units)
-        if state is None:
-            x, cost = run(anchor, anchored, way), _cost(way)  # type: ignore[arg-type]
-        else:
-            x, cost = run(state, anchored + _cost(pending), branch.units), _cost(branch.units)
-        state, pending = None, way
-        yield branch, x, cost
-        if held < held_states or len(branch.branches) == 1:
-            anchor, anchored, pending = x, anchored + _cost(pending), ()
-        hold = anchor is x
-        for number, child in enumerate(branch.branches):
-            last = number == len(branch.branches) - 1
-            rest = visit(child, x, anchor, anchored, pending, held + 1 if hold and not last else held)
-            if last:
-                x = anchor = None
-            elif not hold:
-                x = None
-            yield from rest
 
-    return visit(tree, start, start, 0, (), 0)
+# Not within `walk`: a function that names itself is garbage that Python finds late, with all the states that it holds.
+def _visit(
+    run: Callable[[State, int, tuple[Node, ...]], State],
+    held_states: int,
+    branch: Branch,
+    state: State | None,
+    anchor: State | None,
+    anchored: int,
+    pending: tuple[Node, ...],
+    held: int,
+) -> Iterator[tuple[Branch, State, int]]:
+    """The branch from `state`, its own first; where that is None, by way of `pending` from the held `anchor`.
+
+    `anchored` counts the layer applications before `anchor`. A state is dropped (set to None) as soon as no one needs
+    it: frames of the walk outlive it.
+    """
+    x: State | None
+    way = (*pending, *branch.units)
+    if state is None:
+        x, cost = run(anchor, anchored, way), _cost(way)  # type: ignore[arg-type]
+    else:
+        x, cost = run(state, anchored + _cost(pending), branch.units), _cost(branch.units)
+    state, pending = None, way
+    yield branch, x, cost
+    if held < held_states or len(branch.branches) == 1:
+        anchor, anchored, pending = x, anchored + _cost(pending), ()
+    hold = anchor is x
+    for number, child in enumerate(branch.branches):
+        last = number == len(branch.branches) - 1
+        others = held + 1 if hold and not last else held
+        rest = _visit(run, held_states, child, x, anchor, anchored, pending, others)
+        if last:
+            x = anchor = None
+        elif not hold:
+            x = None
+        yield from rest
 
 
 def _cost(way: tuple[Node, ...]) -> int:

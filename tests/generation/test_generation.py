@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import jax
@@ -392,3 +393,21 @@ def test_layout_wastes_little():
     assert sorted(prompt for wave in found.waves for prompt in wave.prompts) == list(range(300))
     tokens = sum(sizes) - len(sizes) * (sizes.min() - 1)
     assert sum((len(wave.tokens) - found.shape.trunk // 512) * 512 for wave in found.waves) < 1.2 * tokens
+
+
+def test_caches_are_let_go_of_at_once():
+    """Not when Python next looks for cycles: calls in turn would fill an accelerator with their caches."""
+    tiny = make_tiny("grouped-query")
+    prompts, plans = random_prompts(3, 6, 40, longest=8), [Plan.parse("0-4"), Plan.parse("0-2 {3 4}")]
+
+    def left() -> int:
+        list(generate(tiny.model, prompts, plans))
+        return sum(array.nbytes for array in jax.live_arrays())
+
+    left()
+    gc.collect()
+    gc.disable()
+    try:
+        assert left() == left()
+    finally:
+        gc.enable()
