@@ -3,14 +3,16 @@
 # transformers on torch, plans in turn, memory, and how far bfloat16 is from float32. Tables go to $OUT (./on-device
 # without it) as on_device.md and on_device.json, each part as soon as it is done.
 #
-#     OUT=results benchmarks/on_device.sh [--wheels FOLDER] [--shape llama2-7b] [--tiny]
+#     OUT=results benchmarks/on_device.sh [--wheels FOLDER] [--shape llama2-7b] [--tiny] [--kernels]
 #
 # --tiny runs tiny shapes on any device, a CPU too. --wheels installs what the machine lacks, from a folder alone. Where
 # Python 3.12, JAX, torch, transformers and safetensors are there already, the folder is filled elsewhere, with a network:
 #
-#     pip download --no-deps --python-version 3.12 --only-binary=:all: -d FOLDER absl-py etils 'flax<0.13' humanize \
-#         importlib-resources 'jaxtyping<0.4' msgpack 'optax<0.3' 'orbax-checkpoint<0.13' platformdirs protobuf psutil \
-#         simplejson tensorstore treescope uvloop wadler-lindig zipp
+#     pip download --no-deps --python-version 3.12 --only-binary=:all: -d FOLDER absl-py annotated-types etils 'flax<0.13' \
+#         humanize importlib-resources 'jaxtyping<0.4' msgpack 'optax<0.3' 'orbax-checkpoint<0.13' platformdirs protobuf \
+#         psutil pydantic pydantic-core==VERSION simplejson tensorstore treescope typing-inspection uvloop wadler-lindig zipp
+#
+# (VERSION is the one that pydantic's metadata name.)
 #
 # (About 30 MB.) The exit status is 1 where a part failed; the others' tables are there all the same.
 set -euo pipefail

@@ -140,8 +140,9 @@ def _compile(options: argparse.Namespace) -> int:
 def _said(shape: str, work: Work, target: Target, split: int, lanes: int, figures: Figures) -> list[str]:
     chips = "1 chip" if target.chips == 1 else f"{target.chips} chips, each weight over {split}"
     chips += f", groups over {lanes} lanes" if lanes > 1 else ""
+    rows = f"{work.rows} row{'s' * (work.rows > 1)} of {work.length} tokens"
     lines = [
-        f"{shape}, plan {work.plan}, {work.rows} rows of {work.length} tokens, {described('bfloat16', work.weights)}",
+        f"{shape}, plan {work.plan}, {rows}, {described('bfloat16', work.weights)}",
         f"program      {work.what}, compiled for {target.kind.name} ({chips}) in {figures.compile_seconds:.0f} s",
     ]
     memory = target.kind.memory
