@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -269,16 +271,15 @@ def joined(cluster: Cluster, spec: StudySpec, tell: Callable[[str], None]) -> It
 
     Raises UserError where Ray is not installed, or no cluster answers.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports to its makers
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it says of lost machines is told in our words
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError("--ray needs Ray, which is not installed: pip install 'jaxpaint[ray]'") from error
+    ray = installed()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        host, _, port = cluster.address.rpartition(":")
+        if host and port.isdecimal():  # Ray itself asks for more than a minute
+            socket.create_connection((host, int(port)), timeout=10).close()
+        with _quiet():
+            ray.init(cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (RuntimeError, ValueError, OSError, OverflowError) as error:
         raise UserError(
             f"--ray {cluster.address}: no Ray cluster can be joined there ({first_line(error)}); "
             "`ray start --head` begins one, and every machine joins with `ray start --address HOST:PORT`"
@@ -290,6 +291,30 @@ def joined(cluster: Cluster, spec: StudySpec, tell: Callable[[str], None]) -> It
         yield Pool(ray, _for_elsewhere(spec), taken, tell)
     finally:
         ray.shutdown()
+
+
+def installed() -> Any:
+    """Ray. Raises UserError where it is not installed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports to its makers
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--ray needs Ray, which is not installed: pip install 'jaxpaint[ray]'") from error
+    return ray
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it nothing that native code says reaches standard error: Ray says each second that nobody answers."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _for_elsewhere(spec: StudySpec) -> StudySpec:
