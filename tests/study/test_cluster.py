@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import socket
@@ -16,9 +17,6 @@ from typing import Any
 import psutil
 import pytest
 
-from jaxpaint.base.errors import UserError
-from jaxpaint.study import cluster
-from jaxpaint.study.settings import spec_from
 from tests.helpers.study_store import assert_equal_stores, rows, scores
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +40,9 @@ class Machines:
         own |= {"JAXPAINT_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "NPROC": "1"}
         self.folder, self.environment = folder, {**os.environ, **own}
         self.started: list[subprocess.Popen[Any]] = []
-        self._start("--head", "--port", self.address.rpartition(":")[2], "--num-cpus", 0, "--temp-dir", folder / "ray")
+        port = self.address.rpartition(":")[2]
+        first = ["--head", "--port", port, "--num-cpus", 0, "--temp-dir", folder / "ray"]
+        self._start(*first, "--include-dashboard", "false")
         self._wait(self._answers)
 
     def _answers(self) -> bool:
@@ -56,7 +56,7 @@ class Machines:
             time.sleep(0.05)
 
     def _start(self, *arguments: object) -> subprocess.Popen[Any]:
-        own = ["--node-ip-address", "127.0.0.1", "--object-store-memory", 100_000_000, "--include-dashboard", "false"]
+        own = ["--node-ip-address", "127.0.0.1", "--object-store-memory", 100_000_000]
         command = [sys.executable, "-c", RAY, "start", "--block", *map(str, [*arguments, *own])]
         with (self.folder / "ray.log").open("a") as log:
             started = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
@@ -75,12 +75,12 @@ class Machines:
         for process in [*psutil.Process(machine.pid).children(recursive=True), psutil.Process(machine.pid)]:
             process.kill()
         machine.wait()
-        self.started.remove(machine)
 
     def study(self, store: Path, *more: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", JAXPAINT, *map(str, [*STUDY, "--store", store, *more])]
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=self.environment, **pipes)
+        self.started.append(subprocess.Popen(command, env=self.environment, **pipes))
+        return self.started[-1]
 
     def wait_for_scores(self, store: Path) -> None:
         def some() -> bool:
@@ -101,8 +101,9 @@ def machines(tmp_path_factory) -> Iterator[Machines]:
     pytest.importorskip("ray")
     found = Machines(Path(os.path.realpath(tmp_path_factory.mktemp("r"))))
     yield found
-    for machine in reversed(found.started[:]):
-        found.kill(machine)
+    for process in reversed(found.started):
+        if process.poll() is None:
+            found.kill(process)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_a_lost_worker_and_a_late_one(machines: Machines, alone: Path) -> None:
     machines.kill(first)
     out, err = study.communicate(timeout=300)
     assert study.returncode == 0, err
-    assert err.splitlines() == ["lost a worker on 127.0.0.1; its part runs again"]
+    assert re.fullmatch(r"lost a worker on [0-9.]+; its part runs again\n", err), err
     assert " 48 of 48 results finished" in out
     assert before < len(scores(alone))
     assert_same(store, alone)
@@ -151,14 +152,9 @@ def test_a_driver_that_was_killed(machines: Machines, alone: Path) -> None:
     again = machines.study(store, "--ray", machines.address)
     out, err = again.communicate(timeout=300)
     assert (again.returncode, err) == (0, "")
-    assert f"; {len(scores(alone)) - before} scores with " in out
+    computed = [int(number) for number in re.findall(r"(\d+) (?:scores|texts)", out)]
+    assert sum(computed) == len(scores(alone)) - before
     assert_same(store, alone)
-
-
-@pytest.mark.slow
-def test_a_folder_that_the_workers_lack_is_told(machines: Machines, store: Path, tmp_path: Path) -> None:
-    elsewhere = {**machines.environment, "JAXPAINT_CACHE": str(tmp_path)}
-    assert elsewhere
 
 
 @pytest.mark.parametrize(
