@@ -27,7 +27,7 @@ import sys, time
 from jaxpaint.study.cluster import Cluster
 from jaxpaint.study.run import open_session
 from jaxpaint.study.settings import spec_from
-address, store, tasks, limit, plans = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5:]
+address, store, tasks, limit, plans = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4]), sys.argv[5:]
 names = ("strategies", "loops", "starts")
 spec = spec_from({"model": "painter-16", "tasks": tasks, "store": store, "limit": limit, "dtype": "float32"}
                  | dict(zip(names, plans, strict=True)))

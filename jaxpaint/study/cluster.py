@@ -271,19 +271,13 @@ def joined(cluster: Cluster, spec: StudySpec, tell: Callable[[str], None]) -> It
 
     Raises UserError where Ray is not installed, or no cluster answers.
     """
-    ray = installed()
+    ray = require_reachable(cluster)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        host, _, port = cluster.address.rpartition(":")
-        if host and port.isdecimal():  # Ray itself asks for more than a minute
-            socket.create_connection((host, int(port)), timeout=10).close()
         with _quiet():
             ray.init(cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (RuntimeError, ValueError, OSError, OverflowError) as error:
-        raise UserError(
-            f"--ray {cluster.address}: no Ray cluster can be joined there ({first_line(error)}); "
-            "`ray start --head` begins one, and every machine joins with `ray start --address HOST:PORT`"
-        ) from error
+    except (RuntimeError, ValueError, OSError) as error:
+        raise _nobody(cluster, error) from error
     try:
         with suppress(ValueError):  # not in the main thread, where Ray's own handler was not set either
             signal.signal(signal.SIGTERM, before)
@@ -293,14 +287,28 @@ def joined(cluster: Cluster, spec: StudySpec, tell: Callable[[str], None]) -> It
         ray.shutdown()
 
 
-def installed() -> Any:
-    """Ray. Raises UserError where it is not installed."""
+def require_reachable(cluster: Cluster) -> Any:
+    """Ray, where it is installed and something listens at the cluster's address. Raises UserError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports to its makers
     try:
         import ray
     except ImportError as error:
         raise UserError("--ray needs Ray, which is not installed: pip install 'jaxpaint[ray]'") from error
+    host, _, port = cluster.address.rpartition(":")
+    if host and port.isdecimal():  # Ray itself asks for more than a minute
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise _nobody(cluster, error) from error
     return ray
+
+
+def _nobody(cluster: Cluster, error: Exception) -> UserError:
+    why = getattr(error, "strerror", None) or first_line(error)
+    return UserError(
+        f"--ray {cluster.address}: no Ray cluster can be joined there ({why}); `ray start --head` begins one, every "
+        "machine joins with `ray start --address HOST:PORT`, and all need the same RAY_AUTH_TOKEN"
+    )
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import Store, Worker
 from jaxpaint.study.analyses import AnalysedTexts, analysis_texts, run_analyses
 from jaxpaint.study.cells import Study, register
-from jaxpaint.study.cluster import Cluster, Job, Pool, installed, joined
+from jaxpaint.study.cluster import Cluster, Job, Pool, joined, require_reachable
 from jaxpaint.study.early import require_fitting, require_writable
 from jaxpaint.study.loop import Loop, StartBar, no_bar
 from jaxpaint.study.scoring import Scoring, Work
@@ -179,7 +179,7 @@ def open_session(
 ) -> Iterator[Session]:
     """Loads the spec's tasks and model, and opens its store. Arguments and errors as `run_study`."""
     if cluster is not None:
-        installed()
+        require_reachable(cluster)
         jax.config.update("jax_platforms", "cpu")  # a device here, if there is one, is a worker's
     config = config_for(spec.model, spec.revision)  # what cannot run is told before anything is loaded or converted
     require_fitting(spec, config)

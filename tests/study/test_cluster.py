@@ -11,12 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from jaxpaint.base import __version__
+from jaxpaint.base.errors import UserError
+from jaxpaint.study import cluster
+from jaxpaint.study.settings import spec_from
 from tests.helpers.study_store import assert_equal_stores, rows, scores
 
 ROOT = Path(__file__).parents[2]
@@ -170,3 +175,117 @@ def test_options_that_do_not_go_together(refused, tmp_path: Path, options: list[
     refused(
         "study", "--store", tmp_path / "s.sqlite", "--model", "painter-16", "--tasks", "x", *options, expected=(words,)
     )
+
+
+def test_no_cluster_there(refused, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as free:  # bound, and nobody listens
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        words = f"--ray {address}: no Ray cluster can be joined there (", "`ray start --head` begins one"
+        where = "--ray", address, "--store", tmp_path / "s.sqlite"
+        refused("study", "--model", "painter-16", "--tasks", "painter_facts", *where, expected=words)
+
+
+def test_ray_is_not_installed(refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    where = "--ray", "a:1", "--store", tmp_path / "s.sqlite"
+    words = ("--ray needs Ray, which is not installed: pip install 'jaxpaint[ray]'",)
+    refused("study", "--model", "painter-16", "--tasks", "painter_facts", *where, expected=words)
+
+
+class Actor:
+    """A worker that answers at once, as Ray's would in time."""
+
+    def __init__(self, ray: Ray) -> None:
+        self._ray, self._answers = ray, iter(ray.answers.pop(0))
+        self.here = self.load = self.compute = self
+
+    def remote(self, *_: object) -> object:
+        call = object()
+        self._ray.calls[call] = next(self._answers)
+        return call
+
+
+class Ray:
+    """As much of Ray as `Pool` uses, of `answers` that each of its workers gives in turn: what Ray's own errors do."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+        class RayTaskError(RayError):
+            pass
+
+    def __init__(self, size: int, *answers: list[Any]) -> None:
+        self.size, self.answers, self.calls = size, list(answers), dict[object, Any]()
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": self.size}
+
+    def remote(self, _: type) -> Any:
+        class Options:
+            def options(_, **__: object) -> Any:
+                return Options()
+
+            def remote(_) -> Actor:
+                return Actor(self)
+
+        return Options()
+
+    def wait(self, calls: list[object], **_: object) -> tuple[list[object], list[object]]:
+        return calls[:1], calls[1:]
+
+    def get(self, call: object) -> Any:
+        answer = self.calls.pop(call)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+LOST = Ray.exceptions.RayError("lost")
+HERE, DEVICE = ("10.0.0.1", __version__), cluster.Device("cpu", 1, "float32", "abc", {})
+
+
+def pool(told: list[str], size: int, *answers: list[Any]) -> cluster.Pool:
+    spec = spec_from({"model": "painter-16", "tasks": "x", "store": "s.sqlite"})
+    return cluster.Pool(Ray(size, *answers), spec, {"CPU": 1}, told.append)
+
+
+def test_workers_of_another_version_or_model_are_left_out() -> None:
+    told: list[str] = []
+    other = replace(DEVICE, fingerprint="other")
+    old, wrong = [("10.0.0.2", "0.0.9")], [("10.0.0.3", __version__), other]
+    good = [HERE, DEVICE, ("done", "a"), ("done", "b")]
+    assert list(pool(told, 3, good, old, wrong).run([len, len])) == [(0, "a"), (1, "b")]
+    assert (
+        told
+        == [
+            f"worker on 10.0.0.2 is left out: it has jaxpaint 0.0.9, and this is {__version__}; install the same",
+            "worker on 10.0.0.3 is left out: it computes with fingerprint other, where the first worker has not",
+        ][: len(told)]
+    )
+    assert told
+
+
+def test_no_worker_that_can_be_used() -> None:
+    told: list[str] = []
+    with pytest.raises(UserError, match=r"no worker can be used: worker on 10.0.0.1 is left out: no such model"):
+        _ = pool(told, 1, [HERE, "no such model"]).device
+    with pytest.raises(UserError, match=r"no worker can be used: a worker on .* ended before it had loaded"):
+        _ = pool(told, 1, *([LOST] for _ in range(3))).device
+
+
+def test_a_part_that_ends_every_worker() -> None:
+    told: list[str] = []
+    with pytest.raises(UserError, match="a part of the study ended 3 workers one after the other"):
+        list(pool(told, 1, *([HERE, DEVICE, LOST] for _ in range(3))).run([len]))
+    assert told[0] == "lost a worker on 10.0.0.1; its part runs again"
+
+
+def test_a_mistake_and_the_end_of_memory_are_told() -> None:
+    with pytest.raises(UserError, match=r"^so wrong$"):
+        list(pool([], 1, [HERE, DEVICE, ("mistake", "so wrong")]).run([len]))
+    with pytest.raises(cluster.OutOfMemory, match="RESOURCE_EXHAUSTED") as found:
+        list(pool([], 1, [HERE, DEVICE, ("done", 1), ("memory", "no room")]).run([len, len]))
+    assert found.value.job == 1
