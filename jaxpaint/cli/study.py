@@ -14,6 +14,8 @@ The full model is always scored, too. The same command again continues where it
 stopped, by Ctrl-C or otherwise; more plans, tasks or documents compute what is
 missing. Several processes may work on one store. In a job array every job has
 --shard I/N and a store of its own; jaxpaint results --merge joins them.
+With --ray HOST:PORT the workers of a Ray cluster compute, lost ones' parts run
+again, and this process alone keeps the store.
 
 NUMBERS are 4, or 0,2,4, or 0-14, or 0-14/2. A FILE.toml has the same names as
 the options, which go before it:
