@@ -105,6 +105,7 @@ def scores_there(store: Path) -> int:
 def machines(tmp_path_factory) -> Iterator[Machines]:
     pytest.importorskip("ray")
     found = Machines(Path(os.path.realpath(tmp_path_factory.mktemp("r"))))
+    found.join()
     yield found
     for process in reversed(found.started):
         if process.poll() is None:
@@ -129,7 +130,7 @@ def assert_same(found: Path, expected: Path) -> None:
 
 @pytest.mark.slow
 def test_a_lost_worker_and_a_late_one(machines: Machines, alone: Path) -> None:
-    first, _ = machines.join(), machines.join()
+    first = machines.join()
     store = machines.folder / "cluster.sqlite"
     study = machines.study(store, "--ray", machines.address)
     machines.wait_for_scores(store)
@@ -146,12 +147,17 @@ def test_a_lost_worker_and_a_late_one(machines: Machines, alone: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_driver_that_was_killed(machines: Machines, alone: Path) -> None:
-    store = machines.folder / "killed.sqlite"
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM], ids=lambda ending: ending.name)
+def test_a_driver_that_was_ended(machines: Machines, alone: Path, ending: signal.Signals) -> None:
+    store = machines.folder / f"{ending.name}.sqlite"
     killed = machines.study(store, "--ray", machines.address)
     machines.wait_for_scores(store)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    killed.send_signal(ending)
+    _, err = killed.communicate()
+    if ending == signal.SIGTERM:
+        assert killed.returncode == 128 + signal.SIGTERM
+        assert "Traceback" not in err
+        assert f"{store} keeps what is done, and the same command continues" in err
     before = scores_there(store)
     assert 0 < before < len(scores(alone))
     again = machines.study(store, "--ray", machines.address)
