@@ -31,6 +31,7 @@ Job: TypeAlias = "Callable[[Model], Any]"
 
 LOOK_SECONDS = 2.0  # between looks at the cluster's size while nothing else happens
 ROOM_SECONDS = 20.0  # in which a worker should have found room, before it is said that none does
+UNNOTICED_SECONDS = 60.0  # in which Ray may start a worker on a machine that was just lost
 TRIES = 3  # workers that may end with one part, or before they have loaded the model
 
 
@@ -115,6 +116,7 @@ class Pool:
         self._calls: dict[Any, tuple[_Worker, int | None]] = {}  # under way, with the number of the job
         self._device: Device | None = None
         self._failed_starts, self._said_full, self._reason = 0, False, ""
+        self._lost = float("-inf")  # when
 
     @property
     def device(self) -> Device:
@@ -243,6 +245,9 @@ class Pool:
         if worker.use == "busy":
             self._reason = f"the last one on {worker.node}"
             self._tell(f"lost a worker on {worker.node}; its part runs again")
+            self._lost = time.monotonic()
+            return
+        if worker.use == "starting" and time.monotonic() - self._lost < UNNOTICED_SECONDS:
             return
         self._failed_starts += 1
         self._reason = f"a worker on {worker.node} ended before it had loaded the model: {_cause(error)}"

@@ -289,6 +289,13 @@ def test_a_part_that_ends_every_worker() -> None:
     assert told[0] == "lost a worker on 10.0.0.1; its part runs again"
 
 
+def test_workers_that_start_on_a_lost_machine_are_no_failure() -> None:
+    told: list[str] = []
+    found = pool(told, 1, [HERE, DEVICE, LOST], [LOST], [LOST], [LOST], [HERE, DEVICE, ("done", "a")]).run([len])
+    assert list(found) == [(0, "a")]
+    assert told == ["lost a worker on 10.0.0.1; its part runs again"]
+
+
 def test_a_mistake_and_the_end_of_memory_are_told() -> None:
     with pytest.raises(UserError, match=r"^so wrong$"):
         list(pool([], 1, [HERE, DEVICE, ("mistake", "so wrong")]).run([len]))
