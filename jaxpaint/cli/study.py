@@ -14,6 +14,8 @@ The full model is always scored, too. The same command again continues where it
 stopped, by Ctrl-C or otherwise; more plans, tasks or documents compute what is
 missing. Several processes may work on one store. In a job array every job has
 --shard I/N and a store of its own; jaxpaint results --merge joins them.
+With --ray HOST:PORT the workers of a Ray cluster compute, lost ones' parts run
+again, and this process alone keeps the store.
 
 NUMBERS are 4, or 0,2,4, or 0-14, or 0-14/2. A FILE.toml has the same names as
 the options, which go before it:
@@ -53,10 +55,11 @@ from jaxpaint.study.settings import DEMO, DEMO_REPORT, PRESETS, spec_from
 from jaxpaint.study.spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
 
 if TYPE_CHECKING:
+    from jaxpaint.study.cluster import Cluster
     from jaxpaint.study.run import StudySummary
 
 # What is not part of a study's settings.
-_OF_THE_COMMAND = ("run", "file", "dry_run", "compile_for", "report")
+_OF_THE_COMMAND = ("run", "file", "dry_run", "compile_for", "report", "ray", "ray_worker")
 # What may be given beside nothing else: it is still the demo.
 _OF_THE_DEMO = frozenset({"limit", "starts", "seeds", "dtype", "batch-tokens"})
 
@@ -69,6 +72,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile-for", metavar="DEVICE", help="with --dry-run: whether it fits v5e, h100:4, …")
     parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
     parser.add_argument("--shard", metavar="I/N", help="the I-th of N parts of nearly equal work; I from 1")
+    machines = parser.add_argument_group("many machines")
+    machines.add_argument(
+        "--ray", metavar="ADDRESS", help="compute on a Ray cluster; HOST:PORT, or auto for this one's"
+    )
+    machines.add_argument(
+        "--ray-worker",
+        metavar="GPU=1",
+        help="what each worker takes there (default: a GPU, or a CPU where there is none)",
+    )
     add_model_options(parser.add_argument_group("model"), defaults=False)
     add_task_options(parser.add_argument_group("tasks"), defaults=False)
     add_variant_options(parser.add_argument_group("plans"))
@@ -93,6 +105,7 @@ def run(options: argparse.Namespace) -> int:
     of_demo = (spec.model, str(spec.store)) == (DEMO["model"], DEMO["store"])
     folder = options.report or (DEMO_REPORT if of_demo else None)
     check(spec, folder)
+    cluster = _cluster(options)
     if options.dry_run:
         return _dry_run(spec, options.compile_for)
     if options.compile_for is not None:
@@ -104,9 +117,22 @@ def run(options: argparse.Namespace) -> int:
 
         with byte_bar() as converting, bar("study") as progress:
             command = shlex.join(sys.argv)
-            return run_study(spec, progress=progress, tell=say, converting=converting, command=command)
+            return run_study(spec, progress=progress, tell=say, converting=converting, command=command, cluster=cluster)
 
     return carry_out(spec, folder, study)
+
+
+def _cluster(options: argparse.Namespace) -> Cluster | None:
+    """Raises UserError where --ray is not what it can be."""
+    if options.ray is None:
+        if options.ray_worker is not None:
+            raise UserError("--ray-worker is of workers on a Ray cluster; give --ray HOST:PORT, or --ray auto")
+        return None
+    if options.dry_run:
+        raise UserError("--dry-run computes nothing, and needs no cluster; leave --ray away")
+    from jaxpaint.study.cluster import Cluster, resources
+
+    return Cluster(options.ray, None if options.ray_worker is None else resources(options.ray_worker))
 
 
 def _dry_run(spec: StudySpec, device: str | None) -> int:

@@ -33,7 +33,7 @@ class Source:
     config: Config
     dtype: jnp.dtype
     weights: Weights = "float"
-    mesh: None = None  # counted as for one device
+    mesh: Any = None  # counted as for one device; or other machines' devices, without them (AbstractMesh)
 
     @classmethod
     def of(cls, store: Path, dtype: DType = "auto", weights: Weights = "float") -> Source:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from jaxpaint.analysis.states import MAX_STATES, analyse, analysis_rows
 from jaxpaint.base.words import text_digest
 from jaxpaint.engine.model import Model
+from jaxpaint.engine.source import Source
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import units
 from jaxpaint.results.store import Store
@@ -20,7 +22,7 @@ AnalysedTexts: TypeAlias = tuple[list[list[int]], dict[str, Any]]
 PLANS_AT_ONCE = 32  # so many plans' analyses may be lost, and are computed with what they share
 
 
-def analysis_texts(model: Model, bos: Bos, tasks: Mapping[str, Any], samples: int) -> AnalysedTexts:
+def analysis_texts(model: Model | Source, bos: Bos, tasks: Mapping[str, Any], samples: int) -> AnalysedTexts:
     """The first texts of the only one of `tasks`, all of them where there are no more than `samples`.
 
     A document's text is its context with what is to be predicted; where there are several to choose from, the first
@@ -39,7 +41,7 @@ def analysis_texts(model: Model, bos: Bos, tasks: Mapping[str, Any], samples: in
     return _tokens(model, bos, texts), settings
 
 
-def _tokens(model: Model, bos: Bos, texts: Sequence[str]) -> list[list[int]]:
+def _tokens(model: Model | Source, bos: Bos, texts: Sequence[str]) -> list[list[int]]:
     length = model.config.max_position_embeddings
     if not model.config.capabilities.decoder:
         how = {"add_special_tokens": bos != "off", "truncation": True, "max_length": length, "verbose": False}
@@ -49,7 +51,7 @@ def _tokens(model: Model, bos: Bos, texts: Sequence[str]) -> list[list[int]]:
 
 
 def run_analyses(
-    model: Model,
+    run: Callable[[Sequence[Callable[[Model], Any]]], Iterable[tuple[int, Any]]],
     store: Store,
     model_id: int,
     plans: Mapping[int, Plan],
@@ -62,6 +64,7 @@ def run_analyses(
 ) -> int:
     """Computes and keeps the analyses `names` of plans (by their ids in the store) that the store lacks: how many.
 
+    `run` takes functions of the model, here or elsewhere, and gives the number of each with what it returned.
     A plan that cannot be analysed is told of, and does not stop the others.
     """
     lacking = {}
@@ -71,11 +74,15 @@ def run_analyses(
         elif any(store.analysis(model_id, plan_id, name, settings) is None for name in names):
             lacking[plan_id] = plan
     ids = sorted(lacking, key=lambda plan_id: str(lacking[plan_id]))  # those that begin alike together
-    for start in range(0, len(ids), PLANS_AT_ONCE):
-        some = ids[start : start + PLANS_AT_ONCE]
-        found = analyse(model, texts, [lacking[plan_id] for plan_id in some], batch_tokens=batch_tokens)
-        for plan_id, analysis in zip(some, found, strict=True):
+    parts = [ids[start : start + PLANS_AT_ONCE] for start in range(0, len(ids), PLANS_AT_ONCE)]
+    jobs = [partial(_analysed, texts, [lacking[plan_id] for plan_id in part], batch_tokens) for part in parts]
+    for number, found in run(jobs):
+        for plan_id, analysis in zip(parts[number], found, strict=True):
             for name, _, value in analysis_rows(analysis, settings):
                 if name in names:
                     store.add_analysis(model_id, plan_id, name, settings, value)
     return len(ids)
+
+
+def _analysed(texts: Sequence[Sequence[int]], plans: Sequence[Plan], batch_tokens: int | None, model: Model) -> Any:
+    return analyse(model, texts, plans, batch_tokens=batch_tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -15,7 +15,7 @@ from jaxpaint.engine.packing import Request
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import PlanRow, Store
-from jaxpaint.tasks.evaluation import environment
+from jaxpaint.tasks import evaluation
 from jaxpaint.tasks.metrics import task_metrics, text_metrics
 from jaxpaint.tasks.requests import TaskRequests
 
@@ -40,6 +40,7 @@ class Study:
     cells: Int[np.ndarray, "tasks plans"]
     request_ids: Int[np.ndarray, " requests"]
     task_of: Int[np.ndarray, " requests"]
+    environment: Mapping[str, Any] | None = None  # of other machines that compute it
 
     @cached_property
     def requests(self) -> tuple[Request, ...]:
@@ -92,7 +93,13 @@ class Study:
         return found
 
 
-def register(store: Store, model: Model | Source, variants: Sequence[Variant], tasks: Sequence[Any]) -> Study:
+def register(
+    store: Store,
+    model: Model | Source,
+    variants: Sequence[Variant],
+    tasks: Sequence[Any],
+    environment: Mapping[str, Any] | None = None,
+) -> Study:
     """Writes into the store what the study is about; `tasks` are `TaskRequests`, or have what is asked of these here.
 
     Raises UserError where the store knows other text for a request, or another plan for a label.
@@ -133,6 +140,7 @@ def register(store: Store, model: Model | Source, variants: Sequence[Variant], t
         cells=np.array(cells, np.int64).reshape(len(tasks), len(first)),
         request_ids=np.array(list(chain.from_iterable(request_ids)), np.int64),
         task_of=np.repeat(np.arange(len(tasks)), [len(each) for each in request_ids]),
+        environment=environment,
     )
 
 
@@ -178,7 +186,7 @@ def _finish(study: Study, store: Store, task: int, plans: Int[np.ndarray, " P"])
                 status="finished" if metrics.is_finite else "not finite",
                 metrics=metrics.metrics,
                 document_scores=metrics.documents,
-                environment=environment(),
+                environment=study.environment or evaluation.environment(),
             )
 
 

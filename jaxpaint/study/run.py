@@ -5,26 +5,34 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import jax
+from jax.sharding import AbstractMesh
+
 from convert import config_for, store_for
+from jaxpaint.base.errors import UserError
+from jaxpaint.base.target import compiling_for
 from jaxpaint.base.words import count
 from jaxpaint.engine.model import Model, load
 from jaxpaint.engine.source import Source
 from jaxpaint.generation.cache import groups
 from jaxpaint.models.checkpoint import Progress
-from jaxpaint.models.sharding import device_mesh
+from jaxpaint.models.sharding import DATA, device_mesh
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import Store, Worker
 from jaxpaint.study.analyses import AnalysedTexts, analysis_texts, run_analyses
 from jaxpaint.study.cells import Study, register
+from jaxpaint.study.cluster import Cluster, Job, Pool, joined, require_reachable
 from jaxpaint.study.early import require_fitting, require_writable
 from jaxpaint.study.loop import Loop, StartBar, no_bar
 from jaxpaint.study.scoring import Scoring, Work
 from jaxpaint.study.spec import StudySpec
+from jaxpaint.study.spread import Spread
 from jaxpaint.study.writing import Writing
 from jaxpaint.tasks.encoding import Encoding
 from jaxpaint.tasks.load import load_tasks
@@ -75,7 +83,7 @@ class Session:
     """A study's model, tasks, store and worker held open; use `open_session`."""
 
     spec: StudySpec
-    model: Model
+    model: Model | Source
     requests: tuple[TaskRequests, ...]
     analysed: AnalysedTexts | None
     store: Store
@@ -83,6 +91,7 @@ class Session:
     progress: StartBar
     tell: Callable[[str], None]
     command: str | None
+    pool: Pool | None = None
 
     def score(self, variants: Sequence[Variant]) -> StudySummary:
         """Computes what the store lacks of the variants: scores, texts and analyses, as the spec says.
@@ -95,8 +104,10 @@ class Session:
         """
         started, clock = datetime.now(UTC), time.perf_counter()
         generative = [task for task in self.requests if task.is_generative]
-        study = register(self.store, self.model, variants, [task for task in self.requests if task not in generative])
-        written = register(self.store, self.model, variants, generative)
+        scored = [task for task in self.requests if task not in generative]
+        environment = self.pool.device.environment if self.pool else None
+        study = register(self.store, self.model, variants, scored, environment)
+        written = register(self.store, self.model, variants, generative, environment)
         if self.spec.kv == "mean" and generative:
             for plan in study.plans:
                 groups(plan, plan.cost)
@@ -116,8 +127,9 @@ class Session:
                     command=self.command,
                 )
 
-        Loop(scoring, self.store, self.worker, progress=self.progress, tell=self.tell, keep=keep).run()
-        Loop(writing, self.store, self.worker, progress=self.progress, tell=self.tell).run()
+        for work, after in ((scoring, keep), (writing, lambda: None)):
+            here = Spread(work, self.pool) if self.pool else work  # type: ignore[arg-type]
+            Loop(here, self.store, self.worker, progress=self.progress, tell=self.tell, keep=after).run()
         analysed = self._analyse(study, variants)
         cells = [*study.cells.reshape(-1).tolist(), *written.cells.reshape(-1).tolist()]
         statuses = [state.status for state in self.store.states(cells)]
@@ -139,7 +151,7 @@ class Session:
             return 0
         assert self.analysed is not None  # only a spec with analyses asks for any
         return run_analyses(
-            self.model,
+            self.pool.run if self.pool else self._run,
             self.store,
             study.model_id,
             {number: plan for number, plan in zip(study.plan_ids, study.plans, strict=True) if plan in asked},
@@ -148,6 +160,11 @@ class Session:
             batch_tokens=self.spec.batch_tokens,
             tell=self.tell,
         )
+
+    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
+        assert isinstance(self.model, Model)
+        for number, job in enumerate(jobs):
+            yield number, job(self.model)
 
 
 @contextmanager
@@ -158,11 +175,15 @@ def open_session(
     progress: StartBar = no_bar,
     converting: Progress | None = None,
     command: str | None = None,
+    cluster: Cluster | None = None,
 ) -> Iterator[Session]:
     """Loads the spec's tasks and model, and opens its store. Arguments and errors as `run_study`."""
+    if cluster is not None:
+        require_reachable(cluster)
+        jax.config.update("jax_platforms", "cpu")  # a device here, if there is one, is a worker's
     config = config_for(spec.model, spec.revision)  # what cannot run is told before anything is loaded or converted
     require_fitting(spec, config)
-    mesh = device_mesh(spec.tensor_parallel, spec.layer_parallel)
+    mesh = device_mesh(spec.tensor_parallel, spec.layer_parallel) if cluster is None else None
     # The texts to analyse are needed last: that they are not there is told now, and not after all else is done.
     to_analyse = analysis_tasks(spec) if spec.analyses else None
     tasks = spec_tasks(spec)
@@ -170,18 +191,39 @@ def open_session(
     converted = store_for(spec.model, spec.revision, progress=converting)
     if tasks:  # what the tokenizer lacks is told before the weights are read
         spec_encoding(spec, Source.of(converted, spec.dtype, spec.weights))  # type: ignore[arg-type]
-    model = load(converted, dtype=spec.dtype, weights=spec.weights, mesh=mesh, offload=spec.offload)  # type: ignore[arg-type]
-    requests = spec_requests(spec, model, tasks) if tasks else ()
-    analysed = _texts(spec, model, to_analyse) if to_analyse else None
-    if (writing := next((task for task in requests if task.is_generative), None)) is not None:
-        for line in writing.encoding.generation.lines(model.tokenizer.eos_token_id):
-            tell(line)
-    with Store.open(spec.store, create=True) as store, Worker(spec.store) as worker:
+    with ExitStack() as stack:
+        pool = None if cluster is None else stack.enter_context(joined(cluster, spec, tell))
+        if pool is None:
+            model: Model | Source = load(
+                converted,
+                dtype=spec.dtype,  # type: ignore[arg-type]
+                weights=spec.weights,  # type: ignore[arg-type]
+                mesh=mesh,
+                offload=spec.offload,
+            )
+        else:
+            stack.enter_context(compiling_for(pool.device.platform))
+            model = _source(converted, spec, pool)
+        requests = spec_requests(spec, model, tasks) if tasks else ()
+        analysed = _texts(spec, model, to_analyse) if to_analyse else None
+        if (writing := next((task for task in requests if task.is_generative), None)) is not None:
+            for line in writing.encoding.generation.lines(model.tokenizer.eos_token_id):
+                tell(line)
+        store = stack.enter_context(Store.open(spec.store, create=True))
+        worker = stack.enter_context(Worker(spec.store))
         tell_mended(store, tell)
-        yield Session(spec, model, requests, analysed, store, worker, progress, tell, command)
+        yield Session(spec, model, requests, analysed, store, worker, progress, tell, command, pool)
 
 
-def _texts(spec: StudySpec, model: Model, tasks: Any) -> AnalysedTexts:
+def _source(store: Path, spec: StudySpec, pool: Pool) -> Source:
+    """The model as the pool's workers compute it. Raises UserError where theirs is another one."""
+    device, source = pool.device, Source.of(store, spec.dtype, spec.weights)  # type: ignore[arg-type]
+    if (device.fingerprint, device.computed_in) != (source.manifest["fingerprint"], source.computed_in):
+        raise UserError(f"the cluster's workers have another model under the name {spec.model} than this machine")
+    return replace(source, mesh=AbstractMesh((device.rows,), (DATA,))) if device.rows > 1 else source
+
+
+def _texts(spec: StudySpec, model: Model | Source, tasks: Any) -> AnalysedTexts:
     return analysis_texts(model, spec.bos, tasks, spec.analysis_samples)  # type: ignore[arg-type]
 
 
@@ -202,20 +244,22 @@ def run_study(
     tell: Callable[[str], None] = _to_stderr,
     converting: Progress | None = None,
     command: str | None = None,
+    cluster: Cluster | None = None,
 ) -> StudySummary:
     """Runs what the study's store lacks, and returns when nothing of the spec's shard is missing.
 
     It may be ended at any moment, and called again. Several processes may run it on one store at once: they divide
     the work, and each returns when all of it is done. `progress` counts tokens under each plan; `tell` gets lines that
     the user should read (default: to stderr); `converting` is told of a first use's conversion; `command` is what the
-    user typed, for the record.
+    user typed, for the record; with a `cluster` its workers compute, and this process keeps the store.
 
     Raises:
-        UserError: a model, task or plan that cannot be used; a store that cannot be written, or that knows other
-            texts; a device whose memory does not hold a single request. What was written before stands.
+        UserError: a model, task, plan or cluster that cannot be used; a store that cannot be written, or that knows
+            other texts; a device whose memory does not hold a single request. What was written before stands.
     """
     clock = time.perf_counter()
-    with open_session(spec, progress=progress, tell=tell, converting=converting, command=command) as session:
+    how: dict[str, Any] = {"converting": converting, "command": command, "cluster": cluster}
+    with open_session(spec, progress=progress, tell=tell, **how) as session:
         summary = session.score(spec.shard_variants(session.model.num_layers))
     return replace(summary, seconds=time.perf_counter() - clock)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine import score as engine
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Batch, Request
+from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import shards
+from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import prefix_tree
 from jaxpaint.results.store import Store
 from jaxpaint.study.cells import Study
@@ -37,7 +40,7 @@ class Portion:
 
 
 def portions(
-    model: Model,
+    model: Model | Source,
     requests: Sequence[Request],
     missing: Bool[np.ndarray, "plans requests"],
     batch_tokens: int | None,
@@ -64,7 +67,7 @@ def portions(
 
 
 def regrouped(
-    model: Model,
+    model: Model | Source,
     requests: Sequence[Request],
     chosen: Int[np.ndarray, " C"],
     missing: Bool[np.ndarray, "plans requests"],
@@ -106,12 +109,12 @@ class Work:
 class Scoring:
     """A study's log-likelihoods, as `jaxpaint.study.loop.Loop` runs it. `work` is what was done so far.
 
-    `batch_tokens` bounds the positions at once (default: by device).
+    `batch_tokens` bounds the positions at once (default: by device). Of a `Source` portions are only for elsewhere.
     """
 
     waiting = "waiting for what another process computes of this study"
 
-    def __init__(self, model: Model, study: Study, batch_tokens: int | None) -> None:
+    def __init__(self, model: Model | Source, study: Study, batch_tokens: int | None) -> None:
         self.work, self.model, self.study = Work(), model, study
         self.batch_tokens = batch_tokens or budgets().score_tokens * shards(model)
         self._packed: list[Batch] | None = None
@@ -125,10 +128,35 @@ class Scoring:
         return portions(self.model, self.study.requests, missing, self.batch_tokens, self._packed)
 
     def compute(self, portion: Portion) -> Generator[Found, None, None]:
-        plans = [self.study.plans[plan] for plan in portion.plans]
-        done, executed, began = [], 0, time.perf_counter()
+        assert isinstance(self.model, Model)
+        began = time.perf_counter()
+        yield from self._found(
+            portion,
+            engine.sweep(self.model, [portion.batch], self._plans(portion)),
+            lambda: time.perf_counter() - began,
+        )
+
+    def with_plans(self, portion: Portion, plans: Int[np.ndarray, " P"]) -> Portion:
+        return replace(portion, plans=plans)
+
+    def job(self, portion: Portion) -> Callable[[Model], tuple[list[engine.PlanScores], float]]:
+        return partial(_swept, portion.batch, self._plans(portion))
+
+    def taken(self, portion: Portion, result: tuple[list[engine.PlanScores], float]) -> Iterator[Found]:
+        scores, seconds = result
+        return self._found(portion, scores, lambda: seconds)
+
+    def _plans(self, portion: Portion) -> list[Plan]:
+        return [self.study.plans[plan] for plan in portion.plans]
+
+    def _found(
+        self, portion: Portion, swept: Iterable[engine.PlanScores], seconds: Callable[[], float]
+    ) -> Generator[Found, None, None]:
+        """What was swept of a portion, counted as done, which takes so many `seconds` in the end."""
+        plans = self._plans(portion)
+        done, executed = [], 0
         try:
-            for scores in engine.sweep(self.model, [portion.batch], plans):
+            for scores in swept:
                 executed += scores.executed
                 values = list(zip(scores.loglikelihoods.tolist(), scores.is_greedy.tolist(), strict=True))
                 for number in scores.plans:
@@ -141,7 +169,7 @@ class Scoring:
                 before.executed + executed,
                 before.distinct + (prefix_tree(done).cost * portion.batch.real_tokens if done else 0),
                 before.separate + sum(plan.cost for plan in done) * tokens,
-                before.seconds + time.perf_counter() - began,
+                before.seconds + seconds(),
             )
 
     def smaller(self, failed: Portion, make: Callable[[], list[Portion]], tell: Callable[[str], None]) -> list[Portion]:
@@ -162,3 +190,9 @@ class Scoring:
 
     def write(self, store: Store, rows: Iterator[tuple[Any, ...]], seconds: Mapping[int, float]) -> None:
         store.add_scores(rows, seconds)
+
+
+def _swept(batch: Batch, plans: Sequence[Plan], model: Model) -> tuple[list[engine.PlanScores], float]:
+    """All scores of a batch, and the seconds that they took."""
+    began = time.perf_counter()
+    return list(engine.sweep(model, [batch], plans)), time.perf_counter() - began

@@ -61,7 +61,7 @@ KINDS: Mapping[str, values.Kind] = MappingProxyType(
 """What may be set, by the command line's names without the dashes in front."""
 
 # Trust is no file's to give.
-COMMAND_LINE_ONLY = ("dry-run", "compile-for", "report", "trust-tasks")
+COMMAND_LINE_ONLY = ("dry-run", "compile-for", "report", "trust-tasks", "ray", "ray-worker")
 _TAKERS = {"seeds": taking("seed"), "loops": taking("iterations"), "times": taking("times")}
 
 

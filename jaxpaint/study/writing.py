@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -11,7 +12,9 @@ from jaxtyping import Bool, Int
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
+from jaxpaint.engine.source import Source
 from jaxpaint.generation.cache import CacheKind
+from jaxpaint.plans.plan import Plan
 from jaxpaint.results.store import Store
 from jaxpaint.study.cells import Study
 from jaxpaint.study.loop import Found
@@ -19,6 +22,10 @@ from jaxpaint.tasks import encoding
 
 PROMPTS_AT_ONCE = 128  # claimed together: enough to share a prefill, few enough that other processes find some
 SMALLEST_CACHE_BYTES = 1 << 20
+
+
+Written: TypeAlias = tuple[int, int, str | None]
+"""As `jaxpaint.tasks.encoding.answers` has it."""
 
 
 class Prompts(NamedTuple):
@@ -33,7 +40,7 @@ class Writing:
 
     waiting = "waiting for what another process writes of this study"
 
-    def __init__(self, model: Model, study: Study, kv: CacheKind) -> None:
+    def __init__(self, model: Model | Source, study: Study, kv: CacheKind) -> None:
         self.written, self.model, self.study, self.kv = 0, model, study, kv
         self.cache_bytes = budgets().cache_bytes
 
@@ -56,12 +63,26 @@ class Writing:
         return found
 
     def compute(self, portion: Prompts) -> Generator[Found, None, None]:
+        assert isinstance(self.model, Model)
+        yield from self.taken(portion, _written(*self._asked(portion), self.model))
+
+    def with_plans(self, portion: Prompts, plans: Int[np.ndarray, " P"]) -> Prompts:
+        return portion._replace(plans=plans)
+
+    def job(self, portion: Prompts) -> Callable[[Model], list[Written]]:
+        return partial(_all_written, *self._asked(portion))
+
+    def taken(self, portion: Prompts, result: Iterable[Written]) -> Generator[Found, None, None]:
+        requests, plans = portion
+        for number, plan, text in result:
+            self.written += 1
+            yield Found(int(plans[plan]), requests[[number]], [(text,)])
+
+    def _asked(self, portion: Prompts) -> tuple[list[encoding.Asked], list[Plan], CacheKind, int]:
         requests, plans = portion
         asked = [self.study.prompts[request] for request in requests]
         under = [self.study.plans[plan] for plan in plans]
-        for number, plan, text in encoding.answers(self.model, asked, under, kv=self.kv, cache_bytes=self.cache_bytes):
-            self.written += 1
-            yield Found(int(plans[plan]), requests[[number]], [(text,)])
+        return asked, under, self.kv, self.cache_bytes
 
     def smaller(self, failed: Prompts, make: Callable[[], list[Prompts]], tell: Callable[[str], None]) -> list[Prompts]:
         self.cache_bytes //= 2
@@ -75,3 +96,13 @@ class Writing:
 
     def write(self, store: Store, rows: Iterator[tuple[Any, ...]], seconds: Mapping[int, float]) -> None:
         store.add_texts(rows, seconds)
+
+
+def _written(
+    asked: Sequence[encoding.Asked], plans: Sequence[Plan], kv: CacheKind, cache_bytes: int, model: Model
+) -> Iterator[Written]:
+    return encoding.answers(model, asked, plans, kv=kv, cache_bytes=cache_bytes)
+
+
+def _all_written(*how: Any) -> list[Written]:
+    return list(_written(*how))
