@@ -1,6 +1,7 @@
-"""A study of painter-16 on a Ray cluster of this machine's: seconds against the number of workers, of one thread each.
+"""A study on a Ray cluster of this machine's: seconds against the number of workers, of one thread each.
 
-    python benchmarks/cluster.py [--workers 1,2] [--rounds 2] [--limit 200]
+    python benchmarks/cluster.py [--workers 1,2] [--rounds 2] [--limit 200] \\
+        [--model smollm2 --tasks lambada_openai --data lambada_openai=FILE]
 
 It begins a cluster of its own for each run, on loopback, and ends it. Seconds are from the first part that goes out to
 the last score in the store: machines, models and compiled programs are there already, but for what the later workers
@@ -10,6 +11,7 @@ load. Numbers of workers take turns. Give it a machine of its own, with a core f
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import secrets
 import socket
@@ -18,19 +20,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 RAY = "import sys; from ray.scripts.scripts import main; sys.argv[0] = 'ray'; main()"
 PLANS = {"strategies": "skip,reverse,parallel,looped-parallel", "loops": "2,3", "starts": "1-6"}
-TASKS = "painter_facts,painter_places,painter_letters"
+TASKS = "painter_facts,painter_places,painter_letters"  # painter-16's own
 STUDY = """
-import sys, time
+import json, sys, time
 from jaxpaint.study.cluster import Cluster
 from jaxpaint.study.run import open_session
 from jaxpaint.study.settings import spec_from
-address, store, tasks, limit, plans = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4]), sys.argv[5:]
-names = ("strategies", "loops", "starts")
-spec = spec_from({"model": "painter-16", "tasks": tasks, "store": store, "limit": limit, "dtype": "float32"}
-                 | dict(zip(names, plans, strict=True)))
+address, settings = sys.argv[1], json.loads(sys.argv[2])
+spec = spec_from(settings)
 with open_session(spec, tell=print, cluster=Cluster(address, {"CPU": 1})) as session:
     began = time.perf_counter()
     session.score(spec.variants(session.model.num_layers))
@@ -42,14 +43,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", default="1,2", help="numbers of them, by commas (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each (default: %(default)s)")
-    parser.add_argument("--limit", default="200", help="documents a task (default: %(default)s)")
+    parser.add_argument("--limit", type=float, default=200, help="documents a task (default: %(default)s)")
+    parser.add_argument("--model", default="painter-16", help="(default: %(default)s)")
+    parser.add_argument("--tasks", default=TASKS, help="(default: %(default)s)")
+    parser.add_argument("--data", action="append", help="TASK=FILE, as the study's option")
     options = parser.parse_args()
+    settings = {"model": options.model, "tasks": options.tasks, "dtype": "float32", **PLANS}
+    settings |= {"data": options.data} if options.data else {}
     sizes = [int(size) for size in options.workers.split(",")]
-    _seconds(1, "4")  # compiles
+    _seconds(1, {**settings, "limit": 4.0})  # compiles
     found: dict[int, list[float]] = {size: [] for size in sizes}
     for number in range(options.rounds):
         for size in sizes[:: 1 if number % 2 == 0 else -1]:
-            found[size].append(_seconds(size, options.limit))
+            found[size].append(_seconds(size, {**settings, "limit": options.limit}))
     least = min(found[sizes[0]])
     print("\n| workers | seconds of each round | least | times the first |\n|---|---|---|---|")
     for size, seconds in found.items():
@@ -57,7 +63,7 @@ def main() -> None:
         print(f"| {size} | {each} | {min(seconds):.1f} | {least / min(seconds):.2f} |")
 
 
-def _seconds(workers: int, limit: str) -> float:
+def _seconds(workers: int, settings: dict[str, Any]) -> float:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -71,7 +77,8 @@ def _seconds(workers: int, limit: str) -> float:
         head = subprocess.Popen(command, env=environment, stdout=nowhere, stderr=nowhere)
         try:
             _await(address)
-            study = [sys.executable, "-c", STUDY, address, str(Path(folder, "s.sqlite")), TASKS, limit, *PLANS.values()]
+            own_store = {**settings, "store": str(Path(folder, "s.sqlite"))}
+            study = [sys.executable, "-c", STUDY, address, json.dumps(own_store)]
             done = subprocess.run(study, env=environment, capture_output=True, text=True)
         finally:
             head.terminate()
