@@ -21,6 +21,7 @@ from jaxpaint.models.blockwise import Blocks, blocks, blockwise_attention
 from jaxpaint.models.family import Traits
 from jaxpaint.models.kernel import Kernel, Seen, kernel_attention, seen
 from jaxpaint.models.parts import MLP, norm, stacked
+from jaxpaint.models.products import Linear
 
 # Of one layer's tokens, each [B, S, K, H].
 KeysValues: TypeAlias = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
@@ -74,7 +75,7 @@ class Attention(nnx.Module):
     def __init__(self, config: Any, traits: Traits, *, dtype, implementation: Implementation, rngs):
         self.config, self.traits, self.implementation = config, traits, implementation
         self.products_apart = False
-        linear = partial(nnx.Linear, param_dtype=dtype, rngs=rngs)
+        linear = partial(Linear, param_dtype=dtype, rngs=rngs)
         width, narrow = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
         *inputs, output = traits.projections
         sizes = [width, narrow, narrow] if traits.query_key_value == "apart" else [width + 2 * narrow]
