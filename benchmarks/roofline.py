@@ -4,8 +4,9 @@
 
 A product is rows @ weights with as many weights in turn as exceed caches, each library's laid out as its models keep
 them: torch [out, in], XLA [in, out]. Every library has a process of its own (in one process the threads of the one keep
-those of the other waiting); they take turns, round by round, and figures are medians: GFLOP/s of products, GB/s read and
-written of memory. bfloat16 adds up in float32 and is rounded once. "ynnpack" is XLA's own choice, "eigen" what jaxpaint scores with (jaxpaint/base/compilation.py).
+those of the other waiting); they take turns, round by round, and figures are medians: GFLOP/s of products, GB/s read
+and written of memory. bfloat16 is added up in float32 and rounded once. "ynnpack" is XLA's own choice, "eigen" what
+jaxpaint scores with in float32 (jaxpaint/base/compilation.py).
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _rates(turns: dict[str, _Turns], case: Case, rounds: int) -> dict[str, float
     for turn in turns.values():
         turn(case)  # compilation, caches
     taken = [{library: turn(case) for library, turn in turns.items()} for _ in range(rounds)]
-    dtype, rows, width, out = case
+    _, rows, width, out = case
     work = 2 * rows * width * out if rows else 2 * ARRAY_BYTES
     seconds = {library: [each[library] for each in taken] for library in turns}
     return {
