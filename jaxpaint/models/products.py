@@ -40,7 +40,7 @@ def vocabulary_product(kernel: Float[Array, "size D"], rows: Float[Array, "M D"]
 def untransposed_vocabulary_product(
     kernel: Float[Array, "size D"], rows: Float[Array, "M D"]
 ) -> Float[Array, "size M"]:
-    """As `vocabulary_product`, faster in bfloat16, of a result that is not transposed: XLA would fail to multiply it."""
+    """As `vocabulary_product`, faster in bfloat16; XLA cannot multiply so where the result is transposed."""
     if len(rows) == 1 or not _narrow_on_cpu(kernel, rows):
         return vocabulary_product(kernel, rows)
     # Turned in two parts: else XLA makes it a product of rows with rows again, which the library does not do.
