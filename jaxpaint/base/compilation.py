@@ -59,25 +59,18 @@ def _cpu_options() -> dict[str, str] | None:
     return dict(EIGEN_MATMUL)
 
 
-def _in_bfloat16(arguments: Any) -> bool:
-    import jax
-
-    return any(getattr(leaf, "dtype", None) == "bfloat16" for leaf in jax.tree.leaves(arguments))
-
-
 def jit(
     *static_argnames: str, donate: tuple[str, ...] = (), few_rows: bool = False
 ) -> Callable[[Callable[..., Any]], Any]:
     """`jax.jit` with `compiler_options`, made at the first call: the backend is not known, nor started, before.
 
     `donate` names arguments whose memory the result takes over. With `few_rows`, products of few rows with many
-    weights, matrix products are left to XLA's default library, which reads weights faster (docs/log.md); with arguments
-    in bfloat16 too, which it alone multiplies with the processor's own instructions.
+    weights, matrix products are left to XLA's default library, which reads weights faster (docs/log.md).
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
         @functools.cache
-        def compiled_for(target: str, narrow: bool) -> Any:
+        def compiled_for(target: str) -> Any:
             import jax
 
             @functools.wraps(function)
@@ -88,14 +81,11 @@ def jit(
                 own,
                 static_argnames=static_argnames,
                 donate_argnames=donate,
-                compiler_options=None if few_rows or narrow else compiler_options(),
+                compiler_options=None if few_rows else compiler_options(),
             )
 
-        def compiled(arguments: Any) -> Any:
-            return compiled_for(platform(), not few_rows and platform() == "cpu" and _in_bfloat16(arguments))
-
-        def each_compiled() -> list[Any]:
-            return [compiled_for(platform(), narrow) for narrow in (False, True)]
+        def compiled() -> Any:
+            return compiled_for(platform())
 
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
@@ -103,10 +93,9 @@ def jit(
 
             # Accelerators multiply float32 in fewer bits unless asked; bfloat16 is not affected.
             with jax.default_matmul_precision("highest"):
-                kept = compiled(arguments)
-                result = kept(*arguments)
-            if kept._cache_size() > MOST_LOADED:
-                kept.clear_cache()
+                result = compiled()(*arguments)
+            if compiled()._cache_size() > MOST_LOADED:
+                compiled().clear_cache()
             return result
 
         def lower(*arguments: Any) -> Any:
@@ -114,11 +103,11 @@ def jit(
 
             kind = {"gpu": "cuda"}.get(platform(), platform())
             with jax.default_matmul_precision("highest"):
-                return compiled(arguments).trace(*arguments).lower(lowering_platforms=(kind,))
+                return compiled().trace(*arguments).lower(lowering_platforms=(kind,))
 
         call.lower = lower  # type: ignore[attr-defined]
-        call.executables = lambda: sum(each._cache_size() for each in each_compiled())  # type: ignore[attr-defined]
-        call.clear_cache = lambda: [each.clear_cache() for each in each_compiled()]  # type: ignore[attr-defined]
+        call.executables = lambda: compiled()._cache_size()  # type: ignore[attr-defined]
+        call.clear_cache = lambda: compiled().clear_cache()  # type: ignore[attr-defined]
         return call
 
     return decorate

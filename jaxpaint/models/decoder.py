@@ -21,7 +21,6 @@ from jaxpaint.models.blockwise import Blocks, blocks, blockwise_attention
 from jaxpaint.models.family import Traits
 from jaxpaint.models.kernel import Kernel, Seen, kernel_attention, seen
 from jaxpaint.models.parts import MLP, norm, stacked
-from jaxpaint.models.products import Linear, untransposed_vocabulary_product, vocabulary_product
 
 # Of one layer's tokens, each [B, S, K, H].
 KeysValues: TypeAlias = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
@@ -75,7 +74,7 @@ class Attention(nnx.Module):
     def __init__(self, config: Any, traits: Traits, *, dtype, implementation: Implementation, rngs):
         self.config, self.traits, self.implementation = config, traits, implementation
         self.products_apart = False
-        linear = partial(Linear, param_dtype=dtype, rngs=rngs)
+        linear = partial(nnx.Linear, param_dtype=dtype, rngs=rngs)
         width, narrow = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
         *inputs, output = traits.projections
         sizes = [width, narrow, narrow] if traits.query_key_value == "apart" else [width + 2 * narrow]
@@ -231,20 +230,20 @@ class Decoder(nnx.Module):
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Next-token logits in float32 of hidden states taken before the final norm."""
         normed = self.norm(hidden.reshape(-1, hidden.shape[-1]))
-        logits = self._logits(vocabulary_product, normed, 0, self.config.vocab_size)
-        return logits.T.reshape(*hidden.shape[:-1], -1)
+        return self.vocabulary_logits(normed, 0, self.config.vocab_size).T.reshape(*hidden.shape[:-1], -1)
 
     def vocabulary_logits(self, normed: Float[Array, "M D"], first: Any, size: int) -> Float[Array, "size M"]:
-        """Logits in float32 of `size` tokens from id `first` on, of hidden states after the final norm."""
-        return self._logits(untransposed_vocabulary_product, normed, first, size)
+        """Logits in float32 of `size` tokens from id `first` on, of hidden states after the final norm.
 
-    def _logits(self, product: Any, normed: Float[Array, "M D"], first: Any, size: int) -> Float[Array, "size M"]:
-        """By this product. Without a head, the embedding is it."""
+        Without a head, the embedding is it. The vocabulary is the leading axis: the layout in which CPUs multiply it
+        fastest.
+        """
         if self.lm_head is None:
             kernel = jax.lax.dynamic_slice_in_dim(self.embed.embedding[...], first, size)
         else:
             kernel = jax.lax.dynamic_slice_in_dim(self.lm_head.kernel[...], first, size, axis=1).T
-        return ops.capped(product(kernel, normed), self.traits.logit_cap)
+        logits = jnp.matmul(kernel, normed.T, preferred_element_type=jnp.float32)
+        return ops.capped(logits, self.traits.logit_cap)
 
 
 def _norm(traits: Traits, size: int, dtype, rngs: nnx.Rngs) -> Any:

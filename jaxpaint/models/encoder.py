@@ -18,7 +18,6 @@ from jaxpaint.models import attention as ops
 from jaxpaint.models.bert import BertConfig
 from jaxpaint.models.dropout import Dropout, dropout
 from jaxpaint.models.parts import MLP, norm, stacked
-from jaxpaint.models.products import Linear
 
 
 class Context(NamedTuple):
@@ -51,7 +50,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: BertConfig, *, dtype, implementation: ops.AttentionImplementation, rngs: nnx.Rngs):
         self.config, self.implementation = config, implementation
-        linear = partial(Linear, config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
+        linear = partial(nnx.Linear, config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
         self.query, self.key, self.value, self.output = linear(), linear(), linear(), linear()
 
     def __call__(
@@ -89,7 +88,7 @@ class MaskedLMHead(nnx.Module):
 
     def __init__(self, config: BertConfig, *, dtype, rngs: nnx.Rngs):
         self.activation = config.hidden_act
-        self.transform = Linear(config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
+        self.transform = nnx.Linear(config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
         self.norm = norm("layer", config.hidden_size, config.layer_norm_eps, dtype, rngs)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size, dtype))
 
@@ -115,7 +114,7 @@ class Bert(nnx.Module):
         self.embed = Embeddings(config, dtype=dtype, rngs=rngs)
         self.blocks = stacked(make, config.num_hidden_layers, rngs.params())
         width = config.hidden_size
-        self.pooler = Linear(width, width, param_dtype=dtype, rngs=rngs) if config.has_pooler else None
+        self.pooler = nnx.Linear(width, width, param_dtype=dtype, rngs=rngs) if config.has_pooler else None
         self.masked_lm = MaskedLMHead(config, dtype=dtype, rngs=rngs) if config.has_masked_lm_head else None
 
     def row_context(self, lengths: Int[Array, " B"], size: int) -> Context:

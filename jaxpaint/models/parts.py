@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 
 from jaxpaint.models.attention import activation
 from jaxpaint.models.family import Config
-from jaxpaint.models.products import Linear
 
 
 def norm(
@@ -58,7 +57,7 @@ class MLP(nnx.Module):
         use_bias: bool = True,
     ):
         self.names, self.activation, self.gated = names, config.hidden_act, gated
-        linear = partial(Linear, use_bias=use_bias, param_dtype=dtype, rngs=rngs)
+        linear = partial(nnx.Linear, use_bias=use_bias, param_dtype=dtype, rngs=rngs)
         joined = 2 if gated and len(names) == 2 else 1
         for name in names[:-1]:
             setattr(self, name, linear(config.hidden_size, joined * config.intermediate_size))
