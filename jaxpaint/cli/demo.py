@@ -26,4 +26,5 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     report = options.report or study.DEMO_REPORT
     settings = {"limit": options.limit, "store": options.store, "report": report}
-    return study.run(argparse.Namespace(preset="demo", file=None, dry_run=False, compile_for=None, **settings))
+    none = dict.fromkeys(("file", "compile_for", "ray", "ray_worker"))
+    return study.run(argparse.Namespace(preset="demo", dry_run=False, **none, **settings))

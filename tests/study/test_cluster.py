@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -46,7 +47,9 @@ class Machines:
         self.folder, self.environment = folder, {**os.environ, **own}
         self.started: list[subprocess.Popen[Any]] = []
         port = self.address.rpartition(":")[2]
-        first = ["--head", "--port", port, "--num-cpus", 0, "--temp-dir", folder / "ray"]
+        # Ray has sockets in it, whose paths have 107 characters at most.
+        self.short = tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True)
+        first = ["--head", "--port", port, "--num-cpus", 0, "--temp-dir", self.short.name]
         self._start(*first, "--include-dashboard", "false")
         self._wait(self._answers)
 
