@@ -143,7 +143,9 @@ def test_a_lost_worker_and_a_late_one(machines: Machines, alone: Path) -> None:
     machines.kill(first)
     out, err = study.communicate(timeout=300)
     assert study.returncode == 0, err
-    assert re.fullmatch(r"lost a worker on [0-9.]+; its part runs again\n", err), err
+    said = [line for line in err.splitlines() if not line.startswith("study: ")]  # progress, on a slow machine
+    assert len(said) == 1, err
+    assert re.fullmatch(r"lost a worker on [0-9.]+; its part runs again", said[0]), err
     assert " 48 of 48 results finished" in out
     assert before < len(scores(alone))
     assert_same(store, alone)
