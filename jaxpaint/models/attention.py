@@ -210,14 +210,18 @@ def attention_with_past(
     value: Float[Array, "B T K H"],
     mask: Bool[Array, "B 1 T T"],
     pasts: Sequence[Past],
+    implementation: AttentionImplementation = "matmul",
     cap: float | None = None,
 ) -> Float[Array, "B T N H"]:
     """As `attention` to the tokens' own keys and to those of every past, under one softmax.
 
     No token may see own keys that come after it. A past that all rows share is multiplied once for all of them
-    (Hydragen, arXiv 2402.05099).
+    (Hydragen, arXiv 2402.05099). A single row of many tokens, a chunk of prompts, may be cuDNN's.
     """
     length = query.shape[1]
+    if implementation == "cudnn" and len(query) == 1 and length > 1:
+        own = Past(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3), mask)
+        return _joined_attention(query, [*pasts, own])
     mixed = []
     for start in range(0, length, CAUSAL_BLOCK):
         stop = min(start + CAUSAL_BLOCK, length)
@@ -229,19 +233,12 @@ def attention_with_past(
     return jnp.concatenate(mixed, axis=1)
 
 
-def flash_attention_with_past(
-    query: Float[Array, "1 T N H"],
-    key: Float[Array, "1 T K H"],
-    value: Float[Array, "1 T K H"],
-    mask: Bool[Array, "1 1 T T"],
-    pasts: Sequence[Past],
-) -> Float[Array, "1 T N H"]:
-    """As `attention_with_past`, of one row of many tokens, in cuDNN's flash attention: keys are joined for it."""
-    keys = [*(past.key.transpose(0, 2, 1, 3) for past in pasts), key]
-    values = [*(past.value.transpose(0, 2, 1, 3) for past in pasts), value]
-    seen = jnp.concatenate([*(past.mask for past in pasts), mask], axis=-1)
-    key, value = (jnp.concatenate(each, axis=1) for each in (keys, values))
-    return jax.nn.dot_product_attention(query, key, value, mask=seen, implementation="cudnn")
+def _joined_attention(query: Float[Array, "1 T N H"], parts: Sequence[Past]) -> Float[Array, "1 T N H"]:
+    """Attention of one row to all keys of all parts as one, which cuDNN wants side by side."""
+    key = jnp.concatenate([part.key for part in parts], axis=2).transpose(0, 2, 1, 3)
+    value = jnp.concatenate([part.value for part in parts], axis=2).transpose(0, 2, 1, 3)
+    mask = jnp.concatenate([part.mask for part in parts], axis=-1)
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
 
 
 def _attention_to_parts(

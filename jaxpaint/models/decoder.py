@@ -101,13 +101,12 @@ class Attention(nnx.Module):
         elif isinstance(context.mask, Seen):
             assert isinstance(self.implementation, Kernel)
             mixed = kernel_attention(query, key, value, context.mask, self.implementation, cap)
-        elif pasts is None:
-            plain = "einsum" if isinstance(self.implementation, Kernel) else self.implementation
-            mixed = ops.attention(query, key, value, context.mask, plain, cap=cap)
-        elif self.implementation == "cudnn" and x.shape[1] > 1:
-            mixed = ops.flash_attention_with_past(query, key, value, context.mask, pasts)
         else:
-            mixed = ops.attention_with_past(query, key, value, context.mask, pasts, cap)
+            plain = "einsum" if isinstance(self.implementation, Kernel) else self.implementation
+            if pasts is None:
+                mixed = ops.attention(query, key, value, context.mask, plain, cap=cap)
+            else:
+                mixed = ops.attention_with_past(query, key, value, context.mask, pasts, plain, cap)
         return getattr(self, self.traits.projections[-1])(mixed.reshape(*x.shape[:2], -1)), (key, value)
 
     def _heads(self, x: Float[Array, "B S D"], *, apart: bool) -> list[Float[Array, "B S heads H"]]:

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpaint.base import budgets
 from jaxpaint.base.errors import UserError
+from jaxpaint.engine import model as models
 from jaxpaint.generation import Prompt, Sampling, generate, layout, serve
 from jaxpaint.generation import decode as engine
 from jaxpaint.generation.sampling import next_tokens
@@ -411,3 +413,28 @@ def test_caches_are_let_go_of_at_once():
         assert left() == left()
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(("family", "shared"), [("grouped-query", 0), ("qwen2, windows in turn", 40)])
+def test_prompts_are_read_as_gpus_do(family, shared, monkeypatch):
+    """Layers apart, prompts read by one attention to all keys and by a compiled plan; cuDNN itself is not here."""
+    tiny = make_tiny(family)
+    plain, called = jax.nn.dot_product_attention, []
+
+    def in_cudnns_place(*arrays, mask, implementation):
+        called.append(implementation)
+        return plain(*arrays, mask=mask, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", in_cudnns_place)
+    monkeypatch.setattr(models, "attention_implementation", lambda *_: "cudnn")
+    monkeypatch.setattr(models, "lie_apart", lambda *_: True)
+    monkeypatch.setattr(budgets, "CPU", replace(budgets.CPU, least_rows=2, prefill_tokens=48))
+    gpu = models.from_parameters(tiny.model.config, nnx.to_pure_dict(tiny.model.state))
+    prompts = random_prompts(5, 4, shared)
+    for plans in ([Plan.parse("0 {1-3} 4")], [Plan.parse("0-4"), Plan.parse("0-2 4")]):
+        found, right = (
+            {(each.plan, each.prompt): each.tokens for each in generate(model, prompts, plans)}
+            for model in (gpu, tiny.model)
+        )
+        assert found == right
+    assert set(called) == {"cudnn"}
