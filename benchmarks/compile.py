@@ -28,8 +28,8 @@ def main() -> None:
 
     from jaxpaint.engine import head, walk
     from jaxpaint.engine import model as model_module
-    from jaxpaint.engine.model import random_model
     from jaxpaint.engine.packing import Request
+    from jaxpaint.engine.random_weights import random_model
     from jaxpaint.engine.score import score
     from jaxpaint.models.llama import LlamaConfig
 

@@ -98,7 +98,7 @@ def _random(options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     from transformers import BertConfig, BertForSequenceClassification
 
-    from jaxpaint.engine.model import random_model
+    from jaxpaint.engine.random_weights import random_model
     from jaxpaint.models import from_huggingface
     from jaxpaint.training.features import Encoded
 

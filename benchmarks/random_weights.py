@@ -20,7 +20,7 @@ def random_models(shape: str | dict, device: str):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from jaxpaint.engine.model import random_model
+    from jaxpaint.engine.random_weights import random_model
     from jaxpaint.models import from_huggingface
 
     if jax.default_backend() != device:

@@ -117,8 +117,8 @@ def _calls(part: str, sizes: list[int], rounds: int) -> list[Measured]:
 
 def _prepared(part: str, sizes: list[int]) -> Iterator[tuple[int, Callable[[], float]]]:
     """For each size what to call; it returns the layer applications times positions that were executed."""
-    from jaxpaint.engine.model import random_model
     from jaxpaint.engine.packing import Request
+    from jaxpaint.engine.random_weights import random_model
     from jaxpaint.engine.score import score_plans
     from jaxpaint.models import from_huggingface
     from jaxpaint.plans.plan import Plan

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jaxpaint.analysis.states import analyse
+    from jaxpaint.engine.interventions import Knockout, Replace, Scale
     from jaxpaint.engine.masked import score_masked
     from jaxpaint.engine.model import Model, load
     from jaxpaint.engine.next_tokens import most_likely_next
+    from jaxpaint.engine.run import Run
     from jaxpaint.generation import Prompt, Sampling, generate
     from jaxpaint.plans.plan import Plan, PlanError
     from jaxpaint.plans.strategies import build, family
@@ -27,17 +29,21 @@ if TYPE_CHECKING:
     from jaxpaint.study.spec import StudySpec
 
 __all__ = [
-    "Model", "Plan", "PlanError", "Prompt", "Sampling", "StudySpec", "UserError", "analyse", "build", "family",
-    "generate", "load", "most_likely_next", "run_study", "score_masked", "write_report",
+    "Knockout", "Model", "Plan", "PlanError", "Prompt", "Replace", "Run", "Sampling", "Scale", "StudySpec", "UserError",
+    "analyse", "build", "family", "generate", "load", "most_likely_next", "run_study", "score_masked", "write_report",
 ]  # fmt: skip
 
 # Most bring JAX along, so each is imported when it is first used.
 _HOMES = {
+    "Knockout": "jaxpaint.engine.interventions",
     "Model": "jaxpaint.engine.model",
     "Plan": "jaxpaint.plans.plan",
     "PlanError": "jaxpaint.plans.plan",
     "Prompt": "jaxpaint.generation",
+    "Replace": "jaxpaint.engine.interventions",
+    "Run": "jaxpaint.engine.run",
     "Sampling": "jaxpaint.generation",
+    "Scale": "jaxpaint.engine.interventions",
     "StudySpec": "jaxpaint.study.spec",
     "analyse": "jaxpaint.analysis.states",
     "build": "jaxpaint.plans.strategies",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,12 @@ from jaxpaint.base.precision import Weights, checked_weights, described
 from jaxpaint.base.target import platform
 from jaxpaint.engine import compiled, interpreted
 from jaxpaint.engine import layers as stack
+from jaxpaint.engine.given import Given, inputs_of
 from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.layers import apart, are_apart, are_offloaded, lie_apart
 from jaxpaint.engine.program import enough_room
-from jaxpaint.engine.rows import Inputs, checked_inputs
-from jaxpaint.models import abstract_model, new_model, with_layers
+from jaxpaint.engine.rows import Inputs
+from jaxpaint.models import abstract_model
 from jaxpaint.models.decoder import Implementation
 from jaxpaint.models.family import Config, require_lm_head
 from jaxpaint.models.kernel import Kernel
@@ -35,6 +36,10 @@ from jaxpaint.models.quantised import weights_of
 from jaxpaint.models.sharding import lanes, parameter_sharding, with_kernels_on_host, with_lanes
 from jaxpaint.plans.nodes import fold
 from jaxpaint.plans.plan import Plan
+
+if TYPE_CHECKING:
+    from jaxpaint.engine.interventions import Intervention
+    from jaxpaint.engine.run import Kept, Run
 
 DType: TypeAlias = Literal["auto", "float32", "bfloat16"]
 # Of a group whose layers run at once: tokens of all of its branches together.
@@ -110,16 +115,22 @@ class Model:
         stacked = jax.tree.map(lambda leaf: leaf if leaf.dtype == jnp.int4 else np.asarray(leaf), self.state["blocks"])
         return jax.tree.map(lambda leaf: stack.Apart(tuple(map(jax.device_put, leaf))), stacked)
 
-    def checked_plan(self, plan: Plan | None) -> Plan:
-        """`plan`, or the full plan for None. Raises PlanError if it names a layer that the model lacks."""
+    def checked_plan(self, plan: Plan | str | None) -> Plan:
+        """The plan, or that of a text, or the full plan for None. Raises PlanError for a layer that the model lacks."""
+        if isinstance(plan, str):
+            plan = Plan.parse(plan)
         if plan is not None and not isinstance(plan, Plan):
-            raise UserError(f"plan is {plan!r}; give a jaxpaint.Plan, such as Plan.parse('0-8 {{9-22}} 23-31')")
+            raise UserError(f"plan is {plan!r}; give a jaxpaint.Plan or its text, such as '0-8 {{9-22}} 23-31'")
         return (plan or self.full_plan).validate(self.num_layers)
+
+    def inputs(self, given: Given, lengths: ArrayLike | None = None, token_types: ArrayLike | None = None) -> Inputs:
+        """Texts or token ids as checked rows (`jaxpaint.engine.given`)."""
+        return inputs_of(self.config, lambda: self.tokenizer, given, lengths, token_types)
 
     def logits(
         self,
-        tokens: ArrayLike,
-        plan: Plan | None = None,
+        tokens: Given,
+        plan: Plan | str | None = None,
         lengths: ArrayLike | None = None,
         token_types: ArrayLike | None = None,
         *,
@@ -128,8 +139,9 @@ class Model:
         """Logits in float32 at every position under `plan` (default: all layers in order).
 
         They are of the next token, or for an encoder, through its masked-LM head, of the token itself. `tokens` are
-        [B, S] integers. `lengths` [B] marks right-padding: positions at or beyond a row's length are not attended to,
-        and their own logits mean nothing. `token_types` [B, S] tell the texts of a pair apart (BERT; default: all 0).
+        [B, S] integers, a text, or several; `plan` is a Plan or its text. `lengths` [B] marks right-padding: positions
+        at or beyond a row's length are not attended to, and their own logits mean nothing. `token_types` [B, S] tell
+        the texts of a pair apart (BERT; default: all 0).
         Of a shape one executable serves every series, one every plan with groups of layers, one the rest; with `static`
         the plan itself is compiled, and on accelerators the layers of a small group run at once (`vmap`).
 
@@ -138,20 +150,49 @@ class Model:
             UserError: tokens that are not [batch, seq] integers within the vocabulary, lengths or token types that do
                 not fit, an encoder without a masked-LM head, or a decoder without a head.
         """
-        if self.config.capabilities.decoder:
-            require_lm_head(self.config, "what comes next")
-        elif not self.config.capabilities.masked_lm_head:
-            raise UserError("this checkpoint has no masked-LM head, so it has no logits; take its hidden_states")
+        self.require_logits()
         plan = self.checked_plan(plan)
-        inputs = checked_inputs(self.config, tokens, lengths, token_types)
+        inputs = self.inputs(tokens, lengths, token_types)
         if static:
             return static_logits(self.graphdef, self.state, plan, inputs, with_lanes(self.mesh))
         return _logits(self.graphdef, self.state, *as_data(plan, self.mesh), enough_room([plan]), inputs)
 
+    def require_logits(self) -> None:
+        """Raises UserError for a model whose states say nothing about tokens."""
+        if self.config.capabilities.decoder:
+            require_lm_head(self.config, "what comes next")
+        elif not self.config.capabilities.masked_lm_head:
+            raise UserError("this checkpoint has no masked-LM head, so it has no logits; take its hidden_states")
+
+    def logits_of(self, states: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
+        """Logits in float32 of hidden states taken before the final norm, such as `hidden_states` has."""
+        self.require_logits()
+        return _logits_of(self.graphdef, self.state, states)
+
+    def run(
+        self,
+        tokens: Given,
+        plan: Plan | str | None = None,
+        *interventions: Intervention,
+        lengths: ArrayLike | None = None,
+        token_types: ArrayLike | None = None,
+        keep: Sequence[Kept] = (),
+    ) -> Run:
+        """A run to look into (`jaxpaint.engine.run.Run`): its states, attention, logit lens, attribution.
+
+        Nothing is computed but what is asked of it; `keep` names what is to be there at once, from one pass. One
+        executable for each kind of step serves every plan, and every intervention (`jaxpaint.engine.interventions`).
+        Other arguments and errors as `logits`; UserError for interventions that do not fit.
+        """
+        from jaxpaint.engine.run import run_of
+
+        inputs = self.inputs(tokens, lengths, token_types)
+        return run_of(self, inputs, self.checked_plan(plan), interventions, keep)
+
     def pooled(
         self,
-        tokens: ArrayLike,
-        plan: Plan | None = None,
+        tokens: Given,
+        plan: Plan | str | None = None,
         lengths: ArrayLike | None = None,
         token_types: ArrayLike | None = None,
     ) -> Float[Array, "B D"]:
@@ -162,13 +203,13 @@ class Model:
         if not self.config.capabilities.pooler:
             raise UserError(f"this {self.config.model_type} checkpoint has no pooler; take its hidden_states")
         plan = self.checked_plan(plan)
-        inputs = checked_inputs(self.config, tokens, lengths, token_types)
+        inputs = self.inputs(tokens, lengths, token_types)
         return _pooled(self.graphdef, self.state, *as_data(plan, self.mesh), enough_room([plan]), inputs)
 
     def hidden_states(
         self,
-        tokens: ArrayLike,
-        plan: Plan | None = None,
+        tokens: Given,
+        plan: Plan | str | None = None,
         lengths: ArrayLike | None = None,
         token_types: ArrayLike | None = None,
     ) -> Float[Array, "states B S D"]:
@@ -178,7 +219,7 @@ class Model:
         `num_layers + 1` states (the paper's Figure 3). Compiled per plan. Arguments and errors as `logits`.
         """
         plan = self.checked_plan(plan)
-        inputs = checked_inputs(self.config, tokens, lengths, token_types)
+        inputs = self.inputs(tokens, lengths, token_types)
         return _hidden_states(self.graphdef, self.state, plan, inputs, with_lanes(self.mesh))
 
 
@@ -236,31 +277,6 @@ def from_parameters(
 
 def _dtype(parameters: Any) -> jnp.dtype:
     return jax.tree.leaves(parameters["embed"])[0].dtype  # of kernels it may be integers
-
-
-def random_model(config: Config, *, seed: int = 0, dtype: DType = "auto", weights: Weights = "float") -> Model:
-    """A model of random weights, for tests and throughput measurements at real shapes."""
-    chosen = resolve_dtype(dtype)
-    how = chosen, attention_implementation(config, chosen), weights
-    graphdef = nnx.split(abstract_model(config, *how))[0]
-    if lie_apart(config, chosen):
-        return Model(config, graphdef, _random_apart(config, how, seed))
-    return Model(config, graphdef, jax.jit(lambda: nnx.split(new_model(config, *how, seed=seed))[1])())
-
-
-def _random_apart(config: Config, how: Any, seed: int) -> Any:
-    """Random parameters, layer by layer: of them all at once a stack would be there besides."""
-    single = with_layers(config, [0])
-
-    def whole(seed):
-        return nnx.split(new_model(single, *how, seed=seed))[1]
-
-    layer = jax.jit(lambda seed: jax.tree.map(lambda leaf: leaf[0], whole(seed)["blocks"]))
-    seeds = jax.random.split(jax.random.key(seed), config.num_hidden_layers + 1)
-    layers = [layer(each) for each in seeds[1:]]
-    state = jax.jit(whole)(seeds[0])
-    state["blocks"] = jax.tree.map(lambda *leaves: stack.Apart(leaves), *layers)
-    return state
 
 
 def resolve_dtype(dtype: DType) -> jnp.dtype:
@@ -359,6 +375,11 @@ def _logits(graphdef, state, instructions, length, room, inputs):
     return model.logits(_run_rows(model, instructions, length, room, inputs))
 
 
+@jit("graphdef")
+def _logits_of(graphdef, state, states):
+    return nnx.merge(graphdef, state).logits(states)
+
+
 @jit("graphdef", "room")
 def _pooled(graphdef, state, instructions, length, room, inputs):
     model = nnx.merge(graphdef, state)
@@ -379,9 +400,3 @@ def _hidden_states(graphdef, state, plan, inputs, mesh=None):
     model = _merge_for(plan, graphdef, state, at_once)
     block, stacked = layer_stack(model)
     return compiled.run_with_states(block, stacked, plan, *start(model, inputs), at_once=at_once, mesh=mesh)[1]
-
-
-def require_pooler(config: Config) -> None:
-    """Raises UserError for a model without the pooled output that GLUE's classifiers read."""
-    if not config.capabilities.pooler:
-        raise UserError(f"this {config.model_type} checkpoint has no pooler, which GLUE's classifiers read")

@@ -20,6 +20,7 @@ from jaxpaint.models import rotary
 from jaxpaint.models.blockwise import Blocks, blocks, blockwise_attention
 from jaxpaint.models.family import Traits
 from jaxpaint.models.kernel import Kernel, Seen, kernel_attention, seen
+from jaxpaint.models.observed import Asked, Edges, Edits, edited, observed_attention, only
 from jaxpaint.models.parts import MLP, norm, stacked
 
 # Of one layer's tokens, each [B, S, K, H].
@@ -90,12 +91,8 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B S D"], KeysValues]:
         """`(output, (key, value))`; with `pasts` it also attends to them."""
         few = pasts is not None and x.shape[1] == 1 and self.implementation != "matmul"
-        query, key, value = self._heads(x, apart=few or self.products_apart)
-        if context.cos is not None and context.sin is not None:
-            query, key = (rotary.turned(each, context.cos, context.sin) for each in (query, key))
-        scale, cap = self.traits.attention_scale, self.traits.attention_cap
-        if scale is not None:
-            query = query * jnp.asarray(scale * self.config.head_dim**0.5, query.dtype)
+        query, key, value = self._turned(x, context, apart=few or self.products_apart)
+        cap = self.traits.attention_cap
         if isinstance(context.mask, Blocks):
             mixed = blockwise_attention(query, key, value, context.mask, cap)
         elif isinstance(context.mask, Seen):
@@ -107,7 +104,38 @@ class Attention(nnx.Module):
                 mixed = ops.attention(query, key, value, context.mask, plain, cap=cap)
             else:
                 mixed = ops.attention_with_past(query, key, value, context.mask, pasts, plain, cap)
-        return getattr(self, self.traits.projections[-1])(mixed.reshape(*x.shape[:2], -1)), (key, value)
+        return self.mixed_output(mixed), (key, value)
+
+    def observed(
+        self,
+        x: Float[Array, "B S D"],
+        context: Context,
+        blocked: Edges | None,
+        asked: Asked,
+    ) -> tuple[Float[Array, "B S D"], dict[str, Array]]:
+        """`(output, found)` with what is asked for of the attention, and without the edges that are blocked."""
+        query, key, value = self._turned(x, context, apart=self.products_apart)
+        assert isinstance(context.mask, jax.Array)
+        mixed, found = observed_attention(query, key, value, context.mask, blocked, asked, self.traits.attention_cap)
+        return self.mixed_output(mixed), found
+
+    def by_head(self, direction: Float[Array, "B D"]) -> Float[Array, "B N H"]:
+        """What heads' mixed values are multiplied with for their share along a direction of the output."""
+        mixed = jnp.zeros((len(direction), 1, self.config.num_attention_heads, self.config.head_dim), direction.dtype)
+        return jax.vjp(self.mixed_output, mixed)[1](direction[:, None].astype(mixed.dtype))[0][:, 0]
+
+    def mixed_output(self, mixed: Float[Array, "B S N H"]) -> Float[Array, "B S D"]:
+        return getattr(self, self.traits.projections[-1])(mixed.reshape(*mixed.shape[:2], -1))
+
+    def _turned(self, x: Float[Array, "B S D"], context: Context, *, apart: bool) -> list[Float[Array, "B S heads H"]]:
+        """Query, key and value as they are attended with."""
+        query, key, value = self._heads(x, apart=apart)
+        if context.cos is not None and context.sin is not None:
+            query, key = (rotary.turned(each, context.cos, context.sin) for each in (query, key))
+        scale = self.traits.attention_scale
+        if scale is not None:
+            query = query * jnp.asarray(scale * self.config.head_dim**0.5, query.dtype)
+        return [query, key, value]
 
     def _heads(self, x: Float[Array, "B S D"], *, apart: bool) -> list[Float[Array, "B S heads H"]]:
         """Query, key and value, normed where the family does so, before they turn.
@@ -160,6 +188,19 @@ class Block(nnx.Module):
         then = x + self._normed(after, attended)
         read = x if self.traits.residuals == "side by side" else then
         return then + self._normed(after_mlp, self.mlp(self._normed(before_mlp, read))), keys_values
+
+    def observed(
+        self, x: Float[Array, "B S D"], context: Context, edits: Edits, asked: Asked
+    ) -> tuple[Float[Array, "B S D"], dict[str, Array]]:
+        """As a call, with edits, and with what is asked for of what lies on the way (`jaxpaint.models.observed`)."""
+        before, after, before_mlp, after_mlp = self.traits.norms
+        attention = getattr(self, self.traits.attention)
+        attended, found = attention.observed(self._normed(before, x), context, edits.blocked, asked)
+        attention_out = edited(self._normed(after, attended), edits.attention)
+        then = x + attention_out
+        read = x if self.traits.residuals == "side by side" else then
+        mlp_out = edited(self._normed(after_mlp, self.mlp(self._normed(before_mlp, read))), edits.mlp)
+        return then + mlp_out, only(asked, reads=x, attention_out=attention_out, mlp_out=mlp_out, **found)
 
     def _normed(self, name: str | None, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         return getattr(self, name)(x) if name else x
@@ -230,6 +271,12 @@ class Decoder(nnx.Module):
         """Next-token logits in float32 of hidden states taken before the final norm."""
         normed = self.norm(hidden.reshape(-1, hidden.shape[-1]))
         return self.vocabulary_logits(normed, 0, self.config.vocab_size).T.reshape(*hidden.shape[:-1], -1)
+
+    def unembedding(self, tokens: Int[Array, " B"]) -> Float[Array, "B D"]:
+        """What states after the final norm are multiplied with for the logits of tokens, in float32."""
+        if self.lm_head is None:
+            return self.embed.embedding[...][tokens].astype(jnp.float32)
+        return self.lm_head.kernel[...][:, tokens].T.astype(jnp.float32)
 
     def vocabulary_logits(self, normed: Float[Array, "M D"], first: Any, size: int) -> Float[Array, "size M"]:
         """Logits in float32 of `size` tokens from id `first` on, of hidden states after the final norm.

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxpaint.models import attention as ops
 from jaxpaint.models.bert import BertConfig
 from jaxpaint.models.dropout import Dropout, dropout
+from jaxpaint.models.observed import Asked, Edges, Edits, edited, observed_attention, only
 from jaxpaint.models.parts import MLP, norm, stacked
 
 
@@ -56,10 +57,25 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "B S D"], context: Context, dropped: Dropout | None = None
     ) -> Float[Array, "B S D"]:
-        split = (*x.shape[:2], -1, self.config.head_dim)
-        query, key, value = (project(x).reshape(split) for project in (self.query, self.key, self.value))
+        query, key, value = self._heads(x)
         mixed = ops.attention(query, key, value, context.mask, self.implementation, dropped)
         return self.output(mixed.reshape(x.shape))
+
+    def observed(
+        self,
+        x: Float[Array, "B S D"],
+        context: Context,
+        blocked: Edges | None,
+        asked: Asked,
+    ) -> tuple[Float[Array, "B S D"], dict[str, Array]]:
+        """`(output, found)` with what is asked for of the attention, and without the edges that are blocked."""
+        query, key, value = self._heads(x)
+        mixed, found = observed_attention(query, key, value, context.mask, blocked, asked)
+        return self.output(mixed.reshape(x.shape)), found
+
+    def _heads(self, x: Float[Array, "B S D"]) -> list[Float[Array, "B S N H"]]:
+        split = (*x.shape[:2], -1, self.config.head_dim)
+        return [project(x).reshape(split) for project in (self.query, self.key, self.value)]
 
 
 class Block(nnx.Module):
@@ -81,6 +97,18 @@ class Block(nnx.Module):
             first, second = Dropout(rate, keys[1]), Dropout(rate, keys[2])
         x = self.attention_norm(x + dropout(self.attention(x, context, inside), first))
         return self.mlp_norm(x + dropout(self.mlp(x), second))
+
+    def observed(
+        self, x: Float[Array, "B S D"], context: Context, edits: Edits, asked: Asked
+    ) -> tuple[Float[Array, "B S D"], dict[str, Array]]:
+        """As a call, with edits, and with what is asked for of what lies on the way (`jaxpaint.models.observed`)."""
+        attended, found = self.attention.observed(x, context, edits.blocked, asked)
+        attention_out = edited(attended, edits.attention)
+        then = self.attention_norm(x + attention_out)
+        mlp_out = edited(self.mlp(then), edits.mlp)
+        return self.mlp_norm(then + mlp_out), only(
+            asked, reads=x, attention_out=attention_out, mlp_out=mlp_out, **found
+        )
 
 
 class MaskedLMHead(nnx.Module):

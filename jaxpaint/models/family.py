@@ -252,3 +252,9 @@ def require_decoder(config: Config, purpose: str) -> None:
             f"{purpose} needs a decoder (such as Llama, Mistral, Qwen2, Pythia), and this model is an encoder "
             f"({config.model_type})"
         )
+
+
+def require_pooler(config: Config) -> None:
+    """Raises UserError for a model without the pooled output that GLUE's classifiers read."""
+    if not config.capabilities.pooler:
+        raise UserError(f"this {config.model_type} checkpoint has no pooler, which GLUE's classifiers read")

@@ -14,8 +14,8 @@ from jaxpaint.base.budgets import held_state_bytes, on_cpu
 from jaxpaint.base.memory import memory_left
 from jaxpaint.base.words import count
 from jaxpaint.engine.head import head_chunk, vocabulary_block
-from jaxpaint.engine.model import random_model
 from jaxpaint.engine.packing import Batch, Request
+from jaxpaint.engine.random_weights import random_model
 from jaxpaint.engine.score import pack_for, sweep
 from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import LIVE_STATES

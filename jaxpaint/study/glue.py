@@ -19,9 +19,10 @@ from jaxpaint.base.files import write_whole
 from jaxpaint.base.precision import require_float_weights
 from jaxpaint.base.progress import say
 from jaxpaint.base.words import digest
-from jaxpaint.engine.model import Model, load, require_pooler
+from jaxpaint.engine.model import Model, load
 from jaxpaint.engine.source import Source
 from jaxpaint.models.checkpoint import Progress
+from jaxpaint.models.family import require_pooler
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.kinds import FROZEN

@@ -17,11 +17,11 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.hosts import on_host
 from jaxpaint.base.precision import require_float_weights
 from jaxpaint.engine.layers import together
-from jaxpaint.engine.model import Model, from_parameters, require_pooler
+from jaxpaint.engine.model import Model, from_parameters
 from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import shards
 from jaxpaint.models import checkpoint, with_layers
-from jaxpaint.models.family import require_lm_head
+from jaxpaint.models.family import require_lm_head, require_pooler
 from jaxpaint.models.sharding import placed, rows
 from jaxpaint.plans.nodes import map_layers
 from jaxpaint.plans.plan import Plan

@@ -21,7 +21,8 @@ from jaxpaint.analysis import states as analysis
 from jaxpaint.analysis.states import Analysis, analyse, analysis_rows
 from jaxpaint.base import budgets
 from jaxpaint.base.errors import UserError
-from jaxpaint.engine.model import Model, from_parameters, random_model
+from jaxpaint.engine.model import Model, from_parameters
+from jaxpaint.engine.random_weights import random_model
 from jaxpaint.models.llama import LlamaConfig
 from jaxpaint.plans.plan import Plan, PlanError
 from jaxpaint.plans.tree import prefix_tree
@@ -328,7 +329,8 @@ import jax
 import numpy as np
 from flax import nnx, traverse_util
 from jaxpaint.analysis.states import analyse
-from jaxpaint.engine.model import from_parameters, random_model
+from jaxpaint.engine.model import from_parameters
+from jaxpaint.engine.random_weights import random_model
 from jaxpaint.models.llama import LlamaConfig
 from jaxpaint.plans.plan import Plan
 from jaxpaint.models.sharding import device_mesh, parameter_sharding

@@ -12,8 +12,9 @@ from jaxpaint.base.target import compiling_for
 from jaxpaint.bench.shapes import config_of
 from jaxpaint.engine import model as engine
 from jaxpaint.engine.layers import Apart, are_apart, lie_apart, together
-from jaxpaint.engine.model import Model, from_parameters, load, random_model
+from jaxpaint.engine.model import Model, from_parameters, load
 from jaxpaint.engine.packing import Request
+from jaxpaint.engine.random_weights import random_model
 from jaxpaint.engine.score import score
 from jaxpaint.generation import Prompt, generate
 from jaxpaint.models.checkpoint import save

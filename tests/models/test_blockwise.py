@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpaint.engine.model import random_model
 from jaxpaint.engine.packing import Request, pack
+from jaxpaint.engine.random_weights import random_model
 from jaxpaint.engine.score import pack_for, score
 from jaxpaint.models.attention import attention, visibility
 from jaxpaint.models.blockwise import blocks, blockwise_attention

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpaint.engine import model as engine
-from jaxpaint.engine.model import from_parameters, random_model
+from jaxpaint.engine.model import from_parameters
+from jaxpaint.engine.random_weights import random_model
 from jaxpaint.models import decoder, kernel, llama, qwen2
 from jaxpaint.models.attention import attention, visibility
 from jaxpaint.models.kernel import Kernel, kernel_attention, seen

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 import jaxpaint as jp
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.masked import score_masked
-from jaxpaint.engine.model import Model, from_parameters, random_model
+from jaxpaint.engine.model import Model, from_parameters
 from jaxpaint.engine.packing import Request
+from jaxpaint.engine.random_weights import random_model
 from jaxpaint.engine.score import score_plans
 from jaxpaint.engine.source import Source
 from jaxpaint.generation import Prompt, generate

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 from flax import nnx, traverse_util
-from jaxpaint.engine.model import Model, from_parameters, random_model
+from jaxpaint.engine.model import Model, from_parameters
+from jaxpaint.engine.random_weights import random_model
 from jaxpaint.models.llama import LlamaConfig
 from jaxpaint.engine.packing import Request
 from jaxpaint.plans.plan import Plan

@@ -1,0 +1,304 @@
+"""One run of a plan, looked into: states, attention, what sublayers gave, what the model would say at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.base.memory import require_memory
+from jaxpaint.engine import lens as lenses
+from jaxpaint.engine.attribution import Attribution, along, by_head_and_source, directions
+from jaxpaint.engine.interventions import Intervention, Knockout, checked
+from jaxpaint.engine.lens import Lens
+from jaxpaint.engine.observe import observe
+from jaxpaint.engine.rows import Inputs
+from jaxpaint.models.family import require_lm_head
+from jaxpaint.models.observed import Found
+from jaxpaint.plans.events import Event, Step, steps
+from jaxpaint.plans.plan import Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from jaxpaint.engine.model import Model
+
+Kept: TypeAlias = Literal["states", "reads", "attention", "values", "attention_out", "mlp_out"]
+KEPT: tuple[Kept, ...] = ("states", "reads", "attention", "values", "attention_out", "mlp_out")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A text or several under one plan, with interventions. What is asked for is computed when it is, and kept.
+
+    Arrays have rows B and positions S up to the longest text's; what lies beyond a row's length means nothing. Events
+    E are the plan's applications of layers (`jaxpaint.plans.events.Event`), states one more than its `steps`.
+    """
+
+    model: Model
+    plan: Plan
+    inputs: Inputs
+    steps: tuple[Step, ...]
+    interventions: tuple[Intervention, ...] = ()
+    _kept: dict[str, Array] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        rows, positions = self.inputs.tokens.shape
+        changed = f", {len(self.interventions)} interventions" if self.interventions else ""
+        return f"Run(plan={str(self.plan)!r}, {len(self.steps)} steps, tokens {rows} x {positions}{changed})"
+
+    @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """The layers' applications, in the order of the arrays' first axis."""
+        return tuple(event for step in self.steps for event in step.events)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " B"]:
+        """Tokens of each row's text."""
+        return self.inputs.lengths
+
+    def texts(self, row: int = 0) -> tuple[str, ...]:
+        """A row's tokens as the parts of its text that they make up, spaces included."""
+        tokens, decode = self._tokens(row), partial(self.model.tokenizer.decode, clean_up_tokenization_spaces=False)
+        # Alone, a token is decoded without the space before it.
+        beginnings = ["", *(decode(tokens[:stop]) for stop in range(1, len(tokens) + 1))]
+        return tuple(after[len(before) :] for before, after in pairwise(beginnings))
+
+    def positions(self, part: str, row: int = 0) -> tuple[int, ...]:
+        """Where the row's tokens stand that make up `part` of its text, the last time it occurs.
+
+        Raises UserError for a text that is not in it.
+        """
+        texts = self.texts(row)
+        whole = "".join(texts)
+        begin = whole.rfind(part)
+        if begin < 0 or not part:
+            raise UserError(f"{part!r} is not in the text as its tokens say it: {whole!r}")
+        stops = np.cumsum([len(text) for text in texts])
+        starts = stops - [len(text) for text in texts]
+        return tuple(int(at) for at in np.flatnonzero((stops > begin) & (starts < begin + len(part))))
+
+    @property
+    def states(self) -> Float[Array, "states B S D"]:
+        """The embeddings, then the hidden state after each step, before the final norm."""
+        return self._take("states")
+
+    @property
+    def reads(self) -> Float[Array, "E B S D"]:
+        """The state that each event read."""
+        return self._take("reads")
+
+    @property
+    def attention(self) -> Float[Array, "E B N S S"]:
+        """Attention's weights in float32: of each query, its keys' add up to 1."""
+        return self._take("attention")
+
+    @property
+    def attention_out(self) -> Float[Array, "E B S D"]:
+        """What attention added to the state; of an encoder, before the norm that follows."""
+        return self._take("attention_out")
+
+    @property
+    def mlp_out(self) -> Float[Array, "E B S D"]:
+        """What the feed-forward added to the state; of an encoder, before the norm that follows."""
+        return self._take("mlp_out")
+
+    @property
+    def logits(self) -> Float[Array, "B S V"]:
+        """As `jaxpaint.Model.logits`, in float32."""
+        return self.model.logits_of(self._take("last"))
+
+    def logit_lens(self, k: int = 5) -> Lens:
+        """The `k` most likely tokens by each state, were it the last one."""
+        if not 1 <= k <= self.model.config.vocab_size:
+            raise UserError(f"k is {k}; give 1 to {self.model.config.vocab_size}, the vocabulary")
+        own = self.model.graphdef, self.model.state
+        found = [lenses.most_likely(*own, x, k, self.model.config.vocab_size) for x in self._said_by()]
+        return Lens(*map(np.stack, zip(*found, strict=True)))
+
+    def logprobs(self, token: int | str) -> Float[np.ndarray, "states B S"]:
+        """The log-probability in nats of one token by each state, were it the last one."""
+        own, vocabulary = (self.model.graphdef, self.model.state), self.model.config.vocab_size
+        return np.stack([lenses.logprobs_of(*own, x, self._token(token), vocabulary) for x in self._said_by()])
+
+    def attribution(self, token: int | str | None = None, position: int = -1) -> Attribution:
+        """The logit of `token` at `position` as the sum of what each event wrote (`jaxpaint.engine.attribution`).
+
+        Without a token that which is most likely there, row by row.
+
+        Raises:
+            UserError: an encoder, or interventions on states, which are parts of no event.
+        """
+        direction, bias, logit, tokens, places = self._explained(token, position)
+        rows = np.arange(len(places))
+        updates = [along(direction, out[:, rows, places]) for out in self._updates()]
+        embedding = along(direction, self.states[:1, rows, places])[0]
+        found = jax.device_get((embedding, *updates, bias, logit))
+        return Attribution(tokens, places, *found)
+
+    def attribution_by_head(
+        self, token: int | str | None = None, position: int = -1
+    ) -> tuple[Float[np.ndarray, "E B N S"], Float[np.ndarray, "E B"]]:
+        """`(parts, bias)`: attention's parts of `attribution` by head and source token, and its output's bias' part.
+
+        Raises:
+            UserError: as `attribution`, and for scaled or replaced attention, whose heads are not known any more.
+        """
+        if any(not isinstance(each, Knockout) and each.what == "attention" for each in self.interventions):
+            raise UserError(
+                "attention was scaled or replaced, so it is no longer the sum of its heads; see attribution"
+            )
+        traits: Any = getattr(self.model.config, "traits", None)
+        if traits and traits.norms[1]:
+            raise UserError(f"a {self.model.config.model_type} norms attention's output, which mixes its heads")
+        direction, _, _, _, places = self._explained(token, position)
+        self.keep("attention", "values")
+        rows = np.arange(len(places))
+        found = [
+            by_head_and_source(
+                self.model.graphdef,
+                self.model.state,
+                event.layer,
+                direction,
+                self.attention[event.number, rows, :, places],
+                self._take("values")[event.number],
+            )
+            for event in self.events
+        ]
+        parts, bias = zip(*jax.device_get(found), strict=True)
+        return np.stack(parts), np.stack(bias)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each row, state and position: what it would say, how surely, and how long it is."""
+        import pandas as pd
+
+        found = self.logit_lens(1)
+        norms = np.asarray(jnp.linalg.norm(self.states.astype(jnp.float32), axis=-1))
+        labels = ["embeddings", *(step.label for step in self.steps)]
+        decode = self.model.tokenizer.decode if self.model.store is not None else None
+        rows = []
+        for row, length in enumerate(self.lengths):
+            tokens = self._tokens(row)
+            for number, label in enumerate(labels):
+                for position in range(length):
+                    likely = int(found.tokens[number, row, position, 0])
+                    read = int(tokens[position])
+                    rows.append(
+                        {
+                            "row": row,
+                            "step": number,
+                            "label": label,
+                            "position": position,
+                            "token": read,
+                            "text": decode([read]) if decode else None,
+                            "lens_token": likely,
+                            "lens_text": decode([likely]) if decode else None,
+                            "lens_logprob": float(found.logprobs[number, row, position, 0]),
+                            "norm": float(norms[number, row, position]),
+                        }
+                    )
+        return pd.DataFrame(rows)
+
+    def keep(self, *names: Kept) -> Run:
+        """Computes, in one pass, what of `names` is not there yet. Returns the run.
+
+        Raises UserError for other names, and where the memory of a CPU's host does not hold it.
+        """
+        for name in names:
+            if name not in KEPT:
+                raise UserError(f"{name!r} is nothing that a run keeps; give one of {', '.join(KEPT)}")
+        self._observe({name for name in names if name not in self._kept})
+        return self
+
+    def _take(self, name: str) -> Array:
+        if name not in self._kept:
+            self._observe({name})
+        return self._kept[name]
+
+    def _observe(self, names: Collection[str]) -> None:
+        if not names:
+            return
+        asked: frozenset[Found] = frozenset(names) - {"states", "last"}  # type: ignore[assignment]
+        require_memory(self._bytes(names), f"{', '.join(sorted(names))} of {len(self.events)} events", "ask for less")
+        states: list[Array] = []
+        found: dict[str, list[Array]] = {name: [] for name in asked}
+        last = None
+        for last, own in observe(self.model, self.inputs, self.steps, self.interventions, asked):
+            if "states" in names:
+                states.append(last)
+            for name, each in own.items():
+                found[name].append(each)
+        assert last is not None
+        self._kept["last"] = last
+        if "states" in names:
+            self._kept["states"] = jnp.stack(states)
+        self._kept.update({name: jnp.concatenate(each) for name, each in found.items()})
+
+    def _bytes(self, names: Collection[str]) -> int:
+        rows, positions = self.inputs.tokens.shape
+        config, size = self.model.config, self.model.dtype.itemsize
+        state = rows * positions * config.hidden_size * size
+        each: Mapping[str, int] = {
+            "attention": rows * config.num_attention_heads * positions**2 * 4 * len(self.events),
+            "states": state * (1 + len(self.steps)),
+            "last": state,
+        }
+        return 2 * sum(each.get(name, state * len(self.events)) for name in names)
+
+    def _said_by(self) -> list[Array]:
+        self.model.require_logits()
+        return list(self.states)
+
+    def _updates(self) -> tuple[Array, Array]:
+        self.keep("states", "attention_out", "mlp_out")
+        weights = jnp.array([event.weight for event in self.events], jnp.float32)[:, None, None, None]
+        return self.attention_out * weights, self.mlp_out * weights
+
+    def _explained(self, token: int | str | None, position: int) -> tuple[Any, Any, Any, Any, Any]:
+        require_lm_head(self.model.config, "attribution")
+        if any(not isinstance(each, Knockout) and each.what == "state" for each in self.interventions):
+            raise UserError("a state was changed between steps, which is no event's part: the parts would not add up")
+        lengths = self.lengths
+        places = np.where(position < 0, lengths + position, position)
+        if (places < 0).any() or (places >= lengths).any():
+            raise UserError(f"position {position} is not in a text of {lengths.min()} tokens")
+        last = self._take("last")[np.arange(len(places)), places]
+        if token is None:
+            tokens = np.asarray(self.model.logits_of(last[:, None])[:, 0].argmax(axis=-1))
+        else:
+            tokens = np.full(len(places), self._token(token))
+        return *directions(self.model.graphdef, self.model.state, last, jnp.asarray(tokens)), tokens, places
+
+    def _tokens(self, row: int) -> list[int]:
+        if not -len(self.lengths) <= row < len(self.lengths):
+            raise UserError(f"row {row} is not among the run's {len(self.lengths)}, from 0")
+        return self.inputs.tokens[row, : self.lengths[row]].tolist()
+
+    def _token(self, token: int | str) -> int:
+        if isinstance(token, str):
+            tokens = self.model.tokenizer.encode(token, add_special_tokens=False)
+            if len(tokens) != 1:
+                raise UserError(
+                    f"{token!r} is {len(tokens)} tokens; give one, such as ' Paris' with its space, or an id"
+                )
+            return int(tokens[0])
+        if not 0 <= token < self.model.config.vocab_size:
+            raise UserError(f"token {token} is not in the vocabulary of {self.model.config.vocab_size}")
+        return int(token)
+
+
+def run_of(
+    model: Model, inputs: Inputs, plan: Plan, interventions: Sequence[Intervention], keep: Sequence[Kept]
+) -> Run:
+    """The run of checked inputs and a checked plan. Raises UserError for interventions that do not fit."""
+    own = steps(plan)
+    lengths = [int(length) for length in inputs.lengths]
+    return Run(model, plan, inputs, own, checked(interventions, own, model.config, lengths)).keep(*keep)

@@ -1,0 +1,72 @@
+"""jaxpaint run and jaxpaint lens."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import jaxpaint
+from convert import store_for
+from tests.cli.test_logits import TEXT, torch_logits
+
+pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
+
+PLAN = "0 {1 2}*2 3 4"
+
+
+def test_the_last_state_says_what_torch_says(run, folder) -> None:
+    store_for(folder)
+    status, out, err = run("lens", "--model", folder, "--dtype", "float32", "--text", TEXT, "--json", "--top", 2)
+    assert (status, err) == (0, "")
+    said = json.loads(out)
+    assert [state["layers"] for state in said["states"]] == ["embeddings", "0", "1", "2", "3", "4"]
+    assert "".join(said["tokens"]).endswith(TEXT)
+    last = said["states"][-1]["said"][-1]
+    chances = torch_logits(folder, range(5)).log_softmax(-1)
+    assert [each["id"] for each in last] == chances.topk(2).indices.tolist()
+    assert [each["logprob"] for each in last] == pytest.approx(chances.topk(2).values.tolist(), abs=1e-4)
+    table = run("lens", "--model", folder, "--text", TEXT, "--top", 1, "--plan", PLAN)[1].splitlines()
+    assert len(table) == 3 + 6
+    assert max(map(len, table)) <= 80
+    assert [line.split()[0] for line in table[3:]] == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_a_run_is_the_models(run, folder) -> None:
+    common = ("run", "--model", folder, "--dtype", "float32", "--text", TEXT, "--plan", PLAN)
+    status, out, err = run(*common, "--json", "--block", "kettle", "--layers", "1-2")
+    assert (status, err) == (0, "")
+    said = json.loads(out)
+    model = jaxpaint.load(folder, dtype="float32")
+    plain = model.run(TEXT, PLAN)
+    changed = model.run(TEXT, PLAN, jaxpaint.Knockout(queries=-1, keys=plain.positions("kettle"), layers=[1, 2]))
+    found, logits = changed.attribution(), changed.logits[0, -1]
+    assert said["next"][0]["id"] == found.token[0] == int(logits.argmax())
+    assert said["attribution"]["logit"] == pytest.approx(float(logits.max()), abs=1e-4)
+    parts = said["attribution"]
+    total = parts["embedding"] + sum(parts["attention"]) + sum(parts["mlp"]) + parts["bias"]
+    assert total == pytest.approx(parts["logit"], abs=1e-4)
+    assert said["changed"] == {"block": "kettle", "layers": "1-2"}
+    assert [event["layer"] for event in said["events"]] == [0, 1, 2, 1, 2, 3, 4]
+
+    out = run(*common, "--block", "kettle", "--layers", "1-2", "--top", 2)[1]
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    before = float(jaxpaint.most_likely_next(model, jaxpaint.Plan.parse(PLAN), TEXT, 1)[0].probability)
+    top = next(line for line in lines if f"({int(plain.logits[0, -1].argmax())})" in line).split()
+    assert float(top[1]) == pytest.approx(before, abs=1e-4)
+    assert float(top[0]) != pytest.approx(before, abs=1e-6)
+
+
+def test_mistakes(refused, store) -> None:
+    for command in ("run", "lens"):
+        common = (command, "--model", store)
+        refused(*common, "--text", "", expected=("the text is empty",))
+        refused(*common, "--text", "A", "--top", 0, expected=("0 tokens to show",))
+        refused(*common, "--text", "A", "--plan", "0 99", expected=("99",))
+    refused("lens", "--model", store, "--text", "A", "--position", 5, expected=("position 5 is not in a text",))
+    common = ("run", "--model", store, "--text", "She put")
+    refused(*common, "--layers", "1", expected=("--block PART or --off",))
+    refused(*common, "--block", "zebra", expected=("'zebra' is not in the text",))
+    refused(*common, "--off", "mlp", "--layers", "9", expected=("5 layers from 0 to 4",))
+    refused(*common, "--off", "mlp", "--layers", "x", expected=("x",))
