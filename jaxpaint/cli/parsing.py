@@ -13,7 +13,7 @@ from jaxpaint.base.arguments import ArgumentParser
 COMMANDS = tuple(
     import_module(f"jaxpaint.cli.{name}")
     for name in (
-        *("demo", "convert", "export", "eval", "logits", "run", "lens", "masked", "generate", "plan", "study"),
+        *("demo", "convert", "export", "eval", "logits", "run", "lens", "flow", "masked", "generate", "plan", "study"),
         *("finetune", "glue"),
         *("results", "report", "bench", "doctor", "completion"),
     )

@@ -70,3 +70,31 @@ def test_mistakes(refused, store) -> None:
     refused(*common, "--block", "zebra", expected=("'zebra' is not in the text",))
     refused(*common, "--off", "mlp", "--layers", "9", expected=("5 layers from 0 to 4",))
     refused(*common, "--off", "mlp", "--layers", "x", expected=("x",))
+
+
+def test_flow(run, tmp_path) -> None:
+    common = ("flow", "--model", "painter-16", "--limit", 12, "--plan", "0-3 {4-11}*2 12-15", "--plan", "15-0")
+    status, out, err = run(*common, "--figure", tmp_path / "flow.png")
+    assert status == 0
+    assert len(err.splitlines()) <= 1  # the model is converted
+    assert max(map(len, out.splitlines())) <= 80
+    full, looped, reverse = out.split("\n\n")
+    assert full.startswith("full: plan 0-15\n12 of 12 facts known")
+    assert "layer 15" in looped
+    assert "layers at once" not in full
+    assert reverse.splitlines()[1] == "none of 12 facts known, so there is nothing to block"
+    assert (tmp_path / "flow.png").read_bytes()[1:4] == b"PNG"
+    status, out, _ = run(*common, "--json")
+    said = json.loads(out)
+    assert [each["plan"] for each in said] == ["0-15", "0-3 {4-11}*2 12-15", "15-0"]
+    assert said[0]["left"][2] == 1.0
+    assert said[2]["left"] == [None, None, None]
+
+
+def test_mistakes_of_flow(refused, store, tmp_path) -> None:
+    refused("flow", "--model", store, expected=("--facts FILE is lacking",))
+    common = ("flow", "--model", "painter-16")
+    refused(*common, "--limit", 0, expected=("--limit 0: give 1 or more",))
+    refused(*common, "--figure", tmp_path / "flow.gif", expected=("ends in .png or .pdf",))
+    refused(*common, "--facts", tmp_path / "none.json", expected=("none.json",))
+    refused(*common, "--plan", "0 99", expected=("99",))

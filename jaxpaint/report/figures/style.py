@@ -109,6 +109,14 @@ def points(axes: Axes, x: np.ndarray, y: np.ndarray, style: Look, **how: Any) ->
     axes.errorbar(x, y, **dict(zip(("color", "marker", "linestyle"), style, strict=True)) | how)
 
 
+def plot_band(axes: Axes, value: np.ndarray, stderr: np.ndarray, style: Look, label: str) -> None:
+    """A curve over 0, 1, … in a look, in a band of two standard errors."""
+    colour, marker, line = style
+    x = np.arange(len(value))
+    axes.plot(x, value, color=colour, marker=marker, linestyle=line, linewidth=1.5, markersize=4, label=label)
+    axes.fill_between(x, value - 2 * stderr, value + 2 * stderr, color=colour, alpha=0.15, linewidth=0)
+
+
 def bars(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The lengths of error bars from a value to the ends of its interval."""
     return np.maximum(0, [value - low, high - value])

@@ -1,0 +1,88 @@
+"""Facts that a model is asked for: prompts whose subject is known, and which of them the model knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxpaint.analysis.knockouts import Prompt
+from jaxpaint.base.errors import UserError
+from jaxpaint.base.texts import read_text
+
+# Key sets of a prompt, in this order: the subject's tokens, those before the last that are not its, and the last one. A
+# beginning-of-sequence token is in none: much attention rests on it, and it tells nothing of the fact.
+SETS = ("subject", "rest", "last")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A prompt that ends where its answer begins, and the part of it that names the subject."""
+
+    prompt: str
+    subject: str
+    answer: str
+
+
+def read_facts(file: Path) -> tuple[Fact, ...]:
+    """Facts of a JSON list whose entries have `prompt`, `subject` and `attribute` (or `answer`), as `known_1000.json`.
+
+    Raises:
+        UserError: no such file, other content, or a subject that its prompt lacks.
+    """
+    try:
+        entries = json.loads(read_text(file))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file} is not JSON: {error}; give a list of facts") from error
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{file} is no list of facts; give [{{'prompt': …, 'subject': …, 'answer': …}}, …]")
+    return tuple(_fact(file, number, entry) for number, entry in enumerate(entries, 1))
+
+
+def _fact(file: Path, number: int, entry: Any) -> Fact:
+    values = entry if isinstance(entry, dict) else {}
+    answer = values.get("answer", values.get("attribute"))
+    found = values.get("prompt"), values.get("subject"), answer
+    if not all(isinstance(each, str) and each.strip() for each in found):
+        raise UserError(f"fact {number} of {file} lacks one of prompt, subject and answer (or attribute), as texts")
+    fact = Fact(*(str(each).strip() for each in found))
+    if fact.subject not in fact.prompt:
+        raise UserError(f"fact {number} of {file}: its subject {fact.subject!r} is not in its prompt {fact.prompt!r}")
+    return fact
+
+
+def encoded_fact(tokenizer: Any, fact: Fact, before: str = "", bos: bool = True) -> tuple[Prompt, int]:
+    """The prompt, examples `before` it, with the key sets `SETS`, and the first token of its answer.
+
+    Subject and prompt are tokens together, since a space or an ending changes them. With `bos` a beginning-of-sequence
+    token precedes it, where the tokenizer has one: the first token of a text is an attention sink, and not to be the
+    subject's. Raises UserError where answer and prompt share a token.
+    """
+    text = before + fact.prompt
+    tokens = _encode(tokenizer, text, bos)
+    whole = _encode(tokenizer, f"{text} {fact.answer}", bos)
+    if whole[: len(tokens)] != tokens or len(whole) == len(tokens):
+        raise UserError(f"the tokens of {fact.prompt!r} change when {fact.answer!r} follows; end it at a word")
+    subject = _places(tokenizer, tokens, fact.subject)
+    last = len(tokens) - 1
+    sink = 1 if tokens[0] == tokenizer.bos_token_id else 0
+    rest = tuple(at for at in range(sink, last) if at not in subject)
+    return Prompt(tuple(tokens), (subject, rest, (last,))), whole[len(tokens)]
+
+
+def _encode(tokenizer: Any, text: str, bos: bool) -> list[int]:
+    tokens = list(tokenizer.encode(text, verbose=False))
+    first = tokenizer.bos_token_id
+    if first is None or not bos:
+        return tokens
+    return tokens if tokens[:1] == [first] else [first, *tokens]
+
+
+def _places(tokenizer: Any, tokens: Sequence[int], part: str) -> tuple[int, ...]:
+    """Where the tokens stand that make up `part`, the last time it occurs."""
+    stops = [len(tokenizer.decode(tokens[:stop])) for stop in range(len(tokens) + 1)]
+    begin = tokenizer.decode(tokens).rfind(part)
+    end = begin + len(part)
+    return tuple(at for at in range(len(tokens) - 1) if stops[at + 1] > begin and stops[at] < end)
