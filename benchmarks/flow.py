@@ -20,15 +20,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plans", type=int, default=76, help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
-    parser.add_argument(
-        "--naive", type=int, default=2, metavar="N", help="plans of the other way (default: %(default)s)"
-    )
+    parser.add_argument("--naive", type=int, default=2, metavar="N", help="plans (default: %(default)s)")
     options = parser.parse_args()
     import jaxpaint as jp
     from jaxpaint.analysis.facts import encoded_fact
     from jaxpaint.analysis.flow import flows, window_size
     from jaxpaint.engine.interventions import Knockout
     from jaxpaint.painter.facts import facts
+    from jaxpaint.plans.events import events
     from jaxpaint.study.settings import PRESETS, spec_from
 
     model = jp.load("painter-16", dtype="float32")
@@ -42,27 +41,23 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
     prompts = [encoded_fact(model.tokenizer, fact)[0] for fact in facts()]
-    tokens = [prompt.tokens for prompt in prompts]
-    half, runs = window_size(model.num_layers) // 2, 0
+    tokens, size, runs = [prompt.tokens for prompt in prompts], window_size(model.num_layers), 0
     began = time.perf_counter()
     for plan in plans[: options.naive]:
-        for where in ({"depths": range(3, 4 + 2 * half)}, {"layers": range(3, 4 + 2 * half)}):
+        first = events(plan)[0].layer
+        for where in ({"depths": range(size)}, {"layers": range(first, first + size)}):
             for key in range(3):
-                changes = [
-                    Knockout(queries=-1, keys=prompt.sets[key], rows=[row], **where)
-                    for row, prompt in enumerate(prompts)
-                ]
+                keys = enumerate([prompt.sets[key] for prompt in prompts])
+                changes = [Knockout(queries=-1, keys=own, rows=[row], **where) for row, own in keys]
                 np.asarray(model.run(tokens, plan, *changes).logits)
                 runs += 1
     each = (time.perf_counter() - began) / runs
     knockouts = sum(1 + 3 * (1 + plan.depth + model.num_layers) for plan in plans)
     print(f"{len(plans)} plans, {len(prompts)} facts, {knockouts} knockouts of each")
-    print(
-        f"first round {found[0]:.1f} s, then {', '.join(f'{seconds:.1f}' for seconds in found[1:])} s, peak {peak:.0f} MiB"
-    )
-    print(
-        f"one run each: {each:.2f} s, for all {each * knockouts:.0f} s, {each * knockouts / min(found[1:]):.0f} times as long"
-    )
+    later = ", ".join(f"{seconds:.1f}" for seconds in found[1:])
+    print(f"first round {found[0]:.1f} s, then {later} s, peak {peak:.0f} MiB")
+    whole = each * knockouts
+    print(f"one run each: {each:.2f} s, for all {whole:.0f} s, {whole / min(found[1:]):.0f} times as long")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxpaint.analysis.extraction import Extraction, extraction
 from jaxpaint.analysis.facts import SETS, Fact, encoded_fact
-from jaxpaint.analysis.knockouts import EVERYWHERE, Knockouts, centred, knock_out
+from jaxpaint.analysis.knockouts import EVERYWHERE, Knockouts, Prompt, centred, knock_out
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.plans.events import events
@@ -61,6 +62,8 @@ class Flow:
     by_depth: Mean
     by_layer: Mean
     verdicts: tuple[Verdict, ...]
+    extraction: Extraction | None
+    """None where no fact is known."""
 
     @property
     def in_order(self) -> bool:
@@ -102,16 +105,21 @@ def flows(
     windows = [EVERYWHERE, *centred("layer", size, layers), *centred("depth", size, depths)]
     how: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": progress}
     found = knock_out(model, [prompt for prompt, _ in encoded], plans, windows, **how)
-    return tuple(_flow(plan, each, answers, layers) for plan, each in zip(plans, found, strict=True))
+    return tuple(
+        _flow(model, [prompt for prompt, _ in encoded], plan, each, answers)
+        for plan, each in zip(plans, found, strict=True)
+    )
 
 
-def _flow(plan: Plan, found: Knockouts, answers: np.ndarray, layers: int) -> Flow:
-    known = found.token == answers
+def _flow(model: Model, prompts: Sequence[Prompt], plan: Plan, found: Knockouts, answers: np.ndarray) -> Flow:
+    known, layers = found.token == answers, model.num_layers
     change = found.change[known]
     by_layer, by_depth = change[:, 1 : 1 + layers], change[:, 1 + layers : 1 + layers + plan.depth]
     left = found.left[known, 0].mean(axis=0) if known.any() else np.full(found.sets, np.nan)
     verdicts = tuple(_verdicts(change[:, 0], by_depth))
-    return Flow(plan, known, _mean(change[:, :1]), left, _mean(by_depth), _mean(by_layer), verdicts)
+    own = [prompt for prompt, is_known in zip(prompts, known, strict=True) if is_known]
+    extracted = extraction(model, own, plan) if own else None
+    return Flow(plan, known, _mean(change[:, :1]), left, _mean(by_depth), _mean(by_layer), verdicts, extracted)
 
 
 def _mean(values: Float[np.ndarray, "prompts windows sets"]) -> Mean:

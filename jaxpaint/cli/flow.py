@@ -32,6 +32,7 @@ from jaxpaint.study.settings import checked_options
 from jaxpaint.study.spec import variants_of
 
 if TYPE_CHECKING:
+    from jaxpaint.analysis.extraction import Extraction
     from jaxpaint.analysis.flow import Flow, Mean
     from jaxpaint.plans.strategies import Variant
 
@@ -119,6 +120,9 @@ def _shown(variant: Variant, flow: Flow, size: int) -> str:
         if name == "step" or not flow.in_order:
             lines.append(f"{size} {name}s at once, around")
             lines += [f"{f'  {name} {at}':<24}" + _cells(mean, at) for at in range(len(mean.value))]
+    if flow.extraction is not None:
+        shares = "  ".join(f"{name} {share:.2f}" for name, share in flow.extraction.shares.items())
+        lines.append(f"answer on top of an update: {shares}")
     for verdict in flow.verdicts:
         lines.append(f"{verdict.answer}: {verdict.claim}")
         found = f"{verdict.mean:+.1f} ± {2 * verdict.stderr:.1f} over {count(verdict.prompts, 'prompt')}"
@@ -160,10 +164,16 @@ def _values(flow: Flow) -> dict[str, Any]:
         "left": _numbers(flow.left),
         "by_step": listed(flow.by_depth),
         "by_layer": listed(flow.by_layer),
+        "extraction": None if flow.extraction is None else _extraction(flow.extraction),
         "verdicts": [
             {**asdict(each), "mean": _numbers(each.mean), "stderr": _numbers(each.stderr)} for each in flow.verdicts
         ],
     }
+
+
+def _extraction(found: Extraction) -> dict[str, Any]:
+    rates = {name: _numbers(getattr(found, name).mean(axis=1)) for name in ("attention", "mlp", "steps")}
+    return {"shares": found.shares, "rates": rates}
 
 
 def _numbers(values: Any) -> Any:

@@ -1,0 +1,60 @@
+"""Whether a subject's state comes to tell of its attributes: of a closed world, in which all of these are known.
+
+The share of a subject's attributes among as many tokens that its state would say first (the logit lens), after each
+step of a plan; and as a control the share of another subject's. Geva et al. (arXiv 2304.14767) ask it of large models
+and the words of articles, where the share grows to about a half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.engine.run import Run
+
+Answer: TypeAlias = Literal["holds", "does not hold", "cannot be told"]
+
+
+@dataclass(frozen=True, eq=False)
+class Enrichment:
+    """Shares, 0 to 1, of own attributes and of another subject's, of each state and subject."""
+
+    own: Float[np.ndarray, "states subjects"]
+    control: Float[np.ndarray, "states subjects"]
+
+    @property
+    def difference(self) -> tuple[Float[np.ndarray, " states"], Float[np.ndarray, " states"]]:
+        """Own less control: the mean over subjects, and its standard error."""
+        each = self.own - self.control
+        return each.mean(axis=1), each.std(axis=1, ddof=1) / np.sqrt(each.shape[1])
+
+    @property
+    def answer(self) -> Answer:
+        """Whether subjects are enriched: holds where own attributes are half of what is said after some step, surely.
+
+        Surely is by two standard errors; does not hold where after every step it is surely less.
+        """
+        mean, stderr = self.difference
+        if (mean - 2 * stderr > 0.5).any():
+            return "holds"
+        return "does not hold" if (mean + 2 * stderr < 0.5).all() else "cannot be told"
+
+
+def enrichment(run: Run, positions: Sequence[int], attributes: Sequence[Sequence[int]]) -> Enrichment:
+    """Of a run whose rows are subjects: where each one's last token stands, and the tokens that tell of it.
+
+    The control of a subject is the next one in the list, the first one of the last. Raises UserError where a subject
+    has no attribute, and where there are fewer than two.
+    """
+    if len(attributes) < 2 or not all(attributes) or len({len(each) for each in attributes}) > 1:
+        raise UserError("give two subjects or more, with equally many attributes each, at least one")
+    said = run.logit_lens(len(attributes[0])).tokens[:, np.arange(len(positions)), np.asarray(positions)]
+    own = np.array([[len(set(top) & set(each)) for top, each in zip(state, attributes, strict=True)] for state in said])
+    others = [*attributes[1:], attributes[0]]
+    control = np.array([[len(set(top) & set(each)) for top, each in zip(state, others, strict=True)] for state in said])
+    return Enrichment(own / len(attributes[0]), control / len(attributes[0]))

@@ -1,0 +1,71 @@
+"""Extraction and enrichment, checks 10 and 11 of the information-flow sheet."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import jaxpaint
+from jaxpaint.analysis.enrichment import enrichment
+from jaxpaint.analysis.extraction import extraction, updates
+from jaxpaint.base.errors import UserError
+from jaxpaint.engine.interventions import Replace
+from jaxpaint.painter import language, world
+from tests.analysis.test_knockouts import _prompts
+from tests.helpers.decoders import PLANS, make_tiny
+
+
+@pytest.mark.parametrize("variation", ["grouped-query", "neox"])
+def test_10_counts_are_numpys(variation: str) -> None:
+    """From the updates alone, scaled by any positive number, in NumPy."""
+    tiny, prompts = make_tiny(variation), _prompts(40)
+    head = tiny.torch.get_output_embeddings().weight.detach().numpy()
+    base = tiny.torch.base_model
+    scale = (base.final_layer_norm if hasattr(base, "final_layer_norm") else base.norm).weight.detach().numpy()
+    for plan in (PLANS[1], PLANS[8]):
+        found = extraction(tiny.model, prompts, plan)
+        run = tiny.model.run([prompt.tokens for prompt in prompts], plan)
+        logits = np.asarray(run.logits)[np.arange(40), run.lengths - 1]
+        np.testing.assert_array_equal(found.token, logits.argmax(axis=-1))
+        for name, update in updates(run).items():
+            update = np.asarray(update) * 3.7
+            if variation == "neox":
+                update = update - update.mean(axis=-1, keepdims=True)
+            extracts = ((update * scale) @ head.T).argmax(axis=-1) == found.token
+            np.testing.assert_array_equal(getattr(found, name), extracts)
+        shares = found.shares
+        assert shares["attention"] + shares["mlp"] - shares["both"] + shares["neither"] == pytest.approx(1)
+        assert found.steps.any()
+
+
+def test_11_enrichment_in_a_closed_world() -> None:
+    """painter-16's towns are not enriched; with states planted that say their attributes, they are."""
+    painter = jaxpaint.load("painter-16", dtype="float32")
+    kinds = sorted({kind for _, kind in world.FACTS})
+    towns = sorted({town for town, _ in world.FACTS})
+    known = painter.tokenizer.convert_tokens_to_ids
+    attributes = [[known(world.FACTS[town, kind]) for kind in kinds] for town in towns]
+    texts = [language.question(town, kinds[0]) for town in towns]
+    run = painter.run(texts)
+    positions = [run.positions(town, row)[-1] for row, town in enumerate(towns)]
+    found = enrichment(run, positions, attributes)
+    assert found.own.shape == (17, 48)
+    assert found.answer == "does not hold"
+
+    head = np.asarray(painter.state["lm_head"]["kernel"][...]).T if "lm_head" in painter.state else None
+    head = np.asarray(painter.state["embed"]["embedding"][...]) if head is None else head
+    plants = [
+        Replace(what="state", value=30 * head[own].mean(axis=0), steps=[8], positions=place, rows=[row])
+        for row, (own, place) in enumerate(zip(attributes, positions, strict=True))
+    ]
+    planted = enrichment(painter.run(texts, None, *plants), positions, attributes)
+    assert planted.answer == "holds"
+    assert planted.difference[0].argmax() >= 8
+    np.testing.assert_array_equal(planted.own[:8], found.own[:8])
+
+
+def test_refusals() -> None:
+    run = make_tiny("grouped-query").model.run([[1, 2], [3, 4]])
+    for attributes in ([[1]], [[1], []], [[1], [2, 3]]):
+        with pytest.raises(UserError, match="two subjects or more"):
+            enrichment(run, [1, 1], attributes)
