@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,37 @@ def test_links_lead_to_files(path) -> None:
     text = "\n".join(cell.source for cell in cells(nbformat.read(path, as_version=4), "markdown"))
     targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
     assert [target for target in targets if not (path.parent / target).is_file()] == []
+
+
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+SAID = {  # in what they print, or the file that they write
+    "logit_lens": "15           hare",
+    "knockout": "answer: hare",
+    "patch": "that after 16 layers, after step 10: goat",
+    "similarity_map": "similarity.png",
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_scripts_run(name: str, tmp_path: Path) -> None:
+    script = ROOT / "examples" / f"{name}.py"
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert SAID[name] in done.stdout or (tmp_path / SAID[name]).is_file()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_are_short(script: Path) -> None:
+    """At most 15 lines without imports, docstring and blank ones."""
+    _, *statements = ast.parse(script.read_text()).body
+    own = [each for each in statements if not isinstance(each, ast.Import | ast.ImportFrom)]
+    assert sum(1 + (each.end_lineno or each.lineno) - each.lineno for each in own) <= 15
 
 
 @pytest.mark.slow
