@@ -10,6 +10,5 @@ print(f"lumor has the {names[0]}, sopas the {names[1]}; sopas' states of the las
 for layers, step in ((4, 4), (12, 6), (13, 7), (14, 8), (16, 10)):  # of the donor, and of the looped plan
     state = jp.Replace(what="state", value=donor.states[layers, :, [-1]], steps=[step], positions=-1)
     run = model.run(asked["lumor"], "0-3 {4-11}*2 12-15", state)
-    print(
-        f"  that after {layers:2} layers, after step {step:2}: {model.tokenizer.decode([int(run.logits[0, -1].argmax())])}"
-    )
+    said = model.tokenizer.decode([int(run.logits[0, -1].argmax())])
+    print(f"  that after {layers:2} layers, after step {step:2}: {said}")

@@ -1,4 +1,4 @@
-"""How alike the states of a model are along its layers (the paper's Figure 3), in order and with a group in the middle."""
+"""How alike a model's states are along its layers (the paper's Figure 3), in order and with a group in the middle."""
 
 import matplotlib.pyplot as plt
 

@@ -27,6 +27,7 @@ from jaxpaint.engine.model import Model
 from jaxpaint.engine.program import Program, enough_room
 from jaxpaint.engine.rows import checked_texts
 from jaxpaint.engine.walk import walk
+from jaxpaint.models.attention import SCORES_BYTES
 from jaxpaint.models.family import require_lm_head
 from jaxpaint.models.observed import Edits
 from jaxpaint.plans.events import events
@@ -160,7 +161,9 @@ def knock_out(
     leaves = _leaves(windows, sets)
     width = max(len(prompt.tokens) for prompt in prompts) - 1
     size = width + len(leaves.start)
-    height = max(1, min(len(prompts), (batch_tokens or budgets().analysis_tokens) // size))
+    scores = 4 * model.config.num_attention_heads * size**2
+    most = min((batch_tokens or budgets().analysis_tokens) // size, SCORES_BYTES // scores)
+    height = max(1, min(len(prompts), most))
     asked = np.full(len(prompts), -1) if given is None else np.asarray(given)
     found: list[list[Any]] = [[] for _ in plans]
     whole = prefix_tree(plans).cost * height * size * -(-len(prompts) // height)

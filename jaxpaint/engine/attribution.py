@@ -9,6 +9,7 @@ changed in later events is not in its part; that is what knockouts are for.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxpaint.base.compilation import jit
-from jaxpaint.engine.layers import layer_parameters
+from jaxpaint.engine.layers import run_layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +65,18 @@ def directions(graphdef, state, last, tokens):
 def by_head_and_source(graphdef, state, layer, direction, weights, values):
     """One event's `(parts [B, N, S], bias [B])` by head and source token, of its attention's weights [B, N, S]."""
     blocks, stacked = nnx.split(nnx.merge(graphdef, state).blocks)
-    block = nnx.merge(blocks, layer_parameters(stacked, layer))
-    attention = getattr(block, block.traits.attention)
-    along = attention.by_head(direction)
-    heads = values.shape[2]
-    along = along.reshape(len(along), heads, -1, along.shape[-1])
-    products = jnp.einsum("bskh,bkgh->bkgs", values.astype(jnp.float32), along.astype(jnp.float32))
-    parts = weights * products.reshape(weights.shape)
-    nothing = jnp.zeros((len(direction), 1, weights.shape[1], values.shape[-1]), values.dtype)
-    return parts, (attention.mixed_output(nothing)[:, 0] * direction).sum(axis=-1)
+
+    def of_layer(parameters: Any, direction: Array, weights: Array, values: Array) -> tuple[Array, Array]:
+        block = nnx.merge(blocks, parameters)
+        attention = getattr(block, block.traits.attention)
+        along = attention.by_head(direction)
+        along = along.reshape(len(along), values.shape[2], -1, along.shape[-1])
+        products = jnp.einsum("bskh,bkgh->bkgs", values.astype(jnp.float32), along.astype(jnp.float32))
+        nothing = jnp.zeros((len(direction), 1, weights.shape[1], values.shape[-1]), values.dtype)
+        bias = (attention.mixed_output(nothing)[:, 0] * direction).sum(axis=-1)
+        return weights * products.reshape(weights.shape), bias
+
+    return run_layer(of_layer, stacked, layer, direction, weights, values)
 
 
 def along(direction: Float[Array, "B D"], updates: Float[Array, "E B D"]) -> Float[Array, "E B"]:

@@ -35,7 +35,9 @@ def inputs_of(
         for number, tokens in enumerate(given, 1):
             if not tokens:
                 raise UserError(f"text {number} of {len(given)} is empty; give at least one token")
-    if lengths is None and token_types is None and isinstance(given, Sequence) and _are_ragged(given):
+    if isinstance(given, Sequence) and _are_ragged(given):
+        if lengths is not None or token_types is not None:
+            raise UserError("rows of unequal lengths need no lengths, and have no token types: pad them for these")
         texts = checked_texts(given, config)  # type: ignore[arg-type]
         rows = np.zeros((len(texts), max(map(len, texts))), np.int32)
         for row, text in zip(rows, texts, strict=True):

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 from jaxpaint.base.target import compiling_for
 from jaxpaint.bench.shapes import config_of
 from jaxpaint.engine import model as engine
+from jaxpaint.engine import random_weights
 from jaxpaint.engine.layers import Apart, are_apart, lie_apart, together
 from jaxpaint.engine.model import Model, from_parameters, load
 from jaxpaint.engine.packing import Request
@@ -57,7 +58,7 @@ def test_the_same_is_written(both, static):
 def test_random_layers_are_made_apart(monkeypatch):
     config = make_tiny("qwen2, windows in turn").model.config
     stacked = random_model(config)
-    monkeypatch.setattr(engine, "lie_apart", lambda config, dtype: True)
+    monkeypatch.setattr(random_weights, "lie_apart", lambda config, dtype: True)
     model = random_model(config)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.shape, b.shape), together(model.state), stacked.state)
     kernels = together(model.state)["blocks"]["mlp"]["up_proj"]["kernel"].get_value()
