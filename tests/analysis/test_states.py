@@ -287,11 +287,13 @@ def test_nan_stays_with_its_plan(tiny, texts):
 def test_rows_for_the_store(tiny, texts):
     (found,) = analyse(tiny.model, texts, [Plan.parse("0-4")])
     rows = analysis_rows(found, {"task": "lambada_openai", "samples": 7})
-    assert [name for name, _, _ in rows] == list(NAMES)
+    assert [name for name, _, _ in rows] == [each for name in NAMES for each in (f"{name}_stderr", name)]
     assert all(settings == {"task": "lambada_openai", "samples": 7} for _, settings, _ in rows)
     read = {name: json.loads(json.dumps(value, allow_nan=False)) for name, _, value in rows}
     for name in ("similarity", "variance", "block_influence"):
         np.testing.assert_array_equal(read[name], getattr(found, name))
+        np.testing.assert_array_equal(read[f"{name}_stderr"], getattr(found, f"{name}_stderr"))
+    assert [len(row) for row in read["angular_distance_stderr"]] == [5, 4, 3, 2, 1]
     assert [len(row) for row in read["angular_distance"]] == [5, 4, 3, 2, 1]
     assert read["angular_distance"][1][2] == found.angular_distance[1, 4]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -362,8 +364,9 @@ def test_analyses_are_kept_and_not_made_again(spec, tmp_path, monkeypatch):
     assert run_study(spec).analysed == 2
     query = "SELECT p.text, a.name, a.settings, a.value FROM analyses AS a JOIN plans AS p ON p.id = a.plan"
     found = rows(spec.store, query)
+    names = [each for name in spec.analyses for each in (name, f"{name}_stderr")]
     assert {(row["text"], row["name"]) for row in found} == {
-        (plan, name) for plan in ("0-4", "0", "0 1 4") for name in spec.analyses
+        (plan, name) for plan in ("0-4", "0", "0 1 4") for name in names
     }
     model = jp.load(spec.model, dtype="float32")
     documents = [json.loads(line) for line in (tmp_path / "tiny_word.jsonl").read_text().splitlines()[:4]]
@@ -373,11 +376,86 @@ def test_analyses_are_kept_and_not_made_again(spec, tmp_path, monkeypatch):
     np.testing.assert_allclose(values["similarity"], expected.similarity, atol=1e-5)
     np.testing.assert_allclose(values["variance"], expected.variance, rtol=1e-4)
     np.testing.assert_allclose(values["block_influence"], expected.block_influence, atol=1e-5)
+    np.testing.assert_allclose(values["similarity_stderr"], expected.similarity_stderr, atol=1e-5)
     assert [len(row) for row in values["angular_distance"]] == [3, 2, 1]
     np.testing.assert_allclose(values["angular_distance"][0], expected.angular_distance[0, 1:], atol=1e-5)
     monkeypatch.setattr(study_analyses, "analyse", None)
     assert run_study(spec).analysed == 0
     assert rows(spec.store, query) == found
+
+
+@pytest.fixture
+def analysing(spec, tmp_path):
+    """Two analyses of three plans on four texts."""
+    task = make_task(tmp_path, "tiny_word")
+    analyses = ("block_influence", "variance")
+    return replace(spec, tasks=(), strategies=("skip",), analyses=analyses, analysis_task=task, analysis_samples=4)
+
+
+ANALYSES = (
+    "SELECT p.text, a.name, a.settings, a.value FROM analyses AS a JOIN plans AS p ON p.id = a.plan ORDER BY 1, 2"
+)
+
+
+def test_analyses_go_on_where_they_were_killed(analysing, tmp_path, monkeypatch):
+    assert run_study(replace(analysing, store=tmp_path / "whole.sqlite")).analysed == 3
+    keep = Store.add_analysis
+    for stop in (1, 2, 7):
+        written = []
+
+        def killed(*arguments, stop=stop, written=written):
+            if len(written) == stop:
+                raise KeyboardInterrupt
+            written.append(arguments)
+            keep(*arguments)
+
+        monkeypatch.setattr(Store, "add_analysis", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(analysing)
+    monkeypatch.setattr(Store, "add_analysis", keep)
+    before = rows(analysing.store, ANALYSES)
+    assert run_study(analysing).analysed < 3
+    after = rows(analysing.store, ANALYSES)
+    assert all(row in after for row in before)
+    assert after == rows(tmp_path / "whole.sqlite", ANALYSES)
+
+
+def test_only_the_analyses_that_are_missing_are_computed(analysing, monkeypatch):
+    assert run_study(replace(analysing, analyses=("variance",))).analysed == 3
+    asked = []
+    compute = study_analyses.analyse
+
+    def watched(*arguments, probes, **how):
+        asked.append([probe.name for probe in probes])
+        return compute(*arguments, probes=probes, **how)
+
+    monkeypatch.setattr(study_analyses, "analyse", watched)
+    assert run_study(analysing).analysed == 3
+    assert asked == [["block_influence"]]
+
+
+def test_an_old_analysis_without_an_interval_stays_as_it_is(analysing):
+    run_study(analysing)
+    with closing(sqlite3.connect(analysing.store)) as connection, connection:
+        connection.execute("DELETE FROM analyses WHERE name LIKE '%_stderr'")
+        connection.execute("DELETE FROM checksums WHERE part = 'analyses'")
+    before = rows(analysing.store, ANALYSES)
+    assert run_study(analysing).analysed == 0
+    assert rows(analysing.store, ANALYSES) == before
+
+
+def test_analyses_have_a_progress_of_their_own(analysing):
+    totals: list[int] = []
+    done: list[tuple[int, str]] = []
+
+    def progress(total: int) -> Callable[[int, str], None]:
+        totals.append(total)
+        return lambda tokens, note: done.append((tokens, note))
+
+    run_study(analysing, progress=progress)
+    assert totals == [sum(tokens for tokens, _ in done)]
+    assert done[0][1] == "0 of 3 plans analysed"
+    assert done[-1] == (0, "3 of 3 plans analysed")
 
 
 def test_progress_counts_every_token_under_every_plan(spec):

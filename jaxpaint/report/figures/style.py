@@ -109,6 +109,14 @@ def points(axes: Axes, x: np.ndarray, y: np.ndarray, style: Look, **how: Any) ->
     axes.errorbar(x, y, **dict(zip(("color", "marker", "linestyle"), style, strict=True)) | how)
 
 
+def band(axes: Axes, x: np.ndarray, y: np.ndarray, half: np.ndarray | None, style: Look, label: str) -> None:
+    """A line in a look, and where there are intervals, what lies within `half` of it."""
+    colour, marker, line = style
+    axes.plot(x, y, color=colour, marker=marker, linestyle=line, markersize=4, label=label)
+    if half is not None:
+        axes.fill_between(x, y - half, y + half, color=colour, alpha=0.18, linewidth=0)
+
+
 def bars(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The lengths of error bars from a value to the ends of its interval."""
     return np.maximum(0, [value - low, high - value])
