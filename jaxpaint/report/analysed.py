@@ -71,7 +71,7 @@ BY_STATE = (
         "variance",
         "Variance of hidden states",
         "The variance of a state's entries, mean over texts.",
-        (Quantity("variance (log)", scale="log"),),
+        (Quantity("variance", scale="log"),),
     ),
     ByState(
         "block_influence",

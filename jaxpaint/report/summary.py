@@ -90,8 +90,12 @@ def _states(measured: Measurements) -> Iterator[str]:
 
 
 def _with_interval(numbers: Numbers, place: int) -> str:
-    value = f"{numbers.value[place]:.3g}"
-    return value if numbers.half is None else f"{value} ± {numbers.half[place]:.2g}"
+    """To the first digit of the interval, and three decimals at most."""
+    value, half = numbers.value[place], None if numbers.half is None else numbers.half[place]
+    if half is None or not math.isfinite(half):
+        return f"{value:.3g}"
+    decimals = min(3, max(0, -math.floor(math.log10(half)))) if half else 3
+    return f"{value:z.{decimals}f} ± {half:.{decimals}f}"
 
 
 def _wrapped(text: str, first: str = "", others: str = "") -> list[str]:

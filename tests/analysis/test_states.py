@@ -329,7 +329,7 @@ FOUR_DEVICES = """
 import jax
 import numpy as np
 from flax import nnx, traverse_util
-from jaxpaint.analysis.states import analyse
+from jaxpaint.analysis.states import BY_NAME, analyse
 from jaxpaint.engine.model import from_parameters, random_model
 from jaxpaint.models.llama import LlamaConfig
 from jaxpaint.plans.plan import Plan
@@ -344,9 +344,15 @@ spread = {name: jax.device_put(value, place(name, value.shape)) for name, value 
 many = from_parameters(config, traverse_util.unflatten_dict(spread, sep="/"), mesh=mesh)
 texts = [list(range(length)) for length in (3, 30, 9, 17, 5)]
 plans = [Plan.parse("0-3"), Plan.parse("0 {1 2} 3")]
-for first, second in zip(analyse(one, texts, plans), analyse(many, texts, plans), strict=True):
-    for name in ("similarity", "variance", "block_influence", "angular_distance"):
-        np.testing.assert_allclose(getattr(first, name), getattr(second, name), rtol=1e-5, atol=1e-5)
+probes = [probe for probe in BY_NAME.values() if not probe.fits]
+for first, second in zip(*(analyse(model, texts, plans, probes=probes) for model in (one, many)), strict=True):
+    for probe in probes:
+        found, wanted = (getattr(each, probe.name) for each in (second, first))
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5, err_msg=probe.name)
+fits = [probe for probe in BY_NAME.values() if probe.fits]
+for first, second in zip(*(analyse(model, texts, plans, probes=fits) for model in (one, many)), strict=True):
+    np.testing.assert_allclose(first.clock, second.clock, atol=1e-3)
+    assert np.isfinite(second.ridge_lens).all()
 print("equal")
 """
 

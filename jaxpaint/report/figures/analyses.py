@@ -91,7 +91,7 @@ def _curves(
             straight = {"color": style.GREY, "linewidth": 1, "linestyle": (0, (1, 1.5))}
             axes.plot([0, num_layers], [0, 1], label="one layer a step", **straight)
     for axes in grid[-1]:
-        axes.set_xlabel(STEP if analysis.over == "step" else STATE)
+        axes.set_xlabel(STEP if analysis.over == "step" else STATE if analysis.columns == 1 else "hidden state")
         style.whole_numbers(axes.xaxis)
     style.legend_below(figure, grid[-1, -1], columns=3)
 
@@ -101,11 +101,12 @@ def _look(plan: ChosenPlan, index: int) -> Look:
 
 
 def _finish(axes: Axes, quantity: Quantity) -> None:
-    axes.set_ylabel(quantity.words)
+    axes.set_ylabel(f"{quantity.words} (log)" if quantity.scale != "linear" else quantity.words)
     if quantity.scale == "log":
         style.log_scale(axes)
     elif quantity.scale == "symlog":
         axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_ylim(bottom=0)
 
 
