@@ -100,14 +100,14 @@ def analyse(
     checked = checked_texts(texts, model.config)
     if not plans:
         return ()
+    if of_lens := [probe.name for probe in probes if probe.reads == "lens"]:
+        require_lm_head(model.config, f"the analysis {of_lens[0]}")
     if fitted is None:
         fitted = fit(model, texts, probes, batch_tokens=batch_tokens)
     everywhere = NamedSharding(model.mesh, PartitionSpec()) if model.mesh else None
     parameters = jax.device_put({name: each.parameters for name, each in fitted.items()}, everywhere)
     sums: dict[tuple[int, str], Sums] = {}
     held = held_out(len(checked))
-    if any(probe.reads == "lens" for probe in probes):
-        require_lm_head(model.config, "reading hidden states as predictions (logit_lens, entropy, agreement)")
     for text_rows in batches(model, checked, plans, batch_tokens):
         sample = Sample(text_rows.lengths[: text_rows.real_rows], held[list(text_rows.texts)])
         for ends, path, _ in _paths(model, plans, tuple(probes), text_rows, progress, parameters):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -94,8 +95,8 @@ class Measurements:
 
     def _beside(self, analysis: Analysis, name: str) -> list[Any] | None:
         """What was stored with an analysis under another name."""
-        key = name, analysis.column, analysis.settings
-        return next((a.value for a in self.study.analyses if (a.name, a.column, a.settings) == key), None)
+        found = self._analyses.get((name, analysis.column), ())
+        return next((other.value for other in found if other.settings == analysis.settings), None)
 
     def analysed_texts(self, name: str, column: int | None) -> str:
         """What `analysis` was made on, in words; empty where the store does not say."""
@@ -108,7 +109,14 @@ class Measurements:
     def _analysis(self, name: str, column: int | None) -> Analysis | None:
         """Of several, the one under the study's own BOS setting and over most texts."""
         return min(
-            (a for a in self.study.analyses if a.name == name and a.column == column),
+            self._analyses.get((name, column), ()),
             key=lambda a: (a.settings.get("bos") != self.study.bos, -a.settings.get("samples", 0), str(a.settings)),
             default=None,
         )
+
+    @cached_property
+    def _analyses(self) -> Mapping[tuple[str, int | None], list[Analysis]]:
+        found: dict[tuple[str, int | None], list[Analysis]] = defaultdict(list)
+        for analysis in self.study.analyses:
+            found[analysis.name, analysis.column].append(analysis)
+        return found

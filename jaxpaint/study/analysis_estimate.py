@@ -15,6 +15,7 @@ from jaxpaint.base.words import count
 from jaxpaint.engine.model import random_model
 from jaxpaint.engine.rows import TextRows, checked_texts
 from jaxpaint.engine.source import Source
+from jaxpaint.engine.walk import shards
 from jaxpaint.models import with_layers
 from jaxpaint.plans.plan import Plan, Repeat
 from jaxpaint.plans.tree import Branch, prefix_tree, units
@@ -23,7 +24,8 @@ from jaxpaint.results.reading import analysed
 from jaxpaint.study.spec import StudySpec
 
 # Steps of the two plans whose times tell a layer's from the rest.
-FEW, MANY = 2, 10
+FEW, MANY = 2, 6
+TIMED_POSITIONS = 256  # of the batch that is timed, or one row: a lens costs many layers
 
 
 @dataclass(frozen=True)
@@ -118,16 +120,18 @@ def _states(tree: Branch) -> tuple[int, int]:
 
 
 def analysis_rates(model: Source, work: AnalysisWork) -> AnalysisRates:
-    """Times the largest batch through two layers of random weights, of the model's sizes, on this machine's device."""
+    """Times rows of the largest batch through two layers of random weights, of the model's sizes, on this machine."""
     config = with_layers(model.config, range(2))
     small = random_model(config, dtype=str(model.dtype), weights=model.weights)  # type: ignore[arg-type]
-    rows = work.largest
-    texts = [row[:length].tolist() for row, length in zip(rows.tokens, rows.lengths[: rows.real_rows], strict=False)]
+    tokens = work.largest.tokens
+    height = max(shards(model), min(work.largest.real_rows, TIMED_POSITIONS // tokens.shape[1]))
+    tokens = tokens[:height]
+    texts = tokens.tolist()  # whole rows: padding takes as long
     plans = {count: Plan.of(Repeat(Plan.of(0, 1).root, count // 2)) for count in (FEW, MANY)}
 
     def seconds(steps: int, probes: Sequence[Probe]) -> float:
-        how: dict[str, Any] = {"probes": probes, "batch_tokens": rows.tokens.size}
-        how["fitted"] = fit(small, (texts * 2)[: max(2, len(texts))], probes, batch_tokens=rows.tokens.size)
+        how: dict[str, Any] = {"probes": probes, "batch_tokens": tokens.size}
+        how["fitted"] = fit(small, (texts * 2)[: max(2, len(texts))], probes, batch_tokens=tokens.size)
 
         def once() -> float:
             start = time.perf_counter()
@@ -143,5 +147,5 @@ def analysis_rates(model: Source, work: AnalysisWork) -> AnalysisRates:
     states = seconds(MANY, of_states) if of_states else many
     everything = seconds(MANY, work.probes) if len(of_states) < len(work.probes) else states
     rates = np.maximum(0, [(many - few) / (MANY - FEW), (states - many) / (MANY + 1), everything - states])
-    layer, state, pairs = (rates / rows.tokens.size).tolist()
+    layer, state, pairs = (rates / tokens.size).tolist()
     return AnalysisRates(layer, state, pairs / ((MANY + 1) * (MANY + 2) / 2))

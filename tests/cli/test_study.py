@@ -155,6 +155,9 @@ class TestDryRun:
         )
         # 4 rows of 32 positions, each with 13 layers, 10 states and 37 pairs.
         assert lines["about"] == "about 9 s for analyses (from one batch on this cpu), and compiling"
+        # The full model runs once more to answer, and once to be fitted.
+        lines = self.lines(run("study", settings, "--analyses", "entropy,clock,ridge_lens", *on)[1])
+        assert lines["states"].endswith(": 23 applications a token, 10 states")
         some = ("--analyses", "variance", "--analysis-strategies", "full", "--strategies", "skip")
         lines = self.lines(run("study", settings, *some, *on)[1])
         assert lines["also"].startswith("variance of 1 plan on 4 texts of ")

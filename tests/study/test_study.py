@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import sqlite3
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +28,12 @@ from jaxpaint.results.store import Store, merge
 from jaxpaint.study import analyses as study_analyses
 from jaxpaint.study import cells as study_cells
 from jaxpaint.study import loop, run, scoring
+from jaxpaint.study.early import require_fitting
 from jaxpaint.study.run import run_study
 from jaxpaint.study.spec import StudySpec
 from jaxpaint.tasks.harness import PlanLM
 from jaxpaint.tasks.load import evaluate, load_tasks
+from tests.helpers.bert_models import tiny_bert
 from tests.helpers.study_store import assert_equal_stores, metrics, rows, scores, statuses
 from tests.helpers.tiny_folder import make_folder
 from tests.helpers.tiny_tasks import SCORED, make_task
@@ -398,9 +402,11 @@ ANALYSES = (
 
 
 def test_analyses_go_on_where_they_were_killed(analysing, tmp_path, monkeypatch):
+    """And are then those of a study that was not, to the last digit."""
+    analysing = replace(analysing, analyses=("block_influence", "logit_lens", "cka", "clock", "ridge_lens"))
     assert run_study(replace(analysing, store=tmp_path / "whole.sqlite")).analysed == 3
     keep = Store.add_analysis
-    for stop in (1, 2, 7):
+    for stop in (1, 16):
         written = []
 
         def killed(*arguments, stop=stop, written=written):
@@ -418,6 +424,32 @@ def test_analyses_go_on_where_they_were_killed(analysing, tmp_path, monkeypatch)
     after = rows(analysing.store, ANALYSES)
     assert all(row in after for row in before)
     assert after == rows(tmp_path / "whole.sqlite", ANALYSES)
+
+
+def test_an_encoder_is_refused_before_anything_is_done(tmp_path):
+    spec = StudySpec("m", tmp_path / "s.sqlite", analyses=("cka", "logit_lens"))
+    require_fitting(replace(spec, analyses=("cka",)), tiny_bert().config)
+    with pytest.raises(UserError, match="the analysis logit_lens needs a decoder"):
+        require_fitting(spec, tiny_bert().config)
+
+
+def test_parts_of_analyses_travel(analysing, monkeypatch):
+    """To the workers of a cluster: what is run is pickled."""
+    jobs: list[Any] = []
+
+    def elsewhere(self, asked):
+        for number, job in enumerate(asked):
+            jobs.append(job)
+            yield number, pickle.loads(pickle.dumps(job))(self.model)
+
+    analysing = replace(analysing, analyses=("clock", "ridge_lens"))
+    run_study(replace(analysing, store=analysing.store.with_name("here.sqlite")))
+    monkeypatch.setattr(run.Session, "_run", elsewhere)
+    keep = study_analyses.run_analyses
+    monkeypatch.setattr(run, "run_analyses", lambda *a, **how: keep(*a, **{**how, "is_local": False}))
+    assert run_study(analysing).analysed == 3
+    assert len(jobs) == 2  # the fit, and all plans
+    assert rows(analysing.store, ANALYSES) == rows(analysing.store.with_name("here.sqlite"), ANALYSES)
 
 
 def test_only_the_analyses_that_are_missing_are_computed(analysing, monkeypatch):
