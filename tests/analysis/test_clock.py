@@ -16,6 +16,7 @@ from jaxpaint.analysis.fits import held_out
 from jaxpaint.analysis.ridge import PENALTIES, Moments, chosen, ridge
 from jaxpaint.analysis.ridge_lens import RIDGE_LENS
 from jaxpaint.analysis.states import analyse, analysis_rows, fit
+from jaxpaint.base import memory
 from jaxpaint.base.bundled import TASKS
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import load
@@ -181,8 +182,12 @@ def test_the_same_call_gives_the_same_to_the_last_digit(texts):
     ]
 
 
-def test_what_cannot_be_fitted_is_told(texts):
+def test_what_cannot_be_fitted_is_told(texts, monkeypatch):
     model = make_tiny("grouped-query").model
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "memory_left", lambda: 1 << 16)
+        with pytest.raises(UserError, match=r"the fit of ridge_lens needs 0\.00 GB of memory.*leave ridge_lens out"):
+            fit(model, texts, [RIDGE_LENS])
     with pytest.raises(UserError, match="at least 2 texts, not 1"):
         analyse(model, texts[:1], [model.full_plan], probes=[CLOCK])
     (found,) = analyse(model, [[1], [2]], [model.full_plan], probes=[CLOCK])
