@@ -68,8 +68,9 @@ class Analysis(SimpleNamespace):
     """What the states along one plan have in common: each probe's numbers under its name.
 
     Arrays in float64, NaN where hidden states were not finite: of each state [states] or [states, numbers], of each
-    step [steps], or of each pair of states [states, states]. Their standard errors, texts being the sample, are under the same name with
-    `_stderr`: NaN of a single text. Under the name of a fit with `_fit` are its R² on texts that it has not seen.
+    step [steps], or of each pair of states [states, states]. Their standard errors, texts being the sample, are under
+    the same name with `_stderr`: NaN of a single text. Under the name of a fit with `_fit` are its R² on texts that it
+    has not seen.
     """
 
 
@@ -87,10 +88,12 @@ def analyse(
     """The analyses of texts, given as token ids, under every plan, in the order of `plans`.
 
     `probes` are some of `BY_NAME`, or others. Those that read the lens have the full model run once more over each
-    batch, and those with fits once over all texts, whatever the number of plans. A batch holds at most `batch_tokens` positions, padding included, and no more than keep the states of the longest
+    batch, and those with fits once over all texts, whatever the number of plans; `fitted` is what `fit` gave of the
+    same texts, which is computed here where it is None.
+
+    A batch holds at most `batch_tokens` positions, padding included, and no more than keep the states of the longest
     plan within `Budgets.analysis_bytes`, but one text at least. `progress` is called with the layer applications times
-    positions just started, `done` with the texts' tokens times the plans that have just ended on them. `fitted` is what
-    `fit` gave of the same texts, which is computed here where it is None and probes need it.
+    positions just started, `done` with the texts' tokens times the plans that have just ended on them.
 
     Raises:
         PlanError: a plan names a layer that the model lacks.
