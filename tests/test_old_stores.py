@@ -83,7 +83,9 @@ def test_results_and_report_read_it(run, store: Path, tmp_path: Path) -> None:
     assert "skip start=6" in out
     status, out, err = run("report", store, "-o", tmp_path / "report")
     assert status == 0, err
-    assert (tmp_path / "report" / "report.html").exists()
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Block Influence of each step" in page
+    assert page.count("No interval: the store holds the mean over the texts alone") >= 2
 
 
 def test_a_model_converts_to_the_same_store(tmp_path: Path) -> None:

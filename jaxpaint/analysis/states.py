@@ -10,6 +10,7 @@ host are a few numbers per pair of states and text.
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,26 +22,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
 
+from jaxpaint.analysis import lens
+from jaxpaint.analysis.cka import CKA
+from jaxpaint.analysis.clock import CLOCK
 from jaxpaint.analysis.directions import ANGULAR_DISTANCE, BLOCK_INFLUENCE
-from jaxpaint.analysis.probes import Probe, Texts, without_padding
+from jaxpaint.analysis.fits import Fitted, held_out
+from jaxpaint.analysis.lens import AGREEMENT, ENTROPY, LOGIT_LENS
+from jaxpaint.analysis.probes import Probe, Sample, Texts, without_padding
+from jaxpaint.analysis.ridge import Moments
+from jaxpaint.analysis.ridge_lens import RIDGE_LENS
+from jaxpaint.analysis.sums import Sums, added
 from jaxpaint.analysis.whole_states import SIMILARITY, VARIANCE
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.memory import require_memory
 from jaxpaint.engine import interpreted
 from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.model import Model, layer_stack, start
 from jaxpaint.engine.program import Program
-from jaxpaint.engine.rows import Inputs, TextRows, checked_texts, right_padded
-from jaxpaint.engine.walk import place, shards, walk
+from jaxpaint.engine.rows import Inputs, TextRows, Tokens, checked_texts, right_padded
+from jaxpaint.engine.source import Source
+from jaxpaint.engine.walk import endings, place, shards, start_of_rows, walk
+from jaxpaint.models.family import require_lm_head
 from jaxpaint.plans.plan import Node, Plan
 from jaxpaint.plans.tree import units
+from jaxpaint.results.kinds import FIT, STDERR
 
+NOTHING: Mapping[str, Any] = {}
 # A new probe is a file, a place here, and its name among a study's `ANALYSES` (`jaxpaint.study.spec`).
 PROBES = (SIMILARITY, VARIANCE, BLOCK_INFLUENCE, ANGULAR_DISTANCE)
+BY_NAME = {probe.name: probe for probe in (*PROBES, LOGIT_LENS, ENTROPY, AGREEMENT, CKA, CLOCK, RIDGE_LENS)}
 # Every state of a plan is held, and compared with every other.
 MAX_STATES = 1024
 # States that a new one is compared with in one call.
@@ -52,8 +67,10 @@ Row: TypeAlias = tuple[str, Mapping[str, Any], list[Any]]
 class Analysis(SimpleNamespace):
     """What the states along one plan have in common: each probe's numbers under its name.
 
-    Arrays in float64, NaN where hidden states were not finite: of each state [states], of each step [steps], or of
-    each pair of states [states, states].
+    Arrays in float64, NaN where hidden states were not finite: of each state [states] or [states, numbers], of each
+    step [steps], or of each pair of states [states, states]. Their standard errors, texts being the sample, are under
+    the same name with `_stderr`: NaN of a single text. Under the name of a fit with `_fit` are its R² on texts that it
+    has not seen.
     """
 
 
@@ -65,22 +82,96 @@ def analyse(
     probes: Sequence[Probe] = PROBES,
     batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
+    done: Callable[[int], None] | None = None,
+    fitted: Mapping[str, Fitted] | None = None,
 ) -> tuple[Analysis, ...]:
     """The analyses of texts, given as token ids, under every plan, in the order of `plans`.
 
+    `probes` are some of `BY_NAME`, or others. Those that read the lens have the full model run once more over each
+    batch, and those with fits once over all texts, whatever the number of plans; `fitted` is what `fit` gave of the
+    same texts, which is computed here where it is None.
+
     A batch holds at most `batch_tokens` positions, padding included, and no more than keep the states of the longest
     plan within `Budgets.analysis_bytes`, but one text at least. `progress` is called with the layer applications times
-    positions just started.
+    positions just started, `done` with the texts' tokens times the plans that have just ended on them.
 
     Raises:
         PlanError: a plan names a layer that the model lacks.
-        UserError: no text, an empty one, tokens outside the vocabulary, more tokens than the model has positions, or
-            a plan of more than `MAX_STATES` states.
+        UserError: no text, an empty one, tokens outside the vocabulary, more tokens than the model has positions, a
+            plan of more than `MAX_STATES` states, or probes that need a head of a model without one.
     """
     plans = [model.checked_plan(plan) for plan in plans]
     checked = checked_texts(texts, model.config)
     if not plans:
         return ()
+    if of_lens := [probe.name for probe in probes if probe.reads == "lens"]:
+        require_lm_head(model.config, f"the analysis {of_lens[0]}")
+    if fitted is None:
+        fitted = fit(model, texts, probes, batch_tokens=batch_tokens)
+    everywhere = NamedSharding(model.mesh, PartitionSpec()) if model.mesh else None
+    parameters = jax.device_put({name: each.parameters for name, each in fitted.items()}, everywhere)
+    sums: dict[tuple[int, str], Sums] = {}
+    held = held_out(len(checked))
+    for text_rows in batches(model, checked, plans, batch_tokens):
+        sample = Sample(text_rows.lengths[: text_rows.real_rows], held[list(text_rows.texts)])
+        for ends, path, _ in _paths(model, plans, tuple(probes), text_rows, progress, parameters):
+            read = jax.device_get([step.read for step in path])
+            del path
+            for probe in probes:
+                values = probe.of_texts(_of_texts(probe, read, text_rows.real_rows))
+                found = probe.reduction.sums(values, probe.weights(sample))
+                for plan in ends:
+                    sums[plan, probe.name] = added(sums.get((plan, probe.name)), found)
+            if done:
+                done(int(sample.lengths.sum()) * len(ends))
+    return tuple(
+        _analysis(probes, {probe.name: sums[plan, probe.name] for probe in probes}, fitted)
+        for plan in range(len(plans))
+    )
+
+
+def fit(
+    model: Model,
+    texts: Sequence[Sequence[int]],
+    probes: Sequence[Probe] = PROBES,
+    *,
+    batch_tokens: int | None = None,
+) -> dict[str, Fitted]:
+    """What the probes have to learn of the full model, from half of the texts (`jaxpaint.analysis.fits`).
+
+    By the fits' names; empty where no probe has any. Texts in more or smaller batches give the same but for rounding.
+
+    Raises:
+        UserError: as `analyse`; less than 2 texts, or less memory than the fits' sums take.
+    """
+    fits = dict.fromkeys(each for probe in probes for each in probe.fits)
+    if not fits:
+        return {}
+    checked = checked_texts(texts, model.config)
+    if len(checked) < 2:
+        names = " and ".join(each.name for each in fits)
+        raise UserError(f"{names} take half of the texts to fit and read the others; give at least 2 texts, not 1")
+    for each in fits:
+        advice = f"leave {each.name} out, or take a smaller model"
+        require_memory(each.held_bytes(model.config), f"the fit of {each.name}", advice)
+    plan, held = model.full_plan, held_out(len(checked))
+    sums: dict[tuple[str, bool], Sequence[Moments]] = {}
+    for text_rows in batches(model, checked, [plan], batch_tokens):
+        ((_, path, _),) = _paths(model, [plan], (), text_rows, None, {})
+        states = [np.asarray(step.state[: text_rows.real_rows], np.float32) for step in path]
+        del path
+        is_held = held[list(text_rows.texts)]
+        for each, half in itertools.product(fits, (False, True)):
+            rows, key = is_held == half, (each.name, half)
+            found = each.sums([state[rows] for state in states], text_rows.lengths[: text_rows.real_rows][rows])
+            sums[key] = [a + b for a, b in zip(sums[key], found, strict=True)] if key in sums else found
+    return {each.name: each.solve(sums[each.name, False], sums[each.name, True]) for each in fits}
+
+
+def batches(
+    model: Model | Source, texts: Sequence[Tokens], plans: Sequence[Plan], batch_tokens: int | None = None
+) -> Iterator[TextRows]:
+    """The batches of `analyse`. Raises UserError for a plan of more than `MAX_STATES` states."""
     states = max(1 + sum(1 for _ in units(plan)) for plan in plans)
     if states > MAX_STATES:
         raise UserError(f"a plan has {states} hidden states, but at most {MAX_STATES} are compared; shorten it")
@@ -88,28 +179,28 @@ def analyse(
     devices = shards(model)
     position_bytes = states * model.config.hidden_size * model.dtype.itemsize
     positions = min(batch_tokens or budget.analysis_tokens * devices, budget.analysis_bytes * devices // position_bytes)
-    sums: dict[tuple[int, str], np.ndarray] = {}
-    for text_rows in right_padded(checked, positions, devices):
-        for ends, path, _ in _paths(model, plans, tuple(probes), text_rows, progress):
-            read = jax.device_get([step.read for step in path])
-            del path
-            for probe in probes:
-                found = probe.add(_of_texts(probe, read, text_rows.real_rows))
-                for plan in ends:
-                    sums[plan, probe.name] = sums[plan, probe.name] + found if (plan, probe.name) in sums else found
-    counts = {"text": len(checked), "token": sum(len(text) for text in checked)}
-    return tuple(
-        Analysis(**{probe.name: sums[plan, probe.name] / counts[probe.per] for probe in probes})
-        for plan in range(len(plans))
-    )
+    return right_padded(texts, positions, devices)
+
+
+def _analysis(probes: Sequence[Probe], sums: Mapping[str, Sums], fitted: Mapping[str, Fitted]) -> Analysis:
+    found: dict[str, np.ndarray] = {}
+    for probe in probes:
+        found[probe.name], found[probe.name + STDERR] = probe.reduction.estimate(sums[probe.name])
+        found |= {each.name + FIT: fitted[each.name].r2 for each in probe.fits}
+    return Analysis(**found)
 
 
 def analysis_rows(analysis: Analysis, settings: Mapping[str, Any], probes: Sequence[Probe] = PROBES) -> list[Row]:
     """`(name, settings, value)` for the results store; `settings` say what was analysed (which texts, how many).
 
-    Values are nested lists of numbers that JSON can carry, None where not finite; of what, the probes say.
+    Values are nested lists of numbers that JSON can carry, None where not finite; of what, the probes say. An
+    analysis comes last of its rows: where a store has it, it has them all.
     """
-    return [(probe.name, dict(settings), _listed(probe.listed(getattr(analysis, probe.name)))) for probe in probes]
+    rows = []
+    for probe in probes:
+        rows += [(each.name + FIT, getattr(analysis, each.name + FIT)) for each in probe.fits]
+        rows += [(name, probe.listed(getattr(analysis, name))) for name in (probe.name + STDERR, probe.name)]
+    return [(name, dict(settings), _listed(value)) for name, value in rows]
 
 
 def _listed(values: Any) -> Any:
@@ -131,9 +222,11 @@ def _paths(
     probes: tuple[Probe, ...],
     text_rows: TextRows,
     progress: Callable[[int], None] | None,
+    fitted: Mapping[str, Any],
 ) -> Iterator[tuple[tuple[int, ...], tuple[_Step, ...], int]]:
     """Yields plans that end, with all their steps, and work, as `walk` does."""
     tokens, lengths = place(model, (text_rows.tokens, text_rows.lengths))
+    answers = _answers(model, text_rows) if any(probe.reads == "lens" for probe in probes) else None
     pairs = tuple(probe for probe in probes if probe.reads == "pair")
 
     def arrive(path: tuple[_Step, ...], state: Array, read: Mapping[str, Array]) -> tuple[_Step, ...]:
@@ -146,19 +239,28 @@ def _paths(
     def advance(path: tuple[_Step, ...], part: Plan, before: int) -> tuple[_Step, ...]:
         for unit in units(part):
             program, cost = _program(unit, model.mesh)
-            path = arrive(path, *_step(model.graphdef, model.state, *program, path[-1].state, tokens, lengths, probes))
+            given = (path[-1].state, tokens, lengths, probes, answers, fitted)
+            path = arrive(path, *_step(model.graphdef, model.state, *program, *given))
             if progress:
                 progress(cost * tokens.size)
         return path
 
     # States are held as long as the path goes through them, and no longer: all that plans share is on the path.
-    return walk(plans, arrive((), *_embed(model.graphdef, model.state, tokens, lengths, probes)), advance, sys.maxsize)
+    first = _embed(model.graphdef, model.state, tokens, lengths, probes, answers, fitted)
+    return walk(plans, arrive((), *first), advance, sys.maxsize)
+
+
+def _answers(model: Model, text_rows: TextRows) -> Int[Array, "B S"]:
+    """The tokens that the full model finds most likely after each, of one run that all plans share."""
+    start = start_of_rows(model, Inputs(text_rows.tokens, text_rows.lengths, None))
+    ((_, x, _),) = endings(model, start, [model.full_plan])
+    return _most_likely(model.graphdef, model.state, x)
 
 
 def _of_texts(probe: Probe, read: Sequence[Mapping[str, Any]], texts: int) -> Float[np.ndarray, "*where texts"]:
-    """A probe's numbers of the first texts of a batch, in float64: see `Probe.add`."""
+    """A probe's numbers of the first texts of a batch, in float64: see `Probe.of_texts`."""
     if probe.reads != "pair":
-        return np.array([step[probe.name][:texts] for step in read if probe.name in step], np.float64)
+        return np.array([step[probe.name][..., :texts] for step in read if probe.name in step], np.float64)
     found = np.zeros((len(read), len(read), texts))
     for number, step in enumerate(read):
         column = np.concatenate(step[probe.name])[: number + 1, :texts]
@@ -174,27 +276,41 @@ def _program(unit: Node, mesh: Mesh | None) -> tuple[tuple[Any, int, int], int]:
 
 
 @jit("graphdef", "probes")
-def _embed(graphdef, state, tokens, lengths, probes):
+def _embed(graphdef, state, tokens, lengths, probes, answers=None, fitted=NOTHING):
     """The first state, zero where there is padding, as every state here, and what probes read of it."""
     model = nnx.merge(graphdef, state)
     x = without_padding(start(model, Inputs(tokens, lengths, None))[0], lengths)
-    return x, _of_states(probes, x, Texts(model, tokens, lengths))
+    return x, _of_states(probes, x, Texts(model, tokens, lengths, answers, fitted))
 
 
 @jit("graphdef", "room", "probes")
-def _step(graphdef, state, instructions, length, room, x, tokens, lengths, probes):
+def _step(graphdef, state, instructions, length, room, x, tokens, lengths, probes, answers=None, fitted=NOTHING):
     """The next state, and what probes read of it and of the step to it."""
     model = nnx.merge(graphdef, state)
     block, stacked = layer_stack(model)
     context = model.row_context(lengths, x.shape[1])
     y = without_padding(interpreted.run_program(block, stacked, instructions, length, room, x, context), lengths)
-    texts = Texts(model, tokens, lengths)
+    texts = Texts(model, tokens, lengths, answers, fitted)
     of_steps = {probe.name: probe.measure(x, y, texts) for probe in probes if probe.reads == "step"}
     return y, {**_of_states(probes, y, texts), **of_steps}
 
 
-def _of_states(probes: Sequence[Probe], x: Float[Array, "B S D"], texts: Texts) -> dict[str, Float[Array, " B"]]:
-    return {probe.name: probe.measure(x, texts) for probe in probes if probe.reads == "state"}
+def _of_states(
+    probes: Sequence[Probe], x: Float[Array, "B S D"], texts: Texts
+) -> dict[str, Float[Array, "*numbers B"]]:
+    found = {probe.name: probe.measure(x, texts) for probe in probes if probe.reads == "state"}
+    readings: dict[Callable[..., Array], lens.Reading] = {}  # one for all probes that read the same
+    for probe in probes:
+        if probe.reads == "lens":
+            if probe.through not in readings:
+                readings[probe.through] = lens.read(texts.model, probe.through(x, texts), lens.targets(texts))
+            found[probe.name] = probe.measure(readings[probe.through], texts)
+    return found
+
+
+@jit("graphdef")
+def _most_likely(graphdef, state, x):
+    return lens.read(nnx.merge(graphdef, state), x, jnp.zeros(x.shape[:2], jnp.int32)).top
 
 
 # Not our `jit`: what that asks XLA for the sake of matrix products makes sums on a CPU eight times as slow.

@@ -13,15 +13,15 @@ def _product(x: Float[Array, "B S D"], y: Float[Array, "B S D"], lengths: Int[Ar
     return (x.astype(jnp.float32) * y.astype(jnp.float32)).sum(axis=-1).sum(axis=-1)
 
 
-def _cosines(products: Float[np.ndarray, "states states texts"]) -> Float[np.ndarray, "states states"]:
+def _cosines(products: Float[np.ndarray, "states states texts"]) -> Float[np.ndarray, "states states texts"]:
     squares = np.einsum("iib->ib", products)
     norms = np.sqrt(squares[:, None] * squares)
     cosines = np.divide(products, norms, out=np.zeros_like(products), where=norms != 0)
-    return np.clip(cosines, -1, 1).sum(axis=-1)
+    return np.clip(cosines, -1, 1)
 
 
 # Mean over texts of the cosine of two states (Figures 3, 14 and 15); zeros count as orthogonal to all that are not.
-SIMILARITY = Probe("similarity", "pair", _product, add=_cosines)
+SIMILARITY = Probe("similarity", "pair", _product, of_texts=_cosines)
 
 
 def _variance(x: Float[Array, "B S D"], texts: Texts) -> Float[Array, " B"]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxpaint.report.curves import Curve, curve, own_plans
 from jaxpaint.report.data import Study
 from jaxpaint.report.normalise import Normalised, normalise
+from jaxpaint.results.kinds import FIT, STDERR
 from jaxpaint.results.reading import Analysis
 
 if TYPE_CHECKING:
@@ -72,6 +75,29 @@ class Measurements:
         value = np.array(found.value if found else [], np.float64)
         return value if np.isfinite(value).any() else None
 
+    def stderr(self, name: str, column: int | None) -> np.ndarray | None:
+        """The standard errors of `analysis`, texts being the sample; None of a store that was written without them."""
+        found = self.nested(name, column)
+        return None if found is None or found[1] is None else np.array(found[1], np.float64)
+
+    def nested(self, name: str, column: int | None) -> tuple[list[Any], list[Any] | None] | None:
+        """An analysis and its standard errors (None where there are none) as they are stored, nested lists."""
+        found = self._analysis(name, column)
+        if found is None:
+            return None
+        return found.value, self._beside(found, name + STDERR)
+
+    def fit(self, name: str, fit: str, column: int | None) -> list[float]:
+        """R² of a fit that an analysis reads through, on texts that it had not seen; empty where there is none."""
+        found = self._analysis(name, column)
+        r2 = None if found is None else self._beside(found, fit + FIT)
+        return [math.nan if value is None else value for value in r2 or ()]
+
+    def _beside(self, analysis: Analysis, name: str) -> list[Any] | None:
+        """What was stored with an analysis under another name."""
+        found = self._analyses.get((name, analysis.column), ())
+        return next((other.value for other in found if other.settings == analysis.settings), None)
+
     def analysed_texts(self, name: str, column: int | None) -> str:
         """What `analysis` was made on, in words; empty where the store does not say."""
         found = self._analysis(name, column)
@@ -83,7 +109,14 @@ class Measurements:
     def _analysis(self, name: str, column: int | None) -> Analysis | None:
         """Of several, the one under the study's own BOS setting and over most texts."""
         return min(
-            (a for a in self.study.analyses if a.name == name and a.column == column),
+            self._analyses.get((name, column), ()),
             key=lambda a: (a.settings.get("bos") != self.study.bos, -a.settings.get("samples", 0), str(a.settings)),
             default=None,
         )
+
+    @cached_property
+    def _analyses(self) -> Mapping[tuple[str, int | None], list[Analysis]]:
+        found: dict[tuple[str, int | None], list[Analysis]] = defaultdict(list)
+        for analysis in self.study.analyses:
+            found[analysis.name, analysis.column].append(analysis)
+        return found

@@ -14,8 +14,10 @@ import numpy as np
 
 from jaxpaint.base import __version__
 from jaxpaint.report import finetuned, glue, tables
+from jaxpaint.report.analysed import clock_words
 from jaxpaint.report.bootstrap import DRAWS
 from jaxpaint.report.data import Study, model_facts
+from jaxpaint.report.evidence import DOES_NOT_HOLD
 from jaxpaint.report.figures import SLUG_CHARACTERS, figures_across, paper_figures, save, study_figures
 from jaxpaint.report.figures.glue import glue_figures
 from jaxpaint.report.figures.style import Drawn
@@ -180,7 +182,7 @@ def _saved(table: Table, rows: list[list[str]] | None, folder: Path, prefix: str
 
 def _shown_rows(table: Table, over_tasks: str, looped: int | None = None) -> list[list[str]] | None:
     """What the page shows of a table: the strategies over all tasks, nothing of what the page says elsewhere."""
-    if table.name in ("answers", "scores"):
+    if table.name in ("answers", "hidden-states", "scores"):
         return None
     if table.name != "strategies":
         return table.texts()
@@ -229,6 +231,8 @@ def _notes(measured: Measurements) -> list[str]:
     ]
     if not scores.tasks and study.results:
         notes.append("No task can be normalised, so no strategy can be judged; the scores are in the tables.")
+    if (words := clock_words(measured)) and DOES_NOT_HOLD in words:
+        notes.append(words)
     if len(scores.tasks) == 1:
         notes.append(f"The median is over one benchmark, {scores.tasks[0]}: it says nothing of others.")
     counts = study.statuses()

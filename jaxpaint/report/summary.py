@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from jaxpaint.base.shown import visible_name
+from jaxpaint.report.analysed import Numbers, clock_words, of_the_full_model
 from jaxpaint.report.evidence import DOES_NOT_HOLD, HOLDS, IN_PART, OPEN, Verdict
 from jaxpaint.report.findings import Answer
 from jaxpaint.report.measurements import Measurements
@@ -20,6 +21,7 @@ WIDTH = 80
 def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
     """One study: how many of the paper's findings hold and what harms most, the full model's scores, each finding."""
     lines = [*_wrapped(_sentence(title, measured, answers)), "", *_scores(measured), *_answers(answers), ""]
+    lines += _states(measured)
     return "\n".join(map(visible_name, lines))
 
 
@@ -62,6 +64,38 @@ def _answers(answers: Sequence[Answer]) -> Iterator[str]:
         head = f"{answer.question.number}  {answer.verdict:{width}}  "
         text = answer.question.claim if answer.verdict != OPEN else f"{answer.question.claim} {answer.lead}"
         yield from _wrapped(text, head, " " * len(head))
+
+
+def _states(measured: Measurements) -> Iterator[str]:
+    """What the analyses say of the full model at its first, middle and last state or step."""
+    found = list(of_the_full_model(measured))
+    if not found:
+        return
+    texts = measured.analysed_texts(found[0][0].name, measured.study.full)
+    yield from _wrapped(f"Hidden states of the full model (± 1.96 standard errors over texts){texts and ': '}{texts}")
+    rows = []
+    for analysis, quantities in found:
+        if len(quantities) > 1:
+            rows.append((analysis.title, [""] * 3))
+        for quantity, each in quantities:
+            places = (0, (len(each.value) - 1) // 2, len(each.value) - 1)
+            words = f"  {quantity.words}" if len(quantities) > 1 else quantity.words
+            rows.append((words, [_with_interval(each, place) for place in places]))
+    width = max(len(words) for words, _ in rows)
+    for words, values in [("", ["first", "middle", "last"]), *rows]:
+        yield f"{words:{width}}{''.join(f'{value:>16}' for value in values)}".rstrip()
+    if words := clock_words(measured):
+        yield from _wrapped(words)
+    yield ""
+
+
+def _with_interval(numbers: Numbers, place: int) -> str:
+    """To the first digit of the interval, and three decimals at most."""
+    value, half = numbers.value[place], None if numbers.half is None else numbers.half[place]
+    if half is None or not math.isfinite(half):
+        return f"{value:.3g}"
+    decimals = min(3, max(0, -math.floor(math.log10(half)))) if half else 3
+    return f"{value:z.{decimals}f} ± {half:.{decimals}f}"
 
 
 def _wrapped(text: str, first: str = "", others: str = "") -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxpaint.base.shown import csv_cell, markdown_cell
 from jaxpaint.plans.strategies import CUSTOM, STRATEGIES, beyond_paper, ranked
+from jaxpaint.report.analysed import BY_STATE, numbers
 from jaxpaint.report.bootstrap import interval
 from jaxpaint.report.findings import Answer
 from jaxpaint.report.finetuned import TunedTask
@@ -49,6 +50,7 @@ def study_tables(measured: Measurements, answers: Sequence[Answer]) -> list[Tabl
         _latency(measured),
         _iterations(measured),
         _finetuned(measured.tuned),
+        _by_state(measured),
         _cells(measured),
     ]
     return [table for table in tables if table.rows]
@@ -214,6 +216,24 @@ def _finetuned(tuned: Sequence[TunedTask]) -> Table:
         "stderr fine-tuned", "training",
     )  # fmt: skip
     return Table("fine-tuned", "Plans as they are and fine-tuned", columns, tuple(rows))
+
+
+def _by_state(measured: Measurements) -> Table:
+    """Analyses of hidden states along each plan, one row a state or step."""
+    rows: list[tuple[Value, ...]] = []
+    for analysis in BY_STATE:
+        for column, plan in enumerate(measured.study.plans):
+            texts = measured.analysed_texts(analysis.name, column)
+            for quantity in analysis.quantities:
+                found = numbers(measured, analysis.name, column, quantity.place)
+                if found is None:
+                    continue
+                halves = [None] * len(found.value) if found.half is None else found.half.tolist()
+                first = (analysis.name, quantity.words, plan.text)
+                pairs = zip(found.value.tolist(), halves, strict=True)
+                rows += [(*first, place, value, half, texts) for place, (value, half) in enumerate(pairs)]
+    columns = ("analysis", "quantity", "plan", "state or step", "value", "half of the 95 % interval", "texts")
+    return Table("hidden-states", "Analyses of hidden states, by state or step", columns, tuple(rows))
 
 
 def _cells(measured: Measurements) -> Table:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from jaxpaint.results import kinds
 from jaxpaint.results.keys import StrategyOptions
+from jaxpaint.results.schema import canonical_json
 
 NOT_FINITE, RUNNING = "not finite", "running"
 
@@ -188,6 +189,17 @@ def document_scores(connection: sqlite3.Connection, model: int, task: TaskRow) -
         " WHERE model = ? AND task = ? AND metric = ? AND filter = ? AND value IS NOT NULL AND status <> ?",
         (model, task.id, task.metric, task.filter, NOT_FINITE),
     ).fetchall()
+
+
+def analysed(
+    connection: sqlite3.Connection, fingerprint: str, dtype: str, name: str, settings: Mapping[str, Any]
+) -> set[str]:
+    """The plans, as texts, that have an analysis of these settings."""
+    query = (
+        "SELECT text FROM analyses JOIN plans ON plans.id = plan JOIN models ON models.id = model"
+        " WHERE (fingerprint, dtype, name, settings) = (?, ?, ?, ?)"
+    )
+    return {text for (text,) in connection.execute(query, (fingerprint, dtype, name, canonical_json(settings)))}
 
 
 def analyses(connection: sqlite3.Connection, model: int, columns: Mapping[int, int]) -> Iterator[Analysis]:

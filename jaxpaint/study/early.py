@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxpaint.generation.cache import groups
 from jaxpaint.models.family import Config, require_lm_head
-from jaxpaint.study.spec import StudySpec
+from jaxpaint.study.spec import ANALYSES_OF_PREDICTIONS, StudySpec
 from jaxpaint.tasks.encoding import require_generation, require_length
 
 
@@ -16,6 +16,8 @@ def require_fitting(spec: StudySpec, config: Config) -> None:
     require_length(spec.max_length, config)
     if spec.tasks:
         require_lm_head(config, "this evaluation")
+    if predictions := [name for name in spec.analyses if name in ANALYSES_OF_PREDICTIONS]:
+        require_lm_head(config, f"the analysis {predictions[0]}")
 
 
 def require_writable(spec: StudySpec, config: Config, tasks: Any) -> None:

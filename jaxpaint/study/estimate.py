@@ -26,6 +26,7 @@ from jaxpaint.plans.tree import Branch, prefix_tree
 from jaxpaint.results.damage import reading
 from jaxpaint.results.schema import canonical_json
 from jaxpaint.results.scores import covered, seconds_per_application
+from jaxpaint.study.analysis_estimate import analysis_rates, analysis_work
 from jaxpaint.study.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -159,9 +160,19 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
     if spec.analyses:
         texts = f"{count(spec.analysis_samples, 'text')} of {spec.analysis_task}"
         analysed = count(len(spec.analysed_plans(spec.shard_variants(model.num_layers))), "plan")
-        yield _line("also", f"{', '.join(spec.analyses)} of {analysed} on {texts}, not counted below")
-    if not spec.tasks or not own.plans:
-        return
+        yield _line("also", f"{', '.join(spec.analyses)} of {analysed} on {texts}")
+    if spec.tasks and own.plans:
+        yield from _of_tasks(spec, model, own)
+    if spec.analyses:
+        todo = analysis_work(spec, model)
+        yield _line("states", str(todo))
+        if todo.plans:
+            seconds = todo.seconds(analysis_rates(model, todo))
+            yield _line("", f"{_duration(seconds)} for analyses (from one batch on this {_device()}), and compiling")
+
+
+def _of_tasks(spec: StudySpec, model: Source, own: PlanWork) -> Iterator[str]:
+    """Lines about the tasks, and what they take under the shard's plans."""
     from jaxpaint.study.run import spec_requests, spec_tasks  # lm-eval takes a while to import
 
     asked = spec_requests(spec, model, spec_tasks(spec))
@@ -186,7 +197,7 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
     yield _line("memory", _memory_text(model, own, largest))
     rates, source = _earlier_rates(spec.store), "as fast as the runs in the store"
     if rates is None:
-        rates, source = measured_rates(model, largest), f"from one batch on this {jax.devices()[0].device_kind}"
+        rates, source = measured_rates(model, largest), f"from one batch on this {_device()}"
     yield _line("time", f"{_duration(seconds_needed(own, tokens, rates))} ({source}), and compiling")
 
 
@@ -256,6 +267,10 @@ def _memory_text(model: Source, plans: PlanWork, batch: Batch) -> str:
     text = f"{_bytes(used.total)} ({parts}, logits {_bytes(used.logits)}), and a layer's own"
     left = memory_left() if on_cpu() else None
     return text if left is None or used.total <= left else f"{text}: more than the {_bytes(left)} left here"
+
+
+def _device() -> str:
+    return jax.devices()[0].device_kind
 
 
 def _line(name: str, text: str) -> str:

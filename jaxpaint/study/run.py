@@ -158,6 +158,8 @@ class Session:
             self.spec.analyses,
             *self.analysed,
             batch_tokens=self.spec.batch_tokens,
+            is_local=self.pool is None,
+            progress=self.progress,
             tell=self.tell,
         )
 

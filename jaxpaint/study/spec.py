@@ -17,7 +17,11 @@ from jaxpaint.study import values
 from jaxpaint.tasks.asking import Asking, refuse_both
 from jaxpaint.training.settings import DECODER, TrainingSettings
 
-ANALYSES = ("similarity", "variance", "block_influence", "angular_distance")
+ANALYSES = (
+    *("similarity", "variance", "block_influence", "angular_distance"),
+    *("logit_lens", "entropy", "agreement", "cka", "clock", "ridge_lens"),
+)
+ANALYSES_OF_PREDICTIONS = ("logit_lens", "entropy", "agreement", "ridge_lens")  # which take a model with a head
 ANALYSIS_TASK = "lambada_openai"  # whose texts the paper's analyses run on
 ANALYSIS_SAMPLES = 100
 # Of all plans one by one. The paper's study of 80 layers has less than a million; what is beyond has no room in memory.

@@ -288,11 +288,13 @@ def test_nan_stays_with_its_plan(tiny, texts):
 def test_rows_for_the_store(tiny, texts):
     (found,) = analyse(tiny.model, texts, [Plan.parse("0-4")])
     rows = analysis_rows(found, {"task": "lambada_openai", "samples": 7})
-    assert [name for name, _, _ in rows] == list(NAMES)
+    assert [name for name, _, _ in rows] == [each for name in NAMES for each in (f"{name}_stderr", name)]
     assert all(settings == {"task": "lambada_openai", "samples": 7} for _, settings, _ in rows)
     read = {name: json.loads(json.dumps(value, allow_nan=False)) for name, _, value in rows}
     for name in ("similarity", "variance", "block_influence"):
         np.testing.assert_array_equal(read[name], getattr(found, name))
+        np.testing.assert_array_equal(read[f"{name}_stderr"], getattr(found, f"{name}_stderr"))
+    assert [len(row) for row in read["angular_distance_stderr"]] == [5, 4, 3, 2, 1]
     assert [len(row) for row in read["angular_distance"]] == [5, 4, 3, 2, 1]
     assert read["angular_distance"][1][2] == found.angular_distance[1, 4]
 
@@ -328,7 +330,7 @@ FOUR_DEVICES = """
 import jax
 import numpy as np
 from flax import nnx, traverse_util
-from jaxpaint.analysis.states import analyse
+from jaxpaint.analysis.states import BY_NAME, analyse
 from jaxpaint.engine.model import from_parameters
 from jaxpaint.engine.random_weights import random_model
 from jaxpaint.models.llama import LlamaConfig
@@ -344,9 +346,15 @@ spread = {name: jax.device_put(value, place(name, value.shape)) for name, value 
 many = from_parameters(config, traverse_util.unflatten_dict(spread, sep="/"), mesh=mesh)
 texts = [list(range(length)) for length in (3, 30, 9, 17, 5)]
 plans = [Plan.parse("0-3"), Plan.parse("0 {1 2} 3")]
-for first, second in zip(analyse(one, texts, plans), analyse(many, texts, plans), strict=True):
-    for name in ("similarity", "variance", "block_influence", "angular_distance"):
-        np.testing.assert_allclose(getattr(first, name), getattr(second, name), rtol=1e-5, atol=1e-5)
+probes = [probe for probe in BY_NAME.values() if not probe.fits]
+for first, second in zip(*(analyse(model, texts, plans, probes=probes) for model in (one, many)), strict=True):
+    for probe in probes:
+        found, wanted = (getattr(each, probe.name) for each in (second, first))
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5, err_msg=probe.name)
+fits = [probe for probe in BY_NAME.values() if probe.fits]
+for first, second in zip(*(analyse(model, texts, plans, probes=fits) for model in (one, many)), strict=True):
+    np.testing.assert_allclose(first.clock, second.clock, atol=1e-3)
+    assert np.isfinite(second.ridge_lens).all()
 print("equal")
 """
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxpaint.analysis import states
 from jaxpaint.base.precision import Weights
 from jaxpaint.base.target import compiling_for, platform
 from jaxpaint.bench.programs import What, Work, abstract, lowered
@@ -92,6 +93,14 @@ def others(model: Model) -> Iterator[tuple[str, str]]:
         )
         yield low(walk._embed_stream, *layout, lookback)
         yield low(walk.segment, *program, nested.room, start, context)
+    fitted = {
+        "clock": (array(config.hidden_size, 2, dtype=jnp.float32), array(2, dtype=jnp.float32)),
+        "ridge_lens": tuple(array(9, *[config.hidden_size] * axes, dtype=jnp.float32) for axes in (2, 1)),
+    }
+    probes = tuple(states.BY_NAME.values())
+    texts = (array(rows, length), array(rows), probes, array(rows, length), fitted)
+    yield low(states._step, *program, nested.room, hidden, *texts)
+    yield low(states._most_likely, hidden)
     yield low(head._at_scored, 64, None, hidden, array(128), array(128, 4), array())
     heads, chunk = config.num_key_value_heads, (array(1, 64), array(1, 64), array(1, 64), array())
     stored = Stored(*[array(8, heads, 256, config.head_dim, dtype=jnp.bfloat16)] * 2)

@@ -108,8 +108,9 @@ def test_of_more_texts_to_analyse_than_there_are(run, store, files, tmp_path) ->
     (tmp_path / "plans").write_text("0-4")
     assert run("study", "--model", store, "--store", made, "--data", data, *analysis)[0] == 0
     with closing(sqlite3.connect(made)) as connection:
-        ((settings,),) = connection.execute("SELECT settings FROM analyses").fetchall()
-    assert json.loads(settings)["samples"] == 8
+        rows = connection.execute("SELECT name, settings FROM analyses ORDER BY name").fetchall()
+    samples = {name: json.loads(settings)["samples"] for name, settings in rows}
+    assert samples == {"variance": 8, "variance_stderr": 8}
 
 
 def test_of_a_task_to_analyse_that_there_is_not(refused, store, tmp_path, nothing_is_read) -> None:

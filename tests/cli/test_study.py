@@ -17,6 +17,7 @@ import pytest
 from jaxpaint.engine import model
 from jaxpaint.study import estimate as study_estimate
 from jaxpaint.study import run as study
+from jaxpaint.study.analysis_estimate import AnalysisRates
 from jaxpaint.study.estimate import Rates, plan_work
 from tests.helpers.cli_fixtures import Terminal
 from tests.helpers.tiny_tasks import make_task
@@ -142,12 +143,37 @@ class TestDryRun:
         assert 5 <= applications <= 8
         assert "together" in lines["shards"]
 
-    def test_analyses(self, run, settings) -> None:
-        lines = self.lines(run("study", settings, "--analyses", "similarity,variance", "--dry-run")[1])
-        assert lines["also"] == "similarity, variance of 5 plans on 100 texts of lambada_openai, not counted below"
-        some = ("--analyses", "similarity", "--analysis-strategies", "full")
-        lines = self.lines(run("study", settings, *some, "--dry-run")[1])
-        assert lines["also"] == "similarity of 1 plan on 100 texts of lambada_openai, not counted below"
+    def test_analyses(self, run, settings, tmp_path, monkeypatch) -> None:
+        rates = AnalysisRates(1e-3, 2e-3, 1e-3)
+        monkeypatch.setattr(study_estimate, "analysis_rates", lambda *_: rates)
+        on = ("--analysis-task", tmp_path / "tiny_word.yaml", "--analysis-samples", 4, "--dry-run")
+        lines = self.lines(run("study", settings, "--analyses", "similarity,variance", *on)[1])
+        assert lines["also"] == f"similarity, variance of 5 plans on 4 texts of {tmp_path / 'tiny_word.yaml'}"
+        # The embeddings; 0; {1-4}; 1; 4; 2 3 4; {2 3} 4: ten states. Their pairs, by depth: 1 2 3 3 4 4 5 6 4 5.
+        assert re.fullmatch(
+            r"4 texts, \d+ tokens: 13 applications a token, 10 states and 37 pairs of states", lines["states"]
+        )
+        # 4 rows of 32 positions, each with 13 layers, 10 states and 37 pairs.
+        assert lines["about"] == "about 9 s for analyses (from one batch on this cpu), and compiling"
+        # The full model runs once more to answer, and once to be fitted.
+        lines = self.lines(run("study", settings, "--analyses", "entropy,clock,ridge_lens", *on)[1])
+        assert lines["states"].endswith(": 23 applications a token, 10 states")
+        some = ("--analyses", "variance", "--analysis-strategies", "full", "--strategies", "skip")
+        lines = self.lines(run("study", settings, *some, *on)[1])
+        assert lines["also"].startswith("variance of 1 plan on 4 texts of ")
+        assert lines["states"].endswith(": 5 applications a token, 6 states")
+
+    def test_analyses_that_the_store_has(self, run, settings, tmp_path, monkeypatch) -> None:
+        monkeypatch.undo()
+        on = ("--analyses", "variance", "--analysis-task", tmp_path / "tiny_word.yaml", "--analysis-samples", 4)
+        assert run("study", settings, *on, "--analysis-strategies", "full")[0] == 0
+        lines = self.lines(run("study", settings, *on, "--dry-run")[1])
+        assert lines["states"].endswith(", 1 of 5 plans analysed")
+        assert re.fullmatch(r"about \d+ s for analyses \(from one batch on this cpu\), and compiling", lines["about"])
+        assert run("study", settings, *on)[0] == 0
+        lines = self.lines(run("study", settings, *on, "--dry-run")[1])
+        assert lines["states"].endswith(", 5 of 5 plans analysed")
+        assert "about" not in lines
 
     def test_a_store_that_has_some(self, run, settings, monkeypatch) -> None:
         monkeypatch.undo()

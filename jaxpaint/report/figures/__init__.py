@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxpaint.base.words import text_digest
+from jaxpaint.report.figures.analyses import CURVES, MAPS
 from jaxpaint.report.figures.benchmarks import BENCHMARKS
 from jaxpaint.report.figures.finetuned import FINETUNED
 from jaxpaint.report.figures.heatmaps import ITERATIONS, SIMILARITIES, SIMILARITY, STATES
@@ -17,7 +18,7 @@ from jaxpaint.report.figures.strategies import ALL_STRATEGIES, SKIP_ACROSS
 from jaxpaint.report.figures.style import RC, Drawn
 from jaxpaint.report.measurements import Measurements
 
-KINDS = (LAYERS, SIMILARITY, BENCHMARKS, ITERATIONS, ALL_STRATEGIES, LATENCY, FINETUNED, STATES)
+KINDS = (LAYERS, SIMILARITY, BENCHMARKS, ITERATIONS, ALL_STRATEGIES, LATENCY, FINETUNED, STATES, CURVES, MAPS)
 """In the order of the page."""
 ACROSS_MODELS = (SKIP_ACROSS, SIMILARITIES)
 DOTS_PER_INCH = 160

@@ -9,7 +9,7 @@ from io import BytesIO
 import numpy as np
 from jaxtyping import Float
 
-from jaxpaint.report.figures.style import RC, look, plot_band
+from jaxpaint.report.figures.style import RC, band, look
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,9 @@ def flow_figure(curves: Sequence[FlowCurves], sets: Sequence[str], size: int, pr
         rows = -(-len(curves) // 2)
         figure, panels = plt.subplots(rows, 2, figsize=(9.6, 3.2 * rows + 0.6), sharey=True, squeeze=False)
         for panel, each in zip(panels.flat, curves, strict=False):
+            x = np.arange(len(each.value))
             for number, name in enumerate(sets):
-                plot_band(panel, each.value[:, number], each.stderr[:, number], look(number), name)
+                band(panel, x, each.value[:, number], 2 * each.stderr[:, number], look(number), name)
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             panel.axhline(0, color="black", linewidth=0.6)
             panel.set_title(each.plan if len(each.plan) < 44 else f"{each.plan[:43]}…", fontsize=11)

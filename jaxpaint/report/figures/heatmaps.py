@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxpaint.plans.strategies import entry
+from jaxpaint.report.analysed import PAPER_START, Numbers, Z, about, numbers
 from jaxpaint.report.figures import style
 from jaxpaint.report.figures.style import NORMALISED, VERMILLION, Drawn, Kind
 from jaxpaint.report.measurements import Measurements
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-PAPER_START = 13 / 32  # figure 15's start layer, as a share of the layers
 STATE = "hidden state (0: embedding output)"
 MISSING = "#d9d9d9"
 
@@ -49,8 +49,7 @@ def similarity_figure(measured: Measurements) -> Iterator[Drawn]:
         "similarity",
         "Similarity of hidden states",
         f"Mean cosine similarity between the {len(similarity)} hidden states of {measured.study.model.name}: after "
-        "the embedding, then after each layer, before the final norm. No interval: a store holds the mean over the "
-        f"texts{_texts(measured, measured.study.full)}.",
+        f"the embedding, then after each layer, before the final norm. {_half_widths(measured, measured.study.full)}",
         lambda f: _similarities(f, [("", similarity)]),
         (6.4, 5.4),
     )
@@ -88,13 +87,13 @@ def states_figure(measured: Measurements) -> Iterator[Drawn]:
     if measured.study.full is not None:
         columns = {"full": measured.study.full, **columns}
     maps = [(entry(s).words, m) for s, c in columns.items() if (m := measured.analysis("similarity", c)) is not None]
-    lines = {s: v for s, c in columns.items() if (v := measured.analysis("variance", c)) is not None}
+    lines = {s: v for s, c in columns.items() if (v := numbers(measured, "variance", c)) is not None}
     yield Drawn(
         "15",
         "states-under-skip-and-repeat",
         f"Hidden states under skip and middle repeat, start layer {start}",
-        "Mean cosine similarity between hidden states, and their variance, by executed layer"
-        f"{_texts(measured, next(iter(columns.values())))}.",
+        "Mean cosine similarity between hidden states, and their variance, by executed layer. "
+        f"{about(measured, 'variance', next(iter(columns.values())))}",
         lambda f: _states(f, maps, lines),
         (7.6, 7.2),
     )
@@ -154,7 +153,7 @@ def _similarity(axes: Axes, matrix: np.ndarray, lowest: float) -> AxesImage:
     return image
 
 
-def _states(figure: Figure, maps: Sequence[tuple[str, np.ndarray]], lines: dict[str, np.ndarray]) -> None:
+def _states(figure: Figure, maps: Sequence[tuple[str, np.ndarray]], lines: dict[str, Numbers]) -> None:
     grid = figure.add_gridspec(2, len(maps))
     lowest = min(float(np.nanmin(matrix)) for _, matrix in maps)
     top = [figure.add_subplot(grid[0, column]) for column in range(len(maps))]
@@ -166,8 +165,8 @@ def _states(figure: Figure, maps: Sequence[tuple[str, np.ndarray]], lines: dict[
     figure.colorbar(image, ax=top, label="cosine similarity", location="bottom", shrink=0.5)
     axes = figure.add_subplot(grid[1, :])
     for strategy, variance in lines.items():
-        colour, marker, line = style.strategy_look(strategy)
-        axes.plot(variance, color=colour, marker=marker, linestyle=line, markersize=4, label=entry(strategy).words)
+        look, where = style.strategy_look(strategy), np.arange(len(variance.value))
+        style.band(axes, where, variance.value, variance.half, look, entry(strategy).words)
     style.log_scale(axes)
     axes.set_xlabel(STATE)
     axes.set_ylabel("variance (log)")
@@ -175,9 +174,12 @@ def _states(figure: Figure, maps: Sequence[tuple[str, np.ndarray]], lines: dict[
     style.legend_below(figure, axes)
 
 
-def _texts(measured: Measurements, column: int | None) -> str:
-    texts = measured.analysed_texts("similarity", column)
-    return f" ({texts})" if texts else ""
+def _half_widths(measured: Measurements, column: int | None) -> str:
+    """What the similarity was measured on, and the largest interval, in words."""
+    stderr, said = measured.stderr("similarity", column), about(measured, "similarity", column)
+    if stderr is None or not np.isfinite(stderr).any():
+        return said
+    return f"{said} The widest is ± {Z * float(np.nanmax(stderr)):.2g}."
 
 
 def _count_missing(values: np.ndarray) -> str:

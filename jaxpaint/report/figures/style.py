@@ -109,12 +109,12 @@ def points(axes: Axes, x: np.ndarray, y: np.ndarray, style: Look, **how: Any) ->
     axes.errorbar(x, y, **dict(zip(("color", "marker", "linestyle"), style, strict=True)) | how)
 
 
-def plot_band(axes: Axes, value: np.ndarray, stderr: np.ndarray, style: Look, label: str) -> None:
-    """A curve over 0, 1, … in a look, in a band of two standard errors."""
+def band(axes: Axes, x: np.ndarray, y: np.ndarray, half: np.ndarray | None, style: Look, label: str) -> None:
+    """A line in a look, and where there are intervals, what lies within `half` of it."""
     colour, marker, line = style
-    x = np.arange(len(value))
-    axes.plot(x, value, color=colour, marker=marker, linestyle=line, linewidth=1.5, markersize=4, label=label)
-    axes.fill_between(x, value - 2 * stderr, value + 2 * stderr, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(x, y, color=colour, marker=marker, linestyle=line, markersize=4, label=label)
+    if half is not None:
+        axes.fill_between(x, y - half, y + half, color=colour, alpha=0.18, linewidth=0)
 
 
 def bars(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
