@@ -12,7 +12,7 @@ import numpy as np
 from jaxpaint.analysis.probes import Probe
 from jaxpaint.analysis.states import BY_NAME, MAX_STATES, analyse, batches, fit
 from jaxpaint.base.words import count
-from jaxpaint.engine.model import random_model
+from jaxpaint.engine.random_weights import random_model
 from jaxpaint.engine.rows import TextRows, checked_texts
 from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import shards
