@@ -44,7 +44,8 @@ def shipped() -> Counts:
 def as_json(counts: Counts) -> str:
     """A line for each token's successors."""
     rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in counts.bigrams)
-    return f'{{"tokens": {json.dumps(counts.tokens)},\n"unigrams": {json.dumps(counts.unigrams)},\n"bigrams": [\n{rows}\n]}}'
+    head = f'"tokens": {json.dumps(counts.tokens)},\n"unigrams": {json.dumps(counts.unigrams)}'
+    return f'{{{head},\n"bigrams": [\n{rows}\n]}}'
 
 
 if __name__ == "__main__":
