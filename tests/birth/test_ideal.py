@@ -107,7 +107,9 @@ TABLE = {
 
 @pytest.mark.parametrize(("b", "gamma"), TABLE)
 def test_check_4_the_ideal_head_under_plans(b, gamma, batch) -> None:
-    found = dict(zip((*PLANS, "1", "1 0"), accuracies(*head(256, b, gamma), batch, *PLANS, "1", "1 0"), strict=True))
+    plans = (*PLANS, "1", "1 0")
+    of_seeds = [accuracies(*head(256, b, gamma, seed=seed), batch, *plans) for seed in range(3)]
+    found = dict(zip(plans, np.mean(of_seeds, axis=0), strict=True))
     assert found["0 1"] >= 0.97
     assert max(found["1"], found["1 0"], found["{0 1}"]) <= 0.40
     if gamma == 10:
