@@ -130,10 +130,15 @@ def _cumulative(rows: np.ndarray) -> Array:
 
 def sample(source: Source, key: Array, rows: int, length: int) -> Batch:
     """A batch of `rows` texts of `length` tokens and a label each; for `jax.jit`, where rows and length are static."""
-    of_triggers, of_outputs, of_first, of_tokens, of_redrawn = jax.random.split(key, 5)
-    triggers = _triggers(source, of_triggers, rows)
-    outputs = _drawn(source.outputs[triggers], jax.random.uniform(of_outputs, triggers.shape))
-    first = _drawn(jnp.broadcast_to(source.first, (rows, len(source.first))), jax.random.uniform(of_first, (rows,)))
+    vocabulary = len(source.first)
+    # One draw, because each compiles for a quarter of a second; its parts do not depend on the room for triggers.
+    drawn = jax.random.uniform(key, (2 * vocabulary + 1 + 2 * length, rows))
+    of_triggers, of_outputs, of_first, of_tokens, of_redrawn = jnp.split(
+        drawn, np.cumsum([vocabulary, vocabulary, 1, length])
+    )
+    triggers = _triggers(source, of_triggers.T)
+    outputs = _drawn(source.outputs[triggers], of_outputs.T[:, : len(source.triggers)])
+    first = _drawn(jnp.broadcast_to(source.first, (rows, vocabulary)), of_first[0])
 
     def step(token: Array, chances: tuple[Array, Array]) -> tuple[Array, Array]:
         is_trigger = token[:, None] == triggers
@@ -142,20 +147,18 @@ def sample(source: Source, key: Array, rows: int, length: int) -> Batch:
         following = jnp.where(is_trigger.any(axis=1), output, _drawn(source.following[token], chances[0]))
         return following, following
 
-    chances = tuple(jax.random.uniform(each, (length, rows)) for each in (of_tokens, of_redrawn))
-    rest = jax.lax.scan(step, first, chances)[1].T
+    rest = jax.lax.scan(step, first, (of_tokens, of_redrawn))[1].T
     tokens = jnp.concatenate([first[:, None], rest[:, :-1]], axis=1)
     is_trigger = tokens[:, :, None] == triggers[:, None, :]
     counters = jnp.where(is_trigger, jnp.cumsum(is_trigger, axis=1), 0).sum(axis=2)
     return Batch(tokens, rest, counters, triggers, outputs)
 
 
-def _triggers(source: Source, key: Array, rows: int) -> Int[Array, "B K"]:
+def _triggers(source: Source, drawn: Float[Array, "B N"]) -> Int[Array, "B K"]:
     """Each text's, the fixed ones or as many drawn without replacement as the unigrams have it."""
     chances = jnp.diff(jnp.minimum(source.first, 1), prepend=0.0)
-    gumbel = jax.random.gumbel(key, (rows, len(source.first)))
     room = len(source.triggers)
-    drawn = jax.lax.top_k(jnp.log(chances) + gumbel, room)[1]
+    drawn = jax.lax.top_k(jnp.log(chances) - jnp.log(-jnp.log(jnp.maximum(drawn, 1e-30))), room)[1]
     drawn = jnp.where(jnp.arange(room) < source.count, drawn, NO_TOKEN)
     return jnp.where(source.random, drawn, source.triggers)
 

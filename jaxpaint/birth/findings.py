@@ -38,8 +38,7 @@ class Runs:
 
     def watched(self, name: str, plan: str) -> Float[np.ndarray, "seeds records"]:
         """In-context accuracy under a watched plan."""
-        number = self.settings.plans.index(plan)
-        return np.stack([group.watched[:, arm, number] for group, arm in self.places(name)])
+        return np.stack([group.watched[plan][:, arm] for group, arm in self.places(name)])
 
     def places(self, name: str) -> list[tuple[Trained, int]]:
         return [

@@ -46,21 +46,26 @@ class SmallModel:
 
     def init(self, key: Array) -> Parameters:
         """Parameters at the start, in float32."""
-        keys = iter(jax.random.split(key, 9))
-        near = self.start == "orthogonal"
+        near, width, stacked = self.start == "orthogonal", self.width, (self.layers, self.width, self.width)
+        wide = {"none": 0, "linear": width, "mlp": 2 * MLP_WIDTH * width}[self.feed_forward]
+        of_embeddings, of_matrices = jax.random.split(key)
+        # One draw of each kind, because each compiles for half a second.
+        rows = jax.random.normal(of_embeddings, (self.vocabulary + self.length, width))
+        rows = rows / np.sqrt(width) if near else rows
+        count = width * (self.vocabulary + self.layers * (3 * width + wide))
+        numbers = (
+            jax.random.normal(of_matrices, (count,)) if near else jax.random.uniform(of_matrices, (count,), minval=-1)
+        )
+        taken = 0
 
-        def matrix(*shape: int, fan_in: int = self.width) -> Array:
-            if near:
-                return jax.random.normal(next(keys), shape) / np.sqrt(fan_in)
-            return jax.random.uniform(next(keys), shape, minval=-1, maxval=1) / np.sqrt(fan_in)
+        def matrix(*shape: int, fan_in: int = width) -> Array:
+            nonlocal taken
+            taken += int(np.prod(shape))
+            return numbers[taken - int(np.prod(shape)) : taken].reshape(shape) / np.sqrt(fan_in)
 
-        def embedding(count: int) -> Array:
-            return jax.random.normal(next(keys), (count, self.width)) * (1 / np.sqrt(self.width) if near else 1.0)
-
-        width, stacked = self.width, (self.layers, self.width, self.width)
         parameters = {
-            "tokens": embedding(self.vocabulary),
-            "positions": embedding(self.length),
+            "tokens": rows[: self.vocabulary],
+            "positions": rows[self.vocabulary :],
             "unembedding": matrix(self.vocabulary, width),
             "layers": {"key": matrix(*stacked), "value": matrix(*stacked), "output": matrix(*stacked)},
         }
@@ -68,9 +73,9 @@ class SmallModel:
         if self.feed_forward == "linear":
             parameters["layers"]["feed_forward"] = matrix(*stacked) * is_last
         elif self.feed_forward == "mlp":
-            wide = MLP_WIDTH * width
-            parameters["layers"]["feed_forward_in"] = matrix(self.layers, width, wide) * is_last
-            parameters["layers"]["feed_forward_out"] = matrix(self.layers, wide, width, fan_in=wide) * is_last
+            inner = MLP_WIDTH * width
+            parameters["layers"]["feed_forward_in"] = matrix(self.layers, width, inner) * is_last
+            parameters["layers"]["feed_forward_out"] = matrix(self.layers, inner, width, fan_in=inner) * is_last
         return parameters
 
     @property

@@ -30,10 +30,10 @@ FIRST_ALONE, SECOND_ALONE, CONTROL = "layer 0 alone", "layer 1 alone", f"trained
 class Settings:
     """Of a whole run. Raises UserError, which names the option, for what cannot be."""
 
-    width: int = 64
-    length: int = 64
-    rows: int = 64
-    steps: int = 400
+    width: int = 128
+    length: int = 32
+    rows: int = 32
+    steps: int = 300
     learning_rate: float = 0.1
     start: Start = "default"
     feed_forward: FeedForward = "none"
@@ -42,7 +42,7 @@ class Settings:
     embeddings: bool = False
     data: DataSettings = field(default_factory=DataSettings)
     seeds: tuple[int, ...] = (0, 1, 2)
-    freezes: Mapping[str, int] = field(default_factory=lambda: {"W_O2": 200, "W_K1": 200})
+    freezes: Mapping[str, int] = field(default_factory=lambda: {"W_O2": 150, "W_K1": 150})
     kinds: tuple[Kind, ...] = KINDS
     plans: tuple[str, ...] = WATCHED
     ideal_b: float = 10.0
@@ -59,8 +59,8 @@ class Settings:
         for name, value in (("learning-rate", self.learning_rate), ("ideal-b", self.ideal_b)):
             if not 0 < value < float("inf"):
                 raise UserError(f"--{name} is {value}; expected a number above 0")
-        for plan in self.plans:
-            Plan.parse(plan).validate(2)
+        texts = tuple(str(Plan.parse(plan).validate(2)) for plan in self.plans)
+        object.__setattr__(self, "plans", tuple(dict.fromkeys(texts)))
 
     @property
     def every(self) -> int:

@@ -96,10 +96,7 @@ def measured_csv(outcome: Outcome) -> str:
 
     def all_rows() -> Iterator[dict[str, Any]]:
         for group in outcome.runs.groups.values():
-            plans = {
-                f"accuracy under {plan}": group.watched[:, :, number]
-                for number, plan in enumerate(outcome.settings.plans)
-            }
+            plans = {f"accuracy under {plan}": curve for plan, curve in group.watched.items()}
             yield from _rows(group, group.measured | plans, group.at)
 
     return _csv(all_rows())

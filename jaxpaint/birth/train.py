@@ -68,7 +68,7 @@ class Trained:
         parameters: of all arms, stacked along A.
         steps: [steps] curves of every step on its own batch, by name: [steps, A], steps counted from 0.
         measured: curves on the test texts and of the weights, by name: [1 + steps / every, A], the start first.
-        watched: in-context accuracy under each watched plan: [1 + steps / every, A, plans].
+        watched: in-context accuracy under each watched plan, by its text: [1 + steps / every, A].
         seconds: that it took, compilation included; of the last process where several took part.
     """
 
@@ -78,7 +78,7 @@ class Trained:
     parameters: Parameters
     steps: dict[str, np.ndarray]
     measured: dict[str, np.ndarray]
-    watched: np.ndarray
+    watched: dict[str, np.ndarray]
     seconds: float
 
     @property
@@ -95,7 +95,7 @@ class State(NamedTuple):
     moments: PyTree[Shaped[Array, "A ..."]]
     steps: dict[str, Array]
     measured: dict[str, Array]
-    watched: Array
+    watched: dict[str, Array]
 
 
 def train(
@@ -142,7 +142,7 @@ def train(
         parameters=joined(state.parameters, frozen),
         steps=jax.tree.map(np.asarray, state.steps),
         measured=jax.tree.map(np.asarray, state.measured),
-        watched=np.asarray(state.watched),
+        watched=jax.tree.map(np.asarray, state.watched),
         seconds=time.monotonic() - began,
     )
 
@@ -187,13 +187,17 @@ def _empty(trained: Any, data: Arms, model: Model, training: Training) -> State:
     # Copied: steps take the state's memory over.
     parameters = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trained)
     names = ("loss", "accuracy", "in_context_loss", "global_loss")
+
+    def unknown(length: int) -> Array:
+        return jnp.full((length, arms), jnp.nan, jnp.float32)
+
     return State(
         jnp.zeros((), jnp.int32),
         parameters,
         jax.vmap(training.transformation().init)(parameters),
-        {name: jnp.full((training.steps, arms), jnp.nan) for name in names},
-        {name: jnp.full((records, arms), jnp.nan) for name in _names(model, data)},
-        jnp.full((records, arms, len(training.watched)), jnp.nan),
+        {name: unknown(training.steps) for name in names},
+        {name: unknown(records) for name in _names(model, data)},
+        {str(plan): unknown(records) for plan in training.watched},
     )
 
 
@@ -294,7 +298,11 @@ def _measured(model, data, training, frozen, tests, state):
     told, accuracies = jax.lax.map(of_arm, (state.parameters, frozen, data.events, data.stored, data.stream))
     record = state.done // training.every
     measured = {name: _placed(curve, told[name][None], record) for name, curve in state.measured.items()}
-    return state._replace(measured=measured, watched=_placed(state.watched, accuracies[None], record))
+    watched = {
+        str(plan): _placed(state.watched[str(plan)], accuracies[None, :, number], record)
+        for number, plan in enumerate(training.watched)
+    }
+    return state._replace(measured=measured, watched=watched)
 
 
 def plan_accuracy(model: Model, parameters: Parameters, events: Events, batch: Batch) -> Array:

@@ -30,13 +30,13 @@ MEMORIES = ("W_K1", "W_K2", "W_O2", "W_F")
 
 def add(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
-    model.add_argument("--width", type=int, metavar="D", help="(default: 64)")
+    model.add_argument("--width", type=int, metavar="D", help="(default: 128)")
     model.add_argument("--start", choices=("default", "orthogonal"), help="of the weights (default: PyTorch's)")
     model.add_argument("--feed-forward", choices=("none", "linear", "mlp"), help="W_F in the second layer")
     model.add_argument("--train-embeddings", action="store_true", help="train w_E and w_U too")
 
     texts = parser.add_argument_group("texts")
-    texts.add_argument("--length", type=int, metavar="T", help="tokens of a text (default: 64)")
+    texts.add_argument("--length", type=int, metavar="T", help="tokens of a text (default: 32)")
     texts.add_argument(
         "--triggers", choices=("fixed", "random"), help="the most frequent tokens, or drawn for each text"
     )
@@ -46,8 +46,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     texts.add_argument("--held-out-outputs", action="store_true", help="test on outputs that training texts never have")
 
     training = parser.add_argument_group("training")
-    training.add_argument("--steps", type=int, metavar="N", help="(default: 400)")
-    training.add_argument("--batch", type=int, metavar="B", help="fresh texts a step (default: 64)")
+    training.add_argument("--steps", type=int, metavar="N", help="(default: 300)")
+    training.add_argument("--batch", type=int, metavar="B", help="fresh texts a step (default: 32)")
     training.add_argument("--learning-rate", type=float, metavar="R", help="(default: 0.1)")
     training.add_argument("--loss", choices=("in-context", "all"), help="positions that it is taken over")
     training.add_argument("--seeds", metavar="N", help="of weights and texts, such as 0-2 (default)")

@@ -47,7 +47,12 @@ def test_a_whole_run(run, here) -> None:
     steps = rows(here / "out" / "steps.csv")
     assert len([row for row in steps if row["arm"] == "unfrozen"]) == 40
     assert told["settings"]["freezes"] == {"W_O2": 10, "W_K2": NEVER}
-    assert {finding["verdict"] for finding in told["findings"]} <= {"holds", "in part", "does not hold", "cannot be told"}
+    assert {finding["verdict"] for finding in told["findings"]} <= {
+        "holds",
+        "in part",
+        "does not hold",
+        "cannot be told",
+    }
     assert not (here / "out.unfinished").exists()
 
 
@@ -78,7 +83,9 @@ def test_a_killed_run_goes_on(run, here, monkeypatch) -> None:
 
 
 def test_loss_on_all_positions_with_a_feed_forward(run, here) -> None:
-    status, out, _ = run(*ONE, "--loss", "all", "--feed-forward", "linear", "--triggers", "random", "--start", "orthogonal")
+    status, out, _ = run(
+        *ONE, "--loss", "all", "--feed-forward", "linear", "--triggers", "random", "--start", "orthogonal"
+    )
     assert status == 0
     assert "Global bigrams come first" in out
     assert "bigram_distance" in (here / "birth-report" / "measured.csv").read_text().splitlines()[0]
