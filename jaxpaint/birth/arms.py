@@ -31,9 +31,12 @@ MEMORIES: Mapping[str, tuple[tuple[str, int], ...]] = {
 class Model(Protocol):
     """A hashable architecture: `jaxpaint.birth.model.SmallModel` or `jaxpaint.birth.general.GeneralModel`."""
 
-    layers: int
-    length: int
-    vocabulary: int
+    @property
+    def layers(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def vocabulary(self) -> int: ...
 
     def init(self, key: Array) -> Parameters: ...
 

@@ -60,14 +60,14 @@ class Source(NamedTuple):
     """A distribution of texts over N tokens with at most K triggers.
 
     `first` [N], `following` [N, N] and `outputs` [N, N] are cumulative probabilities, rows of the token before;
-    `triggers` [K] are ids, `NO_TOKEN` where there are fewer; `count`, `random` and `redrawn` as in `DataSettings`.
+    `triggers` [K] are ids, `NO_TOKEN` where there are fewer; `random` and `redrawn` as in `DataSettings`.
     """
 
     first: Float[Array, " N"]
     following: Float[Array, "N N"]
     outputs: Float[Array, "N N"]
     triggers: Int[Array, " K"]
-    count: Int[Array, ""]
+    trigger_count: Int[Array, ""]
     random: Bool[Array, ""]
     redrawn: Bool[Array, ""]
 
@@ -114,7 +114,7 @@ def source_of(settings: DataSettings, *, for_test: bool = False, room: int | Non
         following=_cumulative(bigrams),
         outputs=_cumulative(outputs),
         triggers=jnp.array(triggers, jnp.int32),
-        count=jnp.array(settings.count, jnp.int32),
+        trigger_count=jnp.array(settings.count, jnp.int32),
         random=jnp.array(settings.triggers == "random"),
         redrawn=jnp.array(settings.redrawn),
     )
@@ -159,7 +159,7 @@ def _triggers(source: Source, drawn: Float[Array, "B N"]) -> Int[Array, "B K"]:
     chances = jnp.diff(jnp.minimum(source.first, 1), prepend=0.0)
     room = len(source.triggers)
     drawn = jax.lax.top_k(jnp.log(chances) - jnp.log(-jnp.log(jnp.maximum(drawn, 1e-30))), room)[1]
-    drawn = jnp.where(jnp.arange(room) < source.count, drawn, NO_TOKEN)
+    drawn = jnp.where(jnp.arange(room) < source.trigger_count, drawn, NO_TOKEN)
     return jnp.where(source.random, drawn, source.triggers)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from jaxpaint.birth.counts import shipped
 from jaxpaint.birth.findings import Runs
 from jaxpaint.birth.run import Outcome
 from jaxpaint.birth.settings import BIGRAM, CONTROL, ONE, RANDOM, RARE_ARM, REDRAWN, UNFROZEN, frozen_name
-from jaxpaint.report.figures.style import GREY, VERMILLION, Drawn, legend_below, look
+from jaxpaint.report.figures.style import BLACK, GREY, SERIES_LOOKS, VERMILLION, Drawn, legend_below, look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def _names(runs: Runs) -> list[str]:
 
 def _curve(axes: Axes, runs: Runs, values: np.ndarray, number: int, label: str) -> None:
     """The mean over seeds, and their range."""
-    colour, marker, line = look(number)
+    colour, marker, line = (BLACK, "*", (0, (5, 1, 1, 1, 1, 1))) if number == len(SERIES_LOOKS) else look(number)
     spaced = max(1, len(runs.at) // 8)
     axes.plot(runs.at, values.mean(axis=0), color=colour, linestyle=line, marker=marker, markevery=spaced, label=label)
     if len(values) > 1:
@@ -135,12 +135,12 @@ def _plans(runs: Runs) -> Drawn:
         all_axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
         for axes, name in zip(all_axes, arms, strict=True):
             for number, plan in enumerate(runs.settings.plans):
-                _curve(axes, runs, runs.watched(name, plan), number, plan)
+                _curve(axes, runs, runs.watched(name, plan).mean(axis=0, keepdims=True), number, plan)
             _fraction(axes, "in-context accuracy" if axes is all_axes[0] else "")
-            axes.set_title("trained under 0 1" if name == UNFROZEN else name, fontsize=11)
+            axes.set_title(f"trained {'under 0 1' if name == UNFROZEN else name}", fontsize=11)
         _legend(figure, *all_axes)
 
-    caption = "The same weights run under other plans while they are trained."
+    caption = "The same weights run under other plans while they are trained; means over seeds."
     return Drawn("plans", "plans", "layer plans during training", caption, draw, (4.5 * len(arms) + 0.4, 4.8))
 
 
@@ -156,7 +156,7 @@ def _attention(runs: Runs) -> Drawn:
     batch = sample(
         source_of(runs.settings.data, for_test=True), key_of(group.arms[arm].seed, OF_TEST), 1, runs.settings.length
     )
-    patterns = attention_patterns(group.model, parameters, batch.tokens)
+    patterns = attention_patterns(runs.settings.model, parameters, batch.tokens)
     count = min(SHOWN_TOKENS, runs.settings.length)
     letters = [{"\n": "⏎", " ": "␣"}.get(each, each) for each in shipped().tokens]
     tokens, counters = np.asarray(batch.tokens[0, :count]), np.asarray(batch.counters[0, :count])
@@ -179,8 +179,10 @@ def _attention(runs: Runs) -> Drawn:
 
 def _legend(figure: Figure, *all_axes: Axes) -> None:
     """One legend of several axes, under them."""
-    entries: dict[str, object] = {}
+    entries: dict[str, Any] = {}
     for axes in all_axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(4, len(entries)), fontsize=9)
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside lower center", ncols=min(4, len(entries)), fontsize=9
+    )

@@ -14,6 +14,7 @@ from jaxpaint.birth.train import Trained
 from jaxpaint.birth.verdicts import Finding, Part, above, below, shown, sooner, steps_to, verdict
 
 STORED = 0.95  # recall that counts as learned
+SOON = 20  # steps after a release
 SOLVED = 0.8  # in-context accuracy that counts as learned
 
 
@@ -84,15 +85,18 @@ def _frozen_output(runs: Runs) -> Iterator[Finding]:
         f"until step {min(step, runs.settings.steps)} W_K1 recalls at most {shown(recall)}, "
         f"accuracy at most {shown(accuracy)}",
     )
-    if step >= runs.settings.steps:
+    if step + SOON > runs.settings.steps or step % runs.settings.every:
         return
     after = runs.at >= step
+    soon = runs.measured(name, "accuracy")[:, runs.at == step + SOON][:, 0]
+    at_first = runs.measured(names.UNFROZEN, "accuracy")[:, runs.at == SOON][:, 0]
     released = steps_to(runs.measured(name, "accuracy")[:, after], runs.at[after] - step, 0.5)
     whole = steps_to(runs.measured(names.UNFROZEN, "accuracy"), runs.at, 0.5)
     yield Finding(
         "After its release they follow faster than from the start",
-        verdict([sooner(released, whole, runs.settings.steps - step)]),
-        f"accuracy 0.5 after {_steps(released)} steps of release, {_steps(whole)} from the start",
+        verdict([above(soon - at_first), sooner(released, whole, runs.settings.steps - step)]),
+        f"accuracy {shown(soon)} after {SOON} steps of release, {shown(at_first)} after as many from the start; 0.5 "
+        f"after {_steps(released)} steps, {_steps(whole)} from the start",
     )
 
 
@@ -190,6 +194,14 @@ def _plans(runs: Runs) -> Iterator[Finding]:
             f"Trained under {looped}, it runs better under it (ours)",
             verdict([above(control - gained[:, -1])]),
             f"accuracy {shown(control)}, trained under {full} {shown(gained[:, -1])}",
+        )
+        previous, trigger, output = (
+            runs.measured(names.CONTROL, each)[:, -1] for each in ("previous_token", "trigger", "output")
+        )
+        yield Finding(
+            f"Trained under {looped}, it stores the same memories (ours)",
+            verdict([above(previous, 0.5), above(trigger, 0.5), above(output, 0.5)]),
+            f"recalls: W_K1 {shown(previous)}, W_K2 {shown(trigger)}, W_O2 {shown(output)}",
         )
 
 

@@ -103,5 +103,5 @@ class GeneralModel:
 @cache
 def _graph(width: int, heads: int) -> tuple[Any, Any]:
     block = nnx.eval_shape(lambda: Block(width, heads, rngs=nnx.Rngs(0)))
-    graph, _, others = nnx.split(block, nnx.Param, ...)
-    return graph, others
+    graph, *states = nnx.split(block, nnx.Param, ...)
+    return graph, states[1]

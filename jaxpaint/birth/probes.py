@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpaint.birth.layers import Parameters, feed_forward, of_layer
@@ -42,7 +41,7 @@ def output_recall(parameters: Parameters) -> Float[Array, ""]:
 
 
 def bigram_distance(
-    parameters: Parameters, bigrams: Float[np.ndarray, "N N"], triggers: Int[Array, " K"]
+    parameters: Parameters, bigrams: Float[Array, "N N"], triggers: Int[Array, " K"]
 ) -> Float[Array, ""]:
     """D(W_F): the mean KL divergence, in nats, of F's prediction from the bigrams, over tokens that are no trigger.
 

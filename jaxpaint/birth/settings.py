@@ -23,7 +23,7 @@ RARE = 15  # the most frequent tokens that rare triggers are not among
 UNFROZEN, ONE, RANDOM, RARE_ARM, BIGRAM, REDRAWN = (
     *("unfrozen", "one trigger", "random triggers", "rare triggers", "bigram outputs", "outputs redrawn"),
 )
-FIRST_ALONE, SECOND_ALONE, CONTROL = "layer 0 alone", "layer 1 alone", f"trained under {LOOPED}"
+FIRST_ALONE, SECOND_ALONE, CONTROL = "layer 0 alone", "layer 1 alone", f"under {LOOPED}"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Settings:
     embeddings: bool = False
     data: DataSettings = field(default_factory=DataSettings)
     seeds: tuple[int, ...] = (0, 1, 2)
-    freezes: Mapping[str, int] = field(default_factory=lambda: {"W_O2": 150, "W_K1": 150})
+    freezes: Mapping[str, int] = field(default_factory=lambda: {"W_O2": 100, "W_K1": 100})
     kinds: tuple[Kind, ...] = KINDS
     plans: tuple[str, ...] = WATCHED
     ideal_b: float = 10.0
@@ -112,4 +112,4 @@ class Settings:
 
 def frozen_name(name: str, step: int) -> str:
     """Of an arm with one parameter frozen."""
-    return f"{name} frozen" if step >= NEVER else f"{name} frozen to step {step}"
+    return f"{name} frozen" if step >= NEVER else f"{name} frozen to {step}"

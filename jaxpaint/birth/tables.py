@@ -43,8 +43,8 @@ def end_rows(outcome: Outcome) -> list[list[str]]:
     """A row for each name of arms: accuracy, recalls, norm."""
     rows = [["arm", *HEADINGS]]
     for name in names(outcome):
-        values = [outcome.runs.measured(name, column)[:, -1] for column in COLUMNS]
-        rows.append([name, *(shown(value) for value in values)])
+        *recalls, norm = (outcome.runs.measured(name, column)[:, -1] for column in COLUMNS)
+        rows.append([name, *map(shown, recalls), f"{norm.mean():.1f}"])
     return rows
 
 

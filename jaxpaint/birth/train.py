@@ -166,7 +166,7 @@ def joined(*parts: dict[str, Array]) -> Parameters:
     return tree
 
 
-def key_of(seed: Array, salt: int) -> Array:
+def key_of(seed: Array | int, salt: int) -> Array:
     """A generator of its own for each use of a seed."""
     return jax.random.fold_in(jax.random.key(seed), salt)
 
@@ -246,7 +246,7 @@ def _chunk(model, data, training, frozen, state):
         number, batches = given
         own = jax.tree.map(lambda leaf: leaf[data.stream], batches)
         lanes = (trained, moments, frozen, data.events, data.release, data.everywhere, own)
-        trained, moments, told = jax.vmap(lambda *arm: of_arm(*arm, number))(*lanes)
+        trained, moments, told = jax.vmap(of_arm, (0,) * len(lanes) + (None,))(*lanes, number)
         return (trained, moments), told
 
     batches = jax.vmap(texts)(numbers)
@@ -283,10 +283,8 @@ def _measured(model, data, training, frozen, tests, state):
 
     def of_arm(arm):
         trained, frozen, events, stored, stream = arm
-        parameters, source, batch = (
-            joined(trained, frozen),
-            *jax.tree.map(lambda leaf: leaf[stream], (data.sources, tests)),
-        )
+        parameters = joined(trained, frozen)
+        source, batch = jax.tree.map(lambda leaf: leaf[stream], (data.sources, tests))
         told = _measures(model, parameters, events, batch, stored, source)
         few = jax.tree.map(lambda leaf: leaf[: training.plan_rows], batch)
         accuracies = jnp.zeros(0)

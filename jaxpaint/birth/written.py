@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -33,7 +34,7 @@ def written_down(settings: Settings, seed: int = 0) -> Written:
 
     model = replace(settings.model, start="orthogonal", feed_forward="none")
     source = source_of(settings.data)
-    triggers = np.arange(model.vocabulary) if settings.data.triggers == "random" else source.triggers
+    triggers = jnp.arange(model.vocabulary) if settings.data.triggers == "random" else source.triggers
     batch = sample(source, key_of(seed, OF_TEST), ROWS, settings.length)
     plans = stacked_events(map(Plan.parse, settings.plans))
     start = model.init(key_of(seed, OF_WEIGHTS))

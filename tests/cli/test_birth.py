@@ -39,7 +39,7 @@ def test_a_whole_run(run, here) -> None:
     assert [name for name in figures if f"]({name})" not in page] == []
 
     measured, told = rows(here / "out" / "measured.csv"), json.loads((here / "out" / "birth.json").read_text())
-    names = ("unfrozen", "W_O2 frozen to step 10", "W_K2 frozen", "random triggers", "trained under {0 1}*2")
+    names = ("unfrozen", "W_O2 frozen to 10", "W_K2 frozen", "random triggers", "under {0 1}*2")
     assert [name for name in names if name not in {row["arm"] for row in measured}] == []
     own = [row for row in measured if row["arm"] == "unfrozen" and row["seed"] == "3"]
     assert [row["step"] for row in own] == ["0", "10", "20"]
