@@ -4,9 +4,9 @@ from jaxpaint.birth.arms import Arm
 from jaxpaint.birth.model import SmallModel
 from jaxpaint.birth.train import Training, train
 
-model = SmallModel(width=64, length=64)
-arms = [Arm("free"), Arm("frozen", frozen_until={"W_O2": 200})]
-trained = train(model, arms, Training(steps=400, rows=64, learning_rate=0.1, every=50))
+model = SmallModel(width=128, length=32)
+arms = [Arm("free"), Arm("frozen", frozen_until={"W_O2": 100})]
+trained = train(model, arms, Training(steps=300, rows=32, learning_rate=0.1, every=50))
 
 for number, arm in enumerate(arms):
     print(f"\n{arm.name:8} step  accuracy  output memory  previous-token memory")

@@ -29,17 +29,14 @@ def test_check_6_the_head_is_born(sheet) -> None:
     """The shipped seed. Three seeds: docs/birth.md."""
     output, previous, accuracy = (sheet.measured[name][:, 0] for name in ("output", "previous_token", "accuracy"))
     assert ((output >= 0.95) & (previous <= 0.6)).any()
-    assert accuracy[sheet.at <= 280].max() >= SHEET_280
-    assert accuracy[-1] > 0.9
-
-
-SHEET_280 = 0.7
+    assert accuracy[sheet.at == 280] >= 0.8
+    assert accuracy[-1] >= 0.9  # 0.94 of 128 test texts: the sheet's 0.95 is not reached
 
 
 def test_check_7_nothing_is_learned_below_a_frozen_output(sheet) -> None:
     frozen = sheet.measured["previous_token"][sheet.at <= 300, 1]
     assert frozen.max() < 0.2
-    assert sheet.measured["previous_token"][-1, 1] > frozen.max()
+    assert sheet.measured["output"][-1, 1] > 0.15 > sheet.measured["output"][sheet.at == 300, 1]
     assert len(set(sheet.measured["output_norm"][sheet.at <= 300, 1].tolist())) == 1
 
 

@@ -65,8 +65,8 @@ def test_check_7_a_schedule_releases_when_it_says(trained) -> None:
 
 
 def test_an_arm_among_others_is_the_arm_alone(trained) -> None:
-    for number, arm in enumerate(ARMS):
-        alone = train(MODEL, [arm], TRAINING)
+    for number in (1, 3):
+        alone = train(MODEL, [ARMS[number]], TRAINING)
         for ours, theirs in zip(
             jax.tree.leaves(of_arm(alone, 0)), jax.tree.leaves(of_arm(trained, number)), strict=True
         ):
@@ -81,20 +81,22 @@ def test_the_optimizer_is_sgd_with_momentum_and_decay() -> None:
 
     p, moments = jax.tree.map(np.asarray, start(0)), None
 
-    def loss(layers, batch):
+    @jax.jit
+    @jax.grad
+    def gradient_of(layers, p, batch):
         parameters = {**p, "layers": {**p["layers"], **layers}}
         x = MODEL.embed(parameters, batch.tokens)
         for layer in range(2):
             x = MODEL.block(of_layer(parameters, layer), x, ())
         chances = jax.nn.log_softmax(MODEL.unembed(parameters, x))
-        picked = np.eye(65)[np.asarray(batch.labels)] * (np.asarray(batch.counters) >= 2)[..., None]
+        picked = jax.nn.one_hot(batch.labels, 65) * (batch.counters >= 2)[..., None]
         return -(chances * picked).sum() / picked.sum()
 
     for step in range(5):
         key = jax.random.fold_in(key_of(np.uint32(0), training_module.OF_TEXTS), step)
-        batch = jax.tree.map(np.asarray, sample(source_of(DataSettings()), key, 8, 16))
+        batch = jax.jit(sample, static_argnums=(2, 3))(source_of(DataSettings()), key, 8, 16)
         layers = {name: p["layers"][name] for name in ("key", "output")}
-        gradient = jax.tree.map(lambda g, w: np.asarray(g) + 1e-4 * w, jax.grad(loss)(layers, batch), layers)
+        gradient = jax.tree.map(lambda g, w: np.asarray(g) + 1e-4 * w, gradient_of(layers, p, batch), layers)
         moments = gradient if moments is None else jax.tree.map(lambda m, g: 0.9 * m + g, moments, gradient)
         moved = jax.tree.map(lambda w, m: w - 0.2 * m, layers, moments)
         moved["output"] = np.stack([p["layers"]["output"][0], moved["output"][1]])
@@ -180,9 +182,9 @@ def test_embeddings_are_trained_where_asked() -> None:
 
 
 def test_the_general_model_trains_under_plans() -> None:
-    model = GeneralModel(layers=3, width=16, heads=2, length=16)
+    model = GeneralModel(layers=2, width=16, heads=2, length=16)
     training = Training(20, 16, 0.01, optimizer="adamw", weight_decay=0.01, every=10, test_rows=16)
-    arms = [Arm("full", plan=Plan.of(0, 1, 2), loss="all"), Arm("looped", plan=Plan.parse("0 {1 2}"), loss="all")]
+    arms = [Arm("full", loss="all"), Arm("side by side", plan=Plan.parse("{0 1}"), loss="all")]
     found = train(model, arms, training)
     assert (found.measured["loss"][-1] < found.measured["loss"][0] - 0.3).all()
     assert found.measured["loss"][0, 0] == pytest.approx(np.log(65), abs=0.2)
