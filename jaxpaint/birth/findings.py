@@ -96,7 +96,7 @@ def _frozen_output(runs: Runs) -> Iterator[Finding]:
         "After its release they follow faster than from the start",
         verdict([above(soon - at_first), sooner(released, whole, runs.settings.steps - step)]),
         f"accuracy {shown(soon)} after {SOON} steps of release, {shown(at_first)} after as many from the start; 0.5 "
-        f"after {_steps(released)} steps, {_steps(whole)} from the start",
+        f"{_when(released)} of release, {_when(whole)} from the start",
     )
 
 
@@ -147,7 +147,7 @@ def _slower(runs: Runs) -> Iterator[Finding]:
     for name, claim in SLOWER.items():
         if name in runs:
             other = steps_to(runs.measured(name, "accuracy"), runs.at, SOLVED)
-            told = f"accuracy {SOLVED} after {_steps(other)} steps, otherwise {_steps(base)}"
+            told = f"accuracy {SOLVED} {_when(other)}, otherwise {_when(base)}"
             yield Finding(claim, verdict([sooner(base, other, runs.settings.steps)]), told)
 
 
@@ -172,7 +172,7 @@ def _global_first(runs: Runs) -> Iterator[Finding]:
     yield Finding(
         "Global bigrams come first, predictions in context later",
         verdict([sooner(first, second, runs.settings.steps)]),
-        f"the global loss has 90 % of its fall after {_steps(first)} steps, accuracy 0.5 after {_steps(second)}",
+        f"the global loss has 90 % of its fall {_when(first)}, accuracy 0.5 {_when(second)}",
     )
 
 
@@ -205,12 +205,13 @@ def _plans(runs: Runs) -> Iterator[Finding]:
         )
 
 
-def _steps(values: np.ndarray) -> str:
+def _when(values: np.ndarray) -> str:
+    """Steps to something: `after 175 ± 10 steps (1 of 3 never)`."""
     finite = values[np.isfinite(values)]
     never = len(values) - len(finite)
     if not len(finite):
-        return "never"
-    return shown(finite, 0) + (f" ({never} of {len(values)} never)" if never else "")
+        return "at no step"
+    return f"after {shown(finite, 0)} steps" + (f" ({never} of {len(values)} never)" if never else "")
 
 
 CLAIMS: tuple[Callable[[Runs], Iterator[Finding]], ...] = (
