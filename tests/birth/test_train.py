@@ -38,8 +38,13 @@ def of_arm(trained: Trained, number: int) -> dict:
     return jax.tree.map(lambda leaf: np.asarray(leaf[number]), trained.parameters)
 
 
+@jax.jit
+def init(seed):
+    return MODEL.init(key_of(seed, OF_WEIGHTS))
+
+
 def start(seed: int) -> dict:
-    return jax.tree.map(np.asarray, jax.jit(lambda: MODEL.init(key_of(np.uint32(seed), OF_WEIGHTS)))())
+    return jax.tree.map(np.asarray, init(np.uint32(seed)))
 
 
 def test_check_7_what_is_frozen_does_not_move_by_a_bit(trained) -> None:
@@ -65,16 +70,14 @@ def test_check_7_a_schedule_releases_when_it_says(trained) -> None:
 
 
 def test_an_arm_among_others_is_the_arm_alone(trained) -> None:
-    for number in (1, 3):
-        alone = train(MODEL, [ARMS[number]], TRAINING)
-        for ours, theirs in zip(
-            jax.tree.leaves(of_arm(alone, 0)), jax.tree.leaves(of_arm(trained, number)), strict=True
-        ):
-            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(alone.steps["loss"][:, 0], trained.steps["loss"][:, number], rtol=1e-4)
+    """The last one, whose texts have fewer triggers."""
+    alone = train(MODEL, ARMS[-1:], TRAINING)
+    for ours, theirs in zip(jax.tree.leaves(of_arm(alone, 0)), jax.tree.leaves(of_arm(trained, 3)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(alone.steps["loss"][:, 0], trained.steps["loss"][:, 3], rtol=1e-4)
 
 
-def test_the_optimizer_is_sgd_with_momentum_and_decay() -> None:
+def test_the_optimizer_is_sgd_with_momentum_and_decay(trained) -> None:
     """A plain loop over a plain loss, differentiated by JAX."""
     from jaxpaint.birth.data import sample, source_of
     from jaxpaint.birth.model import of_layer
@@ -92,16 +95,17 @@ def test_the_optimizer_is_sgd_with_momentum_and_decay() -> None:
         picked = jax.nn.one_hot(batch.labels, 65) * (batch.counters >= 2)[..., None]
         return -(chances * picked).sum() / picked.sum()
 
-    for step in range(5):
+    draw = jax.jit(sample, static_argnums=(2, 3))
+    for step in range(TRAINING.steps):
         key = jax.random.fold_in(key_of(np.uint32(0), training_module.OF_TEXTS), step)
-        batch = jax.jit(sample, static_argnums=(2, 3))(source_of(DataSettings()), key, 8, 16)
+        batch = draw(source_of(DataSettings()), key, 8, 16)
         layers = {name: p["layers"][name] for name in ("key", "output")}
         gradient = jax.tree.map(lambda g, w: np.asarray(g) + 1e-4 * w, gradient_of(layers, p, batch), layers)
         moments = gradient if moments is None else jax.tree.map(lambda m, g: 0.9 * m + g, moments, gradient)
         moved = jax.tree.map(lambda w, m: w - 0.2 * m, layers, moments)
         moved["output"] = np.stack([p["layers"]["output"][0], moved["output"][1]])
         p = {**p, "layers": {**p["layers"], **moved}}
-    ours = of_arm(train(MODEL, [Arm("free")], replace(TRAINING, steps=5)), 0)
+    ours = of_arm(trained, 0)
     np.testing.assert_allclose(ours["layers"]["key"], p["layers"]["key"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(ours["layers"]["output"], p["layers"]["output"], rtol=0, atol=1e-5)
 
@@ -124,14 +128,15 @@ def test_check_12_a_killed_run_goes_on_and_ends_alike(trained, tmp_path, monkeyp
 
     def killed(steps: int, note: str) -> None:
         calls.append(steps)
-        if len(calls) == 3:  # after the second checkpoint was written
+        if len(calls) == 2:  # after the first checkpoint was written
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(MODEL, ARMS, TRAINING, checkpoints=checkpoints, progress=killed)
     calls.clear()
+    monkeypatch.setattr(training_module, "CHECKPOINT_SECONDS", 1e9)
     again = train(MODEL, ARMS, TRAINING, checkpoints=checkpoints, progress=lambda steps, _: calls.append(steps))
-    assert calls == [10, 5, 5]
+    assert calls == [5, 5, 5, 5]
     for ours, theirs in zip(
         jax.tree.leaves((again.parameters, again.steps, again.measured)),
         jax.tree.leaves((trained.parameters, trained.steps, trained.measured)),
@@ -161,7 +166,7 @@ def test_plans_are_tried_during_training() -> None:
     assert np.isfinite(found.watched["{0 1}*2"]).all()
 
 
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("kind", ["linear", pytest.param("mlp", marks=pytest.mark.slow)])
 def test_a_feed_forward_of_the_last_layer_alone(kind) -> None:
     model = replace(MODEL, feed_forward=kind)
     found = train(model, [Arm("free", loss="all"), Arm("frozen", frozen_until={"W_F": NEVER})], TRAINING)
@@ -173,6 +178,7 @@ def test_a_feed_forward_of_the_last_layer_alone(kind) -> None:
     assert (np.diff(found.measured["bigram_distance"][:, 1]) == 0).all()
 
 
+@pytest.mark.slow
 def test_embeddings_are_trained_where_asked() -> None:
     found = train(MODEL, [Arm("all", embeddings=True)], TRAINING)
     before, after = start(0), of_arm(found, 0)
@@ -181,6 +187,7 @@ def test_embeddings_are_trained_where_asked() -> None:
     assert (before["tokens"] != after["tokens"]).any()
 
 
+@pytest.mark.slow
 def test_the_general_model_trains_under_plans() -> None:
     model = GeneralModel(layers=2, width=16, heads=2, length=16)
     training = Training(20, 16, 0.01, optimizer="adamw", weight_decay=0.01, every=10, test_rows=16)

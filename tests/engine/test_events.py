@@ -34,7 +34,7 @@ def as_events(events: Events):
     return both(partial(run_events, events=events))
 
 
-@settings(max_examples=60)
+@settings(max_examples=15)
 @given(few_events)
 def test_values_and_gradients_are_the_compiled_plans(plan) -> None:
     expected = jax.jit(lambda: both(partial(stack.run, plan=plan)))()
