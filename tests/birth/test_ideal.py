@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from jaxpaint.birth.layers import Parameters
 from jaxpaint.birth.model import SmallModel
 from jaxpaint.birth.probes import previous_token_recall, recalls
 from jaxpaint.engine import compiled
-from jaxpaint.engine.events import events_of, stacked_events
+from jaxpaint.engine.events import Events, events_of, stacked_events
 from jaxpaint.plans.plan import Plan
 
 LENGTH = 256
@@ -41,13 +43,16 @@ def head(width: int, b: float, gamma: float, start: str = "orthogonal", seed: in
     return model, ideal(model, model.init(jax.random.key(seed)), triggers, b=b, gamma=gamma)
 
 
-def accuracies(model: SmallModel, parameters: Parameters, batch: Batch, *plans: str) -> list[float]:
-    events = stacked_events([Plan.parse(plan) for plan in plans])
-
-    def under(each):
+@partial(jax.jit, static_argnums=0)
+def under_each(model: SmallModel, parameters: Parameters, events: Events, batch: Batch):
+    def under(each: Events):
         return scores(model.logits(parameters, each, batch.tokens), batch)["accuracy"]
 
-    return jax.jit(lambda events: jax.lax.map(under, events))(events).tolist()
+    return jax.lax.map(under, events)
+
+
+def accuracies(model: SmallModel, parameters: Parameters, batch: Batch, *plans: str) -> list[float]:
+    return under_each(model, parameters, stacked_events(map(Plan.parse, plans)), batch).tolist()
 
 
 @pytest.mark.parametrize("width", [128, 256, 512])
