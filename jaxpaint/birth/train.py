@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree, Shaped
 
+from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.birth.arms import Arm, Arms, Model, stacked
@@ -246,7 +247,10 @@ def _chunk(model, data, training, frozen, state):
         number, batches = given
         own = jax.tree.map(lambda leaf: leaf[data.stream], batches)
         lanes = (trained, moments, frozen, data.events, data.release, data.everywhere, own)
-        trained, moments, told = jax.vmap(of_arm, (0,) * len(lanes) + (None,))(*lanes, number)
+        if on_cpu():
+            trained, moments, told = jax.lax.map(lambda lane: of_arm(*lane, number), lanes)
+        else:
+            trained, moments, told = jax.vmap(of_arm, (0,) * len(lanes) + (None,))(*lanes, number)
         return (trained, moments), told
 
     batches = jax.vmap(texts)(numbers)
