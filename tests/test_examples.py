@@ -83,6 +83,33 @@ def test_scripts_are_short(script: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_birth_of_an_induction_head_runs_without_a_network(tmp_path, monkeypatch) -> None:
+    for name in ("JAXPAINT_CACHE", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    notebook = nbformat.read(ROOT / "examples" / "birth.ipynb", as_version=4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    assert len(outputs_of(notebook, "image/png")) == 2
+    written, watched = outputs_of(notebook, "text/html")
+    assert [text for text in ("gamma 10", "{0 1}*3") if text not in written] == []
+    assert float(re.findall(r"<td>([0-9.]+)</td>", watched)[-3]) > 0.8  # of the plan 0 1, at the last step
+
+
+@pytest.mark.slow
+def test_the_induction_heads_script(tmp_path) -> None:
+    script = ROOT / "examples" / "induction_head.py"
+    lines = [
+        line for line in script.read_text().splitlines() if line and not line.startswith(("from ", "import ", '"'))
+    ]
+    assert len(lines) <= 15
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    free, frozen = (
+        [list(map(float, line.split())) for line in part.splitlines()[1:]] for part in done.stdout.split("\n\n")
+    )
+    assert free[-1][1] > 0.8 > 0.3 > frozen[2][1]
+
+
+@pytest.mark.slow
 def test_the_first_hour_runs_without_a_network(tmp_path, monkeypatch) -> None:
     for name in ("JAXPAINT_CACHE", "HF_HOME", "IPYTHONDIR", "TMPDIR"):
         (tmp_path / name).mkdir()

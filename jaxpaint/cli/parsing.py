@@ -14,8 +14,7 @@ COMMANDS = tuple(
     import_module(f"jaxpaint.cli.{name}")
     for name in (
         *("demo", "convert", "export", "eval", "logits", "run", "lens", "flow", "masked", "generate", "plan", "study"),
-        *("finetune", "glue"),
-        *("results", "report", "bench", "doctor", "completion"),
+        *("finetune", "glue", "results", "report", "bench", "birth", "doctor", "completion"),
     )
 )
 

@@ -1,0 +1,93 @@
+"""A plan as a matrix: which layers run, and what share of whose updates each of them reads. Bounded and differentiable.
+
+Whatever a plan's groups and repeats, each time a layer runs (an event) it reads the input plus a weighted sum of the
+updates that the events before it wrote, where an update is the layer's output less what it read:
+
+    x_i = x + sum over j < i of weights[i, j] * update_j,     update_i = layer_i(x_i) - x_i
+
+Series give weights of 1, a mean of n branches 1/n, groups in groups their product; row `size` is the plan's result. So
+one executable of `size` events differentiates every plan of at most that cost, and `vmap` takes a batch of plans, where
+`jaxpaint.engine.interpreted` has no gradient and a `switch` would run every branch of every lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxpaint.engine.compiled import Block, Context
+from jaxpaint.engine.layers import Parameters, run_layer
+from jaxpaint.plans.nodes import Layer, Node, Parallel, Repeat, Series
+from jaxpaint.plans.plan import Plan
+
+
+class Events(NamedTuple):
+    """`layers` [size] run in this order; `weights` [size + 1, size] say whose updates each reads, and the result."""
+
+    layers: Int[np.ndarray | Array, "*plans size"]
+    weights: Float[np.ndarray | Array, "*plans result size"]
+
+
+def events_of(plan: Plan, size: int | None = None) -> Events:
+    """The plan's events, `size` of them (its cost unless given): those to spare run layer 0 and nobody reads them.
+
+    Raises ValueError for a plan of more.
+    """
+    size = plan.cost if size is None else size
+    if plan.cost > size:
+        raise ValueError(f"the plan {plan} runs {plan.cost} layers, more than {size}")
+    layers: list[int] = []
+    weights = np.zeros((size + 1, size), np.float64)
+
+    def visit(node: Node, state: np.ndarray) -> np.ndarray:
+        match node:
+            case Layer(index):
+                weights[len(layers)] = state
+                state = state + (np.arange(size) == len(layers))
+                layers.append(index)
+            case Series(items):
+                for item in items:
+                    state = visit(item, state)
+            case Repeat(body, times):
+                for _ in range(times):
+                    state = visit(body, state)
+            case Parallel(branches, combine):
+                added = sum(visit(branch, state) - state for branch in branches)
+                state = state + (added / len(branches) if combine == "mean" else added)
+        return state
+
+    weights[size] = visit(plan.root, np.zeros(size))
+    return Events(np.array(layers + [0] * (size - len(layers)), np.int32), weights.astype(np.float32))
+
+
+def stacked_events(plans: Iterable[Plan], size: int | None = None) -> Events:
+    """The events of several plans, along a leading axis, as many of each as the costliest plan has unless given."""
+    plans = list(plans)
+    size = max(plan.cost for plan in plans) if size is None else size
+    layers, weights = zip(*(events_of(plan, size) for plan in plans), strict=True)
+    return Events(np.stack(layers), np.stack(weights))
+
+
+def run_events(
+    block: Block, stacked: Parameters, events: Events, x: Float[Array, "B S D"], context: Context
+) -> Float[Array, "B S D"]:
+    """The hidden state after a plan's events, as `jaxpaint.engine.compiled.run` of the plan gives it up to rounding.
+
+    Events are compiled one by one: the way back then keeps each event's state once, and the first event's input, where
+    nothing before it is differentiated, gets no gradient.
+    """
+    updates: list[Array] = []
+    for number in range(events.layers.shape[-1]):
+        read = _read(x, events.weights[number], updates)
+        updates.append(run_layer(block, stacked, jnp.asarray(events.layers)[number], read, context) - read)
+    return _read(x, events.weights[-1], updates)
+
+
+def _read(x: Array, weights: Array, updates: list[Array]) -> Array:
+    for number, update in enumerate(updates):
+        x = x + weights[number] * update
+    return x
