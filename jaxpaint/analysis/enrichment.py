@@ -35,9 +35,9 @@ class Enrichment:
 
     @property
     def answer(self) -> Answer:
-        """Whether subjects are enriched: holds where own attributes are half of what is said after some step, surely.
+        """Whether subjects are enriched: holds where, after some step, half more own attributes are said than others.
 
-        Surely is by two standard errors; does not hold where after every step it is surely less.
+        By two standard errors; does not hold where after every step it is less than half, by as many.
         """
         mean, stderr = self.difference
         if (mean - 2 * stderr > 0.5).any():
@@ -48,9 +48,16 @@ class Enrichment:
 def enrichment(run: Run, positions: Sequence[int], attributes: Sequence[Sequence[int]]) -> Enrichment:
     """Of a run whose rows are subjects: where each one's last token stands, and the tokens that tell of it.
 
-    The control of a subject is the next one in the list, the first one of the last. Raises UserError where a subject
-    has no attribute, and where there are fewer than two.
+    The control of a subject is the next one in the list, the first one of the last.
+
+    Raises:
+        UserError: fewer than two subjects, unequal numbers of attributes, positions that are not those of the rows.
     """
+    rows = len(run.lengths)
+    if not len(positions) == len(attributes) == rows:
+        raise UserError(f"give each of the {rows} rows a position and a list of attributes")
+    if not all(0 <= at < length for at, length in zip(positions, run.lengths, strict=True)):
+        raise UserError(f"positions {list(positions)} are not all within the rows' texts, of {run.lengths} tokens")
     if len(attributes) < 2 or not all(attributes) or len({len(each) for each in attributes}) > 1:
         raise UserError("give two subjects or more, with equally many attributes each, at least one")
     said = run.logit_lens(len(attributes[0])).tokens[:, np.arange(len(positions)), np.asarray(positions)]

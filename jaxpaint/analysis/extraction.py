@@ -17,12 +17,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.analysis.knockouts import Prompt
+from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.run import Run
 from jaxpaint.plans.plan import Plan
-
-PROMPTS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +47,14 @@ class Extraction:
 
 def extraction(model: Model, prompts: Sequence[Prompt], plan: Plan) -> Extraction:
     """The plan's extraction events of prompts. Raises PlanError and UserError as `Model.run`."""
+    # A run keeps what events wrote at every position, though the last one's is read.
+    position_bytes = 3 * plan.cost * model.config.hidden_size * model.dtype.itemsize
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    height = max(1, min(len(prompts), budgets().analysis_bytes // (position_bytes * longest)))
     parts = []
-    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-        part = prompts[start : start + PROMPTS_AT_ONCE]
-        padded = [*part, *[part[-1]] * (min(len(prompts), PROMPTS_AT_ONCE) - len(part))]
+    for start in range(0, len(prompts), height):
+        part = prompts[start : start + height]
+        padded = [*part, *[part[-1]] * (height - len(part))]
         found = _extracted(model.run([prompt.tokens for prompt in padded], plan))
         parts.append([each[..., : len(part)] for each in found])
     return Extraction(*(np.concatenate(each, axis=-1) for each in zip(*parts, strict=True)))
@@ -68,8 +71,7 @@ def updates(run: Run) -> dict[str, Float[Array, "of B D"]]:
 
 def _extracted(run: Run) -> Sequence[np.ndarray]:
     own = run.model.graphdef, run.model.state
-    rows, last = np.arange(len(run.lengths)), run.lengths - 1
-    token = np.asarray(run.logits)[rows, last].argmax(axis=-1)
+    token = np.asarray(run.last_logits.argmax(axis=-1))
     return [token, *(_top(*own, each) == token for each in updates(run).values())]
 
 

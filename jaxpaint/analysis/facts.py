@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from jaxpaint.analysis.knockouts import Prompt
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.texts import read_text
+from jaxpaint.engine.spans import places_of, spans
 
 # Key sets of a prompt, in this order: the subject's tokens, those before the last that are not its, and the last one. A
 # beginning-of-sequence token is in none: much attention rests on it, and it tells nothing of the fact.
@@ -58,15 +58,23 @@ def encoded_fact(tokenizer: Any, fact: Fact, before: str = "", bos: bool = True)
 
     Subject and prompt are tokens together, since a space or an ending changes them. With `bos` a beginning-of-sequence
     token precedes it, where the tokenizer has one: the first token of a text is an attention sink, and not to be the
-    subject's. Raises UserError where answer and prompt share a token.
+    subject's.
+
+    Raises:
+        UserError: answer and prompt share a token, or the subject is not in the prompt, or ends it.
     """
     text = before + fact.prompt
     tokens = _encode(tokenizer, text, bos)
     whole = _encode(tokenizer, f"{text} {fact.answer}", bos)
     if whole[: len(tokens)] != tokens or len(whole) == len(tokens):
         raise UserError(f"the tokens of {fact.prompt!r} change when {fact.answer!r} follows; end it at a word")
-    subject = _places(tokenizer, tokens, fact.subject)
-    last = len(tokens) - 1
+    # Not where examples name it.
+    behind = max(0, spans(tokenizer, tokens)[0].rfind(fact.prompt))
+    subject, last = places_of(tokenizer, tokens, fact.subject, behind), len(tokens) - 1
+    if last in subject:
+        raise UserError(
+            f"the subject {fact.subject!r} ends the prompt {fact.prompt!r}; nothing asks about it after that"
+        )
     sink = 1 if tokens[0] == tokenizer.bos_token_id else 0
     rest = tuple(at for at in range(sink, last) if at not in subject)
     return Prompt(tuple(tokens), (subject, rest, (last,))), whole[len(tokens)]
@@ -78,11 +86,3 @@ def _encode(tokenizer: Any, text: str, bos: bool) -> list[int]:
     if first is None or not bos:
         return tokens
     return tokens if tokens[:1] == [first] else [first, *tokens]
-
-
-def _places(tokenizer: Any, tokens: Sequence[int], part: str) -> tuple[int, ...]:
-    """Where the tokens stand that make up `part`, the last time it occurs."""
-    stops = [len(tokenizer.decode(tokens[:stop])) for stop in range(len(tokens) + 1)]
-    begin = tokenizer.decode(tokens).rfind(part)
-    end = begin + len(part)
-    return tuple(at for at in range(len(tokens) - 1) if stops[at + 1] > begin and stops[at] < end)

@@ -79,7 +79,7 @@ def window_size(num_layers: int) -> int:
 def flows(
     model: Model,
     facts: Sequence[Fact],
-    plans: Sequence[Plan],
+    plans: Sequence[Plan | str],
     *,
     before: str = "",
     bos: bool = True,
@@ -97,17 +97,21 @@ def flows(
     """
     if not facts:
         raise UserError("there is no fact to ask for; give at least one")
+    if not plans or isinstance(plans, str | Plan):
+        raise UserError(f"plans is {plans!r}; give a list of them, one at least")
+    if size is not None and size < 1:
+        raise UserError(f"size is {size}; give windows of 1 or more")
     encoded = [encoded_fact(model.tokenizer, fact, before, bos) for fact in facts]
     answers = np.array([answer for _, answer in encoded])
     size, layers = size or window_size(model.num_layers), model.num_layers
-    plans = [model.checked_plan(plan) for plan in plans]
-    depths = max(plan.depth for plan in plans)
+    checked = [model.checked_plan(plan) for plan in plans]
+    depths = max(plan.depth for plan in checked)
     windows = [EVERYWHERE, *centred("layer", size, layers), *centred("depth", size, depths)]
     how: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": progress}
-    found = knock_out(model, [prompt for prompt, _ in encoded], plans, windows, **how)
+    found = knock_out(model, [prompt for prompt, _ in encoded], checked, windows, **how)
     return tuple(
         _flow(model, [prompt for prompt, _ in encoded], plan, each, answers)
-        for plan, each in zip(plans, found, strict=True)
+        for plan, each in zip(checked, found, strict=True)
     )
 
 

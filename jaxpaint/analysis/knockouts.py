@@ -189,6 +189,8 @@ def _check(model: Model, prompts: Sequence[Prompt]) -> None:
         which, length = f"prompt {number} of {len(prompts)}", len(prompt.tokens)
         if length < 2:
             raise UserError(f"{which} has one token; there is nothing before it to block")
+        if not all(prompt.sets):
+            raise UserError(f"{which} has a key set without positions, from which nothing would be blocked")
         if len(prompt.sets) != len(prompts[0].sets) or not prompt.sets:
             raise UserError(f"{which} has {len(prompt.sets)} key sets, the first one {len(prompts[0].sets)}")
         if beyond := [at for own in prompt.sets for at in own if not 0 <= at < length]:

@@ -42,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--facts", type=Path, metavar="FILE", help="facts as JSON; painter-16 has its own")
     parser.add_argument("--limit", type=int, metavar="N", help="facts to ask for, the first ones (default: all)")
     parser.add_argument("--before", default="", metavar="T", help="examples in front of each prompt")
-    parser.add_argument("--window", type=int, metavar="N", help="steps or layers blocked together (default: a fifth)")
+    parser.add_argument("--window", type=int, metavar="N", help="steps or layers blocked together (default: 9 in 48)")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the curves here, PNG or PDF")
     parser.add_argument("--json", action="store_true", help="print JSON")
     plans = parser.add_argument_group("plans")
@@ -92,12 +92,12 @@ def run(options: argparse.Namespace) -> int:
             size=size,
             progress=progress,
         )
-    if options.figure is not None:
-        write_whole(_figure(found, size, options.figure.suffix[1:]), options.figure)
     if options.json:
         print(json.dumps([_values(each) for each in found]))
     else:
         print("\n\n".join(_shown(variant, each, size) for variant, each in zip(variants, found, strict=True)))
+    if options.figure is not None:
+        write_whole(_figure(found, size, options.figure.suffix[1:]), options.figure)
     return 0
 
 
@@ -125,15 +125,21 @@ def _shown(variant: Variant, flow: Flow, size: int) -> str:
         lines.append(f"answer on top of an update: {shares}")
     for verdict in flow.verdicts:
         lines.append(f"{verdict.answer}: {verdict.claim}")
-        found = f"{verdict.mean:+.1f} ± {2 * verdict.stderr:.1f} over {count(verdict.prompts, 'prompt')}"
-        lines.append(f"    {found} (below {verdict.below:g} where it holds)")
+        if verdict.prompts > 1:
+            found = f"{verdict.mean:+.1f} ± {_error(verdict.stderr)} over {count(verdict.prompts, 'prompt')}"
+            lines.append(f"    {found} (below {verdict.below:g} where it holds)")
     return "\n".join(lines)
 
 
 def _cells(mean: Mean, at: int) -> str:
     """Means and two standard errors, one for each key set."""
     both = zip(mean.value[at], mean.stderr[at], strict=True)
-    return "".join(f"{value:>10.1f} ±{2 * error:>6.1f}" for value, error in both)
+    return "".join(f"{value:>10.1f} ±{_error(error):>6}" for value, error in both)
+
+
+def _error(stderr: float) -> str:
+    """Two standard errors, of one number none."""
+    return f"{2 * stderr:.1f}" if math.isfinite(stderr) else "-"
 
 
 def _figure(found: Sequence[Flow], size: int, kind: str) -> bytes:

@@ -49,14 +49,14 @@ def run(options: argparse.Namespace) -> int:
     options.offload = False
     source, mesh, plan = source_with_plan(options, lambda config, _: require_lm_head(config, "the lens"))
     tokens = encoded(source, options.text)  # what cannot be read is told before the weights are
-    (position,) = places(options.position, len(tokens))
+    (position,) = places([options.position], len(tokens))
     seen = loaded(options, source, mesh).run([tokens], plan)
     print(_json(seen, options.top) if options.json else _table(seen, options.top, position))
     return 0
 
 
 def _table(seen: Run, top: int, position: int) -> str:
-    lens, decode = seen.logit_lens(top), seen.model.tokenizer.decode
+    lens, decode = seen.logit_lens(top, position), seen.model.tokenizer.decode
     read = visible(repr(seen.texts()[position]))
     lines = [
         plan_line(str(seen.plan), seen.plan.cost, seen.plan.depth),
@@ -64,7 +64,7 @@ def _table(seen: Run, top: int, position: int) -> str:
         f"{'step':>4}  {'layers':<{LABEL}}",
     ]
     for number, label in enumerate(("embeddings", *(step.label for step in seen.steps))):
-        chosen = zip(lens.tokens[number, 0, position], lens.logprobs[number, 0, position], strict=True)
+        chosen = zip(lens.tokens[number, 0, 0], lens.logprobs[number, 0, 0], strict=True)
         said = "  ".join(
             f"{visible(repr(decode([int(each)]))):<11} {math.exp(logprob):.3f}" for each, logprob in chosen
         )

@@ -1,4 +1,4 @@
-"""run a text under a plan and see which steps wrote the next token; change it on the way
+"""run a text under a plan: which steps wrote the next token, and what changes it
 
 examples:
   jaxpaint run --model llama2-7b --text 'Beats Music is owned by' \\
@@ -8,8 +8,9 @@ examples:
   jaxpaint run --model llama2-7b --text 'Beats Music is owned by' --json
 
 A token's logit is the sum of what the embeddings and each step's attention and
-feed-forward wrote. With --block the last token does not attend to a part of the
-text; with --off a sublayer gives nothing; both in --layers or --steps, if named.
+feed-forward wrote. With --block the last token does not attend to a part of
+the text, where it occurs last; with --off a sublayer gives nothing; both in
+--layers or --steps, if named.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import json
 import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
@@ -77,6 +80,9 @@ def run(options: argparse.Namespace) -> int:
         print(_json(seen, options))
         return 0
     print(plan_line(str(plan), plan.cost, plan.depth))
+    if options.block:
+        blocked = plain.positions(options.block)
+        print(f"blocked: {', '.join(visible(repr(plain.texts()[at])) for at in blocked)}")
     print(_next(seen, plain, options.top))
     print(_attribution(seen, options.token))
     return 0
@@ -84,21 +90,20 @@ def run(options: argparse.Namespace) -> int:
 
 def _next(seen: Run, plain: Run, top: int) -> str:
     """The next tokens, with the unchanged run's probabilities beside them where something was changed."""
-    lens, decode, last = seen.logit_lens(top), seen.model.tokenizer.decode, int(seen.lengths[0]) - 1
-    heading = (
-        f"{'probability':>11}  {'unchanged':>9}  next token"
-        if seen is not plain
-        else f"{'probability':>11}  next token"
-    )
-    lines = [heading]
-    for token, logprob in zip(lens.tokens[-1, 0, last], lens.logprobs[-1, 0, last], strict=True):
-        before = f"  {_probability(plain.logprobs(int(token))[-1, 0, last])}" if seen is not plain else ""
-        lines.append(f"{_probability(logprob):>11}{before:>9}  {visible(repr(decode([int(token)])))} ({token})")
+    changed, decode = seen is not plain, seen.model.tokenizer.decode
+    lines = [f"{'probability':>11}  {'unchanged':>9}  next token" if changed else f"{'probability':>11}  next token"]
+    logprobs, before = _logprobs(seen), _logprobs(plain)
+    for token in np.argsort(-logprobs, kind="stable")[:top]:
+        unchanged = f"  {math.exp(before[token]):9.4f}" if changed else ""
+        lines.append(f"{math.exp(logprobs[token]):11.4f}{unchanged}  {visible(repr(decode([int(token)])))} ({token})")
     return "\n".join(lines)
 
 
-def _probability(logprob: float) -> str:
-    return f"{math.exp(logprob):9.4f}"
+def _logprobs(seen: Run) -> np.ndarray:
+    """Of the token after the text."""
+    import jax
+
+    return np.asarray(jax.nn.log_softmax(seen.last_logits[0]))
 
 
 def _attribution(seen: Run, token: str | None) -> str:
@@ -120,9 +125,8 @@ def _attribution(seen: Run, token: str | None) -> str:
 
 
 def _json(seen: Run, options: argparse.Namespace) -> str:
-    lens, decode, last = seen.logit_lens(options.top), seen.model.tokenizer.decode, int(seen.lengths[0]) - 1
-    found = seen.attribution(options.token)
-    likely = zip(lens.tokens[-1, 0, last], lens.logprobs[-1, 0, last], strict=True)
+    decode, found, logprobs = seen.model.tokenizer.decode, seen.attribution(options.token), _logprobs(seen)
+    likely = [(int(token), float(logprobs[token])) for token in np.argsort(-logprobs, kind="stable")[: options.top]]
     values = {
         "plan": str(seen.plan),
         "tokens": seen.texts(),
@@ -132,7 +136,7 @@ def _json(seen: Run, options: argparse.Namespace) -> str:
         ],
         "events": [asdict(event) for event in seen.events],
         "changed": {name: value for name in ("block", "off", "layers", "steps") if (value := getattr(options, name))},
-        "next": [{"id": int(token), "text": decode([int(token)]), "logprob": float(each)} for token, each in likely],
+        "next": [{"id": token, "text": decode([token]), "logprob": logprob} for token, logprob in likely],
         "attribution": {
             "token": {"id": int(found.token[0]), "text": decode([int(found.token[0])])},
             "logit": float(found.logit[0]),

@@ -43,7 +43,11 @@ def inputs_of(
         for row, text in zip(rows, texts, strict=True):
             row[: len(text)] = text
         return checked_inputs(config, rows, np.array([len(text) for text in texts]), None)
-    return checked_inputs(config, given, lengths, token_types)  # type: ignore[arg-type]
+    try:
+        rows = np.asarray(given)
+    except ValueError:  # a row that is a number among rows
+        raise UserError(f"tokens must be [batch, seq] integers, not {str(given)[:60]}") from None
+    return checked_inputs(config, rows, lengths, token_types)
 
 
 def _are_ragged(given: Sequence[Any]) -> bool:

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float
 
 from jaxpaint.base.compilation import jit
 from jaxpaint.engine import interpreted
-from jaxpaint.engine.interventions import Intervention, edit_of_state, edits_of
+from jaxpaint.engine.edits import edit_of_state, edits_of
+from jaxpaint.engine.interventions import Intervention
 from jaxpaint.engine.layers import layer_parameters, run_layer
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.program import enough_room, placed_instructions

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from itertools import pairwise
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.memory import require_memory
 from jaxpaint.engine import lens as lenses
@@ -21,6 +22,7 @@ from jaxpaint.engine.interventions import Intervention, Knockout, checked
 from jaxpaint.engine.lens import Lens
 from jaxpaint.engine.observe import observe
 from jaxpaint.engine.rows import Inputs
+from jaxpaint.engine.spans import places_of, spans
 from jaxpaint.models.family import require_lm_head
 from jaxpaint.models.observed import Found
 from jaxpaint.plans.events import Event, Step, steps
@@ -66,25 +68,24 @@ class Run:
         return self.inputs.lengths
 
     def texts(self, row: int = 0) -> tuple[str, ...]:
-        """A row's tokens as the parts of its text that they make up, spaces included."""
-        tokens, decode = self._tokens(row), partial(self.model.tokenizer.decode, clean_up_tokenization_spaces=False)
-        # Alone, a token is decoded without the space before it.
-        beginnings = ["", *(decode(tokens[:stop]) for stop in range(1, len(tokens) + 1))]
-        return tuple(after[len(before) :] for before, after in pairwise(beginnings))
+        """A row's tokens as the parts of its text that they make up, spaces included; "" within a character."""
+        whole, own = spans(self.model.tokenizer, self._tokens(row))
+        begun = [-1, *(span.begin for span in own[:-1])]
+        pairs = zip(begun, own, strict=True)
+        return tuple(whole[span.begin : span.stop] if span.begin > before else "" for before, span in pairs)
 
     def positions(self, part: str, row: int = 0) -> tuple[int, ...]:
-        """Where the row's tokens stand that make up `part` of its text, the last time it occurs.
+        """Where the row's tokens stand that have a character of `part`, the last time that it occurs in the text.
 
         Raises UserError for a text that is not in it.
         """
-        texts = self.texts(row)
-        whole = "".join(texts)
-        begin = whole.rfind(part)
-        if begin < 0 or not part:
-            raise UserError(f"{part!r} is not in the text as its tokens say it: {whole!r}")
-        stops = np.cumsum([len(text) for text in texts])
-        starts = stops - [len(text) for text in texts]
-        return tuple(int(at) for at in np.flatnonzero((stops > begin) & (starts < begin + len(part))))
+        return places_of(self.model.tokenizer, self._tokens(row), part)
+
+    def state(self, step: int, position: int = -1) -> Float[Array, "B 1 D"]:
+        """The state after a step, 0 the embeddings, at one position of each row; below 0 from its text's own end."""
+        if not 0 <= step <= len(self.steps):
+            raise UserError(f"step {step} is not among the plan's: 0 (the embeddings) to {len(self.steps)}")
+        return self.states[step][np.arange(len(self.lengths)), self._places(position)][:, None]
 
     @property
     def states(self) -> Float[Array, "states B S D"]:
@@ -98,7 +99,7 @@ class Run:
 
     @property
     def attention(self) -> Float[Array, "E B N S S"]:
-        """Attention's weights in float32: of each query, its keys' add up to 1."""
+        """Attention's weights in float32: of each query, those of its keys add up to 1, or to 0 if all are blocked."""
         return self._take("attention")
 
     @property
@@ -116,18 +117,24 @@ class Run:
         """As `jaxpaint.Model.logits`, in float32."""
         return self.model.logits_of(self._take("last"))
 
-    def logit_lens(self, k: int = 5) -> Lens:
-        """The `k` most likely tokens by each state, were it the last one."""
-        if not 1 <= k <= self.model.config.vocab_size:
+    @property
+    def last_logits(self) -> Float[Array, "B V"]:
+        """Of the token after each row's text, in float32."""
+        return self.model.logits_of(self._take("last")[np.arange(len(self.lengths)), self._places(-1)][:, None])[:, 0]
+
+    def logit_lens(self, k: int = 5, position: int | None = None) -> Lens:
+        """The `k` most likely tokens by each state, were it the last one; at one position of each row, or at all."""
+        if not 1 <= _whole("k", k) <= self.model.config.vocab_size:
             raise UserError(f"k is {k}; give 1 to {self.model.config.vocab_size}, the vocabulary")
         own = self.model.graphdef, self.model.state
-        found = [lenses.most_likely(*own, x, k, self.model.config.vocab_size) for x in self._said_by()]
+        found = [lenses.most_likely(*own, x, k, self.model.config.vocab_size) for x in self._said_by(position)]
         return Lens(*map(np.stack, zip(*found, strict=True)))
 
-    def logprobs(self, token: int | str) -> Float[np.ndarray, "states B S"]:
-        """The log-probability in nats of one token by each state, were it the last one."""
+    def logprobs(self, token: int | str, position: int | None = None) -> Float[np.ndarray, "states B S"]:
+        """The log-probability in nats of one token by each state; at one position of each row, or at all."""
         own, vocabulary = (self.model.graphdef, self.model.state), self.model.config.vocab_size
-        return np.stack([lenses.logprobs_of(*own, x, self._token(token), vocabulary) for x in self._said_by()])
+        each = self._said_by(position)
+        return np.stack([lenses.logprobs_of(*own, x, self._token(token), vocabulary) for x in each])
 
     def attribution(self, token: int | str | None = None, position: int = -1) -> Attribution:
         """The logit of `token` at `position` as the sum of what each event wrote (`jaxpaint.engine.attribution`).
@@ -167,7 +174,7 @@ class Run:
                 self.model.graphdef,
                 self.model.state,
                 event.layer,
-                direction,
+                direction * event.weight,
                 self.attention[event.number, rows, :, places],
                 self._take("values")[event.number],
             )
@@ -227,7 +234,9 @@ class Run:
         if not names:
             return
         asked: frozenset[Found] = frozenset(names) - {"states", "last"}  # type: ignore[assignment]
-        require_memory(self._bytes(names), f"{', '.join(sorted(names))} of {len(self.events)} events", "ask for less")
+        if on_cpu():
+            what = f"{', '.join(sorted(names))} of {len(self.events)} events"
+            require_memory(self._bytes(names), what, "ask for less, or for fewer texts at once")
         states: list[Array] = []
         found: dict[str, list[Array]] = {name: [] for name in asked}
         last = None
@@ -253,9 +262,12 @@ class Run:
         }
         return 2 * sum(each.get(name, state * len(self.events)) for name in names)
 
-    def _said_by(self) -> list[Array]:
+    def _said_by(self, position: int | None) -> list[Array]:
         self.model.require_logits()
-        return list(self.states)
+        if position is None:
+            return list(self.states)
+        places = self._places(position)
+        return list(self.states[:, np.arange(len(places)), places][:, :, None])
 
     def _updates(self) -> tuple[Array, Array]:
         self.keep("states", "attention_out", "mlp_out")
@@ -266,16 +278,20 @@ class Run:
         require_lm_head(self.model.config, "attribution")
         if any(not isinstance(each, Knockout) and each.what == "state" for each in self.interventions):
             raise UserError("a state was changed between steps, which is no event's part: the parts would not add up")
-        lengths = self.lengths
-        places = np.where(position < 0, lengths + position, position)
-        if (places < 0).any() or (places >= lengths).any():
-            raise UserError(f"position {position} is not in a text of {lengths.min()} tokens")
+        places = self._places(position)
         last = self._take("last")[np.arange(len(places)), places]
         if token is None:
             tokens = np.asarray(self.model.logits_of(last[:, None])[:, 0].argmax(axis=-1))
         else:
             tokens = np.full(len(places), self._token(token))
         return *directions(self.model.graphdef, self.model.state, last, jnp.asarray(tokens)), tokens, places
+
+    def _places(self, position: int) -> Int[np.ndarray, " B"]:
+        lengths = self.lengths
+        found = np.where(_whole("position", position) < 0, lengths + position, position)
+        if (found < 0).any() or (found >= lengths).any():
+            raise UserError(f"position {position} is not in a text of {lengths.min()} tokens")
+        return found
 
     def _tokens(self, row: int) -> list[int]:
         if not -len(self.lengths) <= row < len(self.lengths):
@@ -290,9 +306,16 @@ class Run:
                     f"{token!r} is {len(tokens)} tokens; give one, such as ' Paris' with its space, or an id"
                 )
             return int(tokens[0])
-        if not 0 <= token < self.model.config.vocab_size:
+        if not 0 <= _whole("token", token) < self.model.config.vocab_size:
             raise UserError(f"token {token} is not in the vocabulary of {self.model.config.vocab_size}")
         return int(token)
+
+
+def _whole(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UserError(f"{name} is {value!r}; give one whole number") from None
 
 
 def run_of(
@@ -301,4 +324,5 @@ def run_of(
     """The run of checked inputs and a checked plan. Raises UserError for interventions that do not fit."""
     own = steps(plan)
     lengths = [int(length) for length in inputs.lengths]
-    return Run(model, plan, inputs, own, checked(interventions, own, model.config, lengths)).keep(*keep)
+    known = checked(interventions, own, model.config, lengths, inputs.tokens.shape[1])
+    return Run(model, plan, inputs, own, known).keep(*keep)

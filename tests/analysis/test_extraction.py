@@ -67,5 +67,7 @@ def test_11_enrichment_in_a_closed_world() -> None:
 def test_refusals() -> None:
     run = make_tiny("grouped-query").model.run([[1, 2], [3, 4]])
     for attributes in ([[1]], [[1], []], [[1], [2, 3]]):
-        with pytest.raises(UserError, match="two subjects or more"):
+        with pytest.raises(UserError, match=r"two subjects or more|each of the 2 rows"):
             enrichment(run, [1, 1], attributes)
+    with pytest.raises(UserError, match="within the rows"):
+        enrichment(run, [1, -1], [[1], [2]])

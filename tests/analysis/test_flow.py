@@ -97,6 +97,21 @@ def test_facts_of_a_file(tmp_path: Path, painter: jaxpaint.Model) -> None:
     assert len(prompt.tokens) - len(without.tokens) in (0, 1)
 
 
+def test_facts_that_cannot_be_asked(painter: jaxpaint.Model) -> None:
+    fact = facts()[0]
+    for wrong, named in (
+        (Fact(fact.prompt, "nobody", fact.answer), "'nobody' is not in the text"),
+        (Fact(f"{fact.prompt} {fact.subject}", fact.subject, fact.answer), "ends the prompt"),
+    ):
+        with pytest.raises(UserError, match=named):
+            encoded_fact(painter.tokenizer, wrong)
+    with pytest.raises(UserError, match="'sopas' is not in the text"):  # in an example alone
+        encoded_fact(painter.tokenizer, Fact(fact.prompt, "sopas", fact.answer), before="sopas has the animal goat . ")
+    for plans, size in (([], None), ("0-15", None), (["0-15"], 0)):
+        with pytest.raises(UserError, match=r"plans is|size is"):
+            flows(painter, facts()[:2], plans, size=size)
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [

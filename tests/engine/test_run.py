@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -197,24 +198,67 @@ class TestInterventions:
         assert count() - first <= 1  # steps without an intervention
 
     @pytest.mark.parametrize(
-        ("intervention", "named"),
+        ("values", "named"),
         [
-            (Knockout(queries=-1, keys=0, layers=[9]), r"layers.*\[9\].*5 layers from 0 to 4"),
-            (Knockout(queries=-1, keys=0, steps=[0]), "steps 1 to 5"),
-            (Knockout(queries=11, keys=0), "position 11.*11 tokens"),
-            (Knockout(queries=0, keys=[-12]), "position -12"),
-            (Knockout(queries=0, keys=0, heads=[4]), "heads"),
-            (Knockout(queries=0, keys=0, rows=[2]), "rows"),
-            (Scale(what="state", factor=0, layers=[1]), "steps="),
-            (Scale(what="state", factor=0, steps=[6]), "0 .the embeddings. to 5"),
-            (Scale(what="norm", factor=0), "norm"),  # type: ignore[arg-type]
-            (Replace(what="mlp", value=np.zeros(5)), "hidden_size"),
-            ("knockout", "no intervention"),
+            ({"queries": -1, "keys": 0, "layers": 9}, r"layers \[9\].*5 layers from 0 to 4"),
+            ({"queries": -1, "keys": 0, "steps": [0]}, "steps 1 to 5"),
+            ({"queries": 11, "keys": 0}, "position 11.*11 tokens"),
+            ({"queries": 0, "keys": [-12]}, "position -12"),
+            ({"queries": 0, "keys": 0, "heads": [4]}, "heads"),
+            ({"queries": 0, "keys": 0, "rows": [2]}, "rows"),
+            ({"queries": 0, "keys": []}, "keys.*is empty"),
+            ({"queries": 0, "keys": 0, "layers": "1-3"}, "layers.*whole number"),
+            ({"queries": 0, "keys": 0, "layers": slice(1, 3)}, "layers.*whole number"),
+            ({"queries": 0, "keys": np.zeros(11, bool)}, "keys.*whole number"),
+            ({"queries": 0, "keys": [1.7]}, "keys.*whole number"),
+            ({"queries": 0, "keys": 0, "rows": [0, 0]}, "rows.*twice"),
+            ({"what": "state", "factor": 0, "layers": [1]}, "steps="),
+            ({"what": "state", "factor": 0}, "steps="),
+            ({"what": "state", "factor": 0, "steps": [6]}, "0 .the embeddings. to 5"),
+            ({"what": "norm", "factor": 0}, "norm"),
+            ({"what": "mlp", "factor": "half"}, "factor"),
+            ({"what": "mlp", "value": np.zeros(5)}, "hidden_size of 32"),
+            ({"what": "mlp", "value": np.zeros((2, 3, 32))}, "11 positions"),
+            ({"what": "mlp", "value": np.zeros((2, 20, 32))}, "11 positions"),
+            ({"what": "mlp", "value": "abc"}, "array of numbers"),
         ],
     )
-    def test_what_cannot_be_is_told(self, intervention: Any, named: str) -> None:
+    def test_what_cannot_be_is_told(self, values: dict[str, Any], named: str) -> None:
+        kind = Knockout if "keys" in values else Scale if "factor" in values else Replace
         with pytest.raises(UserError, match=named):
-            make_tiny("grouped-query").model.run(TOKENS, self.PLAN, intervention)
+            make_tiny("grouped-query").model.run(TOKENS, self.PLAN, kind(**values))
+
+    def test_what_is_no_intervention(self) -> None:
+        with pytest.raises(UserError, match="no intervention"):
+            make_tiny("grouped-query").model.run(TOKENS, self.PLAN, "knockout")  # type: ignore[arg-type]
+
+    def test_numbers_in_any_form(self) -> None:
+        model = make_tiny("grouped-query").model
+        forms = (
+            3,
+            [3],
+            (3,),
+            {3},
+            range(3, 4),
+            np.array([3]),
+            np.array(3),
+            np.int64(3),
+            jnp.array(3),
+            (x for x in [3]),
+        )
+        runs = [model.run(TOKENS, self.PLAN, Knockout(queries=-1, keys=keys, layers=3)) for keys in forms]
+        for run in runs[1:]:
+            np.testing.assert_array_equal(np.asarray(run.logits), np.asarray(runs[0].logits))
+
+    def test_a_state_of_rows_that_differ_in_length(self) -> None:
+        """Positions below 0 are each row's own."""
+        model, rows = make_tiny("grouped-query").model, [TOKENS[0, :4].tolist(), TOKENS[1].tolist()]
+        run = model.run(rows)
+        again = model.run(rows, None, Replace(what="state", value=run.state(4), steps=4, positions=-1))
+        np.testing.assert_array_equal(np.asarray(again.last_logits), np.asarray(run.last_logits))
+        np.testing.assert_array_equal(np.asarray(run.state(4)[0, 0]), np.asarray(run.states)[4, 0, 3])
+        with pytest.raises(UserError, match="step 6"):
+            run.state(6)
 
 
 class TestLens:
@@ -265,8 +309,7 @@ class TestAttribution:
     def test_by_head_and_source(self, one: Tiny) -> None:
         run = one.model.run(TOKENS, FIVE[0], Knockout(queries=-1, keys=8, layers=[2]))
         parts, bias = run.attribution_by_head(token=7)
-        weights = np.array([event.weight for event in run.events])[:, None]
-        together = (parts.sum(axis=(2, 3)) + bias) * weights
+        together = parts.sum(axis=(2, 3)) + bias
         np.testing.assert_allclose(together, run.attribution(token=7).attention, atol=1e-4)
         assert parts.shape == (len(run.events), 2, 4, 11)
         assert np.abs(parts[2, :, :, 8]).max() == 0  # event 2 is layer 2, whose edge is blocked
@@ -293,6 +336,8 @@ class TestAttribution:
             model.run(TOKENS).attribution(7, position=11)
         with pytest.raises(UserError, match="token 61"):
             model.run(TOKENS).attribution(61)
+        with pytest.raises(UserError, match="whole number"):
+            model.run(TOKENS).attribution(2.9)  # type: ignore[arg-type]
         with pytest.raises(UserError, match="encoder"):
             tiny_bert().run(TOKENS).attribution(7)
 
@@ -336,6 +381,8 @@ class TestFace:
         np.testing.assert_array_equal(model.logits(rows), whole)
         with pytest.raises(UserError, match="unequal lengths"):
             model.logits(rows, lengths=[11, 3])
+        with pytest.raises(UserError, match="integers"):
+            model.logits([[1, 2], 3])  # type: ignore[list-item]
 
     def test_only_what_is_asked_for_is_kept(self) -> None:
         run = make_tiny("grouped-query").model.run(TOKENS, keep=("states",))
