@@ -1,9 +1,9 @@
 """Ten arms of `jaxpaint birth` against one: how many times one arm's time do they take when they train as one?
 
-    python benchmarks/birth_arms.py [--shapes 32x32x16,64x64x32,64x64x64,128x128x128] [--arms 10] [--rounds 5]
+    python benchmarks/birth_arms.py [--shapes 32x32x16,…,128x32x32] [--arms 10] [--rounds 5]
 
 A shape is width x length x rows. One arm and ten take turns, round by round, in one process; figures are medians of
-seconds a step, and of the ratio of neighbours in time. `apart` is ten times one arm's time: training them one by one.
+seconds a step, and of the ratio of neighbours in time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", default="32x32x16,64x64x32,64x64x64,128x128x128")
+    parser.add_argument("--shapes", default="32x32x16,32x32x32,64x32x32,128x32x32")
     parser.add_argument("--arms", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures here")

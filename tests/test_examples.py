@@ -104,7 +104,7 @@ def test_the_induction_heads_script(tmp_path) -> None:
     assert len(lines) <= 15
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True)
     free, frozen = (
-        [list(map(float, line.split())) for line in part.splitlines()[1:]] for part in done.stdout.split("\n\n")
+        [list(map(float, line.split())) for line in part.splitlines()[1:]] for part in done.stdout.strip().split("\n\n")
     )
     assert free[-1][1] > 0.8 > 0.3 > frozen[2][1]
 

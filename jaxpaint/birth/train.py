@@ -219,7 +219,9 @@ def _chunk(model, data, training, frozen, state):
 
         return jax.vmap(of_stream)(data.sources, data.data_seeds)
 
-    def of_arm(trained, moments, frozen, events, release, everywhere, batch, number):
+    def of_arm(lane, number):
+        trained, moments, frozen, events, release, everywhere, batch = lane
+
         def loss(trained):
             logits = model.logits(joined(trained, frozen), events, batch.tokens)
             each, counters = losses(logits, batch), batch.counters
@@ -247,10 +249,9 @@ def _chunk(model, data, training, frozen, state):
         number, batches = given
         own = jax.tree.map(lambda leaf: leaf[data.stream], batches)
         lanes = (trained, moments, frozen, data.events, data.release, data.everywhere, own)
-        if on_cpu():
-            trained, moments, told = jax.lax.map(lambda lane: of_arm(*lane, number), lanes)
-        else:
-            trained, moments, told = jax.vmap(of_arm, (0,) * len(lanes) + (None,))(*lanes, number)
+        # Batched products are slower on a CPU than single ones (docs/birth.md).
+        together = jax.lax.map if on_cpu() else lambda run, lanes: jax.vmap(run)(lanes)
+        trained, moments, told = together(lambda lane: of_arm(lane, number), lanes)
         return (trained, moments), told
 
     batches = jax.vmap(texts)(numbers)

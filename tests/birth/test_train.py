@@ -77,6 +77,16 @@ def test_an_arm_among_others_is_the_arm_alone(trained) -> None:
     np.testing.assert_allclose(alone.steps["loss"][:, 0], trained.steps["loss"][:, 3], rtol=1e-4)
 
 
+def test_arms_are_batched_where_that_is_faster(trained, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(training_module, "on_cpu", lambda: asked.append(0))
+    training_module._chunk.clear_cache()
+    batched = train(MODEL, ARMS, TRAINING)
+    training_module._chunk.clear_cache()
+    assert asked
+    np.testing.assert_allclose(batched.steps["loss"], trained.steps["loss"], rtol=1e-4)
+
+
 def test_the_optimizer_is_sgd_with_momentum_and_decay(trained) -> None:
     """A plain loop over a plain loss, differentiated by JAX."""
     from jaxpaint.birth.data import sample, source_of

@@ -57,6 +57,16 @@ def test_a_whole_run(run, here) -> None:
     assert not (here / "out.unfinished").exists()
 
 
+def test_the_least_run(run, here) -> None:
+    status, out, err = run(*ONE)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == "report: birth-report/birth.md"
+    page = (here / "birth-report" / "birth.md").read_text()
+    assert "![what each matrix stores, step by step](figure-memories.png)" in page
+    assert [entry.name for entry in here.iterdir()] == ["birth-report"]
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on(run, here, monkeypatch) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     measured, calls = training._measured, []
@@ -72,9 +82,6 @@ def test_a_killed_run_goes_on(run, here, monkeypatch) -> None:
     assert not (here / "out").exists()
     assert run(*ONE, "--output", "out")[0] == 0
     assert len(calls) == 4  # one of three measurements was left to do
-    page = (here / "out" / "birth.md").read_text()
-    assert "![what each matrix stores, step by step](figure-memories.png)" in page
-    assert not (here / "out.unfinished").exists()
     assert run(*ONE, "--output", "other")[0] == 0
     for name in ("steps.csv", "measured.csv"):
         assert (here / "out" / name).read_bytes() == (here / "other" / name).read_bytes()
