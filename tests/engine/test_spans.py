@@ -33,7 +33,7 @@ def test_characters_of_several_tokens(of_bytes) -> None:
 
 
 def test_spaces_that_a_token_alone_lacks() -> None:
-    tokenizer = painters()
+    tokenizer = painters(256)
     tokens = tokenizer.encode("question : what is the animal of lumor ? answer : the lumor")
     whole, _ = spans(tokenizer, tokens)
     assert whole.endswith("question : what is the animal of lumor ? answer : the lumor")
