@@ -45,10 +45,15 @@ class Enrichment:
         return "does not hold" if (mean + 2 * stderr < 0.5).all() else "cannot be told"
 
 
-def enrichment(run: Run, positions: Sequence[int], attributes: Sequence[Sequence[int]]) -> Enrichment:
+def enrichment(
+    run: Run,
+    positions: Sequence[int],
+    attributes: Sequence[Sequence[int]],
+    others: Sequence[Sequence[int]] | None = None,
+) -> Enrichment:
     """Of a run whose rows are subjects: where each one's last token stands, and the tokens that tell of it.
 
-    The control of a subject is the next one in the list, the first one of the last.
+    The control are `others`' attributes: those of the next one in the list, the first one of the last, unless given.
 
     Raises:
         UserError: fewer than two subjects, unequal numbers of attributes, positions that are not those of the rows.
@@ -60,8 +65,8 @@ def enrichment(run: Run, positions: Sequence[int], attributes: Sequence[Sequence
         raise UserError(f"positions {list(positions)} are not all within the rows' texts, of {run.lengths} tokens")
     if len(attributes) < 2 or not all(attributes) or len({len(each) for each in attributes}) > 1:
         raise UserError("give two subjects or more, with equally many attributes each, at least one")
+    others = [*attributes[1:], attributes[0]] if others is None else others
     said = run.logit_lens(len(attributes[0])).tokens[:, np.arange(len(positions)), np.asarray(positions)]
     own = np.array([[len(set(top) & set(each)) for top, each in zip(state, attributes, strict=True)] for state in said])
-    others = [*attributes[1:], attributes[0]]
     control = np.array([[len(set(top) & set(each)) for top, each in zip(state, others, strict=True)] for state in said])
     return Enrichment(own / len(attributes[0]), control / len(attributes[0]))

@@ -7,7 +7,7 @@ kept and its statistics are not, which no positive factor changes, nor then a br
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
@@ -16,12 +16,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxpaint.analysis.knockouts import Prompt
-from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
-from jaxpaint.engine.model import Model
 from jaxpaint.engine.run import Run
-from jaxpaint.plans.plan import Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,19 +41,18 @@ class Extraction:
         return {name: float(found.mean()) for name, found in each.items()}
 
 
-def extraction(model: Model, prompts: Sequence[Prompt], plan: Plan) -> Extraction:
-    """The plan's extraction events of prompts. Raises PlanError and UserError as `Model.run`."""
-    # A run keeps what events wrote at every position, though the last one's is read.
-    position_bytes = 3 * plan.cost * model.config.hidden_size * model.dtype.itemsize
-    longest = max(len(prompt.tokens) for prompt in prompts)
-    height = max(1, min(len(prompts), budgets().analysis_bytes // (position_bytes * longest)))
-    parts = []
-    for start in range(0, len(prompts), height):
-        part = prompts[start : start + height]
-        padded = [*part, *[part[-1]] * (height - len(part))]
-        found = _extracted(model.run([prompt.tokens for prompt in padded], plan))
-        parts.append([each[..., : len(part)] for each in found])
-    return Extraction(*(np.concatenate(each, axis=-1) for each in zip(*parts, strict=True)))
+def extraction(run: Run, rows: int | None = None) -> Extraction:
+    """The extraction events of a run's first `rows`, all of them unless given."""
+    own = run.model.graphdef, run.model.state
+    token = np.asarray(run.last_logits.argmax(axis=-1))
+    found = [token, *(most_likely(*own, each) == token for each in updates(run).values())]
+    return Extraction(*(each[..., :rows] for each in found))
+
+
+def joined(parts: Sequence[Extraction]) -> Extraction:
+    """Of the same plan's prompts, one after the other."""
+    names = [field.name for field in fields(Extraction)]
+    return Extraction(*(np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names))
 
 
 def updates(run: Run) -> dict[str, Float[Array, "of B D"]]:
@@ -69,19 +64,18 @@ def updates(run: Run) -> dict[str, Float[Array, "of B D"]]:
     return {**at_last, "steps": states[1:] - states[:-1]}
 
 
-def _extracted(run: Run) -> Sequence[np.ndarray]:
-    own = run.model.graphdef, run.model.state
-    token = np.asarray(run.last_logits.argmax(axis=-1))
-    return [token, *(_top(*own, each) == token for each in updates(run).values())]
-
-
-def _top(graphdef: Any, state: Any, update: Any) -> Int[np.ndarray, "of B"]:
+def most_likely(graphdef: Any, state: Any, update: Float[Array, "of B D"]) -> Int[np.ndarray, "of B"]:
+    """The token that each update has on top."""
     return np.stack([jax.device_get(_most_likely(graphdef, state, each)) for each in update])
 
 
 @jit("graphdef")
 def _most_likely(graphdef, state, update):
-    model = nnx.merge(graphdef, state)
+    return on_top(nnx.merge(graphdef, state), update)
+
+
+def on_top(model: Any, update: Float[Array, "B D"]) -> Int[Array, " B"]:
+    """The token that each row of an update has on top."""
     update = update.astype(jnp.float32)
     scale = model.norm.scale[...].astype(jnp.float32) + (1.0 if model.traits.norm_offset else 0.0)
     if model.traits.norm == "layer":

@@ -12,22 +12,24 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.texts import read_text
 from jaxpaint.engine.spans import places_of, spans
 
-# Key sets of a prompt, in this order: the subject's tokens, those before the last that are not its, and the last one. A
-# beginning-of-sequence token is in none: much attention rests on it, and it tells nothing of the fact.
-SETS = ("subject", "rest", "last")
-
 
 @dataclass(frozen=True)
 class Fact:
-    """A prompt that ends where its answer begins, and the part of it that names the subject."""
+    """A prompt that ends where its answer begins, and the part of it that names the subject.
+
+    `attributes` are words that tell of the subject, equally many of each: in a closed world all that is to know.
+    """
 
     prompt: str
     subject: str
     answer: str
+    attributes: tuple[str, ...] = ()
 
 
 def read_facts(file: Path) -> tuple[Fact, ...]:
     """Facts of a JSON list whose entries have `prompt`, `subject` and `attribute` (or `answer`), as `known_1000.json`.
+
+    They may have `attributes`, a list of words.
 
     Raises:
         UserError: no such file, other content, or a subject that its prompt lacks.
@@ -47,14 +49,18 @@ def _fact(file: Path, number: int, entry: Any) -> Fact:
     found = values.get("prompt"), values.get("subject"), answer
     if not all(isinstance(each, str) and each.strip() for each in found):
         raise UserError(f"fact {number} of {file} lacks one of prompt, subject and answer (or attribute), as texts")
-    fact = Fact(*(str(each).strip() for each in found))
+    attributes = values.get("attributes", [])
+    if not isinstance(attributes, list) or not all(isinstance(each, str) and each.strip() for each in attributes):
+        raise UserError(f"fact {number} of {file}: its attributes are {attributes!r}; give a list of words")
+    prompt, subject, answer = (str(each).strip() for each in found)
+    fact = Fact(prompt, subject, answer, tuple(attributes))
     if fact.subject not in fact.prompt:
         raise UserError(f"fact {number} of {file}: its subject {fact.subject!r} is not in its prompt {fact.prompt!r}")
     return fact
 
 
 def encoded_fact(tokenizer: Any, fact: Fact, before: str = "", bos: bool = True) -> tuple[Prompt, int]:
-    """The prompt, examples `before` it, with the key sets `SETS`, and the first token of its answer.
+    """The prompt, examples `before` it, with the key sets of `jaxpaint.results.flow`, and its answer's first token.
 
     Subject and prompt are tokens together, since a space or an ending changes them. With `bos` a beginning-of-sequence
     token precedes it, where the tokenizer has one: the first token of a text is an attention sink, and not to be the

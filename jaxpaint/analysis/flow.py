@@ -6,69 +6,35 @@ questions: each can be answered by no, under the full model and under every othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from jaxpaint.analysis.extraction import Extraction, extraction
-from jaxpaint.analysis.facts import SETS, Fact, encoded_fact
-from jaxpaint.analysis.knockouts import EVERYWHERE, Knockouts, Prompt, centred, knock_out
+from jaxpaint.analysis.enrichment import Enrichment, enrichment
+from jaxpaint.analysis.extraction import Extraction, extraction, joined
+from jaxpaint.analysis.facts import Fact, encoded_fact
+from jaxpaint.analysis.knockouts import EVERYWHERE, Knockouts, Prompt, Window, centred, knock_out
+from jaxpaint.analysis.patching import donors, extracts_with
+from jaxpaint.analysis.runs import batches
+from jaxpaint.analysis.written import sources_are_known, written
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.words import text_digest
 from jaxpaint.engine.model import Model
-from jaxpaint.plans.events import events
+from jaxpaint.plans.events import branches, steps
 from jaxpaint.plans.plan import Plan
+from jaxpaint.results.flow import SETS, Enriched, Extracted, Flow, FlowSetting, Mean, Patched, Verdict
 
-Answer: TypeAlias = Literal["holds", "does not hold", "cannot be told"]
 # Per cent of a probability: less is no change.
 NOTHING = 5.0
 # Of the layers, in a window: 9 of the 48 of Geva et al.
 SHARE = 9 / 48
-
-
-class Mean(NamedTuple):
-    """Over prompts, with its standard error; of shape [windows, sets]."""
-
-    value: Float[np.ndarray, "windows sets"]
-    stderr: Float[np.ndarray, "windows sets"]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of a claim, that a number is `below` a bound: its mean over prompts, and standard error."""
-
-    claim: str
-    answer: Answer
-    mean: float
-    stderr: float
-    below: float
-    prompts: int
-
-
-@dataclass(frozen=True, eq=False)
-class Flow:
-    """Of one plan the facts that it knows by itself, and what knocking out edges does to them.
-
-    `by_depth` and `by_layer` have a window around each depth of the plan and each layer of the model; `everywhere` is
-    all events. Changes are in per cent of the answer's probability.
-    """
-
-    plan: Plan
-    known: Bool[np.ndarray, " facts"]
-    everywhere: Mean
-    left: Float[np.ndarray, " sets"]
-    by_depth: Mean
-    by_layer: Mean
-    verdicts: tuple[Verdict, ...]
-    extraction: Extraction | None
-    """None where no fact is known."""
-
-    @property
-    def in_order(self) -> bool:
-        """Whether windows of depths and of layers are the same."""
-        return all(event.depth == event.layer for event in events(self.plan))
+# What is asked beside the knockouts of windows, by its name.
+BRANCHES, PATCHES = "branches", "patches"
+EXTRAS = (BRANCHES, PATCHES)
 
 
 def window_size(num_layers: int) -> int:
@@ -76,86 +42,217 @@ def window_size(num_layers: int) -> int:
     return max(1, int(SHARE * num_layers))
 
 
-def flows(
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Facts of a model as tokens, and how they are asked: what `flows` and `story` take."""
+
+    facts: tuple[Fact, ...]
+    prompts: tuple[Prompt, ...]
+    answers: tuple[int, ...]
+    setting: FlowSetting
+
+
+def asked(
     model: Model,
     facts: Sequence[Fact],
-    plans: Sequence[Plan | str],
     *,
     before: str = "",
     bos: bool = True,
     size: int | None = None,
-    batch_tokens: int | None = None,
-    progress: Callable[[int], Callable[[int], None]] | None = None,
-) -> tuple[Flow, ...]:
-    """Every plan's `Flow` of the facts, those that it knows: whose answer's first token is its most likely one.
-
-    `before` are examples in front of each prompt; `size` is that of the windows.
+    extras: Sequence[str] = (),
+) -> Asked:
+    """Facts to be asked for with examples `before` each prompt, in windows of `size`, with what of `EXTRAS`.
 
     Raises:
-        PlanError: a plan names a layer that the model lacks.
-        UserError: an encoder, facts whose tokens cannot be told apart, no fact.
+        UserError: facts whose tokens cannot be told apart, no fact, a window of none.
     """
     if not facts:
         raise UserError("there is no fact to ask for; give at least one")
-    if not plans or isinstance(plans, str | Plan):
-        raise UserError(f"plans is {plans!r}; give a list of them, one at least")
     if size is not None and size < 1:
         raise UserError(f"size is {size}; give windows of 1 or more")
+    if unknown := [each for each in extras if each not in EXTRAS]:
+        raise UserError(f"{unknown[0]!r} cannot be asked for; give of {', '.join(EXTRAS)}")
     encoded = [encoded_fact(model.tokenizer, fact, before, bos) for fact in facts]
-    answers = np.array([answer for _, answer in encoded])
-    size, layers = size or window_size(model.num_layers), model.num_layers
+    digest = text_digest(json.dumps([astuple(fact) for fact in facts], ensure_ascii=False))
+    width = size or window_size(model.num_layers)
+    wanted = tuple(each for each in EXTRAS if each in extras)
+    setting = FlowSetting(digest, len(facts), facts[0].prompt, before, bos, width, wanted)
+    return Asked(tuple(facts), tuple(prompt for prompt, _ in encoded), tuple(answer for _, answer in encoded), setting)
+
+
+def flows(
+    model: Model,
+    facts: Sequence[Fact] | Asked,
+    plans: Sequence[Plan | str],
+    *,
+    among: Sequence[Plan] = (),
+    batch_tokens: int | None = None,
+    progress: Callable[[int], Callable[[int], None]] | None = None,
+    **how: Any,
+) -> tuple[Flow, ...]:
+    """Every plan's `Flow` of the facts, those that it knows: whose answer's first token is its most likely one.
+
+    `how` are the arguments of `asked`, where `facts` are not `Asked` already. `among` are more plans, for which the
+    same windows are to serve: all calls that name the same share their executables.
+
+    Raises:
+        PlanError: a plan names a layer that the model lacks.
+        UserError: an encoder, and as `asked`.
+    """
+    if not plans or isinstance(plans, str | Plan):
+        raise UserError(f"plans is {plans!r}; give a list of them, one at least")
+    to_ask = facts if isinstance(facts, Asked) else asked(model, facts, **how)
     checked = [model.checked_plan(plan) for plan in plans]
-    depths = max(plan.depth for plan in checked)
-    windows = [EVERYWHERE, *centred("layer", size, layers), *centred("depth", size, depths)]
-    how: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": progress}
-    found = knock_out(model, [prompt for prompt, _ in encoded], checked, windows, **how)
-    return tuple(
-        _flow(model, [prompt for prompt, _ in encoded], plan, each, answers)
-        for plan, each in zip(checked, found, strict=True)
+    windows = _Windows.of(to_ask.setting, model.num_layers, [*checked, *among])
+    told: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": progress}
+    found = knock_out(model, to_ask.prompts, checked, windows.whole, **told)
+    return tuple(_flow(model, to_ask, plan, each, windows) for plan, each in zip(checked, found, strict=True))
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Of a call: everywhere, around each layer, around each depth, each branch of any plan; in this order."""
+
+    layers: tuple[Window, ...]
+    depths: tuple[Window, ...]
+    of_branches: tuple[Window, ...]
+
+    @classmethod
+    def of(cls, setting: FlowSetting, num_layers: int, plans: Sequence[Plan]) -> _Windows:
+        wanted = [window for plan in plans for window in _of_branches(plan)] if BRANCHES in setting.extras else []
+        depths = max(plan.depth for plan in plans)
+        return cls(
+            centred("layer", setting.size, num_layers),
+            centred("depth", setting.size, depths),
+            tuple(sorted(set(wanted), key=lambda window: (window.start, window.stop))),
+        )
+
+    @property
+    def whole(self) -> tuple[Window, ...]:
+        return (EVERYWHERE, *self.layers, *self.depths, *self.of_branches)
+
+    def taken(self, change: Float[np.ndarray, "prompts windows sets"], plan: Plan) -> list[np.ndarray]:
+        """Those around layers, around the plan's own depths, and its branches."""
+        layers, depths = 1 + len(self.layers), 1 + len(self.layers) + len(self.depths)
+        own = [depths + self.of_branches.index(window) for window in _of_branches(plan)] if self.of_branches else []
+        return [change[:, 1:layers], change[:, layers : layers + plan.depth], change[:, own]]
+
+
+def _of_branches(plan: Plan) -> list[Window]:
+    return [Window("event", branch.first, branch.stop) for branch in branches(plan)]
+
+
+def _flow(model: Model, to_ask: Asked, plan: Plan, found: Knockouts, windows: _Windows) -> Flow:
+    known = found.token == np.array(to_ask.answers)
+    change = found.change[known]
+    by_layer, by_depth, by_branch = windows.taken(change, plan)
+    left = found.left[known, 0].mean(axis=0) if known.any() else np.full(found.sets, np.nan)
+    inside = _Inside.of(model, to_ask, plan, known)
+    return Flow(
+        plan,
+        known,
+        Mean.of(change[:, :1]),
+        left,
+        Mean.of(by_depth),
+        Mean.of(by_layer),
+        Mean.of(by_branch),
+        (*_verdicts(change[:, 0], by_depth), *inside.verdicts),
+        inside.written,
+        inside.extracted,
+        inside.patched,
+        inside.enriched,
     )
 
 
-def _flow(model: Model, prompts: Sequence[Prompt], plan: Plan, found: Knockouts, answers: np.ndarray) -> Flow:
-    known, layers = found.token == answers, model.num_layers
-    change = found.change[known]
-    by_layer, by_depth = change[:, 1 : 1 + layers], change[:, 1 + layers : 1 + layers + plan.depth]
-    left = found.left[known, 0].mean(axis=0) if known.any() else np.full(found.sets, np.nan)
-    verdicts = tuple(_verdicts(change[:, 0], by_depth))
-    own = [prompt for prompt, is_known in zip(prompts, known, strict=True) if is_known]
-    extracted = extraction(model, own, plan) if own else None
-    return Flow(plan, known, _mean(change[:, :1]), left, _mean(by_depth), _mean(by_layer), verdicts, extracted)
+@dataclass(frozen=True, eq=False)
+class _Inside:
+    """What ordinary runs of the known prompts tell."""
+
+    written: Mean | None = None
+    extracted: Extracted | None = None
+    patched: Patched | None = None
+    enriched: Enriched | None = None
+    verdicts: tuple[Verdict, ...] = ()
+
+    @classmethod
+    def of(cls, model: Model, to_ask: Asked, plan: Plan, known: np.ndarray) -> _Inside:
+        enriched, verdicts = _enriched(model, to_ask, plan)
+        own = [prompt for prompt, is_known in zip(to_ask.prompts, known, strict=True) if is_known]
+        if not own:
+            return cls(enriched=enriched, verdicts=tuple(verdicts))
+        writes, extractions, patches = [], [], []
+        by_source = sources_are_known(model)
+        states = donors(len(steps(plan)))
+        for part, run in batches(model, own, plan):
+            run.keep("states", "attention_out", "mlp_out", *(("attention", "values") if by_source else ()))
+            extractions.append(extraction(run, len(part)))
+            if by_source:
+                writes.append(written(run, part))
+            if PATCHES in to_ask.setting.extras:
+                patches.append(extracts_with(run, part, states))
+        extracted, patched = joined(extractions), None
+        if patches:
+            patched, verdict = _patched(np.concatenate(patches, axis=-1), extracted, states)
+            verdicts.append(verdict)
+        rates = [extracted.attention, extracted.mlp, extracted.steps]
+        shares = Extracted(np.array(list(extracted.shares.values())), *(each.mean(axis=1) for each in rates))
+        return cls(Mean.of(np.concatenate(writes)) if writes else None, shares, patched, enriched, tuple(verdicts))
 
 
-def _mean(values: Float[np.ndarray, "prompts windows sets"]) -> Mean:
-    count = len(values)
-    nothing = np.full(values.shape[1:], np.nan)
-    value = values.mean(axis=0) if count else nothing
-    return Mean(value, values.std(axis=0, ddof=1) / np.sqrt(count) if count > 1 else nothing)
+def _patched(found: np.ndarray, own: Extraction, states: Sequence[int]) -> tuple[Patched, Verdict]:
+    """Of [donors, sets, E, prompts]: shares of events; whether the subject's embeddings cost more than the rest's."""
+    shares = found.mean(axis=2)
+    subject, rest = SETS.index("subject"), SETS.index("rest")
+    verdict = Verdict.of("patched", shares[0, subject] - shares[0, rest])
+    before = Mean.of(own.attention.mean(axis=0)[:, None, None])
+    return Patched(tuple(states), before, Mean.of(shares.transpose(2, 0, 1))), verdict
 
 
-def _verdicts(everywhere: Float[np.ndarray, "prompts sets"], by_depth: Float[np.ndarray, "prompts depths sets"]):
-    """The three claims, of differences within each prompt."""
+def _enriched(model: Model, to_ask: Asked, plan: Plan) -> tuple[Enriched | None, list[Verdict]]:
+    """Of each subject once, at the last of its tokens."""
+    firsts = {fact.subject: number for number, fact in reversed(list(enumerate(to_ask.facts)))}
+    numbers = sorted(firsts.values())
+    attributes = [[_token(model, word) for word in to_ask.facts[number].attributes] for number in numbers]
+    if len(attributes) < 2 or not all(attributes):
+        return None, []
+    parts: list[Enrichment] = []
+    own = [to_ask.prompts[number] for number in numbers]
+    done = 0
+    for part, run in batches(model, own, plan):
+        rows = [*range(len(part)), *[len(part) - 1] * (len(run.lengths) - len(part))]
+        places = [part[row].sets[0][-1] for row in rows]
+        theirs = [attributes[done + row] for row in rows]
+        others = [attributes[(done + row + 1) % len(attributes)] for row in rows]
+        each = enrichment(run, places, theirs, others)
+        parts.append(Enrichment(each.own[:, : len(part)], each.control[:, : len(part)]))
+        done += len(part)
+    whole = Enrichment(*(np.concatenate(each, axis=1) for each in ([p.own for p in parts], [p.control for p in parts])))
+    best = int(whole.difference[0].argmax())
+    verdict = Verdict.of("enriched", whole.control[best] - whole.own[best], below=-0.5)
+    return Enriched(Mean.of(whole.own.T[..., None]), Mean.of(whole.control.T[..., None])), [verdict]
+
+
+def _token(model: Model, word: str) -> int:
+    """The first token of a word that follows others."""
+    ids = model.tokenizer.encode(f" {word}", add_special_tokens=False)
+    if not ids:
+        raise UserError(f"the attribute {word!r} has no token in this model's vocabulary")
+    return int(ids[0])
+
+
+def _verdicts(
+    everywhere: Float[np.ndarray, "prompts sets"], by_depth: Float[np.ndarray, "prompts depths sets"]
+) -> Iterator[Verdict]:
+    """Of knockouts, of differences within each prompt."""
     subject, rest, last = (SETS.index(name) for name in SETS)
-    itself = np.abs(everywhere[:, last])
-    yield _verdict("blocking the last token from itself changes little (per cent)", itself, below=NOTHING)
+    yield Verdict.of("itself", np.abs(everywhere[:, last]), below=NOTHING)
     if not len(by_depth):
         return
     strongest = by_depth.mean(axis=0).argmin(axis=0)
     hurts = {key: by_depth[:, strongest[key], key] for key in (subject, rest)}
-    difference = hurts[subject] - hurts[rest]
-    yield _verdict("a window on the subject hurts more than on the rest (per cent)", difference)
+    yield Verdict.of("subject", hurts[subject] - hurts[rest])
     effect = np.maximum(0, -by_depth[:, :, [subject, rest]])
     total = effect.sum(axis=1)
     moved = (total > NOTHING).all(axis=1)
     centre = np.einsum("pdk,d->pk", effect[moved], np.arange(by_depth.shape[1])) / total[moved]
-    yield _verdict("the rest is read before the subject (steps)", centre[:, 1] - centre[:, 0])
-
-
-def _verdict(claim: str, numbers: Float[np.ndarray, " prompts"], below: float = 0.0) -> Verdict:
-    """Holds where the numbers are below a bound, by their mean and two standard errors."""
-    if len(numbers) < 2:
-        return Verdict(claim, "cannot be told", float("nan"), float("nan"), below, len(numbers))
-    mean, stderr = float(numbers.mean()), float(numbers.std(ddof=1) / np.sqrt(len(numbers)))
-    low, high = mean - 2 * stderr, mean + 2 * stderr
-    answer: Answer = "holds" if high < below else "does not hold" if low > below else "cannot be told"
-    return Verdict(claim, answer, mean, stderr, below, len(numbers))
+    yield Verdict.of("order", centre[:, 1] - centre[:, 0])

@@ -34,7 +34,8 @@ from jaxpaint.plans.events import events
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import prefix_tree
 
-Axis: TypeAlias = Literal["depth", "layer"]
+Axis: TypeAlias = Literal["depth", "layer", "event"]
+AXES: tuple[Axis, ...] = ("depth", "layer", "event")
 ALWAYS = np.iinfo(np.int32).max
 SMALLEST_DEPTHS = 64
 
@@ -51,7 +52,8 @@ class Prompt:
 class Window:
     """Events in which edges are blocked: those whose `axis` is from `start` up to below `stop`.
 
-    An event's depth is the plan's clock, its layer what runs, wherever and however often.
+    An event's depth is the plan's clock, its layer what runs, wherever and however often; events by their numbers are
+    those of one branch (`jaxpaint.plans.events.branches`).
     """
 
     axis: Axis
@@ -117,7 +119,7 @@ class _Leaves(NamedTuple):
     """For each copy of the last token: its key set, and where its edges to that are blocked."""
 
     key_set: Int[np.ndarray, " leaves"]
-    by_layer: Bool[np.ndarray, " leaves"]
+    axis: Int[np.ndarray, " leaves"]
     start: Int[np.ndarray, " leaves"]
     stop: Int[np.ndarray, " leaves"]
 
@@ -202,7 +204,7 @@ def _leaves(windows: Sequence[Window], sets: int) -> _Leaves:
     of_each = [(key, window) for window in windows for key in range(sets)]
     return _Leaves(
         np.array([0, *(key for key, _ in of_each)], np.int32),
-        np.array([False, *(window.axis == "layer" for _, window in of_each)]),
+        np.array([0, *(AXES.index(window.axis) for _, window in of_each)], np.int32),
         np.array([0, *(window.start for _, window in of_each)], np.int32),
         np.array([0, *(window.stop for _, window in of_each)], np.int32),
     )
@@ -227,22 +229,22 @@ def _laid_out(prompts: Sequence[Prompt], width: int, leaves: int) -> _Layout:
 def _endings(
     model: Model, layout: _Layout, leaves: _Leaves, plans: Sequence[Plan], progress: Callable[[int], None] | None
 ) -> Iterator[tuple[tuple[int, ...], Float[Array, "B S D"]]]:
-    """Plans that end, by index, with the last state; states are carried with the depth that they are at."""
+    """Plans that end, by index, with the last state; states are carried with their depth and how many events were."""
     room = enough_room(plans)
 
-    def advance(state: tuple[Array, int], part: Plan, before: int) -> tuple[Array, int]:
-        x, depth = state
+    def advance(state: tuple[Array, int, int], part: Plan, before: int) -> tuple[Array, int, int]:
+        x, depth, event = state
         program, own = Program.of(part), events(part)
         depths = np.zeros(max(SMALLEST_DEPTHS, 1 << (len(own) - 1).bit_length()), np.int32)
         depths[: len(own)] = [depth + event.depth for event in own]
         steps = program.instructions, program.length, 0 if part.is_series else room
-        x = _advance(model.graphdef, model.state, *steps, x, layout, leaves, depths)
+        x = _advance(model.graphdef, model.state, *steps, x, layout, leaves, depths, event)
         if progress:
             progress(part.cost * layout.tokens.size)
-        return x, depth + part.depth
+        return x, depth + part.depth, event + part.cost
 
-    start = _embed(model.graphdef, model.state, layout.tokens, layout.positions), 0
-    for ends, (x, _), _ in walk(plans, start, advance, held_state_bytes() // start[0].nbytes):
+    start = _embed(model.graphdef, model.state, layout.tokens, layout.positions), 0, 0
+    for ends, (x, *_), _ in walk(plans, start, advance, held_state_bytes() // start[0].nbytes):
         yield ends, x
 
 
@@ -252,7 +254,7 @@ def _embed(graphdef, state, tokens, positions):
 
 
 @jit("graphdef", "room")
-def _advance(graphdef, state, instructions, length, room, x, layout, leaves, depths):
+def _advance(graphdef, state, instructions, length, room, x, layout, leaves, depths, first):
     model = nnx.merge(graphdef, state)
     model.kernel = None
     context = model.context(layout.positions, layout.visible_until)
@@ -263,7 +265,7 @@ def _advance(graphdef, state, instructions, length, room, x, layout, leaves, dep
         return nnx.merge(layers, parameters).observed(x, context, Edits(blocked=blocked), frozenset())[0]
 
     def layer(index: Array, number: Array, x: Array, memory: tuple[()]) -> tuple[Array, tuple[()]]:
-        place = jnp.where(leaves.by_layer, index, depths[number])
+        place = jnp.stack([depths[number], index, first + number])[leaves.axis]
         here = (leaves.start <= place) & (place < leaves.stop)
         before = here[None, :, None] & layout.members[:, leaves.key_set]
         itself = (here & layout.own[:, leaves.key_set])[:, :, None] & jnp.eye(len(here), dtype=bool)

@@ -2,14 +2,19 @@
 
 examples:
   jaxpaint flow --model painter-16 --plan '0-3 {4-11}*2 12-15'
+  jaxpaint flow --model painter-16 --strategies skip,parallel --starts 2,4 \\
+      --store flow.sqlite && jaxpaint report flow.sqlite
   jaxpaint flow --model llama2-7b --facts known_1000.json --limit 200 \\
-      --strategies skip,parallel --starts 8 --figure flow.png
+      --plan '0-8 {9-22}*3 23-31' --figure flow.png --story 1
 
 Of the facts that a plan knows, how does the answer's probability change when
 the last token does not attend to the subject, to the rest of the prompt, or to
 itself: everywhere, and in windows of steps and of layers (Geva et al., arXiv
 2304.14767). The full model is always asked, too. FILE is a JSON list of
 {"prompt": …, "subject": …, "answer": …}, each prompt ending before its answer.
+
+With --store, plans are kept as they are done: the same command goes on, and
+`jaxpaint report` draws them, with the story of one prompt.
 """
 
 from __future__ import annotations
@@ -32,9 +37,15 @@ from jaxpaint.study.settings import checked_options
 from jaxpaint.study.spec import variants_of
 
 if TYPE_CHECKING:
-    from jaxpaint.analysis.extraction import Extraction
-    from jaxpaint.analysis.flow import Flow, Mean
+    from jaxpaint.analysis.facts import Fact
+    from jaxpaint.analysis.flow import Asked
+    from jaxpaint.engine.model import Model
     from jaxpaint.plans.strategies import Variant
+    from jaxpaint.report.flow import FlowStudy, StoryStudy
+    from jaxpaint.results.flow import Flow, Mean
+    from jaxpaint.results.story import Story
+
+IN_FULL = 3  # plans; of more, a line each
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +54,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="facts to ask for, the first ones (default: all)")
     parser.add_argument("--before", default="", metavar="T", help="examples in front of each prompt")
     parser.add_argument("--window", type=int, metavar="N", help="steps or layers blocked together (default: 9 in 48)")
+    parser.add_argument("--branches", action="store_true", help="block each branch of a group by itself, too")
+    parser.add_argument(
+        "--patches", action="store_true", help="ask what attention would say of earlier states of the prompt, too"
+    )
+    parser.add_argument("--story", type=int, metavar="N", help="tell the story of the Nth fact under each plan")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the curves here, PNG or PDF")
+    parser.add_argument("--store", type=Path, metavar="FILE", help="a results store to keep it in, made or added to")
     parser.add_argument("--json", action="store_true", help="print JSON")
     plans = parser.add_argument_group("plans")
     plans.add_argument("--plan", action="append", metavar="PLAN", help="a plan; may be given several times")
@@ -52,7 +69,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     values = checked_options({**variant_options(options), "plans": options.plan})
-    for name in ("limit", "window"):
+    for name in ("limit", "window", "story"):
         if (number := getattr(options, name)) is not None and number < 1:
             raise UserError(f"--{name} {number}: give 1 or more")
     if options.figure is not None:
@@ -63,129 +80,171 @@ def run(options: argparse.Namespace) -> int:
     config = model_config(options.model, options.revision)
     variants = variants_of(config.num_hidden_layers, **values)
 
-    from jaxpaint.analysis.facts import read_facts
-    from jaxpaint.analysis.flow import flows, window_size
-    from jaxpaint.base.progress import bar
+    from jaxpaint.analysis.flow import BRANCHES, PATCHES, asked
     from jaxpaint.engine.source import Source
     from jaxpaint.models.family import require_lm_head
 
     require_lm_head(config, "what comes next")
-    if options.facts is not None:
-        facts = read_facts(options.facts)
-    elif options.model == "painter-16":
-        from jaxpaint.painter.facts import facts as own
-
-        facts = own()
-    else:
-        raise UserError("--facts FILE is lacking: a JSON list of {'prompt': …, 'subject': …, 'answer': …}")
-    facts = facts[: options.limit]
+    facts = _facts(options)[: options.limit]
+    if options.story is not None and options.story > len(facts):
+        raise UserError(f"--story {options.story}: there are {count(len(facts), 'fact')}")
     options.tensor_parallel, options.layer_parallel, options.offload = 1, 1, False
     source = Source.of(model_store(options.model, options.revision), options.dtype, options.weights)
     model = loaded(options, source, None)
-    size = options.window or window_size(model.num_layers)
-    with bar("blocking") as progress:
-        found = flows(
-            model,
-            facts,
-            [variant.plan for variant in variants],
-            before=options.before,
-            size=size,
-            progress=progress,
-        )
-    if options.json:
-        print(json.dumps([_values(each) for each in found]))
+    wanted = [name for name, given in ((BRANCHES, options.branches), (PATCHES, options.patches)) if given]
+    to_ask = asked(model, facts, before=options.before, size=options.window, extras=wanted)
+    story = None if options.story is None else options.story - 1
+    if options.store is None:
+        found, told, new = _computed(model, variants, to_ask, story)
     else:
-        print("\n\n".join(_shown(variant, each, size) for variant, each in zip(variants, found, strict=True)))
+        found, told, new = _kept(options.store, model, variants, to_ask, story)
+    study, stories = _studies(variants, found, told, to_ask, story)
+    if options.json:
+        print(json.dumps({"plans": [_values(each) for each in found], "stories": [_story(each) for each in told]}))
+    else:
+        print("\n".join(_shown(study, stories)))
+        if options.store is not None:
+            kept = f"{count(len(study.found), 'plan')} in {options.store}, {new} of them new"
+            print(f"\n{kept}; `jaxpaint report {options.store}` draws them")
     if options.figure is not None:
-        write_whole(_figure(found, size, options.figure.suffix[1:]), options.figure)
+        write_whole(_figure(study, options.figure.suffix[1:]), options.figure)
     return 0
 
 
-def _shown(variant: Variant, flow: Flow, size: int) -> str:
-    from jaxpaint.analysis.facts import SETS
+def _facts(options: argparse.Namespace) -> Sequence[Fact]:
+    if options.facts is not None:
+        from jaxpaint.analysis.facts import read_facts
 
-    known = int(flow.known.sum())
-    known, asked = int(flow.known.sum()), count(len(flow.known), "fact")
-    head = f"{variant.label}: plan {flow.plan}"
-    if not known:
-        return f"{head}\nnone of {asked} known, so there is nothing to block"
-    lines = [
-        head,
-        f"{known} of {asked} known; mean change of the answer's probability, per cent",
-        f"{'last token blocked from':<24}" + "".join(f"{name:>18}" for name in SETS),
-        f"{'  in every event':<24}" + _cells(flow.everywhere, 0),
-        f"{'  answers left':<24}" + "".join(f"{share:>18.3f}" for share in flow.left),
-    ]
-    for name, mean in (("step", flow.by_depth), ("layer", flow.by_layer)):
-        if name == "step" or not flow.in_order:
-            lines.append(f"{size} {name}s at once, around")
-            lines += [f"{f'  {name} {at}':<24}" + _cells(mean, at) for at in range(len(mean.value))]
-    if flow.extraction is not None:
-        shares = "  ".join(f"{name} {share:.2f}" for name, share in flow.extraction.shares.items())
-        lines.append(f"answer on top of an update: {shares}")
-    for verdict in flow.verdicts:
-        lines.append(f"{verdict.answer}: {verdict.claim}")
-        if verdict.prompts > 1:
-            found = f"{verdict.mean:+.1f} ± {_error(verdict.stderr)} over {count(verdict.prompts, 'prompt')}"
-            lines.append(f"    {found} (below {verdict.below:g} where it holds)")
-    return "\n".join(lines)
+        return read_facts(options.facts)
+    if options.model == "painter-16":
+        from jaxpaint.painter.facts import facts
+
+        return facts()
+    raise UserError("--facts FILE is lacking: a JSON list of {'prompt': …, 'subject': …, 'answer': …}")
 
 
-def _cells(mean: Mean, at: int) -> str:
-    """Means and two standard errors, one for each key set."""
-    both = zip(mean.value[at], mean.stderr[at], strict=True)
-    return "".join(f"{value:>10.1f} ±{_error(error):>6}" for value, error in both)
+def _computed(
+    model: Model, variants: Sequence[Variant], to_ask: Asked, story: int | None
+) -> tuple[Sequence[Flow], Sequence[Story], int]:
+    from jaxpaint.analysis.flow import flows
+    from jaxpaint.analysis.story import stories
+    from jaxpaint.base.progress import bar
+
+    plans = [variant.plan for variant in variants]
+    with bar("blocking") as progress:
+        found = flows(model, to_ask, plans, progress=progress)
+    return found, () if story is None else stories(model, to_ask, story, plans), len(plans)
 
 
-def _error(stderr: float) -> str:
-    """Two standard errors, of one number none."""
-    return f"{2 * stderr:.1f}" if math.isfinite(stderr) else "-"
+def _kept(
+    file: Path, model: Model, variants: Sequence[Variant], to_ask: Asked, story: int | None
+) -> tuple[Sequence[Flow], Sequence[Story], int]:
+    """As `_computed`, of what the store lacks. Without a `story` it chooses one."""
+    from jaxpaint.base.progress import bar
+    from jaxpaint.results.store import Store
+    from jaxpaint.study.cells import register
+    from jaxpaint.study.flow import kept_flows, kept_stories, telling
+
+    with Store.open(file, create=True) as store:
+        about = register(store, model, variants, [])
+        plans = dict(zip(about.plan_ids, about.plans, strict=True))
+        with bar("blocking", "plans") as progress:
+            found, new = kept_flows(model, store, about.model_id, plans, to_ask, progress=progress)
+        place = telling(list(found.values())) if story is None else story
+        told = kept_stories(model, store, about.model_id, plans, to_ask, place)
+    by_plan = {plan: number for number, plan in plans.items()}
+    order = [by_plan[variant.plan] for variant in variants]
+    return [found[number] for number in order], [told[number] for number in order], new
 
 
-def _figure(found: Sequence[Flow], size: int, kind: str) -> bytes:
-    from jaxpaint.analysis.facts import SETS
-    from jaxpaint.report.figures.flow import FlowCurves, flow_figure
+def _studies(
+    variants: Sequence[Variant], found: Sequence[Flow], told: Sequence[Story], to_ask: Asked, story: int | None
+) -> tuple[FlowStudy, StoryStudy | None]:
+    from jaxpaint.analysis.story import setting_of
+    from jaxpaint.report.flow import FlowStudy, LabelledFlow, LabelledStory, StoryStudy
 
-    curves = []
-    for each in found:
-        if each.known.any():
-            curves.append(FlowCurves(str(each.plan), "step", *each.by_depth))
-            curves.append(FlowCurves(str(each.plan), "layer", *each.by_layer))
-    if not curves:
+    labels = [variant.label for variant in variants]
+    flows = tuple(LabelledFlow(label, flow) for label, flow in zip(labels, found, strict=True))
+    study = FlowStudy(to_ask.setting, flows)
+    if story is None:
+        return study, None
+    stories = tuple(LabelledStory(label, each) for label, each in zip(labels, told, strict=True))
+    return study, StoryStudy(setting_of(to_ask, story), stories)
+
+
+def _shown(study: FlowStudy, stories: StoryStudy | None) -> list[str]:
+    from jaxpaint.report.flow_text import plan_lines, story_lines, summary_lines
+
+    size = study.setting.size
+    if len(study.found) > IN_FULL:
+        lines = [*plan_lines(study.found[0], size), "", *summary_lines(study.found)]
+    else:
+        lines = [line for each in study.found for line in (*plan_lines(each, size), "")][:-1]
+    if stories is not None:
+        lines += ["", *story_lines(stories.setting, stories.found)]
+    return lines
+
+
+def _figure(study: FlowStudy, kind: str) -> bytes:
+    from jaxpaint.report.figures import as_bytes
+    from jaxpaint.report.figures.flow import flow_figures
+
+    drawn = next(flow_figures(study), None)
+    if drawn is None:
         raise UserError("no plan knows any of the facts, so there is no figure to draw")
-    return flow_figure(curves, SETS, size, f"the facts that the plan knows of {len(found[0].known)}", kind)
+    return as_bytes(drawn, "", kind)
 
 
 def _values(flow: Flow) -> dict[str, Any]:
-    from jaxpaint.analysis.facts import SETS
+    from jaxpaint.plans.events import branches
+    from jaxpaint.results.flow import SETS, SHARES, WRITERS, nested
 
-    def listed(mean: Mean) -> dict[str, Any]:
-        return {"value": _numbers(mean.value), "stderr": _numbers(mean.stderr)}
+    def listed(mean: Mean | None) -> Any:
+        return None if mean is None else {"value": nested(mean.value), "stderr": nested(mean.stderr)}
 
+    extracted, patched, enriched = flow.extraction, flow.patched, flow.enriched
+    rates = {"attention", "mlp", "steps"}
     return {
         "plan": str(flow.plan),
         "sets": SETS,
         "known": flow.known.tolist(),
         "everywhere": listed(flow.everywhere),
-        "left": _numbers(flow.left),
+        "left": nested(flow.left),
         "by_step": listed(flow.by_depth),
         "by_layer": listed(flow.by_layer),
-        "extraction": None if flow.extraction is None else _extraction(flow.extraction),
+        "branches": [branch.label for branch in branches(flow.plan)][: len(flow.by_branch.value)],
+        "by_branch": listed(flow.by_branch),
+        "written": None if flow.written is None else {"by": WRITERS, **listed(flow.written)},
+        "extraction": None
+        if extracted is None
+        else {
+            "shares": dict(zip(SHARES, nested(extracted.shares), strict=True)),
+            "rates": {name: nested(getattr(extracted, name)) for name in sorted(rates)},
+        },
+        "patched": None
+        if patched is None
+        else {"states": patched.donors, "own": listed(patched.own), "share": listed(patched.share)},
+        "enriched": None if enriched is None else {"own": listed(enriched.own), "control": listed(enriched.control)},
         "verdicts": [
-            {**asdict(each), "mean": _numbers(each.mean), "stderr": _numbers(each.stderr)} for each in flow.verdicts
+            {**asdict(each), "claim": each.words, "answer": each.answer, **_numbers(each.mean, each.stderr)}
+            for each in flow.verdicts
         ],
     }
 
 
-def _extraction(found: Extraction) -> dict[str, Any]:
-    rates = {name: _numbers(getattr(found, name).mean(axis=1)) for name in ("attention", "mlp", "steps")}
-    return {"shares": found.shares, "rates": rates}
+def _numbers(mean: float, stderr: float) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {"mean": mean if math.isfinite(mean) else None, "stderr": stderr if math.isfinite(stderr) else None}
 
 
-def _numbers(values: Any) -> Any:
-    """JSON has no NaN, and NumPy's arrays are not its own."""
-    if hasattr(values, "tolist"):
-        values = values.tolist()
-    if isinstance(values, list):
-        return [_numbers(each) for each in values]
-    return None if isinstance(values, float) and not math.isfinite(values) else values
+def _story(story: Story) -> dict[str, Any]:
+    from jaxpaint.results.flow import SETS, nested
+    from jaxpaint.results.story import sentences
+
+    names = ("tokens", "answer", "labels", "depths", "said", "said_logprob", "answer_logprob")
+    return {
+        "plan": str(story.plan),
+        "sets": dict(zip(SETS, nested(story.sets), strict=True)),
+        **{name: nested(getattr(story, name)) for name in (*names, "reads", "feed_forward", "change")},
+        "sentences": list(sentences(story)),
+    }

@@ -65,6 +65,36 @@ def events(plan: Plan) -> tuple[Event, ...]:
     return tuple(event for step in steps(plan) for event in step.events)
 
 
+@dataclass(frozen=True)
+class Branch:
+    """A branch of a step that is a parallel group, and which of the plan's events are its: `first` up to `stop`."""
+
+    step: int
+    number: int
+    plan: Plan
+    first: int
+    stop: int
+
+    @property
+    def label(self) -> str:
+        """Such as `step 5: 10-12`."""
+        return f"step {self.step}: {self.plan}"
+
+
+def branches(plan: Plan) -> tuple[Branch, ...]:
+    """Those of the plan's outermost groups, each turn of a repeat anew."""
+    found: list[Branch] = []
+    for step in steps(plan):
+        for unit in step.plan.root.items:
+            if isinstance(unit, Parallel):
+                first = step.events[0].number
+                for number, node in enumerate(unit.branches):
+                    own = Plan.of(node)
+                    found.append(Branch(step.number, number, own, first, first + own.cost))
+                    first += own.cost
+    return tuple(found)
+
+
 def _turns(
     node: Node, iterations: tuple[tuple[int, int], ...]
 ) -> Iterator[tuple[Layer | Parallel, tuple[tuple[int, int], ...]]]:

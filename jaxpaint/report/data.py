@@ -16,8 +16,10 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import entry
 from jaxpaint.results import reading
 from jaxpaint.results.damage import reading as opened
+from jaxpaint.results.flow import FlowRow, stored_flows
 from jaxpaint.results.latency import Latency, latencies
 from jaxpaint.results.reading import Analysis, ModelRow, StoredPlan, TaskRow, VariantRow
+from jaxpaint.results.story import StoryRow, stored_stories
 
 STANDARD_ITERATIONS = 3  # of looped-parallel, in the paper
 
@@ -70,6 +72,8 @@ class Study:
     results: tuple[TaskResults, ...]
     analyses: tuple[Analysis, ...]
     latencies: tuple[PlanLatency, ...] = ()
+    flows: tuple[FlowRow, ...] = ()
+    stories: tuple[StoryRow, ...] = ()
 
     @cached_property
     def full(self) -> int | None:
@@ -96,10 +100,11 @@ class Study:
 
     @property
     def has_full_model(self) -> bool:
-        """Whether the full model has a score on any task, or its hidden states were analysed."""
+        """Whether the full model has a score on any task, its hidden states were analysed, or facts asked of it."""
         column = self.full
         scored = column is not None and any(not np.isnan(result.main.value[column]) for result in self.results)
-        return scored or any(analysis.column == column for analysis in self.analyses)
+        asked = column is not None and any(row.plan == self.plans[column].id for row in self.flows)
+        return scored or asked or any(analysis.column == column for analysis in self.analyses)
 
     def words(self, strategy: str) -> str:
         """A strategy in words, with the iterations that stand for looped-parallel."""
@@ -147,6 +152,8 @@ def _study(connection: sqlite3.Connection, model: ModelRow, bos: str) -> Study:
             for row in latencies(connection, model.id)
             if row.plan in columns
         ),
+        tuple(stored_flows(connection, model.id)),
+        tuple(stored_stories(connection, model.id)),
     )
 
 

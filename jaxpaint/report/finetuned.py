@@ -68,7 +68,7 @@ def split(studies: Sequence[Study]) -> tuple[tuple[Study, ...], tuple[TunedTask,
     for study in studies:
         tuned = [result for result in study.results if is_finetuned(result.task.settings)]
         rest = tuple(result for result in study.results if result not in tuned)
-        if rest or study.analyses:
+        if rest or study.analyses or study.flows:
             others.append(replace(study, results=rest))
         count = Counter(result.task.benchmark for result in tuned)
         for result in tuned:

@@ -75,7 +75,7 @@ def split(studies: Sequence[Study]) -> tuple[tuple[Study, ...], tuple[GlueStudy,
         for result in study.results:
             groups[_how(result)].append(result)
         rest = tuple(groups.pop("", ()))
-        if rest or study.analyses:
+        if rest or study.analyses or study.flows:
             others.append(replace(study, results=rest))
         for how, results in sorted(groups.items()):
             for together in _once_each(results):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -18,42 +16,17 @@ from jaxpaint.report.analysed import clock_words
 from jaxpaint.report.bootstrap import DRAWS
 from jaxpaint.report.data import Study, model_facts
 from jaxpaint.report.evidence import DOES_NOT_HOLD
-from jaxpaint.report.figures import SLUG_CHARACTERS, figures_across, paper_figures, save, study_figures
+from jaxpaint.report.figures import SLUG_CHARACTERS, figures_across, paper_figures, study_figures
 from jaxpaint.report.figures.glue import glue_figures
-from jaxpaint.report.figures.style import Drawn
 from jaxpaint.report.findings import Answer, answers
+from jaxpaint.report.flow_page import FlowSection, flow_parts
 from jaxpaint.report.glue import GlueStudy
 from jaxpaint.report.measurements import Measurements
+from jaxpaint.report.parts import Listing, Picture, pictures, saved
+from jaxpaint.report.story_picture import StoryBox
 from jaxpaint.report.summary import summary
 from jaxpaint.report.tables import Table
 from jaxpaint.results.reading import NOT_FINITE, RUNNING, TaskRow
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure as the page shows it: the PNG inside the page, and both files beside it."""
-
-    drawn: Drawn
-    anchor: str
-    png: str
-    pdf: str
-    data: str
-
-    @property
-    def heading(self) -> str:
-        """The figure's title, with the paper's number where it has one."""
-        number, title = self.drawn.number, self.drawn.title
-        return f"Figure {number}: {title}" if number[-1].isdigit() else title
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A table as the page shows it, its rows as texts, and its files."""
-
-    table: Table
-    rows: list[list[str]] | None
-    csv: str
-    markdown: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +40,8 @@ class Section:
     answers: tuple[tuple[Answer, tuple[Picture, ...]], ...]
     pictures: tuple[Picture, ...]
     listings: tuple[Listing, ...]
+    flows: tuple[FlowSection, ...]
+    stories: tuple[StoryBox, ...]
     absent: tuple[tuple[str, str], ...]
 
 
@@ -75,7 +50,7 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
 
     Studies without the full model are named on the page and left out.
     """
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     studies, tuned = finetuned.split(studies)
     studies, on_glue = glue.split(studies)
@@ -84,17 +59,21 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
     titles = _titles(studies)
     shown_glue = [each for each in on_glue if each.scores.tasks]
     names = _prefixes([*(titles[id(measured.study)] for measured in shown), *glue.titles(shown_glue)])
-    across = _pictures(figures_across(shown), "", folder, "")
+    across = pictures(figures_across(shown), "", folder, "")
     elsewhere = [picture.drawn.number for picture in across]
     sections = [
         _section(measured, of_study, folder, elsewhere, *name)
         for measured, of_study, name in zip(shown, found, names, strict=False)
     ]
     sections += [_glue_section(each, folder, *name) for each, name in zip(shown_glue, names[len(shown) :], strict=True)]
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        files("jaxpaint.report").joinpath("page.html").read_text(encoding="utf-8")
+    pages = Environment(
+        loader=PackageLoader("jaxpaint.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    text = page.render(
+    text = pages.get_template("page.html").render(
         store=store,
         normalised=bool(shown),
         glue=bool(shown_glue),
@@ -113,37 +92,43 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
 def _section(
     measured: Measurements, found: Sequence[Answer], folder: Path, across: Sequence[str], title: str, prefix: str
 ) -> Section:
-    pictures = _pictures(study_figures(measured), measured.study.model.name, folder, prefix)
-    by_number = {picture.drawn.number: picture for picture in pictures}
+    drawn = pictures(study_figures(measured), measured.study.model.name, folder, prefix)
+    by_number = {picture.drawn.number: picture for picture in drawn}
     placed = [(answer, tuple(by_number[n] for n in answer.question.figures if n in by_number)) for answer in found]
     shown = {picture.drawn.number for _, some in placed for picture in some}
     absent = tuple((number, how) for number, how in paper_figures().items() if number not in (*by_number, *across))
     listings = [
-        _saved(table, _shown_rows(table, "median", measured.study.looped), folder, prefix)
+        saved(table, _shown_rows(table, "median", measured.study.looped), folder, prefix)
         for table in tables.study_tables(measured, found)
     ]
+    flows, stories, of_flows = flow_parts(measured.study, folder, prefix)
+    listings += of_flows
     return Section(
         _anchor(prefix),
         title,
         (*_facts(measured), *(("Fine-tuned on", f"{each.title}: {each.how()}") for each in measured.tuned)),
         tuple(_notes(measured)),
         tuple(placed),
-        tuple(picture for picture in pictures if picture.drawn.number not in shown),
+        tuple(picture for picture in drawn if picture.drawn.number not in shown),
         tuple(listings),
+        flows,
+        stories,
         absent,
     )
 
 
 def _glue_section(study: GlueStudy, folder: Path, title: str, prefix: str) -> Section:
-    listings = [_saved(table, _shown_rows(table, "average"), folder, prefix) for table in tables.glue_tables(study)]
+    listings = [saved(table, _shown_rows(table, "average"), folder, prefix) for table in tables.glue_tables(study)]
     return Section(
         _anchor(prefix),
         title,
         glue.facts(study),
         tuple(glue.notes(study)),
         (),
-        tuple(_pictures(list(glue_figures(study)), study.study.model.name, folder, prefix)),
+        tuple(pictures(list(glue_figures(study)), study.study.model.name, folder, prefix)),
         tuple(listings),
+        (),
+        (),
         (),
     )
 
@@ -158,26 +143,6 @@ def _prefixes(titles: Sequence[str]) -> list[tuple[str, str]]:
 
 def _anchor(prefix: str) -> str:
     return f"study-{prefix}" if prefix else "study"
-
-
-def _pictures(drawn: Sequence[Drawn], model: str, folder: Path, prefix: str) -> list[Picture]:
-    where = folder / "figures" / prefix
-    if drawn:
-        where.mkdir(parents=True, exist_ok=True)
-    pictures = []
-    for figure in drawn:
-        png, pdf = save(figure, model, where)
-        data = base64.b64encode(png.read_bytes()).decode("ascii")
-        anchor = "-".join(part for part in (prefix, png.stem) if part)
-        pictures.append(Picture(figure, anchor, _link(png, folder), _link(pdf, folder), data))
-    return pictures
-
-
-def _saved(table: Table, rows: list[list[str]] | None, folder: Path, prefix: str) -> Listing:
-    where = folder / "tables" / prefix
-    where.mkdir(parents=True, exist_ok=True)
-    as_csv, as_markdown = tables.save(table, where)
-    return Listing(table, rows, _link(as_csv, folder), _link(as_markdown, folder))
 
 
 def _shown_rows(table: Table, over_tasks: str, looped: int | None = None) -> list[list[str]] | None:
@@ -257,7 +222,3 @@ def _titles(studies: Sequence[Study]) -> dict[int, str]:
     count = Counter(study.model.name for study in studies)
     several = {name for name, number in count.items() if number > 1}
     return {id(s): s.model.name + (f", BOS {s.bos}" if s.model.name in several else "") for s in studies}
-
-
-def _link(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).as_posix()

@@ -16,6 +16,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.shown import visible_name
 from jaxpaint.base.words import count
 from jaxpaint.results import checksums
+from jaxpaint.results.kinds import STORY
 from jaxpaint.results.layout import STATEMENTS
 from jaxpaint.results.schema import explained, one, snapshot, transaction, unverified
 
@@ -227,7 +228,8 @@ def _misfit(table: str, name: str, kind: str, required: bool) -> str:
     if (table, name) in _OBJECTS:
         wrong.append(f"CASE WHEN json_valid({text}) THEN json_type({text}) <> 'object' ELSE 1 END")
     if (table, name) == _NUMBERS:
-        atoms = f"SELECT 1 FROM json_tree({text}) WHERE type NOT IN ('array', 'integer', 'real', 'null')"
+        with_texts = f"CASE WHEN {table}.name = '{STORY}' THEN 'text' ELSE 'array' END"
+        atoms = f"SELECT 1 FROM json_tree({text}) WHERE type NOT IN ('array', 'integer', 'real', 'null', {with_texts})"
         deep = f"instr({text}, '{_DEEPEST}')"
         wrong.append(f"CASE WHEN {deep} OR NOT json_valid({text}) THEN 1 ELSE EXISTS ({atoms}) END")
     return f"ifnull({' OR '.join(wrong)}, 0)"

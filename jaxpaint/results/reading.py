@@ -109,7 +109,7 @@ def models(connection: sqlite3.Connection) -> dict[int, ModelRow]:
 
 
 def plans(connection: sqlite3.Connection, model: int, bos: str) -> list[StoredPlan]:
-    """Those that a model ran under a BOS setting, or whose hidden states were analysed."""
+    """Those that a model ran under a BOS setting, or that were analysed."""
     rows = connection.execute(
         "SELECT id, text, cost, depth FROM plans WHERE id IN (SELECT plan FROM cells JOIN tasks ON tasks.id = task"
         " WHERE model = ? AND bos = ? UNION SELECT plan FROM analyses WHERE model = ? AND name <> ?) ORDER BY id",
@@ -203,9 +203,10 @@ def analysed(
 
 
 def analyses(connection: sqlite3.Connection, model: int, columns: Mapping[int, int]) -> Iterator[Analysis]:
-    """Those of a model's plans, but for how long they took: `jaxpaint.results.latency`."""
-    query = "SELECT plan, name, settings, value FROM analyses WHERE model = ? AND name <> ?"
-    rows = connection.execute(query, (model, kinds.LATENCY))
+    """Those of a model's plans, but for those that modules of their own read (`kinds.APART`)."""
+    marks = ", ".join("?" * len(kinds.APART))
+    query = f"SELECT plan, name, settings, value FROM analyses WHERE model = ? AND name NOT IN ({marks})"
+    rows = connection.execute(query, (model, *kinds.APART))
     return (
         Analysis(columns[plan], name, json.loads(settings), json.loads(value)) for plan, name, settings, value in rows
     )

@@ -249,6 +249,11 @@ class Store:
         with self._writing() as connection:
             results_keys.put_analysis(connection, model, plan, name, settings, _nested(value))
 
+    def add_record(self, model: int, plan: int, name: str, settings: Mapping[str, Any], value: Sequence[Any]) -> None:
+        """Keeps what is no measurement of texts' states (`kinds.APART`), in place of an equal one: lists as JSON."""
+        with self._writing() as connection:
+            results_keys.put_analysis(connection, model, plan, name, settings, value)
+
     def add_latencies(self, model: Mapping[str, Any], measured: Sequence[tuple[Plan, Latency]]) -> None:
         """Keeps how long plans of a model took, all of them or none, in place of what equal settings gave before.
 

@@ -23,8 +23,8 @@ def test_10_counts_are_numpys(variation: str) -> None:
     base = tiny.torch.base_model
     scale = (base.final_layer_norm if hasattr(base, "final_layer_norm") else base.norm).weight.detach().numpy()
     for plan in (PLANS[1], PLANS[8]):
-        found = extraction(tiny.model, prompts, plan)
         run = tiny.model.run([prompt.tokens for prompt in prompts], plan)
+        found = extraction(run)
         logits = np.asarray(run.logits)[np.arange(40), run.lengths - 1]
         np.testing.assert_array_equal(found.token, logits.argmax(axis=-1))
         for name, update in updates(run).items():

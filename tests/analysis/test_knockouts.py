@@ -20,7 +20,7 @@ from jaxpaint.plans.plan import Plan
 from tests.helpers.bert_models import tiny_bert
 from tests.helpers.decoders import NUM_LAYERS, PLANS, VOCAB_SIZE, make_tiny
 
-WINDOWS = (EVERYWHERE, Window("depth", 1, 3), Window("layer", 2, 4))
+WINDOWS = (EVERYWHERE, Window("depth", 1, 3), Window("layer", 2, 4), Window("event", 1, 3))
 
 
 def _prompts(count: int = 8, seed: int = 0) -> list[Prompt]:
@@ -73,13 +73,14 @@ def test_1_leaves_are_runs_of_their_own(variation: str) -> None:
 
 
 def _chosen(window: Window, event) -> bool:
-    return window.start <= getattr(event, window.axis) < window.stop
+    own = event.number if window.axis == "event" else getattr(event, window.axis)
+    return window.start <= own < window.stop
 
 
 def _where(window: Window) -> dict:
     if window is EVERYWHERE:
         return {}
-    return {"depths" if window.axis == "depth" else "layers": range(window.start, window.stop)}
+    return {f"{window.axis}s": range(window.start, window.stop)}
 
 
 def test_2_without_a_knockout_nothing_changes() -> None:
@@ -95,7 +96,7 @@ def test_3_one_executable_serves_plans_windows_and_key_sets() -> None:
     longest = Prompt((1,) * 9, ((0,), (1,), (8,)))
     knock_out(model, [*_prompts(7), longest], ["0-4", "0 {1-3} 4", "0 {(1 {2 3}) 2} 4"], WINDOWS)
     before = count()
-    for seed, windows in ((1, centred("layer", 2, 3)), (2, centred("depth", 4, 3))):
+    for seed, windows in ((1, centred("layer", 2, 4)), (2, centred("depth", 4, 4))):
         knock_out(model, [*_prompts(7, seed), longest], ["4-0", "0 {2 4}*3", "1 sum{(1 2) 3} 0"], windows)
     assert count() == before
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxpaint.base.words import text_digest
 from jaxpaint.report.figures.analyses import CURVES, MAPS
@@ -17,6 +20,9 @@ from jaxpaint.report.figures.layers import LAYERS
 from jaxpaint.report.figures.strategies import ALL_STRATEGIES, SKIP_ACROSS
 from jaxpaint.report.figures.style import RC, Drawn
 from jaxpaint.report.measurements import Measurements
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KINDS = (LAYERS, SIMILARITY, BENCHMARKS, ITERATIONS, ALL_STRATEGIES, LATENCY, FINETUNED, STATES, CURVES, MAPS)
 """In the order of the page."""
@@ -44,20 +50,39 @@ def paper_figures() -> dict[str, str]:
 
 def save(figure: Drawn, model: str, folder: Path) -> tuple[Path, Path]:
     """Draws a figure into `folder` as PNG and PDF, titled; equal data gives equal files. Returns both paths."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     number = f"{int(figure.number):02}" if figure.number.isdigit() else ""
     stem = "-".join(part for part in ("figure", number, _file_name(figure.slug)) if part)
     png, pdf = folder / f"{stem}.png", folder / f"{stem}.pdf"
+    with _drawn(figure, model) as canvas:
+        _save(canvas, png, "png")
+        _save(canvas, pdf, "pdf")
+    return png, pdf
+
+
+def as_bytes(figure: Drawn, model: str, kind: str) -> bytes:
+    """A figure as `save` draws it, as the content of a file of `kind`: png or pdf."""
+    content = BytesIO()
+    with _drawn(figure, model) as canvas:
+        _save(canvas, content, kind)
+    return content.getvalue()
+
+
+@contextmanager
+def _drawn(figure: Drawn, model: str) -> Iterator[Figure]:
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(RC):
         canvas = Figure(figsize=figure.size, layout="constrained")
         figure.draw(canvas)
         title = f"{model}: {figure.title}" if model else figure.title
         canvas.suptitle(textwrap.fill(title, int(figure.size[0] * CHARACTERS_PER_INCH)), fontsize=12)
-        canvas.savefig(png, dpi=DOTS_PER_INCH)
-        canvas.savefig(pdf, metadata={"CreationDate": None})
-    return png, pdf
+        yield canvas
+
+
+def _save(canvas: Figure, file: Path | BytesIO, kind: str) -> None:
+    own = {"dpi": DOTS_PER_INCH} if kind == "png" else {"metadata": {"CreationDate": None}}
+    canvas.savefig(file, format=kind, **own)
 
 
 def _file_name(slug: str) -> str:

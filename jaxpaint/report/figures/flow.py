@@ -1,51 +1,140 @@
-"""What blocking attention from the last token does, by steps of plans and by layers."""
+"""How facts flow: what blocking attention does by steps and layers, what writes the answer, what extracts it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
 
-from jaxpaint.report.figures.style import RC, band, look
+from jaxpaint.plans.events import steps
+from jaxpaint.report.figures import style
+from jaxpaint.report.figures.style import Drawn
+from jaxpaint.report.flow import FlowStudy, LabelledFlow, about, chosen
+from jaxpaint.results.flow import SETS, WRITERS, Mean
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_PLANS = 4
+MOST_CHARACTERS = 40
+Series: TypeAlias = tuple[str, np.ndarray, np.ndarray, np.ndarray]
+"""A name, places along the plan, values, and their standard errors."""
 
 
-@dataclass(frozen=True, eq=False)
-class FlowCurves:
-    """One plan's mean change in per cent with its standard error, [windows, sets], around each of `axis`."""
-
-    plan: str
-    axis: str
-    value: Float[np.ndarray, "windows sets"]
-    stderr: Float[np.ndarray, "windows sets"]
+def _of(mean: Mean, names: Sequence[str], before: str = "") -> list[Series]:
+    places = np.arange(len(mean.value))
+    return [(before + name, places, mean.value[:, k], mean.stderr[:, k]) for k, name in enumerate(names)]
 
 
-def flow_figure(curves: Sequence[FlowCurves], sets: Sequence[str], size: int, prompts: str, kind: str) -> bytes:
-    """A file of `kind`: a panel for each of `curves`, two abreast, with one scale. Bands are two standard errors."""
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import MaxNLocator
+def _written(each: LabelledFlow) -> list[Series]:
+    return [] if each.flow.written is None else _of(each.flow.written, WRITERS)
 
-    with plt.rc_context(RC):
-        rows = -(-len(curves) // 2)
-        figure, panels = plt.subplots(rows, 2, figsize=(9.6, 3.2 * rows + 0.6), sharey=True, squeeze=False)
-        for panel, each in zip(panels.flat, curves, strict=False):
-            x = np.arange(len(each.value))
-            for number, name in enumerate(sets):
-                band(panel, x, each.value[:, number], 2 * each.stderr[:, number], look(number), name)
-            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-            panel.axhline(0, color="black", linewidth=0.6)
-            panel.set_title(each.plan if len(each.plan) < 44 else f"{each.plan[:43]}…", fontsize=11)
-            panel.set_xlabel(f"{each.axis} at the centre of {size} that are blocked")
-        for panel in panels[:, 0]:
-            panel.set_ylabel("change of the answer's\nprobability, per cent")
-        for panel in panels.flat[len(curves) :]:
-            panel.set_visible(False)
-        panels[0, 0].legend(title="last token blocked from", fontsize=9, title_fontsize=9)
-        figure.suptitle(f"Attention knocked out, mean over {prompts}, with two standard errors", fontsize=12)
-        figure.tight_layout()
-        content = BytesIO()
-        figure.savefig(content, format=kind, dpi=150)
-        plt.close(figure)
-    return content.getvalue()
+
+def _extracted(each: LabelledFlow) -> list[Series]:
+    """Branches that run at one step by their mean; a whole group at its last step."""
+    flow, found = each.flow, each.flow.extraction
+    if found is None:
+        return []
+    own, known = steps(flow.plan), int(flow.known.sum())
+    depths = np.array([event.depth for step in own for event in step.events])
+    places = np.unique(depths)
+    ends = np.array([max(event.depth for event in step.events) for step in own])
+    rates = [
+        (name, places, np.array([rate[depths == place].mean() for place in places]))
+        for name, rate in (("attention", found.attention), ("feed-forward", found.mlp))
+    ]
+    return [(*rate, np.sqrt(rate[2] * (1 - rate[2]) / known)) for rate in (*rates, ("whole step", ends, found.steps))]
+
+
+def _enriched(each: LabelledFlow) -> list[Series]:
+    found = each.flow.enriched
+    if found is None:
+        return []
+    both = (("its own", found.own), ("another's", found.control))
+    return [series for name, mean in both for series in _of(mean, (name,))]
+
+
+_ALONG: tuple[tuple[str, str, str, str, str, Callable[[LabelledFlow], list[Series]]], ...] = (
+    (
+        "flow-written",
+        "What writes the answer's logit",
+        "What attention of the last token to each part of the prompt adds to the answer's logit at each step, and what "
+        "feed-forwards add: an exact sum, by the weights of branches.",
+        "logit",
+        "step",
+        _written,
+    ),
+    (
+        "flow-extraction",
+        "Updates that say the answer",
+        "The share of facts whose answer is on top of what a sublayer writes at the last token, and of what a whole "
+        "step adds.",
+        "share of facts",
+        "step",
+        _extracted,
+    ),
+    (
+        "flow-enrichment",
+        "Is the subject enriched?",
+        "The share of a subject's attributes among as many tokens that the logit lens reads off its last token, and of "
+        "another subject's.",
+        "share of attributes",
+        "state (0: the embeddings)",
+        _enriched,
+    ),
+)
+
+
+def flow_figures(study: FlowStudy) -> Iterator[Drawn]:
+    """Those that a study has data for: of the full model, and of the plans that know most facts."""
+    found = chosen(study, MOST_PLANS)
+    if not found:
+        return
+    shown = f"{about(study.setting)}. Bands are two standard errors over the facts that a plan knows by itself."
+    blocked: list[tuple[str, list[Series]]] = []
+    for each in found:
+        blocked.append((f"{each.label}, by steps", _of(each.flow.by_depth, SETS, "from ")))
+        if not each.flow.in_order:
+            blocked.append((f"{each.label}, by layers", _of(each.flow.by_layer, SETS, "from ")))
+    yield Drawn(
+        "flow",
+        "flow",
+        "Attention knocked out, by steps and by layers",
+        "The change of the answer's probability where the last token does not attend to a part of the prompt, in "
+        f"windows around each step of the plan's clock, and around each layer wherever it runs. {shown}",
+        partial(_panels, panels=blocked, y="change of the answer's\nprobability, per cent", x="step or layer"),
+        _size(blocked),
+    )
+    for slug, title, caption, y, x, series in _ALONG:
+        with_data = [(each.label, series(each)) for each in found]
+        if panels := [(name, of) for name, of in with_data if of]:
+            draw = partial(_panels, panels=panels, y=y, x=x)
+            yield Drawn(slug, slug, title, f"{caption} {shown}", draw, _size(panels))
+
+
+def _size(panels: Sequence[object]) -> tuple[float, float]:
+    return (9.2 if len(panels) > 1 else 6.0), 1.0 + 2.8 * -(-len(panels) // 2)
+
+
+def _panels(figure: Figure, panels: Sequence[tuple[str, Sequence[Series]]], y: str, x: str) -> None:
+    """Two abreast, with one scale."""
+    grid = figure.subplots(-(-len(panels) // 2), min(2, len(panels)), sharey=True, squeeze=False)
+    for axes, (title, series) in zip(grid.flat, panels, strict=False):
+        _curves(axes, series)
+        axes.set_title(title if len(title) < MOST_CHARACTERS else f"{title[: MOST_CHARACTERS - 1]}…", fontsize=11)
+        axes.set_xlabel(x)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(y)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    style.legend_below(figure, grid[0, 0])
+
+
+def _curves(axes: Axes, series: Sequence[Series]) -> None:
+    for number, (name, places, value, stderr) in enumerate(series):
+        style.band(axes, places, value, 2 * stderr, style.look(number), name)
+    style.whole_numbers(axes.xaxis)
+    axes.axhline(0, color=style.BLACK, linewidth=0.6)

@@ -1,0 +1,26 @@
+"""Prompts run in batches whose kept arrays fit the memory, one executable for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from jaxpaint.analysis.knockouts import Prompt
+from jaxpaint.base.budgets import budgets
+from jaxpaint.engine.model import Model
+from jaxpaint.engine.run import Run
+from jaxpaint.plans.plan import Plan
+
+STATES_KEPT = 5  # of each event: its read, both sublayers' outputs, its values, and the state after its step
+
+
+def batches(model: Model, prompts: Sequence[Prompt], plan: Plan) -> Iterator[tuple[Sequence[Prompt], Run]]:
+    """Prompts with their run, whose last row is repeated up to the size of a batch: only the first rows count."""
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    state = model.config.hidden_size * model.dtype.itemsize
+    weights = 4 * model.config.num_attention_heads * longest
+    row_bytes = plan.cost * longest * (STATES_KEPT * state + weights)
+    height = max(1, min(len(prompts), budgets().analysis_bytes // row_bytes))
+    for start in range(0, len(prompts), height):
+        part = prompts[start : start + height]
+        padded = [*part, *[part[-1]] * (height - len(part))]
+        yield part, model.run([prompt.tokens for prompt in padded], plan)

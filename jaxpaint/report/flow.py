@@ -1,0 +1,149 @@
+"""What a store's flows of facts say, in words and rows: the same for a terminal and a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxpaint.base.words import count
+from jaxpaint.plans.events import branches
+from jaxpaint.report.tables import Table, Value
+from jaxpaint.results.flow import SETS, SHARES, WRITERS, Flow, FlowSetting, Mean, Verdict
+from jaxpaint.results.story import Story, StorySetting
+
+WITH_ERRORS = "two standard errors over prompts"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFlow:
+    """A plan's flow under the name that it has in a study."""
+
+    label: str
+    flow: Flow
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledStory:
+    """A plan's story under the name that it has in a study."""
+
+    label: str
+    story: Story
+
+
+@dataclass(frozen=True, eq=False)
+class FlowStudy:
+    """All plans of a model that were asked for the same facts in the same way; the full model first."""
+
+    setting: FlowSetting
+    found: tuple[LabelledFlow, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class StoryStudy:
+    """One prompt under several plans; the full model first."""
+
+    setting: StorySetting
+    found: tuple[LabelledStory, ...]
+
+
+def about(setting: FlowSetting) -> str:
+    """Which facts, in words."""
+    before = f", examples in front: “{setting.before.strip()}”" if setting.before.strip() else ""
+    return f"{count(setting.count, 'fact')}, the first “{setting.first}”{before}; windows of {setting.size}"
+
+
+def summary_table(found: Sequence[LabelledFlow]) -> Table:
+    """A row for each plan: what it knows, what is left without a key set, where it reads them, what extracts."""
+    rows: list[tuple[Value, ...]] = []
+    for each in found:
+        flow, known = each.flow, int(each.flow.known.sum())
+        row: list[Value] = [each.label, known, len(flow.known)]
+        for key in (0, 1):
+            row += [_finite(flow.everywhere.value[0, key]), _finite(flow.everywhere.stderr[0, key]), _step(flow, key)]
+        row += [next((v.answer for v in flow.verdicts if v.claim == "order"), None)]
+        shares = [None] * len(SHARES) if flow.extraction is None else [float(s) for s in flow.extraction.shares]
+        rows.append((*row, *shares))
+    of_sets = [f"{name} {what}" for name in SETS[:2] for what in ("blocked, %", "stderr", "read around step")]
+    columns = ("plan", "known", "asked", *of_sets, "rest before subject", *(f"extracts: {name}" for name in SHARES))
+    return Table("flow", "How facts reach the last token, plan by plan", columns, tuple(rows))
+
+
+def windows_table(found: Sequence[LabelledFlow]) -> Table:
+    """A row for each plan, window and key set: the mean change in per cent, and its standard error."""
+    rows: list[tuple[Value, ...]] = []
+    for each in found:
+        flow = each.flow
+        parts: list[tuple[str, Sequence[Value], Mean]] = [
+            ("all", [""], flow.everywhere),
+            ("steps around", list(range(len(flow.by_depth.value))), flow.by_depth),
+            ("layers around", list(range(len(flow.by_layer.value))), flow.by_layer),
+            ("branch", [branch.label for branch in branches(flow.plan)][: len(flow.by_branch.value)], flow.by_branch),
+        ]
+        for axis, places, mean in parts:
+            for place, values, errors in zip(places, mean.value, mean.stderr, strict=True):
+                for name, value, error in zip(SETS, values, errors, strict=True):
+                    rows.append((each.label, axis, place, name, _finite(value), _finite(error)))
+    columns = ("plan", "blocked", "where", "key set", "change, %", "stderr")
+    return Table("flow-windows", "Every window that was blocked", columns, tuple(rows))
+
+
+def written_table(found: Sequence[LabelledFlow]) -> Table:
+    """A row for each plan, step and writer: the mean part of the answer's logit, and its standard error."""
+    rows: list[tuple[Value, ...]] = []
+    for each in found:
+        if (mean := each.flow.written) is not None:
+            for step, (values, errors) in enumerate(zip(mean.value, mean.stderr, strict=True)):
+                for name, value, error in zip(WRITERS, values, errors, strict=True):
+                    rows.append((each.label, step, name, _finite(value), _finite(error)))
+    columns = ("plan", "step", "by", "logit", "stderr")
+    return Table("flow-written", "What writes the answer's logit", columns, tuple(rows))
+
+
+def verdict_words(verdict: Verdict) -> str:
+    """What was measured of a claim."""
+    if verdict.prompts < 2:
+        return f"{count(verdict.prompts, 'prompt')}, too few to tell"
+    error = f"{2 * verdict.stderr:.2g}" if math.isfinite(verdict.stderr) else "-"
+    shown = f"{verdict.mean:+.1f}" if abs(verdict.mean) >= 1 else f"{verdict.mean:+.3f}"
+    return f"{shown} ± {error} over {count(verdict.prompts, 'prompt')}; it holds below {verdict.below:g}"
+
+
+def chosen(study: FlowStudy, most: int) -> list[LabelledFlow]:
+    """For figures: the full model, and of the others those that know most facts, where any is known."""
+    first, others = study.found[:1], study.found[1:]
+    others = tuple(sorted(others, key=lambda each: -int(each.flow.known.sum())))
+    return [each for each in (*first, *others) if each.flow.known.any()][:most]
+
+
+def flow_studies(
+    rows: Mapping[FlowSetting, Mapping[str, Flow]], labels: Mapping[str, str], full: str
+) -> Iterator[FlowStudy]:
+    """By setting; `labels` and flows by the plans' texts."""
+    for setting, flows in rows.items():
+        yield FlowStudy(setting, tuple(LabelledFlow(labels[text], flows[text]) for text in _full_first(flows, full)))
+
+
+def story_studies(
+    rows: Mapping[StorySetting, Mapping[str, Story]], labels: Mapping[str, str], full: str
+) -> Iterator[StoryStudy]:
+    """As `flow_studies`."""
+    for setting, stories in rows.items():
+        own = (LabelledStory(labels[text], stories[text]) for text in _full_first(stories, full))
+        yield StoryStudy(setting, tuple(own))
+
+
+def _full_first(texts: Mapping[str, object], full: str) -> list[str]:
+    return sorted(texts, key=lambda text: text != full)
+
+
+def _step(flow: Flow, key: int) -> int | None:
+    """Around which a window on a key set hurts most; None where none hurts."""
+    values = flow.by_depth.value[:, key]
+    return int(np.nanargmin(values)) if len(values) and np.nanmin(values, initial=0.0) < 0 else None
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
