@@ -70,7 +70,7 @@ def _loaded(modules: list[str]) -> set[str]:
     return set(done.stdout.split())
 
 
-WITH_NUMPY = ["jaxpaint.results.scores", "jaxpaint.results.store"]
+WITH_NUMPY = [f"jaxpaint.results.{name}" for name in ("flow", "scores", "store", "story")]
 # Beside these rooms, what the command line needs before it knows what to run.
 LIGHT = [
     *("jaxpaint", "jaxpaint.cli", "jaxpaint.cli.completion", "jaxpaint.engine.program", "jaxpaint.models.tokenizer"),

@@ -3,7 +3,7 @@
 examples:
   jaxpaint flow --model painter-16 --plan '0-3 {4-11}*2 12-15'
   jaxpaint flow --model painter-16 --strategies skip,parallel --starts 2,4 \\
-      --store flow.sqlite && jaxpaint report flow.sqlite
+      --store flow.sqlite && jaxpaint report flow.sqlite -o report
   jaxpaint flow --model llama2-7b --facts known_1000.json --limit 200 \\
       --plan '0-8 {9-22}*3 23-31' --figure flow.png --story 1
 
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
         print("\n".join(_shown(study, stories)))
         if options.store is not None:
             kept = f"{count(len(study.found), 'plan')} in {options.store}, {new} of them new"
-            print(f"\n{kept}; `jaxpaint report {options.store}` draws them")
+            print(f"\n{kept}; drawn by `jaxpaint report {options.store} -o report`")
     if options.figure is not None:
         write_whole(_figure(study, options.figure.suffix[1:]), options.figure)
     return 0
@@ -150,7 +150,7 @@ def _kept(
         plans = dict(zip(about.plan_ids, about.plans, strict=True))
         with bar("blocking", "plans") as progress:
             found, new = kept_flows(model, store, about.model_id, plans, to_ask, progress=progress)
-        place = telling(list(found.values())) if story is None else story
+        place = telling(model, to_ask, list(found.values())) if story is None else story
         told = kept_stories(model, store, about.model_id, plans, to_ask, place)
     by_plan = {plan: number for number, plan in plans.items()}
     order = [by_plan[variant.plan] for variant in variants]

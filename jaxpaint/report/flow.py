@@ -129,10 +129,11 @@ def flow_studies(
 def story_studies(
     rows: Mapping[StorySetting, Mapping[str, Story]], labels: Mapping[str, str], full: str
 ) -> Iterator[StoryStudy]:
-    """As `flow_studies`."""
+    """As `flow_studies`; plans that give the full model's answer before those that do not."""
     for setting, stories in rows.items():
-        own = (LabelledStory(labels[text], stories[text]) for text in _full_first(stories, full))
-        yield StoryStudy(setting, tuple(own))
+        answer = stories[full].answer if full in stories else None
+        order = sorted(_full_first(stories, full), key=lambda text: stories[text].answer != answer)
+        yield StoryStudy(setting, tuple(LabelledStory(labels[text], stories[text]) for text in order))
 
 
 def _full_first(texts: Mapping[str, object], full: str) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from jaxpaint.base.shown import visible_name
 from jaxpaint.base.words import count
 from jaxpaint.plans.events import branches
-from jaxpaint.report.flow import LabelledFlow, LabelledStory, summary_table, verdict_words
+from jaxpaint.report.flow import FlowStudy, LabelledFlow, LabelledStory, summary_table, verdict_words
 from jaxpaint.results.flow import SETS, SHARES, Flow, Mean
 from jaxpaint.results.story import Story, StorySetting, sentences
 
@@ -54,6 +54,16 @@ def _inside(flow: Flow) -> Iterator[str]:
             yield f"{f'  {donor}':<{FIRST}}" + _cells(flow.patched.share, at, 3)
 
 
+def flow_lines(study: FlowStudy) -> Iterator[str]:
+    """What became of the claims under the full model, and a line for each plan."""
+    for verdict in study.found[0].flow.verdicts:
+        head = f"{verdict.answer:<16}"
+        yield from textwrap.wrap(f"{head}{verdict.words}", WIDTH, subsequent_indent=" " * len(head))
+        yield f"{'':16}{verdict_words(verdict)}"
+    yield ""
+    yield from summary_lines(study.found)
+
+
 def summary_lines(found: Sequence[LabelledFlow]) -> Iterator[str]:
     """A line for each plan."""
     table = summary_table(found)
@@ -68,8 +78,8 @@ def summary_lines(found: Sequence[LabelledFlow]) -> Iterator[str]:
         )
         told = {"holds": "yes", "does not hold": "no"}.get(str(order), "?")
         yield f"{_cut(str(label), width):{width}} {f'{known}/{asked}':>9}  {cells}  {told}"
-    yield "Step: around which a window hurts most. First: whether the rest is read before the"
-    yield "subject, by two standard errors (±) over facts. --json has everything."
+    yield "Step: around which a window hurts most. First: whether the rest is read before"
+    yield "the subject, by two standard errors (±) over facts. --json has everything."
 
 
 def _with_error(value: object, error: object) -> str:

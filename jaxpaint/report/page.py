@@ -55,7 +55,8 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
     studies, tuned = finetuned.split(studies)
     studies, on_glue = glue.split(studies)
     shown = [Measurements.of(study, finetuned.of_study(tuned, study)) for study in studies if study.has_full_model]
-    found = [answers(measured) for measured in shown]
+    # A store of flows alone was not asked them.
+    found = [answers(m) if m.study.results or m.study.analyses else () for m in shown]
     titles = _titles(studies)
     shown_glue = [each for each in on_glue if each.scores.tasks]
     names = _prefixes([*(titles[id(measured.study)] for measured in shown), *glue.titles(shown_glue)])
@@ -75,7 +76,7 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
     )
     text = pages.get_template("page.html").render(
         store=store,
-        normalised=bool(shown),
+        normalised=any(found),
         glue=bool(shown_glue),
         written=any(result.task.kv for measured in shown for result in measured.study.results),
         version=__version__,
@@ -96,7 +97,8 @@ def _section(
     by_number = {picture.drawn.number: picture for picture in drawn}
     placed = [(answer, tuple(by_number[n] for n in answer.question.figures if n in by_number)) for answer in found]
     shown = {picture.drawn.number for _, some in placed for picture in some}
-    absent = tuple((number, how) for number, how in paper_figures().items() if number not in (*by_number, *across))
+    needs = paper_figures() if found else {}
+    absent = tuple((number, how) for number, how in needs.items() if number not in (*by_number, *across))
     listings = [
         saved(table, _shown_rows(table, "median", measured.study.looped), folder, prefix)
         for table in tables.study_tables(measured, found)

@@ -12,6 +12,9 @@ from jaxpaint.base.shown import visible_name
 from jaxpaint.report.analysed import Numbers, clock_words, of_the_full_model
 from jaxpaint.report.evidence import DOES_NOT_HOLD, HOLDS, IN_PART, OPEN, Verdict
 from jaxpaint.report.findings import Answer
+from jaxpaint.report.flow import about
+from jaxpaint.report.flow_page import flows_of
+from jaxpaint.report.flow_text import flow_lines
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions.variants import ranking
 
@@ -20,8 +23,11 @@ WIDTH = 80
 
 def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
     """One study: how many of the paper's findings hold and what harms most, the full model's scores, each finding."""
-    lines = [*_wrapped(_sentence(title, measured, answers)), "", *_scores(measured), *_answers(answers), ""]
+    lines = [*_wrapped(_sentence(title, measured, answers)), ""] if answers else []
+    lines += [*_scores(measured), *_answers(answers), ""] if answers else []
     lines += _states(measured)
+    for flows in flows_of(measured.study):
+        lines += [*_wrapped(f"How facts flow: {about(flows.setting)}."), "", *flow_lines(flows), ""]
     return "\n".join(map(visible_name, lines))
 
 

@@ -27,7 +27,7 @@ CLAIMS: Mapping[str, str] = {
     "subject": "a window on the subject hurts more than on the rest (per cent)",
     "order": "the rest is read before the subject (steps)",
     "enriched": "a subject's state tells half more of its attributes than of another's (share, other less own)",
-    "patched": "extraction suffers more from early states of the subject than of the rest (share of steps, difference)",
+    "patched": "extraction suffers more from early states of the subject than of the rest (share of events)",
 }
 SHARES = ("attention", "mlp", "both", "neither")
 
@@ -102,7 +102,7 @@ class Enriched:
 
 @dataclass(frozen=True, eq=False)
 class Patched:
-    """Shares of steps at which attention extracts, were it to read a key set in an earlier state: [donors, sets].
+    """Shares of events whose attention extracts, were it to read a key set in an earlier state: [donors, sets].
 
     `donors` are the states (0: the embeddings) that each event reads in place of its own; `own` is the share without.
     """

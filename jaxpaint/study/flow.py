@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
+import numpy as np
+
 from jaxpaint.analysis.flow import Asked, flows
+from jaxpaint.analysis.knockouts import centred, knock_out
 from jaxpaint.analysis.story import setting_of, stories
 from jaxpaint.engine.model import Model
 from jaxpaint.plans.plan import Plan
-from jaxpaint.results.flow import Flow, settings_of
+from jaxpaint.results.flow import SETS, Flow, settings_of
 from jaxpaint.results.kinds import FLOW, STORY
 from jaxpaint.results.store import Store
 from jaxpaint.results.story import Story
 
+CANDIDATES = 16
 PLANS_AT_ONCE = 16  # so many plans' flows may be lost, and are computed with what they share
 
 
@@ -59,7 +63,16 @@ def kept_stories(
     return {number: Story.read(str(plan), stored[number]) for number, plan in plans.items()}
 
 
-def telling(flows: Sequence[Flow]) -> int:
-    """The place of the fact whose story tells most: the first of those that most plans know."""
-    count = [sum(bool(flow.known[place]) for flow in flows) for place in range(len(flows[0].known))]
-    return count.index(max(count))
+def telling(model: Model, asked: Asked, flows: Sequence[Flow]) -> int:
+    """The place of the fact whose story tells most.
+
+    Of the first that most plans know, the one whose answer the full model loses by the surest window on either of
+    subject and rest.
+    """
+    count = np.sum([flow.known for flow in flows], axis=0)
+    places = np.flatnonzero(count == count.max())[:CANDIDATES]
+    windows = centred("depth", asked.setting.size, model.num_layers)
+    full = Plan.of(range(model.num_layers))
+    (found,) = knock_out(model, [asked.prompts[place] for place in places], [full], windows)
+    hurts = found.change[:, :, : SETS.index("last")].min(axis=1).max(axis=1)
+    return int(places[hurts.argmin()])

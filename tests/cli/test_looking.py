@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -85,15 +86,37 @@ def test_flow(run, tmp_path) -> None:
     assert reverse.splitlines()[1] == "none of 12 facts known, so there is nothing to block"
     assert (tmp_path / "flow.png").read_bytes()[1:4] == b"PNG"
     status, out, _ = run(*common, "--json")
-    said = json.loads(out)
+    said = json.loads(out)["plans"]
     assert [each["plan"] for each in said] == ["0-15", "0-3 {4-11}*2 12-15", "15-0"]
     assert said[0]["left"][2] == 1.0
     assert said[2]["left"] == [None, None, None]
 
 
+def test_flow_is_kept_and_told(run, tmp_path) -> None:
+    store = tmp_path / "flow.sqlite"
+    common = ("flow", "--model", "painter-16", "--limit", 8, "--strategies", "skip,parallel", "--starts", "4,6")
+    status, out, _ = run(*common, "--store", store, "--story", 2, "--branches", "--patches")
+    assert status == 0
+    assert max(len(line) for line in out.splitlines() if str(store) not in line) <= 80
+    assert re.search(r"^skip start=6 +\d/8", out, flags=re.M)
+    assert "“question : " in out
+    assert "in the end, with a probability of" in out
+    assert "5 of them new" in out
+    status, out, _ = run(*common, "--store", store, "--story", 2, "--branches", "--patches", "--json")
+    said = json.loads(out)
+    assert len(said["plans"]) == len(said["stories"]) == 5
+    assert said["plans"][0]["patched"]["states"][0] == 0
+    assert said["stories"][0]["sentences"]
+    assert said["plans"][3]["branches"][0].startswith("step ")
+    status, out, _ = run("report", store, "-o", tmp_path / "report")
+    assert status == 0
+    assert "How facts flow" in out
+
+
 def test_mistakes_of_flow(refused, store, tmp_path) -> None:
     refused("flow", "--model", store, expected=("--facts FILE is lacking",))
     common = ("flow", "--model", "painter-16")
+    refused(*common, "--story", 97, expected=("--story 97: there are 96 facts",))
     refused(*common, "--limit", 0, expected=("--limit 0: give 1 or more",))
     refused(*common, "--figure", tmp_path / "flow.gif", expected=("ends in .png or .pdf",))
     refused(*common, "--facts", tmp_path / "none.json", expected=("none.json",))

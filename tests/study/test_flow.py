@@ -1,0 +1,128 @@
+"""Flows kept in a store: what is missing is added, ended commands go on, and a report is made of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxpaint
+from jaxpaint.analysis import flow as analysis
+from jaxpaint.analysis.flow import asked
+from jaxpaint.painter.facts import facts
+from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.strategies import CUSTOM, Variant, build
+from jaxpaint.report import write_report
+from jaxpaint.results import merge
+from jaxpaint.results.store import Store
+from jaxpaint.study import flow as study
+from jaxpaint.study.cells import register
+from jaxpaint.study.flow import kept_flows, kept_stories, telling
+
+TEXTS = ("0-15", "0-3 {4-11}*2 12-15", "0-4 12-15", "15-0")
+
+
+@pytest.fixture(scope="module")
+def painter() -> jaxpaint.Model:
+    return jaxpaint.load("painter-16", dtype="float32")
+
+
+def _variants() -> list[Variant]:
+    full = build("full", 16)
+    return [full, *(Variant(CUSTOM, Plan.parse(text), 16) for text in TEXTS[1:])]
+
+
+def _kept(painter: jaxpaint.Model, file: Path, **how):
+    to_ask = asked(painter, facts()[:12], **how)
+    with Store.open(file, create=True) as store:
+        about = register(store, painter, _variants(), [])
+        plans = dict(zip(about.plan_ids, about.plans, strict=True))
+        found, new = kept_flows(painter, store, about.model_id, plans, to_ask, progress=lambda total: lambda *_: None)
+        place = telling(painter, to_ask, list(found.values()))
+        told = kept_stories(painter, store, about.model_id, plans, to_ask, place)
+    return list(found.values()), list(told.values()), new
+
+
+def test_14_an_ended_command_adds_what_is_missing(painter, tmp_path: Path, monkeypatch) -> None:
+    """Ended after the first part; the second run asks for the others alone, and all digits are those of one run."""
+    monkeypatch.setattr(study, "PLANS_AT_ONCE", 2)
+    whole, stories, new = _kept(painter, tmp_path / "whole.sqlite")
+    assert new == 4
+    assert [flow.known.any() for flow in whole] == [True, True, True, False]
+    calls = []
+
+    def ended(model, to_ask, plans, **how):
+        calls.append([str(plan) for plan in plans])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return analysis.flows(model, to_ask, plans, **how)
+
+    monkeypatch.setattr(study, "flows", ended)
+    with pytest.raises(KeyboardInterrupt):
+        _kept(painter, tmp_path / "ended.sqlite")
+    again, told, new = _kept(painter, tmp_path / "ended.sqlite")
+    assert new == 2
+    assert len(calls) == 3
+    assert calls[2] == calls[1]
+    assert [flow.value for flow in again] == [flow.value for flow in whole]
+    assert [story.value for story in told] == [story.value for story in stories]
+    assert _kept(painter, tmp_path / "ended.sqlite")[2] == 0
+    assert len(calls) == 3
+
+
+def test_other_facts_and_windows_are_kept_beside(painter, tmp_path: Path) -> None:
+    file = tmp_path / "s.sqlite"
+    assert [_kept(painter, file, size=size)[2] for size in (None, 3, 2)] == [4, 0, 4]
+
+
+def test_a_store_of_flows_is_merged_and_has_a_report(painter, tmp_path: Path) -> None:
+    flows, stories, _ = _kept(painter, tmp_path / "s.sqlite")
+    merge.merge(tmp_path / "merged.sqlite", [tmp_path / "s.sqlite"])
+    page = write_report(tmp_path / "merged.sqlite", tmp_path / "report").read_text(encoding="utf-8")
+    assert "http" not in re.sub(r"https?://(arxiv|www\.w3)\S+", "", page)
+    assert "Eight questions" not in page
+    assert page.count("<template data-plan=") == 4
+    assert "The story of one prompt" in page
+    # The full model is shown first, and beside it a plan that says the same.
+    assert page.index('<option value="0" selected>full</option>') < page.index('<option value="1" selected>')
+    assert stories[0].answer in page
+    for verdict in flows[0].verdicts:
+        assert verdict.words[1:].replace("'", "&#39;") in page
+    assert f"{int(flows[0].known.sum())} of 12 facts known" in page
+    windows = (tmp_path / "report" / "tables" / "flow-windows.csv").read_text(encoding="utf-8").splitlines()
+    depth = [line for line in windows if line.startswith("full,steps around,4,subject,")]
+    assert float(depth[0].split(",")[4]) == pytest.approx(flows[0].by_depth.value[4, 0])
+    summary = (tmp_path / "report" / "summary.txt").read_text(encoding="utf-8")
+    assert max(map(len, summary.splitlines())) <= 80
+    assert "15-0" in summary
+
+
+def test_a_story_is_what_a_run_says(painter) -> None:
+    """Against the run itself: what each state says, how sure it is of the answer, and when it appears."""
+    to_ask = asked(painter, facts()[:3])
+    from jaxpaint.analysis.story import stories
+
+    plan = Plan.parse("0-3 {4-11}*2 12-15")
+    (story,) = stories(painter, to_ask, 1, [plan])
+    run = painter.run([to_ask.prompts[1].tokens], plan)
+    answer = int(np.asarray(run.last_logits)[0].argmax())
+    assert story.answer == painter.tokenizer.decode([answer])
+    assert story.depths == tuple(range(11))
+    assert story.labels[4] == "{4-11} 1/2"
+    lens = run.logit_lens(1)
+    for state in (0, 5, 10):
+        said = [painter.tokenizer.decode([int(token)]) for token in lens.tokens[state, 0, :, 0]]
+        assert list(story.said[state]) == said
+    np.testing.assert_allclose(story.probability, np.exp(lens.logprobs[-1, 0, -1, 0]), rtol=1e-5)
+    assert story.appears is not None
+    assert all(said[-1] == story.answer for said in story.said[story.appears :])
+    assert story.said[story.appears - 1][-1] != story.answer
+    parts, _ = run.attribution_by_head()
+    np.testing.assert_allclose(story.reads.sum(axis=0), parts[:, 0].sum(axis=(0, 1)), atol=1e-5)
+    np.testing.assert_allclose(story.feed_forward.sum(), run.attribution().mlp.sum(), atol=1e-4)
+    subject = story.read_at(0)
+    assert subject is not None
+    strongest = int(story.change[:, 0].argmin())
+    assert subject[0] <= strongest <= subject[1]
