@@ -101,7 +101,7 @@ def story_lines(setting: StorySetting, found: Sequence[LabelledStory]) -> Iterat
         yield each.label if each.label == str(story.plan) else f"{each.label}: plan {story.plan}"
         for sentence in sentences(story):
             yield from textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")
-        yield f"  {'after':<20}{'says':<18}{'answer':>8}   the step's attention writes of it, to"
+        yield f"  {'after':<20}{'says':<18}{'answer':>8}   attention writes, to"
         yield f"  {'':<20}{'':<18}{'':>8}   {'subject':>10}{'rest':>10}"
         yield from _states(story)
 
