@@ -13,6 +13,9 @@ from jaxpaint.base.target import platform
 # XLA's default library for matrix products on a CPU (YNNPACK) adds up the whole inner dimension in one chain; Eigen
 # adds up blocks. Its error is a third smaller at the same speed (docs/log.md), which deep plans amplify.
 EIGEN_MATMUL = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# Of what YNNPACK does not add up, XLA makes trees of windows, which its CPU backend runs element by element: a softmax
+# over 512 takes six times as long (docs/log.md).
+PLAIN_REDUCTIONS = {"xla_disable_hlo_passes": "tree_reduction_rewriter"}
 KEPT_SECONDS = 0.1  # of compilation, from which an executable is kept
 # Executables of one function in memory. On a CPU each takes about a hundred of the 65,530 memory maps that Linux allows
 # a process, and where there are no more XLA crashes: five hundred plans, each compiled in.
@@ -43,20 +46,27 @@ def enable_persistent_cache() -> None:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_SECONDS)
 
 
-def compiler_options() -> dict[str, str] | None:
-    """`compiler_options` for `jax.jit` on the target; None where XLA does not know them."""
-    return _cpu_options() if platform() == "cpu" else None
+def compiler_options(few_rows: bool = False) -> dict[str, str] | None:
+    """`compiler_options` for `jax.jit` on the target, those that XLA knows; None for an accelerator.
+
+    With `few_rows` as `jit`.
+    """
+    if platform() != "cpu":
+        return None
+    wanted = (PLAIN_REDUCTIONS,) if few_rows else (EIGEN_MATMUL, PLAIN_REDUCTIONS)
+    return {name: value for each in wanted if _is_known(*each) for name, value in each.items()}
 
 
 @functools.cache
-def _cpu_options() -> dict[str, str] | None:
+def _is_known(option: str) -> bool:
     import jax
 
+    value = {**EIGEN_MATMUL, **PLAIN_REDUCTIONS}[option]
     try:
-        jax.jit(lambda x: x, compiler_options=EIGEN_MATMUL).lower(0.0).compile()
+        jax.jit(lambda x: x, compiler_options={option: value}).lower(0.0).compile()
     except (RuntimeError, ValueError):
-        return None
-    return dict(EIGEN_MATMUL)
+        return False
+    return True
 
 
 def jit(
@@ -81,7 +91,7 @@ def jit(
                 own,
                 static_argnames=static_argnames,
                 donate_argnames=donate,
-                compiler_options=None if few_rows else compiler_options(),
+                compiler_options=compiler_options(few_rows),
             )
 
         def compiled() -> Any:
