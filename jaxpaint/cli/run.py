@@ -8,9 +8,9 @@ examples:
   jaxpaint run --model llama2-7b --text 'Beats Music is owned by' --json
 
 A token's logit is the sum of what the embeddings and each step's attention and
-feed-forward wrote. With --block the last token does not attend to a part of
-the text, where it occurs last; with --off a sublayer gives nothing; both in
---layers or --steps, if named.
+feed-forward wrote. With --block the last token does not attend to words of the
+text ('kettle#2' where there are several, 'kettle#all' for all of them); with
+--off a sublayer gives nothing; both in --layers or --steps, if named.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=5, metavar="N", help="next tokens to show (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     changes = parser.add_argument_group("what is changed")
-    changes.add_argument("--block", metavar="PART", help="a part of the text that the last token does not attend to")
+    changes.add_argument("--block", metavar="PART", help="words of the text that the last token does not attend to")
     changes.add_argument("--off", choices=("attention", "mlp"), help="a sublayer that gives nothing")
     changes.add_argument("--layers", metavar="NUMBERS", help="in these layers, such as 3,8-12 (default: all)")
     changes.add_argument("--steps", metavar="NUMBERS", help="in these steps of the plan, from 1 (default: all)")

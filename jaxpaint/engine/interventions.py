@@ -154,12 +154,24 @@ def checked(
         if heads is not None and not set(listed(heads)) <= set(range(config.num_attention_heads)):
             known = config.num_attention_heads
             raise UserError(f"heads {list(listed(heads))} are not among the layers' {known}, from 0")
-        for positions in (each.queries, each.keys) if isinstance(each, Knockout) else (each.positions,):
-            for row in rows:
-                places(() if positions is None else listed(positions), lengths[row])
+        for row in rows:
+            if isinstance(each, Knockout):
+                _check_edges(each, lengths[row], config.capabilities.decoder)
+            else:
+                places(() if each.positions is None else listed(each.positions), lengths[row])
         if isinstance(each, Replace):
             _check_value(each, len(rows), width, config.hidden_size)
     return tuple(interventions)
+
+
+def _check_edges(each: Knockout, length: int, only_back: bool) -> None:
+    """Both ends of edges are in a text of `length` tokens; a decoder's keys stand no later than some query."""
+    queries, keys = (places(listed(those), length) for those in (each.queries, each.keys))
+    if only_back and (later := [key for key in keys if key > max(queries)]):
+        raise UserError(
+            f"keys {later} stand behind the last query, {max(queries)}, and a decoder attends to nothing that comes "
+            f"later: leave them out"
+        )
 
 
 def _check_where(each: Where, steps: Sequence[Step]) -> None:

@@ -127,7 +127,7 @@ class TestInterventions:
 
     def test_a_query_without_keys_gives_zeros(self, one: Tiny) -> None:
         """Softmax has none; torch's would be uniform."""
-        run = one.model.run(TOKENS, self.PLAN, Knockout(queries=4, keys=range(11), events=[0]))
+        run = one.model.run(TOKENS, self.PLAN, Knockout(queries=4, keys=range(5), events=[0]))
         assert np.isfinite(np.asarray(run.logits)).all()
         np.testing.assert_array_equal(np.asarray(run.attention)[0, :, :, 4], 0)
         nothing = one.model.run(TOKENS, self.PLAN, Scale(what="attention", factor=0, positions=4, events=[0]))
@@ -227,6 +227,17 @@ class TestInterventions:
         kind = Knockout if "keys" in values else Scale if "factor" in values else Replace
         with pytest.raises(UserError, match=named):
             make_tiny("grouped-query").model.run(TOKENS, self.PLAN, kind(**values))
+
+    def test_keys_that_come_later_are_no_edges(self) -> None:
+        """Of the last query, that is: a block of queries and keys has some that no query sees."""
+        model = make_tiny("grouped-query").model
+        with pytest.raises(UserError, match=r"keys \[5, 10\] stand behind the last query, 4.*leave them out"):
+            model.run(TOKENS, self.PLAN, Knockout(queries=[0, 4], keys=[0, 5, -1]))
+        rows = [TOKENS[0].tolist(), TOKENS[1, :5].tolist()]
+        with pytest.raises(UserError, match=r"keys \[3\] stand behind the last query, 2"):
+            model.run(rows, self.PLAN, Knockout(queries=2, keys=-2, rows=[1]))
+        model.run(TOKENS, self.PLAN, Knockout(queries=range(3, 8), keys=range(3, 8)))
+        tiny_bert().run(TOKENS, None, Knockout(queries=0, keys=[5]))  # which sees what comes later
 
     def test_what_is_no_intervention(self) -> None:
         with pytest.raises(UserError, match="no intervention"):
