@@ -13,43 +13,39 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxpaint.analysis.fits import Fit, Fitted, States
+from jaxpaint.analysis.fits import Fit, States
 from jaxpaint.analysis.probes import Probe, Sample, Texts
-from jaxpaint.analysis.ridge import Moments, chosen
-from jaxpaint.models.family import Config
+from jaxpaint.analysis.ridge import Moments, Ridge
 
 FLOOR = 1e-30  # of a mean square
 
 
-def _sums(states: States, lengths: Int[np.ndarray, " texts"]) -> list[Moments]:
-    """Of the last tokens, and of the others."""
+def _sums(states: States, lengths: Int[np.ndarray, " texts"], role: int) -> Moments:
+    """Of the last tokens, or of the others."""
     places = np.arange(states[0].shape[1])
-    last, others = places == lengths[:, None] - 1, places < lengths[:, None] - 1
-    found = []
-    for role in (last, others):
-        total = None
-        for number, state in enumerate(states):
-            x = state[role].astype(np.float64)
-            x /= np.sqrt(np.maximum(np.square(x).mean(axis=-1, keepdims=True), FLOOR))
-            moments = Moments.of(x, np.full((len(x), 1), number / (len(states) - 1)))
-            total = moments if total is None else total + moments
-        assert total is not None
-        found.append(total)
-    return found
+    chosen = places == lengths[:, None] - 1 if role == 0 else places < lengths[:, None] - 1
+    total = None
+    for number, state in enumerate(states):
+        x = state[chosen].astype(np.float64)
+        x /= np.sqrt(np.maximum(np.square(x).mean(axis=-1, keepdims=True), FLOOR))
+        moments = Moments.of(x, np.full((len(x), 1), number / (len(states) - 1)))
+        total = moments if total is None else total + moments
+    assert total is not None
+    return total
 
 
-def _solve(train: Sequence[Moments], held: Sequence[Moments]) -> Fitted:
-    fits = [chosen(first, second) for first, second in zip(train, held, strict=True)]
-    weights = np.concatenate([fit.weights for fit in fits], axis=1).astype(np.float32)
-    intercepts = np.concatenate([fit.intercept for fit in fits]).astype(np.float32)
-    return Fitted((weights, intercepts), np.array([fit.r2 for fit in fits]))
+def _gathered(fits: Sequence[Ridge]) -> tuple[Float[np.ndarray, "D roles"], Float[np.ndarray, " roles"]]:
+    return np.concatenate([fit.weights for fit in fits], axis=1), np.concatenate([fit.intercept for fit in fits])
 
 
-def _held_bytes(config: Config) -> int:
-    return 2 * 2 * 8 * config.hidden_size**2
-
-
-CLOCK_FIT = Fit("clock", _sums, _solve, _held_bytes)
+CLOCK_FIT = Fit(
+    "clock",
+    count=lambda config: 2,
+    sums=_sums,
+    gathered=_gathered,
+    sums_bytes=lambda config: (2 + 4) * 8 * config.hidden_size**2,
+    kept_bytes=lambda config: 2 * 2 * 4 * config.hidden_size,
+)
 
 
 def depths(x: Float[Array, "B S D"], texts: Texts) -> Float[Array, "B S"]:

@@ -15,31 +15,31 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpaint.analysis.clock import CLOCK_FIT, depths
-from jaxpaint.analysis.fits import Fit, Fitted, States
+from jaxpaint.analysis.fits import Fit, States
 from jaxpaint.analysis.lens import next_and_last, next_or_last
 from jaxpaint.analysis.probes import Probe, Sample, Texts
-from jaxpaint.analysis.ridge import Moments, chosen
-from jaxpaint.models.family import Config
+from jaxpaint.analysis.ridge import Moments, Ridge
 
 
-def _sums(states: States, lengths: Int[np.ndarray, " texts"]) -> list[Moments]:
-    """Of each depth's states and the last ones."""
+def _sums(states: States, lengths: Int[np.ndarray, " texts"], depth: int) -> Moments:
+    """Of the states at a depth and the last ones, of all tokens."""
     is_text = np.arange(states[0].shape[1]) < lengths[:, None]
-    return [Moments.of(state[is_text], states[-1][is_text]) for state in states]
+    return Moments.of(states[depth][is_text], states[-1][is_text])
 
 
-def _solve(train: Sequence[Moments], held: Sequence[Moments]) -> Fitted:
-    fits = [chosen(first, second) for first, second in zip(train, held, strict=True)]
-    maps = np.stack([fit.weights for fit in fits]).astype(np.float32)
-    offsets = np.stack([fit.intercept for fit in fits]).astype(np.float32)
-    return Fitted((maps, offsets), np.array([fit.r2 for fit in fits]))
+def _gathered(fits: Sequence[Ridge]) -> tuple[Float[np.ndarray, "depths D D"], Float[np.ndarray, "depths D"]]:
+    return np.stack([fit.weights for fit in fits]), np.stack([fit.intercept for fit in fits])
 
 
-def _held_bytes(config: Config) -> int:
-    return 2 * 2 * 8 * (config.num_hidden_layers + 1) * config.hidden_size**2
-
-
-MAPS_FIT = Fit("ridge_lens", _sums, _solve, _held_bytes)
+MAPS_FIT = Fit(
+    "ridge_lens",
+    count=lambda config: config.num_hidden_layers + 1,
+    sums=_sums,
+    gathered=_gathered,
+    # Two matrices of each half, and what solving them takes: both centred, eigenvectors with room for them.
+    sums_bytes=lambda config: (4 + 5) * 8 * config.hidden_size**2,
+    kept_bytes=lambda config: 2 * 4 * (config.num_hidden_layers + 1) * config.hidden_size**2,
+)
 
 
 def _mapped(x: Float[Array, "B S D"], texts: Texts) -> Float[Array, "B S D"]:

@@ -10,7 +10,6 @@ host are a few numbers per pair of states and text.
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,10 +28,10 @@ from jaxpaint.analysis import lens
 from jaxpaint.analysis.cka import CKA
 from jaxpaint.analysis.clock import CLOCK
 from jaxpaint.analysis.directions import ANGULAR_DISTANCE, BLOCK_INFLUENCE
-from jaxpaint.analysis.fits import Fitted, held_out
+from jaxpaint.analysis.fits import Fitted, Pass, fit_bytes, held_out, passes, solved
 from jaxpaint.analysis.lens import AGREEMENT, ENTROPY, LOGIT_LENS
 from jaxpaint.analysis.probes import Probe, Sample, Texts, without_padding
-from jaxpaint.analysis.ridge import Moments
+from jaxpaint.analysis.ridge import Moments, Ridge
 from jaxpaint.analysis.ridge_lens import RIDGE_LENS
 from jaxpaint.analysis.sums import Sums, added
 from jaxpaint.analysis.whole_states import SIMILARITY, VARIANCE
@@ -140,6 +139,8 @@ def fit(
     """What the probes have to learn of the full model, from half of the texts (`jaxpaint.analysis.fits`).
 
     By the fits' names; empty where no probe has any. Texts in more or smaller batches give the same but for rounding.
+    The full model runs over them once, or where memory does not hold all sums at once, several times
+    (`jaxpaint.analysis.fits.passes`), to the same numbers.
 
     Raises:
         UserError: as `analyse`; less than 2 texts, or less memory than the fits' sums take.
@@ -151,21 +152,39 @@ def fit(
     if len(checked) < 2:
         names = " and ".join(each.name for each in fits)
         raise UserError(f"{names} take half of the texts to fit and read the others; give at least 2 texts, not 1")
-    for each in fits:
-        advice = f"leave {each.name} out, or take a smaller model"
-        require_memory(each.held_bytes(model.config), f"the fit of {each.name}", advice)
-    plan, held = model.full_plan, held_out(len(checked))
-    sums: dict[tuple[str, bool], Sequence[Moments]] = {}
-    for text_rows in batches(model, checked, [plan], batch_tokens):
+    largest = max(fits, key=lambda each: fit_bytes([each], model.config)).name
+    advice = f"leave {largest} out, or take a smaller model"
+    require_memory(fit_bytes(fits, model.config), f"the fit of {largest}", advice)
+    fitted: dict[str, list[Ridge]] = {each.name: [] for each in fits}
+    for regressions in passes(fits, model.config):
+        sums = _fit_sums(model, checked, regressions, batch_tokens)
+        for each, number in regressions:
+            own = (sums.pop((each.name, number, half)) for half in (False, True))
+            fitted[each.name].append(solved(*own))
+    return {
+        each.name: Fitted(each.gathered(fitted[each.name]), np.array([found.r2 for found in fitted[each.name]]))
+        for each in fits
+    }
+
+
+def _fit_sums(
+    model: Model, texts: Sequence[Tokens], regressions: Pass, batch_tokens: int | None
+) -> dict[tuple[str, int, bool], Moments]:
+    """Each regression's sums over the texts of the fit and over those held out of it, in one run of the full model."""
+    plan, held = model.full_plan, held_out(len(texts))
+    sums: dict[tuple[str, int, bool], Moments] = {}
+    for text_rows in batches(model, texts, [plan], batch_tokens):
         ((_, path, _),) = _paths(model, [plan], (), text_rows, None, {})
         states = [np.asarray(step.state[: text_rows.real_rows], np.float32) for step in path]
         del path
-        is_held = held[list(text_rows.texts)]
-        for each, half in itertools.product(fits, (False, True)):
-            rows, key = is_held == half, (each.name, half)
-            found = each.sums([state[rows] for state in states], text_rows.lengths[: text_rows.real_rows][rows])
-            sums[key] = [a + b for a, b in zip(sums[key], found, strict=True)] if key in sums else found
-    return {each.name: each.solve(sums[each.name, False], sums[each.name, True]) for each in fits}
+        is_held, lengths = held[list(text_rows.texts)], text_rows.lengths[: text_rows.real_rows]
+        for half in (False, True):
+            rows = is_held == half
+            own = [state[rows] for state in states]
+            for each, number in regressions:
+                key, found = (each.name, number, half), each.sums(own, lengths[rows], number)
+                sums[key] = sums[key] + found if key in sums else found
+    return sums
 
 
 def batches(

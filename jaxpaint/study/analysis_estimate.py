@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpaint.analysis.fits import fit_bytes, passes
 from jaxpaint.analysis.probes import Probe
 from jaxpaint.analysis.states import BY_NAME, MAX_STATES, analyse, batches, fit
 from jaxpaint.base.words import count
@@ -25,6 +26,7 @@ from jaxpaint.study.spec import StudySpec
 
 # Steps of the two plans whose times tell a layer's from the rest.
 FEW, MANY = 2, 6
+SHOWN_BYTES = 10**8  # of memory: less need not be told
 TIMED_POSITIONS = 256  # of the batch that is timed, or one row: a lens costs many layers
 
 
@@ -40,7 +42,8 @@ class AnalysisRates:
 @dataclass(frozen=True)
 class AnalysisWork:
     """What analyses lack, every shared beginning of plans once: layer applications, states that they give, and pairs
-    of states compared, each on all `positions`, padding included. `largest` is the largest batch.
+    of states compared, each on all `positions`, padding included. `fit_bytes` are what fits take of the host's memory
+    at least, `largest` is the largest batch.
     """
 
     plans: int
@@ -52,6 +55,7 @@ class AnalysisWork:
     applications: int
     states: int
     pairs: int
+    fit_bytes: int
     largest: TextRows
 
     def __str__(self) -> str:
@@ -60,7 +64,8 @@ class AnalysisWork:
         compared = f" and {self.pairs:,} pairs of states" if self.pairs else ""
         done = self.wanted - self.plans
         there = f", {done} of {count(self.wanted, 'plan')} analysed" if done else ""
-        return f"{read}: {self.applications:,} applications a token, {self.states:,} states{compared}{there}"
+        fits = f", {self.fit_bytes / 1e9:.1f} GB for fits" if self.fit_bytes >= SHOWN_BYTES else ""
+        return f"{read}: {self.applications:,} applications a token, {self.states:,} states{compared}{fits}{there}"
 
     def seconds(self, rates: AnalysisRates) -> float:
         """For all positions, compilation and what fits are solved in left out."""
@@ -79,8 +84,9 @@ def analysis_work(spec: StudySpec, model: Source) -> AnalysisWork:
     plans = _lacking(spec, model, wanted, settings)
     rows = list(batches(model, texts, plans or [Plan.of(0)], spec.batch_tokens))
     probes = tuple(BY_NAME[name] for name in spec.analyses)
-    # The full model runs once more where it answers, or is fitted.
-    first = sum([any(probe.reads == "lens" for probe in probes), any(probe.fits for probe in probes)]) if plans else 0
+    # The full model runs once more where it answers, and for each pass of fits.
+    fits = dict.fromkeys(each for probe in probes for each in probe.fits) if plans else {}
+    first = (any(probe.reads == "lens" for probe in probes) if plans else 0) + len(passes(fits, model.config))
     states, pairs = _states(prefix_tree(plans)) if plans else (0, 0)
     return AnalysisWork(
         plans=len(plans),
@@ -92,6 +98,7 @@ def analysis_work(spec: StudySpec, model: Source) -> AnalysisWork:
         applications=(prefix_tree(plans).cost if plans else 0) + first * model.num_layers,
         states=states,
         pairs=pairs if any(probe.reads == "pair" for probe in probes) else 0,
+        fit_bytes=fit_bytes(fits, model.config),
         largest=max(rows, key=lambda batch: batch.tokens.size),
     )
 

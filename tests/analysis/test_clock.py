@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from jaxpaint.analysis.clock import CLOCK
-from jaxpaint.analysis.fits import held_out
+from jaxpaint.analysis.fits import held_out, passes
 from jaxpaint.analysis.ridge import PENALTIES, Moments, chosen, ridge
 from jaxpaint.analysis.ridge_lens import RIDGE_LENS
 from jaxpaint.analysis.states import analyse, analysis_rows, fit
@@ -180,6 +180,28 @@ def test_the_same_call_gives_the_same_to_the_last_digit(texts):
         *("clock_fit", "clock_stderr", "clock"),
         *("clock_fit", "ridge_lens_fit", "ridge_lens_stderr", "ridge_lens"),
     ]
+
+
+def test_less_memory_takes_more_runs_to_the_same_numbers(texts, monkeypatch):
+    """Of all regressions at once, some, and one by one: equal to the last digit."""
+    model = make_tiny("grouped-query").model
+    each = [CLOCK.fits[0], *(other for other in RIDGE_LENS.fits if other not in CLOCK.fits)]
+    whole = fit(model, texts, PROBES)
+    assert len(passes(each, model.config)) == 1
+    one = each[1].sums_bytes(model.config)
+    for sums, expected in ((4, 2), (1, 6)):
+        left = 2 * (sums * one + sum(fit.kept_bytes(model.config) for fit in each))
+        monkeypatch.setattr("jaxpaint.analysis.fits.memory_left", lambda left=left: left)
+        found = passes(each, model.config)
+        assert len(found) >= expected
+        assert [regression for own in found for regression in own] == [
+            (fit, number) for fit in each for number in range(fit.count(model.config))
+        ]
+        again = fit(model, texts, PROBES)
+        for name in whole:
+            np.testing.assert_array_equal(again[name].r2, whole[name].r2)
+            for ours, theirs in zip(again[name].parameters, whole[name].parameters, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
 
 
 def test_what_cannot_be_fitted_is_told(texts, monkeypatch):
