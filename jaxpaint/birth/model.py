@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.birth import probes
 from jaxpaint.birth.layers import NEVER, Parameters, feed_forward, of_layer
@@ -24,6 +24,7 @@ from jaxpaint.plans.plan import Plan
 
 Start: TypeAlias = Literal["default", "orthogonal"]
 FeedForward: TypeAlias = Literal["none", "linear", "mlp"]
+Blocked: TypeAlias = Bool[Array, "B T T"]
 FULL = Plan.of(0, 1)
 MLP_WIDTH = 4  # times the model's
 
@@ -82,18 +83,23 @@ class SmallModel:
     def block(self) -> Callable[[Parameters, Array, tuple[()]], Array]:
         """One layer as the engine's executors take it: `(parameters of one layer, x [B, T, D], ()) -> x`."""
 
-        def run(layer: Parameters, x: Float[Array, "B T D"], context: tuple[()] = ()) -> Float[Array, "B T D"]:
-            mixed = self.attention(layer, x) @ x
+        def run(
+            layer: Parameters, x: Float[Array, "B T D"], context: tuple[()] = (), blocked: Blocked | None = None
+        ) -> Float[Array, "B T D"]:
+            mixed = self.attention(layer, x, blocked) @ x
             x = x + mixed @ (layer["output"] @ layer["value"]).T
             return x + feed_forward(layer, x) if self.feed_forward != "none" else x
 
         return run
 
-    def attention(self, layer: Parameters, x: Float[Array, "B T D"]) -> Float[Array, "B T T"]:
-        """How much each position attends to each, itself and those before; rows sum to 1."""
+    def attention(
+        self, layer: Parameters, x: Float[Array, "B T D"], blocked: Blocked | None = None
+    ) -> Float[Array, "B T T"]:
+        """How much each position attends to each, itself and those before; rows sum to 1. No row may be all blocked."""
         scores = (x @ layer["key"]) @ x.swapaxes(-1, -2)
         scores = scores / np.sqrt(self.width) if self.scaled else scores
         visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+        visible = visible if blocked is None else visible & ~blocked
         return jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
 
     def embed(self, parameters: Parameters, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
@@ -131,9 +137,16 @@ class SmallModel:
             found |= {"bigram_distance": probes.bigram_distance(parameters, bigrams, triggers)}
         return found
 
-    def logits(self, parameters: Parameters, events: Events, tokens: Int[Array, "B T"]) -> Float[Array, "B T N"]:
-        """Of every position, under a plan given as its events."""
-        x = run_events(self.block, parameters["layers"], events, self.embed(parameters, tokens), ())
+    def logits(
+        self,
+        parameters: Parameters,
+        events: Events,
+        tokens: Int[Array, "B T"],
+        blocked: Bool[Array, "events B T T"] | None = None,
+    ) -> Float[Array, "B T N"]:
+        """Of every position, under a plan given as its events; in each without the edges `blocked`, query by key."""
+        own = () if blocked is None else (blocked,)
+        x = run_events(self.block, parameters["layers"], events, self.embed(parameters, tokens), (), own)
         return self.unembed(parameters, x)
 
 

@@ -13,8 +13,9 @@ one executable of `size` events differentiates every plan of at most that cost, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -73,17 +74,19 @@ def stacked_events(plans: Iterable[Plan], size: int | None = None) -> Events:
 
 
 def run_events(
-    block: Block, stacked: Parameters, events: Events, x: Float[Array, "B S D"], context: Context
+    block: Block, stacked: Parameters, events: Events, x: Float[Array, "B S D"], context: Context, own: Any = ()
 ) -> Float[Array, "B S D"]:
     """The hidden state after a plan's events, as `jaxpaint.engine.compiled.run` of the plan gives it up to rounding.
 
-    Events are compiled one by one: the way back then keeps each event's state once, and the first event's input, where
-    nothing before it is differentiated, gets no gradient.
+    `own` are further inputs of the block, arrays that have each event's along their first axis. Events are compiled one
+    by one: the way back then keeps each event's state once, and the first event's input, where nothing before it is
+    differentiated, gets no gradient.
     """
     updates: list[Array] = []
     for number in range(events.layers.shape[-1]):
         read = _read(x, events.weights[number], updates)
-        updates.append(run_layer(block, stacked, jnp.asarray(events.layers)[number], read, context) - read)
+        of_event = jax.tree.map(lambda leaf, number=number: leaf[number], own)
+        updates.append(run_layer(block, stacked, jnp.asarray(events.layers)[number], read, context, *of_event) - read)
     return _read(x, events.weights[-1], updates)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -167,3 +168,74 @@ def test_check_5_the_plan_engine_is_a_plain_forward_pass(start, batch) -> None:
     for found in (under_events, by_plan):
         assert np.abs(np.array(found) - expected).max() < 1e-5
     assert jnp.abs(jnp.asarray(expected)).max() > 1
+
+
+class Planted(NamedTuple):
+    """The head, and of predictions in context `asked` the circuit's edges, query by key, and as many other ones."""
+
+    model: SmallModel
+    parameters: Parameters
+    asked: np.ndarray
+    circuit: np.ndarray
+    others: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def planted(batch) -> Planted:
+    tokens, positions = np.array(batch.tokens), np.arange(LENGTH)
+    after_same = np.zeros((*tokens.shape, LENGTH), bool)
+    after_same[:, :, 1:] = tokens[:, :, None] == tokens[:, None, :-1]
+    circuit = after_same & (positions <= positions[:, None])
+    others = ~after_same & (positions < positions[:, None])
+    # Where a trigger fills a text there are not as many others.
+    count = circuit.sum(axis=-1, keepdims=True)
+    asked = (np.array(batch.counters) >= 2) & (others.sum(axis=-1) >= count[..., 0])
+    drawn = np.where(others, np.random.default_rng(0).random(others.shape), 2)
+    chosen = others & (drawn.argsort(axis=-1).argsort(axis=-1) < count)
+    return Planted(*head(256, 10, 3), asked, circuit & asked[..., None], chosen & asked[..., None])
+
+
+class TestCheck13:
+    """The planted circuit: in layer 1 of `0 1` a trigger looks at what followed its earlier occurrences."""
+
+    @staticmethod
+    def accuracy(planted: Planted, batch: Batch, edges: np.ndarray, event: int) -> float:
+        blocked = np.zeros((2, *edges.shape), bool)
+        blocked[event] = edges
+        logits = planted.model.logits(planted.parameters, events_of(Plan.of(0, 1)), batch.tokens, jnp.asarray(blocked))
+        correct = np.array(logits.argmax(axis=-1) == batch.labels)
+        return float(correct[planted.asked].mean())
+
+    def test_check_13_its_edges_carry_the_prediction(self, planted, batch) -> None:
+        assert planted.circuit.sum() == planted.others.sum()
+        assert planted.asked.sum() > 200
+        nothing = self.accuracy(planted, batch, np.zeros_like(planted.circuit), 1)
+        found = {
+            (name, event): self.accuracy(planted, batch, getattr(planted, name), event)
+            for name in ("circuit", "others")
+            for event in (0, 1)
+        }
+        print("check 13", int(planted.asked.sum()), nothing, found)
+        assert nothing >= 0.94
+        assert found["circuit", 1] <= 0.1
+        assert found["others", 1] >= nothing - 0.02
+        assert found["circuit", 0] >= nothing - 0.02  # the circuit lies in layer 1
+
+    def test_a_blocked_edge_is_one_that_is_not_there(self, planted, batch) -> None:
+        layer = jax.tree.map(lambda leaf: leaf[0], planted.parameters["layers"])
+        x = planted.model.embed(planted.parameters, batch.tokens)
+        plain, without = (
+            np.array(planted.model.attention(layer, x, blocked)) for blocked in (None, jnp.asarray(planted.circuit))
+        )
+        np.testing.assert_array_equal(without[planted.circuit], 0)
+        kept = np.where(planted.circuit, 0, plain.astype(np.float64))
+        total = kept.sum(axis=-1, keepdims=True)
+        some = total[..., 0] > 1e-3  # of what is left
+        np.testing.assert_allclose(without[some], (kept / total)[some], atol=1e-4)
+
+    def test_nothing_blocked_is_no_change(self, planted, batch) -> None:
+        own, nothing = events_of(Plan.of(0, 1)), jnp.zeros((2, *planted.circuit.shape), bool)
+        np.testing.assert_array_equal(
+            np.array(planted.model.logits(planted.parameters, own, batch.tokens, nothing)),
+            np.array(planted.model.logits(planted.parameters, own, batch.tokens)),
+        )
