@@ -22,7 +22,7 @@ from jaxpaint.engine.interventions import Intervention, Knockout, checked
 from jaxpaint.engine.lens import Lens
 from jaxpaint.engine.observe import observe
 from jaxpaint.engine.rows import Inputs
-from jaxpaint.engine.spans import places_of, spans
+from jaxpaint.engine.spans import places_named, spans
 from jaxpaint.models.family import require_lm_head
 from jaxpaint.models.observed import Found
 from jaxpaint.plans.events import Event, Step, steps
@@ -75,11 +75,12 @@ class Run:
         return tuple(whole[span.begin : span.stop] if span.begin > before else "" for before, span in pairs)
 
     def positions(self, part: str, row: int = 0) -> tuple[int, ...]:
-        """Where the row's tokens stand that have a character of `part`, the last time that it occurs in the text.
+        """Where the row's tokens stand that make up `part`, words of the text; of several `word#2`, or `word#all`.
 
-        Raises UserError for a text that is not in it.
+        Raises UserError for a part that is not in the text or no whole tokens of it, and for one that is there several
+        times without a number.
         """
-        return places_of(self.model.tokenizer, self._tokens(row), part)
+        return places_named(self.model.tokenizer, self._tokens(row), part)
 
     def state(self, step: int, position: int = -1) -> Float[Array, "B 1 D"]:
         """The state after a step, 0 the embeddings, at one position of each row; below 0 from its text's own end."""
@@ -101,6 +102,11 @@ class Run:
     def attention(self) -> Float[Array, "E B N S S"]:
         """Attention's weights in float32: of each query, those of its keys add up to 1, or to 0 if all are blocked."""
         return self._take("attention")
+
+    @property
+    def values(self) -> Float[Array, "E B S K H"]:
+        """What attention's heads sum up of each token, by key/value head: queries' heads share them in groups."""
+        return self._take("values")
 
     @property
     def attention_out(self) -> Float[Array, "E B S D"]:
@@ -176,7 +182,7 @@ class Run:
                 event.layer,
                 direction * event.weight,
                 self.attention[event.number, rows, :, places],
-                self._take("values")[event.number],
+                self.values[event.number],
             )
             for event in self.events
         ]

@@ -1,4 +1,4 @@
-"""jaxpaint run and jaxpaint lens."""
+"""jaxpaint run, jaxpaint lens, jaxpaint routes and jaxpaint flow."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 import jaxpaint
 from convert import store_for
+from jaxpaint.cli.routes import HEAD
 from tests.cli.test_logits import TEXT, torch_logits
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
@@ -59,12 +60,66 @@ def test_a_run_is_the_models(run, folder) -> None:
     assert float(top[0]) != pytest.approx(before, abs=1e-6)
 
 
+def test_which_of_several_words_is_blocked(run, refused, folder) -> None:
+    common = ("run", "--model", folder, "--dtype", "float32", "--text", f"{TEXT} {TEXT}", "--json", "--block")
+    said = {name: json.loads(run(*common, name)[1]) for name in ("kettle#1", "kettle#2", "kettle#all")}
+    model = jaxpaint.load(folder, dtype="float32")
+    plain = model.run(f"{TEXT} {TEXT}")
+    for name, each in said.items():
+        changed = model.run(f"{TEXT} {TEXT}", None, jaxpaint.Knockout(queries=-1, keys=plain.positions(name)))
+        assert each["attribution"]["logit"] == pytest.approx(float(changed.attribution().logit[0]), abs=1e-4)
+    assert plain.positions("kettle#all") == (*plain.positions("kettle#1"), *plain.positions("kettle#2"))
+    refused(*common, "kettle", expected=("'kettle' is 2 times in the text", "kettle#1 to kettle#2"))
+
+
+def test_routes_are_the_models(run, folder) -> None:
+    common = ("routes", "--model", folder, "--dtype", "float32", "--text", TEXT, "--plan", PLAN)
+    status, out, err = run(*common, "--json", "--threshold", 0.1, "--without", 2)
+    assert (status, err) == (0, "")
+    found = jaxpaint.routes(jaxpaint.load(folder, dtype="float32").run(TEXT, PLAN), threshold=0.1, without=2)
+    said, ours = json.loads(out), found.to_json()
+    assert said.keys() == ours.keys()
+    assert said["nodes"] == ours["nodes"]
+    assert said["left_out"] == ours["left_out"]
+    assert "".join(token["text"] for token in said["tokens"]).endswith(TEXT)
+    assert [edge["share"] for edge in said["edges"]] == pytest.approx(
+        [edge["share"] for edge in ours["edges"]], abs=1e-5
+    )
+
+    lines = run(*common, "--threshold", 0.1, "--without", 2)[1].splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith(f"plan {PLAN} ")
+    assert lines[1].endswith(f"{len(found.nodes)} nodes, {len(found.edges)} edges")
+    assert any("without 2 coordinates" in line for line in lines)
+    # A line for each state after a layer and each join, from the last one down, but for those that are passed on.
+    passed = {edge.target for edge in found.edges if edge.kind == "residual"}
+    changed = {edge.target for edge in found.edges if edge.kind != "residual"}
+    attended = {edge.source for edge in found.edges if found.nodes[edge.source].kind == "attention"}
+    own = {edge.target for edge in found.edges if edge.source in attended & changed} | changed
+    states = [
+        node
+        for number, node in reversed(list(enumerate(found.nodes)))
+        if node.kind in ("state", "join") and (number in own or number not in passed)
+    ]
+    begun = [line.split() for line in lines[lines.index(HEAD) + 1 :] if line[3:5].strip()]
+    assert [(what, number) for what, number, *_ in begun] == [
+        ("join", str(node.join)) if node.layer is None else (str(node.layer), str(node.event)) for node in states
+    ]
+    every = run(*common, "--threshold", 0.1, "--all-shares", "--json")[1]
+    assert not json.loads(every)["renormalised"]
+
+
 def test_mistakes(refused, store) -> None:
-    for command in ("run", "lens"):
+    for command in ("run", "lens", "routes"):
         common = (command, "--model", store)
         refused(*common, "--text", "", expected=("the text is empty",))
-        refused(*common, "--text", "A", "--top", 0, expected=("0 tokens to show",))
+        if command != "routes":
+            refused(*common, "--text", "A", "--top", 0, expected=("0 tokens to show",))
         refused(*common, "--text", "A", "--plan", "0 99", expected=("99",))
+    common = ("routes", "--model", store, "--text", "A")
+    refused(*common, "--threshold", 1, expected=("threshold is 1.0; give 0",))
+    refused(*common, "--without", 1000, expected=("without is 1000",))
+    refused(*common, "--position", 5, expected=("position 5 is not in a text",))
     refused("lens", "--model", store, "--text", "A", "--position", 5, expected=("position 5 is not in a text",))
     common = ("run", "--model", store, "--text", "She put")
     refused(*common, "--layers", "1", expected=("--block PART or --off",))
