@@ -1,4 +1,4 @@
-"""The notebooks of examples/: stored without outputs, and they run from top to bottom without a network."""
+"""The notebooks of examples/: what they are stored with, and they run from top to bottom without a network."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 FIRST_HOUR = ROOT / "examples" / "first_hour.ipynb"
+LOOKING = ROOT / "examples" / "looking_inside.ipynb"
+SHOWN = (FIRST_HOUR, LOOKING)  # stored with their outputs
+MOST_BYTES = 400_000
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 
@@ -30,12 +33,34 @@ def outputs_of(notebook: Any, mime: str) -> list[str]:
     return [output.data[mime] for output in outputs if mime in output.get("data", {})]
 
 
+def texts_of(notebook: Any) -> list[str]:
+    """All outputs that are text, in order."""
+    outputs = [output for cell in cells(notebook, "code") for output in cell.outputs]
+    kinds = ("text/plain", "text/html", "text/markdown")
+    return [output.text if "text" in output else output.data.get(kind, "") for output in outputs for kind in kinds]
+
+
+def words_of(notebook: Any) -> list[str]:
+    """`texts_of` without digits: other machines round otherwise, and take another time."""
+    return [re.sub(r"-?[0-9]+([.e][-+0-9]*)?", "#", text) for text in texts_of(notebook)]
+
+
 @each_notebook
-def test_notebooks_are_stored_without_outputs(path) -> None:
+def test_notebooks_are_stored_with_all_outputs_or_none(path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
-    assert {(cell.execution_count, len(cell.outputs)) for cell in cells(notebook, "code")} == {(None, 0)}
+    code = cells(notebook, "code")
+    if path not in SHOWN:
+        assert {(cell.execution_count, len(cell.outputs)) for cell in code} == {(None, 0)}
+        return
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert path.stat().st_size < MOST_BYTES
+    assert not any(cell.metadata for cell in code)
+    kinds = [(output.output_type, output.get("name")) for cell in code for output in cell.outputs]
+    assert not {("error", None), ("stream", "stderr")} & set(kinds)
+    shown = "".join(texts_of(notebook))
+    assert [place for place in ("/home/", "/root/", "/tmp/", "/work/", f"{Path.home()}/") if place in shown] == []
 
 
 @each_notebook
@@ -131,5 +156,20 @@ def test_the_first_hour_runs_without_a_network(tmp_path, monkeypatch) -> None:
 
     shown = "".join([stream.text for stream in streams] + tables + outputs_of(notebook, "text/plain"))
     assert [place for place in (ROOT, tmp_path, Path.home()) if f"{place}/" in shown] == []
+    assert words_of(notebook) == words_of(nbformat.read(FIRST_HOUR, as_version=4))
     assert list(work.iterdir()) == []
     assert list((tmp_path / "TMPDIR").glob("**/*.sqlite")) == []
+
+
+@pytest.mark.slow
+def test_looking_inside_runs_without_a_network(tmp_path, monkeypatch) -> None:
+    for name in ("JAXPAINT_CACHE", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    notebook = nbformat.read(LOOKING, as_version=4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    stored = nbformat.read(LOOKING, as_version=4)
+    assert len(outputs_of(notebook, "image/png")) == len(outputs_of(stored, "image/png")) == 4
+    assert words_of(notebook) == words_of(stored)
+    assert [text for text in outputs_of(stored, "text/html") if "does not hold" in text]
