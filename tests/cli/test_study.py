@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from jaxpaint.engine import model
+from jaxpaint.study import analysis_estimate
 from jaxpaint.study import estimate as study_estimate
 from jaxpaint.study import run as study
 from jaxpaint.study.analysis_estimate import AnalysisRates
@@ -158,6 +159,11 @@ class TestDryRun:
         # The full model runs once more to answer, and once to be fitted.
         lines = self.lines(run("study", settings, "--analyses", "entropy,clock,ridge_lens", *on)[1])
         assert lines["states"].endswith(": 23 applications a token, 10 states")
+        with monkeypatch.context() as little:  # of memory: each of the fits' 2 and 6 regressions is a run by itself
+            little.setattr("jaxpaint.analysis.fits.memory_left", lambda: 0)
+            little.setattr(analysis_estimate, "SHOWN_BYTES", 0)
+            lines = self.lines(run("study", settings, "--analyses", "clock,ridge_lens", *on)[1])
+        assert lines["states"].endswith(f": {13 + 5 + 8 * 5} applications a token, 10 states, 0.0 GB for fits")
         some = ("--analyses", "variance", "--analysis-strategies", "full", "--strategies", "skip")
         lines = self.lines(run("study", settings, *some, *on)[1])
         assert lines["also"].startswith("variance of 1 plan on 4 texts of ")
