@@ -17,6 +17,7 @@ Voita, arXiv 2403.00824, for layers in order; groups and repeats are ours.
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -152,11 +153,18 @@ def _check(run: Run, threshold: float, without: int) -> None:
         raise UserError("a state was changed between steps, which no event wrote: its parts would not add up")
     if "attention" in changed:
         raise UserError("attention was scaled or replaced, so it is no longer the sum of its heads")
-    if not 0 <= threshold < 1:
+    if not 0 <= _number(threshold) < 1:
         raise UserError(f"threshold is {threshold}; give 0, for all edges, or more, below 1")
     size = run.model.config.hidden_size
     if not 0 <= _whole("without", without) < size:
         raise UserError(f"without is {without}; give how many of the {size} coordinates to leave out, below {size}")
+
+
+def _number(value: float) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _whole(name: str, value: int) -> int:

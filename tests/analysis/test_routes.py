@@ -367,6 +367,7 @@ class TestRoutes:
             ({"threshold": 1}, "threshold is 1"),
             ({"threshold": -0.1}, "threshold is -0.1"),
             ({"threshold": float("nan")}, "threshold is nan"),
+            ({"threshold": "half"}, "threshold is half"),
             ({"without": 32}, "without is 32.*32 coordinates"),
             ({"without": -1}, "without is -1"),
         ],
