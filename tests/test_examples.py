@@ -1,4 +1,4 @@
-"""The notebooks of examples/: stored without outputs, and they run from top to bottom without a network."""
+"""The notebooks of examples/: they run from top to bottom without a network, and outputs that are stored are of now."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 FIRST_HOUR = ROOT / "examples" / "first_hour.ipynb"
+BIRTH = ROOT / "examples" / "birth.ipynb"  # the one that is stored with its outputs
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 
@@ -30,12 +31,27 @@ def outputs_of(notebook: Any, mime: str) -> list[str]:
     return [output.data[mime] for output in outputs if mime in output.get("data", {})]
 
 
-@each_notebook
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path != BIRTH], ids=lambda path: path.name)
 def test_notebooks_are_stored_without_outputs(path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
     assert {(cell.execution_count, len(cell.outputs)) for cell in cells(notebook, "code")} == {(None, 0)}
+
+
+def test_the_birth_notebook_is_stored_with_outputs_of_one_run() -> None:
+    notebook = nbformat.read(BIRTH, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert [cell.execution_count for cell in cells(notebook, "code")] == list(
+        range(1, 1 + len(cells(notebook, "code")))
+    )
+    assert BIRTH.stat().st_size < 400_000
+    assert len(outputs_of(notebook, "image/png")) == 2
+    kinds = {output.output_type for cell in cells(notebook, "code") for output in cell.outputs}
+    assert kinds == {"stream", "display_data", "execute_result"}
+    assert [cell for cell in cells(notebook, "code") for output in cell.outputs if output.get("name") == "stderr"] == []
+    assert [place for place in ("/home/", "/root/", "/work/", "/tmp/") if place in BIRTH.read_text()] == []
 
 
 @each_notebook
@@ -86,13 +102,30 @@ def test_scripts_are_short(script: Path) -> None:
 def test_the_birth_of_an_induction_head_runs_without_a_network(tmp_path, monkeypatch) -> None:
     for name in ("JAXPAINT_CACHE", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
-    notebook = nbformat.read(ROOT / "examples" / "birth.ipynb", as_version=4)
+    stored, notebook = (nbformat.read(BIRTH, as_version=4) for _ in range(2))
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
     assert len(outputs_of(notebook, "image/png")) == 2
     written, watched = outputs_of(notebook, "text/html")
     assert [text for text in ("gamma 10", "{0 1}*3") if text not in written] == []
     assert float(re.findall(r"<td>([0-9.]+)</td>", watched)[-3]) > 0.8  # of the plan 0 1, at the last step
+    # What is stored is of the same cells: the same texts, tables of the same rows and columns, like numbers.
+    for before, after in zip(cells(stored, "code"), cells(notebook, "code"), strict=True):
+        assert [output.output_type for output in before.outputs] == [output.output_type for output in after.outputs]
+    assert printed(stored) == printed(notebook)
+    for before, after in zip(outputs_of(stored, "text/html"), (written, watched), strict=True):
+        assert headings(before) == headings(after)
+        old, new = ([float(each) for each in re.findall(r"<td>([0-9.]+)</td>", table)] for table in (before, after))
+        assert old == pytest.approx(new, abs=0.15)
+
+
+def printed(notebook: Any) -> str:
+    streams = [output for cell in cells(notebook, "code") for output in cell.outputs if output.output_type == "stream"]
+    return "".join(stream.text for stream in streams)
+
+
+def headings(table: str) -> list[str]:
+    return re.findall(r"<th>(.*?)</th>", table)
 
 
 @pytest.mark.slow

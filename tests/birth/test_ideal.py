@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpaint.birth.behaviour import attention_scores, scores
+from jaxpaint.birth.behaviour import scores
 from jaxpaint.birth.data import Batch, DataSettings, sample, source_of
 from jaxpaint.birth.ideal import ideal
 from jaxpaint.birth.layers import Parameters
@@ -95,7 +95,8 @@ def test_check_3_the_ideal_head_copies(width, start, low, high, many) -> None:
 
 
 def test_the_ideal_head_attends_as_it_should(batch) -> None:
-    found = jax.jit(attention_scores, static_argnums=0)(*head(256, 10, 3), batch)
+    model, parameters = head(256, 10, 3)
+    found, _ = jax.jit(model.attended)(parameters, events_of(Plan.of(0, 1)), batch)
     assert min(map(float, found.values())) > 0.9
 
 
