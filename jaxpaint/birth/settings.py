@@ -24,9 +24,9 @@ UNFROZEN, ONE, RANDOM, RARE_ARM, BIGRAM, REDRAWN = (
     *("unfrozen", "one trigger", "random triggers", "rare triggers", "bigram outputs", "outputs redrawn"),
 )
 FIRST_ALONE, SECOND_ALONE = "layer 0 alone", "layer 1 alone"
-# What the general model's defaults are instead: the authors' code, but for fewer tokens and steps.
+# What the general model's defaults are instead: the authors' code, in a size that takes minutes.
 GENERAL: Mapping[str, Any] = {
-    **{"architecture": "general", "length": 64, "rows": 64, "steps": 300, "learning_rate": 0.01, "optimizer": "adamw"},
+    **{"architecture": "general", "width": 64, "length": 64, "steps": 400, "learning_rate": 0.01, "optimizer": "adamw"},
     **{"weight_decay": 0.01, "loss": "all", "kinds": ("one-layer",), "freezes": {}},
 }
 # Fields that one of the architectures alone has, and their options.
@@ -82,7 +82,7 @@ class Settings:
         self._check_architecture()
         _ = self.model  # refuses what it cannot be
         plans = self.plans
-        if plans == WATCHED and self.layers != 2:
+        if plans == WATCHED and self.architecture == "general":
             plans = (str(self.full), " ".join(map(str, reversed(range(self.layers)))), "0", str(self.looped))
         texts = tuple(str(Plan.parse(plan).validate(self.layers)) for plan in plans)
         object.__setattr__(self, "plans", tuple(dict.fromkeys(texts)))

@@ -37,7 +37,11 @@ def summary(outcome: Outcome, width: int = 80) -> str:
         )
         lines += textwrap.wrap(finding.evidence, width, initial_indent="    ", subsequent_indent="    ")
     lines += ["", "at the end (mean and two standard errors over seeds)", *_aligned(end_rows(outcome))]
-    lines += ["", "what attention finds at the end, as shares", *_aligned(behaviour_rows(outcome))]
+    lines += [
+        "",
+        "right predictions of all outputs, and what attention finds, at the end",
+        *_aligned(behaviour_rows(outcome)),
+    ]
     written = f" (written down: b {outcome.settings.ideal_b:g})" if outcome.written else ""
     lines += ["", f"in-context accuracy under plans{written}", *_aligned(plan_rows(outcome))]
     return "\n".join(lines)

@@ -34,7 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--model", choices=("small", "general"), default="small", help="attention alone, or norms, heads and a network"
     )
-    model.add_argument("--width", type=int, metavar="D", help="(default: 128)")
+    model.add_argument("--width", type=int, metavar="D", help="(default: 128, general 64)")
     model.add_argument("--layers", type=int, metavar="L", help="of the general model (default: 2)")
     model.add_argument("--heads", type=int, metavar="H", help="of the general model (default: 4)")
     model.add_argument(
@@ -55,8 +55,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     texts.add_argument("--held-out-outputs", action="store_true", help="test on outputs that training texts never have")
 
     training = parser.add_argument_group("training")
-    training.add_argument("--steps", type=int, metavar="N", help="(default: 300)")
-    training.add_argument("--batch", type=int, metavar="B", help="fresh texts a step (default: 32, general 64)")
+    training.add_argument("--steps", type=int, metavar="N", help="(default: 300, general 400)")
+    training.add_argument("--batch", type=int, metavar="B", help="fresh texts a step (default: 32)")
     training.add_argument("--optimizer", choices=("sgd", "adamw"), help="(default: sgd, general adamw)")
     training.add_argument("--learning-rate", type=float, metavar="R", help="(default: 0.1, general 0.01)")
     training.add_argument("--weight-decay", type=float, metavar="R", help="(default: 1e-4, general 0.01)")

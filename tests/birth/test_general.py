@@ -79,7 +79,7 @@ def test_its_settings() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"heads": 5}, "--heads is 5; expected a divisor of the width, 128"),
+        ({"heads": 5}, "--heads is 5; expected a divisor of the width, 64"),
         ({"layers": 0}, "--layers is 0; expected 1 to 64"),
         ({"positions": "rotary"}, "--positions is not an option of the general model"),
         ({"embeddings": True}, "--train-embeddings is not an option of the general model"),
