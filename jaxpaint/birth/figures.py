@@ -24,10 +24,10 @@ RECALLS = {
     "accuracy": "in-context accuracy",
 }
 BEHAVIOUR = {
-    "looks_back": "layer 0 looks back at a trigger",
-    "hits": "layer 1 hits a place after the trigger",
-    "looks_back_at_hits": "layer 0 looks back at that place",
-    "copies": "the prediction copies what layer 1 found",
+    "looks_back": "layer 0 looks back",
+    "hits": "layer 1 hits",
+    "looks_back_at_hits": "layer 0 looks back at hits",
+    "copies": "copies what layer 1 found",
     "accuracy": "in-context accuracy",
 }
 MAPS = 5  # attention maps over training
@@ -122,7 +122,7 @@ def _behaviour(runs: Runs) -> Drawn:
             _fractions(axes, runs, name, BEHAVIOUR)
             _fraction(axes, "share of test positions" if axes is all_axes[0] else "")
             axes.set_title(f"trained {_under(runs, name)}", fontsize=11)
-        _legend(figure, *all_axes)
+        _legend(figure, *all_axes, columns=2 * len(arms))
 
     caption = "What attention finds in test texts, each arm under its own plan; bands are the range over seeds."
     return Drawn("behaviour", "behaviour", "what attention finds", caption, draw, (4.5 * len(arms) + 0.9, 4.8))
@@ -250,12 +250,12 @@ def _attention_over_steps(runs: Runs) -> Drawn:
     return Drawn("steps", "steps", "attention over training", caption, draw, (2.4 * len(records) + 1.2, 5.4))
 
 
-def _legend(figure: Figure, *all_axes: Axes) -> None:
+def _legend(figure: Figure, *all_axes: Axes, columns: int = 4) -> None:
     """One legend of several axes, under them."""
     entries: dict[str, Any] = {}
     for axes in all_axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     figure.legend(
-        list(entries.values()), list(entries), loc="outside lower center", ncols=min(4, len(entries)), fontsize=9
+        list(entries.values()), list(entries), loc="outside lower center", ncols=min(columns, len(entries)), fontsize=9
     )

@@ -19,10 +19,7 @@ ENDS = {
     **{"accuracy": "accuracy", "output": "R(W_O2)", "trigger": "R(W_K2)", "previous_token": "R(W_K1)"},
     "output_norm": "|W_O2|",
 }
-BEHAVIOUR = {
-    **{"output_accuracy": "all outputs", "looks_back": "looks back", "hits": "hits", "copies": "copies"},
-    "looks_back_at_hits": "back at hits",
-}
+BEHAVIOUR = {"output_accuracy": "all outputs", "looks_back": "looks back", "hits": "hits", "copies": "copies"}
 
 
 def summary(outcome: Outcome, width: int = 80) -> str:
