@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.birth.data import NO_TOKEN, DataSettings, Source, source_of
+from jaxpaint.birth.data import NO_TOKEN, Batch, DataSettings, Source, source_of
 from jaxpaint.birth.layers import NEVER, Parameters
 from jaxpaint.birth.model import FULL
 from jaxpaint.engine.events import Events, stacked_events
@@ -47,6 +47,11 @@ class Model(Protocol):
 
     def memories(self, parameters: Parameters, stored: Array, triggers: Array, bigrams: Array) -> dict[str, Array]:
         """What the weights alone tell; nothing where there are no such probes."""
+
+    def attended(
+        self, parameters: Parameters, events: Events, batch: Batch
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """What its layers look at: numbers, and maps [S, S] of the first text; nothing without such probes."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from jaxpaint.birth.train import Trained
 from jaxpaint.birth.verdicts import Finding, Part, above, below, shown, sooner, steps_to, verdict
 
 STORED = 0.95  # recall that counts as learned
+NUMBERS = {2: "two", 3: "three", 4: "four"}
 SOON = 20  # steps after a release
+CAN = 0.9  # in-context accuracy of what can do it; below 0.65 is what cannot
 SOLVED = 0.8  # in-context accuracy that counts as learned
 
 
@@ -27,6 +29,17 @@ class Runs:
 
     def __contains__(self, name: str) -> bool:
         return any(arm.name == name for group in self.groups.values() for arm in group.arms)
+
+    def has(self, quantity: str) -> bool:
+        """Whether the model has such a probe."""
+        return all(quantity in group.measured for group in self.groups.values())
+
+    @property
+    def first_memory(self) -> tuple[str, str]:
+        """What says that layer 0 finds the token before: W_K1's recall, or with rotary positions what it looks at."""
+        if self.has("previous_token"):
+            return "previous_token", "W_K1 recalls"
+        return "looks_back", "layer 0 looks back in a share of"
 
     @property
     def at(self) -> Float[np.ndarray, " records"]:
@@ -56,6 +69,8 @@ def findings(runs: Runs) -> list[Finding]:
 
 
 def _order(runs: Runs) -> Iterator[Finding]:
+    if not runs.has("previous_token"):
+        return
     output, previous = (runs.measured(names.UNFROZEN, each) for each in ("output", "previous_token"))
     trigger = runs.measured(names.UNFROZEN, "trigger")
     when = steps_to(output, runs.at, STORED)
@@ -78,11 +93,12 @@ def _frozen_output(runs: Runs) -> Iterator[Finding]:
     if step is None or (name := frozen_name("W_O2", step)) not in runs:
         return
     before = runs.at <= step
-    recall, accuracy = (runs.measured(name, each)[:, before].max(axis=1) for each in ("previous_token", "accuracy"))
+    memory, told = runs.first_memory
+    recall, accuracy = (runs.measured(name, each)[:, before].max(axis=1) for each in (memory, "accuracy"))
     yield Finding(
         "While W_O2 is frozen, neither attention learns",
         verdict([below(recall, 0.2), below(accuracy, 0.2)]),
-        f"until step {min(step, runs.settings.steps)} W_K1 recalls at most {shown(recall)}, "
+        f"until step {min(step, runs.settings.steps)} {told} at most {shown(recall)}, "
         f"accuracy at most {shown(accuracy)}",
     )
     if step + SOON > runs.settings.steps or step % runs.settings.every:
@@ -116,15 +132,18 @@ def _frozen_key(runs: Runs) -> Iterator[Finding]:
 
 def _one_layer(runs: Runs) -> Iterator[Finding]:
     alone = [name for name in (names.FIRST_ALONE, names.SECOND_ALONE) if name in runs]
-    if not alone:
+    if not alone or (layers := runs.settings.layers) < 2:
         return
     found = [runs.measured(name, "accuracy")[:, -1] for name in alone]
-    both = runs.measured(names.UNFROZEN, "accuracy")[:, -1]
+    both, of_all = (runs.measured(names.UNFROZEN, each)[:, -1] for each in ("accuracy", "output_accuracy"))
     told = ", ".join(f"{name} {shown(each)}" for name, each in zip(alone, found, strict=True))
+    one = ", ".join(shown(runs.measured(name, "output_accuracy")[:, -1]) for name in alone)
+    number = NUMBERS.get(layers, str(layers))
     yield Finding(
-        "One layer cannot do it, two can",
-        verdict([*(below(each, 0.65) for each in found), above(both, SOLVED)]),
-        f"accuracy: {told}, both {shown(both)}",
+        f"One layer cannot do it, {number} can",
+        verdict([*(below(each, 0.65) for each in found), above(both, CAN)]),
+        f"accuracy in context: {told}, {number} {shown(both)}; of all outputs, the first time included: {one}, "
+        f"{number} {shown(of_all)}",
     )
 
 
@@ -177,7 +196,7 @@ def _global_first(runs: Runs) -> Iterator[Finding]:
 
 
 def _plans(runs: Runs) -> Iterator[Finding]:
-    looped, full = str(names.LOOPED), "0 1"
+    looped, full, trained_under = str(runs.settings.looped), str(runs.settings.full), runs.settings.control
     if not {looped, full} <= set(runs.settings.plans):
         return
     gained, base = (runs.watched(names.UNFROZEN, plan) for plan in (looped, full))
@@ -188,15 +207,16 @@ def _plans(runs: Runs) -> Iterator[Finding]:
         f"accuracy under it {shown(gained[:, 0])} at the start, {shown(gained[:, -1])} at the end;"
         f" {full} {shown(base[:, -1])}",
     )
-    if names.CONTROL in runs:
-        control = runs.watched(names.CONTROL, looped)[:, -1]
+    if trained_under in runs:
+        control = runs.watched(trained_under, looped)[:, -1]
         yield Finding(
             f"Trained under {looped}, it runs better under it (ours)",
             verdict([above(control - gained[:, -1])]),
             f"accuracy {shown(control)}, trained under {full} {shown(gained[:, -1])}",
         )
+    if trained_under in runs and runs.has("previous_token"):
         previous, trigger, output = (
-            runs.measured(names.CONTROL, each)[:, -1] for each in ("previous_token", "trigger", "output")
+            runs.measured(trained_under, each)[:, -1] for each in ("previous_token", "trigger", "output")
         )
         yield Finding(
             f"Trained under {looped}, it stores the same memories (ours)",

@@ -1,7 +1,8 @@
 """The general model: any number of layers, several heads, layer norm, learned positions, a ReLU network beside them.
 
 Each layer reads its input once: x <- x + attention(norm(x)) + network(norm'(x)), as the authors' code has it (not one
-after the other). In Flax; its layers are stacked, so that it runs under any plan.
+after the other). It starts as PyTorch has it: embeddings of variance 1, matrices uniform up to one over the square root
+of what they read, no biases. In Flax; its layers are stacked, so that it runs under any plan.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxpaint.birth.data import Batch
 from jaxpaint.birth.layers import Parameters
 from jaxpaint.engine.events import Events, run_events
 
 EPSILON = 1e-5  # of layer norms
-EMBEDDING_STD = 0.02
+START = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # up to 1/sqrt(fan in)
 
 
 class Block(nnx.Module):
@@ -29,12 +31,13 @@ class Block(nnx.Module):
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs) -> None:
         self.attention_norm = nnx.LayerNorm(width, epsilon=EPSILON, rngs=rngs)
+        start: Any = {"use_bias": False, "kernel_init": START, "rngs": rngs}
         self.attention = nnx.MultiHeadAttention(
-            num_heads=heads, in_features=width, use_bias=False, decode=False, rngs=rngs
+            num_heads=heads, in_features=width, decode=False, out_kernel_init=START, **start
         )
         self.network_norm = nnx.LayerNorm(width, epsilon=EPSILON, rngs=rngs)
-        self.wide = nnx.Linear(width, 4 * width, rngs=rngs)
-        self.narrow = nnx.Linear(4 * width, width, rngs=rngs)
+        self.wide = nnx.Linear(width, 4 * width, **start)
+        self.narrow = nnx.Linear(4 * width, width, **start)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         visible = nnx.make_causal_mask(x[..., 0])
@@ -59,16 +62,13 @@ class GeneralModel:
         def layer(key: Array) -> Parameters:
             return nnx.to_pure_dict(nnx.state(Block(self.width, self.heads, rngs=nnx.Rngs(key)), nnx.Param))
 
-        def normal(key: Array, rows: int) -> Array:
-            return EMBEDDING_STD * jax.random.normal(key, (rows, self.width))
-
-        norm = {"scale": jnp.ones(self.width), "bias": jnp.zeros(self.width)}
+        width, numbers = self.width, jax.random.uniform(of_output, (self.vocabulary, self.width), minval=-1)
         return {
             "layers": jax.vmap(layer)(jax.random.split(of_layers, self.layers)),
-            "tokens": normal(of_tokens, self.vocabulary),
-            "positions": normal(of_positions, self.length),
-            "norm": norm,
-            "unembedding": normal(of_output, self.vocabulary),
+            "tokens": jax.random.normal(of_tokens, (self.vocabulary, width)),
+            "positions": jax.random.normal(of_positions, (self.length, width)),
+            "norm": {"scale": jnp.ones(width), "bias": jnp.zeros(width)},
+            "unembedding": numbers / np.sqrt(width),
         }
 
     @property
@@ -98,6 +98,12 @@ class GeneralModel:
     def memories(self, parameters: Parameters, stored: Array, triggers: Array, bigrams: Array) -> dict[str, Array]:
         """The probes read the small model's matrices alone."""
         return {}
+
+    def attended(
+        self, parameters: Parameters, events: Events, batch: Batch
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The probes are of layers with one head."""
+        return {}, {}
 
 
 @cache

@@ -8,6 +8,7 @@ from jaxpaint.base.folders import new_folder
 from jaxpaint.birth import tables
 from jaxpaint.birth.figures import figures
 from jaxpaint.birth.run import Outcome
+from jaxpaint.birth.settings import Settings
 from jaxpaint.report.figures import save
 
 PAGE = "birth.md"
@@ -37,7 +38,7 @@ def _page(outcome: Outcome, drawn: list, command: str) -> str:
     settings = outcome.settings
     parts = [
         "# The birth of an induction head",
-        f"`{command}`, {outcome.seconds:.0f} s of training: width {settings.width}, texts of {settings.length} tokens, "
+        f"`{command}`, {outcome.seconds:.0f} s of training: {_model(settings)}, texts of {settings.length} tokens, "
         f"{settings.rows} a step, {settings.steps} steps of {settings.learning_rate:g}, seeds "
         f"{', '.join(map(str, settings.seeds))}.",
         "## Findings",
@@ -46,8 +47,12 @@ def _page(outcome: Outcome, drawn: list, command: str) -> str:
         ),
         "## At the end",
         _markdown(tables.end_rows(outcome)),
+        "Of all outputs, the first time included, and what attention finds (docs/birth.md):",
+        _markdown(tables.behaviour_rows(outcome)),
         "## Layer plans",
-        f"In-context accuracy of the written-down head (b {settings.ideal_b:g}) and of trained ones.",
+        f"In-context accuracy of the written-down head (b {settings.ideal_b:g}) and of trained ones."
+        if outcome.written
+        else "In-context accuracy.",
         _markdown(tables.plan_rows(outcome)),
         "## Figures",
         *(f"![{figure.title}]({name})\n\n{figure.caption}" for figure, name in drawn),
@@ -55,6 +60,12 @@ def _page(outcome: Outcome, drawn: list, command: str) -> str:
         "[birth.json](birth.json) has the settings and findings.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _model(settings: Settings) -> str:
+    if settings.architecture == "general":
+        return f"the general model, {settings.layers} layers of {settings.heads} heads, width {settings.width}"
+    return f"width {settings.width}, {settings.positions} positions"
 
 
 def _markdown(rows: list[list[str]]) -> str:

@@ -55,10 +55,15 @@ def bigram_distance(
 
 
 def recalls(parameters: Parameters, triggers: Int[Array, " K"]) -> dict[str, Float[Array, ""]]:
-    """All of a model of two layers; `previous_token` over t < 64, `previous_token_all` over all positions."""
-    return {
-        "previous_token": previous_token_recall(parameters, EARLY),
-        "previous_token_all": previous_token_recall(parameters),
+    """All of a model of two layers; `previous_token` over t < 64, `previous_token_all` over all positions.
+
+    These two are of models with vectors of positions: rotary ones have no key to ask for.
+    """
+    found = {}
+    if "positions" in parameters:
+        found["previous_token"] = previous_token_recall(parameters, EARLY)
+        found["previous_token_all"] = previous_token_recall(parameters)
+    return found | {
         "trigger": trigger_recall(parameters, triggers),
         "output": output_recall(parameters),
     }

@@ -22,7 +22,7 @@ class Outcome:
 
     runs: Runs
     findings: tuple[Finding, ...]
-    written: Written
+    written: Written | None  # of the small model
 
     @property
     def settings(self) -> Settings:
@@ -46,7 +46,7 @@ def run_birth(
     with claimed(unfinished) as is_ours:
         if not is_ours:
             raise UserError(f"another process is training into {unfinished}; wait for it, or give another --output")
-        written = written_down(settings, settings.seeds[0])
+        written = written_down(settings, settings.seeds[0]) if settings.architecture == "small" else None
         groups: dict[str, Trained] = {}
         for name, arms in settings.groups().items():
             checkpoints = TrainingCheckpoints(unfinished / f"{name}-{digest(repr(asdict(settings)))[:12]}")

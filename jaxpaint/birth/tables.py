@@ -15,8 +15,11 @@ from jaxpaint.birth.train import Trained
 from jaxpaint.birth.verdicts import shown
 
 MARKS = {"holds": "+", "in part": "~", "does not hold": "-", "cannot be told": "?"}
-COLUMNS = ("accuracy", "output", "trigger", "previous_token", "output_norm")
-HEADINGS = ("accuracy", "R(W_O2)", "R(W_K2)", "R(W_K1)", "|W_O2|")
+ENDS = {
+    **{"accuracy": "accuracy", "output": "R(W_O2)", "trigger": "R(W_K2)", "previous_token": "R(W_K1)"},
+    "output_norm": "|W_O2|",
+}
+BEHAVIOUR = {"output_accuracy": "all outputs", "looks_back": "looks back", "hits": "hits", "copies": "copies"}
 
 
 def summary(outcome: Outcome, width: int = 80) -> str:
@@ -33,38 +36,51 @@ def summary(outcome: Outcome, width: int = 80) -> str:
     lines += ["", "at the end (mean and two standard errors over seeds)", *_aligned(end_rows(outcome))]
     lines += [
         "",
-        f"in-context accuracy under plans (written down: b {outcome.settings.ideal_b:g})",
-        *_aligned(plan_rows(outcome)),
+        "right predictions of all outputs, and what attention finds, at the end",
+        *_aligned(behaviour_rows(outcome)),
     ]
+    written = f" (written down: b {outcome.settings.ideal_b:g})" if outcome.written else ""
+    lines += ["", f"in-context accuracy under plans{written}", *_aligned(plan_rows(outcome))]
     return "\n".join(lines)
 
 
 def end_rows(outcome: Outcome) -> list[list[str]]:
     """A row for each name of arms: accuracy, recalls, norm."""
-    rows = [["arm", *HEADINGS]]
+    return _rows_of(outcome, ENDS)
+
+
+def behaviour_rows(outcome: Outcome) -> list[list[str]]:
+    """A row for each name of arms: accuracy of all outputs, and the probes on data."""
+    return _rows_of(outcome, BEHAVIOUR)
+
+
+def _rows_of(outcome: Outcome, columns: dict[str, str]) -> list[list[str]]:
+    """Mean and two standard errors at the end, of what this model has; of a norm the mean."""
+    known = {name: heading for name, heading in columns.items() if outcome.runs.has(name)}
+    rows = [["arm", *known.values()]]
     for name in names(outcome):
-        *recalls, norm = (outcome.runs.measured(name, column)[:, -1] for column in COLUMNS)
-        rows.append([name, *map(shown, recalls), f"{norm.mean():.1f}"])
+        ends = {column: outcome.runs.measured(name, column)[:, -1] for column in known}
+        rows.append([name, *(f"{v.mean():.1f}" if column == "output_norm" else shown(v) for column, v in ends.items())])
     return rows
 
 
 def plan_rows(outcome: Outcome) -> list[list[str]]:
     """A row for each plan: the written-down head at each gamma, the unfrozen arm before, during and after training,
-    and the arm trained under the looped plan.
+    and the arm trained under the looped plan; as far as there are such.
     """
-    from jaxpaint.birth.settings import CONTROL, UNFROZEN
+    from jaxpaint.birth.settings import UNFROZEN
 
     runs, settings = outcome.runs, outcome.settings
     middle = len(runs.at) // 2
-    has_control = CONTROL in runs
-    rows = [
-        ["plan", *(f"gamma {gamma:g}" for gamma in settings.ideal_gamma), "step 0", f"step {runs.at[middle]}"]
-        + [f"step {runs.at[-1]}"] + ["control"] * has_control
-    ]  # fmt: skip
+    gammas = [f"gamma {gamma:g}" for gamma in settings.ideal_gamma] if outcome.written else []
+    has_control = settings.control in runs
+    steps = [f"step {runs.at[record]}" for record in (0, middle, -1)]
+    rows = [["plan", *gammas, *steps, *["control"] * has_control]]
     for number, plan in enumerate(settings.plans):
         curve = runs.watched(UNFROZEN, plan).mean(axis=0)
-        values = [*outcome.written.accuracy[:, number], curve[0], curve[middle], curve[-1]]
-        values += [runs.watched(CONTROL, plan)[:, -1].mean()] if has_control else []
+        values = [*outcome.written.accuracy[:, number]] if outcome.written else []
+        values += [curve[0], curve[middle], curve[-1]]
+        values += [runs.watched(settings.control, plan)[:, -1].mean()] if has_control else []
         rows.append([plan, *(f"{value:.2f}" for value in values)])
     return rows
 
@@ -121,12 +137,14 @@ def _csv(rows: Iterator[dict[str, Any]]) -> str:
 
 def as_json(outcome: Outcome) -> str:
     """Settings, findings and recalls of the written-down head."""
+    written = outcome.written
     told = {
         "settings": asdict(outcome.settings),
         "seconds": round(outcome.seconds),
         "findings": [asdict(finding) for finding in outcome.findings],
-        "written down": {"recall": outcome.written.recall, "accuracy": outcome.written.accuracy.tolist()},
+        "written down": written and {"recall": written.recall, "accuracy": written.accuracy.tolist()},
         "at the end": end_rows(outcome),
+        "behaviour at the end": behaviour_rows(outcome),
         "plans": plan_rows(outcome),
     }
     return json.dumps(told, indent=2, ensure_ascii=False) + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from jaxpaint.engine.events import Events, stacked_events
 from jaxpaint.plans.plan import Plan
 from jaxpaint.training.checkpoints import TrainingCheckpoints
 
+Optimizer: TypeAlias = Literal["sgd", "adamw"]
 CHECKPOINT_SECONDS = 30.0
 MOMENTUM = 0.9
 # Salts that part the generators of one seed: weights, texts, test texts.
@@ -41,7 +42,7 @@ class Training:
     steps: int
     rows: int
     learning_rate: float
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     weight_decay: float = 1e-4
     every: int = 10
     test_rows: int = 128
@@ -70,6 +71,8 @@ class Trained:
         steps: [steps] curves of every step on its own batch, by name: [steps, A], steps counted from 0.
         measured: curves on the test texts and of the weights, by name: [1 + steps / every, A], the start first.
         watched: in-context accuracy under each watched plan, by its text: [1 + steps / every, A].
+        maps: the first arm's attention in its first test text, by layer: [1 + steps / every, S, S]; none of a model
+            without probes of attention.
         seconds: that it took, compilation included; of the last process where several took part.
     """
 
@@ -80,6 +83,7 @@ class Trained:
     steps: dict[str, np.ndarray]
     measured: dict[str, np.ndarray]
     watched: dict[str, np.ndarray]
+    maps: dict[str, np.ndarray]
     seconds: float
 
     @property
@@ -97,6 +101,7 @@ class State(NamedTuple):
     steps: dict[str, Array]
     measured: dict[str, Array]
     watched: dict[str, Array]
+    maps: dict[str, Array]
 
 
 def train(
@@ -144,6 +149,7 @@ def train(
         steps=jax.tree.map(np.asarray, state.steps),
         measured=jax.tree.map(np.asarray, state.measured),
         watched=jax.tree.map(np.asarray, state.watched),
+        maps=jax.tree.map(np.asarray, state.maps),
         seconds=time.monotonic() - began,
     )
 
@@ -192,13 +198,15 @@ def _empty(trained: Any, data: Arms, model: Model, training: Training) -> State:
     def unknown(length: int) -> Array:
         return jnp.full((length, arms), jnp.nan, jnp.float32)
 
+    told, maps = _shapes(model, data)
     return State(
         jnp.zeros((), jnp.int32),
         parameters,
         jax.vmap(training.transformation().init)(parameters),
         {name: unknown(training.steps) for name in names},
-        {name: unknown(records) for name in _names(model, data)},
+        {name: unknown(records) for name in told},
         {str(plan): unknown(records) for plan in training.watched},
+        {name: jnp.full((records, *map_.shape), jnp.nan, jnp.float32) for name, map_ in maps.items()},
     )
 
 
@@ -208,7 +216,7 @@ def _abstract(trained: Any, data: Arms, model: Model, training: Training) -> Sta
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)
 
 
-@jit("model", "training", donate=("state",))
+@jit("model", "training", donate=("state",), few_rows=True)  # XLA's own library is faster here (docs/birth.md)
 def _chunk(model, data, training, frozen, state):
     """Steps until the next measurement."""
     optimizer, numbers = training.transformation(), state.done + jnp.arange(training.every)
@@ -265,23 +273,24 @@ def _over(release: Array, leaf: Array) -> Array:
     return release.reshape(release.shape + (1,) * (leaf.ndim - release.ndim))
 
 
-def _names(model: Model, data: Arms) -> list[str]:
-    """Of everything that is measured."""
+def _shapes(model: Model, data: Arms) -> Any:
+    """Of everything that is measured of an arm."""
     one = jax.tree.map(lambda leaf: leaf[0], data)
     shape = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     batch = jax.eval_shape(lambda: sample(one.sources, jax.random.key(0), 1, model.length))
-    return list(jax.eval_shape(lambda p, b: _measures(model, p, one.events, b, one.stored, one.sources), shape, batch))
+    return jax.eval_shape(lambda p, b: _measures(model, p, one.events, b, one.stored, one.sources), shape, batch)
 
 
 def _measures(model: Model, parameters: Parameters, events: Events, batch: Batch, stored: Array, source: Any):
-    """One arm's scores on its test texts, and what its weights store."""
+    """One arm's scores on its test texts and what its weights store, and its maps of attention."""
     bigrams = jnp.diff(jnp.minimum(source.following, 1), prepend=0.0, axis=1)
     triggers = jnp.where(source.random, -1, source.triggers)
     told = scores(model.logits(parameters, events, batch.tokens), batch)
-    return told | model.memories(parameters, stored, triggers, bigrams)
+    attended, maps = model.attended(parameters, events, batch)
+    return told | attended | model.memories(parameters, stored, triggers, bigrams), maps
 
 
-@jit("model", "training", donate=("state",))
+@jit("model", "training", donate=("state",), few_rows=True)
 def _measured(model, data, training, frozen, tests, state):
     """The state with its next record."""
     plans = stacked_events(training.watched) if training.watched else None
@@ -290,22 +299,23 @@ def _measured(model, data, training, frozen, tests, state):
         trained, frozen, events, stored, stream = arm
         parameters = joined(trained, frozen)
         source, batch = jax.tree.map(lambda leaf: leaf[stream], (data.sources, tests))
-        told = _measures(model, parameters, events, batch, stored, source)
+        told, maps = _measures(model, parameters, events, batch, stored, source)
         few = jax.tree.map(lambda leaf: leaf[: training.plan_rows], batch)
         accuracies = jnp.zeros(0)
         if plans is not None:
             accuracies = jax.lax.map(lambda each: plan_accuracy(model, parameters, each, few), plans)
-        return told, accuracies
+        return told, maps, accuracies
 
     # One arm after the other: what is measured needs no gradient, and little memory.
-    told, accuracies = jax.lax.map(of_arm, (state.parameters, frozen, data.events, data.stored, data.stream))
+    told, maps, accuracies = jax.lax.map(of_arm, (state.parameters, frozen, data.events, data.stored, data.stream))
     record = state.done // training.every
     measured = {name: _placed(curve, told[name][None], record) for name, curve in state.measured.items()}
     watched = {
         str(plan): _placed(state.watched[str(plan)], accuracies[None, :, number], record)
         for number, plan in enumerate(training.watched)
     }
-    return state._replace(measured=measured, watched=watched)
+    drawn = {name: _placed(state.maps[name], each[:1], record) for name, each in maps.items()}
+    return state._replace(measured=measured, watched=watched, maps=drawn)
 
 
 def plan_accuracy(model: Model, parameters: Parameters, events: Events, batch: Batch) -> Array:

@@ -29,10 +29,10 @@ class Written(NamedTuple):
 
 
 def written_down(settings: Settings, seed: int = 0) -> Written:
-    """The ideal head of the settings' model, b and gammas, its start near-orthogonal whatever theirs is."""
+    """The ideal head of the settings' model, b and gammas; near-orthogonal, positions random, whatever theirs are."""
     from dataclasses import replace
 
-    model = replace(settings.model, start="orthogonal", feed_forward="none")
+    model = replace(settings.small, start="orthogonal", feed_forward="none", positions="random")
     source = source_of(settings.data)
     triggers = jnp.arange(model.vocabulary) if settings.data.triggers == "random" else source.triggers
     batch = sample(source, key_of(seed, OF_TEST), ROWS, settings.length)

@@ -5,6 +5,7 @@ examples:
   jaxpaint birth --width 128 --length 128 --batch 128 --learning-rate 0.05 \\
       --arms freezes --freeze W_O2=300 --seeds 0
   jaxpaint birth --loss all --feed-forward linear --arms none
+  jaxpaint birth --model general --layers 2 --heads 4
 
 The system of "Birth of a Transformer: A Memory Viewpoint" (arXiv 2306.00802),
 about three minutes on two cores: many arms train at once (seeds, matrices that
@@ -30,13 +31,21 @@ MEMORIES = ("W_K1", "W_K2", "W_O2", "W_F")
 
 def add(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
-    model.add_argument("--width", type=int, metavar="D", help="(default: 128)")
+    model.add_argument(
+        "--model", choices=("small", "general"), default="small", help="attention alone, or norms, heads and a network"
+    )
+    model.add_argument("--width", type=int, metavar="D", help="(default: 128, general 64)")
+    model.add_argument("--layers", type=int, metavar="L", help="of the general model (default: 2)")
+    model.add_argument("--heads", type=int, metavar="H", help="of the general model (default: 4)")
+    model.add_argument(
+        "--positions", choices=("random", "sinusoidal", "rotary"), help="rotary: in the first layer (default: random)"
+    )
     model.add_argument("--start", choices=("default", "orthogonal"), help="of the weights (default: PyTorch's)")
     model.add_argument("--feed-forward", choices=("none", "linear", "mlp"), help="W_F in the second layer")
     model.add_argument("--train-embeddings", action="store_true", help="train w_E and w_U too")
 
     texts = parser.add_argument_group("texts")
-    texts.add_argument("--length", type=int, metavar="T", help="tokens of a text (default: 32)")
+    texts.add_argument("--length", type=int, metavar="T", help="tokens of a text (default: 32, general 64)")
     texts.add_argument(
         "--triggers", choices=("fixed", "random"), help="the most frequent tokens, or drawn for each text"
     )
@@ -46,9 +55,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     texts.add_argument("--held-out-outputs", action="store_true", help="test on outputs that training texts never have")
 
     training = parser.add_argument_group("training")
-    training.add_argument("--steps", type=int, metavar="N", help="(default: 300)")
+    training.add_argument("--steps", type=int, metavar="N", help="(default: 300, general 400)")
     training.add_argument("--batch", type=int, metavar="B", help="fresh texts a step (default: 32)")
-    training.add_argument("--learning-rate", type=float, metavar="R", help="(default: 0.1)")
+    training.add_argument("--optimizer", choices=("sgd", "adamw"), help="(default: sgd, general adamw)")
+    training.add_argument("--learning-rate", type=float, metavar="R", help="(default: 0.1, general 0.01)")
+    training.add_argument("--weight-decay", type=float, metavar="R", help="(default: 1e-4, general 0.01)")
     training.add_argument("--loss", choices=("in-context", "all"), help="positions that it is taken over")
     training.add_argument("--seeds", metavar="N", help="of weights and texts, such as 0-2 (default)")
     training.add_argument(
@@ -107,12 +118,17 @@ def _settings(options: argparse.Namespace):
 
     given = {
         "width": options.width,
+        "layers": options.layers,
+        "heads": options.heads,
+        "positions": options.positions,
         "start": options.start,
         "feed_forward": options.feed_forward,
         "length": options.length,
         "steps": options.steps,
         "rows": options.batch,
+        "optimizer": options.optimizer,
         "learning_rate": options.learning_rate,
+        "weight_decay": options.weight_decay,
         "loss": options.loss,
         "embeddings": options.train_embeddings or None,
         "seeds": parse_numbers(options.seeds) if options.seeds is not None else None,
@@ -130,7 +146,8 @@ def _settings(options: argparse.Namespace):
         "held_out": options.held_out_outputs or None,
     }
     data = DataSettings(**{name: value for name, value in texts.items() if value is not None})
-    return Settings(data=data, **{name: value for name, value in given.items() if value is not None})
+    settings = Settings.general if options.model == "general" else Settings
+    return settings(data=data, **{name: value for name, value in given.items() if value is not None})
 
 
 def _kinds(text: str | None) -> tuple[str, ...] | None:

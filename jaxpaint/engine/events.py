@@ -82,12 +82,21 @@ def run_events(
     by one: the way back then keeps each event's state once, and the first event's input, where nothing before it is
     differentiated, gets no gradient.
     """
+    return event_states(block, stacked, events, x, context, own)[-1]
+
+
+def event_states(
+    block: Block, stacked: Parameters, events: Events, x: Float[Array, "B S D"], context: Context, own: Any = ()
+) -> list[Float[Array, "B S D"]]:
+    """What each event reads, in order, and last the plan's result; arguments as `run_events`."""
+    states: list[Array] = []
     updates: list[Array] = []
     for number in range(events.layers.shape[-1]):
-        read = _read(x, events.weights[number], updates)
+        states.append(_read(x, events.weights[number], updates))
+        layer = jnp.asarray(events.layers)[number]
         of_event = jax.tree.map(lambda leaf, number=number: leaf[number], own)
-        updates.append(run_layer(block, stacked, jnp.asarray(events.layers)[number], read, context, *of_event) - read)
-    return _read(x, events.weights[-1], updates)
+        updates.append(run_layer(block, stacked, layer, states[-1], context, *of_event) - states[-1])
+    return [*states, _read(x, events.weights[-1], updates)]
 
 
 def _read(x: Array, weights: Array, updates: list[Array]) -> Array:

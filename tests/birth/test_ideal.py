@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpaint.birth.behaviour import attention_scores, scores
+from jaxpaint.birth.behaviour import scores
 from jaxpaint.birth.data import Batch, DataSettings, sample, source_of
 from jaxpaint.birth.ideal import ideal
 from jaxpaint.birth.layers import Parameters
@@ -23,9 +23,9 @@ from jaxpaint.plans.plan import Plan
 LENGTH = 256
 
 
-def texts(rows: int) -> Batch:
+def texts(rows: int, seed: int = 1) -> Batch:
     """Of few texts the share that goes in circles, and is easy, varies: numbers want many."""
-    return jax.jit(sample, static_argnums=(2, 3))(source_of(DataSettings()), jax.random.key(1), rows, LENGTH)
+    return jax.jit(sample, static_argnums=(2, 3))(source_of(DataSettings()), jax.random.key(seed), rows, LENGTH)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,8 @@ def test_check_3_the_ideal_head_copies(width, start, low, high, many) -> None:
 
 
 def test_the_ideal_head_attends_as_it_should(batch) -> None:
-    found = jax.jit(attention_scores, static_argnums=0)(*head(256, 10, 3), batch)
+    model, parameters = head(256, 10, 3)
+    found, _ = jax.jit(model.attended)(parameters, events_of(Plan.of(0, 1)), batch)
     assert min(map(float, found.values())) > 0.9
 
 
@@ -129,21 +130,22 @@ def test_check_4_a_third_round_helps_or_drowns(gamma, batch) -> None:
 
 
 @pytest.mark.slow
-def test_check_4_the_ideal_head_under_plans(many) -> None:
-    """The sheet's table was measured on 32 texts: not every number is within its 0.10 (docs/birth.md)."""
-    plans, off = (*PLANS, "1", "1 0"), []
+def test_check_4_the_ideal_head_under_plans() -> None:
+    """Means over four seeds of weights and texts: of one seed places of the table move by 0.1 (docs/birth.md)."""
+    plans, off = (*PLANS, "1", "1 0"), {}
+    batches = [texts(64, seed) for seed in range(4)]
     for (b, gamma), table in TABLE.items():
-        found = dict(zip(plans, accuracies(*head(256, b, gamma), many, *plans), strict=True))
+        seeds = [accuracies(*head(256, b, gamma, seed=seed), batches[seed], *plans) for seed in range(4)]
+        found = dict(zip(plans, np.mean(seeds, axis=0), strict=True))
         print("check 4", b, gamma, {plan: round(value, 2) for plan, value in found.items()})
-        assert found["0 1"] >= (0.97 if gamma == 3 else 0.94)
+        assert found["0 1"] >= (0.97 if gamma > 1 else 0.95)
         assert max(found["1"], found["1 0"], found["{0 1}"]) <= 0.40
         if gamma == 10:
             assert found["0 1"] > found["{0 1}*2"] > 0.5 > found["{0 1}*3"]
         else:
             assert found["{0 1}*3"] > found["{0 1}*2"]
-        off += [abs(found[plan] - told) for plan, told in zip(PLANS, table, strict=True)]
-    assert np.mean(np.array(off) <= 0.1) >= 0.9
-    assert max(off) <= 0.2
+        off |= {(b, gamma, plan): found[plan] - told for plan, told in zip(PLANS, table, strict=True)}
+    assert {place: value for place, value in off.items() if abs(value) > 0.1} == {}
 
 
 @pytest.mark.parametrize("start", ["orthogonal", "default"])

@@ -18,19 +18,25 @@ from jaxpaint.birth.verdicts import Finding
 pytestmark = pytest.mark.slow
 
 
+SHIPPED = 4  # of twelve seeds one of those whose heads are born by step 400 (docs/birth.md)
+
+
 @pytest.fixture(scope="module")
 def sheet() -> Trained:
-    """The setting of the sheet's checks 6 and 7: nothing frozen, and W_O2 frozen for 300 steps."""
-    arms = [Arm("free"), Arm("frozen", frozen_until={"W_O2": 300})]
-    return train(SmallModel(128, 128), arms, Training(400, 128, 0.05, every=20))
+    """The setting of the sheet's checks 6 and 7: the shipped seed, with W_O2 frozen for 300 steps too, and two more."""
+    arms = [Arm("free", seed=SHIPPED), Arm("frozen", seed=SHIPPED, frozen_until={"W_O2": 300})]
+    arms += [Arm("free", seed=seed) for seed in (0, 1)]
+    return train(SmallModel(128, 128), arms, Training(400, 128, 0.05, every=20, test_rows=512))
 
 
 def test_check_6_the_head_is_born(sheet) -> None:
-    """The shipped seed. Three seeds: docs/birth.md."""
-    output, previous, accuracy = (sheet.measured[name][:, 0] for name in ("output", "previous_token", "accuracy"))
-    assert ((output >= 0.95) & (previous <= 0.6)).any()
-    assert accuracy[sheet.at == 280] >= 0.8
-    assert accuracy[-1] >= 0.9  # 0.94 of 128 test texts: the sheet's 0.95 is not reached
+    output, previous, accuracy = (sheet.measured[name] for name in ("output", "previous_token", "accuracy"))
+    for arm in (0, 2, 3):
+        assert ((output[:, arm] >= 0.95) & (previous[:, arm] <= 0.6)).any()
+        assert accuracy[sheet.at == 280, arm] >= 0.7
+        assert accuracy[-1, arm] >= 0.9
+    assert accuracy[sheet.at == 280, 0] >= 0.8
+    assert accuracy[-1, 0] > 0.95
 
 
 def test_check_7_nothing_is_learned_below_a_frozen_output(sheet) -> None:

@@ -90,7 +90,7 @@ def test_arms_are_batched_where_that_is_faster(trained, monkeypatch) -> None:
 def test_the_optimizer_is_sgd_with_momentum_and_decay(trained) -> None:
     """A plain loop over a plain loss, differentiated by JAX."""
     from jaxpaint.birth.data import sample, source_of
-    from jaxpaint.birth.model import of_layer
+    from jaxpaint.birth.layers import of_layer
 
     p, moments = jax.tree.map(np.asarray, start(0)), None
 

@@ -11,6 +11,7 @@ from jaxpaint.birth import train as training
 from jaxpaint.birth.layers import NEVER
 
 SMALL = (*("birth", "--width", 16, "--length", 16, "--batch", 4, "--steps", 20, "--plan", "0 1"), "--plan", "{0 1}*2")
+FIGURES = ("learning", "memories", "behaviour", "frozen", "texts", "plans", "attention", "steps")
 ONE = (*SMALL, "--seeds", 0, "--arms", "none")
 
 
@@ -36,7 +37,7 @@ def test_a_whole_run(run, here) -> None:
         assert claim in " ".join(out.split())
         assert claim in page
     figures = {file.name for file in (here / "out").glob("*.png")}
-    assert figures == {f"figure-{n}.png" for n in ("learning", "memories", "frozen", "texts", "plans", "attention")}
+    assert figures == {f"figure-{name}.png" for name in FIGURES}
     assert [name for name in figures if f"]({name})" not in page] == []
 
     measured, told = rows(here / "out" / "measured.csv"), json.loads((here / "out" / "birth.json").read_text())
@@ -110,6 +111,14 @@ def test_loss_on_all_positions_with_a_feed_forward(run, here) -> None:
         (("--trigger-count", 66), "66 triggers after the 0 most frequent tokens; there are 65 tokens"),
         (("--seeds", "a"), "'a' is not a number or a range"),
         (("--ideal-gamma", "1,x"), "'x' is not a number"),
+        (("--positions", "rotary", "--width", 17), "rotary positions need an even width, not 17"),
+        (("--weight-decay", -1), "--weight-decay is -1.0; expected a number, 0 or above"),
+        (("--layers", 3), "--layers is not an option of the small model"),
+        (
+            ("--model", "general", "--arms", "one-layer", "--ideal-b", 3),
+            "--ideal-b is not an option of the general model",
+        ),
+        (("--model", "general", "--heads", 3), "--heads is 3; expected a divisor of the width, 16"),
     ],
 )
 def test_mistakes(refused, here, options, expected) -> None:
@@ -122,3 +131,17 @@ def test_a_folder_of_something_else_is_left_alone(refused, here) -> None:
     (here / "notes" / "mine.txt").write_text("kept")
     refused(*ONE, "--output", "notes", expected=("notes exists and is not something this would have written",))
     assert (here / "notes" / "mine.txt").read_text() == "kept"
+
+
+@pytest.mark.slow
+def test_the_general_model(run, here) -> None:
+    size = ("--width", 16, "--length", 16, "--batch", 4, "--steps", 20, "--layers", 3, "--heads", 2)
+    status, out, err = run("birth", "--model", "general", *size, "--seeds", 0, "--plan", "0-2", "--output", "out")
+    assert (status, err) == (0, "")
+    assert "One layer cannot do it, three can: " in out
+    assert "W_O2" not in out
+    page = (here / "out" / "birth.md").read_text()
+    assert "the general model, 3 layers of 2 heads, width 16" in page
+    figures = {file.name for file in (here / "out").glob("*.png")}
+    assert figures == {f"figure-{name}.png" for name in ("learning", "plans", "layers")}
+    assert json.loads((here / "out" / "birth.json").read_text())["written down"] is None
