@@ -104,9 +104,26 @@ def flows(
     to_ask = facts if isinstance(facts, Asked) else asked(model, facts, **how)
     checked = [model.checked_plan(plan) for plan in plans]
     windows = _Windows.of(to_ask.setting, model.num_layers, [*checked, *among])
-    told: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": progress}
-    found = knock_out(model, to_ask.prompts, checked, windows.whole, **told)
-    return tuple(_flow(model, to_ask, plan, each, windows) for plan, each in zip(checked, found, strict=True))
+    tokens = sum(len(prompt.tokens) for prompt in to_ask.prompts)
+    advance: Callable[[int], None] = _nothing
+
+    def started(whole: int) -> Callable[[int], None]:
+        """What is read off ordinary runs comes after the knockouts."""
+        nonlocal advance
+        if progress is not None:
+            advance = progress(whole + tokens * sum(plan.cost for plan in checked))
+        return advance
+
+    found = knock_out(model, to_ask.prompts, checked, windows.whole, batch_tokens=batch_tokens, progress=started)
+    made = []
+    for plan, each in zip(checked, found, strict=True):
+        made.append(_flow(model, to_ask, plan, each, windows))
+        advance(tokens * plan.cost)
+    return tuple(made)
+
+
+def _nothing(amount: int) -> None:
+    """Where no progress is shown."""
 
 
 @dataclass(frozen=True)

@@ -46,15 +46,15 @@ def enable_persistent_cache() -> None:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_SECONDS)
 
 
-def compiler_options(few_rows: bool = False) -> dict[str, str] | None:
+def compiler_options(few_rows: bool = False, sums_in_order: bool = False) -> dict[str, str] | None:
     """`compiler_options` for `jax.jit` on the target, those that XLA knows; None for an accelerator.
 
-    With `few_rows` as `jit`.
+    Arguments as of `jit`.
     """
     if platform() != "cpu":
         return None
-    wanted = (PLAIN_REDUCTIONS,) if few_rows else (EIGEN_MATMUL, PLAIN_REDUCTIONS)
-    return {name: value for each in wanted if _is_known(*each) for name, value in each.items()}
+    wanted = {**({} if few_rows else EIGEN_MATMUL), **({} if sums_in_order else PLAIN_REDUCTIONS)}
+    return {name: value for name, value in wanted.items() if _is_known(name)}
 
 
 @functools.cache
@@ -70,12 +70,13 @@ def _is_known(option: str) -> bool:
 
 
 def jit(
-    *static_argnames: str, donate: tuple[str, ...] = (), few_rows: bool = False
+    *static_argnames: str, donate: tuple[str, ...] = (), few_rows: bool = False, sums_in_order: bool = False
 ) -> Callable[[Callable[..., Any]], Any]:
     """`jax.jit` with `compiler_options`, made at the first call: the backend is not known, nor started, before.
 
     `donate` names arguments whose memory the result takes over. With `few_rows`, products of few rows with many
-    weights, matrix products are left to XLA's default library, which reads weights faster (docs/log.md).
+    weights, matrix products are left to XLA's default library, which reads weights faster (docs/log.md). With
+    `sums_in_order` a number among zeros gives a sum the same rounding wherever it stands, and sums take longer.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -91,7 +92,7 @@ def jit(
                 own,
                 static_argnames=static_argnames,
                 donate_argnames=donate,
-                compiler_options=compiler_options(few_rows),
+                compiler_options=compiler_options(few_rows, sums_in_order),
             )
 
         def compiled() -> Any:
