@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int, PyTree, Shaped
+from jaxtyping import Array
 
 from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import jit
@@ -20,6 +21,7 @@ from jaxpaint.birth.arms import Arm, Arms, Model, stacked
 from jaxpaint.birth.behaviour import losses, mean, scores
 from jaxpaint.birth.data import Batch, sample
 from jaxpaint.birth.layers import Parameters
+from jaxpaint.birth.spread import State, each, mesh_of, narrowed, widened
 from jaxpaint.engine.events import Events, stacked_events
 from jaxpaint.plans.plan import Plan
 from jaxpaint.training.checkpoints import TrainingCheckpoints
@@ -92,18 +94,6 @@ class Trained:
         return np.arange(0, self.training.steps + 1, self.training.every)
 
 
-class State(NamedTuple):
-    """All arms' trained parameters and moments after a number of steps, with all that was measured so far."""
-
-    done: Int[Array, ""]
-    parameters: PyTree[Shaped[Array, "A ..."]]
-    moments: PyTree[Shaped[Array, "A ..."]]
-    steps: dict[str, Array]
-    measured: dict[str, Array]
-    watched: dict[str, Array]
-    maps: dict[str, Array]
-
-
 def train(
     model: Model,
     arms: Sequence[Arm],
@@ -120,27 +110,30 @@ def train(
     FloatingPointError where a loss is not finite.
     """
     began = time.monotonic()
-    data = stacked(model, arms, size)
+    mesh, count = mesh_of(len(arms)), len(arms)
+    data = stacked(model, [*arms, *[arms[-1]] * (-count % mesh.size)], size)
     start, tests = _begin(model, data, training)
     trained, frozen = split(start, data.release)
-    state = checkpoints.latest(lambda: _abstract(trained, data, model, training)) if checkpoints else None
-    if state is None:
-        state = _empty(trained, data, model, training)
-        state = _measured(model, data, training, frozen, tests, state)
+    own = {path: leaf[:count] for path, leaf in trained.items()}
+    found = checkpoints.latest(lambda: _abstract(own, data, model, training)) if checkpoints else None
+    state = widened(_empty(own, data, model, training) if found is None else found, len(data.stream), mesh)
+    if found is None:
+        state = _measured(model, training, mesh, data, frozen, tests, state)
     elif progress and int(state.done):
         progress(int(state.done), "continued")
     saved = time.monotonic()
     while (done := int(state.done)) < training.steps:
-        state = _chunk(model, data, training, frozen, state)
-        state = _measured(model, data, training, frozen, tests, state)
+        state = _chunk(model, training, mesh, data, frozen, state)
+        state = _measured(model, training, mesh, data, frozen, tests, state)
         loss = float(state.steps["loss"][done : done + training.every].mean())
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} after {done + training.every} steps")
         if progress:
             progress(training.every, f"loss {loss:.2f}")
         if checkpoints and time.monotonic() - saved >= CHECKPOINT_SECONDS:
-            checkpoints.write(int(state.done), state)
+            checkpoints.write(int(state.done), narrowed(state, count))
             saved = time.monotonic()
+    state, frozen = narrowed(state, count), {path: leaf[:count] for path, leaf in frozen.items()}
     return Trained(
         model=model,
         training=training,
@@ -149,7 +142,7 @@ def train(
         steps=jax.tree.map(np.asarray, state.steps),
         measured=jax.tree.map(np.asarray, state.measured),
         watched=jax.tree.map(np.asarray, state.watched),
-        maps=jax.tree.map(np.asarray, state.maps),
+        maps=jax.tree.map(lambda map_: np.asarray(map_[0]), state.maps),
         seconds=time.monotonic() - began,
     )
 
@@ -190,7 +183,7 @@ def _begin(model, data, training):
 
 
 def _empty(trained: Any, data: Arms, model: Model, training: Training) -> State:
-    arms, records = len(data.stream), 1 + training.steps // training.every
+    arms, records = len(jax.tree.leaves(trained)[0]), 1 + training.steps // training.every
     # Copied: steps take the state's memory over.
     parameters = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trained)
     names = ("loss", "accuracy", "in_context_loss", "global_loss")
@@ -206,7 +199,7 @@ def _empty(trained: Any, data: Arms, model: Model, training: Training) -> State:
         {name: unknown(training.steps) for name in names},
         {name: unknown(records) for name in told},
         {str(plan): unknown(records) for plan in training.watched},
-        {name: jnp.full((records, *map_.shape), jnp.nan, jnp.float32) for name, map_ in maps.items()},
+        {name: jnp.full((1, records, *map_.shape), jnp.nan, jnp.float32) for name, map_ in maps.items()},
     )
 
 
@@ -216,9 +209,14 @@ def _abstract(trained: Any, data: Arms, model: Model, training: Training) -> Sta
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)
 
 
-@jit("model", "training", donate=("state",), few_rows=True)  # XLA's own library is faster here (docs/birth.md)
-def _chunk(model, data, training, frozen, state):
+@jit("model", "training", "mesh", donate=("state",), few_rows=True)  # XLA's library is faster here (docs/birth.md)
+def _chunk(model, training, mesh, data, frozen, state):
     """Steps until the next measurement."""
+    return each(mesh, partial(_trained_on, model, training))(data, frozen, (), state)
+
+
+def _trained_on(model, training, data, frozen, _, state):
+    """On one device, of its share of the arms."""
     optimizer, numbers = training.transformation(), state.done + jnp.arange(training.every)
 
     def texts(number):
@@ -290,9 +288,14 @@ def _measures(model: Model, parameters: Parameters, events: Events, batch: Batch
     return told | attended | model.memories(parameters, stored, triggers, bigrams), maps
 
 
-@jit("model", "training", donate=("state",), few_rows=True)
-def _measured(model, data, training, frozen, tests, state):
+@jit("model", "training", "mesh", donate=("state",), few_rows=True)
+def _measured(model, training, mesh, data, frozen, tests, state):
     """The state with its next record."""
+    return each(mesh, partial(_measured_on, model, training))(data, frozen, tests, state)
+
+
+def _measured_on(model, training, data, frozen, tests, state):
+    """On one device, of its share of the arms."""
     plans = stacked_events(training.watched) if training.watched else None
 
     def of_arm(arm):
@@ -303,7 +306,7 @@ def _measured(model, data, training, frozen, tests, state):
         few = jax.tree.map(lambda leaf: leaf[: training.plan_rows], batch)
         accuracies = jnp.zeros(0)
         if plans is not None:
-            accuracies = jax.lax.map(lambda each: plan_accuracy(model, parameters, each, few), plans)
+            accuracies = jax.lax.map(lambda plan: plan_accuracy(model, parameters, plan, few), plans)
         return told, maps, accuracies
 
     # One arm after the other: what is measured needs no gradient, and little memory.
@@ -314,7 +317,7 @@ def _measured(model, data, training, frozen, tests, state):
         str(plan): _placed(state.watched[str(plan)], accuracies[None, :, number], record)
         for number, plan in enumerate(training.watched)
     }
-    drawn = {name: _placed(state.maps[name], each[:1], record) for name, each in maps.items()}
+    drawn = {name: _placed(state.maps[name][0], of_arms[:1], record)[None] for name, of_arms in maps.items()}
     return state._replace(measured=measured, watched=watched, maps=drawn)
 
 

@@ -92,8 +92,10 @@ def run(options: argparse.Namespace) -> int:
     from jaxpaint.base.progress import bar
     from jaxpaint.birth.page import is_ours, write
     from jaxpaint.birth.run import run_birth
+    from jaxpaint.birth.spread import cores_as_devices
     from jaxpaint.birth.tables import summary
 
+    cores_as_devices(max(map(len, settings.groups().values())))
     require_new(options.output, overwrite=True, replaces=is_ours)
     enable_persistent_cache()
     unfinished = options.output.with_name(f"{options.output.name}.unfinished")

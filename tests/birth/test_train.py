@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -75,6 +79,47 @@ def test_an_arm_among_others_is_the_arm_alone(trained) -> None:
     for ours, theirs in zip(jax.tree.leaves(of_arm(alone, 0)), jax.tree.leaves(of_arm(trained, 3)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
     np.testing.assert_allclose(alone.steps["loss"][:, 0], trained.steps["loss"][:, 3], rtol=1e-4)
+
+
+OVER_DEVICES = """
+import sys
+import jax, numpy as np
+from jaxpaint.training.checkpoints import TrainingCheckpoints
+from tests.birth.test_train import ARMS, MODEL, TRAINING, train
+assert len(jax.devices()) == 3
+found = train(MODEL, ARMS, TRAINING, checkpoints=TrainingCheckpoints(__import__("pathlib").Path(sys.argv[1])))
+leaves = jax.tree.leaves((found.parameters, found.steps, found.measured, found.maps))
+np.savez(sys.argv[2], *map(np.asarray, leaves))
+"""
+
+
+def test_arms_over_devices_are_those_of_one(trained, tmp_path) -> None:
+    """Four arms over three devices, of which two have two; and a run that one device began goes on over three.
+
+    As `test_an_arm_among_others_is_the_arm_alone`: fewer arms of a device are compiled to other sums.
+    """
+    checkpoints, calls = TrainingCheckpoints(tmp_path / "state"), []
+
+    def killed(steps: int, note: str) -> None:
+        calls.append(steps)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_module, "CHECKPOINT_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            train(MODEL, ARMS, TRAINING, checkpoints=checkpoints, progress=killed)
+    ours = [
+        np.asarray(each)
+        for each in jax.tree.leaves((trained.parameters, trained.steps, trained.measured, trained.maps))
+    ]
+    for state in ("none", "state"):
+        command = [sys.executable, "-c", OVER_DEVICES, str(tmp_path / state), str(tmp_path / "found.npz")]
+        env = {**os.environ, "JAX_NUM_CPU_DEVICES": "3", "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run(command, cwd=Path(__file__).parents[2], env=env, check=True)
+        with np.load(tmp_path / "found.npz") as found:
+            for one, other in zip(ours, found.values(), strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_arms_are_batched_where_that_is_faster(trained, monkeypatch) -> None:
