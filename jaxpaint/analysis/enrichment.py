@@ -63,7 +63,7 @@ def enrichment(
         raise UserError(f"give each of the {rows} rows a position and a list of attributes")
     if not all(0 <= at < length for at, length in zip(positions, run.lengths, strict=True)):
         raise UserError(f"positions {list(positions)} are not all within the rows' texts, of {run.lengths} tokens")
-    if len(attributes) < 2 or not all(attributes) or len({len(each) for each in attributes}) > 1:
+    if (others is None and len(attributes) < 2) or not all(attributes) or len({len(each) for each in attributes}) > 1:
         raise UserError("give two subjects or more, with equally many attributes each, at least one")
     others = [*attributes[1:], attributes[0]] if others is None else others
     said = run.logit_lens(len(attributes[0])).tokens[:, np.arange(len(positions)), np.asarray(positions)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from jaxpaint.analysis.knockouts import Prompt
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.texts import read_text
-from jaxpaint.engine.spans import places_of, spans
+from jaxpaint.engine.spans import all_places_of, spans
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ def _fact(file: Path, number: int, entry: Any) -> Fact:
     if not isinstance(attributes, list) or not all(isinstance(each, str) and each.strip() for each in attributes):
         raise UserError(f"fact {number} of {file}: its attributes are {attributes!r}; give a list of words")
     prompt, subject, answer = (str(each).strip() for each in found)
+    for text in (prompt, subject, answer, *attributes):
+        if text != text.encode("utf-8", "ignore").decode("utf-8"):
+            raise UserError(f"fact {number} of {file} has half a character, which is no text: {text!r}")
     fact = Fact(prompt, subject, answer, tuple(attributes))
     if fact.subject not in fact.prompt:
         raise UserError(f"fact {number} of {file}: its subject {fact.subject!r} is not in its prompt {fact.prompt!r}")
@@ -67,23 +71,39 @@ def encoded_fact(tokenizer: Any, fact: Fact, before: str = "", bos: bool = True)
     subject's.
 
     Raises:
-        UserError: answer and prompt share a token, or the subject is not in the prompt, or ends it.
+        UserError: answer and prompt share a token, or the subject is not in the prompt, ends it, or is all of it.
     """
-    text = before + fact.prompt
-    tokens = _encode(tokenizer, text, bos)
-    whole = _encode(tokenizer, f"{text} {fact.answer}", bos)
-    if whole[: len(tokens)] != tokens or len(whole) == len(tokens):
-        raise UserError(f"the tokens of {fact.prompt!r} change when {fact.answer!r} follows; end it at a word")
-    # Not where examples name it.
-    behind = max(0, spans(tokenizer, tokens)[0].rfind(fact.prompt))
-    subject, last = places_of(tokenizer, tokens, fact.subject, behind), len(tokens) - 1
+    tokens = _encode(tokenizer, before + fact.prompt, bos)
+    answer = token_of(tokenizer, fact, fact.answer, before, bos)
+    behind = _begin_of_prompt(tokenizer, tokens, before, bos)  # not where examples name it
+    subject, last = all_places_of(tokenizer, tokens, fact.subject, behind), len(tokens) - 1
     if last in subject:
         raise UserError(
             f"the subject {fact.subject!r} ends the prompt {fact.prompt!r}; nothing asks about it after that"
         )
     sink = 1 if tokens[0] == tokenizer.bos_token_id else 0
     rest = tuple(at for at in range(sink, last) if at not in subject)
-    return Prompt(tuple(tokens), (subject, rest, (last,))), whole[len(tokens)]
+    if not rest:
+        raise UserError(f"the prompt {fact.prompt!r} has nothing beside its subject and its last token")
+    return Prompt(tuple(tokens), (subject, rest, (last,))), answer
+
+
+def token_of(tokenizer: Any, fact: Fact, word: str, before: str = "", bos: bool = True) -> int:
+    """The first token of a word that follows the fact's prompt. Raises UserError where the two share a token."""
+    text = before + fact.prompt
+    tokens, whole = _encode(tokenizer, text, bos), _encode(tokenizer, f"{text} {word}", bos)
+    if whole[: len(tokens)] != tokens or len(whole) == len(tokens):
+        raise UserError(f"the tokens of {fact.prompt!r} change when {word!r} follows; end it at a word")
+    return whole[len(tokens)]
+
+
+def _begin_of_prompt(tokenizer: Any, tokens: list[int], before: str, bos: bool) -> int:
+    """Characters of the decoded text before the prompt's own tokens."""
+    if not before:
+        return 0
+    own = spans(tokenizer, tokens)[1]
+    pairs = zip(_encode(tokenizer, before, bos), tokens, strict=False)
+    return own[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))].begin
 
 
 def _encode(tokenizer: Any, text: str, bos: bool) -> list[int]:

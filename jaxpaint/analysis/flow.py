@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from jaxpaint.analysis.enrichment import Enrichment, enrichment
 from jaxpaint.analysis.extraction import Extraction, extraction, joined
-from jaxpaint.analysis.facts import Fact, encoded_fact
+from jaxpaint.analysis.facts import Fact, encoded_fact, token_of
 from jaxpaint.analysis.knockouts import EVERYWHERE, Knockouts, Prompt, Window, centred, knock_out
 from jaxpaint.analysis.patching import donors, extracts_with
 from jaxpaint.analysis.runs import batches
@@ -49,6 +49,8 @@ class Asked:
     facts: tuple[Fact, ...]
     prompts: tuple[Prompt, ...]
     answers: tuple[int, ...]
+    attributes: tuple[tuple[int, ...], ...]
+    """Of each fact the first tokens of its subject's, none at all where the facts do not tell of them."""
     setting: FlowSetting
 
 
@@ -64,7 +66,7 @@ def asked(
     """Facts to be asked for with examples `before` each prompt, in windows of `size`, with what of `EXTRAS`.
 
     Raises:
-        UserError: facts whose tokens cannot be told apart, no fact, a window of none.
+        UserError: facts whose tokens cannot be told apart, no fact, a window of none, unequal numbers of attributes.
     """
     if not facts:
         raise UserError("there is no fact to ask for; give at least one")
@@ -77,7 +79,30 @@ def asked(
     width = size or window_size(model.num_layers)
     wanted = tuple(each for each in EXTRAS if each in extras)
     setting = FlowSetting(digest, len(facts), facts[0].prompt, before, bos, width, wanted)
-    return Asked(tuple(facts), tuple(prompt for prompt, _ in encoded), tuple(answer for _, answer in encoded), setting)
+    prompts, answers = zip(*encoded, strict=True)
+    return Asked(tuple(facts), prompts, answers, _attributes(model, facts, before, bos), setting)
+
+
+def _attributes(model: Model, facts: Sequence[Fact], before: str, bos: bool) -> tuple[tuple[int, ...], ...]:
+    counts = {len(fact.attributes) for fact in facts}
+    if counts == {0}:
+        return ()
+    if len(counts) > 1:
+        odd = next(fact for fact in facts if len(fact.attributes) != len(facts[0].attributes))
+        raise UserError(
+            f"{odd.prompt!r} has {len(odd.attributes)} attributes and {facts[0].prompt!r} {len(facts[0].attributes)}; "
+            "give every fact equally many, or none"
+        )
+    unknown, found = model.tokenizer.unk_token_id, []
+    for fact in facts:
+        own = tuple(token_of(model.tokenizer, fact, word, before, bos) for word in fact.attributes)
+        if len(set(own)) < len(own) or (unknown is not None and unknown in own):
+            raise UserError(
+                f"the attributes {list(fact.attributes)} of {fact.subject!r} are not told apart by their first tokens; "
+                "give other words"
+            )
+        found.append(own)
+    return tuple(found)
 
 
 def flows(
@@ -229,9 +254,9 @@ def _enriched(model: Model, to_ask: Asked, plan: Plan) -> tuple[Enriched | None,
     """Of each subject once, at the last of its tokens."""
     firsts = {fact.subject: number for number, fact in reversed(list(enumerate(to_ask.facts)))}
     numbers = sorted(firsts.values())
-    attributes = [[_token(model, word) for word in to_ask.facts[number].attributes] for number in numbers]
-    if len(attributes) < 2 or not all(attributes):
+    if len(numbers) < 2 or not to_ask.attributes:
         return None, []
+    attributes = [to_ask.attributes[number] for number in numbers]
     parts: list[Enrichment] = []
     own = [to_ask.prompts[number] for number in numbers]
     done = 0
@@ -247,14 +272,6 @@ def _enriched(model: Model, to_ask: Asked, plan: Plan) -> tuple[Enriched | None,
     best = int(whole.difference[0].argmax())
     verdict = Verdict.of("enriched", whole.control[best] - whole.own[best], below=-0.5)
     return Enriched(Mean.of(whole.own.T[..., None]), Mean.of(whole.control.T[..., None])), [verdict]
-
-
-def _token(model: Model, word: str) -> int:
-    """The first token of a word that follows others."""
-    ids = model.tokenizer.encode(f" {word}", add_special_tokens=False)
-    if not ids:
-        raise UserError(f"the attribute {word!r} has no token in this model's vocabulary")
-    return int(ids[0])
 
 
 def _verdicts(

@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
         print("\n".join(_shown(study, stories)))
         if options.store is not None:
             kept = f"{count(len(study.found), 'plan')} in {options.store}, {new} of them new"
-            print(f"\n{kept}; drawn by `jaxpaint report {options.store} -o report`")
+            print(f"\n{kept}\ndraw them: jaxpaint report {options.store} -o report")
     if options.figure is not None:
         write_whole(_figure(study, options.figure.suffix[1:]), options.figure)
     return 0
@@ -143,14 +143,16 @@ def _kept(
     from jaxpaint.base.progress import bar
     from jaxpaint.results.store import Store
     from jaxpaint.study.cells import register
-    from jaxpaint.study.flow import kept_flows, kept_stories, telling
+    from jaxpaint.study.flow import kept_flows, kept_stories, telling, told_before
 
     with Store.open(file, create=True) as store:
         about = register(store, model, variants, [])
         plans = dict(zip(about.plan_ids, about.plans, strict=True))
         with bar("blocking", "plans") as progress:
             found, new = kept_flows(model, store, about.model_id, plans, to_ask, progress=progress)
-        place = telling(model, to_ask, list(found.values())) if story is None else story
+        place = told_before(store, about.model_id, to_ask) if story is None else story
+        if place is None:
+            place = telling(model, to_ask, list(found.values()))
         told = kept_stories(model, store, about.model_id, plans, to_ask, place)
     by_plan = {plan: number for number, plan in plans.items()}
     order = [by_plan[variant.plan] for variant in variants]

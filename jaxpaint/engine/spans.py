@@ -45,6 +45,14 @@ def places_of(tokenizer: Any, tokens: Sequence[int], part: str, behind: int = 0)
     return (found.whole or found.torn)[-1]
 
 
+def all_places_of(tokenizer: Any, tokens: Sequence[int], part: str, behind: int = 0) -> tuple[int, ...]:
+    """As `places_of`, of all times that it occurs."""
+    found = _found(tokenizer, tokens, part, behind)
+    if found.nothing:
+        raise UserError(f"{part!r} is not in the text as its tokens say it: {found.text[behind:]!r}")
+    return tuple(sorted({at for places in found.whole or found.torn for at in places}))
+
+
 def places_named(tokenizer: Any, tokens: Sequence[int], name: str) -> tuple[int, ...]:
     """Where the tokens stand that make up a part of the text: `lumor`, or of several `lumor#1`, `lumor#2`, `lumor#all`.
 

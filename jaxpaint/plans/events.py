@@ -70,6 +70,7 @@ class Branch:
     """A branch of a step that is a parallel group, and which of the plan's events are its: `first` up to `stop`."""
 
     step: int
+    """As `Event.step`: the part of the plan's series that the group is, from 1."""
     number: int
     plan: Plan
     first: int
@@ -77,8 +78,8 @@ class Branch:
 
     @property
     def label(self) -> str:
-        """Such as `step 5: 10-12`."""
-        return f"step {self.step}: {self.plan}"
+        """Such as `10-12 of part 5`."""
+        return f"{self.plan} of part {self.step}"
 
 
 def branches(plan: Plan) -> tuple[Branch, ...]:

@@ -131,12 +131,14 @@ def read_store(path: Path) -> tuple[Study, ...]:
     """
     with opened(path) as connection:
         models, found = reading.models(connection), reading.studies(connection)
+        firsts = dict(reversed(found))
         if not found:
             raise UserError(f"{path} holds no results yet; run `jaxpaint study --store {path} ...` first")
-        return tuple(_study(connection, models[model], bos) for model, bos in found)
+        return tuple(_study(connection, models[model], bos, firsts[model] == bos) for model, bos in found)
 
 
-def _study(connection: sqlite3.Connection, model: ModelRow, bos: str) -> Study:
+def _study(connection: sqlite3.Connection, model: ModelRow, bos: str, with_flows: bool) -> Study:
+    """With the model's flows, which have a BOS setting of their own and are one study's alone."""
     plans = reading.plans(connection, model.id, bos)
     columns = {plan.id: column for column, plan in enumerate(plans)}
     tasks = reading.tasks(connection, model.id, bos)
@@ -152,8 +154,8 @@ def _study(connection: sqlite3.Connection, model: ModelRow, bos: str) -> Study:
             for row in latencies(connection, model.id)
             if row.plan in columns
         ),
-        tuple(stored_flows(connection, model.id)),
-        tuple(stored_stories(connection, model.id)),
+        tuple(stored_flows(connection, model.id)) if with_flows else (),
+        tuple(stored_stories(connection, model.id)) if with_flows else (),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxpaint.base.words import count
 from jaxpaint.plans.events import branches
 from jaxpaint.report.tables import Table, Value
-from jaxpaint.results.flow import SETS, SHARES, WRITERS, Flow, FlowSetting, Mean, Verdict
+from jaxpaint.results.flow import LEAST_PROMPTS, SETS, SHARES, WRITERS, Flow, FlowSetting, Mean, Verdict
 from jaxpaint.results.story import Story, StorySetting
 
 WITH_ERRORS = "two standard errors over prompts"
@@ -52,7 +52,10 @@ class StoryStudy:
 def about(setting: FlowSetting) -> str:
     """Which facts, in words."""
     before = f", examples in front: “{setting.before.strip()}”" if setting.before.strip() else ""
-    return f"{count(setting.count, 'fact')}, the first “{setting.first}”{before}; windows of {setting.size}"
+    bos = "" if setting.bos else ", without a beginning-of-sequence token"
+    extras = f", with {' and '.join(setting.extras)}" if setting.extras else ""
+    which = f"{count(setting.count, 'fact')} (digest {setting.facts[:8]}), the first “{setting.first}”"
+    return f"{which}{before}{bos}; windows of {setting.size}{extras}"
 
 
 def summary_table(found: Sequence[LabelledFlow]) -> Table:
@@ -104,11 +107,12 @@ def written_table(found: Sequence[LabelledFlow]) -> Table:
 
 def verdict_words(verdict: Verdict) -> str:
     """What was measured of a claim."""
-    if verdict.prompts < 2:
-        return f"{count(verdict.prompts, 'prompt')}, too few to tell"
+    of = "subject" if verdict.claim == "enriched" else "prompt"
+    if verdict.prompts < LEAST_PROMPTS:
+        return f"{count(verdict.prompts, of)}, too few to tell"
     error = f"{2 * verdict.stderr:.2g}" if math.isfinite(verdict.stderr) else "-"
     shown = f"{verdict.mean:+.1f}" if abs(verdict.mean) >= 1 else f"{verdict.mean:+.3f}"
-    return f"{shown} ± {error} over {count(verdict.prompts, 'prompt')}; it holds below {verdict.below:g}"
+    return f"{shown} ± {error} over {count(verdict.prompts, of)}; it holds below {verdict.below:g}"
 
 
 def chosen(study: FlowStudy, most: int) -> list[LabelledFlow]:

@@ -31,7 +31,7 @@ def plan_lines(each: LabelledFlow, size: int) -> Iterator[str]:
         yield f"{'  answers left':<{FIRST}}" + "".join(f"{share:>18.3f}" for share in flow.left)
         for name, mean in (("step", flow.by_depth), ("layer", flow.by_layer)):
             if name == "step" or not flow.in_order:
-                yield f"{size} {name}s at once, around"
+                yield f"{size} {name}s at once, around" if size > 1 else f"{name} by {name}"
                 yield from (f"{f'  {name} {at}':<{FIRST}}" + _cells(mean, at) for at in range(len(mean.value)))
         if len(flow.by_branch.value):
             yield "one branch of a group, the others not"
@@ -49,7 +49,7 @@ def _inside(flow: Flow) -> Iterator[str]:
         yield "answer on top of an update: " + "  ".join(f"{name} {share:.2f}" for name, share in shares)
     if flow.patched is not None:
         yield f"share of events whose attention says the answer ({flow.patched.own.value[0, 0]:.3f}), were it to read"
-        yield f"{'  as it was after step':<{FIRST}}" + "".join(f"{name:>18}" for name in SETS)
+        yield f"{'  as it was after part':<{FIRST}}" + "".join(f"{name:>18}" for name in SETS)
         for at, donor in enumerate(flow.patched.donors):
             yield f"{f'  {donor}':<{FIRST}}" + _cells(flow.patched.share, at, 3)
 
@@ -67,7 +67,7 @@ def flow_lines(study: FlowStudy) -> Iterator[str]:
 def summary_lines(found: Sequence[LabelledFlow]) -> Iterator[str]:
     """A line for each plan."""
     table = summary_table(found)
-    width = min(32, max(len("plan"), *(len(each.label) for each in found)))
+    width = min(22, max(len("plan"), *(len(each.label) for each in found)))
     yield f"{'':{width}}            blocked from the subject    from the rest    rest"
     yield f"{'plan':{width}} {'known':>9}  {'per cent':>14} {'step':>5} {'per cent':>14} {'step':>5}  first"
     for row in table.rows:

@@ -101,7 +101,7 @@ def _section(
     absent = tuple((number, how) for number, how in needs.items() if number not in (*by_number, *across))
     listings = [
         saved(table, _shown_rows(table, "median", measured.study.looped), folder, prefix)
-        for table in tables.study_tables(measured, found)
+        for table in (tables.study_tables(measured, found) if found else ())
     ]
     flows, stories, of_flows = flow_parts(measured.study, folder, prefix)
     listings += of_flows

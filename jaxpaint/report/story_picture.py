@@ -199,20 +199,19 @@ class StoryPicture:
         every = -(-len(story.depths) // MOST_WORDS)
         return [
             Word(self._x(depth), self.bottom + 12, _short(said[-1]), "currentColor", said[-1] == story.answer)
-            for depth, said in list(zip(story.depths, story.said, strict=True))[::every]
+            for number, (depth, said) in enumerate(zip(story.depths, story.said, strict=True))
+            if (len(story.depths) - 1 - number) % every == 0
         ]
 
     @cached_property
     def curves(self) -> list[Curve]:
         change = self.each.story.change
-        low = min(-1.0, float(change.min(initial=0.0)))
-        high = max(1.0, float(change.max(initial=0.0)))
         found = []
         for key, name in enumerate(SETS):
             dots = tuple(
                 Dot(
                     self._x(depth + 0.5),
-                    round(self.head + 8 + (CURVES - 16) * (high - value) / (high - low), 1),
+                    self._height(value),
                     1.0,
                     f"Without {name} in the window around step {depth}: {value:+.1f} per cent of the probability",
                 )
@@ -222,10 +221,23 @@ class StoryPicture:
         return found
 
     @property
+    def zero(self) -> float:
+        """Where nothing changes."""
+        return self._height(0.0)
+
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        change = self.each.story.change
+        return min(-1.0, float(change.min(initial=0.0))), max(1.0, float(change.max(initial=0.0)))
+
+    def _height(self, value: float) -> float:
+        low, high = self._ends
+        return round(self.head + 8 + (CURVES - 16) * (high - value) / (high - low), 1)
+
+    @property
     def scale(self) -> list[Word]:
         """The ends of the curves' axis."""
-        change = self.each.story.change
-        low, high = min(-1.0, float(change.min(initial=0.0))), max(1.0, float(change.max(initial=0.0)))
+        low, high = self._ends
         ends = ((self.head + 12, high), (self.foot - 4, low))
         return [Word(LEFT - 10, y, f"{value:+.0f} %", "currentColor") for y, value in ends]
 
@@ -237,7 +249,10 @@ class StoryPicture:
             yield Word(self._x(step + 0.5), self.foot + 14, str(step), "currentColor")
 
     def _after(self, state: int) -> str:
-        return "Embeddings" if state == 0 else f"After {self.each.story.labels[state - 1]} (step {state})"
+        story = self.each.story
+        if state == 0:
+            return "Embeddings"
+        return f"After {story.labels[state - 1]} ({story.depths[state]} of {story.depths[-1]} steps)"
 
     def _part(self, at: int) -> str:
         return next((n for n, places in zip(SETS, self.each.story.sets, strict=True) if at in places), "other")

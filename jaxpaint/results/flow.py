@@ -29,6 +29,7 @@ CLAIMS: Mapping[str, str] = {
     "enriched": "a subject's state tells half more of its attributes than of another's (share, other less own)",
     "patched": "extraction suffers more from early states of the subject than of the rest (share of events)",
 }
+LEAST_PROMPTS = 5  # of which two standard errors say something
 SHARES = ("attention", "mlp", "both", "neither")
 
 
@@ -69,7 +70,9 @@ class Verdict:
 
     @property
     def answer(self) -> Answer:
-        """Whether the mean is below the bound, by two standard errors."""
+        """Whether the mean is below the bound, by two standard errors; not told by few prompts."""
+        if self.prompts < LEAST_PROMPTS:
+            return "cannot be told"
         if self.mean + 2 * self.stderr < self.below:
             return "holds"
         return "does not hold" if self.mean - 2 * self.stderr > self.below else "cannot be told"

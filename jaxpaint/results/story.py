@@ -16,7 +16,7 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.results.flow import SETS, nested
 from jaxpaint.results.kinds import STORY
 
-# Of the strongest change, from which a window belongs to where a key set is read.
+# Of the strongest change, from which a window beside it belongs to where a key set is read.
 MUCH = 0.5
 LEAST = 5.0  # per cent of the answer's probability: less is nothing
 
@@ -74,15 +74,17 @@ class Story:
         return found
 
     def read_at(self, key: int) -> tuple[int, int] | None:
-        """The depths from which to which a key set is read: windows that change half as much as the strongest one.
+        """The depths from which to which a key set is read: windows around the strongest one that change half as much.
 
         None where none lowers the answer's probability by more than `LEAST` per cent.
         """
         change = self.change[:, key]
         if not len(change) or change.min() > -LEAST:
             return None
-        much = np.flatnonzero(change <= MUCH * change.min())
-        return int(much[0]), int(much[-1])
+        little = np.flatnonzero(change > MUCH * change.min())
+        strongest = int(change.argmin())
+        before, after = little[little < strongest], little[little > strongest]
+        return int(before[-1]) + 1 if len(before) else 0, int(after[0]) - 1 if len(after) else len(change) - 1
 
     @property
     def value(self) -> list[Any]:

@@ -14,6 +14,7 @@ from jaxpaint.engine.model import Model
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.flow import SETS, Flow, settings_of
 from jaxpaint.results.kinds import FLOW, STORY
+from jaxpaint.results.schema import canonical_json
 from jaxpaint.results.store import Store
 from jaxpaint.results.story import Story
 
@@ -61,6 +62,14 @@ def kept_stories(
         store.add_record(model_id, number, STORY, settings, story.value)
         stored[number] = story.value
     return {number: Story.read(str(plan), stored[number]) for number, plan in plans.items()}
+
+
+def told_before(store: Store, model_id: int, asked: Asked) -> int | None:
+    """The place of a fact whose story the store has under some plan; None where it has none."""
+    known = {canonical_json(asdict(setting_of(asked, place))): place for place in reversed(range(len(asked.facts)))}
+    query = "SELECT DISTINCT settings FROM analyses WHERE (model, name) = (?, ?) ORDER BY settings"
+    rows = store.connection.execute(query, (model_id, STORY)).fetchall()
+    return next((known[settings] for (settings,) in rows if settings in known), None)
 
 
 def telling(model: Model, asked: Asked, flows: Sequence[Flow]) -> int:

@@ -83,6 +83,8 @@ def test_verdicts_can_be_no() -> None:
     assert Verdict.of("order", np.array([-1.0])).answer == "cannot be told"
     assert Verdict.of("order", np.zeros(0)).answer == "cannot be told"
     assert Verdict.of("order", drawn.normal(1, 1, 100), below=5).answer == "holds"
+    few = [Verdict.of("order", np.full(count, -1.0)).answer for count in (2, 4, 5)]
+    assert few == ["cannot be told", "cannot be told", "holds"]
 
 
 def test_branches_are_blocked_one_by_one(painter: jaxpaint.Model) -> None:
@@ -173,6 +175,46 @@ def test_11_towns_are_not_enriched(painter: jaxpaint.Model) -> None:
     assert verdict.prompts == len({fact.subject for fact in facts()})
 
 
+def test_subjects_are_asked_one_at_a_time_too(painter: jaxpaint.Model, monkeypatch) -> None:
+    from jaxpaint.analysis import runs
+
+    (whole,) = flows(painter, facts()[:6], ["0-15"])
+    monkeypatch.setattr(runs, "budgets", lambda: type("Budgets", (), {"analysis_bytes": 1}))
+    (single,) = flows(painter, facts()[:6], ["0-15"])
+    for name in ("own", "control"):
+        for one, other in zip(getattr(whole.enriched, name), getattr(single.enriched, name), strict=True):
+            np.testing.assert_allclose(one, other)
+    np.testing.assert_allclose(whole.written.value, single.written.value, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "named"),
+    [
+        (("hare", "gold"), "has 2 attributes and .* 4; give every fact equally many"),
+        (("hare", "hare", "gold", "pie"), "not told apart by their first tokens"),
+        (("hare", "unheardof", "gold", "pie"), "not told apart by their first tokens"),
+    ],
+)
+def test_attributes_that_tell_nothing(painter: jaxpaint.Model, attributes: tuple[str, ...], named: str) -> None:
+    """Before anything is computed."""
+    first, second = facts()[:2]
+    odd = Fact(second.prompt, second.subject, second.answer, attributes)
+    with pytest.raises(UserError, match=named):
+        flows(painter, [first, odd], ["0-15"])
+
+
+def test_a_subject_that_is_named_twice(painter: jaxpaint.Model) -> None:
+    """Every token of it, within the prompt; examples before it are the rest's."""
+    town, kind = sorted(world.FACTS)[0]
+    fact = Fact(f"{town} is here . the {kind} of {town} is", town, world.FACTS[town, kind])
+    prompt, _ = encoded_fact(painter.tokenizer, fact, before=f"{town} is here . ")
+    names = painter.tokenizer.convert_ids_to_tokens(list(prompt.tokens))
+    behind = [at for at, name in enumerate(names) if name == town]
+    assert len(behind) == 3
+    assert list(prompt.sets[0]) == behind[1:]
+    assert behind[0] in prompt.sets[1]
+
+
 def test_windows_are_a_fifth() -> None:
     assert [window_size(layers) for layers in (1, 16, 28, 30, 48)] == [1, 3, 5, 5, 9]
 
@@ -199,6 +241,7 @@ def test_facts_that_cannot_be_asked(painter: jaxpaint.Model) -> None:
     for wrong, named in (
         (Fact(fact.prompt, "nobody", fact.answer), "'nobody' is not in the text"),
         (Fact(f"{fact.prompt} {fact.subject}", fact.subject, fact.answer), "ends the prompt"),
+        (Fact(f"{fact.subject} is", fact.subject, fact.answer), "nothing beside its subject"),
     ):
         with pytest.raises(UserError, match=named):
             encoded_fact(painter.tokenizer, wrong)
@@ -218,6 +261,8 @@ def test_facts_that_cannot_be_asked(painter: jaxpaint.Model) -> None:
         ('[{"prompt": "a b", "subject": "a"}]', "fact 1 .* lacks"),
         ('[{"prompt": "a b", "subject": "a", "answer": "c"}, 3]', "fact 2 .* lacks"),
         ('[{"prompt": "a b", "subject": "z", "answer": "c"}]', "subject 'z' is not in its prompt"),
+        ('[{"prompt": "\\ud800 b", "subject": "b", "answer": "c"}]', "fact 1 .* half a character"),
+        ('[{"prompt": "a b", "subject": "a", "answer": "c", "attributes": "d"}]', "its attributes are 'd'"),
     ],
 )
 def test_files_of_no_facts(tmp_path: Path, content: str, named: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,17 @@ import pytest
 import jaxpaint
 from jaxpaint.analysis import flow as analysis
 from jaxpaint.analysis.flow import asked
+from jaxpaint.analysis.story import stories
 from jaxpaint.painter.facts import facts
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import CUSTOM, Variant, build
 from jaxpaint.report import write_report
+from jaxpaint.report.data import read_store
 from jaxpaint.results import merge
 from jaxpaint.results.store import Store
 from jaxpaint.study import flow as study
 from jaxpaint.study.cells import register
-from jaxpaint.study.flow import kept_flows, kept_stories, telling
+from jaxpaint.study.flow import kept_flows, kept_stories, telling, told_before
 
 TEXTS = ("0-15", "0-3 {4-11}*2 12-15", "0-4 12-15", "15-0")
 
@@ -99,11 +102,58 @@ def test_a_store_of_flows_is_merged_and_has_a_report(painter, tmp_path: Path) ->
     assert "15-0" in summary
 
 
+def test_what_differs_is_told_apart_and_one_prompt_is_told(painter, tmp_path: Path) -> None:
+    """Other extras have another heading; and a store's story goes on with the prompt that it began with."""
+    file = tmp_path / "s.sqlite"
+    _, first, _ = _kept(painter, file)
+    _kept(painter, file, extras=["patches"])
+    to_ask = asked(painter, facts()[:12])
+    with Store.open(file, create=False) as store:
+        model_id = register(store, painter, _variants(), []).model_id
+        place = told_before(store, model_id, to_ask)
+        assert told_before(store, model_id, asked(painter, facts()[12:20])) is None
+    assert place is not None
+    assert facts()[place].answer == first[0].answer
+    page = write_report(file, tmp_path / "report").read_text(encoding="utf-8")
+    assert page.count("windows of 3, with patches. What") == page.count("windows of 3. What") == 1
+
+
+def test_flows_are_shown_once_beside_studies_of_two_kinds(painter, tmp_path: Path) -> None:
+    file = tmp_path / "s.sqlite"
+    _kept(painter, file)
+    with Store.open(file, create=False) as store:
+        about = register(store, painter, _variants(), [])
+        for bos in ("off", "on"):
+            how = {"version": "1", "num_fewshot": 0, "settings": {}, "chance": 0.0, "main_metric": "acc"}
+            store.cells(about.model_id, store.task(name="t", bos=bos, **how), about.plan_ids)
+    studies = read_store(file)
+    assert [study.bos for study in studies] == ["off", "on"]
+    assert [len(study.flows) for study in studies] == [4, 0]
+    assert [len(study.stories) for study in studies] == [4, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        ([0, -10, -80, -90, -30, 31, -94, -50, 0], (6, 7)),
+        ([-90, -80, 0, -44], (0, 1)),
+        ([0, -4, 3], None),
+        ([-9, -9, -9], (0, 2)),
+    ],
+)
+def test_where_a_key_set_is_read_is_around_the_strongest_window(painter, change, read) -> None:
+    story = told_of(painter)[0]
+    shown = np.array(change, float)[:, None] * np.ones(3)
+    assert replace(story, change=shown).read_at(0) == read
+
+
+def told_of(painter):
+    return stories(painter, asked(painter, facts()[:2]), 0, [Plan.parse("0-15")])
+
+
 def test_a_story_is_what_a_run_says(painter) -> None:
     """Against the run itself: what each state says, how sure it is of the answer, and when it appears."""
     to_ask = asked(painter, facts()[:3])
-    from jaxpaint.analysis.story import stories
-
     plan = Plan.parse("0-3 {4-11}*2 12-15")
     (story,) = stories(painter, to_ask, 1, [plan])
     run = painter.run([to_ask.prompts[1].tokens], plan)

@@ -62,7 +62,7 @@ _ALONG: tuple[tuple[str, str, str, str, str, Callable[[LabelledFlow], list[Serie
         "flow-written",
         "What writes the answer's logit",
         "What attention of the last token to each part of the prompt adds to the answer's logit at each step, and what "
-        "feed-forwards add: an exact sum, by the weights of branches.",
+        "feed-forwards add, by the weights of branches. With embeddings and biases they add up to the logit.",
         "logit",
         "step",
         _written,
@@ -71,7 +71,7 @@ _ALONG: tuple[tuple[str, str, str, str, str, Callable[[LabelledFlow], list[Serie
         "flow-extraction",
         "Updates that say the answer",
         "The share of facts whose answer is on top of what a sublayer writes at the last token, and of what a whole "
-        "step adds.",
+        "step adds; of branches side by side the mean.",
         "share of facts",
         "step",
         _extracted,
@@ -80,7 +80,7 @@ _ALONG: tuple[tuple[str, str, str, str, str, Callable[[LabelledFlow], list[Serie
         "flow-enrichment",
         "Is the subject enriched?",
         "The share of a subject's attributes among as many tokens that the logit lens reads off its last token, and of "
-        "another subject's.",
+        "another subject's. Over all subjects, known or not.",
         "share of attributes",
         "state (0: the embeddings)",
         _enriched,
@@ -93,7 +93,7 @@ def flow_figures(study: FlowStudy) -> Iterator[Drawn]:
     found = chosen(study, MOST_PLANS)
     if not found:
         return
-    shown = f"{about(study.setting)}. Bands are two standard errors over the facts that a plan knows by itself."
+    shown = f"{about(study.setting)}. Bands are two standard errors; facts are those that a plan knows by itself."
     blocked: list[tuple[str, list[Series]]] = []
     for each in found:
         blocked.append((f"{each.label}, by steps", _of(each.flow.by_depth, SETS, "from ")))
