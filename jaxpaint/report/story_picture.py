@@ -23,6 +23,7 @@ from jaxpaint.results.story import sentences
 OF_SETS = {"subject": COLOURS["blue"], "rest": COLOURS["orange"], "last": COLOURS["green"], "other": COLOURS["grey"]}
 # Dark enough for texts.
 TEXTS = {"subject": "#00558c", "rest": "#8a5a00", "last": "#00553e", "other": "#595959"}
+DASHES = {"subject": "none", "rest": "6 3", "last": "1.5 3"}  # never colour alone
 LEFT, TOP, WIDTH, ROW = 104.0, 16.0, 420.0, 19.0
 WORDS = 92.0  # below the tokens, for what the lens says at the last one
 CURVES = 96.0
@@ -100,6 +101,7 @@ class Curve:
 
     name: str
     colour: str
+    dashes: str
     points: str
     dots: tuple[Dot, ...]
 
@@ -217,7 +219,7 @@ class StoryPicture:
                 )
                 for depth, value in enumerate(change[:, key])
             )
-            found.append(Curve(name, OF_SETS[name], " ".join(f"{dot.x},{dot.y}" for dot in dots), dots))
+            found.append(Curve(name, OF_SETS[name], DASHES[name], " ".join(f"{dot.x},{dot.y}" for dot in dots), dots))
         return found
 
     @property
