@@ -55,16 +55,16 @@ def joined(parts: Sequence[Extraction]) -> Extraction:
     return Extraction(*(np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names))
 
 
-def updates(run: Run) -> dict[str, Float[Array, "of B D"]]:
+def updates(run: Run) -> dict[str, Float[np.ndarray, "of B D"]]:
     """At each row's last token: what events' attention and feed-forward wrote, and what each step added."""
     run.keep("states", "attention_out", "mlp_out")
-    rows, last = np.arange(len(run.lengths)), run.lengths - 1
-    states = run.states[:, rows, last].astype(jnp.float32)
-    at_last = {"attention": run.attention_out[:, rows, last], "mlp": run.mlp_out[:, rows, last]}
+    last = run.lengths - 1
+    states = run.at_places("states", last).astype(np.float32)
+    at_last = {"attention": run.at_places("attention_out", last), "mlp": run.at_places("mlp_out", last)}
     return {**at_last, "steps": states[1:] - states[:-1]}
 
 
-def most_likely(graphdef: Any, state: Any, update: Float[Array, "of B D"]) -> Int[np.ndarray, "of B"]:
+def most_likely(graphdef: Any, state: Any, update: Float[np.ndarray, "of B D"]) -> Int[np.ndarray, "of B"]:
     """The token that each update has on top."""
     return np.stack([jax.device_get(_most_likely(graphdef, state, each)) for each in update])
 

@@ -79,6 +79,6 @@ def by_head_and_source(graphdef, state, layer, direction, weights, values):
     return run_layer(of_layer, stacked, layer, direction, weights, values)
 
 
-def along(direction: Float[Array, "B D"], updates: Float[Array, "E B D"]) -> Float[Array, "E B"]:
-    """The updates' shares, in float32."""
-    return jnp.einsum("bd,ebd->eb", direction, updates.astype(jnp.float32))
+def along(direction: Float[np.ndarray, "B D"], updates: Float[np.ndarray, "E B D"]) -> Float[np.ndarray, "E B"]:
+    """The updates' shares. On the host: plans have any number of events, and each would be compiled for."""
+    return np.einsum("bd,ebd->eb", direction.astype(np.float64), updates.astype(np.float64)).astype(np.float32)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.errors import UserError
@@ -151,11 +151,13 @@ class Run:
             UserError: an encoder, or interventions on states, which are parts of no event.
         """
         direction, bias, logit, tokens, places = self._explained(token, position)
-        rows = np.arange(len(places))
-        updates = [along(direction, out[:, rows, places]) for out in self._updates()]
-        embedding = along(direction, self.states[:1, rows, places])[0]
-        found = jax.device_get((embedding, *updates, bias, logit))
-        return Attribution(tokens, places, *found)
+        direction, bias, logit = jax.device_get((direction, bias, logit))
+        self.keep("states", "attention_out", "mlp_out")
+        weights = np.array([event.weight for event in self.events], np.float32)[:, None]
+        attention = weights * along(direction, self.at_places("attention_out", places))
+        mlp = weights * along(direction, self.at_places("mlp_out", places))
+        embedding = along(direction, self.at_places("states", places)[:1])[0]
+        return Attribution(tokens, places, embedding, attention, mlp, bias, logit)
 
     def attribution_by_head(
         self, token: int | str | None = None, position: int = -1
@@ -174,15 +176,15 @@ class Run:
             raise UserError(f"a {self.model.config.model_type} norms attention's output, which mixes its heads")
         direction, _, _, _, places = self._explained(token, position)
         self.keep("attention", "values")
-        rows = np.arange(len(places))
+        rows, attention, values = np.arange(len(places)), self._here("attention"), self._here("values")
         found = [
             by_head_and_source(
                 self.model.graphdef,
                 self.model.state,
                 event.layer,
                 direction * event.weight,
-                self.attention[event.number, rows, :, places],
-                self.values[event.number],
+                attention[event.number, rows, :, places],
+                values[event.number],
             )
             for event in self.events
         ]
@@ -220,6 +222,10 @@ class Run:
                     )
         return pd.DataFrame(rows)
 
+    def at_places(self, name: Kept, places: Int[np.ndarray, " B"]) -> Shaped[np.ndarray, "of B D"]:
+        """What was kept, at one position of each row."""
+        return np.asarray(self._here(name)[:, np.arange(len(places)), places])
+
     def keep(self, *names: Kept) -> Run:
         """Computes, in one pass, what of `names` is not there yet. Returns the run.
 
@@ -235,6 +241,10 @@ class Run:
         if name not in self._kept:
             self._observe({name})
         return self._kept[name]
+
+    def _here(self, name: str) -> Any:
+        """What was kept, where it lies; on a CPU as NumPy's, which compiles nothing for each number of events."""
+        return np.asarray(self._take(name)) if on_cpu() else self._take(name)
 
     def _observe(self, names: Collection[str]) -> None:
         if not names:
@@ -254,8 +264,8 @@ class Run:
         assert last is not None
         self._kept["last"] = last
         if "states" in names:
-            self._kept["states"] = jnp.stack(states)
-        self._kept.update({name: jnp.concatenate(each) for name, each in found.items()})
+            self._kept["states"] = _joined([state[None] for state in states])
+        self._kept.update({name: _joined(each) for name, each in found.items()})
 
     def _bytes(self, names: Collection[str]) -> int:
         rows, positions = self.inputs.tokens.shape
@@ -268,17 +278,11 @@ class Run:
         }
         return 2 * sum(each.get(name, state * len(self.events)) for name in names)
 
-    def _said_by(self, position: int | None) -> list[Array]:
+    def _said_by(self, position: int | None) -> list[Any]:
         self.model.require_logits()
         if position is None:
-            return list(self.states)
-        places = self._places(position)
-        return list(self.states[:, np.arange(len(places)), places][:, :, None])
-
-    def _updates(self) -> tuple[Array, Array]:
-        self.keep("states", "attention_out", "mlp_out")
-        weights = jnp.array([event.weight for event in self.events], jnp.float32)[:, None, None, None]
-        return self.attention_out * weights, self.mlp_out * weights
+            return list(self._here("states"))
+        return list(self.at_places("states", self._places(position))[:, :, None])
 
     def _explained(self, token: int | str | None, position: int) -> tuple[Any, Any, Any, Any, Any]:
         require_lm_head(self.model.config, "attribution")
@@ -315,6 +319,11 @@ class Run:
         if not 0 <= _whole("token", token) < self.model.config.vocab_size:
             raise UserError(f"token {token} is not in the vocabulary of {self.model.config.vocab_size}")
         return int(token)
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    """Along the first axis; on a CPU without a program for each number of them."""
+    return jnp.asarray(np.concatenate([np.asarray(each) for each in arrays])) if on_cpu() else jnp.concatenate(arrays)
 
 
 def _whole(name: str, value: int) -> int:
