@@ -16,6 +16,9 @@ EIGEN_MATMUL = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # Of what YNNPACK does not add up, XLA makes trees of windows, which its CPU backend runs element by element: a softmax
 # over 512 takes six times as long (docs/log.md).
 PLAIN_REDUCTIONS = {"xla_disable_hlo_passes": "tree_reduction_rewriter"}
+# LLVM leaves the upper half of AVX-512 alone unless asked: attention to long texts, of exponentials, takes a tenth longer
+# (docs/log.md). Elsewhere this changes nothing.
+WHOLE_VECTORS = {"xla_cpu_prefer_vector_width": "512"}
 KEPT_SECONDS = 0.1  # of compilation, from which an executable is kept
 # Executables of one function in memory. On a CPU each takes about a hundred of the 65,530 memory maps that Linux allows
 # a process, and where there are no more XLA crashes: five hundred plans, each compiled in.
@@ -53,7 +56,8 @@ def compiler_options(few_rows: bool = False, sums_in_order: bool = False) -> dic
     """
     if platform() != "cpu":
         return None
-    wanted = {**({} if few_rows else EIGEN_MATMUL), **({} if sums_in_order else PLAIN_REDUCTIONS)}
+    matmul, reductions = {} if few_rows else EIGEN_MATMUL, {} if sums_in_order else PLAIN_REDUCTIONS
+    wanted = {**matmul, **reductions, **WHOLE_VECTORS}
     return {name: value for name, value in wanted.items() if _is_known(name)}
 
 
@@ -61,7 +65,7 @@ def compiler_options(few_rows: bool = False, sums_in_order: bool = False) -> dic
 def _is_known(option: str) -> bool:
     import jax
 
-    value = {**EIGEN_MATMUL, **PLAIN_REDUCTIONS}[option]
+    value = {**EIGEN_MATMUL, **PLAIN_REDUCTIONS, **WHOLE_VECTORS}[option]
     try:
         jax.jit(lambda x: x, compiler_options={option: value}).lower(0.0).compile()
     except (RuntimeError, ValueError):

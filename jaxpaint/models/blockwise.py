@@ -2,7 +2,8 @@
 
 A running softmax adds up one block of keys after the other (FlashAttention, arXiv 2205.14135), in plain products, so it
 needs no kernel of its own. Which blocks a block of queries visits is data, found from the layout once for all layers:
-layouts share an executable. Scores are [keys, queries], the form whose maxima and sums CPUs vectorise.
+layouts share an executable. XLA's CPU backend is quick at products and at element by element, not at reductions: sums
+are a column of ones among the values, and maxima are taken slice by slice (docs/log.md).
 
 Not reverse-differentiable: the number of steps is known only when it runs. Training has `attention`.
 """
@@ -112,52 +113,54 @@ def blockwise_attention(
     # There are fewer queries than scores to scale; only those in bfloat16 would lose digits.
     before, after = (head_dim**-0.5, 1.0) if query.dtype == jnp.float32 else (1.0, head_dim**-0.5)
     query = query * before
-    # [parts, together, H, tokens]: parts of the heads run one after the other.
+    # [parts, together, tokens, H]: parts of the heads run one after the other.
     queries = _padded(query, BLOCK).reshape(-1, BLOCK, count, together, shared, head_dim)
-    queries = queries.transpose(2, 0, 3, 5, 4, 1).reshape(count, -1, together, head_dim, shared * BLOCK)
-    keys = _padded(key, BLOCK * WIDE).reshape(-1, count, together, head_dim).transpose(1, 2, 0, 3)
-    values = _padded(value, BLOCK * WIDE).reshape(-1, count, together, head_dim).transpose(1, 2, 3, 0)
+    queries = queries.transpose(2, 0, 3, 4, 1, 5).reshape(count, -1, together, shared * BLOCK, head_dim)
+    keys = _padded(key, BLOCK * WIDE).reshape(-1, count, together, head_dim).transpose(1, 2, 3, 0)
+    values = _padded(value, BLOCK * WIDE).reshape(-1, count, together, head_dim).transpose(1, 2, 0, 3)
+    values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
     number = queries.shape[1]
 
-    def attended(i: Int[Array, ""]) -> Float[Array, "together H queries"]:
+    def attended(i: Int[Array, ""]) -> Float[Array, "together queries H"]:
         part, block = i // number, i % number
         own = queries[part, block]
         place = block * BLOCK + jnp.arange(BLOCK)
 
         def visit(visits: Visits, width: int, masked: bool, n, found):
-            largest, total, mixed = found
+            largest, mixed = found
             start = visits.order[block, n] * width
-            near = jax.lax.dynamic_slice(keys, (part, 0, start, 0), (1, together, width, head_dim))[0]
-            scores = jnp.einsum("gkh,ghq->gkq", near, own, preferred_element_type=jnp.float32)
+            near = jax.lax.dynamic_slice(keys, (part, 0, 0, start), (1, together, head_dim, width))[0]
+            scores = jnp.einsum("gqh,ghk->gqk", own, near, preferred_element_type=jnp.float32)
             scores = capped(scores * after, cap)
             if masked:
-                visible = jnp.tile(_visible(layout, start, width, place), (1, shared))
+                visible = jnp.tile(_visible(layout, start, width, place), (shared, 1))
                 scores = jnp.where(visible, scores, _LOWEST)
-            most = jnp.maximum(largest, scores.max(axis=1))
-            weights = jnp.exp(scores - most[:, None])
-            earlier = jnp.exp(largest - most)
-            near = jax.lax.dynamic_slice(values, (part, 0, 0, start), (1, together, head_dim, width))[0]
-            more = jnp.einsum("ghk,gkq->ghq", near, weights.astype(value.dtype), preferred_element_type=jnp.float32)
-            return most, total * earlier + weights.sum(axis=1), mixed * earlier[:, None] + more
+            most = jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
+            weights = jnp.exp(scores - most).astype(value.dtype)
+            near = jax.lax.dynamic_slice(values, (part, 0, start, 0), (1, together, width, head_dim + 1))[0]
+            more = jnp.einsum("gqk,gkh->gqh", weights, near, preferred_element_type=jnp.float32)
+            return most, mixed * jnp.exp(largest - most) + more
 
         size = together, shared * BLOCK
-        found = jnp.full(size, _LOWEST), jnp.zeros(size), jnp.zeros((together, head_dim, shared * BLOCK))
+        found = jnp.full((*size, 1), _LOWEST), jnp.zeros((*size, head_dim + 1))
         for visits, width, masked in ((layout.single, BLOCK, True), (layout.wide, BLOCK * WIDE, False)):
             found = jax.lax.fori_loop(0, visits.counts[block], partial(visit, visits, width, masked), found)
-        return (found[2] / found[1][:, None]).astype(value.dtype)
+        mixed = found[1]
+        return (mixed[..., :-1] / mixed[..., -1:]).astype(value.dtype)
 
     mixed = jax.lax.map(attended, jnp.arange(count * number))
-    mixed = mixed.reshape(count, number, together, head_dim, shared, BLOCK).transpose(1, 5, 0, 2, 4, 3)
+    mixed = mixed.reshape(count, number, together, shared, BLOCK, head_dim).transpose(1, 4, 0, 2, 3, 5)
     return mixed.reshape(-1, heads, head_dim)[: query.shape[0] * query.shape[1]].reshape(query.shape)
 
 
-def _visible(layout: Blocks, start, width: int, place: Int[Array, " queries"]) -> Bool[Array, "keys queries"]:
-    index = (start + jnp.arange(width))[:, None]
-    ends = jax.lax.dynamic_slice_in_dim(layout.ends, start, width)[:, None]
+def _visible(layout: Blocks, start, width: int, place: Int[Array, " queries"]) -> Bool[Array, "queries keys"]:
+    index = start + jnp.arange(width)
+    place = place[:, None]
+    ends = jax.lax.dynamic_slice_in_dim(layout.ends, start, width)
     visible = (index <= place) & (place < ends)
     if layout.window is None:
         return visible
-    positions = jax.lax.dynamic_slice_in_dim(layout.positions, start, width)[:, None]
+    positions = jax.lax.dynamic_slice_in_dim(layout.positions, start, width)
     return visible & (layout.positions[place] - positions < layout.window)
 
 
