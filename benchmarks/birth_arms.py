@@ -2,9 +2,9 @@
 
     python benchmarks/birth_arms.py [--shapes 32x32x16,…,128x32x32] [--arms 10] [--rounds 5]
 
-A shape is width x length x rows. One arm and ten take turns, round by round, in one process; figures are medians of
-milliseconds a step, on the clock and of cores' time (which other work on the machine changes less), and of the ratio of
-neighbours in time.
+A shape is width x length x rows. Each core is a device, as in the command. One arm and ten take turns, round by round,
+in one process; figures are medians of milliseconds a step, on the clock and of cores' time (which other work on the
+machine changes less), and of the ratio of neighbours in time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 
 import jax
 
+from jaxpaint.birth.spread import cores_as_devices
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -25,6 +27,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
+    cores_as_devices(options.arms)
     print(
         f"{'shape':>12} {'one arm':>9} {options.arms:>4} arms {'ratio':>6}   {'cores: one':>10} {'all':>9} {'ratio':>6}"
     )
@@ -52,20 +55,22 @@ def _stepper(width: int, length: int, rows: int, count: int):
     from jaxpaint.birth import train as training
     from jaxpaint.birth.arms import Arm, stacked
     from jaxpaint.birth.model import SmallModel
+    from jaxpaint.birth.spread import mesh_of, widened
 
     model = SmallModel(width, length)
     settings = training.Training(100_000, rows, 0.1, every=10)
     freezes = [{}, {"W_O2": 300}, {"W_K1": 300}, {"W_K2": 300}, {"W_O2": 100}]
     arms = [Arm(str(number), frozen_until=freezes[number % len(freezes)]) for number in range(count)]
-    data = stacked(model, arms)
+    mesh = mesh_of(count)
+    data = stacked(model, [*arms, *[arms[-1]] * (-count % mesh.size)])
     start, _ = training._begin(model, data, settings)
     trained, frozen = training.split(start, data.release)
-    state = training._empty(trained, data, model, settings)
+    state = widened(training._empty(trained, data, model, settings), len(data.stream), mesh)
 
     def step() -> tuple[float, float]:
         nonlocal state
         began, busy = time.perf_counter(), time.process_time()
-        state = jax.block_until_ready(training._chunk(model, data, settings, frozen, state))
+        state = jax.block_until_ready(training._chunk(model, settings, mesh, data, frozen, state))
         return (time.perf_counter() - began) / settings.every, (time.process_time() - busy) / settings.every
 
     step()

@@ -16,8 +16,8 @@ EIGEN_MATMUL = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # Of what YNNPACK does not add up, XLA makes trees of windows, which its CPU backend runs element by element: a softmax
 # over 512 takes six times as long (docs/log.md).
 PLAIN_REDUCTIONS = {"xla_disable_hlo_passes": "tree_reduction_rewriter"}
-# LLVM leaves the upper half of AVX-512 alone unless asked: attention to long texts, of exponentials, takes a tenth longer
-# (docs/log.md). Elsewhere this changes nothing.
+# LLVM leaves the upper half of AVX-512 alone unless asked: attention to long texts, of exponentials, takes a tenth
+# longer (docs/log.md). Elsewhere this changes nothing.
 WHOLE_VECTORS = {"xla_cpu_prefer_vector_width": "512"}
 KEPT_SECONDS = 0.1  # of compilation, from which an executable is kept
 # Executables of one function in memory. On a CPU each takes about a hundred of the 65,530 memory maps that Linux allows
