@@ -125,7 +125,7 @@ class Graph:
         filled = jnp.pad(parts, ((0, (1 << (len(parts) - 1).bit_length()) - len(parts)), (0, 0), (0, 0)))
         found = np.asarray(of_parts(filled, self._counted))
         sources: list[tuple[int, EdgeKind]] = [(branch, "branch") for branch in join.branches]
-        if join.group.combine == "sum":
+        if join.combine == "sum":
             sources.insert(0, (join.reads, "residual"))
         for at in places:
             own = [
@@ -136,10 +136,10 @@ class Graph:
 
     def _parts_of_join(self, join: Join) -> list[Float[Array, "S D"]]:
         ends = [self._state(branch) for branch in join.branches]
-        if join.group.combine == "mean":
+        if join.combine == "mean":
             return [end / len(ends) for end in ends]
         before = self._state(join.reads)
-        return [before, *(end - before for end in ends)]
+        return [before, *(join.weight * (end - before) for end in ends)]
 
     def _state_after(self, number: int) -> Float[Array, "S D"]:
         """The state of every token at a stage."""

@@ -22,7 +22,18 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from jaxpaint.engine.layers import Parameters, run_layer
 from jaxpaint.models.sharding import LAYER, each_lane, lanes, with_lanes
-from jaxpaint.plans.nodes import Combine, Layer, Node, Parallel, Repeat, Series, fold, map_layers, written_layers
+from jaxpaint.plans.nodes import (
+    Combine,
+    Layer,
+    Node,
+    Parallel,
+    Repeat,
+    Series,
+    Weighted,
+    fold,
+    map_layers,
+    written_layers,
+)
 from jaxpaint.plans.plan import Plan
 
 Context = TypeVar("Context")
@@ -186,6 +197,9 @@ def _walker(
                         total = scan(partial(one_more, combine, branch, x), total, parts)[0]
                 x = combined(combine, total, x, len(branches))
                 return x, keep(x)
+            case Weighted(body, weight):
+                x = weighted(weight, apply(body, _for(body, leaves), key, x)[0], x)
+                return x, keep(x)
 
     def iterate(node: Node, leaves: Any, key: Array | None, x: Array, number: Array) -> tuple[Array, Any]:
         return apply(node, leaves, None if key is None else jax.random.fold_in(key, number), x)
@@ -255,6 +269,11 @@ def contribution(how: Combine, output: Array, x: Array) -> Array:
     return output if how == "mean" else output - x.astype(jnp.float32)
 
 
+def weighted(weight: float | Float[Array, ""], output: Array, x: Array) -> Array:
+    """The input plus the weighted residual update of what read it, summed in float32."""
+    return combined("sum", weight * contribution("sum", output, x), x, 1)
+
+
 def _layers(plan: Plan) -> Int[Array, " leaves"]:
     return jnp.array(written_layers(plan.root), jnp.int32)
 
@@ -267,6 +286,7 @@ def _shape(node: Node) -> tuple:
         series=lambda _, shapes: ("series", *shapes),
         parallel=lambda group, shapes: (group.combine, *shapes),
         repeat=lambda node, shape: ("repeat", node.times, shape),
+        weighted=lambda node, shape: ("weighted", node.weight, shape),
     )
 
 

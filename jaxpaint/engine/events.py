@@ -5,9 +5,10 @@ updates that the events before it wrote, where an update is the layer's output l
 
     x_i = x + sum over j < i of weights[i, j] * update_j,     update_i = layer_i(x_i) - x_i
 
-Series give weights of 1, a mean of n branches 1/n, groups in groups their product; row `size` is the plan's result. So
-one executable of `size` events differentiates every plan of at most that cost, and `vmap` takes a batch of plans, where
-`jaxpaint.engine.interpreted` has no gradient and a `switch` would run every branch of every lane.
+Series give weights of 1, a mean of n branches 1/n, what is weighted its weight, groups in groups their product; row
+`size` is the plan's result. So one executable of `size` events differentiates every plan of at most that cost, and
+`vmap` takes a batch of plans, where `jaxpaint.engine.interpreted` has no gradient and a `switch` would run every branch
+of every lane.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxpaint.engine.compiled import Block, Context
 from jaxpaint.engine.layers import Parameters, run_layer
-from jaxpaint.plans.nodes import Layer, Node, Parallel, Repeat, Series
+from jaxpaint.plans.nodes import Layer, Node, Parallel, Repeat, Series, Weighted
 from jaxpaint.plans.plan import Plan
 
 
@@ -59,6 +60,8 @@ def events_of(plan: Plan, size: int | None = None) -> Events:
             case Parallel(branches, combine):
                 added = sum(visit(branch, state) - state for branch in branches)
                 state = state + (added / len(branches) if combine == "mean" else added)
+            case Weighted(body, weight):
+                state = state + weight * (visit(body, state) - state)
         return state
 
     weights[size] = visit(plan.root, np.zeros(size))

@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxpaint.engine.compiled import Block, Context, combined, contribution
+from jaxpaint.engine.compiled import Block, Context, combined, contribution, weighted
 from jaxpaint.engine.lanes import Lanes, follow_each
 from jaxpaint.engine.layers import Parameters, run_layer
-from jaxpaint.engine.program import BRANCH, FORK, GATHER, IDLE, LAST, LAYER, MEAN, MEMBER, SUM, WAIT
-from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series
+from jaxpaint.engine.program import BRANCH, FORK, GATHER, IDLE, LAST, LAYER, MEAN, MEMBER, SUM, WAIT, WEIGH
+from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series, Weighted
 
 Memory = TypeVar("Memory")
 
 # `follow` lists what it does in this order.
-assert tuple(range(-1, 9)) == (IDLE, LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM, GATHER, WAIT)
+assert tuple(range(-1, 10)) == (IDLE, LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM, WEIGH, GATHER, WAIT)
 
 
 def run_program(
@@ -104,7 +104,7 @@ def follow(
         opcode, slot, count, _ = jnp.where(i < length, instructions[jnp.minimum(i, length - 1)], 0)
         x, fork_input, total = jax.lax.switch(
             jnp.maximum(opcode - LAST, 0),
-            [_nothing, _fork, _branch, _join("mean"), _join("sum")],
+            [_nothing, _fork, _branch, _join("mean"), _join("sum"), _weigh],
             *(x, inputs[slot], totals[slot], count),
         )
         return i + 1, x, memory, inputs.at[slot].set(fork_input), totals.at[slot].set(total)
@@ -150,7 +150,7 @@ def _follow_lane(one_layer, instructions, length, room, x, memory, gather):
         ends = opcode == GATHER
         x, fork_input, total = jax.lax.switch(
             jnp.maximum(opcode - LAST, 0),
-            [_nothing, _fork, _branch, _join("mean"), _join("sum"), gathered, _nothing],
+            [_nothing, _fork, _branch, _join("mean"), _join("sum"), _weigh, gathered, _nothing],
             *(x, inputs[slot], totals[slot] + jnp.where(ends, members, 0.0), count),
         )
         inputs, totals = inputs.at[slot].set(fork_input), totals.at[slot].set(total)
@@ -183,6 +183,11 @@ def _join(how):
         return combined(how, total, fork_input, count), fork_input, total
 
     return apply
+
+
+def _weigh(x, fork_input, total, count):
+    """The weight's bits are those of a number in float32."""
+    return weighted(jax.lax.bitcast_convert_type(count, jnp.float32), x, fork_input), fork_input, total
 
 
 def _gathered(gather):
@@ -220,6 +225,8 @@ def follow_plan(
                 for branch in branches:
                     total += contribution(how, visit(branch, x), x)
                 x = combined(how, total, x, len(branches))
+            case Weighted(body, weight):
+                x = weighted(weight, visit(body, x), x)
         return x
 
     return visit(plan.root, x), memory

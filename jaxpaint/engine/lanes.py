@@ -35,14 +35,16 @@ from jaxpaint.engine.program import (
     LAYER,
     MEMBER,
     WAIT,
+    WEIGH,
     Instruction,
     Program,
     group_members,
     padded_size,
     placed_instructions,
+    weight_bits,
 )
 from jaxpaint.models import sharding
-from jaxpaint.plans.nodes import Layer, Parallel, cost, units
+from jaxpaint.plans.nodes import Layer, Node, Parallel, Weighted, cost, units
 from jaxpaint.plans.plan import Plan
 
 
@@ -73,36 +75,48 @@ def layer_steps(plan: Plan, lanes: int) -> int:
 
 def columns_of(plan: Plan, lanes: int) -> list[Sequence[Instruction]]:
     """What the lanes do in step: columns of an instruction for each lane, in the order that they run."""
+    return _columns(plan.root, 0, 0, lanes)
+
+
+def _columns(node: Node, number: int, slot: int, lanes: int) -> list[Sequence[Instruction]]:
+    """Of a part of the plan, `number` layers into it, with `slot` weights around it."""
     columns: list[Sequence[Instruction]] = []
-    number = 0
-    for unit in units(plan.root):
-        if isinstance(unit, Layer):
-            columns.append([(LAYER, unit.index, number, 0)] * lanes)
-        else:
-            columns += _of_layers(unit, number, lanes) if group_members(unit) else _of_branches(unit, number, lanes)
+    for unit in units(node):
+        match unit:
+            case Layer(index):
+                columns.append([(LAYER, index, number, 0)] * lanes)
+            case Weighted(body):
+                within = _columns(body, number, slot + 1, lanes)
+                weigh = (WEIGH, slot, weight_bits(unit), 0)
+                columns += [[(FORK, slot, 0, 0)] * lanes, *within, [weigh] * lanes]
+            case Parallel():
+                of_group = _of_layers if group_members(unit) else _of_branches
+                columns += of_group(unit, number, slot, lanes)
         number += cost(unit)
     return columns
 
 
-def _of_layers(group: Parallel, number: int, lanes: int) -> list[Sequence[Instruction]]:
+def _of_layers(group: Parallel, number: int, slot: int, lanes: int) -> list[Sequence[Instruction]]:
     members, count = group_members(group), len(group.branches)
     signed = -count if group.combine == "sum" else count
     columns: list[Sequence[Instruction]] = []
     for first in range(0, count, lanes):
         busy = [(MEMBER, index, number + first + i, signed) for i, index in enumerate(members[first : first + lanes])]
         columns.append(_all(busy + [None] * (lanes - len(busy))))
-    return [*columns, [(GATHER, 0, signed, 0)] * lanes]
+    # Such a group needs no slot: the one around it has a sum of zero, and keeps it.
+    return [*columns, [(GATHER, max(0, slot - 1), signed, 0)] * lanes]
 
 
-def _of_branches(group: Parallel, number: int, lanes: int) -> list[Sequence[Instruction]]:
+def _of_branches(group: Parallel, number: int, slot: int, lanes: int) -> list[Sequence[Instruction]]:
     summed, count = group.combine == "sum", len(group.branches)
     costs = [cost(branch) for branch in group.branches]
     streams: list[list[Instruction]] = [[] for _ in range(lanes)]
     for lane, own in enumerate(dealt(costs, lanes)):
         for branch in own:
-            steps = placed_instructions(group.branches[branch], number + sum(costs[:branch]), 1)
-            streams[lane] += [*map(tuple, steps.tolist()), (BRANCH, 0, int(summed), 0)]  # type: ignore[misc]
-    return [[(FORK, 0, 0, 0)] * lanes, *_in_step(streams), [(GATHER, 0, -count if summed else count, 0)] * lanes]
+            steps = placed_instructions(group.branches[branch], number + sum(costs[:branch]), slot + 1)
+            streams[lane] += [*map(tuple, steps.tolist()), (BRANCH, slot, int(summed), 0)]  # type: ignore[misc]
+    gather = (GATHER, slot, -count if summed else count, 0)
+    return [[(FORK, slot, 0, 0)] * lanes, *_in_step(streams), [gather] * lanes]
 
 
 def dealt(costs: Sequence[int], lanes: int) -> list[list[int]]:

@@ -351,6 +351,7 @@ def groups_at_once(plan: Plan, blocks: Any, tokens: int) -> bool:
         series=lambda _, widths: max(widths),
         parallel=lambda _, widths: sum(widths),
         repeat=lambda _, width: width,
+        weighted=lambda _, width: width,
     )
     if on_cpu() or are_offloaded(blocks):
         return False

@@ -14,6 +14,10 @@ branches are more than a layer keep, per nesting level ("slot"), their input and
     MEAN    slot, count    x = (sums[slot] + x) / count               (the last branch ends)
     SUM     slot, count    x = input[slot] + (sums[slot] + (x - input[slot]))
 
+What is weighted keeps its input in such a slot too:
+
+    WEIGH   slot, weight   x = input[slot] + weight * (x - input[slot])    (the weight as the bits of a float32)
+
 Three more are for lanes of devices that share a group's members (`jaxpaint.engine.lanes`):
 
     IDLE    layer, number  nothing: other lanes run a layer
@@ -28,13 +32,13 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
-from jaxpaint.plans.nodes import MAX_NESTING, Layer, Node, Parallel, fold
+from jaxpaint.plans.nodes import MAX_NESTING, Layer, Node, Parallel, Weighted, fold
 from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
     import numpy as np
 
-IDLE, LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM, GATHER, WAIT = range(-1, 9)
+IDLE, LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM, WEIGH, GATHER, WAIT = range(-1, 10)
 Instruction: TypeAlias = tuple[int, int, int, int]
 # Executables are compiled for a program's padded size and its room, so all but extreme programs share one.
 SMALLEST_SIZE = 65536
@@ -98,6 +102,7 @@ def room_for(plan: Plan) -> int:
         series=lambda _, rooms: max(rooms),
         parallel=lambda group, rooms: 1 if group_members(group) else max(2, 1 + max(rooms)),
         repeat=lambda _, room: room,
+        weighted=lambda _, room: max(2, 1 + room),
     )
 
 
@@ -115,7 +120,15 @@ def _instructions(node: Node) -> list[Instruction]:
         series=lambda _, parts: list(chain.from_iterable(parts)),
         parallel=_group,
         repeat=lambda node, body: body * node.times,
+        weighted=lambda node, body: [(FORK, 0, 0, 0), *body, (WEIGH, 0, weight_bits(node), 0)],
     )
+
+
+def weight_bits(node: Weighted) -> int:
+    """Those of the weight as a float32, as an int32."""
+    import numpy as np
+
+    return int(np.float32(node.weight).view(np.int32))
 
 
 def _group(group: Parallel, branches: Iterator[list[Instruction]]) -> list[Instruction]:

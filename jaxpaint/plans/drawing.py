@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from jaxpaint.plans.nodes import Node, Parallel, Repeat, Series, nesting
-from jaxpaint.plans.text import clip, node_text, words
+from jaxpaint.plans.nodes import Node, Parallel, Repeat, Series, Weighted, nesting
+from jaxpaint.plans.text import clip, node_text, weight_text, words
 
 # In less than this there is no room for a box or a second branch: a node is written as text.
 _MIN_WIDTH = 40
@@ -35,6 +35,8 @@ def _block(node: Node, width: int) -> list[str]:
     match node:
         case Repeat(body, times):
             return _box(_block(body, width - 4), f" {times} times ")
+        case Weighted(body):
+            return _box(_block(body, width - 4), _weight_title(node))
         case Parallel(branches, combine):
             return _parallel_block(branches, combine, width)
         case _:
@@ -53,10 +55,16 @@ def _natural_width(node: Node) -> int:
     match node:
         case Repeat(body, times):
             return max(_natural_width(body), len(f" {times} times ") + 1) + 4
+        case Weighted(body):
+            return max(_natural_width(body), len(_weight_title(node)) + 1) + 4
         case Parallel(branches, combine):
             return max(_total_width([_natural_width(branch) for branch in branches]), len(combine))
         case _:
             return max(map(_natural_width, _steps(node)))
+
+
+def _weight_title(node: Weighted) -> str:
+    return f" update ×{clip(weight_text(node.weight), 12)} "
 
 
 def _is_chain(node: Node) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
-from jaxpaint.plans.nodes import Layer, Node, Parallel, Repeat, Series
+from jaxpaint.plans.nodes import Layer, Node, Parallel, Repeat, Series, Unit, Weighted
 from jaxpaint.plans.plan import Plan
 
 
@@ -20,8 +20,8 @@ class Event:
         step: the plan's step that it belongs to, from 1: after that step comes the state of this number.
         depth: how many events precede it on its own chain, from 0. Branches of a group count side by side, and what
             follows the group goes on from its longest branch.
-        weight: how much of its update reaches the state after the step: 1, or over averaged groups around it the
-            product of one over the number of their branches.
+        weight: how much of its update reaches the state after the step: 1, or the product of the weights around it and,
+            over averaged groups around it, of one over the number of their branches.
     """
 
     number: int
@@ -96,9 +96,7 @@ def branches(plan: Plan) -> tuple[Branch, ...]:
     return tuple(found)
 
 
-def _turns(
-    node: Node, iterations: tuple[tuple[int, int], ...]
-) -> Iterator[tuple[Layer | Parallel, tuple[tuple[int, int], ...]]]:
+def _turns(node: Node, iterations: tuple[tuple[int, int], ...]) -> Iterator[tuple[Unit, tuple[tuple[int, int], ...]]]:
     match node:
         case Series(items):
             for item in items:
@@ -106,7 +104,7 @@ def _turns(
         case Repeat(body, times):
             for turn in range(1, times + 1):
                 yield from _turns(body, (*iterations, (turn, times)))
-        case _:
+        case Layer() | Parallel() | Weighted():
             yield node, iterations
 
 
@@ -127,3 +125,5 @@ def _run(node: Node, step: int, depth: int, weight: float, numbers: Iterator[int
         case Parallel(branches, combine):
             own = weight / len(branches) if combine == "mean" else weight
             return max(_run(branch, step, depth, own, numbers, found) for branch in branches)
+        case Weighted(body, own):
+            return _run(body, step, depth, weight * own, numbers, found)

@@ -1,6 +1,6 @@
 """The tree that a plan is, and the one recursion over such trees.
 
-There are four kinds of nodes. `0-2 {3 (4 5)}*2 6` is
+There are five kinds of nodes. `0-2 {3 (4 5)}*2 6@0.5` is
 
     Series
     ├─ Layer 0, Layer 1, Layer 2
@@ -9,13 +9,15 @@ There are four kinds of nodes. `0-2 {3 (4 5)}*2 6` is
     │     ├─ Layer 3
     │     └─ Series
     │        └─ Layer 4, Layer 5
-    └─ Layer 6
+    └─ Weighted, 0.5
+       └─ Layer 6
 
 What is counted, listed or made of a tree is a `fold` of it: `cost`, `depth`, `nesting`, `written_layers`, `units`.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -33,9 +35,11 @@ MAX_COST = 1_000_000
 # Not below MAX_COST, so that folding (x*a)*b into x*(a*b) never crosses it.
 MAX_REPEATS = MAX_COST
 MAX_NESTING = 32
+MAX_WEIGHT = 1000.0
 
 Combine: TypeAlias = Literal["mean", "sum"]
-Node: TypeAlias = "Layer | Series | Parallel | Repeat"
+Node: TypeAlias = "Layer | Series | Parallel | Repeat | Weighted"
+Unit: TypeAlias = "Layer | Parallel | Weighted"
 TOO_DEEP = f"groups nest deeper than {MAX_NESTING} levels"
 TOO_COSTLY = f"the plan applies layers more than {MAX_COST} times in all"
 
@@ -107,6 +111,22 @@ class Repeat:
             raise PlanError(f"a repeat count of {self.times} is not between 1 and {MAX_REPEATS}")
 
 
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """The body with its residual update weighted: x + weight * (body(x) - x).
+
+    Below 1 the update is damped, above it is overdone, below 0 it is taken away. Of branches whose weights add up to 1
+    a `sum` is their weighted mean.
+    """
+
+    body: Node
+    weight: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and abs(self.weight) <= MAX_WEIGHT):
+            raise PlanError(f"a weight of {self.weight} is not between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}")
+
+
 @cache
 def layer(index: int) -> Layer:
     """The one `Layer` of this index: trees hold the same few layers many times."""
@@ -120,6 +140,7 @@ def fold(
     series: Callable[[Series, Iterator[Value]], Value],
     parallel: Callable[[Parallel, Iterator[Value]], Value],
     repeat: Callable[[Repeat, Value], Value],
+    weighted: Callable[[Weighted, Value], Value],
 ) -> Value:
     """A value of the whole tree, from the leaves up: each node's of the node itself and its children's values.
 
@@ -137,6 +158,8 @@ def fold(
                 return parallel(node, map(visit, branches))
             case Repeat(body):
                 return repeat(node, visit(body))
+            case Weighted(body):
+                return weighted(node, visit(body))
 
     return visit(node)
 
@@ -153,6 +176,7 @@ def map_layers(node: Node, function: Callable[[int], int]) -> Node:
         series=lambda _, items: Series(tuple(items)),
         parallel=lambda node, branches: Parallel(tuple(branches), node.combine),
         repeat=lambda node, body: Repeat(body, node.times),
+        weighted=lambda node, body: Weighted(body, node.weight),
     )
 
 
@@ -164,7 +188,7 @@ def normalise(node: Node, level: int = 0) -> Node:
     Raises:
         PlanError: nested deeper than any plan may be.
     """
-    # One pair of brackets makes at most three levels of nodes: a repeat of a series of one group.
+    # One pair of brackets makes at most three levels of nodes: a repeat or a weight of a series of one group.
     if level > 3 * MAX_NESTING + 3:
         raise PlanError(TOO_DEEP)
     match node:
@@ -183,6 +207,13 @@ def normalise(node: Node, level: int = 0) -> Node:
             if isinstance(inner, Repeat):
                 return Repeat(inner.body, inner.times * times)
             return inner if times == 1 else Repeat(inner, times)
+        case Weighted(body, weight):
+            inner = normalise(body, level + 1)
+            if isinstance(inner, Weighted):
+                weight *= inner.weight
+                inner = inner.body
+            weight = float(weight) + 0.0  # no -0.0
+            return inner if weight == 1 else Weighted(inner, weight)
         case _:
             assert_never(node)
 
@@ -204,17 +235,22 @@ def _applications(node: Node, of_branches: Callable[[Iterator[int]], int]) -> in
         series=lambda _, counts: sum(counts),
         parallel=lambda _, counts: of_branches(counts),
         repeat=lambda node, count: count * node.times,
+        weighted=lambda _, count: count,
     )
 
 
 def nesting(node: Node, series: int = 0) -> int:
-    """How deep parallel groups lie within each other; with `series=1` series count as groups do: they have brackets."""
+    """How deep groups and weights, which keep their input, lie within each other.
+
+    With `series=1` series count as well: they have brackets.
+    """
     return fold(
         node,
         layer=lambda _: 0,
         series=lambda _, levels: series + max(levels),
         parallel=lambda _, levels: 1 + max(levels),
         repeat=lambda _, level: level,
+        weighted=lambda _, level: 1 + level,
     )
 
 
@@ -226,21 +262,23 @@ def written_layers(node: Node) -> tuple[int, ...]:
         series=lambda _, parts: tuple(chain.from_iterable(parts)),
         parallel=lambda _, parts: tuple(chain.from_iterable(parts)),
         repeat=lambda _, body: body,
+        weighted=lambda _, body: body,
     )
 
 
-def units(node: Node) -> tuple[Layer | Parallel, ...]:
-    """The steps in the order they run, repeats unrolled: layers, and parallel groups as they stand."""
+def units(node: Node) -> tuple[Unit, ...]:
+    """The steps in the order they run, repeats unrolled: layers, and as they stand groups and what is weighted."""
     return fold(
         node,
         layer=_alone,
         series=lambda _, parts: tuple(chain.from_iterable(parts)),
         parallel=lambda node, _: _alone(node),
         repeat=lambda node, body: body * node.times,
+        weighted=lambda node, _: _alone(node),
     )
 
 
-def _alone(unit: Layer | Parallel) -> tuple[Layer | Parallel, ...]:
+def _alone(unit: Unit) -> tuple[Unit, ...]:
     return (unit,)
 
 

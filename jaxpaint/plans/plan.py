@@ -5,7 +5,7 @@ A plan is a frozen, hashable value in one normal form, with a text form that rou
     7            one layer                       0-8          layers 0 to 8 (22-9 counts down)
     0-8 23-31    one after the other             ( ... )      a series as one item
     {9 10}       same input, outputs averaged    sum{9 10}    same input, residual updates added
-    x*3          x three times in series
+    x*3          x three times in series        x@0.5        x with its update halved
 
 `docs/plans.md` describes the language in full.
 """
@@ -19,7 +19,7 @@ from functools import cached_property
 
 from jaxpaint.plans import nodes
 from jaxpaint.plans.drawing import draw
-from jaxpaint.plans.nodes import Layer, Node, Parallel, PlanError, Repeat, Series, layer
+from jaxpaint.plans.nodes import Layer, Node, Parallel, PlanError, Repeat, Series, Weighted, layer
 from jaxpaint.plans.text import clip, parse_nodes, text_of_items
 
 
@@ -28,7 +28,8 @@ class Plan:
     """What to run, in normal form: two plans are equal exactly when their texts are.
 
     Any tree of nodes is accepted and normalised: a series inside a series is spliced into it, a series of one
-    item is that item, `x*1` is `x`, `(x*a)*b` is `x*(a*b)`. The root alone is always a `Series`.
+    item is that item, `x*1` and `x@1` are `x`, `(x*a)*b` is `x*(a*b)` and `(x@a)@b` is `x@(a*b)`. The root alone
+    is always a `Series`.
     Layers are not merged into repeats: `5 5` and `5*2` run alike and are different plans.
 
     Raises:
@@ -83,22 +84,23 @@ class Plan:
 
     @cached_property
     def nesting(self) -> int:
-        """How deep parallel groups lie within each other; 0 for a series plan."""
+        """How deep parallel groups and weights lie within each other; 0 for a series plan."""
         return nodes.nesting(self.root)
 
     @property
     def is_series(self) -> bool:
-        """Whether the plan is one chain of layers, with no parallel group."""
+        """Whether the plan is one chain of layers, with no parallel group and no weights."""
         return self.nesting == 0
 
     def sequence(self) -> tuple[int, ...]:
         """The layers of a series plan in the order they run, loops unrolled; its length is `cost`.
 
         Raises:
-            PlanError: the plan has a parallel group.
+            PlanError: the plan has a parallel group, or a weight.
         """
         if not self.is_series:
-            raise PlanError(f"plan {clip(str(self))} has a parallel group, so no single order of layers", str(self))
+            what = "a parallel group" if "{" in str(self) else "a weight"
+            raise PlanError(f"plan {clip(str(self))} has {what}, so it is no mere order of layers", str(self))
         return tuple(unit.index for unit in nodes.units(self.root) if isinstance(unit, Layer))
 
     def validate(self, num_layers: int) -> Plan:
@@ -132,7 +134,7 @@ def series(*items: Plan | Node | int | Iterable[int]) -> Series:
     for item in items:
         if isinstance(item, Plan):
             found.append(item.root)
-        elif isinstance(item, (Layer, Series, Parallel, Repeat)):
+        elif isinstance(item, (Layer, Series, Parallel, Repeat, Weighted)):
             found.append(item)
         elif isinstance(item, Iterable):
             found.extend(layer(operator.index(index)) for index in item)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeAlias
 
-from jaxpaint.plans.nodes import Layer, Node, Parallel, Repeat, Series
+from jaxpaint.plans.nodes import Combine, Layer, Node, Parallel, Repeat, Series, Weighted
 from jaxpaint.plans.plan import Plan
 
 
@@ -28,20 +28,21 @@ class Join:
     """The state in which the branches of a group meet, each of which began at the stage `reads`.
 
     `number` counts the plan's joins from 0 in the order that they run in, each turn of a repeat anew; `branches` are
-    the stages that the group's branches end at.
+    the stages that the group's branches end at. What is weighted is a sum of one branch, whose update has the `weight`.
     """
 
     number: int
-    group: Parallel
+    combine: Combine
     reads: int
     branches: tuple[int, ...]
+    weight: float = 1.0
 
 
 Stage: TypeAlias = Input | After | Join
 
 
 def stages(plan: Plan) -> tuple[Stage, ...]:
-    """The plan's states in the order that they come about: the input, one for each event, one for each group's end.
+    """The plan's states in the order that they come about: the input, one for each event, group's end and weight.
 
     Stages are named by their places here; each reads earlier ones, and the last is the plan's result.
     """
@@ -60,9 +61,12 @@ def stages(plan: Plan) -> tuple[Stage, ...]:
                 for _ in range(times):
                     stage = run(body, stage)
                 return stage
-            case Parallel(branches):
+            case Parallel(branches, combine):
                 ends = tuple(run(branch, stage) for branch in branches)
-                found.append(Join(next(joins), node, stage, ends))
+                found.append(Join(next(joins), combine, stage, ends))
+            case Weighted(body, weight):
+                end = run(body, stage)
+                found.append(Join(next(joins), "sum", stage, (end,), weight))
         return len(found) - 1
 
     run(plan.root, 0)

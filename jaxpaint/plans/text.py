@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 
 from jaxpaint.plans.nodes import (
     MAX_COST,
     MAX_LAYER,
     MAX_NESTING,
     MAX_REPEATS,
+    MAX_WEIGHT,
     TOO_COSTLY,
     TOO_DEEP,
     Combine,
@@ -19,6 +21,7 @@ from jaxpaint.plans.nodes import (
     PlanError,
     Repeat,
     Series,
+    Weighted,
     layer,
 )
 from jaxpaint.plans.pasted import SIGNS, SLICE, SPACE, refuse_mergekit, two_numbers
@@ -35,6 +38,14 @@ def node_text(node: Node) -> str:
             return f"{'sum' if combine == 'sum' else ''}{{{text_of_items(branches)}}}"
         case Repeat(body, times):
             return f"{node_text(body)}*{times}"
+        case Weighted(body, weight):
+            return f"{node_text(body)}@{weight_text(weight)}"
+
+
+def weight_text(weight: float) -> str:
+    """The shortest digits that read back as the weight, without an exponent."""
+    digits = format(Decimal(repr(weight)), "f")
+    return digits.removesuffix(".0")
 
 
 def text_of_items(nodes: Sequence[Node]) -> str:
@@ -73,6 +84,8 @@ _AN_ITEM = "a layer such as 7, a range such as 0-8, or a group in ( ) or { }"
 _TOKEN = re.compile(r"[0-9]+|[A-Za-z_]+|.", re.DOTALL)
 _UNPACKED = re.compile(r"\s*range\b")
 _CLOSER = {"(": ")", "{": "}", "[": "]"}
+_MINUS = "".join(sign for sign, meant in SIGNS.items() if meant == "-")
+_WEIGHT = re.compile(f"([-{_MINUS}]?)([0-9]+(?:[.][0-9]+)?|[.][0-9]+)")
 
 
 def parse_nodes(text: str) -> Series:
@@ -88,7 +101,7 @@ def parse_nodes(text: str) -> Series:
 class _Parser:
     """Recursive descent over
 
-    series := item (','? item)*        item := atom ('*' count)*
+    series := item (','? item)*        item := atom ('*' count | '@' weight)*
     atom   := layers | '(' series ')' | '[' layers (','? layers)* ']' | 'sum'? '{' series '}'
     layers := layer | layer '-' layer | 'range' '(' number (',' number)* ')'
     """
@@ -135,7 +148,7 @@ class _Parser:
             if opener == "[" and self.token in ("(", "[", "{", "sum"):
                 raise self.fail("a list holds layers and ranges alone: write ( ) for a series, { } for side by side")
             if not (self.at_number or self.token in ("(", "[", "{", "sum", "range")):
-                raise self.expected(_AN_ITEM if comma else f"{_AN_ITEM}, or '*', or {ending}")
+                raise self.expected(_AN_ITEM if comma else f"{_AN_ITEM}, or '*', or '@', or {ending}")
             start = self.start
             more, more_cost = self.item(level)
             cost += more_cost
@@ -157,15 +170,29 @@ class _Parser:
                 raise self.fail(two_numbers(first, second), opened_at)
 
     def item(self, level: int) -> tuple[list[Node], int]:
-        """One item as the nodes it stands for: several only for a range that is not repeated."""
+        """One item as the nodes it stands for: several only for a range that is not repeated or weighted."""
         if self.at_number:
             nodes, cost = self.layers()
         else:
             nodes, cost = self.half_open() if self.token == "range" else self.group(level + 1)
-        if self.token != "*":
+        if self.token not in ("*", "@"):
             return nodes, cost
         if len(nodes) > 1 and level == MAX_NESTING:
             raise self.fail(TOO_DEEP)
+        node: Node = Series(tuple(nodes))
+        while self.token in ("*", "@"):
+            if self.token == "*":
+                times = self.times(cost)
+                node, cost = Repeat(node, times), cost * times
+            else:
+                level += 1
+                if level > MAX_NESTING:
+                    raise self.fail(TOO_DEEP)
+                node = Weighted(node, self.weight())
+        return [node], cost
+
+    def times(self, cost: int) -> int:
+        """The product of the repeat counts that follow."""
         times = 1
         while self.token == "*":
             self.advance()
@@ -175,7 +202,19 @@ class _Parser:
                 raise self.fail("the repeat count is 0: it must be at least 1", start)
             if cost * times > MAX_COST:
                 raise self.fail(TOO_COSTLY, start)
-        return [Repeat(Series(tuple(nodes)), times)], cost * times
+        return times
+
+    def weight(self) -> float:
+        self.advance()
+        found = _WEIGHT.match(self.text, self.start)
+        if found is None:
+            raise self.expected("a weight such as 0.5")
+        sign, digits = found.groups()
+        if float(digits) > MAX_WEIGHT:
+            raise self.fail(f"the weight {clip(found.group(), 20)} is not between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}")
+        self.end = found.end()
+        self.advance()
+        return -float(digits) if sign else float(digits)
 
     def layers(self) -> tuple[list[Node], int]:
         first = self.number("a layer", "layer", MAX_LAYER)

@@ -138,7 +138,7 @@ def test_patches_are_runs_with_early_states(variation: str, plan: str) -> None:
                 np.testing.assert_array_equal(found[at, key, event.number], own)
 
 
-@pytest.mark.parametrize("plan", ["0-4", "4-0", "0 {1 2 (3 4)}*2 4", "sum{1 2} 3"])
+@pytest.mark.parametrize("plan", ["0-4", "4-0", "0 {1 2 (3 4)}*2 4", "sum{1 2} 3", "0 (1 {2@0.5 3})@0.75*2 4"])
 def test_what_writes_the_answer_adds_up(plan: str) -> None:
     model, prompts = make_tiny("neox").model, _prompts(6)
     run = model.run([prompt.tokens for prompt in prompts], plan)

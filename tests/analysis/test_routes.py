@@ -21,7 +21,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine.interventions import Knockout, Replace, Scale
 from jaxpaint.engine.layers import apart
 from jaxpaint.plans.events import events
-from jaxpaint.plans.nodes import Layer, Node, Parallel, Repeat, Series
+from jaxpaint.plans.nodes import Layer, Node, Parallel, Repeat, Series, Weighted
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.stages import After, Join, stages
 from tests.engine.test_compiled import plans
@@ -31,7 +31,17 @@ from tests.helpers.torch_runs import torch_run
 
 TOKENS = np.random.default_rng(4).integers(0, 61, (2, 7))
 FAMILIES = ("grouped-query", "attention bias", "neox", "neox, residuals in series", "qwen2", "sliding window")
-PLANS = ("0-4", "4-0", "0 {1-3}*2 4", "0 (1 2)*2 4", "0 sum{1 (2 3)} 4", "0 {(1 {2 3}) sum{2 4}} 4", "{0 1}", "3")
+PLANS = (
+    "0-4",
+    "4-0",
+    "0 {1-3}*2 4",
+    "0 (1 2)*2 4",
+    "0 sum{1 (2 3)} 4",
+    "0 {(1 {2 3}) sum{2 4}} 4",
+    "{0 1}",
+    "3",
+    "0 (1 {2@0.5 3})@0.75*2 4",
+)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -81,10 +91,10 @@ class TestStages:
             match stage:
                 case After(event, reads):
                     values.append(values[reads] + (np.arange(plan.cost) == event))
-                case Join(_, group, reads, branches):
+                case Join(_, combine, reads, branches, weight):
                     ends = np.array([values[branch] for branch in branches])
-                    added = (ends - values[reads]).sum(axis=0)
-                    values.append(ends.mean(axis=0) if group.combine == "mean" else values[reads] + added)
+                    added = weight * (ends - values[reads]).sum(axis=0)
+                    values.append(ends.mean(axis=0) if combine == "mean" else values[reads] + added)
                 case _:
                     values.append(np.zeros(plan.cost))
         np.testing.assert_allclose(values[-1], [event.weight for event in own], atol=1e-9)
@@ -153,6 +163,16 @@ def naive(tiny: Tiny, tokens: np.ndarray, plan: Plan) -> dict[tuple[Any, ...], d
                     else:
                         parts = [(("branch", kind, own, at), end[at] - x[at]) for kind, own, end in ends]
                         parts = [(("residual", source, number, at), x[at]), *parts]
+                    y[at] = enter(("join", join, at), parts)
+                source, number, x = "join", join, y
+            case Weighted(body, weight):
+                kind, own, end = apply(body, source, number, x)
+                join = counts["join"]
+                counts["join"] += 1
+                y = np.zeros_like(x)
+                for at in range(length):
+                    update = weight * (end[at] - x[at])
+                    parts = [(("residual", source, number, at), x[at]), (("branch", kind, own, at), update)]
                     y[at] = enter(("join", join, at), parts)
                 source, number, x = "join", join, y
         return source, number, x

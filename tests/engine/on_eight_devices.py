@@ -77,7 +77,7 @@ def test_gradients_are_those_of_one_device(at_once: bool) -> None:
     def block(parameters: Any, x: jax.Array, context: Any, key: Any) -> jax.Array:
         return simple_block(parameters, x, context) + 0.1 * jax.random.normal(key, x.shape)
 
-    form, layers = stack.with_own_layers(Plan.parse("0 {1-4 2}*2 sum{(1 {2 3}) (4 {0 1}) 3} 4"))
+    form, layers = stack.with_own_layers(Plan.parse("0 {1-4 2}*2 sum{(1 {2 3}) (4 {0 1})@0.5 3} 4"))
 
     @partial(jax.jit, static_argnames=("mesh", "remat"))
     def found(stacked: Any, x: jax.Array, mesh: Mesh | None, remat: bool = False) -> Any:
@@ -129,7 +129,10 @@ def test_the_same_tokens_are_written(variation: str, tensor_parallel: int, layer
     many = spread(one, device_mesh(tensor_parallel, layer_parallel))
     rng = np.random.default_rng(0)
     prompts = [Prompt((1, 2, 3, *map(int, rng.integers(0, 61, 3 + i))), 6) for i in range(5)]
-    chosen = [Plan.parse(text) for text in ("0-4", "0 {1-3}*2 4", "0 sum{1 2} 3 4", "0 {(1 {2 3}) 2} 4")]
+    chosen = [
+        Plan.parse(text)
+        for text in ("0-4", "0 {1-3}*2 4", "0 sum{1 2} 3 4", "0 {(1 {2 3}) 2} 4", "0 (1 {2@2 3} {4 1})@0.5 4")
+    ]
 
     def written(model: Model) -> Any:
         return sorted((found.plan, found.prompt, found.tokens) for found in generate(model, prompts, chosen))

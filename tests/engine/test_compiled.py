@@ -19,7 +19,7 @@ from jaxpaint.engine import compiled as stack
 from jaxpaint.engine import interpreted
 from jaxpaint.engine.model import _logits, layer_stack
 from jaxpaint.engine.program import Program, enough_room
-from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series
+from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series, Weighted
 from jaxpaint.plans.strategies import STRATEGIES, Variant, family
 from tests.helpers.decoders import LONGEST, NUM_LAYERS, VOCAB_SIZE, make_tiny
 from tests.helpers.oracle import run_slowly
@@ -35,6 +35,7 @@ def _extend(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
         st.builds(Series, some),
         st.builds(Parallel, some, st.sampled_from(["mean", "sum"])),
         st.builds(Repeat, children, st.integers(1, 3)),
+        st.builds(Weighted, children, st.sampled_from([0.5, 1.25, -0.25])),
     )
 
 
@@ -110,6 +111,8 @@ def by_hand(node: Node, x: jax.Array) -> jax.Array:
             return sum(by_hand(branch, x) for branch in branches) / len(branches)
         case Parallel(branches):
             return x + sum(by_hand(branch, x) - x for branch in branches)
+        case Weighted(body, weight):
+            return x + weight * (by_hand(body, x) - x)
 
 
 class TestExecutorsAgree:
@@ -137,7 +140,10 @@ class TestExecutorsAgree:
         plan = Plan.parse("0 {1 (2 3)*2} 4")
         assert_close(stack.run(simple_block, STACKED, plan, X, CONTEXT), slowly(plan)[0])
 
-    @pytest.mark.parametrize("text", ["4-0 2*3", "0 {1-3}*3 4", "{1 {2 (3 0)*2} sum{1 2}}*2", "{(0 1) 2 (3 4)}"])
+    @pytest.mark.parametrize(
+        "text",
+        ["4-0 2*3", "0 {1-3}*3 4", "{1 {2 (3 0)*2} sum{1 2}}*2", "{(0 1) 2 (3 4)}", "0@0.5*2 (1 {2@2 3})@-0.5 4"],
+    )
     def test_the_llama_block(self, text: str) -> None:
         """The real block: stacked `nnx` parameters, and a context that is a tuple of arrays."""
         plan, llama = Plan.parse(text), _llama("grouped-query")
@@ -270,7 +276,9 @@ class TestStrategies:
 
 
 class TestGradients:
-    @pytest.mark.parametrize("text", ["0 {1-3}*3 4", "{(0 1) sum{2 3}} 4*3", "(0-1)*2 {2 {3 4}}", "0-4"])
+    @pytest.mark.parametrize(
+        "text", ["0 {1-3}*3 4", "{(0 1) sum{2 3}} 4*3", "(0-1)*2 {2 {3 4}}", "0-4", "0 {1@0.5 2@0.5 3}@0.25*2 4"]
+    )
     def test_equal_those_of_the_twin(self, text: str) -> None:
         plan = Plan.parse(text)
 
@@ -284,7 +292,7 @@ class TestGradients:
             assert_close(ours[name], twin[name])
 
     @pytest.mark.parametrize("at_once", [True, False])
-    @pytest.mark.parametrize("text", ["0 {1-3}*3 4 4", "{(0 1) sum{2 3}} 4*3", "4-0"])
+    @pytest.mark.parametrize("text", ["0 {1-3}*3 4 4", "{(0 1) sum{2 3}} 4*3", "4-0", "0 (1 {2@0.5 3})@0.75*2 4"])
     def test_of_training_are_those_of_running(self, text: str, at_once: bool) -> None:
         plan = Plan.parse(text)
         form, layers = stack.with_own_layers(plan)

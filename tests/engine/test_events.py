@@ -45,7 +45,7 @@ def test_values_and_gradients_are_the_compiled_plans(plan) -> None:
 
 def test_one_executable_for_all_plans() -> None:
     as_events.clear_cache()
-    for text in ("0", "0 1 2", "{0 1}*3", "sum{0 (1 2)} 3", "{0 {1 2} sum{3 4}}"):
+    for text in ("0", "0 1 2", "{0 1}*3", "sum{0 (1 2)} 3", "{0 {1 2} sum{3 4}}", "0 {1@2 (2 3)}@0.5*2"):
         as_events(events_of(Plan.parse(text), SIZE))
     assert as_events._cache_size() == 1
 

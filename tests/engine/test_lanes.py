@@ -8,13 +8,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.lanes import as_data, columns_of, dealt, layer_steps
-from jaxpaint.engine.program import FORK, GATHER, IDLE, LAST, LAYER, MEMBER, WAIT, Program
+from jaxpaint.engine.program import FORK, GATHER, IDLE, LAST, LAYER, MEMBER, WAIT, WEIGH, Program
 from jaxpaint.models.sharding import mesh_shape
 from jaxpaint.plans.nodes import Parallel, cost, units
 from jaxpaint.plans.plan import Plan
@@ -22,9 +23,10 @@ from tests.engine.test_compiled import plans
 
 ROOT = Path(__file__).parents[2]
 LANES = st.integers(2, 9)
+unweighted = plans.filter(lambda plan: "@" not in str(plan))
 
 
-@given(plans, LANES)
+@given(unweighted, LANES)
 def test_every_layer_of_the_plan_runs_on_one_lane_or_in_series_on_all(plan: Plan, lanes: int) -> None:
     """With the number that a single program gives it: the place of its keys and values."""
     columns, program = columns_of(plan, lanes), Program.of(plan)
@@ -48,7 +50,7 @@ def _in_group(columns: list, column: object) -> bool:
     raise AssertionError
 
 
-@given(plans, LANES)
+@given(unweighted, LANES)
 def test_lanes_are_in_step_and_no_longer_than_the_longest_needs(plan: Plan, lanes: int) -> None:
     columns = columns_of(plan, lanes)
     for column in columns:
@@ -74,6 +76,18 @@ def test_the_papers_group() -> None:
     assert columns[3] == [(MEMBER, 4, 5, 5), (IDLE, 4, 5, 0)]
     assert columns[4] == [(GATHER, 0, 5, 0)] * 2
     assert columns[5:] == [[(LAYER, 8, 6, 0)] * 2]
+
+
+def test_groups_within_a_weight_are_shared_too() -> None:
+    columns = columns_of(Plan.parse("7 (0 {1 2} {(3 4) 5})@0.5 8"), 2)
+    assert [[step[:2] for step in column] for column in columns[1:3]] == [[(FORK, 0)] * 2, [(LAYER, 0)] * 2]
+    assert columns[3] == [(MEMBER, 1, 2, 2), (MEMBER, 2, 3, 2)]
+    assert columns[4] == [(GATHER, 0, 2, 0)] * 2
+    assert columns[5] == [(FORK, 1, 0, 0)] * 2
+    assert columns[6] == [(LAYER, 3, 4, 0), (LAYER, 5, 6, 0)]
+    assert columns[-3] == [(GATHER, 1, 2, 0)] * 2
+    assert columns[-2] == [(WEIGH, 0, int(np.float32(0.5).view(np.int32)), 0)] * 2
+    assert columns[-1] == [(LAYER, 8, 7, 0)] * 2
 
 
 def test_long_branches_are_dealt_first() -> None:

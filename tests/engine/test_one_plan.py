@@ -91,7 +91,9 @@ def test_equal_transformers_request_by_request(tiny: Tiny) -> None:
     assert scores.request_tokens == sum(len(request.tokens) for request in requests)
 
 
-@pytest.mark.parametrize("text", ["0 {1-3} 4", "0 {1-3}*3 4", "{(0 1) {2 3}} sum{4 1}", "0 (1-2)*2 4", "4-0", "2"])
+@pytest.mark.parametrize(
+    "text", ["0 {1-3} 4", "0 {1-3}*3 4", "{(0 1) {2 3}} sum{4 1}", "0 (1-2)*2 4", "4-0", "2", "0 {1@0.5 2-3}@0.5*2 4"]
+)
 @pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "neox"])
 def test_equal_each_alone_under_any_plan(variation: str, text: str) -> None:
     tiny, plan = make_tiny(variation), Plan.parse(text)

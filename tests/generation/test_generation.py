@@ -38,6 +38,7 @@ PLANS = [
         "0 4",
         "0 2*3 4",
         "0 sum{1 2} 3 4",
+        "0@0.5 {1@0.75 (2 {3 1}@2)}*2 4",
         "0 {(1 {2 3}) 2} 4",
         "0-4",
     )
@@ -130,7 +131,9 @@ def test_neither_batches_nor_chunks_nor_waves_change_what_is_written(
         assert tokens == by_full_passes(tiny, prompts[prompt], plans[plan])
 
 
-@pytest.mark.parametrize("plan", ["0-4", "0 {1-3}*2 4", "0 sum{1 2} 3 4", "0 {(1 {2 3}) 2}*2 4"])
+@pytest.mark.parametrize(
+    "plan", ["0-4", "0 {1-3}*2 4", "0 sum{1 2} 3 4", "0 {(1 {2 3}) 2}*2 4", "0 {1 (2 3)@0.5}@0.5 4"]
+)
 @pytest.mark.parametrize("static", [False, True], ids=["as data", "compiled"])
 def test_one_plan_as_data_and_compiled(plan, static):
     tiny, plan = make_tiny("multi-query"), Plan.parse(plan)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series
+from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series, Weighted
 
 
 def run_slowly(
@@ -33,6 +33,9 @@ def run_slowly(
             case Parallel(branches, combine):
                 outputs = jnp.stack([apply(branch, x)[0].astype(jnp.float32) for branch in branches])
                 y = outputs.mean(axis=0) if combine == "mean" else x + (outputs - x).sum(axis=0)
+                return y.astype(x.dtype), [y.astype(x.dtype)]
+            case Weighted(body, weight):
+                y = x + weight * (apply(body, x)[0].astype(jnp.float32) - x)
                 return y.astype(x.dtype), [y.astype(x.dtype)]
             case _:
                 assert_never(node)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series
+from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series, Weighted
 from tests.helpers.decoders import Tiny
 
 # `(number of the event, layer, "attention" or "mlp", what it gives) -> what is gone on with`.
@@ -72,6 +72,8 @@ def torch_run(
             case Parallel(branches, combine):
                 outputs = torch.stack([apply(branch, x, False) for branch in branches])
                 x = outputs.mean(0) if combine == "mean" else x + (outputs - x).sum(0)
+            case Weighted(body, weight):
+                x = x + weight * (apply(body, x, False) - x)
         return kept(x) if outermost else x
 
     def kept(x: torch.Tensor) -> torch.Tensor:

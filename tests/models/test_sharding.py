@@ -26,7 +26,7 @@ one = random_model(config, dtype="float32")
 rng = np.random.default_rng(0)
 texts = [list(rng.integers(0, 96, rng.integers(4, 33))) for _ in range(40)]
 requests = [Request.of(text[:-3], text[-3:], 64) for text in texts]
-plans = [Plan.parse(text) for text in ("0-5", "0 {1-4}*2 5", "0 sum{(1 2) (3 4)} 5")]
+plans = [Plan.parse(text) for text in ("0-5", "0 {1-4}*2 5", "0 sum{(1 2) (3 4)} 5", "0 {1@0.5 (2 {3 4})}@0.75 5")]
 expected = [score(one, requests, plan).loglikelihoods for plan in plans]
 flat = traverse_util.flatten_dict(nnx.to_pure_dict(one.state), sep="/")
 for tensor_parallel in (1, 2, 4):

@@ -24,7 +24,7 @@ from tests.helpers.oracle import run_slowly
 
 LENGTHS = np.array([LONGEST, 3, 15])
 SERIES = ["0-4", "4-0", "0 2 1 4", "0 (1 3)*2 4", "2*3"]
-GROUPS = ["0 {1-3} 4", "0 {(1 {2 3}) 2}*2 4", "0 sum{1 2} 3 4"]
+GROUPS = ["0 {1-3} 4", "0 (1 {2@0.5 3})@0.75*2 4", "0 {(1 {2 3}) 2}*2 4", "0 sum{1 2} 3 4"]
 COMMON: dict[str, Any] = {**SIZES, "head_dim": 8}
 GPT2 = {"n_embd": 32, "n_inner": 48, "n_layer": NUM_LAYERS, "n_head": 4, "n_positions": 64, "layer_norm_epsilon": 1e-2}
 

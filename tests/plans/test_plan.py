@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.nodes import MAX_LAYER, Combine, map_layers, units, written_layers
-from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series
+from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series, Weighted
 
 layer_nodes = st.builds(Layer, st.integers(0, 12))
+weights = st.floats(-10, 10)
 
 
 def _extend(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
@@ -29,6 +30,7 @@ def _extend(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
         st.builds(Series, some),
         st.builds(Parallel, some, st.sampled_from(["mean", "sum"])),
         st.builds(Repeat, children, st.integers(1, 3)),
+        st.builds(Weighted, children, st.sampled_from([0.5, 1.0, 2.0, -0.25, 0.1, 1 / 3]) | weights),
         ascending,
     )
 
@@ -55,6 +57,8 @@ def _chains(node: Node) -> list[list[int]]:
             return [path for branch in branches for path in _chains(branch)]
         case Repeat(body, times):
             return _chains(Series((body,) * times))
+        case Weighted(body):
+            return _chains(body)
 
 
 def _applications(node: Node) -> list[int]:
@@ -66,6 +70,8 @@ def _applications(node: Node) -> list[int]:
             return [index for child in children for index in _applications(child)]
         case Repeat(body, times):
             return _applications(body) * times
+        case Weighted(body):
+            return _applications(body)
 
 
 class TestParse:
@@ -92,6 +98,17 @@ class TestParse:
             ("4*2*3", (Repeat(Layer(4), 6),)),
             ("((4)*2)*3", (Repeat(Layer(4), 6),)),
             ("4*1", _layers(4)),
+            ("4@0.5", (Weighted(Layer(4), 0.5),)),
+            ("4 @ .5 *3", (Repeat(Weighted(Layer(4), 0.5), 3),)),
+            ("4*3@2", (Weighted(Repeat(Layer(4), 3), 2.0),)),
+            ("4-6@-0.25 7", (Weighted(Series(_layers(4, 5, 6)), -0.25), Layer(7))),
+            ("{4@0.5 5-6}@1.50", (Weighted(Parallel((Weighted(Layer(4), 0.5), *_layers(5, 6))), 1.5),)),
+            ("sum{4@0.75 5@0.25}", (Parallel((Weighted(Layer(4), 0.75), Weighted(Layer(5), 0.25)), "sum"),)),
+            ("(4@0.5)@0.5", (Weighted(Layer(4), 0.25),)),
+            ("4@0.5@2", _layers(4)),
+            ("4@1.0", _layers(4)),
+            ("4@\u22122", (Weighted(Layer(4), -2.0),)),
+            ("4@0.0000001", (Weighted(Layer(4), 1e-7),)),
             ("((1 (2)) 3)", _layers(1, 2, 3)),
             ("{{1 2} 3}", (Parallel((Parallel(_layers(1, 2)), Layer(3))),)),
             (" \t{ 9\n10 } 16 * 2 0 - 1 sum {3}", None),
@@ -194,9 +211,12 @@ class TestLaws:
                 case Repeat(body, times):
                     assert times > 1
                     assert not isinstance(body, Repeat)
+                case Weighted(body, weight):
+                    assert weight != 1
+                    assert not isinstance(body, Weighted)
             for child in getattr(node, "items", getattr(node, "branches", ())):
                 check(child, node)
-            if isinstance(node, Repeat):
+            if isinstance(node, (Repeat, Weighted)):
                 check(node.body, node)
 
         check(plan.root, None)
@@ -218,7 +238,7 @@ class TestLaws:
             assert plan.depth == plan.cost
             assert plan.nesting == 0
         else:
-            with pytest.raises(UserError, match="parallel group"):
+            with pytest.raises(UserError, match=r"parallel group|weight"):
                 plan.sequence()
 
     @given(st.recursive(layer_nodes, _extend, max_leaves=5))
@@ -364,7 +384,7 @@ class TestDraw:
 
     @given(plans)
     def test_every_layer_is_drawn_where_there_is_room(self, plan: Plan) -> None:
-        drawing = re.sub(r"\*\d+|\d+ times", "", plan.draw(2000))
+        drawing = re.sub(r"\*\d+|\d+ times|update ×\S+|@-?[0-9.]+", "", plan.draw(2000))
         assume("more" not in drawing)
         drawn: set[int] = set()
         for first, last in re.findall(r"(\d+)(?:-(\d+))?", drawing):

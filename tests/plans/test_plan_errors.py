@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.nodes import MAX_COST, MAX_LAYER, MAX_NESTING, MAX_REPEATS
-from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series
+from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series, Weighted
 
 fragments = st.lists(
     st.sampled_from(["0", "7", "12", "9999", *"-*(){}[],–× \n²٣x3", "sum", "range(", "layer_range"]), max_size=30
@@ -38,7 +38,7 @@ class TestErrors:
             (
                 "0-8 (9",
                 7,
-                "expected a layer such as 7, a range such as 0-8, or a group in ( ) or { }, or '*', or ')'",
+                "expected a layer such as 7, a range such as 0-8, or a group in ( ) or { }, or '*', or '@', or ')'",
             ),
             ("0-8 (9", 7, "to close the '(' of column 5, but the plan ends here"),
             ("0-8 }", 5, "found '}'"),
@@ -54,6 +54,14 @@ class TestErrors:
             ("3*x", 3, "expected a repeat count such as 3"),
             ("3*0", 3, "repeat count is 0"),
             ("3*1000001", 3, "repeat count 1000001 is too large: at most 1000000"),
+            ("3@", 3, "expected a weight such as 0.5, but the plan ends here"),
+            ("3@x", 3, "expected a weight such as 0.5, but found 'x'"),
+            ("3@--1", 3, "expected a weight such as 0.5"),
+            ("3@1001", 3, "the weight 1001 is not between -1000 and 1000"),
+            ("3@1e3", 4, "or the end of the plan, but found 'e'"),
+            ("@0.5", 1, "found '@'"),
+            ("3@0.5-9", 6, "found '-'"),
+            ("3" + "*1@2" * 33, 132, "groups nest deeper than 32 levels"),
             ("sum(1 2)", 4, "expected '{' after 'sum', but found '('"),
             ("sum", 4, "expected '{' after 'sum', but the plan ends here"),
             ("0 10000", 3, "layer 10000 is too large: at most 9999"),
@@ -175,6 +183,9 @@ class TestErrors:
             lambda: Parallel(_layers(1), "median"),  # type: ignore[arg-type]
             lambda: Repeat(Layer(1), 0),
             lambda: Repeat(Layer(1), MAX_REPEATS + 1),
+            lambda: Weighted(Layer(1), float("nan")),
+            lambda: Weighted(Layer(1), 1001.0),
+            lambda: Plan.of(Weighted(Weighted(Layer(1), 100.0), 100.0)),
             lambda: Plan.of(),
             lambda: Plan.of(Repeat(Repeat(Layer(1), 10_000), 10_000)),
             lambda: Plan.of(Repeat(Series(_layers(1, 2)), MAX_REPEATS)),
