@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from jaxpaint.analysis.measurements import propose
     from jaxpaint.analysis.routes import routes
     from jaxpaint.analysis.states import analyse
     from jaxpaint.engine.interventions import Knockout, Replace, Scale
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Knockout", "Model", "Plan", "PlanError", "Prompt", "Replace", "Run", "Sampling", "Scale", "StudySpec", "UserError",
-    "analyse", "build", "family", "generate", "load", "most_likely_next", "routes", "run_study", "score_masked",
-    "write_report",
+    "analyse", "build", "family", "generate", "load", "most_likely_next", "propose", "routes", "run_study",
+    "score_masked", "write_report",
 ]  # fmt: skip
 
 # Most bring JAX along, so each is imported when it is first used.
@@ -53,6 +54,7 @@ _HOMES = {
     "generate": "jaxpaint.generation",
     "load": "jaxpaint.engine.model",
     "most_likely_next": "jaxpaint.engine.next_tokens",
+    "propose": "jaxpaint.analysis.measurements",
     "routes": "jaxpaint.analysis.routes",
     "run_study": "jaxpaint.study.run",
     "score_masked": "jaxpaint.engine.masked",

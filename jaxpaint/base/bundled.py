@@ -1,4 +1,4 @@
-"""Where the model that comes with the package lies, and the tasks of its language."""
+"""Where the model that comes with the package lies, and the tasks and other texts of its language."""
 
 from pathlib import Path
 
@@ -6,3 +6,5 @@ MODEL = "painter-16"
 FOLDER = (Path(__file__).parents[1] / "painter" / MODEL).resolve()
 """The checkpoint that `--model painter-16` names, an ordinary Hugging Face folder."""
 TASKS = Path(__file__).parents[1] / "painter" / "tasks"
+CALIBRATION = Path(__file__).parents[1] / "painter" / "calibration.txt"
+"""Texts, one a line, to measure that model on; of no task (`jaxpaint.painter.items`)."""

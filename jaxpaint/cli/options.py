@@ -8,7 +8,7 @@ from typing import Any
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.precision import WEIGHTS
 from jaxpaint.plans.plan import Plan
-from jaxpaint.plans.strategies import STRATEGIES, build, taking
+from jaxpaint.plans.strategies import MEASURED, STRATEGIES, build, taking
 
 
 def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, decoder: bool = True) -> None:
@@ -174,11 +174,24 @@ def variant_options(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name.replace("-", "_")) for name in names}
 
 
-def add_variant_options(plans) -> None:
-    """--strategies with what many plans are made of, and --plans-file."""
-    plans.add_argument("--strategies", metavar="A,B", help=f"by commas, of {', '.join(STRATEGIES)}")
+def add_variant_options(plans, *, measured: bool = False) -> None:
+    """--strategies with what many plans are made of, and --plans-file; `measured` names those of measurements, too."""
+    names = (*STRATEGIES, *MEASURED) if measured else STRATEGIES
+    plans.add_argument("--strategies", metavar="A,B", help=f"by commas, of {', '.join(names)}")
     plans.add_argument("--starts", metavar="NUMBERS", help="start layers (default: all that the model has)")
     plans.add_argument("--seeds", metavar="N", help="of random: how many, or NUMBERS such as 3-7 (default: 10)")
     plans.add_argument("--loops", metavar="NUMBERS", help="iterations of looped-parallel (default: 3)")
     plans.add_argument("--times", metavar="NUMBERS", help="of block-repeat (default: 2,3)")
     plans.add_argument("--plans-file", metavar="F", help="plans of your own, one a line, # for comments")
+
+
+def add_measured_options(plans) -> None:
+    """What strategies of measurements take."""
+    plans.add_argument(
+        "--counts", metavar="NUMBERS", help=f"layers left out, or put in parallel, of {', '.join(MEASURED)}"
+    )
+    plans.add_argument(
+        "--calibration",
+        metavar="F",
+        help='texts that those measure the model on: one a line, or JSON lines with "text" (painter-16 has its own)',
+    )

@@ -10,6 +10,10 @@ examples:
   jaxpaint study --model llama2-7b --preset paper --store paper.sqlite --dry-run
   jaxpaint study study.toml --limit 100
 
+  jaxpaint study --model llama2-7b --tasks arc_challenge --counts 4,8 \\
+      --strategies drop-by-influence,drop-span-by-angle \\
+      --calibration texts.jsonl --store dropped.sqlite
+
 The full model is always scored, too. The same command again continues where it
 stopped, by Ctrl-C or otherwise; more plans, tasks or documents compute what is
 missing. Several processes may work on one store. In a job array every job has
@@ -49,7 +53,7 @@ from typing import TYPE_CHECKING
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli.asking import add_asking_options
 from jaxpaint.cli.loading import model_config, model_store
-from jaxpaint.cli.options import add_model_options, add_task_options, add_variant_options
+from jaxpaint.cli.options import add_measured_options, add_model_options, add_task_options, add_variant_options
 from jaxpaint.cli.studies import carry_out, check
 from jaxpaint.study.settings import DEMO, DEMO_REPORT, PRESETS, spec_from
 from jaxpaint.study.spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
@@ -83,7 +87,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_model_options(parser.add_argument_group("model"), defaults=False)
     add_task_options(parser.add_argument_group("tasks"), defaults=False)
-    add_variant_options(parser.add_argument_group("plans"))
+    plans = parser.add_argument_group("plans")
+    add_variant_options(plans, measured=True)
+    add_measured_options(plans)
     add_asking_options(parser)
     analyses = parser.add_argument_group("analyses of hidden states")
     analyses.add_argument("--analyses", metavar="A,B", help=f"by commas, of {', '.join(ANALYSES)} (default: none)")

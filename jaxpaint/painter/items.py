@@ -1,6 +1,6 @@
 """Held-out items of painter-16's tasks, one for each kind of text, as lm-eval reads them.
 
-python -m jaxpaint.painter.items     writes jaxpaint/painter/tasks/*.jsonl again
+python -m jaxpaint.painter.items     writes jaxpaint/painter/tasks/*.jsonl and calibration.txt again
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from jaxpaint.base.bundled import TASKS
+from jaxpaint.base.bundled import CALIBRATION, TASKS
 from jaxpaint.painter import language, world
 from jaxpaint.painter.language import held_out, held_out_texts, question, sale
 
 ITEMS = 200
 SEED = 20_000
+CALIBRATION_TEXTS = 100
 
 Items = Iterator[dict[str, Any]]
 
@@ -118,12 +119,18 @@ def items(kind: str, count: int = ITEMS) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def calibration() -> list[str]:
+    """Texts to measure the model on, of every kind by its share: held out of training, and drawn apart from items."""
+    return list(islice(language.texts(SEED + 1, of_held_out=True), CALIBRATION_TEXTS))
+
+
 def main() -> None:
     """Writes the files that the package has."""
     for kind in KINDS:
         lines = [json.dumps(item) + "\n" for item in items(kind)]
         (TASKS / f"painter_{kind}.jsonl").write_text("".join(lines))
         print(f"painter_{kind}: {len(lines)} items")
+    CALIBRATION.write_text("".join(text + "\n" for text in calibration()))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,13 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.nodes import MAX_LAYER
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, series
+from jaxpaint.plans.proposals import drop_least, drop_settled, drop_span, parallel_alike
+from jaxpaint.plans.tree import units
 
 
 def full(num_layers: int) -> Plan:
@@ -101,7 +104,8 @@ class Strategy:
     name it in a sentence. `look` is how figures draw it: a colour by name, matplotlib's marker and line style.
     `figure` is the paper's that shows it, `ranked` says that the paper ranks it by the harm it does, and `trades` that
     its plans differ from the full model in cost or depth. `affected` is how many layers it changes; None where its
-    start layer says so.
+    start layer says so. Where its plans are proposed from a `measurement`, `plan` takes what was measured in place of
+    the number of layers (`jaxpaint.plans.proposals`).
     """
 
     name: str
@@ -112,6 +116,7 @@ class Strategy:
     ranked: bool = False
     trades: bool = False
     affected: int | None = None
+    measurement: str | None = None
 
     @property
     def in_paper(self) -> bool:
@@ -138,12 +143,31 @@ _ENTRIES = (
     Strategy("skip-one", skip_one, "skip one", ("orange", "s", "--"), "2", affected=1),
     Strategy("switch", switch, "switch with the next", ("green", "^", "-"), "2", affected=2),
 )
+_MEASURED = (
+    Strategy(
+        "drop-by-influence", drop_least, "drop by influence", ("vermillion", "<", "--"), measurement="block_influence"
+    ),
+    Strategy(
+        "drop-span-by-angle", drop_span, "drop span by angle", ("purple", ">", "-."), measurement="angular_distance"
+    ),
+    Strategy("drop-by-perplexity", drop_least, "drop by perplexity", ("blue", "d", "--"), measurement="perplexity"),
+    Strategy("drop-settled", drop_settled, "drop settled", ("sky", "H", ":"), measurement="agreement"),
+    Strategy(
+        "parallel-by-similarity",
+        parallel_alike,
+        "parallel by similarity",
+        ("green", "*", ":"),
+        measurement="similarity",
+    ),
+)
 MAX_PLANS = 100_000
 """Of one study; the paper's has some thousands."""
 
-_BY_NAME = {entry.name: entry for entry in _ENTRIES}
-STRATEGIES: Mapping[str, Strategy] = MappingProxyType(_BY_NAME)
+STRATEGIES: Mapping[str, Strategy] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
 """The strategies by the names the command line uses."""
+MEASURED: Mapping[str, Strategy] = MappingProxyType({entry.name: entry for entry in _MEASURED})
+"""Those whose plans are proposed from measurements of the model, which `jaxpaint study` and `jaxpaint.propose` make."""
+_BY_NAME = {**STRATEGIES, **MEASURED}
 
 CUSTOM = "custom"
 OWN = Strategy(CUSTOM, Plan, "own plan", ("grey", "*", "none"), trades=True)
@@ -152,7 +176,7 @@ OWN = Strategy(CUSTOM, Plan, "own plan", ("grey", "*", "none"), trades=True)
 
 def entry(name: str) -> Strategy:
     """The strategy called `name`, also of a store's, where it may be `CUSTOM` or of another version."""
-    return OWN if name == CUSTOM else STRATEGIES.get(name, Strategy(name, Plan, name))
+    return OWN if name == CUSTOM else _BY_NAME.get(name, Strategy(name, Plan, name))
 
 
 def ranked() -> tuple[str, ...]:
@@ -162,12 +186,12 @@ def ranked() -> tuple[str, ...]:
 
 def beyond_paper() -> tuple[str, ...]:
     """The strategies that the paper does not have."""
-    return tuple(name for name, strategy in STRATEGIES.items() if not strategy.in_paper)
+    return tuple(name for name, strategy in _BY_NAME.items() if not strategy.in_paper)
 
 
 def taking(option: str) -> tuple[str, ...]:
     """The strategies that take an option, such as "start"."""
-    return tuple(name for name, strategy in STRATEGIES.items() if option in strategy.options)
+    return tuple(name for name, strategy in _BY_NAME.items() if option in strategy.options)
 
 
 @dataclass(frozen=True)
@@ -185,20 +209,27 @@ class Variant:
     iterations: int | None = None
     times: int | None = None
     layer: int | None = None
+    count: int | None = None
 
     @property
     def affected(self) -> int | None:
         """How many layers the strategy changes: M for those with a start. None for a plan of someone's own."""
         if self.start is not None:
             return self.num_layers - 2 * self.start - 1
+        if self.strategy in MEASURED:
+            return self.num_layers - sum(isinstance(unit, Layer) for unit in units(self.plan))
         return entry(self.strategy).affected
 
     @property
     def label(self) -> str:
-        """The strategy and its options, such as "looped-parallel start=8 iterations=3"; the text of one's own plan."""
+        """The strategy and its options, such as "looped-parallel start=8 iterations=3"; the text of one's own plan.
+
+        Of a proposed plan with its text, which the options alone do not say.
+        """
         if self.strategy == CUSTOM:
             return str(self.plan)
-        return " ".join([self.strategy, *(f"{name}={getattr(self, name)}" for name in _options(self.strategy))])
+        text = " ".join([self.strategy, *(f"{name}={getattr(self, name)}" for name in _options(self.strategy))])
+        return f"{text}: {self.plan}" if self.strategy in MEASURED else text
 
 
 def starts(num_layers: int) -> range:
@@ -219,10 +250,10 @@ def build(
     """One plan of the strategy called `name` for a model of `num_layers` layers.
 
     Raises:
-        UserError: no such strategy, an option that it needs is missing, one that it does not take is given,
-            or a value is out of range.
+        UserError: no such strategy, one that takes measurements, an option that it needs is missing, one that it does
+            not take is given, or a value is out of range.
     """
-    options = _options(name)
+    options = _options_alone(name)
     given = {"start": start, "seed": seed, "iterations": iterations, "times": times, "layer": layer}
     for option, value in given.items():
         if value is not None and option not in options:
@@ -235,6 +266,17 @@ def build(
             span = "" if option == "seed" else f": {_span(_choices(name, option, num_layers), num_layers)}"
             raise UserError(f"strategy {name} needs a {needed}{span}")
     return Variant(name, STRATEGIES[name].plan(num_layers, **values), num_layers, **values)
+
+
+def proposed(name: str, num_layers: int, numbers: Any, count: int) -> Variant:
+    """The plan of a strategy of `MEASURED`, from the numbers of its measurement (`jaxpaint.plans.proposals`).
+
+    Raises UserError for another strategy, or a count out of range.
+    """
+    if name not in MEASURED:
+        _options(name)  # tells of a name that is none
+        raise UserError(f"strategy {name} takes no measurements; those that do are {', '.join(MEASURED)}")
+    return Variant(name, MEASURED[name].plan(numbers, count), num_layers, count=count)
 
 
 def family(
@@ -257,7 +299,7 @@ def family(
     given = {"start": starts, "seed": seeds, "iterations": iterations, "times": times}
     values = {option: tuple(numbers) for option, numbers in given.items() if numbers is not None}
     require_few([name], num_layers, {option: len(numbers) for option, numbers in values.items()})
-    options = _options(name)
+    options = _options_alone(name)
     chosen_from = [values[option] if option in values else _choices(name, option, num_layers) for option in options]
     combinations = itertools.product(*chosen_from)
     return tuple(build(name, num_layers, **dict(zip(options, chosen, strict=True))) for chosen in combinations)
@@ -289,11 +331,21 @@ def _size(name: str, num_layers: int | None, given: Mapping[str, int | None]) ->
 
 def _options(name: str) -> dict[str, int | None]:
     """The options of a strategy with their defaults, None for those that must be given."""
-    if name not in STRATEGIES:
-        near = difflib.get_close_matches(name, STRATEGIES, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"the strategies are {', '.join(STRATEGIES)}"
+    if name not in _BY_NAME:
+        near = difflib.get_close_matches(name, _BY_NAME, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the strategies are {', '.join(_BY_NAME)}"
         raise UserError(f"unknown strategy {name!r}: {hint}")
-    return STRATEGIES[name].options
+    return _BY_NAME[name].options
+
+
+def _options_alone(name: str) -> dict[str, int | None]:
+    """Of a strategy that takes no measurements."""
+    if name in MEASURED:
+        raise UserError(
+            f"strategy {name} takes measurements of a model: `jaxpaint study --strategies {name} --counts 2,4` makes "
+            "them, and in Python jaxpaint.propose"
+        )
+    return _options(name)
 
 
 def _choices(name: str, option: str, num_layers: int) -> range:
@@ -301,6 +353,8 @@ def _choices(name: str, option: str, num_layers: int) -> range:
         return starts(num_layers)
     if num_layers < 2:
         return range(0)
+    if option == "count":
+        return range(1, num_layers)
     return range(num_layers + 1 - (STRATEGIES[name].affected or 1))
 
 

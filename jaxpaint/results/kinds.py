@@ -17,8 +17,11 @@ FROZEN = "frozen"  # of GLUE: whether the encoder was left as it is under its cl
 LATENCY = "latency"  # of analyses: what took how long, in place of what hidden states are (jaxpaint.results.latency)
 FLOW = "flow"  # of analyses: how facts flow (jaxpaint.results.flow), and how one of them does (jaxpaint.results.story)
 STORY = "story"
+MEASURED = "measured"  # of analyses: what was measured of the full model to propose plans from (jaxpaint.study)
 # Analyses that are no numbers by state or step of texts, and are read by modules of their own.
-APART = (LATENCY, FLOW, STORY)
+APART = (LATENCY, FLOW, STORY, MEASURED)
+# Those that are no results of a model.
+BESIDE = (LATENCY, MEASURED)
 STDERR = "_stderr"  # ends the name of an analysis's standard errors, which are an analysis of their own
 FIT = "_fit"  # ends the name of a fit's R² on texts that it had not seen, likewise
 # A metric of GLUE's cells: of answering every example with the most frequent class of the training examples.

@@ -91,8 +91,8 @@ def studies(connection: sqlite3.Connection) -> list[tuple[int, str]]:
     pairs = connection.execute(
         "SELECT model, bos FROM cells JOIN tasks ON tasks.id = cells.task GROUP BY 1, 2 ORDER BY min(cells.id)"
     ).fetchall()
-    query = "SELECT DISTINCT model FROM analyses WHERE name <> ?"
-    analysed = {model for (model,) in connection.execute(query, (kinds.LATENCY,))}
+    query = "SELECT DISTINCT model FROM analyses WHERE name NOT IN (?, ?)"
+    analysed = {model for (model,) in connection.execute(query, kinds.BESIDE)}
     return pairs + [(model, "") for model in sorted(analysed - {model for model, _ in pairs})]
 
 
@@ -112,8 +112,9 @@ def plans(connection: sqlite3.Connection, model: int, bos: str) -> list[StoredPl
     """Those that a model ran under a BOS setting, or that were analysed."""
     rows = connection.execute(
         "SELECT id, text, cost, depth FROM plans WHERE id IN (SELECT plan FROM cells JOIN tasks ON tasks.id = task"
-        " WHERE model = ? AND bos = ? UNION SELECT plan FROM analyses WHERE model = ? AND name <> ?) ORDER BY id",
-        (model, bos, model, kinds.LATENCY),
+        " WHERE model = ? AND bos = ? UNION SELECT plan FROM analyses WHERE model = ? AND name NOT IN (?, ?))"
+        " ORDER BY id",
+        (model, bos, model, *kinds.BESIDE),
     )
     return [StoredPlan(*row) for row in rows]
 
@@ -200,6 +201,18 @@ def analysed(
         " WHERE (fingerprint, dtype, name, settings) = (?, ?, ?, ?)"
     )
     return {text for (text,) in connection.execute(query, (fingerprint, dtype, name, canonical_json(settings)))}
+
+
+def stored_analysis(
+    connection: sqlite3.Connection, fingerprint: str, dtype: str, plan: str, name: str, settings: Mapping[str, Any]
+) -> Any | None:
+    """The value of one analysis of a plan, by its text; None if there is none."""
+    query = (
+        "SELECT value FROM analyses JOIN plans ON plans.id = plan JOIN models ON models.id = model"
+        " WHERE (fingerprint, dtype, text, name, settings) = (?, ?, ?, ?, ?)"
+    )
+    row = connection.execute(query, (fingerprint, dtype, plan, name, canonical_json(settings))).fetchone()
+    return None if row is None else json.loads(row[0])
 
 
 def analyses(connection: sqlite3.Connection, model: int, columns: Mapping[int, int]) -> Iterator[Analysis]:

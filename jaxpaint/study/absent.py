@@ -7,6 +7,7 @@ from typing import Any
 from jaxpaint.base.budgets import ACCELERATOR
 from jaxpaint.bench.kinds import Target
 from jaxpaint.models.family import Config
+from jaxpaint.plans.proposals import stand_ins
 from jaxpaint.study.estimate import plan_work
 from jaxpaint.study.spec import StudySpec
 
@@ -27,7 +28,8 @@ def fits(spec: StudySpec, config: Config, target: Target) -> str:
     from jaxpaint.engine.program import room_for
     from jaxpaint.models.sharding import DATA, mesh_shape
 
-    plans = [variant.plan for variant in spec.shard_variants(config.num_hidden_layers)]
+    layers = config.num_hidden_layers
+    plans = [variant.plan for variant in spec.shard_variants(layers, stand_ins(layers))]
     dtype = jnp.dtype("bfloat16" if spec.dtype == "auto" else spec.dtype)
     sharing = mesh_shape(target.chips, spec.tensor_parallel, spec.layer_parallel)[DATA]
     length = min(ROW, config.max_position_embeddings)

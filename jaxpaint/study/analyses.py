@@ -41,10 +41,11 @@ def analysis_texts(model: Model | Source, bos: Bos, tasks: Mapping[str, Any], sa
         "".join(instances[0].args if len(instances) == 1 else instances[0].args[:1]) for instances in documents.values()
     ]
     settings = {"task": name, "samples": len(texts), "bos": bos, "texts": text_digest("\0".join(texts))}
-    return _tokens(model, bos, texts), settings
+    return as_tokens(model, bos, texts), settings
 
 
-def _tokens(model: Model | Source, bos: Bos, texts: Sequence[str]) -> list[list[int]]:
+def as_tokens(model: Model | Source, bos: Bos, texts: Sequence[str]) -> list[list[int]]:
+    """Whole texts as tokens, cut to the model's length. An encoder's have its special tokens, unless `bos` is off."""
     length = model.config.max_position_embeddings
     if not model.config.capabilities.decoder:
         how = {"add_special_tokens": bos != "off", "truncation": True, "max_length": length, "verbose": False}

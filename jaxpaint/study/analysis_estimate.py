@@ -22,6 +22,7 @@ from jaxpaint.plans.plan import Plan, Repeat
 from jaxpaint.plans.tree import Branch, prefix_tree, units
 from jaxpaint.results.damage import reading
 from jaxpaint.results.reading import analysed
+from jaxpaint.study.proposing import foreseen
 from jaxpaint.study.spec import StudySpec
 
 # Steps of the two plans whose times tell a layer's from the rest.
@@ -80,7 +81,7 @@ def analysis_work(spec: StudySpec, model: Source) -> AnalysisWork:
 
     tokens, settings = analysis_texts(model, spec.bos, analysis_tasks(spec), spec.analysis_samples)  # type: ignore[arg-type]
     texts = checked_texts(tokens, model.config)
-    wanted = spec.analysed_plans(spec.shard_variants(model.num_layers))
+    wanted = spec.analysed_plans(spec.shard_variants(model.num_layers, foreseen(spec, model)[0]))
     plans = _lacking(spec, model, wanted, settings)
     rows = list(batches(model, texts, plans or [Plan.of(0)], spec.batch_tokens))
     probes = tuple(BY_NAME[name] for name in spec.analyses)

@@ -6,13 +6,19 @@ from typing import Any
 
 from jaxpaint.generation.cache import groups
 from jaxpaint.models.family import Config, require_lm_head
+from jaxpaint.plans.proposals import stand_ins
+from jaxpaint.plans.strategies import Variant
 from jaxpaint.study.spec import ANALYSES_OF_PREDICTIONS, StudySpec
 from jaxpaint.tasks.encoding import require_generation, require_length
+
+OF_PREDICTIONS = {"perplexity", "agreement"}  # measurements that take a model with a head
 
 
 def require_fitting(spec: StudySpec, config: Config) -> None:
     """Raises UserError for plans or a length that the model does not have, or tasks for a model without logits."""
-    spec.shard_variants(config.num_hidden_layers)
+    _variants(spec, config)
+    if OF_PREDICTIONS & {*spec.measurements}:
+        require_lm_head(config, "what plans are proposed from")
     require_length(spec.max_length, config)
     if spec.tasks:
         require_lm_head(config, "this evaluation")
@@ -26,5 +32,10 @@ def require_writable(spec: StudySpec, config: Config, tasks: Any) -> None:
         return
     require_generation(tasks, spec.max_length, config)
     if spec.kv == "mean" and any(task.OUTPUT_TYPE == "generate_until" for task in tasks["tasks"].values()):
-        for plan in dict.fromkeys(variant.plan for variant in spec.shard_variants(config.num_hidden_layers)):
+        for plan in dict.fromkeys(variant.plan for variant in _variants(spec, config)):
             groups(plan, plan.cost)
+
+
+def _variants(spec: StudySpec, config: Config) -> tuple[Variant, ...]:
+    """With plans of the same cost and depth in place of those that are proposed once the model is measured."""
+    return spec.shard_variants(config.num_hidden_layers, stand_ins(config.num_hidden_layers))

@@ -27,6 +27,7 @@ from jaxpaint.results.damage import reading
 from jaxpaint.results.schema import canonical_json
 from jaxpaint.results.scores import covered, seconds_per_application
 from jaxpaint.study.analysis_estimate import analysis_rates, analysis_work
+from jaxpaint.study.proposing import calibration_texts, foreseen
 from jaxpaint.study.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -143,10 +144,16 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
     yield _line(
         "model", f"{count(model.num_layers, 'layer')}, {_size(model.parameters)} parameters, {model.computed_in}"
     )
-    variants = spec.variants(model.num_layers)
+    measured, is_known = foreseen(spec, model)
+    variants = spec.variants(model.num_layers, measured)
     plans = [variant.plan for variant in variants]
     whole = plan_work(plans)
     yield _line("plans", f"{count(whole.plans, 'plan')} ({count(len(variants), 'variant')} of strategies)")
+    if not is_known:
+        names, verb = ", ".join(spec.measurements), "is" if len(spec.measurements) == 1 else "are"
+        texts = count(len(calibration_texts(spec.calibration)), "text")
+        others = "others of their cost are counted here"
+        yield _line("", f"some are proposed once {names} of {texts} {verb} measured; {others}")
     yield _line("layers", _instead(whole.distinct, whole.separate, "applications a token", "plan by plan"))
     own = whole
     if spec.shard[1] > 1:
@@ -159,7 +166,7 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
         yield _line("", f"shards have {min(costs):,} to {max(costs):,}; together {again:.1%} more than in one")
     if spec.analyses:
         texts = f"{count(spec.analysis_samples, 'text')} of {spec.analysis_task}"
-        analysed = count(len(spec.analysed_plans(spec.shard_variants(model.num_layers))), "plan")
+        analysed = count(len(spec.analysed_plans(spec.shard_variants(model.num_layers, measured))), "plan")
         yield _line("also", f"{', '.join(spec.analyses)} of {analysed} on {texts}")
     if spec.tasks and own.plans:
         yield from _of_tasks(spec, model, own)
@@ -210,7 +217,7 @@ def unfinished(spec: StudySpec, model: Source, tasks: Sequence[TaskRequests]) ->
         keys = ((t.name, t.version, t.num_fewshot, t.bos, canonical_json(t.settings)) for t in tasks)
         return all(documents.get((str(plan), *key), 0) >= task.documents for key, task in zip(keys, tasks, strict=True))
 
-    own = dict.fromkeys(variant.plan for variant in spec.shard_variants(model.num_layers))
+    own = dict.fromkeys(variant.plan for variant in spec.shard_variants(model.num_layers, foreseen(spec, model)[0]))
     return plan_work([plan for plan in own if not is_finished(plan)])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from jaxpaint.study.cells import Study, register
 from jaxpaint.study.cluster import Cluster, Job, Pool, joined, require_reachable
 from jaxpaint.study.early import require_fitting, require_writable
 from jaxpaint.study.loop import Loop, StartBar, no_bar
+from jaxpaint.study.proposing import calibration_texts, measured
 from jaxpaint.study.scoring import Scoring, Work
 from jaxpaint.study.spec import StudySpec
 from jaxpaint.study.spread import Spread
@@ -92,6 +93,10 @@ class Session:
     tell: Callable[[str], None]
     command: str | None
     pool: Pool | None = None
+
+    def measure(self) -> Mapping[str, Any]:
+        """What plans are proposed from (`jaxpaint.study.proposing.measured`); nothing where no strategy asks for it."""
+        return measured(self.spec, self.model, self.store, self.pool.run if self.pool else self._run, self.tell)
 
     def score(self, variants: Sequence[Variant]) -> StudySummary:
         """Computes what the store lacks of the variants: scores, texts and analyses, as the spec says.
@@ -185,6 +190,8 @@ def open_session(
         jax.config.update("jax_platforms", "cpu")  # a device here, if there is one, is a worker's
     config = config_for(spec.model, spec.revision)  # what cannot run is told before anything is loaded or converted
     require_fitting(spec, config)
+    if spec.measurements:
+        calibration_texts(spec.calibration)
     mesh = device_mesh(spec.tensor_parallel, spec.layer_parallel) if cluster is None else None
     # The texts to analyse are needed last: that they are not there is told now, and not after all else is done.
     to_analyse = analysis_tasks(spec) if spec.analyses else None
@@ -262,7 +269,7 @@ def run_study(
     clock = time.perf_counter()
     how: dict[str, Any] = {"converting": converting, "command": command, "cluster": cluster}
     with open_session(spec, progress=progress, tell=tell, **how) as session:
-        summary = session.score(spec.shard_variants(session.model.num_layers))
+        summary = session.score(spec.shard_variants(session.model.num_layers, session.measure()))
     return replace(summary, seconds=time.perf_counter() - clock)
 
 

@@ -12,7 +12,7 @@ from jaxpaint.base import documents
 from jaxpaint.base.bundled import MODEL
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.texts import read_text
-from jaxpaint.plans.strategies import STRATEGIES, taking
+from jaxpaint.plans.strategies import MEASURED, STRATEGIES, taking
 from jaxpaint.study import values
 from jaxpaint.study.spec import ANALYSES, StudySpec
 
@@ -62,7 +62,10 @@ KINDS: Mapping[str, values.Kind] = MappingProxyType(
 
 # Trust is no file's to give.
 COMMAND_LINE_ONLY = ("dry-run", "compile-for", "report", "trust-tasks", "ray", "ray-worker")
-_TAKERS = {"seeds": taking("seed"), "loops": taking("iterations"), "times": taking("times")}
+_TAKERS = {
+    **{"seeds": taking("seed"), "loops": taking("iterations"), "times": taking("times")},
+    **{"counts": taking("count"), "calibration": taking("count")},
+}
 
 
 def spec_from(options: Mapping[str, Any], file: Path | None = None) -> StudySpec:
@@ -80,6 +83,7 @@ def spec_from(options: Mapping[str, Any], file: Path | None = None) -> StudySpec
         settings = _checked_all(f"preset {preset}: ", PRESETS[preset]) | settings
     _take_plans(settings)
     _refuse_incomplete(settings)
+    _refuse_uncounted(settings)
     _refuse_unused(given, settings)
     spec = StudySpec(**{name.replace("-", "_"): value for name, value in settings.items()})
     spec.asking  # noqa: B018  what does not go together is told now
@@ -129,6 +133,20 @@ def _refuse_incomplete(settings: Mapping[str, Any]) -> None:
             )
     if not settings.get("tasks") and not settings.get("analyses"):
         raise UserError("a study needs tasks; give --tasks lambada_openai,hellaswag, or --preset paper")
+
+
+def _refuse_uncounted(settings: Mapping[str, Any]) -> None:
+    """Strategies of measurements without the number of layers that they leave out."""
+    if (taker := next((name for name in settings.get("strategies", ()) if name in MEASURED), None)) is None:
+        return
+    if not settings.get("counts"):
+        raise UserError(f"strategy {taker} needs the number of layers that it changes; give --counts 2,4")
+    if settings["model"] != MODEL and settings.get("calibration") is None:
+        raise UserError(
+            f"strategy {taker} measures the model on texts, and none are given; give --calibration FILE, a text a line "
+            '(or JSON lines with "text"), a hundred or so of what the model should do well; only '
+            f"{MODEL} brings its own"
+        )
 
 
 def _refuse_unused(options: Iterable[str], settings: Mapping[str, Any]) -> None:

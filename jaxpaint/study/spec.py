@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.base.precision import WEIGHTS, require_float_weights
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.shards import shard_of
-from jaxpaint.plans.strategies import CUSTOM, STRATEGIES, Variant, family, require_few
+from jaxpaint.plans.strategies import CUSTOM, MEASURED, STRATEGIES, Variant, family, proposed, require_few
 from jaxpaint.study import values
 from jaxpaint.tasks.asking import Asking, refuse_both
 from jaxpaint.training.settings import DECODER, TrainingSettings
@@ -26,7 +27,8 @@ ANALYSIS_TASK = "lambada_openai"  # whose texts the paper's analyses run on
 ANALYSIS_SAMPLES = 100
 # Of all plans one by one. The paper's study of 80 layers has less than a million; what is beyond has no room in memory.
 MAX_TOTAL_COST = 10_000_000
-_STRATEGIES = values.names_of(STRATEGIES, "strategy", "strategies")
+NOT_MEASURED: Mapping[str, Any] = MappingProxyType({})
+_STRATEGIES = values.names_of((*STRATEGIES, *MEASURED), "strategy", "strategies")
 
 
 def _setting(kind: values.Kind, default: Any = MISSING) -> Any:
@@ -40,9 +42,11 @@ class StudySpec:
 
     `data` are texts TASK[:SPLIT]=FILE; `limit` documents per task, or a fraction below 1; `kv` the cache of generative
     tasks (`jaxpaint.generation.cache`); `starts` None is every start that the model has; `loops` are the iterations of
-    looped-parallel, `times` those of block-repeat; `plans` texts of plans of one's own; `shard` (i, n) the i-th of n
-    parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first `analysis_samples` texts of `analysis_task` (on all
-    where there are no more), for the plans of `analysis_strategies` (none named: for all plans).
+    looped-parallel, `times` those of block-repeat; `counts` the layers of strategies whose plans are proposed from
+    measurements on the texts of `calibration` (`jaxpaint.study.proposing`); `plans` texts of plans of one's own;
+    `shard` (i, n) the i-th of n parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first `analysis_samples`
+    texts of `analysis_task` (on all where there are no more), for the plans of `analysis_strategies` (none named: for
+    all plans).
     `trust_tasks` lets task files of the user's own run code.
 
     From `max_length` on they are lm-eval's (`jaxpaint.tasks.asking`): `max_length` in tokens, `include_path` a folder
@@ -70,6 +74,8 @@ class StudySpec:
     seeds: tuple[int, ...] = _setting(values.count_or_numbers, tuple(range(10)))
     loops: tuple[int, ...] = _setting(values.counts, (3,))
     times: tuple[int, ...] = _setting(values.counts, (2, 3))
+    counts: tuple[int, ...] = _setting(values.counts, ())
+    calibration: Path | None = _setting(values.path, None)  # noqa: RUF009
     plans: tuple[str, ...] = _setting(values.plans, ())
     analyses: tuple[str, ...] = _setting(values.names_of(ANALYSES, "analysis", "analyses"), ())
     analysis_strategies: tuple[str, ...] = _setting(_STRATEGIES, ())
@@ -98,9 +104,16 @@ class StudySpec:
         refuse_both(self.limit, asking)
         return asking
 
-    def variants(self, num_layers: int) -> tuple[Variant, ...]:
+    @property
+    def measurements(self) -> tuple[str, ...]:
+        """What has to be measured of the model before its plans are known."""
+        asked = (MEASURED[name].measurement for name in self.strategies if name in MEASURED)
+        return tuple(dict.fromkeys(name for name in asked if name is not None))
+
+    def variants(self, num_layers: int, measured: Mapping[str, Any] = NOT_MEASURED) -> tuple[Variant, ...]:
         """Every variant of the whole study on a model of `num_layers` layers, as `variants_of`."""
-        return variants_of(num_layers, self.strategies, self.plans, self.starts, self.seeds, self.loops, self.times)
+        of_options = self.starts, self.seeds, self.loops, self.times, self.counts
+        return variants_of(num_layers, self.strategies, self.plans, *of_options, measured)
 
     def analysed_plans(self, variants: Sequence[Variant]) -> tuple[Plan, ...]:
         """The plans of variants that the analyses run on."""
@@ -111,9 +124,9 @@ class StudySpec:
         )
         return tuple(dict.fromkeys(chosen))
 
-    def shard_variants(self, num_layers: int) -> tuple[Variant, ...]:
+    def shard_variants(self, num_layers: int, measured: Mapping[str, Any] = NOT_MEASURED) -> tuple[Variant, ...]:
         """The variants of this spec's shard. Errors as `variants`."""
-        variants, (index, count) = self.variants(num_layers), self.shard
+        variants, (index, count) = self.variants(num_layers, measured), self.shard
         shards = shard_of([variant.plan for variant in variants], count)
         return tuple(variant for variant, shard in zip(variants, shards, strict=True) if shard == index)
 
@@ -138,6 +151,8 @@ class FinetuneSpec:
             raise UserError("there is no plan to fine-tune; give --strategies skip")
         if self.study.asking != Asking() or self.study.max_length is not None:
             raise UserError("fine-tuning asks documents as the tasks say; other ways to ask them are jaxpaint study's")
+        if self.study.measurements:
+            raise UserError("strategies of measurements are jaxpaint study's; give the plans it found by --plans-file")
         if self.study.analyses or self.study.shard != (1, 1):
             raise UserError("fine-tuning has neither analyses nor shards; run those with jaxpaint study")
         if len(self.training.seeds) > 1:
@@ -159,18 +174,28 @@ def variants_of(
     seeds: Sequence[int] = tuple(range(10)),
     loops: Sequence[int] = (3,),
     times: Sequence[int] = (2, 3),
+    counts: Sequence[int] = (),
+    measured: Mapping[str, Any] = NOT_MEASURED,
 ) -> tuple[Variant, ...]:
     """The full model, every variant of the strategies, and plans of one's own (strategy "custom"), each once.
 
-    Two variants may have equal plans, such as one iteration of looped-parallel and parallel. Raises UserError for a
-    start or a plan that does not fit the model, and for more of them than a study may have.
+    Two variants may have equal plans, such as one iteration of looped-parallel and parallel. `measured` has the numbers
+    of each measurement that strategies take, by its name (`jaxpaint.analysis.measurements`), or stands in for them
+    (`jaxpaint.plans.proposals.stand_ins`).
+
+    Raises:
+        UserError: a start, a count or a plan that does not fit the model; more of them than a study may have; a
+            strategy that takes a measurement which `measured` lacks.
     """
-    _require_few(strategies, plans, starts, seeds, loops, times, num_layers)
-    of_strategies = (
-        variant
-        for name in ("full", *strategies)
-        for variant in family(name, num_layers, starts=starts, seeds=seeds, iterations=loops, times=times)
-    )
+    _require_few(strategies, plans, starts, seeds, loops, times, counts, num_layers)
+
+    def of_strategy(name: str) -> Iterable[Variant]:
+        needed = MEASURED[name].measurement if name in MEASURED else None
+        if needed is not None and needed in measured:
+            return (proposed(name, num_layers, measured[needed], each) for each in counts)
+        return family(name, num_layers, starts=starts, seeds=seeds, iterations=loops, times=times)
+
+    of_strategies = chain.from_iterable(map(of_strategy, ("full", *strategies)))
     found, cost = [], 0
     for variant in chain(of_strategies, (_custom(text, num_layers) for text in plans)):
         found.append(variant)
@@ -185,7 +210,8 @@ def variants_of(
 
 def require_few_plans(spec: Any) -> None:
     """Raises UserError where a spec that has what `variants_of` takes makes too many plans, whatever the model."""
-    _require_few(spec.strategies, spec.plans, spec.starts, spec.seeds, spec.loops, spec.times, None)
+    counts = getattr(spec, "counts", ())
+    _require_few(spec.strategies, spec.plans, spec.starts, spec.seeds, spec.loops, spec.times, counts, None)
 
 
 def _require_few(
@@ -195,9 +221,10 @@ def _require_few(
     seeds: Sequence[int],
     loops: Sequence[int],
     times: Sequence[int],
+    counts: Sequence[int],
     num_layers: int | None,
 ) -> None:
-    given = {"seed": len(seeds), "iterations": len(loops), "times": len(times)}
+    given = {"seed": len(seeds), "iterations": len(loops), "times": len(times), "count": len(counts)}
     require_few(
         dict.fromkeys(("full", *strategies)),
         num_layers,

@@ -1,0 +1,80 @@
+"""What plans are proposed from: numbers by layer or state of the full model, on calibration texts.
+
+The numbers of the analyses (`jaxpaint.analysis.states`), and of perplexity: that of the texts under the model without
+each of its layers, of all tokens but each text's first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from jaxpaint.analysis.states import BY_NAME, analyse, analysis_rows
+from jaxpaint.base.errors import UserError
+from jaxpaint.engine.model import Model
+from jaxpaint.engine.packing import Request
+from jaxpaint.engine.rows import checked_texts
+from jaxpaint.engine.score import score_plans
+from jaxpaint.plans.strategies import MEASURED, Variant, proposed, skip_one
+
+PERPLEXITY = "perplexity"
+
+
+def measure(
+    model: Model, names: Sequence[str], texts: Sequence[Sequence[int]], *, batch_tokens: int | None = None
+) -> dict[str, list[Any]]:
+    """The measurements `names` of texts, given as token ids, by name: nested lists of finite numbers.
+
+    One run of the full model gives all that are analyses. The same on the same machine, so plans are proposed again.
+
+    Raises:
+        UserError: as `analyse`; a measurement that is not finite; for perplexity no text of two tokens.
+    """
+    probes = [BY_NAME[name] for name in names if name != PERPLEXITY]
+    found: dict[str, Any] = {}
+    if probes:
+        (analysis,) = analyse(model, texts, [model.full_plan], probes=probes, batch_tokens=batch_tokens)
+        rows = {name: value for name, _, value in analysis_rows(analysis, {}, probes)}
+        found = {probe.name: rows[probe.name] for probe in probes}
+    if PERPLEXITY in names:
+        found[PERPLEXITY] = _perplexities(model, texts, batch_tokens)
+    for name, value in found.items():
+        if not _is_finite(value):
+            raise UserError(
+                f"the model's {name} on the calibration texts is not finite; check them, or --dtype float32"
+            )
+    return found
+
+
+def propose(model: Model, strategy: str, texts: Sequence[Sequence[int]], *, count: int) -> Variant:
+    """A plan for the model by one of the strategies that measure it (`jaxpaint.plans.strategies.MEASURED`).
+
+    `texts` are token ids, as `analyse` takes them; `count` layers are left out, or fewer deep.
+
+    Raises:
+        UserError: another strategy, a count out of range (both before anything is measured), or as `measure`.
+    """
+    from jaxpaint.plans.proposals import stand_ins
+
+    needed = MEASURED[strategy].measurement if strategy in MEASURED else None
+    standing = stand_ins(model.num_layers)
+    proposed(strategy, model.num_layers, standing.get(needed or ""), count)
+    assert needed is not None
+    return proposed(strategy, model.num_layers, measure(model, [needed], texts)[needed], count)
+
+
+def _perplexities(model: Model, texts: Sequence[Sequence[int]], batch_tokens: int | None) -> list[float]:
+    """Of each layer, without it."""
+    checked = [text.tolist() for text in checked_texts(texts, model.config)]
+    requests = [Request(tuple(text[:-1]), tuple(text[1:])) for text in checked if len(text) > 1]
+    if not requests:
+        raise UserError("no calibration text has two tokens, so nothing follows; give longer ones")
+    plans = [skip_one(model.num_layers, layer) for layer in range(model.num_layers)]
+    scores = score_plans(model, requests, plans, batch_tokens=batch_tokens)
+    tokens = sum(len(request.targets) for request in requests)
+    return [math.exp(min(-total / tokens, 700.0)) for total in scores.loglikelihoods.sum(axis=1).tolist()]
+
+
+def _is_finite(value: Any) -> bool:
+    return all(map(_is_finite, value)) if isinstance(value, list) else value is not None and math.isfinite(value)

@@ -1,0 +1,104 @@
+"""Plans proposed from numbers that were measured on a model: which layers to leave out, or to put side by side.
+
+A proposal is a pure function of the numbers (`jaxpaint.analysis.measurements` makes them) and of `count`, 1 to T - 1 of
+a model's T layers. States are those of the full model: 0 are the embeddings, l + 1 what layer l gives. Of equal numbers
+the first counts. Raises UserError for a count out of range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.plans.nodes import Layer, Node, Parallel
+from jaxpaint.plans.plan import Plan
+
+SETTLED = 0.5  # of tokens at which the lens agrees with the full model: from there on answers are settled
+
+
+def drop_least(numbers: Sequence[float], count: int) -> Plan:
+    """Without the `count` layers that have the least of one number a layer.
+
+    Of Block Influence it is ShortGPT's (Men et al., arXiv 2403.03853); of the perplexity without each layer, all
+    left out at once, Shortened LLaMA's (Kim et al., arXiv 2402.02834).
+    """
+    _check(count, len(numbers))
+    return _without(sorted(range(len(numbers)), key=lambda layer: numbers[layer])[:count], len(numbers))
+
+
+def drop_span(distances: Sequence[Sequence[float]], count: int) -> Plan:
+    """Without the `count` layers in a row over which a state changes its direction least.
+
+    Entry [l][n - 1] is the angular distance of states l and l + n (Gromov et al., arXiv 2403.17887, section 3.2).
+    """
+    layers = len(distances)
+    _check(count, layers)
+    first = min(range(layers - count + 1), key=lambda layer: distances[layer][count - 1])
+    return _without(range(first, first + count), layers)
+
+
+def drop_settled(agreement: Sequence[float], count: int) -> Plan:
+    """Without the `count` layers that change least, once answers are settled, what the logit lens finds most likely.
+
+    `agreement` is the share of tokens, state by state, at which the lens finds the token that the full model does.
+    Layers whose input agrees at half of the tokens or more (`SETTLED`) go first, by the change that they make; should
+    they not be enough, those before them follow, the latest first. Of no paper.
+    """
+    layers = len(agreement) - 1
+    _check(count, layers)
+
+    def order(layer: int) -> tuple[bool, float]:
+        if agreement[layer] >= SETTLED:
+            return False, abs(agreement[layer + 1] - agreement[layer])
+        return True, -layer
+
+    return _without(sorted(range(layers), key=order)[:count], layers)
+
+
+def parallel_alike(similarity: Sequence[Sequence[float]], count: int) -> Plan:
+    """The layers whose outputs are most alike side by side, averaged: `count` layers less depth, none left out.
+
+    `similarity` is of each pair of states. Neighbouring groups join, `count` times: those whose least alike outputs
+    are most alike (complete linkage). After "Transformer Layers as Painters" (arXiv 2407.09298), whose figures 3 and 8
+    show that middle layers' states are alike, and how such layers run in parallel.
+    """
+    layers = len(similarity) - 1
+    _check(count, layers)
+    groups = [[layer] for layer in range(layers)]
+    for _ in range(count):
+        alike = [
+            min(similarity[one + 1][other + 1] for one in left for other in right) for left, right in pairwise(groups)
+        ]
+        at = max(range(len(alike)), key=lambda place: alike[place])
+        groups[at : at + 2] = [groups[at] + groups[at + 1]]
+    nodes: list[Node] = []
+    for group in groups:
+        members = tuple(map(Layer, group))
+        nodes.append(members[0] if len(members) == 1 else Parallel(members))
+    return Plan.of(*nodes)
+
+
+def stand_ins(num_layers: int) -> Mapping[str, Any]:
+    """Numbers in place of every measurement, before one is made: plans of them have the cost and depth of the real."""
+    states = range(num_layers + 1)
+    rising = [float(layer) for layer in range(num_layers)]
+    return {
+        "block_influence": rising,
+        "perplexity": rising,
+        "angular_distance": [[0.0] * (num_layers - layer) for layer in range(num_layers)],
+        "agreement": [0.0 for _ in states],
+        "similarity": [[1.0 for _ in states] for _ in states],
+    }
+
+
+def _without(layers: Iterable[int], num_layers: int) -> Plan:
+    left_out = set(layers)
+    return Plan.of(layer for layer in range(num_layers) if layer not in left_out)
+
+
+def _check(count: int, num_layers: int) -> None:
+    if not 1 <= count < num_layers:
+        span = f"1-{num_layers - 1}" if num_layers > 2 else "only 1" if num_layers == 2 else "it is too small for any"
+        raise UserError(f"count {count} is out of range: {span} for a model of {num_layers} layers")
