@@ -16,7 +16,8 @@ from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Request
 from jaxpaint.engine.rows import checked_texts
 from jaxpaint.engine.score import score_plans
-from jaxpaint.plans.strategies import MEASURED, Variant, proposed, skip_one
+from jaxpaint.plans.proposals import MEASURED, stand_ins
+from jaxpaint.plans.strategies import Variant, proposed, skip_one
 
 PERPLEXITY = "perplexity"
 
@@ -48,15 +49,13 @@ def measure(
 
 
 def propose(model: Model, strategy: str, texts: Sequence[Sequence[int]], *, count: int) -> Variant:
-    """A plan for the model by one of the strategies that measure it (`jaxpaint.plans.strategies.MEASURED`).
+    """A plan for the model by one of the strategies that measure it (`jaxpaint.plans.proposals.MEASURED`).
 
     `texts` are token ids, as `analyse` takes them; `count` layers are left out, or fewer deep.
 
     Raises:
         UserError: another strategy, a count out of range (both before anything is measured), or as `measure`.
     """
-    from jaxpaint.plans.proposals import stand_ins
-
     needed = MEASURED[strategy].measurement if strategy in MEASURED else None
     standing = stand_ins(model.num_layers)
     proposed(strategy, model.num_layers, standing.get(needed or ""), count)

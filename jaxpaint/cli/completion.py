@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jaxpaint.plans.strategies import MEASURED, STRATEGIES
+from jaxpaint.plans.strategies import EVERY, STRATEGIES
 from jaxpaint.study.settings import PAPER, PRESETS
 from jaxpaint.study.spec import ANALYSES
 
@@ -26,8 +26,8 @@ FILES = ("FILE", "FILE.toml", "F", "OUT")
 # Names that are checked by words of our own rather than by argparse: one of these, or several by commas.
 ONE_OF: Mapping[str, Iterable[str]] = {"strategy": tuple(STRATEGIES), "preset": tuple(PRESETS)}
 SOME_OF: Mapping[str, Iterable[str]] = {
-    "strategies": (*STRATEGIES, *MEASURED),
-    "analysis_strategies": (*STRATEGIES, *MEASURED),
+    "strategies": tuple(EVERY),
+    "analysis_strategies": tuple(EVERY),
     "analyses": ANALYSES,
     "tasks": tuple(PAPER["tasks"]),  # lm-eval has thousands; these are the paper's
 }

@@ -62,11 +62,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _spec(options: argparse.Namespace):
+    from jaxpaint.study import values
     from jaxpaint.study.settings import spec_from
-    from jaxpaint.study.spec import FinetuneSpec
+    from jaxpaint.study.spec import FinetuneSpec, refuse_measured
     from jaxpaint.training.settings import DECODER
 
     given = given_training(options)
+    refuse_measured(values.names(options.strategies or ""))
     if options.training_seed is not None:
         if options.training_seed < 0:
             raise UserError(f"--training-seed is {options.training_seed}; expected 0 or more")

@@ -8,7 +8,8 @@ from typing import Any
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.precision import WEIGHTS
 from jaxpaint.plans.plan import Plan
-from jaxpaint.plans.strategies import MEASURED, STRATEGIES, build, taking
+from jaxpaint.plans.proposals import MEASURED
+from jaxpaint.plans.strategies import EVERY, STRATEGIES, build, taking
 
 
 def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, decoder: bool = True) -> None:
@@ -176,7 +177,7 @@ def variant_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def add_variant_options(plans, *, measured: bool = False) -> None:
     """--strategies with what many plans are made of, and --plans-file; `measured` names those of measurements, too."""
-    names = (*STRATEGIES, *MEASURED) if measured else STRATEGIES
+    names = EVERY if measured else STRATEGIES
     plans.add_argument("--strategies", metavar="A,B", help=f"by commas, of {', '.join(names)}")
     plans.add_argument("--starts", metavar="NUMBERS", help="start layers (default: all that the model has)")
     plans.add_argument("--seeds", metavar="N", help="of random: how many, or NUMBERS such as 3-7 (default: 10)")

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.nodes import Layer, Node, Parallel
 from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.strategy import Strategy
 
 SETTLED = 0.5  # of tokens at which the lens agrees with the full model: from there on answers are settled
 
@@ -78,6 +80,45 @@ def parallel_alike(similarity: Sequence[Sequence[float]], count: int) -> Plan:
         members = tuple(map(Layer, group))
         nodes.append(members[0] if len(members) == 1 else Parallel(members))
     return Plan.of(*nodes)
+
+
+_ENTRIES = (
+    Strategy(
+        "drop-by-influence",
+        drop_least,
+        "drop by influence",
+        ("vermillion", "<", "--"),
+        trades=True,
+        measurement="block_influence",
+    ),
+    Strategy(
+        "drop-span-by-angle",
+        drop_span,
+        "drop span by angle",
+        ("purple", ">", "-."),
+        trades=True,
+        measurement="angular_distance",
+    ),
+    Strategy(
+        "drop-by-perplexity",
+        drop_least,
+        "drop by perplexity",
+        ("blue", "d", "--"),
+        trades=True,
+        measurement="perplexity",
+    ),
+    Strategy("drop-settled", drop_settled, "drop settled", ("sky", "H", ":"), trades=True, measurement="agreement"),
+    Strategy(
+        "parallel-by-similarity",
+        parallel_alike,
+        "parallel by similarity",
+        ("green", "*", ":"),
+        trades=True,
+        measurement="similarity",
+    ),
+)
+MEASURED: Mapping[str, Strategy] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+"""Those whose plans are proposed from measurements of the model, which `jaxpaint study` and `jaxpaint.propose` make."""
 
 
 def stand_ins(num_layers: int) -> Mapping[str, Any]:

@@ -8,11 +8,11 @@ Where a value is out of range, every function here raises `UserError`.
 from __future__ import annotations
 
 import difflib
-import inspect
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +20,8 @@ from typing import Any
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.nodes import MAX_LAYER
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, series
-from jaxpaint.plans.proposals import drop_least, drop_settled, drop_span, parallel_alike
+from jaxpaint.plans.proposals import MEASURED
+from jaxpaint.plans.strategy import Strategy
 from jaxpaint.plans.tree import units
 
 
@@ -96,40 +97,6 @@ def switch(num_layers: int, layer: int) -> Plan:
     return Plan.of(range(layer), layer + 1, layer, range(layer + 2, num_layers))
 
 
-@dataclass(frozen=True)
-class Strategy:
-    """One strategy, and all that the command, a study and a report know of it.
-
-    `plan` makes its plan of a model's number of layers and of the options, which are its other parameters. `words`
-    name it in a sentence. `look` is how figures draw it: a colour by name, matplotlib's marker and line style.
-    `figure` is the paper's that shows it, `ranked` says that the paper ranks it by the harm it does, and `trades` that
-    its plans differ from the full model in cost or depth. `affected` is how many layers it changes; None where its
-    start layer says so. Where its plans are proposed from a `measurement`, `plan` takes what was measured in place of
-    the number of layers (`jaxpaint.plans.proposals`).
-    """
-
-    name: str
-    plan: Callable[..., Plan]
-    words: str
-    look: tuple[str, str, str] = ("grey", "p", ":")
-    figure: str | None = None
-    ranked: bool = False
-    trades: bool = False
-    affected: int | None = None
-    measurement: str | None = None
-
-    @property
-    def in_paper(self) -> bool:
-        """Whether the paper has it."""
-        return self.figure is not None
-
-    @property
-    def options(self) -> dict[str, int | None]:
-        """Its options with their defaults, None for those that must be given."""
-        parameters = list(inspect.signature(self.plan).parameters.values())[1:]
-        return {p.name: None if p.default is p.empty else p.default for p in parameters}
-
-
 _ENTRIES = (
     Strategy("full", full, "full model", ("black", "o", "-"), figure="2", affected=0),
     Strategy("skip", skip, "skip", ("orange", "s", "--"), "4", ranked=True, trades=True),
@@ -143,31 +110,14 @@ _ENTRIES = (
     Strategy("skip-one", skip_one, "skip one", ("orange", "s", "--"), "2", affected=1),
     Strategy("switch", switch, "switch with the next", ("green", "^", "-"), "2", affected=2),
 )
-_MEASURED = (
-    Strategy(
-        "drop-by-influence", drop_least, "drop by influence", ("vermillion", "<", "--"), measurement="block_influence"
-    ),
-    Strategy(
-        "drop-span-by-angle", drop_span, "drop span by angle", ("purple", ">", "-."), measurement="angular_distance"
-    ),
-    Strategy("drop-by-perplexity", drop_least, "drop by perplexity", ("blue", "d", "--"), measurement="perplexity"),
-    Strategy("drop-settled", drop_settled, "drop settled", ("sky", "H", ":"), measurement="agreement"),
-    Strategy(
-        "parallel-by-similarity",
-        parallel_alike,
-        "parallel by similarity",
-        ("green", "*", ":"),
-        measurement="similarity",
-    ),
-)
 MAX_PLANS = 100_000
 """Of one study; the paper's has some thousands."""
 
-STRATEGIES: Mapping[str, Strategy] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+_BY_NAME = {entry.name: entry for entry in _ENTRIES}
+STRATEGIES: Mapping[str, Strategy] = MappingProxyType(_BY_NAME)
 """The strategies by the names the command line uses."""
-MEASURED: Mapping[str, Strategy] = MappingProxyType({entry.name: entry for entry in _MEASURED})
-"""Those whose plans are proposed from measurements of the model, which `jaxpaint study` and `jaxpaint.propose` make."""
-_BY_NAME = {**STRATEGIES, **MEASURED}
+EVERY: Mapping[str, Strategy] = ChainMap(dict(MEASURED), _BY_NAME)
+"""These, and after them those that propose plans from measurements (`jaxpaint.plans.proposals`)."""
 
 CUSTOM = "custom"
 OWN = Strategy(CUSTOM, Plan, "own plan", ("grey", "*", "none"), trades=True)
@@ -176,7 +126,7 @@ OWN = Strategy(CUSTOM, Plan, "own plan", ("grey", "*", "none"), trades=True)
 
 def entry(name: str) -> Strategy:
     """The strategy called `name`, also of a store's, where it may be `CUSTOM` or of another version."""
-    return OWN if name == CUSTOM else _BY_NAME.get(name, Strategy(name, Plan, name))
+    return OWN if name == CUSTOM else EVERY.get(name, Strategy(name, Plan, name))
 
 
 def ranked() -> tuple[str, ...]:
@@ -186,12 +136,12 @@ def ranked() -> tuple[str, ...]:
 
 def beyond_paper() -> tuple[str, ...]:
     """The strategies that the paper does not have."""
-    return tuple(name for name, strategy in _BY_NAME.items() if not strategy.in_paper)
+    return tuple(name for name, strategy in EVERY.items() if not strategy.in_paper)
 
 
 def taking(option: str) -> tuple[str, ...]:
     """The strategies that take an option, such as "start"."""
-    return tuple(name for name, strategy in _BY_NAME.items() if option in strategy.options)
+    return tuple(name for name, strategy in EVERY.items() if option in strategy.options)
 
 
 @dataclass(frozen=True)
@@ -331,11 +281,11 @@ def _size(name: str, num_layers: int | None, given: Mapping[str, int | None]) ->
 
 def _options(name: str) -> dict[str, int | None]:
     """The options of a strategy with their defaults, None for those that must be given."""
-    if name not in _BY_NAME:
-        near = difflib.get_close_matches(name, _BY_NAME, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"the strategies are {', '.join(_BY_NAME)}"
+    if name not in EVERY:
+        near = difflib.get_close_matches(name, EVERY, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the strategies are {', '.join(EVERY)}"
         raise UserError(f"unknown strategy {name!r}: {hint}")
-    return _BY_NAME[name].options
+    return EVERY[name].options
 
 
 def _options_alone(name: str) -> dict[str, int | None]:

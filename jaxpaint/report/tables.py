@@ -158,7 +158,7 @@ def _beyond(measured: Measurements) -> Table:
         rows.append((variant.strategy, variant.label, plan.depth, plan.cost, value, float(low), float(high), *raw))
     raw_columns = tuple(f"{result.task.name} {result.task.metric}" for result in measured.study.results)
     columns = ("strategy", "plan", "depth", "cost", "median normalised score", "low", "high", *raw_columns)
-    title = "Plans beyond the paper: parallel pairs, and plans of one's own"
+    title = "Plans beyond the paper: other strategies, and plans of one's own"
     return Table("beyond-the-paper", title, columns, tuple(rows))
 
 

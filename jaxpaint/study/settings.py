@@ -12,7 +12,8 @@ from jaxpaint.base import documents
 from jaxpaint.base.bundled import MODEL
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.texts import read_text
-from jaxpaint.plans.strategies import MEASURED, STRATEGIES, taking
+from jaxpaint.plans.proposals import MEASURED
+from jaxpaint.plans.strategies import STRATEGIES, taking
 from jaxpaint.study import values
 from jaxpaint.study.spec import ANALYSES, StudySpec
 

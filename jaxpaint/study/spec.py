@@ -12,8 +12,9 @@ from typing import Any
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.base.precision import WEIGHTS, require_float_weights
 from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.proposals import MEASURED
 from jaxpaint.plans.shards import shard_of
-from jaxpaint.plans.strategies import CUSTOM, MEASURED, STRATEGIES, Variant, family, proposed, require_few
+from jaxpaint.plans.strategies import CUSTOM, EVERY, Variant, family, proposed, require_few
 from jaxpaint.study import values
 from jaxpaint.tasks.asking import Asking, refuse_both
 from jaxpaint.training.settings import DECODER, TrainingSettings
@@ -28,7 +29,7 @@ ANALYSIS_SAMPLES = 100
 # Of all plans one by one. The paper's study of 80 layers has less than a million; what is beyond has no room in memory.
 MAX_TOTAL_COST = 10_000_000
 NOT_MEASURED: Mapping[str, Any] = MappingProxyType({})
-_STRATEGIES = values.names_of((*STRATEGIES, *MEASURED), "strategy", "strategies")
+_STRATEGIES = values.names_of(EVERY, "strategy", "strategies")
 
 
 def _setting(kind: values.Kind, default: Any = MISSING) -> Any:
@@ -151,8 +152,7 @@ class FinetuneSpec:
             raise UserError("there is no plan to fine-tune; give --strategies skip")
         if self.study.asking != Asking() or self.study.max_length is not None:
             raise UserError("fine-tuning asks documents as the tasks say; other ways to ask them are jaxpaint study's")
-        if self.study.measurements:
-            raise UserError("strategies of measurements are jaxpaint study's; give the plans it found by --plans-file")
+        refuse_measured(self.study.strategies)
         if self.study.analyses or self.study.shard != (1, 1):
             raise UserError("fine-tuning has neither analyses nor shards; run those with jaxpaint study")
         if len(self.training.seeds) > 1:
@@ -164,6 +164,15 @@ class FinetuneSpec:
         """What is fine-tuned: every variant of the study, the full model only where its strategies name it."""
         asked = (*self.study.strategies, CUSTOM)
         return tuple(variant for variant in self.study.variants(num_layers) if variant.strategy in asked)
+
+
+def refuse_measured(strategies: Sequence[str]) -> None:
+    """Raises UserError for a strategy that takes measurements, where none are made."""
+    if (name := next((name for name in strategies if name in MEASURED), None)) is not None:
+        raise UserError(
+            f"strategy {name} takes measurements of a model, which jaxpaint study makes; give the plans that it found "
+            "in a file, by --plans-file"
+        )
 
 
 def variants_of(

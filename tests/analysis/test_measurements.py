@@ -12,7 +12,7 @@ import torch
 import jaxpaint as jp
 from jaxpaint.analysis.measurements import measure
 from jaxpaint.base.errors import UserError
-from jaxpaint.plans.strategies import MEASURED
+from jaxpaint.plans.proposals import MEASURED
 from tests.helpers.decoders import VOCAB_SIZE, make_tiny
 
 TEXTS = [np.random.default_rng(seed).integers(0, VOCAB_SIZE, length).tolist() for seed, length in enumerate((9, 14, 5))]

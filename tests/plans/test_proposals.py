@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.plans.proposals import drop_least, drop_settled, drop_span, parallel_alike, stand_ins
-from jaxpaint.plans.strategies import MEASURED, STRATEGIES, build, entry, family, proposed
+from jaxpaint.plans.proposals import MEASURED, drop_least, drop_settled, drop_span, parallel_alike, stand_ins
+from jaxpaint.plans.strategies import STRATEGIES, build, entry, family, proposed
 
 numbers = st.lists(st.integers(0, 5).map(float), min_size=2, max_size=12)
 

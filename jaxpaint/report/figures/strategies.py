@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxpaint.plans.strategies import CUSTOM, STRATEGIES, beyond_paper, ranked
+from jaxpaint.plans.strategies import CUSTOM, EVERY, beyond_paper, ranked
 from jaxpaint.report.bootstrap import interval
 from jaxpaint.report.curves import Curve
 from jaxpaint.report.evidence import matched
@@ -79,7 +79,7 @@ def skip_across_models(all_measured: Sequence[Measurements]) -> Iterator[Drawn]:
 def trade_off(measured: Measurements) -> dict[str, list[Curve]]:
     """Curves by strategy: every number of iterations and repeats, plans of one's own as single points."""
     found: dict[str, list[Curve]] = {}
-    for strategy in STRATEGIES.values():
+    for strategy in EVERY.values():
         times = measured.study.times if "times" in strategy.options else (None,)
         curves = [measured.curve(strategy.name, times=each) for each in times] if strategy.trades else []
         if any(curves):
