@@ -17,7 +17,7 @@ from jaxpaint.plans.nodes import Layer, Node, Parallel
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategy import Strategy
 
-SETTLED = 0.5  # of tokens at which the lens agrees with the full model: from there on answers are settled
+SETTLED = 0.5  # of the agreement that the last layer finds: from there on answers are being settled
 
 
 def drop_least(numbers: Sequence[float], count: int) -> Plan:
@@ -45,16 +45,20 @@ def drop_settled(agreement: Sequence[float], count: int) -> Plan:
     """Without the `count` layers that change least, once answers are settled, what the logit lens finds most likely.
 
     `agreement` is the share of tokens, state by state, at which the lens finds the token that the full model does.
-    Layers whose input agrees at half of the tokens or more (`SETTLED`) go first, by the change that they make; should
-    they not be enough, those before them follow, the latest first. Of no paper.
+    Layers whose input agrees half as often as the last one's, or more (`SETTLED`), go first, by the change that they
+    make; should they not be enough, those before them follow, the latest first. The last layer, after which all agree
+    whatever it does, goes last. Of no paper.
     """
     layers = len(agreement) - 1
     _check(count, layers)
+    enough = SETTLED * agreement[-2]
 
-    def order(layer: int) -> tuple[bool, float]:
-        if agreement[layer] >= SETTLED:
-            return False, abs(agreement[layer + 1] - agreement[layer])
-        return True, -layer
+    def order(layer: int) -> tuple[int, float]:
+        if layer == layers - 1:
+            return 2, 0.0
+        if agreement[layer] >= enough:
+            return 0, abs(agreement[layer + 1] - agreement[layer])
+        return 1, -layer
 
     return _without(sorted(range(layers), key=order)[:count], layers)
 
