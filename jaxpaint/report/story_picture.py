@@ -2,7 +2,7 @@
 
 Across are the steps of the plan's clock, down the prompt's tokens; a dot is a state, as dark as it is sure of the
 answer; a line to the last token is what its attention to a token writes of the answer's logit. Below is what blocking
-a part of the prompt does. Everything has words that a pointer brings up.
+a part of the prompt does. Everything has words that a pointer or the arrow keys bring up.
 """
 
 from __future__ import annotations

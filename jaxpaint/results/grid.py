@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from jaxpaint.base.shown import visible_name
+from jaxpaint.base.words import count
 from jaxpaint.results import kinds
 from jaxpaint.results.latency import Spread, latencies
 
@@ -16,6 +17,9 @@ WIDTH = 80
 LONGEST_LABEL = 38
 GAP = "  "
 MORE_DOCUMENTS = "*"
+# Analyses that have no table here: what they are.
+STATES = "what hidden states are like"
+KEPT = {kinds.FLOW: "how facts flow", kinds.STORY: "the story of one prompt"}
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ def grid(connection: sqlite3.Connection) -> str:
         "SELECT id, source, revision, fingerprint, dtype, num_layers FROM models "
         "WHERE id IN (SELECT model FROM cells) ORDER BY id"
     ).fetchall()
-    timed = list(_timed(connection))
-    if not models and not timed:
+    timed, drawn = list(_timed(connection)), _drawn(connection)
+    if not models and not timed and not drawn:
         return "no results yet\n"
     blocks: list[str] = []
     for model, source, revision, fingerprint, dtype, num_layers in models:
@@ -49,7 +53,19 @@ def grid(connection: sqlite3.Connection) -> str:
         blocks.extend(_blocks(plans, columns))
         if any(value.endswith(MORE_DOCUMENTS) for column in columns for value in column.values.values()):
             blocks.append(f"{MORE_DOCUMENTS} of fewer documents: more are being scored")
-    return "\n\n".join([*blocks, *timed]) + "\n"
+    return "\n\n".join([*blocks, *timed, *drawn]) + "\n"
+
+
+def _drawn(connection: sqlite3.Connection) -> list[str]:
+    """What is there that is no table, and what shows it: a block, or none."""
+    rows = connection.execute("SELECT DISTINCT name, model, plan FROM analyses WHERE name <> ?", (kinds.LATENCY,))
+    found = Counter(kind for kind, _, _ in {(KEPT.get(name, STATES), *which) for name, *which in rows})
+    lines = [f"  {kind}: {count(found[kind], 'plan')}" for kind in (STATES, *KEPT.values()) if found[kind]]
+    if not lines:
+        return []
+    if found[KEPT[kinds.FLOW]]:
+        lines.append("`jaxpaint flow --store` with the options that made them prints flows.")
+    return ["\n".join(["Kept, and drawn by `jaxpaint report`:", *lines])]
 
 
 def _timed(connection: sqlite3.Connection) -> Iterator[str]:

@@ -105,7 +105,7 @@ CREATE TABLE analyses (
     plan INTEGER NOT NULL REFERENCES plans,
     name TEXT NOT NULL,
     settings TEXT NOT NULL,         -- canonical JSON
-    value TEXT NOT NULL,            -- JSON: nested lists of numbers
+    value TEXT NOT NULL,            -- JSON: nested lists of numbers, and of a story's texts
     PRIMARY KEY (model, plan, name, settings)
 ) WITHOUT ROWID;
 CREATE TABLE runs (

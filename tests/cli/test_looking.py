@@ -166,6 +166,14 @@ def test_flow_is_kept_and_told(run, tmp_path) -> None:
     status, out, _ = run("report", store, "-o", tmp_path / "report")
     assert status == 0
     assert "How facts flow" in out
+    status, out, _ = run("results", store)
+    assert status == 0
+    assert out.splitlines()[:3] == [
+        "Kept, and drawn by `jaxpaint report`:",
+        "  how facts flow: 5 plans",
+        "  the story of one prompt: 5 plans",
+    ]
+    assert "jaxpaint flow --store" in out
 
 
 def test_mistakes_of_flow(refused, store, tmp_path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.results import kinds
 from jaxpaint.results.store import MetricRow, PlanRow, Store, merge
 from jaxpaint.results.tables import FORMATS, results_text
 from jaxpaint.tasks.load import results_table
@@ -146,6 +147,26 @@ def test_a_store_without_results(tmp_path: Path) -> None:
     assert results_text(tmp_path / "new.sqlite", "csv").count("\n") == 1
     assert json.loads(results_text(tmp_path / "new.sqlite", "json"))["cells"] == []
     assert json.loads(results_text(tmp_path / "new.sqlite", "lm-eval")) == []
+
+
+def test_what_is_no_table_is_named_below(tmp_path: Path, whole: Path) -> None:
+    """Each plan counts once, whatever was read of its states; what plans took has a table of its own."""
+    with Store.open(whole, create=False) as store:
+        model, plans = store.model(**MODEL), store.plans([FULL, SKIP])
+        for plan in plans:
+            store.add_analysis(model, plan, "similarity", {}, [[1.0]])
+            store.add_analysis(model, plan, "entropy", {}, [1.0])
+        store.add_record(model, plans[0], kinds.STORY, {}, [])
+        store.add_record(model, plans[0], kinds.LATENCY, {}, [])
+    shown = results_text(whole, "table")
+    assert shown.startswith(TABLE)
+    assert shown[len(TABLE) :].split("\n") == [
+        "",
+        "Kept, and drawn by `jaxpaint report`:",
+        "  what hidden states are like: 2 plans",
+        "  the story of one prompt: 1 plan",
+        "",
+    ]
 
 
 @pytest.mark.parametrize("format", FORMATS)

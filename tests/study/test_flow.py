@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -100,6 +101,25 @@ def test_a_store_of_flows_is_merged_and_has_a_report(painter, tmp_path: Path) ->
     summary = (tmp_path / "report" / "summary.txt").read_text(encoding="utf-8")
     assert max(map(len, summary.splitlines())) <= 80
     assert "15-0" in summary
+
+
+def test_a_picture_says_each_of_its_words_once(painter, tmp_path: Path) -> None:
+    """As the title of what it is about; a pointer, and the arrow keys, say it below."""
+    told = _kept(painter, tmp_path / "s.sqlite")[1][0]
+    page = write_report(tmp_path / "s.sqlite", tmp_path / "report").read_text(encoding="utf-8")
+    picture = ElementTree.fromstring(re.search(r"<svg.*?</svg>", page, flags=re.S).group())
+    assert picture.get("tabindex") == "0"
+    assert 'addEventListener("keydown"' in page
+    circles = list(picture.iter("circle"))
+    assert len(circles) == told.answer_logprob.size + told.change.size
+    read = [line for line in picture.iter("line") if line.get("class") != "frame"]
+    assert len(read) >= 5
+    titles = [[title.text for title in each] for each in (*circles, *read)]
+    assert all(len(own) == 1 and own[0].strip() for own in titles)
+    attributes = [value for each in picture.iter() for value in each.attrib.values()]
+    assert not {own[0] for own in titles} & set(attributes)
+    answer = f"the answer “{told.answer.strip()}” {np.exp(told.answer_logprob[-1, -1]):.3f}"
+    assert titles[told.answer_logprob.size - 1][0].endswith(answer)
 
 
 def test_what_differs_is_told_apart_and_one_prompt_is_told(painter, tmp_path: Path) -> None:
