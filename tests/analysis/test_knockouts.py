@@ -91,6 +91,22 @@ def test_2_without_a_knockout_nothing_changes() -> None:
         assert np.abs(found.logit_change[:, 1, 0]).max() > 1e-3
 
 
+@pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "neox"])
+def test_2_without_a_knockout_it_is_the_ordinary_run(variation: str) -> None:
+    """`Model.logits`' own executable, of another layout: equal as by check 1, not to the bit."""
+    model, prompts = make_tiny(variation).model, _prompts()
+    rows, lengths = np.arange(len(prompts)), np.array([len(prompt.tokens) for prompt in prompts])
+    tokens = np.zeros((len(prompts), lengths.max()), np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : lengths[row]] = prompt.tokens
+    plans = _plans()
+    for plan, found in zip(plans, knock_out(model, prompts, plans, [EVERYWHERE]), strict=True):
+        logits = np.asarray(model.logits(tokens, plan, lengths))[rows, lengths - 1]
+        tolerance = 1e-5 * max(1, np.abs(logits).max())
+        np.testing.assert_allclose(found.logit[:, 0], logits[rows, found.token], rtol=0, atol=tolerance)
+        np.testing.assert_array_equal(found.token, logits.argmax(axis=-1))
+
+
 def test_3_one_executable_serves_plans_windows_and_key_sets() -> None:
     model, count = make_tiny("grouped-query").model, knockouts._advance.executables
     longest = Prompt((1,) * 9, ((0,), (1,), (8,)))

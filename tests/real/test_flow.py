@@ -15,8 +15,11 @@ from tests.helpers.real_assets import ASSETS, needs_assets
 pytestmark = [pytest.mark.slow, needs_assets]
 
 KNOWN = ASSETS.parent / "seeds" / "known_1000.json"
-# Of each relation the facts whose prompt is its filled template, and how many were known to an earlier torch loop.
-RELATIONS = {"P30": (42, 25), "P36": (45, 18), "P37": (31, 15), "P127": (9, 0)}
+# Of each relation the facts whose prompt is its filled template, and how many were known to an earlier torch loop. The
+# sheet names those by continent, capital, language and owner; that the others are who develops something is read off its
+# sums: with them they are its 210, and its 63.
+RELATIONS = {"P30": (42, 25), "P36": (45, 18), "P37": (31, 15), "P127": (9, 0), "P176": (43, None), "P178": (40, None)}
+KNOWN_IN_ALL = 63
 BEATS = Fact("Beats Music is owned by", "Beats Music", "Apple")
 EXAMPLES = "YouTube is owned by Google. Instagram is owned by Facebook. "
 
@@ -35,7 +38,7 @@ def test_12_the_seeds_prompt(real_model) -> None:
 
 
 def test_12_facts_that_are_known(real_model) -> None:
-    entries, facts = json.loads(Path(KNOWN).read_text(encoding="utf-8")), read_facts(KNOWN)
+    every, entries, facts = 0, json.loads(Path(KNOWN).read_text(encoding="utf-8")), read_facts(KNOWN)
     for relation, (asked, known) in RELATIONS.items():
         chosen = [
             fact
@@ -47,7 +50,10 @@ def test_12_facts_that_are_known(real_model) -> None:
         for fact in chosen:
             prompt, answer = encoded_fact(real_model.tokenizer, fact, bos=False)
             right += int(np.asarray(real_model.logits(np.array([prompt.tokens])))[0, -1].argmax()) == answer
-        assert abs(right - known) <= 3
+        assert known is None or abs(right - known) <= 3
+        every += right
+    assert sum(asked for asked, _ in RELATIONS.values()) == 210
+    assert abs(every - KNOWN_IN_ALL) <= 3
 
 
 def test_the_seeds_prompt_flows(real_model) -> None:
