@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.slow, needs_assets]
 
 KNOWN = ASSETS.parent / "seeds" / "known_1000.json"
 # Of each relation the facts whose prompt is its filled template, and how many were known to an earlier torch loop. The
-# sheet names those by continent, capital, language and owner; that the others are who develops something is read off its
-# sums: with them they are its 210, and its 63.
+# sheet names those by continent, capital, language and owner; that the others ask who develops something is read off
+# its sums: with them they are its 210, and its 63.
 RELATIONS = {"P30": (42, 25), "P36": (45, 18), "P37": (31, 15), "P127": (9, 0), "P176": (43, None), "P178": (40, None)}
 KNOWN_IN_ALL = 63
 BEATS = Fact("Beats Music is owned by", "Beats Music", "Apple")
