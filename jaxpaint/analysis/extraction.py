@@ -40,6 +40,16 @@ class Extraction:
         each = {"attention": attention, "mlp": mlp, "both": attention & mlp, "neither": ~(attention | mlp)}
         return {name: float(found.mean()) for name, found in each.items()}
 
+    def later(self, depths: Sequence[int]) -> Float[np.ndarray, " both"]:
+        """1 of each prompt whose first event of attention is later than its first of the feed-forward, 0 of the others.
+
+        Of the prompts that have both, by the events' `depths`, the plan's clock: of one layer attention comes first.
+        """
+        both = self.attention.any(axis=0) & self.mlp.any(axis=0)
+        at = np.asarray(depths, np.float64)[:, None]
+        first, other = (np.where(kind[:, both], at, np.inf).min(axis=0) for kind in (self.attention, self.mlp))
+        return (first > other).astype(np.float64)
+
 
 def extraction(run: Run, rows: int | None = None) -> Extraction:
     """The extraction events of a run's first `rows`, all of them unless given."""

@@ -24,9 +24,9 @@ from jaxpaint.analysis.written import sources_are_known, written
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.words import text_digest
 from jaxpaint.engine.model import Model
-from jaxpaint.plans.events import branches, steps
+from jaxpaint.plans.events import branches, events, steps
 from jaxpaint.plans.plan import Plan
-from jaxpaint.results.flow import SETS, Enriched, Extracted, Flow, FlowSetting, Mean, Patched, Verdict
+from jaxpaint.results.flow import SETS, Enriched, Extracted, Flow, FlowSetting, Mean, Patched, Verdict, Windows
 
 # Per cent of a probability: less is no change.
 NOTHING = 5.0
@@ -179,6 +179,11 @@ class _Windows:
         own = [depths + self.of_branches.index(window) for window in _of_branches(plan)] if self.of_branches else []
         return [change[:, 1:layers], change[:, layers : layers + plan.depth], change[:, own]]
 
+    def means(self, values: Float[np.ndarray, "prompts windows sets"], plan: Plan) -> Windows:
+        """Over prompts, of the plan's own windows."""
+        by_layer, by_depth, by_branch = (Mean.of(each) for each in self.taken(values, plan))
+        return Windows(Mean.of(values[:, :1]), by_depth, by_layer, by_branch)
+
 
 def _of_branches(plan: Plan) -> list[Window]:
     return [Window("event", branch.first, branch.stop) for branch in branches(plan)]
@@ -186,23 +191,24 @@ def _of_branches(plan: Plan) -> list[Window]:
 
 def _flow(model: Model, to_ask: Asked, plan: Plan, found: Knockouts, windows: _Windows) -> Flow:
     known = found.token == np.array(to_ask.answers)
-    change = found.change[known]
-    by_layer, by_depth, by_branch = windows.taken(change, plan)
-    left = found.left[known, 0].mean(axis=0) if known.any() else np.full(found.sets, np.nan)
+    change = windows.means(found.change[known], plan)
+    answers_left = windows.means(found.left[known].astype(np.float64), plan)
     inside = _Inside.of(model, to_ask, plan, known)
     return Flow(
         plan,
         known,
-        Mean.of(change[:, :1]),
-        left,
-        Mean.of(by_depth),
-        Mean.of(by_layer),
-        Mean.of(by_branch),
-        (*_verdicts(change[:, 0], by_depth), *inside.verdicts),
+        change.everywhere,
+        answers_left.everywhere.value[0],
+        change.by_depth,
+        change.by_layer,
+        change.by_branch,
+        (*_verdicts(found.change[known, 0], windows.taken(found.change[known], plan)[1]), *inside.verdicts),
         inside.written,
         inside.extracted,
         inside.patched,
         inside.enriched,
+        windows.means(found.logit_change[known], plan),
+        answers_left,
     )
 
 
@@ -233,6 +239,7 @@ class _Inside:
             if PATCHES in to_ask.setting.extras:
                 patches.append(extracts_with(run, part, states))
         extracted, patched = joined(extractions), None
+        verdicts.append(Verdict.of("first", extracted.later([event.depth for event in events(plan)]), below=0.5))
         if patches:
             patched, verdict = _patched(np.concatenate(patches, axis=-1), extracted, states)
             verdicts.append(verdict)

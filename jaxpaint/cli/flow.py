@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from jaxpaint.engine.model import Model
     from jaxpaint.plans.strategies import Variant
     from jaxpaint.report.flow import FlowStudy, StoryStudy
-    from jaxpaint.results.flow import Flow, Mean
+    from jaxpaint.results.flow import Flow, Mean, Windows
     from jaxpaint.results.story import Story
 
 IN_FULL = 3  # plans; of more, a line each
@@ -198,11 +198,15 @@ def _figure(study: FlowStudy, kind: str) -> bytes:
 
 
 def _values(flow: Flow) -> dict[str, Any]:
-    from jaxpaint.plans.events import branches
+    from jaxpaint.plans.events import branches, events
     from jaxpaint.results.flow import SETS, SHARES, WRITERS, nested
 
     def listed(mean: Mean | None) -> Any:
         return None if mean is None else {"value": nested(mean.value), "stderr": nested(mean.stderr)}
+
+    def windows(each: Windows | None) -> Any:
+        names = {"everywhere": "everywhere", "by_step": "by_depth", "by_layer": "by_layer", "by_branch": "by_branch"}
+        return None if each is None else {name: listed(getattr(each, own)) for name, own in names.items()}
 
     extracted, patched, enriched = flow.extraction, flow.patched, flow.enriched
     rates = {"attention", "mlp", "steps"}
@@ -214,6 +218,8 @@ def _values(flow: Flow) -> dict[str, Any]:
         "left": nested(flow.left),
         "by_step": listed(flow.by_depth),
         "by_layer": listed(flow.by_layer),
+        "logit": windows(flow.logit),
+        "answers_left": windows(flow.answers_left),
         "branches": [branch.label for branch in branches(flow.plan)][: len(flow.by_branch.value)],
         "by_branch": listed(flow.by_branch),
         "written": None if flow.written is None else {"by": WRITERS, **listed(flow.written)},
@@ -222,6 +228,7 @@ def _values(flow: Flow) -> dict[str, Any]:
         else {
             "shares": dict(zip(SHARES, nested(extracted.shares), strict=True)),
             "rates": {name: nested(getattr(extracted, name)) for name in sorted(rates)},
+            "events": [{"step": event.depth, "layer": event.layer} for event in events(flow.plan)],
         },
         "patched": None
         if patched is None

@@ -75,22 +75,31 @@ def summary_table(found: Sequence[LabelledFlow]) -> Table:
 
 
 def windows_table(found: Sequence[LabelledFlow]) -> Table:
-    """A row for each plan, window and key set: the mean change in per cent, and its standard error."""
+    """A row for each plan, window and key set: mean changes and answers left, and their standard errors."""
     rows: list[tuple[Value, ...]] = []
     for each in found:
         flow = each.flow
-        parts: list[tuple[str, Sequence[Value], Mean]] = [
-            ("all", [""], flow.everywhere),
-            ("steps around", list(range(len(flow.by_depth.value))), flow.by_depth),
-            ("layers around", list(range(len(flow.by_layer.value))), flow.by_layer),
-            ("branch", [branch.label for branch in branches(flow.plan)][: len(flow.by_branch.value)], flow.by_branch),
+        of_branches: list[Value] = [branch.label for branch in branches(flow.plan)]
+        parts: list[tuple[str, str, Sequence[Value]]] = [
+            ("all", "everywhere", [""]),
+            ("steps around", "by_depth", range(len(flow.by_depth.value))),
+            ("layers around", "by_layer", range(len(flow.by_layer.value))),
+            ("branch", "by_branch", of_branches[: len(flow.by_branch.value)]),
         ]
-        for axis, places, mean in parts:
-            for place, values, errors in zip(places, mean.value, mean.stderr, strict=True):
-                for name, value, error in zip(SETS, values, errors, strict=True):
-                    rows.append((each.label, axis, place, name, _finite(value), _finite(error)))
-    columns = ("plan", "blocked", "where", "key set", "change, %", "stderr")
+        for axis, field, places in parts:
+            means = [None if of is None else getattr(of, field) for of in (flow, flow.logit, flow.answers_left)]
+            for at, place in enumerate(places):
+                for key, name in enumerate(SETS):
+                    numbers = [number for mean in means for number in _both(mean, at, key)]
+                    rows.append((each.label, axis, place, name, *numbers))
+    measures = ("change, %", "change of the logit", "answers left")
+    columns = ("plan", "blocked", "where", "key set", *(name for each in measures for name in (each, "stderr")))
     return Table("flow-windows", "Every window that was blocked", columns, tuple(rows))
+
+
+def _both(mean: Mean | None, at: int, key: int) -> tuple[Value, Value]:
+    """A mean and its standard error, if there are any."""
+    return (None, None) if mean is None else (_finite(mean.value[at, key]), _finite(mean.stderr[at, key]))
 
 
 def written_table(found: Sequence[LabelledFlow]) -> Table:

@@ -47,6 +47,8 @@ def _inside(flow: Flow) -> Iterator[str]:
     if flow.extraction is not None:
         shares = zip(SHARES, flow.extraction.shares, strict=True)
         yield "answer on top of an update: " + "  ".join(f"{name} {share:.2f}" for name, share in shares)
+        attention, mlp = (rates.sum() for rates in (flow.extraction.attention, flow.extraction.mlp))
+        yield f"  events of each fact: {attention:.1f} of attention, {mlp:.1f} of feed-forwards, of {flow.plan.cost}"
     if flow.patched is not None:
         yield f"share of events whose attention says the answer ({flow.patched.own.value[0, 0]:.3f}), were it to read"
         yield f"{'  as it was after part':<{FIRST}}" + "".join(f"{name:>18}" for name in SETS)

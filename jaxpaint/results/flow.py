@@ -28,6 +28,7 @@ CLAIMS: Mapping[str, str] = {
     "order": "the rest is read before the subject (steps)",
     "enriched": "a subject's state tells half more of its attributes than of another's (share, other less own)",
     "patched": "extraction suffers more from early states of the subject than of the rest (share of events)",
+    "first": "attention says the answer no later than a feed-forward, where both do (share that is later)",
 }
 LEAST_PROMPTS = 5  # of which two standard errors say something
 SHARES = ("attention", "mlp", "both", "neither")
@@ -116,6 +117,16 @@ class Patched:
 
 
 @dataclass(frozen=True, eq=False)
+class Windows:
+    """One measure of what blocking does, in the windows of a `Flow`."""
+
+    everywhere: Mean
+    by_depth: Mean
+    by_layer: Mean
+    by_branch: Mean
+
+
+@dataclass(frozen=True, eq=False)
 class Flow:
     """Of one plan the facts that it knows by itself, and what knocking out edges does to them.
 
@@ -138,6 +149,10 @@ class Flow:
     patched: Patched | None = None
     enriched: Enriched | None = None
     """None where the facts do not tell of attributes, too."""
+    logit: Windows | None = None
+    """Changes of the answer's logit; None of flows that were kept before there were any, as what follows."""
+    answers_left: Windows | None = None
+    """Shares of prompts whose answer is still the most likely token."""
 
     @property
     def in_order(self) -> bool:
@@ -155,14 +170,20 @@ class Flow:
         enriched = [] if self.enriched is None else [*self.enriched.own, *self.enriched.control]
         patched = [] if self.patched is None else [self.patched.donors, *self.patched.own, *self.patched.share]
         parts = [self.known, *self.everywhere, self.left, *self.by_depth, *self.by_layer, *self.by_branch, verdicts]
-        return nested([*parts, self.written or [], extraction, patched, enriched])
+        more = [[mean for f in fields(Windows) for mean in getattr(each, f.name)] for each in self._measures]
+        return nested([*parts, self.written or [], extraction, patched, enriched, *more])
+
+    @property
+    def _measures(self) -> list[Windows]:
+        return [each for each in (self.logit, self.answers_left) if each is not None]
 
     @classmethod
     def read(cls, plan: str, value: Any) -> Flow:
         """Of a stored `value`. Raises ValueError, TypeError or IndexError for another one."""
         known, *rest = value
         value, stderr, left, depth, depth_error, layer, layer_error, branch, branch_error, *others = rest
-        verdicts, written, extraction, patched, enriched = others
+        verdicts, written, extraction, patched, enriched, *more = others
+        measures = [Windows(*map(_mean, own[::2], own[1::2])) for own in more]
         claims = list(CLAIMS)
         judged = [
             Verdict(claims[int(claim)], _number(mean), _number(stderr), float(below), int(prompts))
@@ -182,6 +203,7 @@ class Flow:
             Extracted(*map(_array, extraction)) if extraction else None,
             Patched(tuple(map(int, donors)), _mean(*shares[:2]), _mean(*shares[2:])) if patched else None,
             Enriched(_mean(*enriched[:2]), _mean(*enriched[2:])) if enriched else None,
+            *measures,
         )
 
 

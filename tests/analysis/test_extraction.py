@@ -7,7 +7,7 @@ import pytest
 
 import jaxpaint
 from jaxpaint.analysis.enrichment import enrichment
-from jaxpaint.analysis.extraction import extraction, updates
+from jaxpaint.analysis.extraction import Extraction, extraction, updates
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.interventions import Replace
 from jaxpaint.painter import language, world
@@ -36,6 +36,28 @@ def test_10_counts_are_numpys(variation: str) -> None:
         shares = found.shares
         assert shares["attention"] + shares["mlp"] - shares["both"] + shares["neither"] == pytest.approx(1)
         assert found.steps.any()
+        depths = [event.depth for event in run.events]
+        assert found.later(depths).tolist() == list(_later(found, depths))
+
+
+def _later(found, depths):
+    """Prompt by prompt, as one counts it."""
+    for prompt in range(found.token.size):
+        firsts = [
+            min((at for at, extracts in zip(depths, kind[:, prompt], strict=True) if extracts), default=None)
+            for kind in (found.attention, found.mlp)
+        ]
+        if None not in firsts:
+            yield float(firsts[0] > firsts[1])
+
+
+def test_which_sublayer_says_it_first() -> None:
+    """By the clock: of branches that run at once, and of one layer, attention is no later."""
+    shown = np.array([[0, 0, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]], bool).T
+    feed_forward = np.array([[0, 1, 0], [0, 1, 0], [0, 0, 0], [1, 1, 1]], bool).T
+    found = Extraction(np.zeros(4, int), shown, feed_forward, shown)
+    assert found.later([0, 1, 2]).tolist() == [1, 0]
+    assert found.later([0, 1, 1]).tolist() == [0, 0]
 
 
 def test_11_enrichment_in_a_closed_world() -> None:

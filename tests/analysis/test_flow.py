@@ -13,13 +13,14 @@ import jaxpaint
 from jaxpaint.analysis.extraction import most_likely
 from jaxpaint.analysis.facts import Fact, encoded_fact, read_facts
 from jaxpaint.analysis.flow import BRANCHES, PATCHES, flows, window_size
-from jaxpaint.analysis.knockouts import EVERYWHERE, Prompt, knock_out
+from jaxpaint.analysis.knockouts import EVERYWHERE, Prompt, Window, centred, knock_out
 from jaxpaint.analysis.patching import donors, extracts_with
 from jaxpaint.analysis.written import written
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.interventions import Knockout, Replace
 from jaxpaint.painter import world
 from jaxpaint.painter.facts import facts
+from jaxpaint.plans.events import branches
 from jaxpaint.results.flow import Flow, Verdict
 from tests.analysis.test_knockouts import _prompts
 from tests.helpers.decoders import make_tiny
@@ -165,6 +166,30 @@ def test_a_flow_is_read_as_it_was_kept(painter: jaxpaint.Model) -> None:
             np.testing.assert_array_equal(again.patched.share.value, flow.patched.share.value)
             np.testing.assert_array_equal(again.extraction.mlp, flow.extraction.mlp)
         np.testing.assert_array_equal(again.enriched.own.value, flow.enriched.own.value)
+        # Kept before changes of the logit and answers left were.
+        old = Flow.read(str(flow.plan), kept[:-2])
+        assert old.logit is old.answers_left is None
+        assert old.value == kept[:-2]
+
+
+def test_every_window_has_its_logit_and_its_answers_left(painter: jaxpaint.Model) -> None:
+    """Against the knockouts one by one, of facts that the plan knows."""
+    plan = "0-3 {4-11}*2 12-15"
+    (flow,) = flows(painter, facts()[:12], [plan], extras=[BRANCHES])
+    prompts = [encoded_fact(painter.tokenizer, fact)[0] for fact in facts()[:12]]
+    last = [Window("event", branch.first, branch.stop) for branch in branches(flow.plan)][-1]
+    windows = [EVERYWHERE, centred("depth", 3, 10)[4], centred("layer", 3, 16)[7], last]
+    (alone,) = knock_out(painter, prompts, [plan], windows)
+    found = [("everywhere", 0), ("by_depth", 4), ("by_layer", 7), ("by_branch", -1)]
+    for number, (name, at) in enumerate(found):
+        logit, left = alone.logit_change[flow.known, number], alone.left[flow.known, number]
+        np.testing.assert_allclose(getattr(flow.logit, name).value[at], logit.mean(axis=0), atol=1e-4)
+        stderr = logit.std(axis=0, ddof=1) / np.sqrt(flow.known.sum())
+        np.testing.assert_allclose(getattr(flow.logit, name).stderr[at], stderr, atol=1e-4)
+        np.testing.assert_allclose(getattr(flow.answers_left, name).value[at], left.mean(axis=0), atol=1e-6)
+    assert 0 < flow.answers_left.by_depth.value[:, 0].min() < 1
+    first = next(verdict for verdict in flow.verdicts if verdict.claim == "first")
+    assert 0 <= first.mean <= 1
 
 
 def test_11_towns_are_not_enriched(painter: jaxpaint.Model) -> None:

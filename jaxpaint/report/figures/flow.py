@@ -49,6 +49,20 @@ def _extracted(each: LabelledFlow) -> list[Series]:
     return [(*rate, np.sqrt(rate[2] * (1 - rate[2]) / known)) for rate in (*rates, ("whole step", ends, found.steps))]
 
 
+def _extracted_by_layer(each: LabelledFlow) -> list[Series]:
+    """Of a layer that runs several times the mean; nothing where layers are steps."""
+    flow, found = each.flow, each.flow.extraction
+    if found is None or flow.in_order:
+        return []
+    layers = np.array([event.layer for step in steps(flow.plan) for event in step.events])
+    places, known = np.unique(layers), int(flow.known.sum())
+    rates = [
+        (name, np.array([rate[layers == place].mean() for place in places]))
+        for name, rate in (("attention", found.attention), ("feed-forward", found.mlp))
+    ]
+    return [(name, places, rate, np.sqrt(rate * (1 - rate) / known)) for name, rate in rates]
+
+
 def _enriched(each: LabelledFlow) -> list[Series]:
     found = each.flow.enriched
     if found is None:
@@ -75,6 +89,15 @@ _ALONG: tuple[tuple[str, str, str, str, str, Callable[[LabelledFlow], list[Serie
         "share of facts",
         "step",
         _extracted,
+    ),
+    (
+        "flow-extraction-by-layer",
+        "Updates that say the answer, layer by layer",
+        "The share of facts whose answer is on top of what a layer's sublayers write at the last token, wherever it "
+        "runs; of a layer that runs several times the mean.",
+        "share of facts",
+        "layer",
+        _extracted_by_layer,
     ),
     (
         "flow-enrichment",
