@@ -1,8 +1,9 @@
-"""Whether a subject's state comes to tell of its attributes: of a closed world, in which all of these are known.
+"""Whether a subject's state comes to tell of its attributes.
 
-The share of a subject's attributes among as many tokens that its state would say first (the logit lens), after each
-step of a plan; and as a control the share of another subject's. Geva et al. (arXiv 2304.14767) ask it of large models
-and the words of articles, where the share grows to about a half.
+In a closed world all of these are known: the share of them among as many tokens that the subject's state would say
+first (the logit lens), after each step of a plan; and as a control the share of another subject's. Geva et al. (arXiv
+2304.14767) ask it of large models and the words of texts about the subject (`words_told`), where the share grows to
+about a half.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jaxpaint.analysis.words import TOP, rates
 from jaxpaint.base.errors import UserError
+from jaxpaint.engine.lens import most_likely
 from jaxpaint.engine.run import Run
 
 Answer: TypeAlias = Literal["holds", "does not hold", "cannot be told"]
@@ -70,3 +74,28 @@ def enrichment(
     own = np.array([[len(set(top) & set(each)) for top, each in zip(state, attributes, strict=True)] for state in said])
     control = np.array([[len(set(top) & set(each)) for top, each in zip(state, others, strict=True)] for state in said])
     return Enrichment(own / len(attributes[0]), control / len(attributes[0]))
+
+
+def words_told(
+    run: Run, positions: Sequence[Sequence[int]], words: Sequence[frozenset[str]], others: Sequence[frozenset[str]]
+) -> tuple[Enrichment, ...]:
+    """Of words of an open vocabulary (`jaxpaint.analysis.words`), at several positions of each row: one for each.
+
+    `words` are those of texts about each row's subject, `others` those of another's. Shares are of the first words
+    that a state has on top. Raises UserError for positions or words that are not those of the rows.
+    """
+    rows = len(run.lengths)
+    if not len(positions) == len(words) == len(others) == rows:
+        raise UserError(f"give each of the {rows} rows positions, its words and another's")
+    places = np.asarray(positions)
+    if (places < 0).any() or (places >= run.lengths[:, None]).any():
+        raise UserError(f"positions {places.tolist()} are not all within the rows' texts, of {run.lengths} tokens")
+    model, vocabulary = run.model, run.model.config.vocab_size
+    states = [run.at_places("states", each) for each in places.T]
+    shares = []
+    for at in range(len(run.steps) + 1):
+        x = jnp.asarray(np.stack([state[at] for state in states], axis=1))
+        tokens, _ = most_likely(model.graphdef, model.state, x, min(TOP, vocabulary), vocabulary)
+        shares.append([rates(model.tokenizer, tokens, each) for each in (words, others)])
+    own, control = np.array(shares).transpose(1, 3, 0, 2)
+    return tuple(Enrichment(*both) for both in zip(own, control, strict=True))

@@ -19,18 +19,20 @@ class Fact:
     """A prompt that ends where its answer begins, and the part of it that names the subject.
 
     `attributes` are words that tell of the subject, equally many of each: in a closed world all that is to know.
+    `about` is a text about it, where there is more to know than can be listed.
     """
 
     prompt: str
     subject: str
     answer: str
     attributes: tuple[str, ...] = ()
+    about: str = ""
 
 
 def read_facts(file: Path) -> tuple[Fact, ...]:
     """Facts of a JSON list whose entries have `prompt`, `subject` and `attribute` (or `answer`), as `known_1000.json`.
 
-    They may have `attributes`, a list of words.
+    They may have `attributes`, a list of words, or `about`, a text.
 
     Raises:
         UserError: no such file, other content, or a subject that its prompt lacks.
@@ -53,11 +55,14 @@ def _fact(file: Path, number: int, entry: Any) -> Fact:
     attributes = values.get("attributes", [])
     if not isinstance(attributes, list) or not all(isinstance(each, str) and each.strip() for each in attributes):
         raise UserError(f"fact {number} of {file}: its attributes are {attributes!r}; give a list of words")
+    about = values.get("about", "")
+    if not isinstance(about, str):
+        raise UserError(f"fact {number} of {file}: its about is {about!r}; give a text about the subject")
     prompt, subject, answer = (str(each).strip() for each in found)
-    for text in (prompt, subject, answer, *attributes):
+    for text in (prompt, subject, answer, about, *attributes):
         if text != text.encode("utf-8", "ignore").decode("utf-8"):
             raise UserError(f"fact {number} of {file} has half a character, which is no text: {text!r}")
-    fact = Fact(prompt, subject, answer, tuple(attributes))
+    fact = Fact(prompt, subject, answer, tuple(attributes), about)
     if fact.subject not in fact.prompt:
         raise UserError(f"fact {number} of {file}: its subject {fact.subject!r} is not in its prompt {fact.prompt!r}")
     return fact

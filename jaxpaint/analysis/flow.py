@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxpaint.analysis.enrichment import Enrichment, enrichment
+from jaxpaint.analysis.enrichment import Enrichment, enrichment, words_told
 from jaxpaint.analysis.extraction import Extraction, extraction, joined
 from jaxpaint.analysis.facts import Fact, encoded_fact, token_of
 from jaxpaint.analysis.knockouts import EVERYWHERE, Knockouts, Prompt, Window, centred, knock_out
 from jaxpaint.analysis.patching import donors, extracts_with
 from jaxpaint.analysis.runs import batches
+from jaxpaint.analysis.words import words_of
 from jaxpaint.analysis.written import sources_are_known, written
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.words import text_digest
 from jaxpaint.engine.model import Model
+from jaxpaint.engine.run import Run
 from jaxpaint.plans.events import branches, events, steps
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.flow import SETS, Enriched, Extracted, Flow, FlowSetting, Mean, Patched, Verdict, Windows
@@ -32,6 +34,8 @@ from jaxpaint.results.flow import SETS, Enriched, Extracted, Flow, FlowSetting, 
 NOTHING = 5.0
 # Of the layers, in a window: 9 of the 48 of Geva et al.
 SHARE = 9 / 48
+# Of the steps, before the state that is asked what it tells of a subject.
+LATE = 41 / 48
 # What is asked beside the knockouts of windows, by its name.
 BRANCHES, PATCHES = "branches", "patches"
 EXTRAS = (BRANCHES, PATCHES)
@@ -51,6 +55,8 @@ class Asked:
     answers: tuple[int, ...]
     attributes: tuple[tuple[int, ...], ...]
     """Of each fact the first tokens of its subject's, none at all where the facts do not tell of them."""
+    words: tuple[frozenset[str], ...]
+    """Of each fact those of the text about its subject, none at all where the facts have no such texts."""
     setting: FlowSetting
 
 
@@ -75,12 +81,14 @@ def asked(
     if unknown := [each for each in extras if each not in EXTRAS]:
         raise UserError(f"{unknown[0]!r} cannot be asked for; give of {', '.join(EXTRAS)}")
     encoded = [encoded_fact(model.tokenizer, fact, before, bos) for fact in facts]
-    digest = text_digest(json.dumps([astuple(fact) for fact in facts], ensure_ascii=False))
+    # Facts without texts have the digest that they had before there were any.
+    told = [astuple(fact) if fact.about else astuple(fact)[:-1] for fact in facts]
+    digest = text_digest(json.dumps(told, ensure_ascii=False))
     width = size or window_size(model.num_layers)
     wanted = tuple(each for each in EXTRAS if each in extras)
     setting = FlowSetting(digest, len(facts), facts[0].prompt, before, bos, width, wanted)
     prompts, answers = zip(*encoded, strict=True)
-    return Asked(tuple(facts), prompts, answers, _attributes(model, facts, before, bos), setting)
+    return Asked(tuple(facts), prompts, answers, _attributes(model, facts, before, bos), _words(facts), setting)
 
 
 def _attributes(model: Model, facts: Sequence[Fact], before: str, bos: bool) -> tuple[tuple[int, ...], ...]:
@@ -103,6 +111,18 @@ def _attributes(model: Model, facts: Sequence[Fact], before: str, bos: bool) -> 
             )
         found.append(own)
     return tuple(found)
+
+
+def _words(facts: Sequence[Fact]) -> tuple[frozenset[str], ...]:
+    found = tuple(words_of(fact.about) for fact in facts)
+    if not any(found):
+        return ()
+    if any(fact.attributes for fact in facts):
+        raise UserError("the facts have attributes and texts about their subjects; give one of the two")
+    if not all(found):
+        lacking = next(fact for fact, words in zip(facts, found, strict=True) if not words)
+        raise UserError(f"{lacking.prompt!r} has no text about {lacking.subject!r}; give every fact one, or none")
+    return found
 
 
 def flows(
@@ -258,27 +278,54 @@ def _patched(found: np.ndarray, own: Extraction, states: Sequence[int]) -> tuple
 
 
 def _enriched(model: Model, to_ask: Asked, plan: Plan) -> tuple[Enriched | None, list[Verdict]]:
-    """Of each subject once, at the last of its tokens."""
+    """Of each subject once: at the last of its tokens, of words of texts also elsewhere."""
     firsts = {fact.subject: number for number, fact in reversed(list(enumerate(to_ask.facts)))}
     numbers = sorted(firsts.values())
-    if len(numbers) < 2 or not to_ask.attributes:
+    if len(numbers) < 2 or not (to_ask.attributes or to_ask.words):
         return None, []
-    attributes = [to_ask.attributes[number] for number in numbers]
-    parts: list[Enrichment] = []
-    own = [to_ask.prompts[number] for number in numbers]
+    parts: list[tuple[Enrichment, ...]] = []
     done = 0
-    for part, run in batches(model, own, plan):
+    for part, run in batches(model, [to_ask.prompts[number] for number in numbers], plan):
         rows = [*range(len(part)), *[len(part) - 1] * (len(run.lengths) - len(part))]
-        places = [part[row].sets[0][-1] for row in rows]
-        theirs = [attributes[done + row] for row in rows]
-        others = [attributes[(done + row + 1) % len(attributes)] for row in rows]
-        each = enrichment(run, places, theirs, others)
-        parts.append(Enrichment(each.own[:, : len(part)], each.control[:, : len(part)]))
+        own = [numbers[done + row] for row in rows]
+        others = [numbers[(done + row + 1) % len(numbers)] for row in rows]
+        each = _told(run, to_ask, own, others)
+        parts.append(tuple(Enrichment(one.own[:, : len(part)], one.control[:, : len(part)]) for one in each))
         done += len(part)
-    whole = Enrichment(*(np.concatenate(each, axis=1) for each in ([p.own for p in parts], [p.control for p in parts])))
-    best = int(whole.difference[0].argmax())
-    verdict = Verdict.of("enriched", whole.control[best] - whole.own[best], below=-0.5)
-    return Enriched(Mean.of(whole.own.T[..., None]), Mean.of(whole.control.T[..., None])), [verdict]
+    # [places, subjects, states], of which `Mean` wants the subjects first and the places last.
+    both = [
+        np.stack(
+            [
+                np.concatenate([getattr(each, name) for each in of_place], axis=1)
+                for of_place in zip(*parts, strict=True)
+            ]
+        )
+        for name in ("own", "control")
+    ]
+    less = both[1][0] - both[0][0]
+    if to_ask.attributes:
+        verdict = Verdict.of("enriched", less[int(less.mean(axis=1).argmin())], below=-0.5)
+    else:
+        verdict = Verdict.of("told", less[late(len(less) - 1)])
+    return Enriched(*(Mean.of(each.transpose(2, 1, 0)) for each in both)), [verdict]
+
+
+def late(count: int) -> int:
+    """Of so many steps the state that is asked what it tells of: 41 of 48, as in Geva et al. after layer 40."""
+    return round(LATE * count)
+
+
+def _told(run: Run, to_ask: Asked, own: Sequence[int], others: Sequence[int]) -> tuple[Enrichment, ...]:
+    """Of each row's fact, and another as a control, at as many places as are looked at."""
+    prompts = [to_ask.prompts[number] for number in own]
+    if to_ask.attributes:
+        sets = ([to_ask.attributes[number] for number in which] for which in (own, others))
+        return (enrichment(run, [prompt.sets[0][-1] for prompt in prompts], *sets),)
+    # As `PLACES`; a subject never ends its prompt.
+    places = [
+        (prompt.sets[0][-1], prompt.sets[0][0], prompt.sets[0][-1] + 1, len(prompt.tokens) - 1) for prompt in prompts
+    ]
+    return words_told(run, places, *([to_ask.words[number] for number in which] for which in (own, others)))
 
 
 def _verdicts(

@@ -199,7 +199,7 @@ def _figure(study: FlowStudy, kind: str) -> bytes:
 
 def _values(flow: Flow) -> dict[str, Any]:
     from jaxpaint.plans.events import branches, events
-    from jaxpaint.results.flow import SETS, SHARES, WRITERS, nested
+    from jaxpaint.results.flow import PLACES, SETS, SHARES, WRITERS, nested
 
     def listed(mean: Mean | None) -> Any:
         return None if mean is None else {"value": nested(mean.value), "stderr": nested(mean.stderr)}
@@ -233,7 +233,13 @@ def _values(flow: Flow) -> dict[str, Any]:
         "patched": None
         if patched is None
         else {"states": patched.donors, "own": listed(patched.own), "share": listed(patched.share)},
-        "enriched": None if enriched is None else {"own": listed(enriched.own), "control": listed(enriched.control)},
+        "enriched": None
+        if enriched is None
+        else {
+            "places": PLACES[: enriched.own.value.shape[1]],
+            "own": listed(enriched.own),
+            "control": listed(enriched.control),
+        },
         "verdicts": [
             {**asdict(each), "claim": each.words, "answer": each.answer, **_numbers(each.mean, each.stderr)}
             for each in flow.verdicts

@@ -29,8 +29,10 @@ CLAIMS: Mapping[str, str] = {
     "enriched": "a subject's state tells half more of its attributes than of another's (share, other less own)",
     "patched": "extraction suffers more from early states of the subject than of the rest (share of events)",
     "first": "attention says the answer no later than a feed-forward, where both do (share that is later)",
+    "told": "a subject's state late in the plan tells more of it than of another (share of words, other less own)",
 }
 LEAST_PROMPTS = 5  # of which two standard errors say something
+PLACES = ("subject", "subject's first", "after the subject", "last")  # the subject's last token is the first
 SHARES = ("attention", "mlp", "both", "neither")
 
 
@@ -97,7 +99,8 @@ class Extracted:
 class Enriched:
     """Shares of a subject's attributes among as many tokens that its last state would say, after each step.
 
-    `control` is the same with another subject's attributes. Each is [states, 1].
+    `control` is the same with another subject's attributes. Each is [states, 1]. Of words of texts about subjects they
+    are [states, places], at `PLACES`.
     """
 
     own: Mean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 from jax import nn
 
 import jaxpaint
+from jaxpaint.analysis.enrichment import words_told
 from jaxpaint.analysis.extraction import most_likely
 from jaxpaint.analysis.facts import Fact, encoded_fact, read_facts
-from jaxpaint.analysis.flow import BRANCHES, PATCHES, flows, window_size
+from jaxpaint.analysis.flow import BRANCHES, PATCHES, asked, flows, window_size
 from jaxpaint.analysis.knockouts import EVERYWHERE, Prompt, Window, centred, knock_out
 from jaxpaint.analysis.patching import donors, extracts_with
+from jaxpaint.analysis.words import words_of
 from jaxpaint.analysis.written import written
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.interventions import Knockout, Replace
@@ -198,6 +201,51 @@ def test_11_towns_are_not_enriched(painter: jaxpaint.Model) -> None:
     (verdict,) = [verdict for verdict in flow.verdicts if verdict.claim == "enriched"]
     assert verdict.answer == "does not hold"
     assert verdict.prompts == len({fact.subject for fact in facts()})
+
+
+def test_texts_about_subjects(painter: jaxpaint.Model, monkeypatch) -> None:
+    """Of each subject once, at four places, with the next subject's text as a control; one row at a time, too."""
+    from jaxpaint.analysis import runs
+
+    told = [replace(fact, attributes=(), about=f"{' '.join(fact.attributes)} of {fact.subject}") for fact in facts()]
+    assert asked(painter, told[:4]).setting.facts != asked(painter, facts()[:4]).setting.facts
+    (flow,) = flows(painter, told[:8], ["0-3 {4-11}*2 12-15"])
+    firsts = {fact.subject: fact for fact in reversed(told[:8])}
+    numbers = sorted(told.index(fact) for fact in firsts.values())
+    assert flow.enriched.own.value.shape == flow.enriched.control.stderr.shape == (11, 4)
+    (verdict,) = [each for each in flow.verdicts if each.claim == "told"]
+    assert verdict.prompts == len(numbers)
+    prompts = [encoded_fact(painter.tokenizer, told[number])[0] for number in numbers]
+    words = [words_of(told[number].about) for number in numbers]
+    places = [(own.sets[0][-1], own.sets[0][0], own.sets[0][-1] + 1, len(own.tokens) - 1) for own in prompts]
+    run = painter.run([own.tokens for own in prompts], flow.plan)
+    found = words_told(run, places, words, [*words[1:], words[0]])
+    for place, each in enumerate(found):
+        np.testing.assert_allclose(flow.enriched.own.value[:, place], each.own.mean(axis=1))
+        np.testing.assert_allclose(flow.enriched.control.value[:, place], each.control.mean(axis=1))
+    assert flow.enriched.own.value[:, 0].max() > 0
+    assert verdict.mean == pytest.approx((found[0].control - found[0].own)[9].mean())  # 41 in 48 of ten steps
+    again = Flow.read(str(flow.plan), flow.value)
+    np.testing.assert_array_equal(again.enriched.own.value, flow.enriched.own.value)
+    monkeypatch.setattr(runs, "budgets", lambda: type("Budgets", (), {"analysis_bytes": 1}))
+    (single,) = flows(painter, told[:8], ["0-3 {4-11}*2 12-15"])
+    np.testing.assert_allclose(single.enriched.control.value, flow.enriched.control.value)
+
+
+def test_texts_that_cannot_be_asked_about(painter: jaxpaint.Model, tmp_path: Path) -> None:
+    own = replace(facts()[0], attributes=(), about="a town of hares")
+    for given, named in (
+        ([own, replace(own, about="")], "give every fact one, or none"),
+        ([replace(facts()[0], about="a town of hares")], "give one of the two"),
+    ):
+        with pytest.raises(UserError, match=named):
+            asked(painter, given)
+    entry = {"prompt": "a b c", "subject": "b", "answer": "d"}
+    (tmp_path / "facts.json").write_text(json.dumps([{**entry, "about": "b is a letter"}]), encoding="utf-8")
+    assert read_facts(tmp_path / "facts.json")[0].about == "b is a letter"
+    (tmp_path / "facts.json").write_text(json.dumps([{**entry, "about": ["b"]}]), encoding="utf-8")
+    with pytest.raises(UserError, match="give a text about the subject"):
+        read_facts(tmp_path / "facts.json")
 
 
 def test_subjects_are_asked_one_at_a_time_too(painter: jaxpaint.Model, monkeypatch) -> None:
