@@ -23,8 +23,9 @@ def main() -> None:
     parser.add_argument("--naive", type=int, default=2, metavar="N", help="plans (default: %(default)s)")
     options = parser.parse_args()
     import jaxpaint as jp
+    from jaxpaint.analysis.asking import window_size
     from jaxpaint.analysis.facts import encoded_fact
-    from jaxpaint.analysis.flow import flows, window_size
+    from jaxpaint.analysis.flow import flows
     from jaxpaint.engine.interventions import Knockout
     from jaxpaint.painter.facts import facts
     from jaxpaint.plans.events import events

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxpaint.analysis.words import TOP, rates
 from jaxpaint.base.errors import UserError
@@ -54,10 +54,13 @@ def enrichment(
     positions: Sequence[int],
     attributes: Sequence[Sequence[int]],
     others: Sequence[Sequence[int]] | None = None,
+    *,
+    states: Sequence[int] | None = None,
 ) -> Enrichment:
     """Of a run whose rows are subjects: where each one's last token stands, and the tokens that tell of it.
 
     The control are `others`' attributes: those of the next one in the list, the first one of the last, unless given.
+    `states` are those to read, all of them unless given.
 
     Raises:
         UserError: fewer than two subjects, unequal numbers of attributes, positions that are not those of the rows.
@@ -70,19 +73,25 @@ def enrichment(
     if (others is None and len(attributes) < 2) or not all(attributes) or len({len(each) for each in attributes}) > 1:
         raise UserError("give two subjects or more, with equally many attributes each, at least one")
     others = [*attributes[1:], attributes[0]] if others is None else others
-    said = run.logit_lens(len(attributes[0])).tokens[:, np.arange(len(positions)), np.asarray(positions)]
+    said = _on_top(run, np.asarray(positions)[:, None], len(attributes[0]), states)[:, :, 0]
     own = np.array([[len(set(top) & set(each)) for top, each in zip(state, attributes, strict=True)] for state in said])
     control = np.array([[len(set(top) & set(each)) for top, each in zip(state, others, strict=True)] for state in said])
     return Enrichment(own / len(attributes[0]), control / len(attributes[0]))
 
 
 def words_told(
-    run: Run, positions: Sequence[Sequence[int]], words: Sequence[frozenset[str]], others: Sequence[frozenset[str]]
+    run: Run,
+    positions: Sequence[Sequence[int]],
+    words: Sequence[frozenset[str]],
+    others: Sequence[frozenset[str]],
+    *,
+    states: Sequence[int] | None = None,
 ) -> tuple[Enrichment, ...]:
     """Of words of an open vocabulary (`jaxpaint.analysis.words`), at several positions of each row: one for each.
 
     `words` are those of texts about each row's subject, `others` those of another's. Shares are of the first words
-    that a state has on top. Raises UserError for positions or words that are not those of the rows.
+    that a state has on top; `states` as of `enrichment`. Raises UserError for positions or words that are not those of
+    the rows.
     """
     rows = len(run.lengths)
     if not len(positions) == len(words) == len(others) == rows:
@@ -90,12 +99,17 @@ def words_told(
     places = np.asarray(positions)
     if (places < 0).any() or (places >= run.lengths[:, None]).any():
         raise UserError(f"positions {places.tolist()} are not all within the rows' texts, of {run.lengths} tokens")
-    model, vocabulary = run.model, run.model.config.vocab_size
-    states = [run.at_places("states", each) for each in places.T]
-    shares = []
-    for at in range(len(run.steps) + 1):
-        x = jnp.asarray(np.stack([state[at] for state in states], axis=1))
-        tokens, _ = most_likely(model.graphdef, model.state, x, min(TOP, vocabulary), vocabulary)
-        shares.append([rates(model.tokenizer, tokens, each) for each in (words, others)])
-    own, control = np.array(shares).transpose(1, 3, 0, 2)
+    said = _on_top(run, places, min(TOP, run.model.config.vocab_size), states)
+    shares = [[rates(run.model.tokenizer, each, own) for each in said] for own in (words, others)]
+    own, control = np.array(shares).transpose(0, 3, 1, 2)
     return tuple(Enrichment(*both) for both in zip(own, control, strict=True))
+
+
+def _on_top(
+    run: Run, places: Int[np.ndarray, "B places"], k: int, states: Sequence[int] | None
+) -> Int[np.ndarray, "states B places k"]:
+    """The tokens that states have on top at some places of each row."""
+    model = run.model
+    here = np.stack([run.at_places("states", each) for each in places.T], axis=2)
+    each = (jnp.asarray(here[at]) for at in (range(len(here)) if states is None else states))
+    return np.stack([most_likely(model.graphdef, model.state, x, k, model.config.vocab_size)[0] for x in each])

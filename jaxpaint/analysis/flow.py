@@ -6,123 +6,40 @@ questions: each can be answered by no, under the full model and under every othe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from jaxpaint.analysis.enrichment import Enrichment, enrichment, words_told
+from jaxpaint.analysis.asking import BRANCHES, PATCHES, Asked, asked
 from jaxpaint.analysis.extraction import Extraction, extraction, joined
-from jaxpaint.analysis.facts import Fact, encoded_fact, token_of
-from jaxpaint.analysis.knockouts import EVERYWHERE, Knockouts, Prompt, Window, centred, knock_out
+from jaxpaint.analysis.facts import Fact
+from jaxpaint.analysis.knockouts import EVERYWHERE, Knockouts, Window, centred, knock_out
 from jaxpaint.analysis.patching import donors, extracts_with
 from jaxpaint.analysis.runs import batches
-from jaxpaint.analysis.words import words_of
+from jaxpaint.analysis.subjects import what_subjects_tell
 from jaxpaint.analysis.written import sources_are_known, written
 from jaxpaint.base.errors import UserError
-from jaxpaint.base.words import text_digest
 from jaxpaint.engine.model import Model
-from jaxpaint.engine.run import Run
 from jaxpaint.plans.events import branches, events, steps
 from jaxpaint.plans.plan import Plan
-from jaxpaint.results.flow import SETS, Enriched, Extracted, Flow, FlowSetting, Mean, Patched, Verdict, Windows
+from jaxpaint.results.flow import (
+    SETS,
+    Enriched,
+    Extracted,
+    Flow,
+    FlowSetting,
+    Mean,
+    Patched,
+    Silenced,
+    Verdict,
+    Windows,
+)
 
 # Per cent of a probability: less is no change.
 NOTHING = 5.0
-# Of the layers, in a window: 9 of the 48 of Geva et al.
-SHARE = 9 / 48
-# Of the steps, before the state that is asked what it tells of a subject.
-LATE = 41 / 48
-# What is asked beside the knockouts of windows, by its name.
-BRANCHES, PATCHES = "branches", "patches"
-EXTRAS = (BRANCHES, PATCHES)
-
-
-def window_size(num_layers: int) -> int:
-    """Of the windows of a model of so many layers: the same share as in Geva et al."""
-    return max(1, int(SHARE * num_layers))
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """Facts of a model as tokens, and how they are asked: what `flows` and `story` take."""
-
-    facts: tuple[Fact, ...]
-    prompts: tuple[Prompt, ...]
-    answers: tuple[int, ...]
-    attributes: tuple[tuple[int, ...], ...]
-    """Of each fact the first tokens of its subject's, none at all where the facts do not tell of them."""
-    words: tuple[frozenset[str], ...]
-    """Of each fact those of the text about its subject, none at all where the facts have no such texts."""
-    setting: FlowSetting
-
-
-def asked(
-    model: Model,
-    facts: Sequence[Fact],
-    *,
-    before: str = "",
-    bos: bool = True,
-    size: int | None = None,
-    extras: Sequence[str] = (),
-) -> Asked:
-    """Facts to be asked for with examples `before` each prompt, in windows of `size`, with what of `EXTRAS`.
-
-    Raises:
-        UserError: facts whose tokens cannot be told apart, no fact, a window of none, unequal numbers of attributes.
-    """
-    if not facts:
-        raise UserError("there is no fact to ask for; give at least one")
-    if size is not None and size < 1:
-        raise UserError(f"size is {size}; give windows of 1 or more")
-    if unknown := [each for each in extras if each not in EXTRAS]:
-        raise UserError(f"{unknown[0]!r} cannot be asked for; give of {', '.join(EXTRAS)}")
-    encoded = [encoded_fact(model.tokenizer, fact, before, bos) for fact in facts]
-    # Facts without texts have the digest that they had before there were any.
-    told = [astuple(fact) if fact.about else astuple(fact)[:-1] for fact in facts]
-    digest = text_digest(json.dumps(told, ensure_ascii=False))
-    width = size or window_size(model.num_layers)
-    wanted = tuple(each for each in EXTRAS if each in extras)
-    setting = FlowSetting(digest, len(facts), facts[0].prompt, before, bos, width, wanted)
-    prompts, answers = zip(*encoded, strict=True)
-    return Asked(tuple(facts), prompts, answers, _attributes(model, facts, before, bos), _words(facts), setting)
-
-
-def _attributes(model: Model, facts: Sequence[Fact], before: str, bos: bool) -> tuple[tuple[int, ...], ...]:
-    counts = {len(fact.attributes) for fact in facts}
-    if counts == {0}:
-        return ()
-    if len(counts) > 1:
-        odd = next(fact for fact in facts if len(fact.attributes) != len(facts[0].attributes))
-        raise UserError(
-            f"{odd.prompt!r} has {len(odd.attributes)} attributes and {facts[0].prompt!r} {len(facts[0].attributes)}; "
-            "give every fact equally many, or none"
-        )
-    unknown, found = model.tokenizer.unk_token_id, []
-    for fact in facts:
-        own = tuple(token_of(model.tokenizer, fact, word, before, bos) for word in fact.attributes)
-        if len(set(own)) < len(own) or (unknown is not None and unknown in own):
-            raise UserError(
-                f"the attributes {list(fact.attributes)} of {fact.subject!r} are not told apart by their first tokens; "
-                "give other words"
-            )
-        found.append(own)
-    return tuple(found)
-
-
-def _words(facts: Sequence[Fact]) -> tuple[frozenset[str], ...]:
-    found = tuple(words_of(fact.about) for fact in facts)
-    if not any(found):
-        return ()
-    if any(fact.attributes for fact in facts):
-        raise UserError("the facts have attributes and texts about their subjects; give one of the two")
-    if not all(found):
-        lacking = next(fact for fact, words in zip(facts, found, strict=True) if not words)
-        raise UserError(f"{lacking.prompt!r} has no text about {lacking.subject!r}; give every fact one, or none")
-    return found
 
 
 def flows(
@@ -229,6 +146,7 @@ def _flow(model: Model, to_ask: Asked, plan: Plan, found: Knockouts, windows: _W
         inside.enriched,
         windows.means(found.logit_change[known], plan),
         answers_left,
+        inside.silenced,
     )
 
 
@@ -240,14 +158,15 @@ class _Inside:
     extracted: Extracted | None = None
     patched: Patched | None = None
     enriched: Enriched | None = None
+    silenced: Silenced | None = None
     verdicts: tuple[Verdict, ...] = ()
 
     @classmethod
     def of(cls, model: Model, to_ask: Asked, plan: Plan, known: np.ndarray) -> _Inside:
-        enriched, verdicts = _enriched(model, to_ask, plan)
+        enriched, silenced, verdicts = what_subjects_tell(model, to_ask, plan)
         own = [prompt for prompt, is_known in zip(to_ask.prompts, known, strict=True) if is_known]
         if not own:
-            return cls(enriched=enriched, verdicts=tuple(verdicts))
+            return cls(enriched=enriched, silenced=silenced, verdicts=tuple(verdicts))
         writes, extractions, patches = [], [], []
         by_source = sources_are_known(model)
         states = donors(len(steps(plan)))
@@ -265,7 +184,9 @@ class _Inside:
             verdicts.append(verdict)
         rates = [extracted.attention, extracted.mlp, extracted.steps]
         shares = Extracted(np.array(list(extracted.shares.values())), *(each.mean(axis=1) for each in rates))
-        return cls(Mean.of(np.concatenate(writes)) if writes else None, shares, patched, enriched, tuple(verdicts))
+        return cls(
+            Mean.of(np.concatenate(writes)) if writes else None, shares, patched, enriched, silenced, tuple(verdicts)
+        )
 
 
 def _patched(found: np.ndarray, own: Extraction, states: Sequence[int]) -> tuple[Patched, Verdict]:
@@ -275,57 +196,6 @@ def _patched(found: np.ndarray, own: Extraction, states: Sequence[int]) -> tuple
     verdict = Verdict.of("patched", shares[0, subject] - shares[0, rest])
     before = Mean.of(own.attention.mean(axis=0)[:, None, None])
     return Patched(tuple(states), before, Mean.of(shares.transpose(2, 0, 1))), verdict
-
-
-def _enriched(model: Model, to_ask: Asked, plan: Plan) -> tuple[Enriched | None, list[Verdict]]:
-    """Of each subject once: at the last of its tokens, of words of texts also elsewhere."""
-    firsts = {fact.subject: number for number, fact in reversed(list(enumerate(to_ask.facts)))}
-    numbers = sorted(firsts.values())
-    if len(numbers) < 2 or not (to_ask.attributes or to_ask.words):
-        return None, []
-    parts: list[tuple[Enrichment, ...]] = []
-    done = 0
-    for part, run in batches(model, [to_ask.prompts[number] for number in numbers], plan):
-        rows = [*range(len(part)), *[len(part) - 1] * (len(run.lengths) - len(part))]
-        own = [numbers[done + row] for row in rows]
-        others = [numbers[(done + row + 1) % len(numbers)] for row in rows]
-        each = _told(run, to_ask, own, others)
-        parts.append(tuple(Enrichment(one.own[:, : len(part)], one.control[:, : len(part)]) for one in each))
-        done += len(part)
-    # [places, subjects, states], of which `Mean` wants the subjects first and the places last.
-    both = [
-        np.stack(
-            [
-                np.concatenate([getattr(each, name) for each in of_place], axis=1)
-                for of_place in zip(*parts, strict=True)
-            ]
-        )
-        for name in ("own", "control")
-    ]
-    less = both[1][0] - both[0][0]
-    if to_ask.attributes:
-        verdict = Verdict.of("enriched", less[int(less.mean(axis=1).argmin())], below=-0.5)
-    else:
-        verdict = Verdict.of("told", less[late(len(less) - 1)])
-    return Enriched(*(Mean.of(each.transpose(2, 1, 0)) for each in both)), [verdict]
-
-
-def late(count: int) -> int:
-    """Of so many steps the state that is asked what it tells of: 41 of 48, as in Geva et al. after layer 40."""
-    return round(LATE * count)
-
-
-def _told(run: Run, to_ask: Asked, own: Sequence[int], others: Sequence[int]) -> tuple[Enrichment, ...]:
-    """Of each row's fact, and another as a control, at as many places as are looked at."""
-    prompts = [to_ask.prompts[number] for number in own]
-    if to_ask.attributes:
-        sets = ([to_ask.attributes[number] for number in which] for which in (own, others))
-        return (enrichment(run, [prompt.sets[0][-1] for prompt in prompts], *sets),)
-    # As `PLACES`; a subject never ends its prompt.
-    places = [
-        (prompt.sets[0][-1], prompt.sets[0][0], prompt.sets[0][-1] + 1, len(prompt.tokens) - 1) for prompt in prompts
-    ]
-    return words_told(run, places, *([to_ask.words[number] for number in which] for which in (own, others)))
 
 
 def _verdicts(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from jaxpaint.analysis.knockouts import Prompt
 from jaxpaint.base.budgets import budgets
+from jaxpaint.engine.interventions import Intervention
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.run import Run
 from jaxpaint.plans.plan import Plan
@@ -13,7 +14,9 @@ from jaxpaint.plans.plan import Plan
 STATES_KEPT = 5  # of each event: its read, both sublayers' outputs, its values, and the state after its step
 
 
-def batches(model: Model, prompts: Sequence[Prompt], plan: Plan) -> Iterator[tuple[Sequence[Prompt], Run]]:
+def batches(
+    model: Model, prompts: Sequence[Prompt], plan: Plan, *changes: Intervention
+) -> Iterator[tuple[Sequence[Prompt], Run]]:
     """Prompts with their run, whose last row is repeated up to the size of a batch: only the first rows count."""
     longest = max(len(prompt.tokens) for prompt in prompts)
     state = model.config.hidden_size * model.dtype.itemsize
@@ -23,4 +26,4 @@ def batches(model: Model, prompts: Sequence[Prompt], plan: Plan) -> Iterator[tup
     for start in range(0, len(prompts), height):
         part = prompts[start : start + height]
         padded = [*part, *[part[-1]] * (height - len(part))]
-        yield part, model.run([prompt.tokens for prompt in padded], plan)
+        yield part, model.run([prompt.tokens for prompt in padded], plan, *changes)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxpaint.analysis.flow import Asked
+from jaxpaint.analysis.asking import Asked
 from jaxpaint.analysis.knockouts import Prompt, centred, knock_out
 from jaxpaint.analysis.written import reads_of_sources, sources_are_known
 from jaxpaint.engine.model import Model

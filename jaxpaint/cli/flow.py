@@ -37,8 +37,8 @@ from jaxpaint.study.settings import checked_options
 from jaxpaint.study.spec import variants_of
 
 if TYPE_CHECKING:
+    from jaxpaint.analysis.asking import Asked
     from jaxpaint.analysis.facts import Fact
-    from jaxpaint.analysis.flow import Asked
     from jaxpaint.engine.model import Model
     from jaxpaint.plans.strategies import Variant
     from jaxpaint.report.flow import FlowStudy, StoryStudy
@@ -57,6 +57,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--branches", action="store_true", help="block each branch of a group by itself, too")
     parser.add_argument(
         "--patches", action="store_true", help="ask what attention would say of earlier states of the prompt, too"
+    )
+    parser.add_argument(
+        "--sublayers", action="store_true", help="switch sublayers off, and see what the subject tells, too"
     )
     parser.add_argument("--story", type=int, metavar="N", help="tell the story of the Nth fact under each plan")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the curves here, PNG or PDF")
@@ -80,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     config = model_config(options.model, options.revision)
     variants = variants_of(config.num_hidden_layers, **values)
 
-    from jaxpaint.analysis.flow import BRANCHES, PATCHES, asked
+    from jaxpaint.analysis.asking import BRANCHES, PATCHES, SUBLAYERS, asked
     from jaxpaint.engine.source import Source
     from jaxpaint.models.family import require_lm_head
 
@@ -91,7 +94,8 @@ def run(options: argparse.Namespace) -> int:
     options.tensor_parallel, options.layer_parallel, options.offload = 1, 1, False
     source = Source.of(model_store(options.model, options.revision), options.dtype, options.weights)
     model = loaded(options, source, None)
-    wanted = [name for name, given in ((BRANCHES, options.branches), (PATCHES, options.patches)) if given]
+    given_extras = ((BRANCHES, options.branches), (PATCHES, options.patches), (SUBLAYERS, options.sublayers))
+    wanted = [name for name, given in given_extras if given]
     to_ask = asked(model, facts, before=options.before, size=options.window, extras=wanted)
     story = None if options.story is None else options.story - 1
     if options.store is None:
@@ -208,7 +212,7 @@ def _values(flow: Flow) -> dict[str, Any]:
         names = {"everywhere": "everywhere", "by_step": "by_depth", "by_layer": "by_layer", "by_branch": "by_branch"}
         return None if each is None else {name: listed(getattr(each, own)) for name, own in names.items()}
 
-    extracted, patched, enriched = flow.extraction, flow.patched, flow.enriched
+    extracted, patched, enriched, silenced = flow.extraction, flow.patched, flow.enriched, flow.silenced
     rates = {"attention", "mlp", "steps"}
     return {
         "plan": str(flow.plan),
@@ -240,6 +244,9 @@ def _values(flow: Flow) -> dict[str, Any]:
             "own": listed(enriched.own),
             "control": listed(enriched.control),
         },
+        "without_sublayers": None
+        if silenced is None
+        else {name: listed(getattr(silenced, name)) for name in ("own", "attention", "mlp")},
         "verdicts": [
             {**asdict(each), "claim": each.words, "answer": each.answer, **_numbers(each.mean, each.stderr)}
             for each in flow.verdicts

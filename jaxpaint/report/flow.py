@@ -116,7 +116,7 @@ def written_table(found: Sequence[LabelledFlow]) -> Table:
 
 def verdict_words(verdict: Verdict) -> str:
     """What was measured of a claim."""
-    of = "subject" if verdict.claim in ("enriched", "told") else "prompt"
+    of = "subject" if verdict.claim in ("enriched", "told", "built") else "prompt"
     if verdict.prompts < LEAST_PROMPTS:
         return f"{count(verdict.prompts, of)}, too few to tell"
     error = f"{2 * verdict.stderr:.2g}" if math.isfinite(verdict.stderr) else "-"

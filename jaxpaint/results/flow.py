@@ -30,6 +30,7 @@ CLAIMS: Mapping[str, str] = {
     "patched": "extraction suffers more from early states of the subject than of the rest (share of events)",
     "first": "attention says the answer no later than a feed-forward, where both do (share that is later)",
     "told": "a subject's state late in the plan tells more of it than of another (share of words, other less own)",
+    "built": "without early feed-forwards a subject's state tells less of it than without early attention (share)",
 }
 LEAST_PROMPTS = 5  # of which two standard errors say something
 PLACES = ("subject", "subject's first", "after the subject", "last")  # the subject's last token is the first
@@ -108,6 +109,19 @@ class Enriched:
 
 
 @dataclass(frozen=True, eq=False)
+class Silenced:
+    """Shares of a subject's attributes that its last token tells late in the plan, with sublayers of layers off.
+
+    `own` is the share with all, [1, 1]; `attention` and `mlp` without those of a run of layers from each one on,
+    wherever they run: [layers, 1].
+    """
+
+    own: Mean
+    attention: Mean
+    mlp: Mean
+
+
+@dataclass(frozen=True, eq=False)
 class Patched:
     """Shares of events whose attention extracts, were it to read a key set in an earlier state: [donors, sets].
 
@@ -156,6 +170,8 @@ class Flow:
     """Changes of the answer's logit; None of flows that were kept before there were any, as what follows."""
     answers_left: Windows | None = None
     """Shares of prompts whose answer is still the most likely token."""
+    silenced: Silenced | None = None
+    """None where it was not asked for."""
 
     @property
     def in_order(self) -> bool:
@@ -174,11 +190,15 @@ class Flow:
         patched = [] if self.patched is None else [self.patched.donors, *self.patched.own, *self.patched.share]
         parts = [self.known, *self.everywhere, self.left, *self.by_depth, *self.by_layer, *self.by_branch, verdicts]
         more = [[mean for f in fields(Windows) for mean in getattr(each, f.name)] for each in self._measures]
-        return nested([*parts, self.written or [], extraction, patched, enriched, *more])
+        return nested([*parts, self.written or [], extraction, patched, enriched, *more, *self._silenced])
 
     @property
     def _measures(self) -> list[Windows]:
         return [each for each in (self.logit, self.answers_left) if each is not None]
+
+    @property
+    def _silenced(self) -> list[Any]:
+        return [] if self.silenced is None else [[*self.silenced.own, *self.silenced.attention, *self.silenced.mlp]]
 
     @classmethod
     def read(cls, plan: str, value: Any) -> Flow:
@@ -186,7 +206,8 @@ class Flow:
         known, *rest = value
         value, stderr, left, depth, depth_error, layer, layer_error, branch, branch_error, *others = rest
         verdicts, written, extraction, patched, enriched, *more = others
-        measures = [Windows(*map(_mean, own[::2], own[1::2])) for own in more]
+        paired = [list(map(_mean, own[::2], own[1::2])) for own in more]
+        logit, left_in = (Windows(*own) for own in paired[:2]) if paired else (None, None)
         claims = list(CLAIMS)
         judged = [
             Verdict(claims[int(claim)], _number(mean), _number(stderr), float(below), int(prompts))
@@ -206,7 +227,9 @@ class Flow:
             Extracted(*map(_array, extraction)) if extraction else None,
             Patched(tuple(map(int, donors)), _mean(*shares[:2]), _mean(*shares[2:])) if patched else None,
             Enriched(_mean(*enriched[:2]), _mean(*enriched[2:])) if enriched else None,
-            *measures,
+            logit,
+            left_in,
+            Silenced(*paired[2]) if len(paired) > 2 else None,
         )
 
 

@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from jaxpaint.analysis.flow import Asked, flows
+from jaxpaint.analysis.asking import Asked
+from jaxpaint.analysis.flow import flows
 from jaxpaint.analysis.knockouts import centred, knock_out
 from jaxpaint.analysis.story import setting_of, stories
 from jaxpaint.engine.model import Model

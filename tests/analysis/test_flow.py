@@ -11,16 +11,17 @@ import pytest
 from jax import nn
 
 import jaxpaint
+from jaxpaint.analysis.asking import BRANCHES, PATCHES, SUBLAYERS, asked, window_size
 from jaxpaint.analysis.enrichment import words_told
 from jaxpaint.analysis.extraction import most_likely
 from jaxpaint.analysis.facts import Fact, encoded_fact, read_facts
-from jaxpaint.analysis.flow import BRANCHES, PATCHES, asked, flows, window_size
+from jaxpaint.analysis.flow import flows
 from jaxpaint.analysis.knockouts import EVERYWHERE, Prompt, Window, centred, knock_out
 from jaxpaint.analysis.patching import donors, extracts_with
 from jaxpaint.analysis.words import words_of
 from jaxpaint.analysis.written import written
 from jaxpaint.base.errors import UserError
-from jaxpaint.engine.interventions import Knockout, Replace
+from jaxpaint.engine.interventions import Knockout, Replace, Scale
 from jaxpaint.painter import world
 from jaxpaint.painter.facts import facts
 from jaxpaint.plans.events import branches
@@ -230,6 +231,35 @@ def test_texts_about_subjects(painter: jaxpaint.Model, monkeypatch) -> None:
     monkeypatch.setattr(runs, "budgets", lambda: type("Budgets", (), {"analysis_bytes": 1}))
     (single,) = flows(painter, told[:8], ["0-3 {4-11}*2 12-15"])
     np.testing.assert_allclose(single.enriched.control.value, flow.enriched.control.value)
+
+
+@pytest.mark.parametrize("plan", ["0-15", "0-3 {4-11}*2 12"])
+def test_what_a_subject_tells_without_sublayers(painter: jaxpaint.Model, plan: str) -> None:
+    """Against runs with each layer's output scaled to nothing, one subject at a time."""
+    (flow,) = flows(painter, facts()[:8], [plan], extras=[SUBLAYERS])
+    chosen = [
+        fact for number, fact in enumerate(facts()[:8]) if fact.subject not in {f.subject for f in facts()[:number]}
+    ]
+    found, state = flow.silenced, round(41 / 48 * len(flow.enriched.own.value) - 41 / 48)
+    assert found.attention.value.shape == found.mlp.value.shape == (13, 1)
+    np.testing.assert_array_equal(found.own.value[0], flow.enriched.own.value[state])
+    for first, layers in ((0, range(4)), (7, range(7, 11)), (12, [12])):
+        for what in ("attention", "mlp"):
+            shares = []
+            for fact in chosen:
+                prompt, _ = encoded_fact(painter.tokenizer, fact)
+                changes = [Scale(what=what, factor=0, layers=[layer]) for layer in layers]
+                run = painter.run([prompt.tokens], flow.plan, *changes)
+                top = run.logit_lens(4, prompt.sets[0][-1]).tokens[state, 0, 0]
+                own = painter.tokenizer.convert_tokens_to_ids(list(fact.attributes))
+                shares.append(len({*top.tolist()} & {*own}) / 4)
+            assert getattr(found, what).value[first, 0] == pytest.approx(np.mean(shares))
+    again = Flow.read(plan, flow.value)
+    np.testing.assert_array_equal(again.silenced.mlp.stderr, found.mlp.stderr)
+    (verdict,) = [each for each in again.verdicts if each.claim == "built"]
+    assert verdict.mean == pytest.approx(float((found.mlp.value - found.attention.value)[0, 0]))
+    with pytest.raises(UserError, match="what subjects tell"):
+        asked(painter, [replace(facts()[0], attributes=())], extras=[SUBLAYERS])
 
 
 def test_texts_that_cannot_be_asked_about(painter: jaxpaint.Model, tmp_path: Path) -> None:

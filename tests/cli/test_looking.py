@@ -150,14 +150,14 @@ def test_flow(run, tmp_path) -> None:
 def test_flow_is_kept_and_told(run, tmp_path) -> None:
     store = tmp_path / "flow.sqlite"
     common = ("flow", "--model", "painter-16", "--limit", 8, "--strategies", "skip,parallel", "--starts", "4,6")
-    status, out, _ = run(*common, "--store", store, "--story", 2, "--branches", "--patches")
+    status, out, _ = run(*common, "--store", store, "--story", 2, "--branches", "--patches", "--sublayers")
     assert status == 0
     assert max(len(line) for line in out.splitlines() if str(store) not in line) <= 80
     assert re.search(r"^skip start=6 +\d/8", out, flags=re.M)
     assert "“question : " in out
     assert "in the end, with a probability of" in out
     assert "5 of them new" in out
-    status, out, _ = run(*common, "--store", store, "--story", 2, "--branches", "--patches", "--json")
+    status, out, _ = run(*common, "--store", store, "--story", 2, "--branches", "--patches", "--sublayers", "--json")
     said = json.loads(out)
     assert len(said["plans"]) == len(said["stories"]) == 5
     assert said["plans"][0]["patched"]["states"][0] == 0

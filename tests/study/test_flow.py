@@ -12,7 +12,7 @@ import pytest
 
 import jaxpaint
 from jaxpaint.analysis import flow as analysis
-from jaxpaint.analysis.flow import asked
+from jaxpaint.analysis.asking import asked
 from jaxpaint.analysis.story import stories
 from jaxpaint.painter.facts import facts
 from jaxpaint.plans.plan import Plan

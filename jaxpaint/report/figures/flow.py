@@ -71,6 +71,15 @@ def _enriched(each: LabelledFlow) -> list[Series]:
     return [series for name, mean in both for series in _of(mean, (name,))]
 
 
+def _silenced(each: LabelledFlow) -> list[Series]:
+    found = each.flow.silenced
+    if found is None:
+        return []
+    whole = Mean(*(np.repeat(each, len(found.mlp.value), axis=0) for each in found.own))
+    named = (("with all", whole), ("without attention", found.attention), ("without feed-forwards", found.mlp))
+    return [series for name, mean in named for series in _of(mean, (name,))]
+
+
 _ALONG: tuple[tuple[str, str, str, str, str, Callable[[LabelledFlow], list[Series]]], ...] = (
     (
         "flow-written",
@@ -107,6 +116,15 @@ _ALONG: tuple[tuple[str, str, str, str, str, Callable[[LabelledFlow], list[Serie
         "share of attributes",
         "state (0: the embeddings)",
         _enriched,
+    ),
+    (
+        "flow-sublayers",
+        "What builds up the subject",
+        "The share of a subject's attributes that its last token tells late in the plan (after 41 in 48 of its steps), "
+        "without attention or the feed-forwards of layers from each one on (11 in 48 of them). Over all subjects.",
+        "share of attributes",
+        "first layer without",
+        _silenced,
     ),
 )
 
