@@ -25,6 +25,8 @@ from jaxpaint.engine.interventions import Knockout, Replace, Scale
 from jaxpaint.painter import world
 from jaxpaint.painter.facts import facts
 from jaxpaint.plans.events import branches
+from jaxpaint.report.flow import LabelledFlow
+from jaxpaint.report.flow_text import plan_lines
 from jaxpaint.results.flow import Flow, Verdict
 from tests.analysis.test_knockouts import _prompts
 from tests.helpers.decoders import make_tiny
@@ -71,6 +73,19 @@ def test_flow_of_painter_16(painter: jaxpaint.Model) -> None:
     assert {verdict.answer for verdict in reverse.verdicts if verdict.claim != "enriched"} == {"cannot be told"}
     again = flows(painter, facts(), ["0-3 {4-11}*2 12-15"])[0]
     np.testing.assert_allclose(again.by_depth.value, looped.by_depth.value, atol=1e-2)  # other leaves, one group
+
+
+def test_6_windows_of_painter_16(painter: jaxpaint.Model) -> None:
+    """In order windows of steps and of layers are one thing; in a loop two, and both are told."""
+    full, looped = flows(painter, facts()[:12], ["0-15", "0-3 (4-11)*2 12-15"])
+    np.testing.assert_array_equal(full.by_depth.value, full.by_layer.value)
+    assert looped.known.any()
+    assert (len(looped.by_depth.value), len(looped.by_layer.value)) == (24, 16)
+    # Around layer 8 two turns are blocked, around a step of it one.
+    assert np.abs(looped.by_layer.value[8] - looped.by_depth.value[[8, 16]]).max() > 5
+    told = "\n".join(plan_lines(LabelledFlow("looped", looped), 3))
+    assert "3 steps at once, around\n" in told
+    assert "3 layers at once, around\n" in told
 
 
 def test_the_same_call_gives_the_same_digits(painter: jaxpaint.Model) -> None:
