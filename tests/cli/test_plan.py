@@ -43,7 +43,26 @@ def test_a_strategy(run) -> None:
         (["--strategy", "skip", "--start", 2, "--layers", 5], ("start 2 is out of range", "0-1")),
         (["--strategy", "skp", "--layers", 5], ("unknown strategy 'skp'", "did you mean skip")),
         (["0-4", "--seed", 3, "--layers", 5], ("--seed", "--strategy")),
+        (["0-4", "--from", "x.yml", "--layers", 5], ("give one of them",)),
+        (["--from", "nowhere.yml", "--layers", 5], ("nowhere.yml",)),
+        (["--from", "[(0,9)]", "--layers", 5], ("layers 5-8",)),
+        (["0-4", "--to", "mergekit", "--layers", 5], ("--model names whose layers",)),
+        (["0-4", "--model", "m", "--layers", 5], ("--model names whose layers",)),
+        (["0 {1 2}", "--to", "repeats", "--layers", 5], ("a parallel group", "no mere order of layers")),
     ],
 )
 def test_mistakes(refused, arguments, expected) -> None:
     refused("plan", *arguments, expected=expected)
+
+
+def test_mergekit_and_repeats(run, tmp_path) -> None:
+    status, text, err = run("plan", "0-3 2-4", "--layers", 5, "--to", "mergekit", "--model", "org/model")
+    assert (status, err) == (0, "")
+    (tmp_path / "merge.yml").write_text(text)
+    status, out, err = run("plan", "--from", tmp_path / "merge.yml", "--layers", 5)
+    assert (status, err) == (0, "")
+    assert "plan    0-3 2-4\n" in out
+    assert run("plan", "--from", "[(0, 4), (2, 5)]", "--layers", 5, "--to", "repeats")[1] == "[(0, 4), (2, 5)]\n"
+    status, _, err = run("plan", "--from", tmp_path / "merge.yml", "--layers", 4)
+    assert status == 2
+    assert "layer 4" in err
