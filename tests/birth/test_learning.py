@@ -29,6 +29,7 @@ def sheet() -> Trained:
     return train(SmallModel(128, 128), arms, Training(400, 128, 0.05, every=20, test_rows=512))
 
 
+@pytest.mark.long
 def test_check_6_the_head_is_born(sheet) -> None:
     output, previous, accuracy = (sheet.measured[name] for name in ("output", "previous_token", "accuracy"))
     for arm in (0, 2, 3):
@@ -39,6 +40,7 @@ def test_check_6_the_head_is_born(sheet) -> None:
     assert accuracy[-1, 0] > 0.95
 
 
+@pytest.mark.long
 def test_check_7_nothing_is_learned_below_a_frozen_output(sheet) -> None:
     frozen = sheet.measured["previous_token"][sheet.at <= 300, 1]
     assert frozen.max() < 0.2

@@ -58,8 +58,9 @@ def commands(folder: Path) -> dict[str, tuple[list[str], list[str] | None]]:
     ("command", "most"),
     [
         ("study", 4),
-        pytest.param("study", ALL, marks=pytest.mark.slow),
-        pytest.param("finetune", 100, marks=pytest.mark.slow),
+        pytest.param("study", ALL, marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param("finetune", 100, marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param("finetune", 20, marks=pytest.mark.slow),
         pytest.param("convert", 40, marks=pytest.mark.slow),
         pytest.param("export", ALL, marks=pytest.mark.slow),
         pytest.param("report", ALL, marks=pytest.mark.slow),
