@@ -20,6 +20,7 @@ from jaxpaint.analysis.words import TOP, rates
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.lens import most_likely
 from jaxpaint.engine.run import Run
+from jaxpaint.plans.events import branches, events
 
 Answer: TypeAlias = Literal["holds", "does not hold", "cannot be told"]
 
@@ -68,15 +69,32 @@ def enrichment(
     rows = len(run.lengths)
     if not len(positions) == len(attributes) == rows:
         raise UserError(f"give each of the {rows} rows a position and a list of attributes")
-    if not all(0 <= at < length for at, length in zip(positions, run.lengths, strict=True)):
-        raise UserError(f"positions {list(positions)} are not all within the rows' texts, of {run.lengths} tokens")
     if (others is None and len(attributes) < 2) or not all(attributes) or len({len(each) for each in attributes}) > 1:
         raise UserError("give two subjects or more, with equally many attributes each, at least one")
     others = [*attributes[1:], attributes[0]] if others is None else others
-    said = _on_top(run, np.asarray(positions)[:, None], len(attributes[0]), states)[:, :, 0]
-    own = np.array([[len(set(top) & set(each)) for top, each in zip(state, attributes, strict=True)] for state in said])
-    control = np.array([[len(set(top) & set(each)) for top, each in zip(state, others, strict=True)] for state in said])
-    return Enrichment(own / len(attributes[0]), control / len(attributes[0]))
+    (found,) = attributes_said(run, states_at(run, [[at] for at in positions], states), attributes, others)
+    return found
+
+
+def attributes_said(
+    run: Run,
+    here: Float[np.ndarray, "of B places D"],
+    attributes: Sequence[Sequence[int]],
+    others: Sequence[Sequence[int]],
+) -> tuple[Enrichment, ...]:
+    """`enrichment` of states at some places of each row, as `states_at` and `branch_ends` give them: one for each."""
+    said = _on_top(run, here, len(attributes[0]))
+    own, control = (
+        np.array(
+            [
+                [[len({*top} & {*each}) for top in row] for row, each in zip(state, tokens, strict=True)]
+                for state in said
+            ]
+        )
+        / len(attributes[0])
+        for tokens in (attributes, others)
+    )
+    return tuple(Enrichment(own[:, :, at], control[:, :, at]) for at in range(here.shape[2]))
 
 
 def words_told(
@@ -96,20 +114,55 @@ def words_told(
     rows = len(run.lengths)
     if not len(positions) == len(words) == len(others) == rows:
         raise UserError(f"give each of the {rows} rows positions, its words and another's")
-    places = np.asarray(positions)
-    if (places < 0).any() or (places >= run.lengths[:, None]).any():
-        raise UserError(f"positions {places.tolist()} are not all within the rows' texts, of {run.lengths} tokens")
-    said = _on_top(run, places, min(TOP, run.model.config.vocab_size), states)
+    return words_said(run, states_at(run, positions, states), words, others)
+
+
+def words_said(
+    run: Run,
+    here: Float[np.ndarray, "of B places D"],
+    words: Sequence[frozenset[str]],
+    others: Sequence[frozenset[str]],
+) -> tuple[Enrichment, ...]:
+    """`words_told` of states at some places of each row, as `attributes_said` takes them."""
+    said = _on_top(run, here, min(TOP, run.model.config.vocab_size))
     shares = [[rates(run.model.tokenizer, each, own) for each in said] for own in (words, others)]
     own, control = np.array(shares).transpose(0, 3, 1, 2)
     return tuple(Enrichment(*both) for both in zip(own, control, strict=True))
 
 
-def _on_top(
-    run: Run, places: Int[np.ndarray, "B places"], k: int, states: Sequence[int] | None
-) -> Int[np.ndarray, "states B places k"]:
-    """The tokens that states have on top at some places of each row."""
-    model = run.model
+def states_at(
+    run: Run, positions: Sequence[Sequence[int]], states: Sequence[int] | None = None
+) -> Float[np.ndarray, "states B places D"]:
+    """A run's states, all of them unless some are given, at some places of each row.
+
+    Raises UserError for positions that are not within the rows' texts.
+    """
+    places = np.asarray(positions)
+    if (places < 0).any() or (places >= run.lengths[:, None]).any():
+        raise UserError(f"positions {places.tolist()} are not all within the rows' texts, of {run.lengths} tokens")
     here = np.stack([run.at_places("states", each) for each in places.T], axis=2)
-    each = (jnp.asarray(here[at]) for at in (range(len(here)) if states is None else states))
-    return np.stack([most_likely(model.graphdef, model.state, x, k, model.config.vocab_size)[0] for x in each])
+    return here if states is None else here[list(states)]
+
+
+def branch_ends(run: Run, positions: Sequence[Sequence[int]]) -> Float[np.ndarray, "branches B places D"]:
+    """The state at the end of each branch of the plan's outermost groups, at some places of each row.
+
+    The state before the group with all that the branch's events write, each by its weight within the branch.
+    """
+    run.keep("states", "attention_out", "mlp_out")
+    found = []
+    for at in np.asarray(positions).T:
+        states, *written = (run.at_places(name, at) for name in ("states", "attention_out", "mlp_out"))
+        for branch in branches(run.plan):
+            weights = np.array([event.weight for event in events(branch.plan)], np.float32)
+            own = sum(each[branch.first : branch.stop] for each in written)
+            found.append(states[branch.step - 1] + np.einsum("e,ebd->bd", weights, own))
+    shape = len(branches(run.plan)), len(run.lengths), run.model.config.hidden_size
+    return np.reshape(found, (len(np.asarray(positions).T), *shape)).transpose(1, 2, 0, 3)
+
+
+def _on_top(run: Run, here: Float[np.ndarray, "of B places D"], k: int) -> Int[np.ndarray, "of B places k"]:
+    """The tokens that states have on top."""
+    model = run.model
+    own = model.graphdef, model.state
+    return np.stack([most_likely(*own, jnp.asarray(x), k, model.config.vocab_size)[0] for x in here])

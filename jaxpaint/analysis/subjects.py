@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxpaint.analysis.asking import SUBLAYERS, Asked
-from jaxpaint.analysis.enrichment import Enrichment, enrichment, words_told
+from jaxpaint.analysis.enrichment import Enrichment, attributes_said, branch_ends, states_at, words_said
 from jaxpaint.analysis.runs import batches
 from jaxpaint.engine.interventions import Intervention, Scale
 from jaxpaint.engine.model import Model
@@ -31,18 +31,21 @@ SILENCED, LAST_SILENCED = 11 / 48, 40 / 48
 def what_subjects_tell(
     model: Model, to_ask: Asked, plan: Plan
 ) -> tuple[Enriched | None, Silenced | None, list[Verdict]]:
-    """Of each subject once: at the last of its tokens, of words of texts also elsewhere. None of one subject alone."""
+    """Of each subject once, at `PLACES`, after each step and at the end of each branch. None of one subject alone."""
     firsts = {fact.subject: number for number, fact in reversed(list(enumerate(to_ask.facts)))}
     numbers = sorted(firsts.values())
     if len(numbers) < 2 or not (to_ask.attributes or to_ask.words):
         return None, None, []
-    own, control = _shares(model, to_ask, plan, numbers, None)
+    whole = _shares(model, to_ask, plan, numbers, None)
+    count = 1 + len(steps(plan))
+    own, control = (each[:, :count] for each in whole)
     less, at = control[0] - own[0], late(len(own[0]) - 1)
     if to_ask.attributes:
         verdicts = [Verdict.of("enriched", less[int(less.mean(axis=1).argmin())], below=-0.5)]
     else:
         verdicts = [Verdict.of("told", less[at])]
-    enriched = Enriched(*(Mean.of(each.transpose(2, 1, 0)) for each in (own, control)))
+    parts = (own, control, *(each[:, count:] for each in whole if each.shape[1] > count))
+    enriched = Enriched(*(Mean.of(each.transpose(2, 1, 0)) for each in parts))
     if SUBLAYERS not in to_ask.setting.extras:
         return enriched, None, verdicts
 
@@ -76,7 +79,10 @@ def _shares(
     states: Sequence[int] | None,
     *changes: Intervention,
 ) -> tuple[Float[np.ndarray, "places states subjects"], Float[np.ndarray, "places states subjects"]]:
-    """Of facts, by their numbers, what states (all unless given) tell of the subject, and of the next one's."""
+    """Of facts, by their numbers, what states tell of the subject, and of the next one's.
+
+    All states unless some are given, and after them the ends of branches.
+    """
     parts: list[tuple[Enrichment, ...]] = []
     done = 0
     for part, run in batches(model, [to_ask.prompts[number] for number in numbers], plan, *changes):
@@ -102,14 +108,16 @@ def late(count: int) -> int:
 def _told(
     run: Run, to_ask: Asked, own: Sequence[int], others: Sequence[int], states: Sequence[int] | None
 ) -> tuple[Enrichment, ...]:
-    """Of each row's fact, and another as a control, at as many places as are looked at."""
+    """Of each row's fact, and another as a control, at `PLACES`; a subject never ends its prompt."""
     prompts = [to_ask.prompts[number] for number in own]
-    if to_ask.attributes:
-        theirs, another = ([to_ask.attributes[number] for number in which] for which in (own, others))
-        return (enrichment(run, [prompt.sets[0][-1] for prompt in prompts], theirs, another, states=states),)
-    # As `PLACES`; a subject never ends its prompt.
     places = [
         (prompt.sets[0][-1], prompt.sets[0][0], prompt.sets[0][-1] + 1, len(prompt.tokens) - 1) for prompt in prompts
     ]
+    here = states_at(run, places, states)
+    if states is None:
+        here = np.concatenate([here, branch_ends(run, places)])
+    if to_ask.attributes:
+        theirs, another = ([to_ask.attributes[number] for number in which] for which in (own, others))
+        return attributes_said(run, here, theirs, another)
     words, of_others = ([to_ask.words[number] for number in which] for which in (own, others))
-    return words_told(run, places, words, of_others, states=states)
+    return words_said(run, here, words, of_others)

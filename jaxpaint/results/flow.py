@@ -98,14 +98,22 @@ class Extracted:
 
 @dataclass(frozen=True, eq=False)
 class Enriched:
-    """Shares of a subject's attributes among as many tokens that its last state would say, after each step.
+    """Shares of a subject's attributes among as many tokens that states at `PLACES` would say, after each step.
 
-    `control` is the same with another subject's attributes. Each is [states, 1]. Of words of texts about subjects they
-    are [states, places], at `PLACES`.
+    Or shares of words of texts about it. `control` is the same with another subject's. Each is [states, places]; of
+    attributes [states, 1] in flows that were kept before the other places were read. The last two are those at the end
+    of each branch of the plan's groups, [branches, places]: None where it has none, or before they were kept.
     """
 
     own: Mean
     control: Mean
+    own_by_branch: Mean | None = None
+    control_by_branch: Mean | None = None
+
+    @property
+    def parts(self) -> list[Mean]:
+        """Those that there are."""
+        return [each for each in (getattr(self, own.name) for own in fields(self)) if each is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +194,7 @@ class Flow:
             [names.index(each.claim), each.mean, each.stderr, each.below, each.prompts] for each in self.verdicts
         ]
         extraction = [] if self.extraction is None else [getattr(self.extraction, f.name) for f in fields(Extracted)]
-        enriched = [] if self.enriched is None else [*self.enriched.own, *self.enriched.control]
+        enriched = [] if self.enriched is None else [number for mean in self.enriched.parts for number in mean]
         patched = [] if self.patched is None else [self.patched.donors, *self.patched.own, *self.patched.share]
         parts = [self.known, *self.everywhere, self.left, *self.by_depth, *self.by_layer, *self.by_branch, verdicts]
         more = [[mean for f in fields(Windows) for mean in getattr(each, f.name)] for each in self._measures]
@@ -226,7 +234,7 @@ class Flow:
             _mean(*written) if written else None,
             Extracted(*map(_array, extraction)) if extraction else None,
             Patched(tuple(map(int, donors)), _mean(*shares[:2]), _mean(*shares[2:])) if patched else None,
-            Enriched(_mean(*enriched[:2]), _mean(*enriched[2:])) if enriched else None,
+            Enriched(*map(_mean, enriched[::2], enriched[1::2])) if enriched else None,
             logit,
             left_in,
             Silenced(*paired[2]) if len(paired) > 2 else None,

@@ -213,10 +213,37 @@ def test_every_window_has_its_logit_and_its_answers_left(painter: jaxpaint.Model
 
 def test_11_towns_are_not_enriched(painter: jaxpaint.Model) -> None:
     (flow,) = flows(painter, facts(), ["0-15"])
-    assert flow.enriched.own.value.shape == (17, 1)
+    assert flow.enriched.own.value.shape == (17, 4)
+    np.testing.assert_array_equal(flow.enriched.own.value[:, 0], flow.enriched.own.value[:, 1])  # of one token
+    assert flow.enriched.own_by_branch is None
     (verdict,) = [verdict for verdict in flow.verdicts if verdict.claim == "enriched"]
     assert verdict.answer == "does not hold"
     assert verdict.prompts == len({fact.subject for fact in facts()})
+
+
+@pytest.mark.parametrize("of_words", [False, True])
+def test_what_a_subject_tells_at_the_ends_of_branches(painter: jaxpaint.Model, of_words: bool) -> None:
+    """Against runs of each branch by itself, after what precedes its group; at each of the four places."""
+    told = facts()[:12]
+    if of_words:
+        told = [replace(fact, attributes=(), about=f"{' '.join(fact.attributes)} of {fact.subject}") for fact in told]
+    plan = "0-3 {(4-7) 8 (9 {10@0.5 (11-12)})*2} 13 sum{14 15}"
+    alone = ["0-3 4-7", "0-3 8", "0-3 (9 {10@0.5 (11-12)})*2"]
+    begun = "0-3 {(4-7) 8 (9 {10@0.5 (11-12)})*2} 13"
+    alone += [f"{begun} 14", f"{begun} 15"]
+    whole, *each = flows(painter, told, [plan, *alone])
+    assert [branch.step for branch in branches(whole.plan)] == [5, 5, 5, 7, 7]
+    for name in ("own", "control"):
+        found = getattr(whole.enriched, f"{name}_by_branch")
+        assert found.value.shape == (5, 4)
+        for number, flow in enumerate(each):
+            expected = getattr(flow.enriched, name)
+            np.testing.assert_allclose(found.value[number], expected.value[-1], atol=1e-6)
+            np.testing.assert_allclose(found.stderr[number], expected.stderr[-1], atol=1e-6)
+    assert np.ptp(whole.enriched.own_by_branch.value, axis=0).any()  # branches do differ
+    again = Flow.read(plan, json.loads(json.dumps(whole.value)))
+    np.testing.assert_array_equal(again.enriched.own_by_branch.value, whole.enriched.own_by_branch.value)
+    np.testing.assert_array_equal(again.enriched.control.stderr, whole.enriched.control.stderr)
 
 
 def test_texts_about_subjects(painter: jaxpaint.Model, monkeypatch) -> None:
@@ -257,7 +284,7 @@ def test_what_a_subject_tells_without_sublayers(painter: jaxpaint.Model, plan: s
     ]
     found, state = flow.silenced, round(41 / 48 * len(flow.enriched.own.value) - 41 / 48)
     assert found.attention.value.shape == found.mlp.value.shape == (13, 1)
-    np.testing.assert_array_equal(found.own.value[0], flow.enriched.own.value[state])
+    np.testing.assert_array_equal(found.own.value[0], flow.enriched.own.value[state, :1])
     for first, layers in ((0, range(4)), (7, range(7, 11)), (12, [12])):
         for what in ("attention", "mlp"):
             shares = []
