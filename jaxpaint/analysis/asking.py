@@ -17,8 +17,8 @@ from jaxpaint.results.flow import FlowSetting
 # Of the layers, in a window: 9 of the 48 of Geva et al.
 SHARE = 9 / 48
 # What is asked beside the knockouts of windows, by its name.
-BRANCHES, PATCHES, SUBLAYERS = "branches", "patches", "sublayers"
-EXTRAS = (BRANCHES, PATCHES, SUBLAYERS)
+BRANCHES, PATCHES, SUBLAYERS, CLOCK = "branches", "patches", "sublayers", "clock"
+EXTRAS = (BRANCHES, PATCHES, SUBLAYERS, CLOCK)
 
 
 def window_size(num_layers: int) -> int:
@@ -69,6 +69,8 @@ def asked(
         raise UserError(
             "without sublayers it is asked what subjects tell; give facts with attributes, or texts about them"
         )
+    if CLOCK in wanted and len({fact.subject for fact in facts}) < 2:
+        raise UserError("the clock takes half of the subjects to fit and reads the others; give facts of 2 or more")
     digest = text_digest(json.dumps(told, ensure_ascii=False))
     width = size or window_size(model.num_layers)
     setting = FlowSetting(digest, len(facts), facts[0].prompt, before, bos, width, wanted)

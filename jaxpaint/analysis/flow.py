@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxpaint.analysis.asking import BRANCHES, PATCHES, Asked, asked
+from jaxpaint.analysis.asking import BRANCHES, CLOCK, PATCHES, Asked, asked
 from jaxpaint.analysis.extraction import Extraction, extraction, joined
 from jaxpaint.analysis.facts import Fact
 from jaxpaint.analysis.knockouts import EVERYWHERE, Knockouts, Window, centred, knock_out
 from jaxpaint.analysis.patching import donors, extracts_with
+from jaxpaint.analysis.roles import Clocks, clocked, clocks_of
 from jaxpaint.analysis.runs import batches
 from jaxpaint.analysis.subjects import what_subjects_tell
 from jaxpaint.analysis.written import sources_are_known, written
@@ -77,9 +78,10 @@ def flows(
         return advance
 
     found = knock_out(model, to_ask.prompts, checked, windows.whole, batch_tokens=batch_tokens, progress=started)
+    clocks = clocks_of(model, to_ask) if CLOCK in to_ask.setting.extras else None
     made = []
     for plan, each in zip(checked, found, strict=True):
-        made.append(_flow(model, to_ask, plan, each, windows))
+        made.append(_flow(model, to_ask, plan, each, windows, clocks))
         advance(tokens * plan.cost)
     return tuple(made)
 
@@ -126,11 +128,12 @@ def _of_branches(plan: Plan) -> list[Window]:
     return [Window("event", branch.first, branch.stop) for branch in branches(plan)]
 
 
-def _flow(model: Model, to_ask: Asked, plan: Plan, found: Knockouts, windows: _Windows) -> Flow:
+def _flow(model: Model, to_ask: Asked, plan: Plan, found: Knockouts, windows: _Windows, clocks: Clocks | None) -> Flow:
     known = found.token == np.array(to_ask.answers)
     change = windows.means(found.change[known], plan)
     answers_left = windows.means(found.left[known].astype(np.float64), plan)
     inside = _Inside.of(model, to_ask, plan, known)
+    clock, told = (None, []) if clocks is None else clocked(model, clocks, plan)
     return Flow(
         plan,
         known,
@@ -139,7 +142,7 @@ def _flow(model: Model, to_ask: Asked, plan: Plan, found: Knockouts, windows: _W
         change.by_depth,
         change.by_layer,
         change.by_branch,
-        (*_verdicts(found.change[known, 0], windows.taken(found.change[known], plan)[1]), *inside.verdicts),
+        (*_verdicts(found.change[known, 0], windows.taken(found.change[known], plan)[1]), *inside.verdicts, *told),
         inside.written,
         inside.extracted,
         inside.patched,
@@ -147,6 +150,7 @@ def _flow(model: Model, to_ask: Asked, plan: Plan, found: Knockouts, windows: _W
         windows.means(found.logit_change[known], plan),
         answers_left,
         inside.silenced,
+        clock,
     )
 
 

@@ -61,7 +61,9 @@ def chosen(train: Moments, held_out: Moments, penalties: Float[np.ndarray, " P"]
     if not (train.samples and held_out.samples and np.isfinite(train.xx).all() and np.isfinite(train.xy).all()):
         nothing = np.full(train.xy.shape, np.nan)
         return Ridge(nothing, nothing[0], np.nan, np.nan)
-    scaled = penalties * max(np.trace(_centred(train)[0]) / len(train.x), np.finfo(np.float64).tiny)
+    # Inputs that are all the same vary by rounding alone, which is not to be fitted.
+    rounding = np.finfo(np.float64).eps * np.trace(train.xx) + np.finfo(np.float64).tiny
+    scaled = penalties * max(np.trace(_centred(train)[0]), rounding) / len(train.x)
     best: Ridge | None = None
     for penalty, (weights, intercept) in zip(scaled.tolist(), _fits(train, scaled), strict=True):
         r2 = _r2(held_out, weights, intercept)

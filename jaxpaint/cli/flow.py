@@ -61,6 +61,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sublayers", action="store_true", help="switch sublayers off, and see what the subject tells, too"
     )
+    parser.add_argument(
+        "--clock", action="store_true", help="ask which depth of the full model each state looks like, too"
+    )
     parser.add_argument("--story", type=int, metavar="N", help="tell the story of the Nth fact under each plan")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the curves here, PNG or PDF")
     parser.add_argument("--store", type=Path, metavar="FILE", help="a results store to keep it in, made or added to")
@@ -83,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     config = model_config(options.model, options.revision)
     variants = variants_of(config.num_hidden_layers, **values)
 
-    from jaxpaint.analysis.asking import BRANCHES, PATCHES, SUBLAYERS, asked
+    from jaxpaint.analysis.asking import BRANCHES, CLOCK, PATCHES, SUBLAYERS, asked
     from jaxpaint.engine.source import Source
     from jaxpaint.models.family import require_lm_head
 
@@ -94,8 +97,7 @@ def run(options: argparse.Namespace) -> int:
     options.tensor_parallel, options.layer_parallel, options.offload = 1, 1, False
     source = Source.of(model_store(options.model, options.revision), options.dtype, options.weights)
     model = loaded(options, source, None)
-    given_extras = ((BRANCHES, options.branches), (PATCHES, options.patches), (SUBLAYERS, options.sublayers))
-    wanted = [name for name, given in given_extras if given]
+    wanted = [name for name in (BRANCHES, PATCHES, SUBLAYERS, CLOCK) if getattr(options, name)]
     to_ask = asked(model, facts, before=options.before, size=options.window, extras=wanted)
     story = None if options.story is None else options.story - 1
     if options.store is None:
@@ -203,7 +205,7 @@ def _figure(study: FlowStudy, kind: str) -> bytes:
 
 def _values(flow: Flow) -> dict[str, Any]:
     from jaxpaint.plans.events import branches, events
-    from jaxpaint.results.flow import PLACES, SETS, SHARES, WRITERS, nested
+    from jaxpaint.results.flow import PLACES, ROLES, SETS, SHARES, WRITERS, nested
 
     def listed(mean: Mean | None) -> Any:
         return None if mean is None else {"value": nested(mean.value), "stderr": nested(mean.stderr)}
@@ -243,10 +245,20 @@ def _values(flow: Flow) -> dict[str, Any]:
             "places": PLACES[: enriched.own.value.shape[1]],
             "own": listed(enriched.own),
             "control": listed(enriched.control),
+            "own_by_branch": listed(enriched.own_by_branch),
+            "control_by_branch": listed(enriched.control_by_branch),
         },
         "without_sublayers": None
         if silenced is None
         else {name: listed(getattr(silenced, name)) for name in ("own", "attention", "mlp")},
+        "clock": None
+        if flow.clock is None
+        else {
+            "roles": ROLES,
+            **{
+                name: listed(getattr(flow.clock, name)) for name in ("r2", "off", "reading", "logit_lens", "ridge_lens")
+            },
+        },
         "verdicts": [
             {**asdict(each), "claim": each.words, "answer": each.answer, **_numbers(each.mean, each.stderr)}
             for each in flow.verdicts

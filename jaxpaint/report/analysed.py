@@ -11,10 +11,10 @@ import numpy as np
 from jaxpaint.plans.strategies import CUSTOM
 from jaxpaint.report.evidence import DOES_NOT_HOLD, HOLDS
 from jaxpaint.report.measurements import Measurements
+from jaxpaint.results.kinds import LEAST_R2
 from jaxpaint.results.reading import VariantRow
 
 CLOCK = "clock"
-LEAST_R2 = 0.9  # of a clock's fit on the full model, below which it tells nothing
 PAPER_START = 13 / 32  # the start layer of the paper's figure 15, as a share of the layers
 MOST_PLANS = 6  # in a figure, the full model among them
 NO_INTERVAL = "No interval: the store holds the mean over the texts alone, from before standard errors were kept."

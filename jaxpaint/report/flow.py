@@ -11,7 +11,7 @@ import numpy as np
 from jaxpaint.base.words import count
 from jaxpaint.plans.events import branches
 from jaxpaint.report.tables import Table, Value
-from jaxpaint.results.flow import LEAST_PROMPTS, SETS, SHARES, WRITERS, Flow, FlowSetting, Mean, Verdict
+from jaxpaint.results.flow import LEAST_PROMPTS, PLACES, ROLES, SETS, SHARES, WRITERS, Flow, FlowSetting, Mean, Verdict
 from jaxpaint.results.story import Story, StorySetting
 
 WITH_ERRORS = "two standard errors over prompts"
@@ -112,6 +112,41 @@ def written_table(found: Sequence[LabelledFlow]) -> Table:
                     rows.append((each.label, step, name, _finite(value), _finite(error)))
     columns = ("plan", "step", "by", "logit", "stderr")
     return Table("flow-written", "What writes the answer's logit", columns, tuple(rows))
+
+
+def enriched_table(found: Sequence[LabelledFlow]) -> Table:
+    """A row for each plan, state or branch's end, and place: shares told of a subject, and of another as a control."""
+    rows: list[tuple[Value, ...]] = []
+    for each in found:
+        if (told := each.flow.enriched) is None:
+            continue
+        of_branches: list[Value] = [branch.label for branch in branches(each.flow.plan)]
+        parts: list[tuple[str, Sequence[Value], Mean | None, Mean | None]] = [
+            ("state", range(len(told.own.value)), told.own, told.control),
+            ("branch", of_branches, told.own_by_branch, told.control_by_branch),
+        ]
+        for axis, labels, own, control in parts:
+            for at, label in enumerate(labels if own is not None else []):
+                for place, name in enumerate(PLACES[: told.own.value.shape[1]]):
+                    rows.append((each.label, axis, label, name, *_both(own, at, place), *_both(control, at, place)))
+    columns = ("plan", "after", "where", "token", "own", "stderr", "another's", "stderr")
+    return Table("flow-enrichment", "What states tell of subjects", columns, tuple(rows))
+
+
+def clock_table(found: Sequence[LabelledFlow]) -> Table:
+    """A row for each plan, state and role: the clock's R² on the full model, its reading, what both lenses say."""
+    rows: list[tuple[Value, ...]] = []
+    for each in found:
+        if (clock := each.flow.clock) is not None:
+            for role, name in enumerate(ROLES):
+                of_role = (*_both(clock.r2, 0, role), _finite(clock.off.value[0, role]))
+                for state in range(len(clock.reading.value)):
+                    means = (clock.reading, clock.logit_lens, clock.ridge_lens)
+                    numbers = [number for mean in means for number in _both(mean, state, role)]
+                    rows.append((each.label, name, state, *of_role, *numbers))
+    of_states = [column for name in ("reading", "logit lens", "ridge lens") for column in (name, "stderr")]
+    columns = ("plan", "role", "state", "R²", "stderr", "layers off", *of_states)
+    return Table("flow-clock", "Which depth of the full model states look like", columns, tuple(rows))
 
 
 def verdict_words(verdict: Verdict) -> str:

@@ -16,6 +16,8 @@ from jaxpaint.report.flow import (
     StoryStudy,
     about,
     chosen,
+    clock_table,
+    enriched_table,
     flow_studies,
     story_studies,
     summary_table,
@@ -72,8 +74,8 @@ def flow_parts(
     for number, found in enumerate(flows, 1):
         where = "-".join(part for part in (prefix, f"flow-{number}" if len(flows) > 1 else "") if part)
         sections.append(_section(found, study, folder, where))
-        for table, is_shown in ((summary_table, True), (windows_table, False), (written_table, False)):
-            made = table(found.found)
+        for table in (summary_table, windows_table, written_table, enriched_table, clock_table):
+            made, is_shown = table(found.found), table is summary_table
             if made.rows:
                 listings.append(saved(made, made.texts() if is_shown else None, folder, where))
     boxes = [

@@ -10,7 +10,7 @@ from jaxpaint.base.shown import visible_name
 from jaxpaint.base.words import count
 from jaxpaint.plans.events import branches
 from jaxpaint.report.flow import FlowStudy, LabelledFlow, LabelledStory, summary_table, verdict_words
-from jaxpaint.results.flow import SETS, SHARES, Flow, Mean
+from jaxpaint.results.flow import ROLES, SETS, SHARES, Flow, Mean
 from jaxpaint.results.story import Story, StorySetting, sentences
 
 WIDTH = 80
@@ -49,6 +49,14 @@ def _inside(flow: Flow) -> Iterator[str]:
         yield "answer on top of an update: " + "  ".join(f"{name} {share:.2f}" for name, share in shares)
         attention, mlp = (rates.sum() for rates in (flow.extraction.attention, flow.extraction.mlp))
         yield f"  events of each fact: {attention:.1f} of attention, {mlp:.1f} of feed-forwards, of {flow.plan.cost}"
+    if flow.clock is not None:
+        yield "clock, R² on prompts held out of its fit (layers off, of the full model):"
+        both = zip(ROLES, flow.clock.r2.value[0], flow.clock.off.value[0], strict=True)
+        yield "  " + "  ".join(f"{name} {r2:.3f} ({off:.2f})" for name, r2, off in both)
+        yield f"{'layers it reads after':<{FIRST}}" + "".join(f"{name:>18}" for name in ROLES)
+        layers = len(flow.by_layer.value)
+        reading = Mean(*(layers * each for each in flow.clock.reading))
+        yield from (f"{f'  part {at}':<{FIRST}}" + _cells(reading, at) for at in range(len(reading.value)))
     if flow.patched is not None:
         yield f"share of events whose attention says the answer ({flow.patched.own.value[0, 0]:.3f}), were it to read"
         yield f"{'  as it was after part':<{FIRST}}" + "".join(f"{name:>18}" for name in SETS)

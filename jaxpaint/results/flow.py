@@ -31,9 +31,13 @@ CLAIMS: Mapping[str, str] = {
     "first": "attention says the answer no later than a feed-forward, where both do (share that is later)",
     "told": "a subject's state late in the plan tells more of it than of another (share of words, other less own)",
     "built": "without early feed-forwards a subject's state tells less of it than without early attention (share)",
+    "depth": "the clock tells the full model's depths at subjects' last tokens (1 - R², held-out prompts)",
+    "layer": "the clock is less than a layer off at subjects' last tokens, in the full model (layers)",
+    "read": "the ridge lens of the clock's depth says the answer after more steps than the logit lens (share less)",
 }
 LEAST_PROMPTS = 5  # of which two standard errors say something
 PLACES = ("subject", "subject's first", "after the subject", "last")  # the subject's last token is the first
+ROLES = ("subject", "last", "others")  # of tokens, for the clock: a subject's last one, the last, all others
 SHARES = ("attention", "mlp", "both", "neither")
 
 
@@ -130,6 +134,22 @@ class Silenced:
 
 
 @dataclass(frozen=True, eq=False)
+class Clocked:
+    """Which depth of the full model a plan's states look like (0 to 1), by role, over prompts held out of the fits.
+
+    `r2` and `off` are the clock's on the full model, [1, `ROLES`]: R², and by how many layers it is off. Of the states,
+    [states, `ROLES`]: `reading`; and shares that say, at their token, what the plan's last state says there: through
+    the `logit_lens`, and through the `ridge_lens` of the depth that the clock reads. NaN where there is no clock.
+    """
+
+    r2: Mean
+    off: Mean
+    reading: Mean
+    logit_lens: Mean
+    ridge_lens: Mean
+
+
+@dataclass(frozen=True, eq=False)
 class Patched:
     """Shares of events whose attention extracts, were it to read a key set in an earlier state: [donors, sets].
 
@@ -179,7 +199,8 @@ class Flow:
     answers_left: Windows | None = None
     """Shares of prompts whose answer is still the most likely token."""
     silenced: Silenced | None = None
-    """None where it was not asked for."""
+    """None where it was not asked for, as what follows."""
+    clock: Clocked | None = None
 
     @property
     def in_order(self) -> bool:
@@ -198,15 +219,20 @@ class Flow:
         patched = [] if self.patched is None else [self.patched.donors, *self.patched.own, *self.patched.share]
         parts = [self.known, *self.everywhere, self.left, *self.by_depth, *self.by_layer, *self.by_branch, verdicts]
         more = [[mean for f in fields(Windows) for mean in getattr(each, f.name)] for each in self._measures]
-        return nested([*parts, self.written or [], extraction, patched, enriched, *more, *self._silenced])
+        return nested([*parts, self.written or [], extraction, patched, enriched, *more, *self._asked_for])
 
     @property
     def _measures(self) -> list[Windows]:
         return [each for each in (self.logit, self.answers_left) if each is not None]
 
     @property
-    def _silenced(self) -> list[Any]:
-        return [] if self.silenced is None else [[*self.silenced.own, *self.silenced.attention, *self.silenced.mlp]]
+    def _asked_for(self) -> list[Any]:
+        """Up to the last that there is."""
+        found = [
+            [] if each is None else [number for own in fields(each) for number in getattr(each, own.name)]
+            for each in (self.silenced, self.clock)
+        ]
+        return found[: 2 if self.clock else 1 if self.silenced else 0]
 
     @classmethod
     def read(cls, plan: str, value: Any) -> Flow:
@@ -237,7 +263,8 @@ class Flow:
             Enriched(*map(_mean, enriched[::2], enriched[1::2])) if enriched else None,
             logit,
             left_in,
-            Silenced(*paired[2]) if len(paired) > 2 else None,
+            Silenced(*paired[2]) if paired[2:] and paired[2] else None,
+            Clocked(*paired[3]) if paired[3:] else None,
         )
 
 

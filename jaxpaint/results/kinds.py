@@ -23,6 +23,7 @@ APART = (LATENCY, FLOW, STORY, MEASURED)
 # Those that are no results of a model.
 BESIDE = (LATENCY, MEASURED)
 STDERR = "_stderr"  # ends the name of an analysis's standard errors, which are an analysis of their own
+LEAST_R2 = 0.9  # of a clock's fit on what it had not seen, below which it tells nothing
 FIT = "_fit"  # ends the name of a fit's R² on texts that it had not seen, likewise
 # A metric of GLUE's cells: of answering every example with the most frequent class of the training examples.
 MAJORITY = "majority_score"

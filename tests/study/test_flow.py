@@ -138,6 +138,29 @@ def test_what_differs_is_told_apart_and_one_prompt_is_told(painter, tmp_path: Pa
     assert page.count("windows of 3, with patches. What") == page.count("windows of 3. What") == 1
 
 
+def test_what_was_asked_of_states_is_shown(painter, tmp_path: Path) -> None:
+    """Figures and tables of the clock, of other places and of branches; a claim that does not hold, in words."""
+    flows, _, _ = _kept(painter, tmp_path / "s.sqlite", extras=["clock"])
+    page = write_report(tmp_path / "s.sqlite", tmp_path / "report").read_text(encoding="utf-8")
+    for slug in ("clock", "clock-lens", "enrichment-places", "enrichment-branches"):
+        assert f"figure-flow-{slug}.png" in page
+    (looped,) = (flow for flow in flows if str(flow.plan) == TEXTS[1])
+    rows = {}
+    for name in ("flow-clock", "flow-enrichment"):
+        lines = (tmp_path / "report" / "tables" / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+        rows[name] = [line.split(",") for line in lines if line.startswith(TEXTS[1])]
+    clock = [row for row in rows["flow-clock"] if row[1:3] == ["last", "7"]]
+    assert float(clock[0][3]) == pytest.approx(looped.clock.r2.value[0, 1])
+    assert float(clock[0][6]) == pytest.approx(looped.clock.reading.value[7, 1])
+    assert float(clock[0][10]) == pytest.approx(looped.clock.ridge_lens.value[7, 1])
+    ends = [row for row in rows["flow-enrichment"] if row[1] == "branch"]
+    assert len(ends) == 16 * 4
+    assert float(ends[5 * 4 + 3][4]) == pytest.approx(looped.enriched.own_by_branch.value[5, 3])
+    depth = next(verdict for verdict in flows[0].verdicts if verdict.claim == "layer")
+    summary = (tmp_path / "report" / "summary.txt").read_text(encoding="utf-8")
+    assert f"{depth.answer:<16}the clock is less than a layer off" in summary
+
+
 def test_flows_are_shown_once_beside_studies_of_two_kinds(painter, tmp_path: Path) -> None:
     file = tmp_path / "s.sqlite"
     _kept(painter, file)

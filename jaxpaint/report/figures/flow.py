@@ -12,7 +12,7 @@ from jaxpaint.plans.events import steps
 from jaxpaint.report.figures import style
 from jaxpaint.report.figures.style import Drawn
 from jaxpaint.report.flow import FlowStudy, LabelledFlow, about, chosen
-from jaxpaint.results.flow import SETS, WRITERS, Mean
+from jaxpaint.results.flow import PLACES, ROLES, SETS, WRITERS, Mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,6 +71,44 @@ def _enriched(each: LabelledFlow) -> list[Series]:
     return [series for name, mean in both for series in _of(mean, (name,))]
 
 
+def _enriched_elsewhere(each: LabelledFlow) -> list[Series]:
+    """Where there are other places; a subject's first token is its last one where it is one token in all facts."""
+    found = each.flow.enriched
+    if found is None or found.own.value.shape[1] < len(PLACES):
+        return []
+    last, first, *others = _of(found.own, PLACES)
+    return [("subject's last", *last[1:]), *([] if np.array_equal(first[2], last[2]) else [first]), *others]
+
+
+def _enriched_by_branch(each: LabelledFlow) -> list[Series]:
+    found = each.flow.enriched
+    if found is None or found.own_by_branch is None or found.control_by_branch is None:
+        return []
+    both = (("its own", found.own_by_branch), ("another's", found.control_by_branch))
+    return [series for name, mean in both for series in _of(mean, (name,))]
+
+
+def _clock(each: LabelledFlow) -> list[Series]:
+    """In layers; of the roles that have a clock, which are the same under all plans."""
+    found, layers = each.flow.clock, len(each.flow.by_layer.value)
+    if found is None or np.isnan(found.reading.value).all():
+        return []
+    names = [f"{role} (R² {r2:.3f})" for role, r2 in zip(ROLES, found.r2.value[0], strict=True)]
+    own = [(name, at, layers * value, layers * error) for name, at, value, error in _of(found.reading, names)]
+    straight = np.minimum(own[0][1], layers).astype(np.float64)
+    told = [series for series in own if not np.isnan(series[2]).all()]
+    return [*told, ("one layer a step", own[0][1], straight, np.zeros_like(straight))]
+
+
+def _lenses(each: LabelledFlow) -> list[Series]:
+    found = each.flow.clock
+    if found is None or np.isnan(found.ridge_lens.value).all():
+        return []
+    lenses = ("logit lens", found.logit_lens), ("ridge lens", found.ridge_lens)
+    own = [_of(mean, [f"{role}, {name}" for role in ROLES])[:2] for name, mean in lenses]  # not of all other tokens
+    return [series for of_lens in own for series in of_lens if not np.isnan(series[2]).all()]
+
+
 def _silenced(each: LabelledFlow) -> list[Series]:
     found = each.flow.silenced
     if found is None:
@@ -116,6 +154,43 @@ _ALONG: tuple[tuple[str, str, str, str, str, Callable[[LabelledFlow], list[Serie
         "share of attributes",
         "state (0: the embeddings)",
         _enriched,
+    ),
+    (
+        "flow-enrichment-places",
+        "What states tell of the subject, and where",
+        "The share of a subject's attributes that the logit lens reads off its last and first token, the token after "
+        "it and the last one of the prompt. Over all subjects, known or not.",
+        "share of attributes",
+        "state (0: the embeddings)",
+        _enriched_elsewhere,
+    ),
+    (
+        "flow-enrichment-branches",
+        "What branches tell of the subject",
+        "The share of a subject's attributes, and of another's, that the logit lens reads off its last token at the "
+        "end of each branch of the plan's groups, in the order of the plan.",
+        "share of attributes",
+        "branch",
+        _enriched_by_branch,
+    ),
+    (
+        "flow-clock",
+        "Which depth states look like",
+        "The clock's reading in layers of the full model, at a subject's last token, the last one and all others, by "
+        "ridge regressions on the full model with half of the subjects held out; of these prompts R² and what is "
+        "read, known or not. A role below an R² of 0.9 has no clock.",
+        "layers of the full model",
+        "state (0: the embeddings)",
+        _clock,
+    ),
+    (
+        "flow-clock-lens",
+        "What states say by the clock",
+        "The share of prompts, of those held out, whose state says at its token what the plan's last state says there: "
+        "through the logit lens, and through the ridge lens of the depth that the clock reads off the state.",
+        "share of prompts",
+        "state (0: the embeddings)",
+        _lenses,
     ),
     (
         "flow-sublayers",
