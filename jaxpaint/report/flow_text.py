@@ -130,12 +130,12 @@ def _states(story: Story) -> Iterator[str]:
 def _cells(mean: Mean, at: int, decimals: int = 1) -> str:
     """Means and two standard errors, one for each key set."""
     both = zip(mean.value[at], mean.stderr[at], strict=True)
-    return "".join(f"{value:>10.{decimals}f} ±{_error(error, decimals):>6}" for value, error in both)
+    return "".join(f"{_shown(value, decimals):>10} ±{_shown(2 * error, decimals):>6}" for value, error in both)
 
 
-def _error(stderr: float, decimals: int) -> str:
-    """Two standard errors, of one number none."""
-    return f"{2 * stderr:.{decimals}f}" if math.isfinite(stderr) else "-"
+def _shown(value: float, decimals: int) -> str:
+    """A dash where there is none, such as the error of one number."""
+    return f"{value:.{decimals}f}" if math.isfinite(value) else "-"
 
 
 def _cut(text: str, width: int = FIRST - 1) -> str:

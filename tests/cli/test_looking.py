@@ -145,6 +145,21 @@ def test_flow(run, tmp_path) -> None:
     assert [each["plan"] for each in said] == ["0-15", "0-3 {4-11}*2 12-15", "15-0"]
     assert said[0]["left"][2] == 1.0
     assert said[2]["left"] == [None, None, None]
+    assert said[0]["clock"] is None
+    assert len(said[1]["enriched"]["own_by_branch"]["value"]) == 16
+
+
+def test_flow_by_the_clock(run) -> None:
+    common = ("flow", "--model", "painter-16", "--limit", 40, "--plan", "0-7 7*3 8-15", "--clock")
+    status, out, _ = run(*common)
+    assert status == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.count("clock, R² on prompts held out of its fit") == 2
+    assert len(re.findall(r"^  part \d+ +[0-9]+\.\d ±", out, flags=re.M)) == 17 + 19
+    assert re.search(r"^(holds|does not hold): the clock is less than a layer off", out, flags=re.M)
+    said = json.loads(run(*common, "--json")[1])["plans"][1]["clock"]
+    assert said["roles"] == ["subject", "last", "others"]
+    assert len(said["reading"]["value"]) == len(said["ridge_lens"]["stderr"]) == 19
 
 
 def test_flow_is_kept_and_told(run, tmp_path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +57,16 @@ def test_12_facts_that_are_known(real_model) -> None:
         every += right
     assert sum(asked for asked, _ in RELATIONS.values()) == 210
     assert abs(every - KNOWN_IN_ALL) <= 3
+
+
+def test_the_seeds_prompt_is_drawn_by_a_script(real_model, tmp_path) -> None:
+    script = Path(__file__).parents[2] / "examples" / "beats_music.py"
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[1]), "MPLBACKEND": "agg"}
+    command = [sys.executable, str(script), str(real_model.store)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith("0-29: ' Apple', probability 0.3")
+    assert (tmp_path / "beats_music.png").read_bytes()[1:4] == b"PNG"
 
 
 def test_the_seeds_prompt_flows(real_model) -> None:
