@@ -85,13 +85,7 @@ def attributes_said(
     """`enrichment` of states at some places of each row, as `states_at` and `branch_ends` give them: one for each."""
     said = _on_top(run, here, len(attributes[0]))
     own, control = (
-        np.array(
-            [
-                [[len({*top} & {*each}) for top in row] for row, each in zip(state, tokens, strict=True)]
-                for state in said
-            ]
-        )
-        / len(attributes[0])
+        (said[..., None] == np.array(tokens)[:, None, None]).any(axis=-1).mean(axis=-1)
         for tokens in (attributes, others)
     )
     return tuple(Enrichment(own[:, :, at], control[:, :, at]) for at in range(here.shape[2]))
@@ -149,16 +143,19 @@ def branch_ends(run: Run, positions: Sequence[Sequence[int]]) -> Float[np.ndarra
 
     The state before the group with all that the branch's events write, each by its weight within the branch.
     """
+    places, own = np.asarray(positions), branches(run.plan)
+    if not own:
+        return np.zeros((0, *places.shape, run.model.config.hidden_size), np.float32)
     run.keep("states", "attention_out", "mlp_out")
     found = []
-    for at in np.asarray(positions).T:
-        states, *written = (run.at_places(name, at) for name in ("states", "attention_out", "mlp_out"))
-        for branch in branches(run.plan):
+    for at in places.T:
+        states, attention, mlp = (run.at_places(name, at) for name in ("states", "attention_out", "mlp_out"))
+        whole = attention + mlp
+        for branch in own:
             weights = np.array([event.weight for event in events(branch.plan)], np.float32)
-            own = sum(each[branch.first : branch.stop] for each in written)
-            found.append(states[branch.step - 1] + np.einsum("e,ebd->bd", weights, own))
-    shape = len(branches(run.plan)), len(run.lengths), run.model.config.hidden_size
-    return np.reshape(found, (len(np.asarray(positions).T), *shape)).transpose(1, 2, 0, 3)
+            added = np.einsum("e,ebd->bd", weights, whole[branch.first : branch.stop])
+            found.append(states[branch.step - 1] + added)
+    return np.reshape(found, (len(places.T), len(own), *found[0].shape)).transpose(1, 2, 0, 3)
 
 
 def _on_top(run: Run, here: Float[np.ndarray, "of B places D"], k: int) -> Int[np.ndarray, "of B places k"]:

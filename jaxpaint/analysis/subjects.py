@@ -113,9 +113,8 @@ def _told(
     places = [
         (prompt.sets[0][-1], prompt.sets[0][0], prompt.sets[0][-1] + 1, len(prompt.tokens) - 1) for prompt in prompts
     ]
-    here = states_at(run, places, states)
-    if states is None:
-        here = np.concatenate([here, branch_ends(run, places)])
+    ends = [branch_ends(run, places)] if states is None else []  # first, which computes all in one pass
+    here = np.concatenate([states_at(run, places, states), *ends])
     if to_ask.attributes:
         theirs, another = ([to_ask.attributes[number] for number in which] for which in (own, others))
         return attributes_said(run, here, theirs, another)

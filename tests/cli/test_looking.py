@@ -155,11 +155,11 @@ def test_flow_by_the_clock(run) -> None:
     assert status == 0
     assert max(map(len, out.splitlines())) <= 80
     assert out.count("clock, R² on prompts held out of its fit") == 2
-    assert len(re.findall(r"^  part \d+ +[0-9]+\.\d ±", out, flags=re.M)) == 17 + 19
+    assert len(re.findall(r"^  part \d+ +[0-9]+\.\d ±", out, flags=re.M)) == 17 + 20
     assert re.search(r"^(holds|does not hold): the clock is less than a layer off", out, flags=re.M)
     said = json.loads(run(*common, "--json")[1])["plans"][1]["clock"]
     assert said["roles"] == ["subject", "last", "others"]
-    assert len(said["reading"]["value"]) == len(said["ridge_lens"]["stderr"]) == 19
+    assert len(said["reading"]["value"]) == len(said["ridge_lens"]["stderr"]) == 20
 
 
 def test_flow_is_kept_and_told(run, tmp_path) -> None:
