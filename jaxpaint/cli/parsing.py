@@ -14,7 +14,7 @@ COMMANDS = tuple(
     import_module(f"jaxpaint.cli.{name}")
     for name in (
         *("demo", "convert", "export", "eval", "logits", "run", "lens", "routes", "flow", "masked", "generate", "plan"),
-        *("study", "finetune", "glue", "results", "report", "bench", "birth", "doctor", "completion"),
+        *("study", "search", "finetune", "glue", "results", "report", "bench", "birth", "doctor", "completion"),
     )
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,14 +66,20 @@ def glue_tables(glue: GlueStudy) -> list[Table]:
 def save(table: Table, folder: Path) -> tuple[Path, Path]:
     """Writes a table into `folder`; returns the CSV and the Markdown."""
     as_csv, as_markdown = folder / f"{table.name}.csv", folder / f"{table.name}.md"
-    with as_csv.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(map(csv_cell, table.columns))
-        writer.writerows([csv_cell(_exact(value)) for value in row] for row in table.rows)
+    as_csv.write_text(csv_text(table), encoding="utf-8", newline="")
     lines = [table.columns, ["---"] * len(table.columns), *table.texts()]
     text = "\n".join("| " + " | ".join(map(markdown_cell, line)) + " |" for line in lines)
     as_markdown.write_text(f"# {table.title}\n\n{text}\n", encoding="utf-8")
     return as_csv, as_markdown
+
+
+def csv_text(table: Table) -> str:
+    """A table as CSV, with every digit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_cell, table.columns))
+    writer.writerows([csv_cell(_exact(value)) for value in row] for row in table.rows)
+    return text.getvalue()
 
 
 def _answers(answers: Sequence[Answer]) -> Table:

@@ -18,10 +18,11 @@ LATENCY = "latency"  # of analyses: what took how long, in place of what hidden 
 FLOW = "flow"  # of analyses: how facts flow (jaxpaint.results.flow), and how one of them does (jaxpaint.results.story)
 STORY = "story"
 MEASURED = "measured"  # of analyses: what was measured of the full model to propose plans from (jaxpaint.study)
+SEARCH = "search"  # of analyses: what a search for plans found (jaxpaint.results.search)
 # Analyses that are no numbers by state or step of texts, and are read by modules of their own.
-APART = (LATENCY, FLOW, STORY, MEASURED)
+APART = (LATENCY, FLOW, STORY, MEASURED, SEARCH)
 # Those that are no results of a model.
-BESIDE = (LATENCY, MEASURED)
+BESIDE = (LATENCY, MEASURED, SEARCH)
 STDERR = "_stderr"  # ends the name of an analysis's standard errors, which are an analysis of their own
 LEAST_R2 = 0.9  # of a clock's fit on what it had not seen, below which it tells nothing
 FIT = "_fit"  # ends the name of a fit's R² on texts that it had not seen, likewise

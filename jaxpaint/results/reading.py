@@ -15,6 +15,7 @@ from jaxpaint.results.keys import StrategyOptions
 from jaxpaint.results.schema import canonical_json
 
 NOT_FINITE, RUNNING = "not finite", "running"
+_BESIDE = ", ".join("?" * len(kinds.BESIDE))
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def studies(connection: sqlite3.Connection) -> list[tuple[int, str]]:
     pairs = connection.execute(
         "SELECT model, bos FROM cells JOIN tasks ON tasks.id = cells.task GROUP BY 1, 2 ORDER BY min(cells.id)"
     ).fetchall()
-    query = "SELECT DISTINCT model FROM analyses WHERE name NOT IN (?, ?)"
+    query = f"SELECT DISTINCT model FROM analyses WHERE name NOT IN ({_BESIDE})"
     analysed = {model for (model,) in connection.execute(query, kinds.BESIDE)}
     return pairs + [(model, "") for model in sorted(analysed - {model for model, _ in pairs})]
 
@@ -112,7 +113,7 @@ def plans(connection: sqlite3.Connection, model: int, bos: str) -> list[StoredPl
     """Those that a model ran under a BOS setting, or that were analysed."""
     rows = connection.execute(
         "SELECT id, text, cost, depth FROM plans WHERE id IN (SELECT plan FROM cells JOIN tasks ON tasks.id = task"
-        " WHERE model = ? AND bos = ? UNION SELECT plan FROM analyses WHERE model = ? AND name NOT IN (?, ?))"
+        f" WHERE model = ? AND bos = ? UNION SELECT plan FROM analyses WHERE model = ? AND name NOT IN ({_BESIDE}))"
         " ORDER BY id",
         (model, bos, model, *kinds.BESIDE),
     )

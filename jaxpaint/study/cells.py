@@ -41,6 +41,7 @@ class Study:
     request_ids: Int[np.ndarray, " requests"]
     task_of: Int[np.ndarray, " requests"]
     environment: Mapping[str, Any] | None = None  # of other machines that compute it
+    finishes: bool = True  # whether cells get metrics; without, scores are wanted whatever their cells have
 
     @cached_property
     def requests(self) -> tuple[Request, ...]:
@@ -86,6 +87,8 @@ class Study:
 
     def all_missing(self, store: Store) -> Bool[np.ndarray, "plans requests"]:
         """Which of all scores are not in the store, where a cell is not finished."""
+        if not self.finishes:
+            return self.missing(store, np.arange(len(self.plans)), np.arange(len(self.request_ids)))
         found = np.zeros((len(self.plans), len(self.request_ids)), bool)
         for task, unfinished in enumerate(self.unfinished(store)):
             plans, own = np.flatnonzero(unfinished), np.flatnonzero(self.task_of == task)
@@ -157,6 +160,8 @@ class Finishing:
         Raises UserError where the task's own code fails on a document, or the store cannot be written.
         """
         study, store = self._study, self._store
+        if not study.finishes:
+            return
         unfinished = study.unfinished(store)
         for task in range(len(study.tasks)):
             complete = ~missing[:, study.task_of == task].any(axis=1)

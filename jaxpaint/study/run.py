@@ -98,10 +98,11 @@ class Session:
         """What plans are proposed from (`jaxpaint.study.proposing.measured`); nothing where no strategy asks for it."""
         return measured(self.spec, self.model, self.store, self.pool.run if self.pool else self._run, self.tell)
 
-    def score(self, variants: Sequence[Variant]) -> StudySummary:
+    def score(self, variants: Sequence[Variant], *, finishes: bool = True) -> StudySummary:
         """Computes what the store lacks of the variants: scores, texts and analyses, as the spec says.
 
-        It returns when nothing is missing, though another process had computed it.
+        It returns when nothing is missing, though another process had computed it. Where it does not finish, cells get
+        scores alone and no metrics: for whom these requests are a part of the documents, chosen anew each time.
 
         Raises:
             UserError: a plan that cannot be run so, a store that cannot be written, or that knows other texts; a device
@@ -111,7 +112,7 @@ class Session:
         generative = [task for task in self.requests if task.is_generative]
         scored = [task for task in self.requests if task not in generative]
         environment = self.pool.device.environment if self.pool else None
-        study = register(self.store, self.model, variants, scored, environment)
+        study = replace(register(self.store, self.model, variants, scored, environment), finishes=finishes)
         written = register(self.store, self.model, variants, generative, environment)
         if self.spec.kv == "mean" and generative:
             for plan in study.plans:

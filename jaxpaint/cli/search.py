@@ -1,0 +1,123 @@
+"""search for layer plans within a budget, and confirm them on documents that were not seen
+
+examples:
+  jaxpaint search --model painter-16 --tasks painter_facts,painter_places \\
+      --budget cost=0.75 --store search.sqlite --report search
+  jaxpaint search --model llama2-7b --tasks lambada_openai,hellaswag \\
+      --held-out-tasks winogrande --limit 200 --budget depth=24 \\
+      --methods beam,evolution --calibration texts.jsonl --store search.sqlite
+
+A plan's score is the log-likelihood of the right answers, in nats, less that of
+the full model on the same documents. Half of every task's documents are held
+out (--held-out): the search never sees them, and they alone say whether what it
+found is better than the plan without its middle layers, or the full model.
+
+--methods, by commas, one after the other, each from the best plans so far:
+  greedy      leaves out one layer after the other, always the best to lose
+  beam        the same with the --width best plans kept
+  blocks      every block (i, j), a sample of them, then what trees that were
+              fitted to these scores expect most of
+  evolution   leaves out, repeats, swaps, puts in parallel, loops, crosses
+  halving     many plans on few documents, few on all
+  random      plans at random, to be beaten
+With a budget above the full model's (cost=1.2) blocks are repeated instead.
+
+The same command again continues where it stopped; several processes may run it
+on one store at once. All scores stay in the store, also for other searches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.cli.options import add_model_options, add_task_options
+from jaxpaint.cli.studies import carry_out, check
+
+if TYPE_CHECKING:
+    from jaxpaint.report.search import SearchSummary
+    from jaxpaint.search.spec import SearchSpec
+
+_OF_A_STUDY = (
+    *("model", "revision", "dtype", "weights", "tensor_parallel", "layer_parallel", "offload", "tasks", "limit"),
+    *("num_fewshot", "bos", "data", "trust_tasks", "kv", "batch_tokens", "store", "calibration"),
+)
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", metavar="FILE", required=True, help="the results store (SQLite), made or continued")
+    parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end, with the front")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the front as a table")
+    add_model_options(parser.add_argument_group("model"), defaults=False)
+    tasks = parser.add_argument_group("tasks")
+    add_task_options(tasks, defaults=False)
+    tasks.add_argument("--held-out", type=float, metavar="SHARE", help="of documents, not searched on (default: 0.5)")
+    tasks.add_argument("--held-out-tasks", metavar="A,B", help="tasks that only confirm")
+    search = parser.add_argument_group("search")
+    search.add_argument(
+        "--budget", metavar="B", required=True, help="cost=0.75 (of the full model), cost=24 or depth=24 (layers)"
+    )
+    search.add_argument("--methods", metavar="A,B", help="by commas, as above (default: greedy,evolution)")
+    search.add_argument(
+        "--plans", type=int, metavar="N", help="that blocks, evolution, halving and random look at (default: 200)"
+    )
+    search.add_argument("--width", type=int, metavar="N", help="plans that the beam keeps (default: 4)")
+    search.add_argument("--finalists", type=int, metavar="N", help="plans to confirm at most (default: 8)")
+    search.add_argument("--seed", type=int, metavar="N", help="of the documents' split and all draws (default: 0)")
+    search.add_argument(
+        "--calibration",
+        metavar="F",
+        help='texts to measure the model on: one a line, or JSON lines with "text". Its Block Influence and angular '
+        "distance propose plans to begin with, and to compare with (painter-16 has its own)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    spec = _spec(options)
+    check(spec.study, options.report)
+    if options.csv is not None and not options.csv.resolve().parent.is_dir():
+        raise UserError(f"--csv {options.csv}: the folder {options.csv.parent} does not exist")
+
+    def search() -> SearchSummary:
+        from jaxpaint.base.progress import bar, byte_bar, say
+        from jaxpaint.report.search import SearchSummary, write_csv
+        from jaxpaint.search.run import run_search
+
+        with byte_bar() as converting, bar("search") as progress:
+            result = run_search(spec, tell=say, progress=progress, converting=converting, command=shlex.join(sys.argv))
+        if options.csv is not None:
+            write_csv(result, options.csv)
+        return SearchSummary(result)
+
+    return carry_out(spec.study, options.report, search)
+
+
+def _spec(options: argparse.Namespace) -> SearchSpec:
+    from jaxpaint.search.budget import Budget
+    from jaxpaint.search.spec import SearchSpec, proposals
+    from jaxpaint.study import values
+    from jaxpaint.study.settings import checked_options
+    from jaxpaint.study.spec import StudySpec
+
+    budget = Budget.parse(options.budget)
+    settings = checked_options(
+        {name.replace("_", "-"): getattr(options, name) for name in _OF_A_STUDY if name != "calibration"}
+    )
+    for name, example in (("model", "llama2-7b"), ("tasks", "lambada_openai,arc_easy")):
+        if not settings.get(name):
+            raise UserError(f"a search needs {name}; give --{name} {example}")
+    held = values.names(options.held_out_tasks or "")
+    calibration = None if options.calibration is None else values.path(options.calibration)
+    strategies = proposals(settings["model"], calibration)
+    own = {name.replace("-", "_"): value for name, value in settings.items()}
+    own["tasks"] = tuple(dict.fromkeys([*own["tasks"], *held]))
+    study = StudySpec(**own, strategies=strategies, calibration=calibration)
+    given = {name: getattr(options, name) for name in ("held_out", "plans", "width", "finalists", "seed")}
+    given["methods"] = None if options.methods is None else values.names(options.methods)
+    return SearchSpec(
+        study, budget, held_out_tasks=held, **{name: value for name, value in given.items() if value is not None}
+    )
