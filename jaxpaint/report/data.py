@@ -19,6 +19,7 @@ from jaxpaint.results.damage import reading as opened
 from jaxpaint.results.flow import FlowRow, stored_flows
 from jaxpaint.results.latency import Latency, latencies
 from jaxpaint.results.reading import Analysis, ModelRow, StoredPlan, TaskRow, VariantRow
+from jaxpaint.results.search import SearchResult, stored_searches
 from jaxpaint.results.story import StoryRow, stored_stories
 
 STANDARD_ITERATIONS = 3  # of looped-parallel, in the paper
@@ -74,6 +75,7 @@ class Study:
     latencies: tuple[PlanLatency, ...] = ()
     flows: tuple[FlowRow, ...] = ()
     stories: tuple[StoryRow, ...] = ()
+    searches: tuple[SearchResult, ...] = ()
 
     @cached_property
     def full(self) -> int | None:
@@ -156,6 +158,7 @@ def _study(connection: sqlite3.Connection, model: ModelRow, bos: str, with_flows
         ),
         tuple(stored_flows(connection, model.id)) if with_flows else (),
         tuple(stored_stories(connection, model.id)) if with_flows else (),
+        tuple(stored_searches(connection, model.id)) if with_flows else (),
     )
 
 

@@ -23,6 +23,7 @@ from jaxpaint.report.flow_page import FlowSection, flow_parts
 from jaxpaint.report.glue import GlueStudy
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.parts import Listing, Picture, pictures, saved
+from jaxpaint.report.search import search_tables
 from jaxpaint.report.story_picture import StoryBox
 from jaxpaint.report.summary import summary
 from jaxpaint.report.tables import Table
@@ -101,7 +102,7 @@ def _section(
     absent = tuple((number, how) for number, how in needs.items() if number not in (*by_number, *across))
     listings = [
         saved(table, _shown_rows(table, "median", measured.study.looped), folder, prefix)
-        for table in (tables.study_tables(measured, found) if found else ())
+        for table in (*search_tables(measured.study), *(tables.study_tables(measured, found) if found else ()))
     ]
     flows, stories, of_flows = flow_parts(measured.study, folder, prefix)
     listings += of_flows

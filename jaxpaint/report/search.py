@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxpaint.base.files import write_whole
 from jaxpaint.base.words import count
+from jaxpaint.report.data import Study
 from jaxpaint.report.tables import Table, Value, csv_text
 from jaxpaint.results.search import FRONT, SearchResult, verdict
 
@@ -67,8 +69,8 @@ def search_table(result: SearchResult, milliseconds: Mapping[str, float]) -> Tab
         )
     columns = (
         "role", "name", "plan", "cost", "depth", "search", "search stderr", "held out", "held out stderr", "low",
-        "high", "metric", "metric stderr", "against reference", "against stderr", "p (Holm)", "shrinkage", "shrinkage stderr",
-        "ms to the first token",
+        "high", "metric", "metric stderr", "against reference", "against stderr", "p (Holm)", "shrinkage",
+        "shrinkage stderr", "ms to the first token",
     )  # fmt: skip
     title = (
         f"Search within {result.setting.budget}: score less the full model's (nats of the right answer), "
@@ -83,6 +85,17 @@ def write_csv(result: SearchResult, file: Path) -> None:
     write_whole(csv_text(search_table(result, {})), file)
 
 
-def numbered(tables: list[Table]) -> list[Table]:
-    """Each under a name of its own."""
+def milliseconds(study: Study) -> Mapping[str, float]:
+    """To the first new token, by plan, under the setting that most of the study's plans were timed under."""
+    settings = Counter(each.latency.setting for each in study.latencies)
+    if not settings:
+        return {}
+    ((setting, _),) = settings.most_common(1)
+    timed = (each for each in study.latencies if each.latency.setting == setting)
+    return {study.plans[each.column].text: 1000 * each.latency.first.median for each in timed}
+
+
+def search_tables(study: Study) -> list[Table]:
+    """Of each search in the store, under a name of its own."""
+    tables = [search_table(result, milliseconds(study)) for result in study.searches]
     return [replace(table, name=f"{table.name}-{n}") if n > 1 else table for n, table in enumerate(tables, 1)]

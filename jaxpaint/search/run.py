@@ -188,7 +188,9 @@ def _outcome(spec: SearchSpec, search: _Search, splits: Sequence[Split], referen
     if not winners or not math.isfinite(search.scores[winners[0]]):
         raise UserError("no plan within the budget has finite logits on all documents; try another seed or budget")
     (winner,) = winners
-    on_front = [plan for plan in front(search.scores) if plan not in (winner, full)]
+    # Of the front what is near the budget, or above it: plans of a few layers are cheap and of no use.
+    near = (plan for plan in front(search.scores) if 2 * search.limit.of(plan) >= search.limit.most)
+    on_front = [plan for plan in near if plan not in (winner, full)]
     finalists = spread(sorted([*on_front, winner], key=lambda plan: plan.cost), winner, spec.finalists)
     names = {full: "the full model", **{plan: name for name, plan in reversed(references.items())}}
     plans = list(dict.fromkeys([full, *finalists, *references.values()]))

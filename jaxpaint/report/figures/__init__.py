@@ -17,6 +17,7 @@ from jaxpaint.report.figures.finetuned import FINETUNED
 from jaxpaint.report.figures.heatmaps import ITERATIONS, SIMILARITIES, SIMILARITY, STATES
 from jaxpaint.report.figures.latency import LATENCY
 from jaxpaint.report.figures.layers import LAYERS
+from jaxpaint.report.figures.search import SEARCH
 from jaxpaint.report.figures.strategies import ALL_STRATEGIES, SKIP_ACROSS
 from jaxpaint.report.figures.style import RC, Drawn
 from jaxpaint.report.measurements import Measurements
@@ -24,7 +25,9 @@ from jaxpaint.report.measurements import Measurements
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = (LAYERS, SIMILARITY, BENCHMARKS, ITERATIONS, ALL_STRATEGIES, LATENCY, FINETUNED, STATES, CURVES, MAPS)
+KINDS = (
+    *(SEARCH, LAYERS, SIMILARITY, BENCHMARKS, ITERATIONS, ALL_STRATEGIES, LATENCY, FINETUNED, STATES, CURVES, MAPS),
+)
 """In the order of the page."""
 ACROSS_MODELS = (SKIP_ACROSS, SIMILARITIES)
 DOTS_PER_INCH = 160
