@@ -87,8 +87,9 @@ class SearchResult:
     of the plan within the budget with the best score on the search's documents, of `compared` plans.
 
     `luck` is the winner's lead over the reference (or the full model) on the search's documents: what it looks like,
-    before it is said that it was chosen for that. `looked` are cost, depth and score of every plan that was scored on
-    all of the search's documents. `executed` layer applications x positions did for the store what would have taken
+    before it is said that it was chosen for that. `leads` are its held-out score less that of the full model and of
+    each reference plan, by their names, document by document. `looked` are cost, depth and score of every plan that was
+    scored on all of the search's documents. `executed` layer applications x positions did for the store what would have taken
     `separate` plan by plan and answer by answer.
     """
 
@@ -97,6 +98,7 @@ class SearchResult:
     winner: str
     compared: int
     luck: Estimate
+    leads: tuple[tuple[str, Estimate], ...]
     found: tuple[Found, ...]
     looked: tuple[tuple[int, int, float], ...]
     executed: int
@@ -121,7 +123,8 @@ class SearchResult:
     def value(self) -> list[Any]:
         """As it is stored; the setting is its key."""
         rest = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "setting"}
-        rest |= {"luck": asdict(self.luck), "found": [asdict(each) for each in self.found]}
+        rest |= {"luck": asdict(self.luck), "leads": [[name, asdict(lead)] for name, lead in self.leads]}
+        rest |= {"found": [asdict(each) for each in self.found]}
         return [_plain(rest)]
 
     @classmethod
@@ -131,7 +134,8 @@ class SearchResult:
         setting: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
         found = tuple(_found(each) for each in rest["found"])
         looked = tuple((cost, depth, -math.inf if score is None else score) for cost, depth, score in rest["looked"])
-        own = {"luck": _estimate(rest["luck"]), "found": found, "looked": looked}
+        leads = tuple((name, _estimate(lead)) for name, lead in rest["leads"])
+        own = {"luck": _estimate(rest["luck"]), "leads": leads, "found": found, "looked": looked}
         return cls(SearchSetting(**setting), **(rest | own))
 
 
@@ -158,6 +162,9 @@ def verdict(result: SearchResult) -> list[str]:
         )
     else:
         told.append(f"no difference from {of} is shown on held-out documents: {lead}, {_p(result, best)}")
+    others = [f"{lead} than {name}" for name, lead in result.leads[1:] if name != of]
+    if others:
+        told.append(f"held out it scores {', '.join(others)}")
     return told
 
 

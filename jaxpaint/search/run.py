@@ -59,7 +59,9 @@ def run_search(
         references = _references(spec, session, limit)
         search = _Search(session, tuple(each for each in splits if each.search), limit, tell, progress)
         for name in spec.methods:
-            search.run(name, _space(spec, search, references))
+            own = search.run(name, _space(spec, search, references))
+            if name == "random" and own and references:
+                references |= {f"the best of {spec.plans} random plans": own}
         return _outcome(spec, search, splits, references)
 
 
@@ -88,17 +90,21 @@ class _Search:
         fitting = {plan: score for plan, score in self.scores.items() if self.limit.fits(plan)}
         return best(tuple(fitting), list(fitting.values()), number)
 
-    def run(self, name: str, space: Space) -> None:
-        """One method to its end."""
+    def run(self, name: str, space: Space) -> Plan | None:
+        """One method to its end; the best plan of its own within the limit, None where it had none."""
+        own: dict[Plan, float] = {}
         method, number = METHODS[name](space), 0
         wanted = next(method, None)
         while wanted is not None:
             number += 1
             scores = self.ask(wanted, f"{name}, generation {number}")
+            if wanted.share == 1:
+                own |= {p: s for p, s in zip(wanted.plans, scores, strict=True) if self.limit.fits(p)}
             try:
                 wanted = method.send(scores)
             except StopIteration:
                 wanted = None
+        return next(iter(best(tuple(own), list(own.values()), 1)), None)
 
     def ask(self, wanted: Generation, what: str) -> list[float]:
         """A generation's scores, computed where the store lacks them."""
@@ -114,7 +120,9 @@ class _Search:
             self.scores |= dict(zip(wanted.plans, scores, strict=True)) | {plans[0]: 0.0}
         if computed:
             documents = sum(each.documents for each in requests)
-            self.tell(f"{what}: {count(len(wanted.plans), 'plan')} on {documents} documents; {self.standing}")
+            self.tell(
+                f"{what}: {count(len(wanted.plans), 'plan')} on {documents} documents; {self.standing}".rstrip("; ")
+            )
         return scores
 
     def _with_standing(self) -> Session:
@@ -192,7 +200,9 @@ def _outcome(spec: SearchSpec, search: _Search, splits: Sequence[Split], referen
     near = (plan for plan in front(search.scores) if 2 * search.limit.of(plan) >= search.limit.most)
     on_front = [plan for plan in near if plan not in (winner, full)]
     finalists = spread(sorted([*on_front, winner], key=lambda plan: plan.cost), winner, spec.finalists)
-    names = {full: "the full model", **{plan: name for name, plan in reversed(references.items())}}
+    names = {full: "the full model"}
+    for name, plan in references.items():
+        names.setdefault(plan, name)
     plans = list(dict.fromkeys([full, *finalists, *references.values()]))
     rows = {plan: row for row, plan in enumerate(plans)}
     session.score([_variant(plan, session.model.num_layers) for plan in plans])
@@ -239,6 +249,7 @@ def _outcome(spec: SearchSpec, search: _Search, splits: Sequence[Split], referen
         winner=str(winner),
         compared=len(search.asked),
         luck=against(own, winner, full if reference in (None, winner) else reference),
+        leads=tuple((names[plan], against(held, winner, plan)) for plan in names if plan != winner),
         found=tuple(found),
         looked=tuple((plan.cost, plan.depth, score) for plan, score in search.scores.items()),
         executed=int(executed or 0),

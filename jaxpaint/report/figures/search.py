@@ -57,17 +57,17 @@ def _draw(figure: Figure, result: SearchResult, times: Mapping[str, float]) -> N
         x.append(("depth: layers on the longest chain", {e.plan: e.depth for e in result.found}))
     if _has_times(result, times):
         x.append(("ms to the first new token", times))
+    lowest = min(min(each.search.value, each.held_out.low) for each in result.found if np.isfinite(each.held_out.low))
+    highest = max(max(each.search.value, each.held_out.high) for each in result.found)
     for panel, (axes, (label, values)) in enumerate(zip(all_axes, x, strict=True)):
         if "ms" not in label:
-            cloud = np.array([(row[panel], row[2]) for row in result.looked])
+            cloud = np.array([(row[panel], row[2]) for row in result.looked if row[2] >= lowest])
             axes.scatter(cloud[:, 0], cloud[:, 1], s=6, color=GREY, alpha=0.35, linewidths=0, label="looked at")
             if label.startswith(result.setting.budget.partition("=")[0]):
                 axes.axvline(result.limit, color=GREY, linewidth=1, linestyle="--", label="budget")
             style.whole_numbers(axes.xaxis)
         _plans(axes, result, values, 0.0 if "ms" in label else SHIFT)
         axes.set_xlabel(label)
-    lowest = min(min(each.search.value, each.held_out.low) for each in result.found if np.isfinite(each.held_out.low))
-    highest = max(max(each.search.value, each.held_out.high) for each in result.found)
     room = 0.06 * (highest - lowest) or 0.1
     all_axes[0].set_ylim(lowest - room, highest + room)
     all_axes[0].set_ylabel(NATS)
@@ -78,6 +78,7 @@ def _plans(axes: Axes, result: SearchResult, x: Mapping[str, float], shift: floa
     axes.axhline(0, color=BLACK, linewidth=1, label="full model")
     front = [each for each in result.found if each.role == FRONT and each.plan in x]
     if front:
+        front.sort(key=lambda each: (x[each.plan], each.search.value))
         where = np.array([x[each.plan] for each in front])
         searched = [each.search.value for each in front]
         axes.plot(where - shift, searched, color=BLUE, marker="o", mfc="white", ls=":", lw=1, label="front, searched")
