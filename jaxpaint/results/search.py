@@ -89,8 +89,8 @@ class SearchResult:
     `luck` is the winner's lead over the reference (or the full model) on the search's documents: what it looks like,
     before it is said that it was chosen for that. `leads` are its held-out score less that of the full model and of
     each reference plan, by their names, document by document. `looked` are cost, depth and score of every plan that was
-    scored on all of the search's documents. `executed` layer applications x positions did for the store what would have taken
-    `separate` plan by plan and answer by answer.
+    scored on all of the search's documents. `executed` layer applications x positions did for the store what would have
+    taken `separate` plan by plan and answer by answer.
     """
 
     setting: SearchSetting

@@ -12,14 +12,16 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.tasks.calls import in_tasks
 from jaxpaint.tasks.requests import TaskRequests
 
+LAPSE = 0.1
+
 
 def answer_scores(requests: TaskRequests, loglikelihoods: Float[np.ndarray, "P R"]) -> Float[np.ndarray, "P documents"]:
     """Of each plan and document, in the order of documents; nats, -inf where a log-likelihood is not finite.
 
-    Of multiple choice it is the log of the right answer's probability among the choices, which guessing makes
-    -log(choices); where the task's metric is by length, log-likelihoods are first divided by the choices' characters,
-    and multiplied by their mean, so that they stay nats. Of a text to complete it is the text's log-likelihood, of a
-    text as a whole that by its bytes. Several right answers count together.
+    Of multiple choice it is the log of the right answer's probability among the choices, with one chance in ten of a
+    guess (`LAPSE`): where answers are long a model is so sure of them that a single document outweighs all others. Of a
+    text to complete it is the text's log-likelihood, of a text as a whole that by its bytes. Several right answers
+    count together.
 
     Raises UserError for a document without a right answer among its choices.
     """
@@ -61,12 +63,8 @@ def _chosen(
     places = [each for each in places if isinstance(each, int) and 0 <= each < len(choices)]
     if not places:
         raise UserError(f"task {requests.name}, document {document}: the right answer {right!r} is none of its choices")
-    logits = own[:, : len(choices)]
-    if requests.main_metric == "acc_norm":
-        lengths = np.array([max(1, len(choice)) for choice in choices])
-        logits = logits / lengths * lengths.mean()
+    logits, guess = own[:, : len(choices)], len(set(places)) / len(choices)
     with np.errstate(invalid="ignore"):
-        total = np.logaddexp.reduce(logits, axis=1)
-        answer = np.logaddexp.reduce(logits[:, places], axis=1)
-        value = answer - total
+        surely = np.logaddexp.reduce(logits[:, places], axis=1) - np.logaddexp.reduce(logits, axis=1)
+        value = np.log((1 - LAPSE) * np.exp(surely) + LAPSE * guess)
     return np.where(np.isfinite(own).all(axis=1), value, -np.inf)
