@@ -1,0 +1,191 @@
+"""Methods on scores that are known: what they find, what they ask for, and that they keep within the budget."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.plans.plan import Plan
+from jaxpaint.search.budget import Budget, Limit
+from jaxpaint.search.methods import METHODS, Generation, Space, best, halving, without_middle
+from jaxpaint.search.mutations import MUTATIONS, alike, crossed, fitted, mutated, without_random_layers
+
+LAYERS = 10
+USEFUL = {0, 1, 4, 7, 8, 9}
+
+
+def additive(plan: Plan) -> float:
+    """Every useful layer is worth one, every other one costs a little, and every other order costs."""
+    order = [int(str(Plan.of(step))) for step in plan.root.items if str(Plan.of(step)).isdigit()]
+    flat = list(plan.sequence()) if plan.is_series else order
+    kept = sum(layer in flat for layer in USEFUL)
+    return kept - 0.01 * len(flat) - 0.1 * sum(a >= b for a, b in itertools.pairwise(flat))
+
+
+def searched(name: str, space: Space, score: Callable[[Plan], float]) -> list[tuple[Generation, list[float]]]:
+    """Every generation that a method asks for, with its scores."""
+    method, found = METHODS[name](space), []
+    wanted = next(method, None)
+    while wanted is not None:
+        scores = [score(plan) for plan in wanted.plans]
+        found.append((wanted, scores))
+        try:
+            wanted = method.send(scores)
+        except StopIteration:
+            wanted = None
+    return found
+
+
+@pytest.mark.parametrize("name", ["greedy", "beam", "blocks", "evolution", "halving"])
+def test_the_planted_plan_is_found(name: str) -> None:
+    space = Space(LAYERS, Limit("cost", len(USEFUL)), (without_middle(LAYERS, 4),), seed=3, plans=400)
+    asked = searched(name, space, additive)
+    fitting = {p: s for wanted, scores in asked for p, s in zip(wanted.plans, scores, strict=True) if p.cost <= 6}
+    assert best(list(fitting), list(fitting.values()), 1) == (Plan.of(sorted(USEFUL)),)
+
+
+def test_random_plans_find_less_than_a_search() -> None:
+    space = Space(LAYERS, Limit("cost", len(USEFUL)), plans=20)
+    ((wanted, scores),) = searched("random", space, additive)
+    assert len(set(wanted.plans)) == 20
+    assert {plan.cost for plan in wanted.plans} == {6}
+    assert max(scores) < additive(Plan.of(sorted(USEFUL)))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("limit", [Limit("cost", 7), Limit("depth", 7), Limit("cost", 13)], ids=str)
+def test_what_is_asked_for_fits_and_is_asked_again_alike(name: str, limit: Limit) -> None:
+    """All but steps on the way to the budget, and single blocks that teach, are within it."""
+    space = Space(LAYERS, limit, () if limit.most > LAYERS else (without_middle(LAYERS, 3),), plans=60, width=3)
+
+    def score(plan: Plan) -> float:
+        return Random(alike(plan)).random()
+
+    asked = searched(name, space, score)
+    assert asked == searched(name, space, score)
+    plans = [plan for wanted, _ in asked for plan in wanted.plans]
+    assert all(plan.validate(LAYERS) for plan in plans)
+    if name in ("evolution", "halving", "random"):
+        assert all(limit.fits(plan) for plan in plans)
+        assert len({alike(plan) for plan in asked[0][0].plans}) == len(asked[0][0].plans)
+    assert any(limit.fits(plan) for plan in asked[-1][0].plans)
+    if name not in ("greedy", "beam"):
+        assert len({alike(plan) for plan in plans}) <= 60 + 3  # the rounds' rest
+
+
+def test_halving_asks_a_third_on_three_times_as_many() -> None:
+    asked = searched("halving", Space(LAYERS, Limit("cost", 6), plans=90), additive)
+    assert [(len(wanted.plans), wanted.share) for wanted, _ in asked] == [(90, 1 / 9), (30, 1 / 3), (10, 1.0)]
+    for (before, scores), (after, _) in itertools.pairwise(asked):
+        assert set(after.plans) == set(best(before.plans, scores, len(after.plans)))
+    assert halving.__doc__
+
+
+def test_greedy_takes_the_best_step_each_time() -> None:
+    def score(plan: Plan) -> float:
+        return Random(str(plan)).random()
+
+    asked = searched("greedy", Space(5, Limit("cost", 2)), score)
+    kept = tuple(range(5))
+    for wanted, _ in asked:
+        steps = [kept[:place] + kept[place + 1 :] for place in range(len(kept))]
+        assert {plan.sequence() for plan in wanted.plans} == set(steps)
+        kept = max(steps, key=lambda step: score(Plan.of(step)))
+    assert len(kept) == 2
+
+
+def test_greedy_repeats_blocks_while_that_helps() -> None:
+    """Two repeats of layer 2 are worth most: found in two steps, and a third is the last that is tried."""
+
+    def score(plan: Plan) -> float:
+        return min(plan.sequence().count(2), 3) - 0.01 * plan.cost
+
+    asked = searched("greedy", Space(4, Limit("cost", 9)), score)
+    assert [max(scores) for _, scores in asked] == pytest.approx([2 - 0.05, 3 - 0.06, 3 - 0.07])
+    assert {str(plan) for plan in asked[0][0].plans} >= {"0 0-3", "0-3 0-3", "0-2 1-3", "0-3 3"}
+    assert len(asked[0][0].plans) == 10  # every block (i, j)
+
+
+PLANS = st.builds(
+    lambda seed, limit: without_random_layers(Random(seed), LAYERS, Limit("cost", limit)),
+    st.integers(0, 99),
+    st.integers(1, 14),
+)
+
+
+@given(PLANS, st.integers(0, 10_000), st.sampled_from(["cost", "depth"]), st.integers(1, 14))
+def test_changes_keep_within_model_and_limit(plan: Plan, seed: int, kind, most: int) -> None:
+    limit, random = Limit(kind, most), Random(seed)
+    for _ in range(6):
+        changed = mutated(plan, random, LAYERS, limit)
+        assert limit.fits(changed)
+        assert changed.validate(LAYERS)
+        assert Plan.parse(str(changed)) == changed
+        child = crossed(changed, plan, random, limit)
+        assert limit.fits(child)
+        assert child.validate(LAYERS)
+        assert Plan.parse(str(child)) == child
+        plan = changed
+    assert mutated(plan, Random(seed), LAYERS, limit) == mutated(plan, Random(seed), LAYERS, limit)
+
+
+@given(PLANS, st.integers(0, 10_000))
+def test_every_change_is_what_its_name_says(plan: Plan, seed: int) -> None:
+    steps = list(plan.root.items)
+    after = {change.__name__: Plan.of(*change(steps, Random(seed), LAYERS) or [0]) for change in MUTATIONS}
+    assert after["leave_out"].cost < plan.cost or plan.cost == 1
+    assert plan.cost < after["repeat"].cost <= 2 * plan.cost
+    assert sorted(after["swap"].layers) == sorted(plan.layers)
+    assert after["swap"].cost == plan.cost
+    grouped = after["side_by_side"]
+    assert grouped.cost == plan.cost
+    assert grouped.depth < plan.depth or len(steps) == 1
+    assert after["loop"].cost > plan.cost
+    assert after["loop"].layers == plan.layers
+    assert set(after["put_back"].layers) >= set(plan.layers)
+    assert len(after["put_back"].layers) == min(LAYERS, len(plan.layers) + 1)
+
+
+def test_plans_that_compute_alike_are_told() -> None:
+    assert alike(Plan.parse("0 {2 1} 5*2")) == alike(Plan.parse("0 {1 2} 5 5"))
+    assert alike(Plan.parse("0 {1 2}")) != alike(Plan.parse("0 sum{1 2}")) != alike(Plan.parse("0 1 2"))
+
+
+def test_a_single_loop_is_made_to_fit() -> None:
+    assert fitted(Plan.parse("(3 4 5)*4"), Random(0), Limit("cost", 2)) == Plan.parse("3 4")
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [("cost=0.75", ("cost", 24)), ("depth=24", ("depth", 24)), ("cost=1", ("cost", 32)), ("cost=1.2", ("cost", 38))],
+)
+def test_budgets(text: str, limit: tuple[str, int]) -> None:
+    assert Budget.parse(text).limit(32) == Limit(*limit)  # type: ignore[arg-type]
+    assert Budget.parse(str(Budget.parse(text))) == Budget.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("latency=0.8", "is not known before it is measured"),
+        ("price=2", "is no budget"),
+        ("cost", "is no budget"),
+        ("cost=-1", "a positive number"),
+        ("cost=nan", "a positive number"),
+        ("depth=x", "a positive number"),
+    ],
+)
+def test_no_budgets(text: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        Budget.parse(text)
+
+
+def test_a_budget_without_a_layer() -> None:
+    with pytest.raises(UserError, match="leaves no layer of 4"):
+        Budget.parse("cost=0.1").limit(4)
