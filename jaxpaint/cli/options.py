@@ -129,6 +129,8 @@ def add_strategy_options(group, *, seed: bool = True) -> None:
         ("iterations", "N", f"{_of('iterations')} (default: 3)"),
         ("times", "N", f"{_of('times')} (default: 2)"),
         ("layer", "I", _of("layer")),
+        ("first", "I", f"the block's first layer, {_of('first')}"),
+        ("last", "J", f"the block's last layer, {_of('last')}"),
     ):
         if seed or option != "seed":
             group.add_argument(f"--{option}", type=int, metavar=metavar, help=help)
@@ -164,8 +166,11 @@ def plan_line(plan: str, cost: int, depth: int) -> str:
     return f"plan {plan} (cost {cost}, depth {depth} layers)"
 
 
+_DETAILS = ("start", "seed", "iterations", "times", "layer", "first", "last")
+
+
 def _strategy_details(options: argparse.Namespace) -> dict[str, int]:
-    given = {name: getattr(options, name) for name in ("start", "seed", "iterations", "times", "layer")}
+    given = {name: getattr(options, name) for name in _DETAILS}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -70,6 +70,16 @@ def block_repeat(num_layers: int, start: int, times: int = 2) -> Plan:
     return _around(num_layers, start, _loop(series(_middle(num_layers, start)), "times", times))
 
 
+def repeat_block(num_layers: int, first: int, last: int) -> Plan:
+    """The layers `first` to `last` once more after themselves, wherever they stand.
+
+    RYS ("LLM Neuroanatomy", dnhkng.github.io 2026) scores all of them, and finds blocks that make a model better.
+    """
+    _check("first", first, range(len(_layers(num_layers))), num_layers)
+    _check("last", last, range(first, num_layers), num_layers)
+    return Plan.of(range(last + 1), range(first, num_layers))
+
+
 def parallel_pairs(num_layers: int, start: int) -> Plan:
     """The middle in pairs of whole layers, their updates summed; an odd last layer alone.
 
@@ -106,6 +116,7 @@ _ENTRIES = (
     Strategy("parallel", parallel, "parallel", ("green", "^", "--"), "8", ranked=True, trades=True),
     Strategy("looped-parallel", looped_parallel, "looped parallel", ("blue", "o", "-"), "9", ranked=True, trades=True),
     Strategy("block-repeat", block_repeat, "block repeat", ("yellow", "P", "-."), "17", trades=True),
+    Strategy("repeat-block", repeat_block, "repeat a block", ("vermillion", "d", ":"), trades=True),
     Strategy("parallel-pairs", parallel_pairs, "parallel pairs", ("black", "h", ":"), trades=True),
     Strategy("skip-one", skip_one, "skip one", ("orange", "s", "--"), "2", affected=1),
     Strategy("switch", switch, "switch with the next", ("green", "^", "-"), "2", affected=2),
@@ -160,12 +171,16 @@ class Variant:
     times: int | None = None
     layer: int | None = None
     count: int | None = None
+    first: int | None = None
+    last: int | None = None
 
     @property
     def affected(self) -> int | None:
         """How many layers the strategy changes: M for those with a start. None for a plan of someone's own."""
         if self.start is not None:
             return self.num_layers - 2 * self.start - 1
+        if self.first is not None and self.last is not None:
+            return self.last - self.first + 1
         if self.strategy in MEASURED:
             return self.num_layers - sum(isinstance(unit, Layer) for unit in units(self.plan))
         return entry(self.strategy).affected
@@ -196,6 +211,8 @@ def build(
     iterations: int | None = None,
     times: int | None = None,
     layer: int | None = None,
+    first: int | None = None,
+    last: int | None = None,
 ) -> Variant:
     """One plan of the strategy called `name` for a model of `num_layers` layers.
 
@@ -205,6 +222,7 @@ def build(
     """
     options = _options_alone(name)
     given = {"start": start, "seed": seed, "iterations": iterations, "times": times, "layer": layer}
+    given |= {"first": first, "last": last}
     for option, value in given.items():
         if value is not None and option not in options:
             takes = " and ".join(options) or "no options"
@@ -212,7 +230,8 @@ def build(
     values = {option: default if given[option] is None else given[option] for option, default in options.items()}
     for option, value in values.items():
         if value is None:
-            needed = "seed" if option == "seed" else "start layer" if option == "start" else "layer"
+            named = {"seed": "seed", "start": "start layer", "first": "first layer", "last": "last layer"}
+            needed = named.get(option, "layer")
             span = "" if option == "seed" else f": {_span(_choices(name, option, num_layers), num_layers)}"
             raise UserError(f"strategy {name} needs a {needed}{span}")
     return Variant(name, STRATEGIES[name].plan(num_layers, **values), num_layers, **values)
@@ -238,7 +257,8 @@ def family(
     iterations: Iterable[int] = (3,),
     times: Iterable[int] = (2, 3),
 ) -> tuple[Variant, ...]:
-    """Every plan of a strategy: all combinations of its options; every layer for skip-one and switch.
+    """Every plan of a strategy: all combinations of its options; every layer for skip-one and switch, every
+    block for repeat-block.
 
     Without `starts`, every start the model has. Options that the strategy does not take are ignored, so that
     one call's arguments can serve every strategy.
@@ -251,8 +271,8 @@ def family(
     require_few([name], num_layers, {option: len(numbers) for option, numbers in values.items()})
     options = _options_alone(name)
     chosen_from = [values[option] if option in values else _choices(name, option, num_layers) for option in options]
-    combinations = itertools.product(*chosen_from)
-    return tuple(build(name, num_layers, **dict(zip(options, chosen, strict=True))) for chosen in combinations)
+    combinations = (dict(zip(options, chosen, strict=True)) for chosen in itertools.product(*chosen_from))
+    return tuple(build(name, num_layers, **chosen) for chosen in combinations if _is_block(chosen))
 
 
 def require_few(names: Iterable[str], num_layers: int | None, given: Mapping[str, int | None], others: int = 0) -> None:
@@ -276,7 +296,14 @@ def _size(name: str, num_layers: int | None, given: Mapping[str, int | None]) ->
             return count
         return 1 if num_layers is None else len(_choices(name, option, num_layers))
 
-    return math.prod(map(choices, _options(name)))
+    size = math.prod(map(choices, _options(name)))
+    return size if num_layers is None or "last" not in _options(name) else num_layers * (num_layers + 1) // 2
+
+
+def _is_block(options: Mapping[str, int | None]) -> bool:
+    """Whether a block, where there is one, does not end before it begins."""
+    first, last = options.get("first"), options.get("last")
+    return first is None or last is None or first <= last
 
 
 def _options(name: str) -> dict[str, int | None]:
@@ -301,6 +328,8 @@ def _options_alone(name: str) -> dict[str, int | None]:
 def _choices(name: str, option: str, num_layers: int) -> range:
     if option == "start":
         return starts(num_layers)
+    if option in ("first", "last"):
+        return range(num_layers)
     if num_layers < 2:
         return range(0)
     if option == "count":

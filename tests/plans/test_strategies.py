@@ -91,6 +91,14 @@ class TestSeriesStrategies:
         del expected[layer]
         assert list(skip_one(size, layer).sequence()) == expected
 
+    @given(st.lists(st.integers(0, 40), min_size=3, max_size=3).map(sorted))
+    def test_repeat_block(self, numbers: list[int]) -> None:
+        first, last, size = numbers[0], numbers[1], numbers[2] + 1
+        layers = list(range(size))
+        variant = build("repeat-block", size, first=first, last=last)
+        assert list(variant.plan.sequence()) == layers[: last + 1] + layers[first : last + 1] + layers[last + 1 :]
+        assert (variant.label, variant.affected) == (f"repeat-block first={first} last={last}", last - first + 1)
+
     @given(st.integers(2, 80).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size - 2))))
     def test_switch(self, size_and_layer: tuple[int, int]) -> None:
         size, layer = size_and_layer
@@ -177,6 +185,9 @@ class TestBuild:
             ("random", {"start": 3}, r"strategy random needs a seed$"),
             ("switch", {}, r"strategy switch needs a layer: 0-28 for a model of 30 layers"),
             ("switch", {"layer": 29}, r"layer 29 is out of range: 0-28"),
+            ("repeat-block", {"first": 3}, r"strategy repeat-block needs a last layer: 0-29 for a model of 30 layers"),
+            ("repeat-block", {"first": 3, "last": 30}, r"last 30 is out of range: 3-29"),
+            ("repeat-block", {"first": 3, "last": 2}, r"last 2 is out of range: 3-29"),
             ("skip-one", {"layer": 30}, r"layer 30 is out of range: 0-29"),
             ("looped-parallel", {"start": 3, "iterations": 0}, r"iterations must be at least 1, not 0"),
             ("block-repeat", {"start": 3, "times": -2}, r"times must be at least 1, not -2"),
@@ -212,11 +223,12 @@ class TestFamily:
             "parallel": 16,
             "looped-parallel": 16,
             "block-repeat": 32,
+            "repeat-block": 32 * 33 // 2,
             "parallel-pairs": 16,
             "skip-one": 32,
             "switch": 31,
         }
-        assert sum(counts.values()) - counts["block-repeat"] - counts["parallel-pairs"] == 304
+        assert sum(counts.values()) - sum(counts[n] for n in ("block-repeat", "parallel-pairs", "repeat-block")) == 304
 
     def test_chosen_starts_seeds_and_iterations(self) -> None:
         made = family("random", 30, starts=[2, 5], seeds=[7, 8])

@@ -50,6 +50,30 @@ def labels(figure) -> list[str]:
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
+def test_every_repeated_block_is_on_the_map(tmp_path: Path) -> None:
+    """First layers across, last ones up; the best is framed, and half of the map has no plans."""
+    blocks = variants("repeat-block")
+
+    def accuracy(variant: Variant) -> float:
+        if variant.first is None or variant.last is None:
+            return 0.5
+        return 0.5 + 0.01 * variant.last - 0.02 * variant.first
+
+    (one,) = measured(tmp_path / "s", FakeModel(blocks, [FakeTask("lambada_openai", accuracy)], LAYERS))
+    figure = draw(study_figures(one), "blocks")
+    axes = figure.axes[0]
+    values = axes.images[0].get_array()
+    assert values.shape == (LAYERS, LAYERS)
+    for last in range(LAYERS):
+        for first in range(LAYERS):
+            if first > last:
+                assert values.mask[last, first]
+            else:
+                assert values[last, first] == pytest.approx((0.5 + 0.01 * last - 0.02 * first) / 0.5, abs=0.021)
+    (frame,) = axes.patches
+    assert (frame.get_x() + 0.5, frame.get_y() + 0.5) == (0, LAYERS - 1)
+
+
 def test_every_strategy_has_the_papers_number(tmp_path: Path) -> None:
     own = Variant(CUSTOM, Plan.parse("0-3 {4 5} 6 7"), LAYERS)
     task = FakeTask("lambada_openai", lambda v: 0.5)

@@ -14,7 +14,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine import score as sweep
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.damage import reading
-from jaxpaint.results.search import FRONT, REFERENCE, SearchResult, stored_searches, verdict
+from jaxpaint.results.search import FRONT, SearchResult, stored_searches, verdict
 from jaxpaint.search.budget import Budget
 from jaxpaint.search.documents import of_documents, split
 from jaxpaint.search.objective import LAPSE, answer_scores
@@ -86,13 +86,13 @@ def test_an_ended_search_goes_on_to_the_same_front(spec, tmp_path, monkeypatch) 
     again = replace(spec, study=replace(spec.study, store=tmp_path / "again.sqlite"))
     ends = 0
     while True:
-        left = 7 + ends
+        left = 20 * (1 + ends)
         try:
             found = search(again)
             break
         except KeyboardInterrupt:
             ends += 1
-    assert ends > 5
+    assert ends > 2
     assert without_work(found) == without_work(expected)
     assert scores(again.study.store).keys() == scores(spec.study.store).keys()
     left = 0  # all is in the store
@@ -113,8 +113,6 @@ def test_the_search_never_sees_what_is_held_out(spec, monkeypatch) -> None:
     assert seen == {name: set(splits[name].search) if name in splits else set() for name in named}
     for each in splits.values():
         assert sorted(each.search + each.held_out) == list(range(DOCUMENTS))
-    # With other answers to what is held out, the search finds the same.
-    assert len({each.plan for each in result.found if each.role == REFERENCE}) >= 1
 
 
 def test_budget_front_and_numbers(spec) -> None:

@@ -14,7 +14,7 @@ from jaxpaint.base.words import text_digest
 from jaxpaint.report.figures.analyses import CURVES, MAPS
 from jaxpaint.report.figures.benchmarks import BENCHMARKS
 from jaxpaint.report.figures.finetuned import FINETUNED
-from jaxpaint.report.figures.heatmaps import ITERATIONS, SIMILARITIES, SIMILARITY, STATES
+from jaxpaint.report.figures.heatmaps import BLOCKS, ITERATIONS, SIMILARITIES, SIMILARITY, STATES
 from jaxpaint.report.figures.latency import LATENCY
 from jaxpaint.report.figures.layers import LAYERS
 from jaxpaint.report.figures.search import SEARCH
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = (
-    *(SEARCH, LAYERS, SIMILARITY, BENCHMARKS, ITERATIONS, ALL_STRATEGIES, LATENCY, FINETUNED, STATES, CURVES, MAPS),
+    *(SEARCH, LAYERS, SIMILARITY, BENCHMARKS, ITERATIONS, BLOCKS, ALL_STRATEGIES, LATENCY),
+    *(FINETUNED, STATES, CURVES, MAPS),
 )
 """In the order of the page."""
 ACROSS_MODELS = (SKIP_ACROSS, SIMILARITIES)

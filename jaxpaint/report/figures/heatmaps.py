@@ -1,7 +1,8 @@
-"""Figures 3, 10, 14 and 15: heat maps, and the variance of hidden states."""
+"""Figures 3, 10, 14 and 15: heat maps, and the variance of hidden states; and of repeated blocks."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,33 @@ def iteration_figure(measured: Measurements) -> Iterator[Drawn]:
         lambda f: _iterations(f, affected, np.array(measured.study.iterations), values[0]),
         (6.4, 5.6),
     )
+
+
+def block_figure(measured: Measurements) -> Iterator[Drawn]:
+    """Every block of layers repeated once, as RYS draws it: its first layer against its last."""
+    values = block_map(measured)
+    if np.isfinite(values).sum() < 2:
+        return
+    yield Drawn(
+        "blocks",
+        "repeated-blocks",
+        "One block of layers repeated",
+        "Normalised score (median over benchmarks) by the block's first and last layer; 1 is the full model. Framed: "
+        f"the best of {np.isfinite(values).sum()} blocks, which is the best by luck, too.",
+        lambda f: _blocks(f, values),
+        (6.4, 5.6),
+    )
+
+
+def block_map(measured: Measurements) -> np.ndarray:
+    """The median score of the model with layers i to j repeated at [j, i], float64 [T, T]; NaN where there is none."""
+    point, _ = measured.scores.over_tasks
+    values = np.full((measured.num_layers, measured.num_layers), np.nan)
+    for variant in measured.study.variants:
+        if block := re.fullmatch(r"repeat-block first=(\d+) last=(\d+)", variant.label):
+            first, last = map(int, block.groups())
+            values[last, first] = point[variant.column]
+    return values
 
 
 def similarity_figure(measured: Measurements) -> Iterator[Drawn]:
@@ -122,6 +150,24 @@ def _iterations(figure: Figure, affected: np.ndarray, iterations: np.ndarray, va
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=10)
 
 
+def _blocks(figure: Figure, values: np.ndarray) -> None:
+    from matplotlib.colors import TwoSlopeNorm
+    from matplotlib.patches import Rectangle
+
+    axes = figure.subplots()
+    axes.grid(False)
+    low, high = min(float(np.nanmin(values)), 1 - 1e-6), max(float(np.nanmax(values)), 1 + 1e-6)
+    norm = TwoSlopeNorm(1.0, low, high)
+    image = axes.imshow(np.ma.masked_invalid(values), origin="lower", cmap="RdBu", norm=norm, interpolation="none")
+    last, first = np.unravel_index(np.nanargmax(values), values.shape)
+    axes.add_patch(Rectangle((first - 0.5, last - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.8))
+    style.whole_numbers(axes.xaxis)
+    style.whole_numbers(axes.yaxis)
+    axes.set_xlabel("first layer i of the block")
+    axes.set_ylabel("last layer j of the block")
+    figure.colorbar(image, ax=axes, label=NORMALISED)
+
+
 def _ticks(axes: Axes, affected: np.ndarray, iterations: np.ndarray) -> None:
     for axis, values in ((axes.xaxis, affected), (axes.yaxis, iterations)):
         step = max(1, -(-len(values) // 15))
@@ -189,5 +235,6 @@ def _count_missing(values: np.ndarray) -> str:
 
 ITERATIONS = Kind(iteration_figure, {"10": "--strategies looped-parallel --loops 1-28"})
 SIMILARITY = Kind(similarity_figure, {"3": "--analyses similarity"})
+BLOCKS = Kind(block_figure, {})
 STATES = Kind(states_figure, {"15": "--strategies skip,middle-repeat --analyses similarity,variance"})
 SIMILARITIES = Kind(similarity_across_models, {"14": "the similarity analysis of a second model, in the same store"})
