@@ -162,9 +162,9 @@ def verdict(result: SearchResult) -> list[str]:
         )
     else:
         told.append(f"no difference from {of} is shown on held-out documents: {lead}, {_p(result, best)}")
-    others = [f"{lead} than {name}" for name, lead in result.leads[1:] if name != of]
+    others = [f"{name} {lead}" for name, lead in result.leads[1:] if name != of]
     if others:
-        told.append(f"held out it scores {', '.join(others)}")
+        told.append(f"beside others on held-out documents, winner less plan: {', '.join(others)}")
     return told
 
 

@@ -151,13 +151,12 @@ def _iterations(figure: Figure, affected: np.ndarray, iterations: np.ndarray, va
 
 
 def _blocks(figure: Figure, values: np.ndarray) -> None:
-    from matplotlib.colors import TwoSlopeNorm
+    from matplotlib.colors import CenteredNorm
     from matplotlib.patches import Rectangle
 
     axes = figure.subplots()
     axes.grid(False)
-    low, high = min(float(np.nanmin(values)), 1 - 1e-6), max(float(np.nanmax(values)), 1 + 1e-6)
-    norm = TwoSlopeNorm(1.0, low, high)
+    norm = CenteredNorm(1.0, float(np.nanmax(np.abs(values - 1))) or 0.01)
     image = axes.imshow(np.ma.masked_invalid(values), origin="lower", cmap="RdBu", norm=norm, interpolation="none")
     last, first = np.unravel_index(np.nanargmax(values), values.shape)
     axes.add_patch(Rectangle((first - 0.5, last - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.8))

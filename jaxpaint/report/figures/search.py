@@ -81,7 +81,10 @@ def _plans(axes: Axes, result: SearchResult, x: Mapping[str, float], shift: floa
         front.sort(key=lambda each: (x[each.plan], each.search.value))
         where = np.array([x[each.plan] for each in front])
         searched = [each.search.value for each in front]
-        axes.plot(where - shift, searched, color=BLUE, marker="o", mfc="white", ls=":", lw=1, label="front, searched")
+        axes.plot(where - shift, searched, color=BLUE, marker="o", mfc="white", ls="none", label="front, searched")
+        # Depth and cost have one front together: along one of them some of its plans are beaten.
+        leading = np.flatnonzero(np.array(searched) >= np.maximum.accumulate(searched))
+        axes.plot((where - shift)[leading], np.array(searched)[leading], color=BLUE, ls=":", lw=1, zorder=1)
         _bars(axes, front, where + shift, (BLUE, "o", "none"), "front, held out")
     looks = [look for look in SERIES_LOOKS if look[0] not in (BLUE, VERMILLION)]
     references = [each for each in result.found if each.role == REFERENCE and each.plan in x]
