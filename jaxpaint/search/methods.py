@@ -20,8 +20,8 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.search.budget import Limit
 from jaxpaint.search.mutations import alike, crossed, mutated, without_random_layers
 
-CHILDREN = 24  # of a generation of the evolution
-PARENTS = 8
+CHILDREN = 32  # of a generation of the evolution
+PARENTS = 4
 RUNGS = (1 / 9, 1 / 3, 1.0)  # shares of the search's documents in successive halving
 TRIES = 50  # at a plan that was not looked at before
 
@@ -94,7 +94,10 @@ def halving(space: Space) -> Method:
 
 
 def evolution(space: Space) -> Method:
-    """Children of the best plans so far, by changes of the plan's tree and by crossing; the best stay parents."""
+    """Children of the best plans so far, by changes of the plan's tree and by crossing; the best stay parents.
+
+    A generation's children keep a share of their parents' first steps, drawn anew for each, which is computed once.
+    """
     random = Random(f"evolution {space.seed}")
     wanted = first(_distinct([*space.starts, *_drawn(space, random)]), CHILDREN)
     known: dict[Plan, float] = {}
@@ -107,7 +110,10 @@ def evolution(space: Space) -> Method:
         if len(known) >= space.plans:
             return
         parents = best(tuple(known), list(known.values()), PARENTS)
-        children = (_child(parents, space, random) for _ in range(TRIES * CHILDREN))
+        beginning = random.random()
+        # Where nothing new keeps so much, less is kept.
+        shares = [beginning * (1 - number / (TRIES * CHILDREN)) for number in range(TRIES * CHILDREN)]
+        children = (_child(parents, space, random, share) for share in shares)
         generation = tuple(first(_distinct(children, seen), min(CHILDREN, space.plans - len(known))))
 
 
@@ -159,13 +165,13 @@ def _drawn(space: Space, random: Random) -> Iterator[Plan]:
             yield mutated(random.choice(space.starts), random, space.num_layers, space.limit)
 
 
-def _child(parents: Sequence[Plan], space: Space, random: Random) -> Plan:
+def _child(parents: Sequence[Plan], space: Space, random: Random, beginning: float) -> Plan:
     one = parents[min(random.randrange(len(parents)), random.randrange(len(parents)))]  # the better, the likelier
     if random.random() < 0.3:
-        crossing = crossed(one, random.choice(parents), random, space.limit)
+        crossing = crossed(one, random.choice(parents), random, space.limit, beginning)
         if alike(crossing) != alike(one):
             return crossing
-    return mutated(one, random, space.num_layers, space.limit)
+    return mutated(one, random, space.num_layers, space.limit, beginning)
 
 
 def _distinct(plans: Iterable[Plan], seen: Iterable[str] = ()) -> Iterator[Plan]:

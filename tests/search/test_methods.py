@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.tree import prefix_tree, units
 from jaxpaint.search.budget import Budget, Limit
 from jaxpaint.search.methods import METHODS, Generation, Space, best, halving, without_middle
 from jaxpaint.search.mutations import MUTATIONS, alike, crossed, fitted, mutated, without_random_layers
@@ -150,6 +151,24 @@ def test_every_change_is_what_its_name_says(plan: Plan, seed: int) -> None:
     assert after["loop"].layers == plan.layers
     assert set(after["put_back"].layers) >= set(plan.layers)
     assert len(after["put_back"].layers) == min(LAYERS, len(plan.layers) + 1)
+
+
+@given(PLANS, st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
+def test_the_beginning_stays(plan: Plan, seed: int, share: float) -> None:
+    steps, random = list(plan.root.items), Random(seed)
+    kept = int(share * len(steps))
+    for change in MUTATIONS:
+        assert change(steps, random, LAYERS, kept)[:kept] == steps[:kept]
+    limit = Limit("cost", max(plan.cost, kept + 1))
+    for child in (mutated(plan, random, LAYERS, limit, share), crossed(plan, plan, random, limit, share)):
+        assert units(child)[:kept] == units(plan)[:kept]
+
+
+def test_an_evolutions_generation_shares_its_beginnings() -> None:
+    space = Space(30, Limit("cost", 21), (without_middle(30, 9),), seed=1)
+    generations = [wanted.plans for wanted, _ in searched("evolution", space, lambda plan: Random(str(plan)).random())]
+    one_by_one = sum(plan.cost for plans in generations[1:] for plan in plans)
+    assert one_by_one > 1.7 * sum(prefix_tree(plans).cost for plans in generations[1:])
 
 
 def test_plans_that_compute_alike_are_told() -> None:
