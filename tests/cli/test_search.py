@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxpaint.plans.plan import Plan
+from jaxpaint.results.latency import Latency, Setting
+from jaxpaint.results.store import Store
 from tests.helpers.study_store import rows
 from tests.helpers.tiny_tasks import make_task
 
@@ -86,3 +89,20 @@ def test_tasks_that_write(search, tmp_path: Path) -> None:
     status, _, err = search(tasks=make_task(tmp_path, "tiny_write", documents=20))
     assert status == 2
     assert "has the model write its answers" in err
+
+
+def test_measured_latency_stands_beside_the_front(search, run, tmp_path: Path) -> None:
+    """Of plans that were timed in the same store, in the report's table and as a panel of its figure."""
+    assert search("--plans", 6)[0] == 0
+    file = tmp_path / "search.sqlite"
+    (model,) = rows(file, "SELECT fingerprint, dtype, source, revision, num_layers FROM models")
+    setting = Setting("Some Processor", 1, 4, "0.10.2", 1, 128, 11)
+    timed = [(Plan.parse("0-4"), 0.020), (Plan.parse("0 1 4"), 0.012)]
+    with Store.open(file, create=False) as store:
+        store.add_latencies(
+            model, [(plan, Latency(setting, (seconds,) * 3, (2 * seconds,) * 3, None)) for plan, seconds in timed]
+        )
+    assert run("report", file, "-o", tmp_path / "report")[0] == 0
+    with (tmp_path / "report" / "tables" / "search.csv").open() as table:
+        found = {row["plan"]: row["ms to the first token"] for row in csv.DictReader(table)}
+    assert {plan: float(ms) for plan, ms in found.items() if ms} == pytest.approx({"0-4": 20.0, "0 1 4": 12.0})
