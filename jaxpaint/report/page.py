@@ -204,12 +204,15 @@ def _notes(measured: Measurements) -> list[str]:
     if len(scores.tasks) == 1:
         notes.append(f"The median is over one benchmark, {scores.tasks[0]}: it says nothing of others.")
     counts = study.statuses()
+    unfinished = "not finished: the report shows what there is"
+    if study.searches:
+        unfinished = "of plans that a search looked at on some documents: they have no metrics"
     fewer = 0
     for result in study.results if study.full is not None else ():
         fewer += int((~np.isnan(result.main.value) & (result.documents < result.documents[study.full])).sum())
     for count, one, several, rest in (
         (counts[NOT_FINITE], "is", "are", "not finite (logits overflowed): shown as missing, and left out of means"),
-        (counts[RUNNING], "is", "are", "not finished: the report shows what there is"),
+        (counts[RUNNING], "is", "are", unfinished),
         (fewer, "covers", "cover", "fewer documents than the full model's: compared on the shared ones"),
     ):
         if count:

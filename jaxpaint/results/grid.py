@@ -12,6 +12,7 @@ from jaxpaint.base.shown import visible_name
 from jaxpaint.base.words import count
 from jaxpaint.results import kinds
 from jaxpaint.results.latency import Spread, latencies
+from jaxpaint.results.reading import RUNNING
 
 WIDTH = 80
 LONGEST_LABEL = 38
@@ -50,15 +51,34 @@ def grid(connection: sqlite3.Connection) -> str:
         blocks.append(f"{visible_name(name)}\n{dtype}, {num_layers} layers, fingerprint {fingerprint[:16]}")
         plans = _labels(connection, model, num_layers)
         columns = _columns(connection, model)
+        plans, looked = _without_looked_at(connection, model, plans, columns)
         blocks.extend(_blocks(plans, columns))
         if any(value.endswith(MORE_DOCUMENTS) for column in columns for value in column.values.values()):
             blocks.append(f"{MORE_DOCUMENTS} of fewer documents: more are being scored")
+        if looked:
+            blocks.append(
+                f"Left out: {count(looked, 'plan')} that a search looked at on some documents. `jaxpaint report` draws "
+                "its front."
+            )
     return "\n\n".join([*blocks, *timed, *drawn]) + "\n"
+
+
+def _without_looked_at(
+    connection: sqlite3.Connection, model: int, plans: list[tuple[int, str]], columns: list[_Column]
+) -> tuple[list[tuple[int, str]], int]:
+    """The rows without plans that have no metrics, where a search was made, and how many these are."""
+    query = "SELECT count(*) FROM analyses WHERE (model, name) = (?, ?)"
+    if not connection.execute(query, (model, kinds.SEARCH)).fetchone()[0]:
+        return plans, 0
+    shown = [row for row in plans if any(column.values.get(row[0], RUNNING) != RUNNING for column in columns)]
+    return shown, len(plans) - len(shown)
 
 
 def _drawn(connection: sqlite3.Connection) -> list[str]:
     """What is there that is no table, and what shows it: a block, or none."""
-    rows = connection.execute("SELECT DISTINCT name, model, plan FROM analyses WHERE name <> ?", (kinds.LATENCY,))
+    marks = ", ".join("?" * len(kinds.BESIDE))
+    query = f"SELECT DISTINCT name, model, plan FROM analyses WHERE name NOT IN ({marks})"
+    rows = connection.execute(query, kinds.BESIDE)
     found = Counter(kind for kind, _, _ in {(KEPT.get(name, STATES), *which) for name, *which in rows})
     lines = [f"  {kind}: {count(found[kind], 'plan')}" for kind in (STATES, *KEPT.values()) if found[kind]]
     if not lines:
@@ -156,7 +176,7 @@ def _column(connection: sqlite3.Connection, model: int, task: int, name: str, se
 
 def _value(status: str, documents: int | None, value: float | None, stderr: float | None) -> str:
     if documents is None:
-        return "running"
+        return RUNNING
     if value is None:
         return "not finite" if status == "not finite" else "unknown"
     text = f"{_number(value)} ±{_number(stderr)}" if stderr is not None else _number(value)

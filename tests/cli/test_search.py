@@ -31,7 +31,7 @@ def search(run, store, tmp_path):
     return command
 
 
-def test_a_search_from_tasks_to_front(search, tmp_path) -> None:
+def test_a_search_from_tasks_to_front(search, run, tmp_path) -> None:
     blank = make_task(tmp_path, "tiny_blank", documents=20)
     options = ("--held-out-tasks", blank, "--calibration", search.texts, "--plans", 10, "--csv", tmp_path / "f.csv")
     status, out, err = search(*options, "--report", tmp_path / "report")
@@ -49,6 +49,13 @@ def test_a_search_from_tasks_to_front(search, tmp_path) -> None:
     assert "Search for plans within cost=0.6" in page
     assert (tmp_path / "report" / "figures" / "figure-search-front.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "report" / "tables" / "search.csv").read_text().count("\n") == len(table) + 1
+
+    status, told, _ = run("results", tmp_path / "search.sqlite")
+    assert status == 0
+    assert "running" not in told
+    assert "that a search looked at on some documents. `jaxpaint report` draws its front." in told
+    assert winner["plan"] in told
+    assert "what hidden states are like" not in told
 
     before = rows(tmp_path / "search.sqlite", "SELECT count(*) AS n FROM scores")
     status, again, err = search(*options)
