@@ -183,20 +183,10 @@ def _distinct(plans: Iterable[Plan], seen: Iterable[str] = ()) -> Iterator[Plan]
             yield plan
 
 
-def left_out(num_layers: int, start: int, last: int) -> Plan:
-    """The model without the layers `start` to `last`."""
-    return Plan.of(range(start), range(last + 1, num_layers))
-
-
 def without_middle(num_layers: int, count: int) -> Plan:
     """The model without `count` layers in its middle."""
     start = (num_layers - count + 1) // 2
-    return left_out(num_layers, start, start + count - 1)
-
-
-def repeated(num_layers: int, start: int, last: int) -> Plan:
-    """The model with the layers `start` to `last` once more after themselves (RYS)."""
-    return Plan.of(range(last + 1), range(start, num_layers))
+    return Plan.of(range(start), range(start + count, num_layers))
 
 
 def _blocks(space: Space) -> Method:

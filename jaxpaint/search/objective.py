@@ -44,11 +44,10 @@ def answer_scores(requests: TaskRequests, loglikelihoods: Float[np.ndarray, "P R
 
 
 def _instances(requests: TaskRequests) -> dict[int, list[int]]:
-    """By document the places of its instances, in the task's order of choices."""
+    """By document, as `TaskRequests.identities` counts them, the places of its instances, in the order of choices."""
     places: dict[int, list[int]] = {}
     for place, instance in sorted(enumerate(requests.instances), key=lambda pair: pair[1].idx):
         places.setdefault(instance.doc_id, []).append(place)
-    # As elsewhere (`TaskRequests.identities`), where a user chose documents they have their own numbers.
     return places
 
 

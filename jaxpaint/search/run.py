@@ -109,7 +109,7 @@ class _Search:
     def ask(self, wanted: Generation, what: str) -> list[float]:
         """A generation's scores, computed where the store lacks them."""
         requests = [each.beginning(wanted.share) for each in self.splits]
-        plans = [space_full(self.session), *wanted.plans]
+        plans = [_full(self.session), *wanted.plans]
         values, computed = answers(self._with_standing(), requests, plans)
         if not all(np.isfinite(task[0]).all() for task in values):
             raise UserError("the full model's logits are not finite on these documents; try --dtype float32")
@@ -152,7 +152,7 @@ def answers(
     return found, computed
 
 
-def space_full(session: Session) -> Plan:
+def _full(session: Session) -> Plan:
     return Plan.of(range(session.model.num_layers))
 
 
@@ -190,7 +190,7 @@ def _space(spec: SearchSpec, search: _Search, references: dict[str, Plan]) -> Sp
 
 def _outcome(spec: SearchSpec, search: _Search, splits: Sequence[Split], references: dict[str, Plan]) -> SearchResult:
     """Scores the finalists on all documents, and says what the held-out ones do of them."""
-    session, full = search.session, space_full(search.session)
+    session, full = search.session, _full(search.session)
     search.ask(Generation((full, *references.values())), "the plans to compare with")
     winners = search.best(1)
     if not winners or not math.isfinite(search.scores[winners[0]]):

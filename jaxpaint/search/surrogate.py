@@ -13,6 +13,7 @@ from random import Random
 import numpy as np
 
 from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.strategies import repeat_block
 from jaxpaint.plans.tree import units
 from jaxpaint.search.methods import TRIES, Generation, Method, Space, best, first
 from jaxpaint.search.mutations import alike
@@ -29,7 +30,7 @@ def blocks(space: Space) -> Method:
     else they are repeated.
     """
     random = Random(f"blocks {space.seed}")
-    single = [plan for plan in map(space_plan(space), _all_blocks(space)) if plan is not None]
+    single = list(_single(space))
     half = max(1, space.plans // 2)
     if len(single) > half:
         single = [single[place] for place in sorted(random.sample(range(len(single)), half))]
@@ -50,22 +51,13 @@ def blocks(space: Space) -> Method:
         measured |= dict(zip(chosen, scores, strict=True))
 
 
-def _all_blocks(space: Space) -> Iterator[tuple[int, int]]:
-    return combinations_with_replacement(range(space.num_layers), 2)
-
-
-def space_plan(space: Space):
-    """Of a block the plan that it stands for in this space; None where that has no layer, or is beyond the limit."""
-    layers = range(space.num_layers)
-
-    def plan(block: tuple[int, int]) -> Plan | None:
-        start, last = block
-        if space.grows:
-            longer = Plan.of(range(last + 1), range(start, space.num_layers))
-            return longer if space.limit.fits(longer) else None
-        return None if last - start + 1 == len(layers) else Plan.of(range(start), range(last + 1, space.num_layers))
-
-    return plan
+def _single(space: Space) -> Iterator[Plan]:
+    """Of every block (i, j) the plan that leaves it out, or repeats it within the limit."""
+    for start, last in combinations_with_replacement(range(space.num_layers), 2):
+        if not space.grows and last - start + 1 < space.num_layers:
+            yield Plan.of(range(start), range(last + 1, space.num_layers))
+        elif space.grows and space.limit.fits(plan := repeat_block(space.num_layers, start, last)):
+            yield plan
 
 
 def _combined(space: Space, random: Random) -> Iterator[Plan]:
