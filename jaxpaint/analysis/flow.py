@@ -65,7 +65,7 @@ def flows(
     if not plans or isinstance(plans, str | Plan):
         raise UserError(f"plans is {plans!r}; give a list of them, one at least")
     to_ask = facts if isinstance(facts, Asked) else asked(model, facts, **how)
-    checked = [model.checked_plan(plan) for plan in plans]
+    checked = [model.checked_plan(plan).of_whole_layers("the flow of facts") for plan in plans]
     windows = _Windows.of(to_ask.setting, model.num_layers, [*checked, *among])
     tokens = sum(len(prompt.tokens) for prompt in to_ask.prompts)
     advance: Callable[[int], None] = _nothing
@@ -74,7 +74,7 @@ def flows(
         """What is read off ordinary runs comes after the knockouts."""
         nonlocal advance
         if progress is not None:
-            advance = progress(whole + tokens * sum(plan.cost for plan in checked))
+            advance = progress(whole + tokens * sum(plan.applications for plan in checked))
         return advance
 
     found = knock_out(model, to_ask.prompts, checked, windows.whole, batch_tokens=batch_tokens, progress=started)
@@ -82,7 +82,7 @@ def flows(
     made = []
     for plan, each in zip(checked, found, strict=True):
         made.append(_flow(model, to_ask, plan, each, windows, clocks))
-        advance(tokens * plan.cost)
+        advance(tokens * plan.applications)
     return tuple(made)
 
 
@@ -101,7 +101,7 @@ class _Windows:
     @classmethod
     def of(cls, setting: FlowSetting, num_layers: int, plans: Sequence[Plan]) -> _Windows:
         wanted = [window for plan in plans for window in _of_branches(plan)] if BRANCHES in setting.extras else []
-        depths = max(plan.depth for plan in plans)
+        depths = max(plan.chain_length for plan in plans)
         return cls(
             centred("layer", setting.size, num_layers),
             centred("depth", setting.size, depths),
@@ -116,7 +116,7 @@ class _Windows:
         """Those around layers, around the plan's own depths, and its branches."""
         layers, depths = 1 + len(self.layers), 1 + len(self.layers) + len(self.depths)
         own = [depths + self.of_branches.index(window) for window in _of_branches(plan)] if self.of_branches else []
-        return [change[:, 1:layers], change[:, layers : layers + plan.depth], change[:, own]]
+        return [change[:, 1:layers], change[:, layers : layers + plan.chain_length], change[:, own]]
 
     def means(self, values: Float[np.ndarray, "prompts windows sets"], plan: Plan) -> Windows:
         """Over prompts, of the plan's own windows."""

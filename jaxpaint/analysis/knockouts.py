@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxpaint.base.budgets import budgets, held_state_bytes
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.part import Part
 from jaxpaint.engine import interpreted
 from jaxpaint.engine.layers import run_layer
 from jaxpaint.engine.model import Model
@@ -155,7 +156,7 @@ def knock_out(
         UserError: an encoder, no prompt, one of a single token, positions that it lacks, unequal numbers of key sets.
     """
     require_lm_head(model.config, "what comes next")
-    plans = [model.checked_plan(plan) for plan in plans]
+    plans = [model.checked_plan(plan).of_whole_layers("blocking attention") for plan in plans]
     _check(model, prompts)
     if not windows:
         raise UserError("there is no window to block edges in; give at least one, such as EVERYWHERE")
@@ -240,8 +241,8 @@ def _endings(
         steps = program.instructions, program.length, 0 if part.is_series else room
         x = _advance(model.graphdef, model.state, *steps, x, layout, leaves, depths, event)
         if progress:
-            progress(part.cost * layout.tokens.size)
-        return x, depth + part.depth, event + part.cost
+            progress(part.applications * layout.tokens.size)
+        return x, depth + part.chain_length, event + part.applications
 
     start = _embed(model.graphdef, model.state, layout.tokens, layout.positions), 0, 0
     for ends, (x, *_), _ in walk(plans, start, advance, held_state_bytes() // start[0].nbytes):
@@ -265,7 +266,7 @@ def _advance(graphdef, state, instructions, length, room, x, layout, leaves, dep
     def block(parameters: Any, x: Array, context: Any, blocked: Array) -> Array:
         return nnx.merge(layers, parameters).observed(x, context, Edits(blocked=blocked), frozenset())[0]
 
-    def layer(index: Array, number: Array, x: Array, memory: tuple[()]) -> tuple[Array, tuple[()]]:
+    def layer(index: Array, number: Array, _: Part, x: Array, memory: tuple[()]) -> tuple[Array, tuple[()]]:
         place = jnp.stack([depths[number], index, first + number])[leaves.axis]
         here = (leaves.start <= place) & (place < leaves.stop)
         before = here[None, :, None] & layout.members[:, leaves.key_set]

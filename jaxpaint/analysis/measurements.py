@@ -16,10 +16,12 @@ from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Request
 from jaxpaint.engine.rows import checked_texts
 from jaxpaint.engine.score import score_plans
-from jaxpaint.plans.proposals import MEASURED, stand_ins
+from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.proposals import MEASURED, halves, stand_ins
 from jaxpaint.plans.strategies import Variant, proposed, skip_one
 
 PERPLEXITY = "perplexity"
+SUBLAYER_INFLUENCE = "sublayer_influence"  # Block Influence of each attention and each feed-forward, in turn
 
 
 def measure(
@@ -27,17 +29,15 @@ def measure(
 ) -> dict[str, list[Any]]:
     """The measurements `names` of texts, given as token ids, by name: nested lists of finite numbers.
 
-    One run of the full model gives all that are analyses. The same on the same machine, so plans are proposed again.
+    One run of the full model gives all that are analyses of layers. The same on the same machine, so plans are proposed again.
 
     Raises:
         UserError: as `analyse`; a measurement that is not finite; for perplexity no text of two tokens.
     """
-    probes = [BY_NAME[name] for name in names if name != PERPLEXITY]
-    found: dict[str, Any] = {}
-    if probes:
-        (analysis,) = analyse(model, texts, [model.full_plan], probes=probes, batch_tokens=batch_tokens)
-        rows = {name: value for name, _, value in analysis_rows(analysis, {}, probes)}
-        found = {probe.name: rows[probe.name] for probe in probes}
+    found = _analysed(model, [name for name in names if name in BY_NAME], texts, model.full_plan, batch_tokens)
+    if SUBLAYER_INFLUENCE in names:
+        influence = _analysed(model, ["block_influence"], texts, halves(model.num_layers), batch_tokens)
+        found[SUBLAYER_INFLUENCE] = influence["block_influence"]
     if PERPLEXITY in names:
         found[PERPLEXITY] = _perplexities(model, texts, batch_tokens)
     for name, value in found.items():
@@ -61,6 +61,18 @@ def propose(model: Model, strategy: str, texts: Sequence[Sequence[int]], *, coun
     proposed(strategy, model.num_layers, standing.get(needed or ""), count)
     assert needed is not None
     return proposed(strategy, model.num_layers, measure(model, [needed], texts)[needed], count)
+
+
+def _analysed(
+    model: Model, names: Sequence[str], texts: Sequence[Sequence[int]], plan: Plan, batch_tokens: int | None
+) -> dict[str, Any]:
+    """Analyses of one plan, by name."""
+    if not names:
+        return {}
+    probes = [BY_NAME[name] for name in names]
+    (analysis,) = analyse(model, texts, [plan], probes=probes, batch_tokens=batch_tokens)
+    rows = {name: value for name, _, value in analysis_rows(analysis, {}, probes)}
+    return {name: rows[name] for name in names}
 
 
 def _perplexities(model: Model, texts: Sequence[Sequence[int]], batch_tokens: int | None) -> list[float]:

@@ -21,7 +21,7 @@ def batches(
     longest = max(len(prompt.tokens) for prompt in prompts)
     state = model.config.hidden_size * model.dtype.itemsize
     weights = 4 * model.config.num_attention_heads * longest
-    row_bytes = plan.cost * longest * (STATES_KEPT * state + weights)
+    row_bytes = plan.applications * longest * (STATES_KEPT * state + weights)
     height = max(1, min(len(prompts), budgets().analysis_bytes // row_bytes))
     for start in range(0, len(prompts), height):
         part = prompts[start : start + height]

@@ -291,7 +291,7 @@ def _of_texts(probe: Probe, read: Sequence[Mapping[str, Any]], texts: int) -> Fl
 def _program(unit: Node, mesh: Mesh | None) -> tuple[tuple[Any, int, int], int]:
     """A step as instructions, how many and the room they need, and its layer applications."""
     plan = Plan.of(unit)
-    return (*as_data(plan, mesh), Program.of(plan).room), plan.cost
+    return (*as_data(plan, mesh), Program.of(plan).room), plan.applications
 
 
 @jit("graphdef", "probes")

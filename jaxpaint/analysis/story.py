@@ -23,13 +23,14 @@ def setting_of(asked: Asked, number: int) -> StorySetting:
 def stories(model: Model, asked: Asked, number: int, plans: Sequence[Plan]) -> tuple[Story, ...]:
     """Of one of the facts, by its place, under each plan. Raises PlanError and UserError as `flows`."""
     prompt = asked.prompts[number]
-    checked = [model.checked_plan(plan) for plan in plans]
+    checked = [model.checked_plan(plan).of_whole_layers("a story") for plan in plans]
     if not checked:
         return ()
-    windows = centred("depth", asked.setting.size, max(plan.depth for plan in checked))
+    windows = centred("depth", asked.setting.size, max(plan.chain_length for plan in checked))
     blocked = knock_out(model, [prompt], checked, windows)
     return tuple(
-        _story(model, prompt, plan, each.change[0, : plan.depth]) for plan, each in zip(checked, blocked, strict=True)
+        _story(model, prompt, plan, each.change[0, : plan.chain_length])
+        for plan, each in zip(checked, blocked, strict=True)
     )
 
 
@@ -41,7 +42,7 @@ def _story(model: Model, prompt: Prompt, plan: Plan, change: np.ndarray) -> Stor
     for step in run.steps:
         ends = max(ends, *(event.depth + 1 for event in step.events))
         depths.append(ends)
-    feed_forward = np.zeros(plan.depth)
+    feed_forward = np.zeros(plan.chain_length)
     for event, share in zip(run.events, run.attribution(answer).mlp[:, 0], strict=True):
         feed_forward[event.depth] += share
     return Story(
@@ -54,7 +55,7 @@ def _story(model: Model, prompt: Prompt, plan: Plan, change: np.ndarray) -> Stor
         tuple(tuple(_text(model, int(token)) for token in state) for state in lens.tokens[:, 0, :, 0]),
         lens.logprobs[:, 0, :, 0].astype(np.float64),
         run.logprobs(answer)[:, 0].astype(np.float64),
-        reads_of_sources(run, 0) if sources_are_known(model) else np.zeros((plan.depth, len(prompt.tokens))),
+        reads_of_sources(run, 0) if sources_are_known(model) else np.zeros((plan.chain_length, len(prompt.tokens))),
         feed_forward,
         change.astype(np.float64),
     )

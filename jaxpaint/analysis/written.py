@@ -23,7 +23,7 @@ def sources_are_known(model: Model) -> bool:
 def reads_of_sources(run: Run, row: int) -> Float[np.ndarray, "depths S"]:
     """What attention to each token writes of the logit of a row's answer, its own most likely token."""
     parts, _ = run.attribution_by_head()
-    found = np.zeros((run.plan.depth, parts.shape[-1]))
+    found = np.zeros((run.plan.chain_length, parts.shape[-1]))
     for event, each in zip(run.events, parts[:, row].sum(axis=1), strict=True):
         found[event.depth] += each
     return found
@@ -38,7 +38,7 @@ def written(run: Run, prompts: Sequence[Prompt]) -> Float[np.ndarray, "prompts d
     parts, _ = run.attribution_by_head()
     feed_forward = run.attribution().mlp
     by_source = parts.sum(axis=2)
-    found = np.zeros((len(prompts), run.plan.depth, len(WRITERS)))
+    found = np.zeros((len(prompts), run.plan.chain_length, len(WRITERS)))
     for row, prompt in enumerate(prompts):
         length = len(prompt.tokens)
         own = [list(places) for places in prompt.sets]

@@ -134,7 +134,7 @@ def _require_room(model: Model, plans: Sequence[Plan], texts: Sequence[tuple[int
     layout = lay_out(
         [text[:-1] for text in texts],
         sizes.new_tokens,
-        slots=row_length(max(plan.cost for plan in plans)),
+        slots=row_length(max(plan.attentions for plan in plans)),
         chunk_tokens=budgets().prefill_tokens,
         batch_size=len(texts),
         least_rows=budgets().least_rows,

@@ -113,7 +113,7 @@ def _static(model: Model, work: Work) -> Any:
 
 
 def _decode(model: Model, work: Work) -> Any:
-    mesh, slots, rows = _mesh(model), work.plan.cost, max(work.rows, budgets().least_rows)
+    mesh, slots, rows = _mesh(model), work.plan.attentions, max(work.rows, budgets().least_rows)
     shape = Shape(slots, chunk=64, trunk=0, chunks=1, rows=rows, own=work.length // 2, made=-(-work.length // 2))
     number, each = _shape(jnp.int32), _shape(jnp.int32, rows)
     texts: Any = cache.Texts(*[each] * len(cache.Texts._fields))

@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         require_length(longest, config)
         require_generation(tasks, longest, config)
         if writes and options.kv == "mean":
-            groups(plan, plan.cost)
+            groups(plan, plan.attentions)
 
     source, mesh, plan = source_with_plan(options, check)
     Encoding.of(source, options.bos, max_length=longest, asking=asking)  # what the tokenizer lacks is told now

@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         for each in compared or [plan]:
             each.validate(config.num_hidden_layers)
             if options.kv == "mean":
-                groups(each, each.cost)
+                groups(each, each.attentions)
         if text:  # that there is none is told in its place
             _check_new_tokens(options.max_new_tokens, config)
 

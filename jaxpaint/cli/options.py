@@ -161,7 +161,7 @@ def chosen_plan(options: argparse.Namespace, num_layers: int) -> Plan:
     return Plan.of(range(num_layers)) if options.plan is None else Plan.parse(options.plan).validate(num_layers)
 
 
-def plan_line(plan: str, cost: int, depth: int) -> str:
+def plan_line(plan: str, cost: float, depth: float) -> str:
     """What ran, above what came of it."""
     return f"plan {plan} (cost {cost}, depth {depth} layers)"
 

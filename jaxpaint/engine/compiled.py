@@ -4,11 +4,12 @@ Series become scans, parallel groups a `vmap` over the stacked layers, repeats a
 is the same with dropout. Differentiable. One executable per plan, where `jaxpaint.engine.interpreted` has one for all.
 
 A block is a pure function `(parameters of one layer, x, context) -> x`, residual connections included, whatever the
-model. A parallel group's outputs are summed in float32.
+model; with `part="attention"` or `"mlp"` it runs that sublayer. A parallel group's outputs are summed in float32.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby, pairwise
@@ -20,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
+from jaxpaint.base.part import Part
 from jaxpaint.engine.layers import Parameters, run_layer
 from jaxpaint.models.sharding import LAYER, each_lane, lanes, with_lanes
 from jaxpaint.plans.nodes import (
@@ -37,9 +39,10 @@ from jaxpaint.plans.nodes import (
 from jaxpaint.plans.plan import Plan
 
 Context = TypeVar("Context")
+Value = TypeVar("Value")
 Block: TypeAlias = Callable[[Parameters, Array, Context], Array]
-# What one of a plan's layers is: `(leaf, key, x) -> x`.
-Run: TypeAlias = Callable[[Any, Array | None, Array], Array]
+# What one of a plan's layers is: `(leaf, key, x, part) -> x`.
+Run: TypeAlias = Callable[[Any, Array | None, Array, Part], Array]
 
 
 def run(
@@ -79,7 +82,7 @@ def run_with_states(
 
     def layer(shared: tuple[Parameters, Context]) -> Run:
         stacked, context = shared
-        return lambda index, key, x: run_layer(block, stacked, index, x, context)
+        return lambda index, key, x, part: run_layer(of_part(block, part), stacked, index, x, context)
 
     shared = stacked, context
     result, states = _walk(layer, shared, lambda x: x[None], plan, _layers(plan), None, x, at_once, mesh=mesh)
@@ -91,12 +94,12 @@ def with_own_layers(plan: Plan) -> tuple[Plan, Int[Array, " leaves"]]:
 
     Plans that differ in nothing but their layers have one form, and so one executable of `run_training`.
     """
-    count = iter(range(plan.cost))
+    count = itertools.count()
     return Plan.of(map_layers(plan.root, lambda _: next(count))), _layers(plan)
 
 
 def run_training(
-    block: Callable[[Parameters, Array, Context, Array | None], Array],
+    block: Callable[..., Array],
     stacked: Parameters,
     form: Plan,
     layers: Int[Array, " leaves"] | None,
@@ -122,11 +125,12 @@ def run_training(
         own = jax.tree.map(lambda leaf: leaf.at[layers].get(mode="promise_in_bounds"), stacked)
 
     def layer(context: Context) -> Run:
-        def run(leaf: tuple[Parameters, Array], key: Array | None, x: Array) -> Array:
+        def run(leaf: tuple[Parameters, Array], key: Array | None, x: Array, part: Part) -> Array:
             parameters, number = leaf
-            return block(parameters, x, context, None if key is None else jax.random.fold_in(key, number))
+            own = None if key is None else jax.random.fold_in(key, number)
+            return of_part(block, part)(parameters, x, context, own)
 
-        return jax.checkpoint(run) if remat else run
+        return jax.checkpoint(run, static_argnums=3) if remat else run
 
     count = jax.tree.leaves(own)[0].shape[0]
     return _walk(layer, context, lambda x: (), form, (own, jnp.arange(count)), key, x, at_once, unroll, mesh)[0]
@@ -144,7 +148,7 @@ def _walk(
     unroll: bool = False,
     mesh: Mesh | None = None,
 ) -> tuple[Array, Any]:
-    """`(x, states)` after a plan of `layer(shared)(leaf, key, x) -> x`.
+    """`(x, states)` after a plan of `layer(shared)(leaf, key, x, part) -> x`.
 
     `leaves` is a tree of arrays whose leading axis is the layers of the plan in the order they are written; a repeat
     folds the number of its iteration into the key. `keep` makes of a state what is collected along a leading axis.
@@ -166,8 +170,8 @@ def _walker(
 
     def apply(node: Node, leaves: Any, key: Array | None, x: Array) -> tuple[Array, Any]:
         match node:
-            case Layer():
-                x = run_layer(leaves, key, x)
+            case Layer(_, part):
+                x = run_layer(leaves, key, x, part)
                 return x, keep(x)
             case Repeat(body, times):
                 x, states = scan(partial(iterate, body, _for(body, leaves), key), x, jnp.arange(times))
@@ -274,6 +278,11 @@ def weighted(weight: float | Float[Array, ""], output: Array, x: Array) -> Array
     return combined("sum", weight * contribution("sum", output, x), x, 1)
 
 
+def of_part(block: Callable[..., Value], part: Part) -> Callable[..., Value]:
+    """A block that runs that part of its layer: as it is where that is all of it."""
+    return block if part == "whole" else partial(block, part=part)
+
+
 def _layers(plan: Plan) -> Int[Array, " leaves"]:
     return jnp.array(written_layers(plan.root), jnp.int32)
 
@@ -282,7 +291,7 @@ def _shape(node: Node) -> tuple:
     """A node with its layer indices left out: nodes of one shape differ only in data, so they share code."""
     return fold(
         node,
-        layer=lambda _: ("layer",),
+        layer=lambda layer: ("layer", layer.part),
         series=lambda _, shapes: ("series", *shapes),
         parallel=lambda group, shapes: (group.combine, *shapes),
         repeat=lambda node, shape: ("repeat", node.times, shape),

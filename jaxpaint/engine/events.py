@@ -6,7 +6,7 @@ updates that the events before it wrote, where an update is the layer's output l
     x_i = x + sum over j < i of weights[i, j] * update_j,     update_i = layer_i(x_i) - x_i
 
 Series give weights of 1, a mean of n branches 1/n, what is weighted its weight, groups in groups their product; row
-`size` is the plan's result. So one executable of `size` events differentiates every plan of at most that cost, and
+`size` is the plan's result. So one executable of `size` events differentiates every plan of at most so many, and
 `vmap` takes a batch of plans, where `jaxpaint.engine.interpreted` has no gradient and a `switch` would run every branch
 of every lane.
 """
@@ -35,13 +35,14 @@ class Events(NamedTuple):
 
 
 def events_of(plan: Plan, size: int | None = None) -> Events:
-    """The plan's events, `size` of them (its cost unless given): those to spare run layer 0 and nobody reads them.
+    """The plan's events, `size` of them (as many as it has unless given): those to spare run layer 0, unread.
 
     Raises ValueError for a plan of more.
     """
-    size = plan.cost if size is None else size
-    if plan.cost > size:
-        raise ValueError(f"the plan {plan} runs {plan.cost} layers, more than {size}")
+    plan.of_whole_layers("a plan as a matrix")
+    size = plan.applications if size is None else size
+    if plan.applications > size:
+        raise ValueError(f"the plan {plan} runs {plan.applications} layers, more than {size}")
     layers: list[int] = []
     weights = np.zeros((size + 1, size), np.float64)
 
@@ -71,7 +72,7 @@ def events_of(plan: Plan, size: int | None = None) -> Events:
 def stacked_events(plans: Iterable[Plan], size: int | None = None) -> Events:
     """The events of several plans, along a leading axis, as many of each as the costliest plan has unless given."""
     plans = list(plans)
-    size = max(plan.cost for plan in plans) if size is None else size
+    size = max(plan.applications for plan in plans) if size is None else size
     layers, weights = zip(*(events_of(plan, size) for plan in plans), strict=True)
     return Events(np.stack(layers), np.stack(weights))
 

@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxpaint.engine.compiled import Block, Context, combined, contribution, weighted
+from jaxpaint.base.part import Part
+from jaxpaint.engine.compiled import Block, Context, combined, contribution, of_part, weighted
 from jaxpaint.engine.lanes import Lanes, follow_each
 from jaxpaint.engine.layers import Parameters, run_layer
-from jaxpaint.engine.program import BRANCH, FORK, GATHER, IDLE, LAST, LAYER, MEAN, MEMBER, SUM, WAIT, WEIGH
+from jaxpaint.engine.program import BRANCH, FORK, GATHER, IDLE, LAST, LAYER, MEAN, MEMBER, PARTS, SUM, WAIT, WEIGH
+from jaxpaint.plans.nodes import attentions
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series, Weighted
 
 Memory = TypeVar("Memory")
@@ -27,7 +30,7 @@ assert tuple(range(-1, 10)) == (IDLE, LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, S
 def run_program(
     block: Block,
     stacked: Parameters,
-    instructions: Int[Array, "size 4"] | Lanes,
+    instructions: Int[Array, "size columns"] | Lanes,
     length: Int[Array, ""],
     room: int,
     x: Float[Array, "B S D"],
@@ -40,8 +43,8 @@ def run_program(
     """
 
     def run(instructions, gather, stacked, length, x, context):
-        def layer(index, number, x, memory):
-            return run_layer(block, stacked, index, x, context), memory
+        def layer(index, number, part, x, memory):
+            return run_layer(of_part(block, part), stacked, index, x, context), memory
 
         return follow(layer, instructions, length, room, x, (), gather)[0]
 
@@ -51,8 +54,8 @@ def run_program(
 
 
 def follow(
-    layer: Callable[[Array, Array, Array, Memory], tuple[Array, Memory]],
-    instructions: Int[Array, "size 4"],
+    layer: Callable[[Array, Array, Part, Array, Memory], tuple[Array, Memory]],
+    instructions: Int[Array, "size columns"],
     length: Int[Array, ""],
     room: int,
     x: Float[Array, "B S D"],
@@ -61,24 +64,32 @@ def follow(
 ) -> tuple[Float[Array, "B S D"], Memory]:
     """`(x, memory)` after a program whose layers also write to a memory, such as their keys and values.
 
-    `layer(index, number, x, memory)` runs the layer `index`; `number` counts the layers run before it, so it tells
-    a repeated layer's runs apart. `gather` is the sum over all lanes, where the program is one lane's.
+    `layer(index, number, part, x, memory)` runs the layer `index`, or a part of it; `number` counts the attentions run
+    before it, so it tells a repeated layer's runs apart. `gather` is the sum over all lanes, where the program is one
+    lane's.
     """
+
+    def run(i, x, memory):
+        index, number = instructions[i, 1], instructions[i, 2]
+        if instructions.shape[1] == 4:
+            return layer(index, number, "whole", x, memory)
+        parts = [partial(layer, index, number, part) for part in PARTS]
+        return jax.lax.switch(instructions[i, 4], parts, x, memory)
 
     def is_layer(i):
         return (i < length) & (instructions[i, 0] <= LAST)
 
     def in_series(state):
         i, x, memory = state
-        return i + 1, *layer(instructions[i, 1], instructions[i, 2], x, memory)
+        return i + 1, *run(i, x, memory)
 
     if room == 0:
         return jax.lax.while_loop(lambda state: is_layer(state[0]), in_series, (0, x, memory))[1:]
 
     def in_series_or_group(state):
         i, x, memory, total = state
-        opcode, index, number, count = instructions[i]
-        output, memory = layer(index, number, x, memory)
+        opcode, count = instructions[i, 0], instructions[i, 3]
+        output, memory = run(i, x, memory)
         # The arithmetic of all three opcodes at once: it is small beside a layer, and a branch would copy its operands.
         wide, summed = x.astype(jnp.float32), count < 0
         sum_of_all = total + (output.astype(jnp.float32) - jnp.where(summed, wide, 0.0))
@@ -101,7 +112,7 @@ def follow(
         # A stretch carries no group's state, the switch one group's and no memory: each copies what it carries.
         i, x, memory, inputs, totals = state
         i, x, memory = stretch(i, x, memory)
-        opcode, slot, count, _ = jnp.where(i < length, instructions[jnp.minimum(i, length - 1)], 0)
+        opcode, slot, count = jnp.where(i < length, instructions[jnp.minimum(i, length - 1), :3], 0)
         x, fork_input, total = jax.lax.switch(
             jnp.maximum(opcode - LAST, 0),
             [_nothing, _fork, _branch, _join("mean"), _join("sum"), _weigh],
@@ -145,7 +156,7 @@ def _follow_lane(one_layer, instructions, length, room, x, memory, gather):
     def step(state):
         i, x, memory, inputs, totals, members = state
         i, x, memory, members = stretch(i, x, memory, members)
-        opcode, slot, count, _ = jnp.where(i < length, instructions[jnp.minimum(i, length - 1)], 0)
+        opcode, slot, count = jnp.where(i < length, instructions[jnp.minimum(i, length - 1), :3], 0)
         # While one lane forks, another is between two members of a group.
         ends = opcode == GATHER
         x, fork_input, total = jax.lax.switch(
@@ -200,7 +211,7 @@ def _gathered(gather):
 
 
 def follow_plan(
-    layer: Callable[[int, int, Array, Memory], tuple[Array, Memory]],
+    layer: Callable[[int, int, Part, Array, Memory], tuple[Array, Memory]],
     plan: Plan,
     x: Float[Array, "B S D"],
     memory: Memory,
@@ -211,9 +222,9 @@ def follow_plan(
     def visit(node: Node, x: Array) -> Array:
         nonlocal number, memory
         match node:
-            case Layer(index):
-                x, memory = layer(index, number, x, memory)
-                number += 1
+            case Layer(index, part):
+                x, memory = layer(index, number, part, x, memory)
+                number += attentions(node)
             case Series(items):
                 for item in items:
                     x = visit(item, x)

@@ -187,7 +187,9 @@ class Model:
         from jaxpaint.engine.run import run_of
 
         inputs = self.inputs(tokens, lengths, token_types)
-        return run_of(self, inputs, self.checked_plan(plan), interventions, keep)
+        return run_of(
+            self, inputs, self.checked_plan(plan).of_whole_layers("a run that is looked into"), interventions, keep
+        )
 
     def pooled(
         self,
@@ -315,13 +317,13 @@ def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
     graphdef, stacked = nnx.split(model.blocks)
     kinds = getattr(model, "layer_kinds", None)
     if kinds is None:
-        return lambda parameters, *inputs: nnx.merge(graphdef, parameters)(*inputs), stacked
+        return lambda parameters, *inputs, **part: nnx.merge(graphdef, parameters)(*inputs, **part), stacked
 
     assert stack.layer_count(stacked) == len(kinds), "the config is that of another number of layers"
 
-    def block(layer: tuple[Any, Array], x: Array, context: Any) -> Array:
+    def block(layer: tuple[Any, Array], x: Array, context: Any, **part: Any) -> Array:
         parameters, kind = layer
-        return nnx.merge(graphdef, parameters)(x, context.of_kind(kind))
+        return nnx.merge(graphdef, parameters)(x, context.of_kind(kind), **part)
 
     return block, (stacked, jnp.array(kinds))
 

@@ -3,7 +3,7 @@
 A parallel group of single layers, the paper's, needs no more than a running sum beside the hidden state `x`:
 
     LAYER   layer, number         x = layer(x)
-    MEMBER  layer, number, count  sum += layer(x)           (`number` counts the layers run before: a cache's place)
+    MEMBER  layer, number, count  sum += layer(x)           (`number` counts the attentions run before: a cache's place)
     LAST    layer, number, count  x = (sum + layer(x)) / count; sum = 0
 
 A negative count says that residual updates are summed: `sum += layer(x) - x`, and in the end `x += sum`. Groups whose
@@ -23,6 +23,9 @@ Three more are for lanes of devices that share a group's members (`jaxpaint.engi
     IDLE    layer, number  nothing: other lanes run a layer
     GATHER  slot, count    x = the sum over all lanes of (sums[slot] + sum) / count, or x plus it for a negative count
     WAIT                   nothing: other lanes fork or join
+
+Where a plan runs sublayers each instruction has a fifth number, the place in `PARTS` of what of the layer runs. Plans
+of whole layers have none, and an executable of their own: it has no branches for parts.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
+from jaxpaint.base.part import Part
 from jaxpaint.plans.nodes import MAX_NESTING, Layer, Node, Parallel, Weighted, fold
 from jaxpaint.plans.plan import Plan
 
@@ -39,7 +43,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 IDLE, LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM, WEIGH, GATHER, WAIT = range(-1, 10)
-Instruction: TypeAlias = tuple[int, int, int, int]
+Instruction: TypeAlias = tuple[int, int, int, int, int]
+PARTS: tuple[Part, ...] = ("whole", "attention", "mlp")
+WHOLE, ATTENTION, MLP = range(3)
 # Executables are compiled for a program's padded size and its room, so all but extreme programs share one.
 SMALLEST_SIZE = 65536
 ROOMS = (5, MAX_NESTING + 1)
@@ -47,7 +53,7 @@ ROOMS = (5, MAX_NESTING + 1)
 
 @dataclass(frozen=True)
 class Program:
-    """`instructions` [size, 4] int32 (opcode, layer or slot, number or count, count), the first `length` of which run.
+    """`instructions` [size, 4 or 5] int32 (opcode, layer or slot, number or count, count, part), of which `length` run.
 
     `room` is what is set aside for groups, at least `room_for` the plan: few different numbers, for few executables.
     """
@@ -61,7 +67,7 @@ class Program:
         import numpy as np
 
         steps = placed_instructions(plan.root)
-        instructions = np.zeros((padded_size(len(steps)), 4), np.int32)
+        instructions = np.zeros((padded_size(len(steps)), steps.shape[1]), np.int32)
         instructions[: len(steps)] = steps
         return cls(instructions, len(steps), next(room for room in ROOMS if room >= room_for(plan)))
 
@@ -72,17 +78,18 @@ def padded_size(length: int) -> int:
 
 
 def placed_instructions(node: Node, number: int = 0, slot: int = 0) -> np.ndarray:
-    """What runs, in order: [steps, 4]. `number` layers run before it, `slot` groups with slots are around it."""
+    """What runs, in order: [steps, 4 or 5]. Of attentions `number` run before, `slot` groups with slots are around."""
     import numpy as np
 
     steps = np.array(_instructions(node), np.int32)
     opcodes = steps[:, 0]
     layers, others = np.flatnonzero(opcodes <= LAST), np.flatnonzero(opcodes > LAST)
-    steps[layers, 2] = number + np.arange(len(layers))
+    attends = steps[layers, 4] != MLP
+    steps[layers, 2] = number + np.cumsum(attends) - attends
     # A group's slot is the number of groups around it: those that have begun and not ended, without itself.
     begun, ended = np.cumsum(opcodes[others] == FORK), np.cumsum(opcodes[others] >= MEAN)
     steps[others, 1] = slot + begun - ended - (opcodes[others] < MEAN)
-    return steps
+    return steps if steps[:, 4].any() else steps[:, :4]
 
 
 def enough_room(plans: Iterable[Plan]) -> int:
@@ -106,9 +113,9 @@ def room_for(plan: Plan) -> int:
     )
 
 
-def group_members(group: Parallel) -> list[int]:
+def group_members(group: Parallel) -> list[Layer]:
     """The layers of a group whose branches are single layers; none of any other group."""
-    layers = [branch.index for branch in group.branches if isinstance(branch, Layer)]
+    layers = [branch for branch in group.branches if isinstance(branch, Layer)]
     return layers if len(layers) == len(group.branches) else []
 
 
@@ -116,11 +123,11 @@ def _instructions(node: Node) -> list[Instruction]:
     """What runs, in order, but for what depends on the place: layers' numbers and groups' slots."""
     return fold(
         node,
-        layer=lambda layer: [(LAYER, layer.index, 0, 0)],
+        layer=lambda layer: [(LAYER, layer.index, 0, 0, PARTS.index(layer.part))],
         series=lambda _, parts: list(chain.from_iterable(parts)),
         parallel=_group,
         repeat=lambda node, body: body * node.times,
-        weighted=lambda node, body: [(FORK, 0, 0, 0), *body, (WEIGH, 0, weight_bits(node), 0)],
+        weighted=lambda node, body: [(FORK, 0, 0, 0, 0), *body, (WEIGH, 0, weight_bits(node), 0, 0)],
     )
 
 
@@ -135,9 +142,13 @@ def _group(group: Parallel, branches: Iterator[list[Instruction]]) -> list[Instr
     summed, count = group.combine == "sum", len(group.branches)
     if members := group_members(group):
         signed = -count if summed else count
-        return [*((MEMBER, index, 0, signed) for index in members[:-1]), (LAST, members[-1], 0, signed)]
+        opcodes = [MEMBER] * (count - 1) + [LAST]
+        return [
+            (opcode, layer.index, 0, signed, PARTS.index(layer.part))
+            for opcode, layer in zip(opcodes, members, strict=True)
+        ]
     first, *others = branches
-    steps = [(FORK, 0, 0, 0), *first]
+    steps = [(FORK, 0, 0, 0, 0), *first]
     for branch in others:
-        steps += [(BRANCH, 0, int(summed), 0), *branch]
-    return [*steps, (SUM if summed else MEAN, 0, count, 0)]
+        steps += [(BRANCH, 0, int(summed), 0, 0), *branch]
+    return [*steps, (SUM if summed else MEAN, 0, count, 0, 0)]

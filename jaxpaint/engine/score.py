@@ -141,7 +141,7 @@ def score_plans(
         greedy,
         executed,
         distinct=(prefix_tree(plans).cost if plans else 0) * sum(batch.real_tokens for batch in batches),
-        separate=sum(plan.cost for plan in plans) * sum(len(request.tokens) for request in requests),
+        separate=sum(plan.applications for plan in plans) * sum(len(request.tokens) for request in requests),
     )
 
 

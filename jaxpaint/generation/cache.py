@@ -21,7 +21,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.generation.layout import Shape
 from jaxpaint.models.sharding import by_lane, lanes, with_lanes
-from jaxpaint.plans.nodes import Weighted, cost
+from jaxpaint.plans.nodes import Weighted, attentions
 from jaxpaint.plans.plan import Layer, Parallel, Plan
 from jaxpaint.plans.tree import units
 
@@ -125,12 +125,11 @@ def groups(plan: Plan, slots: int) -> Int[np.ndarray, " slots"]:
     """
     found, slot = np.arange(slots, dtype=np.int32), 0
     for unit in units(plan):
-        size = cost(unit)
+        size = attentions(unit)
         if isinstance(unit, Weighted):
             own = Plan.of(unit.body)
             found[slot : slot + size] = slot + groups(own, size)
         if isinstance(unit, Parallel):
-            size = len(unit.branches)
             if not all(isinstance(branch, Layer) for branch in unit.branches):
                 raise UserError(
                     f"plan {plan}: a mean cache is defined for parallel groups of single layers only; use --kv exact"

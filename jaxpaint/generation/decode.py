@@ -51,7 +51,7 @@ def prefill(graphdef, state, layers, part, instructions, length, room, before, x
     Args:
         layers: See `jaxpaint.engine.model.Model.layers`.
         part: Compiled where it is given, and then instructions play no part.
-        before: Layer applications of the plan before the part: its first slot. At 0 the chunk's embeddings are run.
+        before: Attentions of the plan before the part: its first slot. At 0 the chunk's embeddings are run.
         x: The chunk's hidden state [1, chunk, D] before the part.
         number: The chunk's, which is its place in the store.
         chunk: Its tokens, positions, visible_until and trunk_seen, as in `jaxpaint.generation.layout.Wave`.
@@ -81,10 +81,12 @@ def _prefill(
     visible = jnp.broadcast_to(index < trunk_seen, (*positions.shape, trunk_room))
     seen = jnp.expand_dims(within(model.windows, visible, positions[..., None] - index), -3)
 
-    def layer(index, ran, x, memory):
+    def layer(index, ran, part, x, memory):
+        if part == "mlp":
+            return run(index, x, context, [], part)[0], memory
         slot = before + ran
         pasts = [_of_slot(stored, slot, trunk_room, seen)] if trunk_room else []
-        x, (key, value) = run(index, x, context, pasts)
+        x, (key, value) = run(index, x, context, pasts, part)
         return x, Stored(_put(memory.key, key[0], slot), _put(memory.value, value[0], slot))
 
     if part is None:
@@ -153,7 +155,7 @@ def _decode(
     trunk_index, own_index = jnp.arange(trunk_room), jnp.arange(own_room)
     shared = jax.tree.map(lambda array: array[:, :, :trunk_room][:, None], stored)
     if plan is not None:
-        shared = jax.tree.map(lambda array: tuple(array[slot] for slot in range(plan.cost)), shared)
+        shared = jax.tree.map(lambda array: tuple(array[slot] for slot in range(plan.attentions)), shared)
 
     def more(carry):
         i, rows, _, _ = carry
@@ -175,12 +177,14 @@ def _decode(
         made_seen = seen(age < rows.made[:, None], jnp.broadcast_to(age + 1, (number_of_rows, ring)))
         row_seen = jnp.concatenate([own_seen, made_seen], axis=-1)
 
-        def layer(index, slot, x, memory):
+        def layer(index, slot, part, x, memory):
+            if part == "mlp":
+                return run(index, x, context, [], part)[0], memory
             pasts = [
                 Past(_at(shared.key, slot), _at(shared.value, slot), trunk_seen),
                 Past(_at(rows.key, slot), _at(rows.value, slot), row_seen),
             ]
-            x, keys_values = run(index, x, context, pasts if trunk_room else pasts[1:])
+            x, keys_values = run(index, x, context, pasts if trunk_room else pasts[1:], part)
             return x, tuple(_added(each, new, slot) for each, new in zip(memory, keys_values, strict=True))
 
         x = model.embed(texts.token[:, None], position)
@@ -243,13 +247,13 @@ def _chosen(logits, seen, texts: Texts, drawing) -> Int[Array, " B"]:
 
 
 def _layers(model, layers):
-    """`(index, x, context, pasts) -> (x, keys and values)` of a layer of `layers`, where given, or of the model's."""
+    """`(index, x, context, pasts, part) -> (x, keys and values)` of one of `layers`, where given, or the model's."""
     graphdef, stacked = nnx.split(model.blocks)
 
-    def block(parameters, x, context, pasts):
-        return nnx.merge(graphdef, parameters).with_past(x, context, pasts)
+    def run(index, x, context, pasts, part):
+        def block(parameters, x, context, pasts):
+            return nnx.merge(graphdef, parameters).with_past(x, context, pasts, part)
 
-    def run(index, x, context, pasts):
         if model.layer_kinds is not None:  # there is a mask for each
             kind = jnp.array(model.layer_kinds)[index]
             context, pasts = context.of_kind(kind), [past._replace(mask=past.mask[kind]) for past in pasts]

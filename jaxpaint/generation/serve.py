@@ -109,9 +109,9 @@ def generate(
     by_slots: dict[int, list[int]] = {}
     for index, plan in enumerate(plans):
         plan.validate(model.num_layers)
-        by_slots.setdefault(row_length(plan.cost), []).append(index)
+        by_slots.setdefault(row_length(plan.attentions), []).append(index)
         if kv == "mean":
-            cache.groups(plan, plan.cost)
+            cache.groups(plan, plan.attentions)
     if lanes(model.mesh) > 1 and (kv == "mean" or static):
         what = "a mean cache" if kv == "mean" else "a plan that is compiled in"
         raise UserError(
@@ -119,7 +119,7 @@ def generate(
         )
     if static is None:
         in_place = model.layers is not None and lanes(model.mesh) == 1
-        static = len(plans) == 1 and plans[0].cost <= MOST_STATIC_LAYERS and in_place
+        static = len(plans) == 1 and plans[0].applications <= MOST_STATIC_LAYERS and in_place
     settings = generation_settings(model) if settings is None else settings
     budget = cache_bytes or budgets().cache_bytes
     rows = batch_size or budgets().generation_rows

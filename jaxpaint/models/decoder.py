@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxpaint.base.part import Part
 from jaxpaint.models import attention as ops
 from jaxpaint.models import rotary
 from jaxpaint.models.blockwise import Blocks, blocks, blockwise_attention
@@ -176,16 +177,20 @@ class Block(nnx.Module):
             if name:
                 setattr(self, name, make(dtype=dtype, rngs=rngs))
 
-    def __call__(self, x: Float[Array, "B S D"], context: Context) -> Float[Array, "B S D"]:
-        return self.with_past(x, context, None)[0]
+    def __call__(self, x: Float[Array, "B S D"], context: Context, *, part: Part = "whole") -> Float[Array, "B S D"]:
+        return self.with_past(x, context, None, part)[0]
 
     def with_past(
-        self, x: Float[Array, "B S D"], context: Context, pasts: Sequence[ops.Past] | None
-    ) -> tuple[Float[Array, "B S D"], KeysValues]:
-        """As a call whose attention also reads `pasts`; with the keys and values of x, for a cache."""
+        self, x: Float[Array, "B S D"], context: Context, pasts: Sequence[ops.Past] | None, part: Part = "whole"
+    ) -> tuple[Float[Array, "B S D"], KeysValues | None]:
+        """As a call whose attention also reads `pasts`; with the keys and values of x, for a cache, if it attends."""
         before, after, before_mlp, after_mlp = self.traits.norms
-        attended, keys_values = getattr(self, self.traits.attention)(self._normed(before, x), context, pasts)
-        then = x + self._normed(after, attended)
+        then, keys_values = x, None
+        if part != "mlp":
+            attended, keys_values = getattr(self, self.traits.attention)(self._normed(before, x), context, pasts)
+            then = x + self._normed(after, attended)
+        if part == "attention":
+            return then, keys_values
         read = x if self.traits.residuals == "side by side" else then
         return then + self._normed(after_mlp, self.mlp(self._normed(before_mlp, read))), keys_values
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxpaint.base.part import Part
 from jaxpaint.models import attention as ops
 from jaxpaint.models.bert import BertConfig
 from jaxpaint.models.dropout import Dropout, dropout
@@ -88,15 +89,18 @@ class Block(nnx.Module):
         self.mlp = MLP(config, ("intermediate", "output"), dtype=dtype, rngs=rngs)
         self.mlp_norm = norm("layer", config.hidden_size, config.layer_norm_eps, dtype, rngs)
 
-    def __call__(self, x: Float[Array, "B S D"], context: Context, key: Array | None = None) -> Float[Array, "B S D"]:
+    def __call__(
+        self, x: Float[Array, "B S D"], context: Context, key: Array | None = None, *, part: Part = "whole"
+    ) -> Float[Array, "B S D"]:
         """With a key the layer trains: it drops attention probabilities and outputs at the config's rates."""
         inside = first = second = None
         if key is not None:
             keys, rate = jax.random.split(key, 3), self.config.hidden_dropout_prob
             inside = Dropout(self.config.attention_probs_dropout_prob, keys[0])
             first, second = Dropout(rate, keys[1]), Dropout(rate, keys[2])
-        x = self.attention_norm(x + dropout(self.attention(x, context, inside), first))
-        return self.mlp_norm(x + dropout(self.mlp(x), second))
+        if part != "mlp":
+            x = self.attention_norm(x + dropout(self.attention(x, context, inside), first))
+        return x if part == "attention" else self.mlp_norm(x + dropout(self.mlp(x), second))
 
     def observed(
         self, x: Float[Array, "B S D"], context: Context, edits: Edits, asked: Asked

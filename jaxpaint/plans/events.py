@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
+from jaxpaint.base.part import Part
 from jaxpaint.plans.nodes import Layer, Node, Parallel, Repeat, Series, Unit, Weighted
 from jaxpaint.plans.plan import Plan
 
@@ -17,6 +18,7 @@ class Event:
     Attributes:
         number: its place among the plan's events, from 0, in the order that they run in.
         layer: which layer it is.
+        part: what of the layer runs.
         step: the plan's step that it belongs to, from 1: after that step comes the state of this number.
         depth: how many events precede it on its own chain, from 0. Branches of a group count side by side, and what
             follows the group goes on from its longest branch.
@@ -29,6 +31,7 @@ class Event:
     step: int
     depth: int
     weight: float
+    part: Part = "whole"
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def steps(plan: Plan) -> tuple[Step, ...]:
 
 
 def events(plan: Plan) -> tuple[Event, ...]:
-    """The plan's events in the order they run: `plan.cost` of them."""
+    """The plan's events in the order they run: `plan.applications` of them."""
     return tuple(event for step in steps(plan) for event in step.events)
 
 
@@ -91,8 +94,8 @@ def branches(plan: Plan) -> tuple[Branch, ...]:
                 first = step.events[0].number
                 for number, node in enumerate(unit.branches):
                     own = Plan.of(node)
-                    found.append(Branch(step.number, number, own, first, first + own.cost))
-                    first += own.cost
+                    found.append(Branch(step.number, number, own, first, first + own.applications))
+                    first += own.applications
     return tuple(found)
 
 
@@ -111,8 +114,8 @@ def _turns(node: Node, iterations: tuple[tuple[int, int], ...]) -> Iterator[tupl
 def _run(node: Node, step: int, depth: int, weight: float, numbers: Iterator[int], found: list[Event]) -> int:
     """Adds the node's events, and returns the depth after it."""
     match node:
-        case Layer(index):
-            found.append(Event(next(numbers), index, step, depth, weight))
+        case Layer(index, part):
+            found.append(Event(next(numbers), index, step, depth, weight, part))
             return depth + 1
         case Series(items):
             for item in items:

@@ -1,6 +1,6 @@
 """The tree that a plan is, and the one recursion over such trees.
 
-There are five kinds of nodes. `0-2 {3 (4 5)}*2 6@0.5` is
+There are five kinds of nodes. `0-2 {3 (4 5)}*2 6@0.5 7a` is
 
     Series
     ├─ Layer 0, Layer 1, Layer 2
@@ -9,8 +9,9 @@ There are five kinds of nodes. `0-2 {3 (4 5)}*2 6@0.5` is
     │     ├─ Layer 3
     │     └─ Series
     │        └─ Layer 4, Layer 5
-    └─ Weighted, 0.5
-       └─ Layer 6
+    ├─ Weighted, 0.5
+    │  └─ Layer 6
+    └─ Layer 7, its attention
 
 What is counted, listed or made of a tree is a `fold` of it: `cost`, `depth`, `nesting`, `written_layers`, `units`.
 """
@@ -27,6 +28,7 @@ from itertools import chain
 from typing import Literal, TypeAlias, TypeVar, assert_never
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.part import Part
 
 Value = TypeVar("Value")
 
@@ -40,6 +42,8 @@ MAX_WEIGHT = 1000.0
 Combine: TypeAlias = Literal["mean", "sum"]
 Node: TypeAlias = "Layer | Series | Parallel | Repeat | Weighted"
 Unit: TypeAlias = "Layer | Parallel | Weighted"
+# What a part is written with, after its layer's index.
+LETTERS: dict[Part, str] = {"whole": "", "attention": "a", "mlp": "m"}
 TOO_DEEP = f"groups nest deeper than {MAX_NESTING} levels"
 TOO_COSTLY = f"the plan applies layers more than {MAX_COST} times in all"
 
@@ -62,11 +66,17 @@ class PlanError(UserError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One application of layer `index`, counted from 0."""
+    """One application of layer `index`, counted from 0, or of a sublayer: its attention or its feed-forward ("mlp").
+
+    A sublayer has its own norms and its own residual connection, and takes nothing of the other half.
+    """
 
     index: int
+    part: Part = "whole"
 
     def __post_init__(self) -> None:
+        if self.part not in LETTERS:
+            raise PlanError(f"a part of a layer is whole, attention or mlp, not {self.part!r}")
         if not 0 <= operator.index(self.index) <= MAX_LAYER:
             raise PlanError(f"layer {self.index} is not between 0 and {MAX_LAYER}")
 
@@ -128,9 +138,9 @@ class Weighted:
 
 
 @cache
-def layer(index: int) -> Layer:
-    """The one `Layer` of this index: trees hold the same few layers many times."""
-    return Layer(index)
+def layer(index: int, part: Part = "whole") -> Layer:
+    """The one `Layer` of this index and part: trees hold the same few layers many times."""
+    return Layer(index, part)
 
 
 def fold(
@@ -168,7 +178,7 @@ def map_layers(node: Node, function: Callable[[int], int]) -> Node:
     """The same tree with `function(index)` in place of every layer's index, called in the order written."""
 
     def renumbered(node: Layer) -> Node:
-        return layer(function(node.index))
+        return layer(function(node.index), node.part)
 
     return fold(
         node,
@@ -218,20 +228,48 @@ def normalise(node: Node, level: int = 0) -> Node:
             assert_never(node)
 
 
-def cost(node: Node) -> int:
-    """Layer applications: a layer counts as often as it runs."""
-    return _applications(node, sum)
+def cost(node: Node) -> float:
+    """Layer applications: a layer counts as often as it runs, a sublayer as half a layer."""
+    return _in_layers(_counted(node, _halves, sum))
 
 
-def depth(node: Node) -> int:
-    """Layer applications on the longest chain."""
-    return _applications(node, max)
+def depth(node: Node) -> float:
+    """Layer applications on the longest chain, a sublayer half of one."""
+    return _in_layers(_counted(node, _halves, max))
 
 
-def _applications(node: Node, of_branches: Callable[[Iterator[int]], int]) -> int:
+def applications(node: Node) -> int:
+    """How often a layer or a sublayer runs."""
+    return _counted(node, lambda _: 1, sum)
+
+
+def chain_length(node: Node) -> int:
+    """Of these applications, those on the longest chain."""
+    return _counted(node, lambda _: 1, max)
+
+
+def attentions(node: Node) -> int:
+    """How often an attention runs: each has keys and values of its own."""
+    return _counted(node, lambda node: int(node.part != "mlp"), sum)
+
+
+def has_sublayers(node: Node) -> bool:
+    """Whether some layer does not run whole."""
+    return _counted(node, lambda node: int(node.part != "whole"), sum) > 0
+
+
+def _halves(node: Layer) -> int:
+    return 2 if node.part == "whole" else 1
+
+
+def _in_layers(halves: int) -> float:
+    return halves / 2 if halves % 2 else halves // 2
+
+
+def _counted(node: Node, of_layer: Callable[[Layer], int], of_branches: Callable[[Iterator[int]], int]) -> int:
     return fold(
         node,
-        layer=lambda _: 1,
+        layer=of_layer,
         series=lambda _, counts: sum(counts),
         parallel=lambda _, counts: of_branches(counts),
         repeat=lambda node, count: count * node.times,

@@ -6,6 +6,7 @@ A plan is a frozen, hashable value in one normal form, with a text form that rou
     0-8 23-31    one after the other             ( ... )      a series as one item
     {9 10}       same input, outputs averaged    sum{9 10}    same input, residual updates added
     x*3          x three times in series        x@0.5        x with its update halved
+    7a           the attention of layer 7       7m           its feed-forward
 
 `docs/plans.md` describes the language in full.
 """
@@ -43,7 +44,7 @@ class Plan:
         object.__setattr__(self, "root", normal if isinstance(normal, Series) else Series((normal,)))
         if nodes.nesting(self.root, series=1) - 1 > nodes.MAX_NESTING:  # the root has no brackets
             raise PlanError(nodes.TOO_DEEP)
-        if self.cost > nodes.MAX_COST:
+        if self.applications > nodes.MAX_COST:
             raise PlanError(nodes.TOO_COSTLY)
 
     @classmethod
@@ -73,14 +74,34 @@ class Plan:
         return tuple(sorted(set(nodes.written_layers(self.root))))
 
     @cached_property
-    def cost(self) -> int:
-        """Layer applications in one forward pass."""
+    def cost(self) -> float:
+        """Layer applications in one forward pass, a sublayer half of one."""
         return nodes.cost(self.root)
 
     @cached_property
-    def depth(self) -> int:
+    def applications(self) -> int:
+        """How often layers and sublayers run: `cost`, where all run whole."""
+        return nodes.applications(self.root)
+
+    @cached_property
+    def attentions(self) -> int:
+        """How often an attention runs: the keys and values that a token leaves behind."""
+        return nodes.attentions(self.root)
+
+    @cached_property
+    def has_sublayers(self) -> bool:
+        """Whether some layer does not run whole."""
+        return nodes.has_sublayers(self.root)
+
+    @cached_property
+    def depth(self) -> float:
         """Layers on the longest chain: the latency, in layers, if parallel branches truly run at once."""
         return nodes.depth(self.root)
+
+    @cached_property
+    def chain_length(self) -> int:
+        """How often layers and sublayers run on the longest chain: `depth`, where all run whole."""
+        return nodes.chain_length(self.root)
 
     @cached_property
     def nesting(self) -> int:
@@ -89,19 +110,29 @@ class Plan:
 
     @property
     def is_series(self) -> bool:
-        """Whether the plan is one chain of layers, with no parallel group and no weights."""
+        """Whether the plan is one chain of layers and sublayers, with no parallel group and no weights."""
         return self.nesting == 0
 
     def sequence(self) -> tuple[int, ...]:
         """The layers of a series plan in the order they run, loops unrolled; its length is `cost`.
 
         Raises:
-            PlanError: the plan has a parallel group, or a weight.
+            PlanError: the plan has a parallel group, a weight, or a sublayer.
         """
-        if not self.is_series:
-            what = "a parallel group" if "{" in str(self) else "a weight"
+        if not self.is_series or self.has_sublayers:
+            what = "a parallel group" if "{" in str(self) else "a weight" if "@" in str(self) else "a sublayer"
             raise PlanError(f"plan {clip(str(self))} has {what}, so it is no mere order of layers", str(self))
         return tuple(unit.index for unit in nodes.units(self.root) if isinstance(unit, Layer))
+
+    def of_whole_layers(self, what: str) -> Plan:
+        """Return the plan itself if no sublayer runs alone. `what` needs that, in words such as "exporting a model".
+
+        Raises:
+            PlanError: a sublayer runs.
+        """
+        if not self.has_sublayers:
+            return self
+        raise PlanError(f"plan {clip(str(self))} runs sublayers, and {what} takes whole layers only", str(self))
 
     def validate(self, num_layers: int) -> Plan:
         """Return the plan itself if a model of `num_layers` layers can run it.

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.part import Part
 from jaxpaint.plans.nodes import Layer, Node, Parallel
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategy import Strategy
@@ -28,6 +29,19 @@ def drop_least(numbers: Sequence[float], count: int) -> Plan:
     """
     _check(count, len(numbers))
     return _without(sorted(range(len(numbers)), key=lambda layer: numbers[layer])[:count], len(numbers))
+
+
+def drop_least_attentions(numbers: Sequence[float], count: int) -> Plan:
+    """Without the `count` attentions of least; numbers are of each layer's attention and feed-forward in turn.
+
+    Of Block Influence it is "What Matters in Transformers? Not All Attention is Needed" (He et al., arXiv 2406.15786).
+    """
+    return _with_parts(numbers[::2], count, "mlp")
+
+
+def drop_least_mlps(numbers: Sequence[float], count: int) -> Plan:
+    """Without the `count` feed-forwards that have the least of one number a sublayer, as `drop_least_attentions`."""
+    return _with_parts(numbers[1::2], count, "attention")
 
 
 def drop_span(distances: Sequence[Sequence[float]], count: int) -> Plan:
@@ -96,6 +110,22 @@ _ENTRIES = (
         measurement="block_influence",
     ),
     Strategy(
+        "drop-attention-by-influence",
+        drop_least_attentions,
+        "drop attention by influence",
+        ("sky", "<", ":"),
+        trades=True,
+        measurement="sublayer_influence",
+    ),
+    Strategy(
+        "drop-mlp-by-influence",
+        drop_least_mlps,
+        "drop feed-forwards by influence",
+        ("yellow", "<", "-."),
+        trades=True,
+        measurement="sublayer_influence",
+    ),
+    Strategy(
         "drop-span-by-angle",
         drop_span,
         "drop span by angle",
@@ -131,6 +161,7 @@ def stand_ins(num_layers: int) -> Mapping[str, Any]:
     rising = [float(layer) for layer in range(num_layers)]
     return {
         "block_influence": rising,
+        "sublayer_influence": [float(half) for half in range(2 * num_layers)],
         "perplexity": rising,
         "angular_distance": [[0.0] * (num_layers - layer) for layer in range(num_layers)],
         "agreement": [0.0 for _ in states],
@@ -141,6 +172,19 @@ def stand_ins(num_layers: int) -> Mapping[str, Any]:
 def _without(layers: Iterable[int], num_layers: int) -> Plan:
     left_out = set(layers)
     return Plan.of(layer for layer in range(num_layers) if layer not in left_out)
+
+
+def _with_parts(numbers: Sequence[float], count: int, left: Part) -> Plan:
+    """Of the `count` layers of least only what is `left` of them."""
+    layers = len(numbers)
+    _check(count, layers)
+    least = set(sorted(range(layers), key=lambda layer: numbers[layer])[:count])
+    return Plan.of(*(Layer(layer, left if layer in least else "whole") for layer in range(layers)))
+
+
+def halves(num_layers: int) -> Plan:
+    """The full plan sublayer by sublayer: the same, but where attention and feed-forward read one input."""
+    return Plan.of(*(Layer(layer, part) for layer in range(num_layers) for part in ("attention", "mlp")))
 
 
 def _check(count: int, num_layers: int) -> None:

@@ -95,6 +95,16 @@ def parallel_pairs(num_layers: int, start: int) -> Plan:
     return _around(num_layers, start, *pairs)
 
 
+def skip_attention(num_layers: int, start: int) -> Plan:
+    """The middle's feed-forwards alone: its attentions left out."""
+    return _around(num_layers, start, *(Layer(index, "mlp") for index in _middle(num_layers, start)))
+
+
+def skip_mlp(num_layers: int, start: int) -> Plan:
+    """The middle's attentions alone: its feed-forwards left out."""
+    return _around(num_layers, start, *(Layer(index, "attention") for index in _middle(num_layers, start)))
+
+
 def skip_one(num_layers: int, layer: int) -> Plan:
     """Every layer but `layer` (figure 2)."""
     _check("layer", layer, _choices("skip-one", "layer", num_layers), num_layers)
@@ -118,6 +128,8 @@ _ENTRIES = (
     Strategy("block-repeat", block_repeat, "block repeat", ("yellow", "P", "-."), "17", trades=True),
     Strategy("repeat-block", repeat_block, "repeat a block", ("vermillion", "d", ":"), trades=True),
     Strategy("parallel-pairs", parallel_pairs, "parallel pairs", ("black", "h", ":"), trades=True),
+    Strategy("skip-attention", skip_attention, "skip attention", ("sky", "P", ":"), trades=True),
+    Strategy("skip-mlp", skip_mlp, "skip feed-forwards", ("vermillion", "v", "-."), trades=True),
     Strategy("skip-one", skip_one, "skip one", ("orange", "s", "--"), "2", affected=1),
     Strategy("switch", switch, "switch with the next", ("green", "^", "-"), "2", affected=2),
 )
@@ -182,7 +194,7 @@ class Variant:
         if self.first is not None and self.last is not None:
             return self.last - self.first + 1
         if self.strategy in MEASURED:
-            return self.num_layers - sum(isinstance(unit, Layer) for unit in units(self.plan))
+            return self.num_layers - sum(isinstance(unit, Layer) and unit.part == "whole" for unit in units(self.plan))
         return entry(self.strategy).affected
 
     @property

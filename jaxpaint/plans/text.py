@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
+from jaxpaint.base.part import Part
 from jaxpaint.plans.nodes import (
+    LETTERS,
     MAX_COST,
     MAX_LAYER,
     MAX_NESTING,
@@ -30,8 +32,8 @@ from jaxpaint.plans.pasted import SIGNS, SLICE, SPACE, refuse_mergekit, two_numb
 def node_text(node: Node) -> str:
     """The node as one item of a plan's text, a series in parentheses."""
     match node:
-        case Layer(index):
-            return str(index)
+        case Layer(index, part):
+            return f"{index}{LETTERS[part]}"
         case Series(items):
             return f"({text_of_items(items)})"
         case Parallel(branches, combine):
@@ -59,7 +61,11 @@ def words(nodes: Sequence[Node]) -> Iterator[str]:
     while start < len(nodes):
         length = max(_run_length(nodes, start, 1), _run_length(nodes, start, -1))
         last = start + length - 1 if length >= 3 else start
-        yield node_text(nodes[start]) if last == start else f"{node_text(nodes[start])}-{node_text(nodes[last])}"
+        first = nodes[start]
+        if last > start and isinstance(first, Layer):
+            yield f"{first.index}-{node_text(nodes[last])}"  # a sublayers' letter is written once
+        else:
+            yield node_text(first)
         start = last + 1
 
 
@@ -70,7 +76,7 @@ def _run_length(nodes: Sequence[Node], start: int, step: int) -> int:
     stop = start + 1
     while stop < len(nodes):
         node = nodes[stop]
-        if not isinstance(node, Layer) or node.index != first.index + step * (stop - start):
+        if not isinstance(node, Layer) or node.part != first.part or node.index != first.index + step * (stop - start):
             break
         stop += 1
     return stop - start
@@ -80,6 +86,7 @@ def clip(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+_PARTS: dict[str, Part] = {letter: part for part, letter in LETTERS.items() if letter}
 _AN_ITEM = "a layer such as 7, a range such as 0-8, or a group in ( ) or { }"
 _TOKEN = re.compile(r"[0-9]+|[A-Za-z_]+|.", re.DOTALL)
 _UNPACKED = re.compile(r"\s*range\b")
@@ -104,6 +111,7 @@ class _Parser:
     series := item (','? item)*        item := atom ('*' count | '@' weight)*
     atom   := layers | '(' series ')' | '[' layers (','? layers)* ']' | 'sum'? '{' series '}'
     layers := layer | layer '-' layer | 'range' '(' number (',' number)* ')'
+    layer  := number ('a' | 'm')?
     """
 
     def __init__(self, text: str) -> None:
@@ -218,13 +226,27 @@ class _Parser:
 
     def layers(self) -> tuple[list[Node], int]:
         first = self.number("a layer", "layer", MAX_LAYER)
+        part = self.part()
         if self.token != "-":
-            return [layer(first)], 1
+            return [layer(first, part)], 1
         self.advance()
+        start = self.start
         last = self.number("the last layer of the range", "layer", MAX_LAYER)
+        part_of_last = self.part()
+        if part not in ("whole", part_of_last):
+            meant = f"{first}-{last}{LETTERS[part]}"
+            raise self.fail(f"the range begins with {part} and ends otherwise: write {meant} for {part} alone", start)
         step = 1 if last >= first else -1
-        nodes: list[Node] = [layer(index) for index in range(first, last + step, step)]
+        nodes: list[Node] = [layer(index, part_of_last) for index in range(first, last + step, step)]
         return nodes, len(nodes)
+
+    def part(self) -> Part:
+        """That of the layer just read: its letter follows at once."""
+        if self.token.lower() not in _PARTS or self.text[self.start - 1].isspace():
+            return "whole"
+        part = _PARTS[self.token.lower()]
+        self.advance()
+        return part
 
     def half_open(self) -> tuple[list[Node], int]:
         """Python's range, which ends before its last number."""

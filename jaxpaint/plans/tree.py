@@ -34,7 +34,7 @@ class Branch:
 
     @cached_property
     def cost(self) -> int:
-        """Layer applications of the whole subtree, each distinct one once."""
+        """Layer applications of the whole subtree, each distinct one once; a sublayer's count as well."""
         return _cost(self.units) + sum(branch.cost for branch in self.branches)
 
 
@@ -83,7 +83,7 @@ def walk(
     """Yields each branch, the state after its units, and the layer applications run for it, depth first.
 
     `advance(state, part, before)` is the state after `part`, that part of the plans which follows their first `before`
-    layer applications. At most `held_states` states are held at branch points; beyond them the way from the last one
+    attentions. At most `held_states` states are held at branch points; beyond them the way from the last one
     held is run again. Let go of a state before asking for the next one.
     """
 
@@ -106,7 +106,7 @@ def _visit(
 ) -> Iterator[tuple[Branch, State, int]]:
     """The branch from `state`, its own first; where that is None, by way of `pending` from the held `anchor`.
 
-    `anchored` counts the layer applications before `anchor`. A state is dropped (set to None) as soon as no one needs
+    `anchored` counts the attentions before `anchor`. A state is dropped (set to None) as soon as no one needs
     it: frames of the walk outlive it.
     """
     x: State | None
@@ -114,11 +114,11 @@ def _visit(
     if state is None:
         x, cost = run(anchor, anchored, way), _cost(way)  # type: ignore[arg-type]
     else:
-        x, cost = run(state, anchored + _cost(pending), branch.units), _cost(branch.units)
+        x, cost = run(state, anchored + _attentions(pending), branch.units), _cost(branch.units)
     state, pending = None, way
     yield branch, x, cost
     if held < held_states or len(branch.branches) == 1:
-        anchor, anchored, pending = x, anchored + _cost(pending), ()
+        anchor, anchored, pending = x, anchored + _attentions(pending), ()
     hold = anchor is x
     for number, child in enumerate(branch.branches):
         last = number == len(branch.branches) - 1
@@ -132,4 +132,8 @@ def _visit(
 
 
 def _cost(way: tuple[Node, ...]) -> int:
-    return sum(map(nodes.cost, way))
+    return sum(map(nodes.applications, way))
+
+
+def _attentions(way: tuple[Node, ...]) -> int:
+    return sum(map(nodes.attentions, way))

@@ -32,8 +32,8 @@ class PlanRow(StrategyOptions):
     """A plan with one strategy that it stands for; a plan of one's own is strategy "custom", labelled by its text."""
 
     text: str
-    cost: int
-    depth: int
+    cost: float
+    depth: float
     strategy: str
     num_layers: int
     label: str

@@ -33,7 +33,7 @@ def require_writable(spec: StudySpec, config: Config, tasks: Any) -> None:
     require_generation(tasks, spec.max_length, config)
     if spec.kv == "mean" and any(task.OUTPUT_TYPE == "generate_until" for task in tasks["tasks"].values()):
         for plan in dict.fromkeys(variant.plan for variant in _variants(spec, config)):
-            groups(plan, plan.cost)
+            groups(plan, plan.attentions)
 
 
 def _variants(spec: StudySpec, config: Config) -> tuple[Variant, ...]:

@@ -91,7 +91,7 @@ def plan_work(plans: Collection[Plan]) -> PlanWork:
     if not different:
         return PlanWork(0, 0, 0, 0, 0)
     tree = prefix_tree(different)
-    return PlanWork(len(different), tree.cost, sum(plan.cost for plan in different), _ends(tree), tree.held)
+    return PlanWork(len(different), tree.cost, sum(plan.applications for plan in different), _ends(tree), tree.held)
 
 
 def shard_work(plans: Collection[Plan], count: int) -> list[PlanWork]:

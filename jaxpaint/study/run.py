@@ -116,7 +116,7 @@ class Session:
         written = register(self.store, self.model, variants, generative, environment)
         if self.spec.kv == "mean" and generative:
             for plan in study.plans:
-                groups(plan, plan.cost)
+                groups(plan, plan.attentions)
         scoring = Scoring(self.model, study, self.spec.batch_tokens)
         writing = Writing(self.model, written, self.spec.kv)  # type: ignore[arg-type]
 

@@ -168,7 +168,7 @@ class Scoring:
                 before.scores + len(done) * len(portion.requests),
                 before.executed + executed,
                 before.distinct + (prefix_tree(done).cost * portion.batch.real_tokens if done else 0),
-                before.separate + sum(plan.cost for plan in done) * tokens,
+                before.separate + sum(plan.applications for plan in done) * tokens,
                 before.seconds + seconds(),
             )
 

@@ -205,7 +205,7 @@ def variants_of(
         return family(name, num_layers, starts=starts, seeds=seeds, iterations=loops, times=times)
 
     of_strategies = chain.from_iterable(map(of_strategy, ("full", *strategies)))
-    found, cost = [], 0
+    found, cost = [], 0.0
     for variant in chain(of_strategies, (_custom(text, num_layers) for text in plans)):
         found.append(variant)
         cost += variant.plan.cost

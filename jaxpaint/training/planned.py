@@ -75,8 +75,9 @@ class Planned:
             x = dropout(x, Dropout(model.config.hidden_dropout_prob, before))
         block, stacked = layer_stack(model)
 
-        def layer(parameters: Any, x: Array, context: Any, key: Array | None) -> Array:
-            return block(parameters, x, context) if key is None else block(parameters, x, context, key)
+        def layer(parameters: Any, x: Array, context: Any, key: Array | None, **part: Any) -> Array:
+            inputs = (x, context) if key is None else (x, context, key)
+            return block(parameters, *inputs, **part)
 
         how: dict[str, Any] = {"at_once": self.at_once, "unroll": not self.at_once, "remat": self.remat}
         what = layer, stacked, self.form, self.layers, x.astype(self.dtype), context, within

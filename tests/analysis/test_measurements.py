@@ -12,8 +12,9 @@ import torch
 import jaxpaint as jp
 from jaxpaint.analysis.measurements import measure
 from jaxpaint.base.errors import UserError
-from jaxpaint.plans.proposals import MEASURED
+from jaxpaint.plans.proposals import MEASURED, halves
 from tests.helpers.decoders import VOCAB_SIZE, make_tiny
+from tests.helpers.torch_runs import torch_run
 
 TEXTS = [np.random.default_rng(seed).integers(0, VOCAB_SIZE, length).tolist() for seed, length in enumerate((9, 14, 5))]
 
@@ -66,6 +67,22 @@ def test_angles_of_spans_are_of_transformers_hidden_states(tiny) -> None:
     assert set(range(layers)) - set(plan.sequence()) == {first, first + 1}
 
 
+def test_influence_of_sublayers_is_of_transformers_halves_of_layers(tiny) -> None:
+    (found,) = measure(tiny.model, ["sublayer_influence"], TEXTS).values()
+    influence = []
+    for text in TEXTS:
+        states = torch_run(tiny, [text], halves(tiny.model.num_layers))["states"][:, 0].astype(np.float64)
+        units = states / np.linalg.norm(states, axis=-1, keepdims=True)
+        influence.append(1 - np.array([(x * y).sum(-1) for x, y in pairwise(units)]))
+    wanted = np.concatenate(influence, axis=1).mean(axis=1)
+    assert len(wanted) == 2 * tiny.model.num_layers
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    for strategy, first, letter in (("drop-attention-by-influence", 0, "m"), ("drop-mlp-by-influence", 1, "a")):
+        least = int(np.argmin(wanted[first::2]))
+        layers = [f"{layer}{letter}" if layer == least else str(layer) for layer in range(tiny.model.num_layers)]
+        assert jp.propose(tiny.model, strategy, TEXTS, count=1).plan == jp.Plan.parse(" ".join(layers))
+
+
 def test_perplexity_is_that_of_transformers_without_the_layer(tiny) -> None:
     (found,) = measure(tiny.model, ["perplexity"], TEXTS, batch_tokens=16).values()
     wanted = []
@@ -83,7 +100,7 @@ def test_perplexity_is_that_of_transformers_without_the_layer(tiny) -> None:
 
 
 def test_measured_together_as_alone(tiny) -> None:
-    names = [strategy.measurement for strategy in MEASURED.values()]
+    names = list(dict.fromkeys(strategy.measurement for strategy in MEASURED.values()))
     together = measure(tiny.model, names, TEXTS)
     assert sorted(together) == sorted(names)
     layers = tiny.model.num_layers

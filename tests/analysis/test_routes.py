@@ -24,7 +24,7 @@ from jaxpaint.plans.events import events
 from jaxpaint.plans.nodes import Layer, Node, Parallel, Repeat, Series, Weighted
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.stages import After, Join, stages
-from tests.engine.test_compiled import plans
+from tests.engine.test_compiled import whole_plans
 from tests.helpers.bert_models import tiny_bert
 from tests.helpers.decoders import WINDOW, Tiny, make_tiny
 from tests.helpers.torch_runs import torch_run
@@ -79,7 +79,7 @@ class TestShares:
 
 class TestStages:
     @settings(max_examples=100, deadline=None)
-    @given(plans)
+    @given(whole_plans)
     def test_weights_of_events_follow(self, plan: Plan) -> None:
         """Numbers in place of states: what each event adds reaches the end by its weight."""
         own, found = events(plan), stages(plan)

@@ -26,7 +26,8 @@ from tests.helpers.oracle import run_slowly
 
 MAX_COST = 40
 
-layer_nodes = st.builds(Layer, st.integers(0, NUM_LAYERS - 1))
+wholes = st.builds(Layer, st.integers(0, NUM_LAYERS - 1))
+layer_nodes = wholes | st.builds(Layer, st.integers(0, NUM_LAYERS - 1), st.sampled_from(["attention", "mlp"]))
 
 
 def _extend(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
@@ -39,7 +40,11 @@ def _extend(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     )
 
 
-plans = st.recursive(layer_nodes, _extend, max_leaves=10).map(Plan.of).filter(lambda plan: plan.cost <= MAX_COST)
+def _plans_of(nodes: st.SearchStrategy[Node]) -> st.SearchStrategy[Plan]:
+    return st.recursive(nodes, _extend, max_leaves=10).map(Plan.of).filter(lambda plan: plan.cost <= MAX_COST)
+
+
+plans, whole_plans = _plans_of(layer_nodes), _plans_of(wholes)
 flat_plans = st.one_of(
     st.lists(layer_nodes, min_size=1, max_size=12),
     st.lists(st.one_of(layer_nodes, st.builds(Parallel, st.lists(layer_nodes, min_size=1, max_size=4).map(tuple)))),
@@ -49,8 +54,10 @@ flat_plans = st.one_of(
 # A block as simple as a block can be, in which every layer, the order of layers and the context matter.
 
 
-def simple_block(parameters: dict[str, Any], x: jax.Array, context: jax.Array) -> jax.Array:
-    return x + jnp.tanh(x @ parameters["weight"] + parameters["bias"]) * context
+def simple_block(parameters: dict[str, Any], x: jax.Array, context: jax.Array, part: str = "whole") -> jax.Array:
+    if part != "mlp":
+        x = x + jnp.tanh(x @ parameters["weight"] + parameters["bias"]) * context
+    return x if part == "attention" else x + 0.5 * jnp.sin(x @ parameters["weight"].T)
 
 
 def _simple_inputs() -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
@@ -97,8 +104,8 @@ def assert_close(ours: Any, expected: Any, tolerance: float = 1e-5) -> None:
 def by_hand(node: Node, x: jax.Array) -> jax.Array:
     """What a plan means, written down from its definition in `docs/plans.md`."""
     match node:
-        case Layer(index):
-            return simple_block(jax.tree.map(lambda leaf: leaf[index], STACKED), x, CONTEXT)
+        case Layer(index, part):
+            return simple_block(jax.tree.map(lambda leaf: leaf[index], STACKED), x, CONTEXT, part)
         case Series(items):
             for item in items:
                 x = by_hand(item, x)
@@ -142,7 +149,14 @@ class TestExecutorsAgree:
 
     @pytest.mark.parametrize(
         "text",
-        ["4-0 2*3", "0 {1-3}*3 4", "{1 {2 (3 0)*2} sum{1 2}}*2", "{(0 1) 2 (3 4)}", "0@0.5*2 (1 {2@2 3})@-0.5 4"],
+        [
+            "4-0 2*3",
+            "0 {1-3}*3 4",
+            "{1 {2 (3 0)*2} sum{1 2}}*2",
+            "{(0 1) 2 (3 4)}",
+            "0@0.5*2 (1 {2@2 3})@-0.5 4",
+            "0a {1m 2a}*2 3 4m",
+        ],
     )
     def test_the_llama_block(self, text: str) -> None:
         """The real block: stacked `nnx` parameters, and a context that is a tuple of arrays."""
@@ -174,7 +188,12 @@ def _llama(variation: str) -> _Llama:
     block, stacked = layer_stack(module)
     batch, length = _TOKENS.shape
     context = module.context(jnp.tile(jnp.arange(length), (batch, 1)), jnp.full((batch, length), length))
-    return _Llama(jax.jit(block), stacked, module.embed(jnp.array(_TOKENS), jnp.arange(length)[None]), context)
+    return _Llama(
+        jax.jit(block, static_argnames="part"),
+        stacked,
+        module.embed(jnp.array(_TOKENS), jnp.arange(length)[None]),
+        context,
+    )
 
 
 _TOKENS = np.random.default_rng(3).integers(0, VOCAB_SIZE, (2, 7))
@@ -292,13 +311,13 @@ class TestGradients:
             assert_close(ours[name], twin[name])
 
     @pytest.mark.parametrize("at_once", [True, False])
-    @pytest.mark.parametrize("text", ["0 {1-3}*3 4 4", "{(0 1) sum{2 3}} 4*3", "4-0", "0 (1 {2@0.5 3})@0.75*2 4"])
+    @pytest.mark.parametrize("text", ["0 {1-3}*3 4 4", "{(0 1) sum{2 3}} 4*3", "4-0", "0a (1 {2@0.5 3m})@0.75*2 4"])
     def test_of_training_are_those_of_running(self, text: str, at_once: bool) -> None:
         plan = Plan.parse(text)
         form, layers = stack.with_own_layers(plan)
 
-        def with_key(parameters: Any, x: jax.Array, context: jax.Array, key: None) -> jax.Array:
-            return simple_block(parameters, x, context)
+        def with_key(parameters: Any, x: jax.Array, context: jax.Array, key: None, **part: Any) -> jax.Array:
+            return simple_block(parameters, x, context, **part)
 
         def trained(stacked: Any) -> jax.Array:
             return stack.run_training(with_key, stacked, form, layers, X, CONTEXT, None, at_once=at_once).sum()

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.events import Events, events_of, run_events, stacked_events
 from jaxpaint.plans.plan import Plan
-from tests.engine.test_compiled import CONTEXT, STACKED, X, assert_close, plans, simple_block
+from tests.engine.test_compiled import CONTEXT, STACKED, X, assert_close, simple_block, whole_plans
 
 SIZE = 8
-few_events = plans.filter(lambda plan: plan.cost <= SIZE)
+few_events = whole_plans.filter(lambda plan: plan.cost <= SIZE)
 
 
 def loss(run, stacked, x):

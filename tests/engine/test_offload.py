@@ -18,7 +18,7 @@ from jaxpaint.engine.score import score_plans
 from jaxpaint.generation import Prompt, generate
 from jaxpaint.plans.plan import Plan
 
-PLANS = [Plan.parse(text) for text in ("0-4", "0 {1 2 3}*2 4", "0 {(1 2) 3} 4")]
+PLANS = [Plan.parse(text) for text in ("0-4", "0 {1 2 3}*2 4", "0 {(1 2) 3} 4", "0 1a 2m 4")]
 TOKENS = np.random.default_rng(0).integers(5, 250, (4, 12))
 
 

@@ -19,7 +19,7 @@ from jaxpaint.engine.layers import apart
 from jaxpaint.plans.events import events, steps
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import units
-from tests.engine.test_compiled import plans
+from tests.engine.test_compiled import whole_plans
 from tests.helpers.bert_models import tiny_bert, torch_bert
 from tests.helpers.decoders import PLANS, Tiny, make_tiny
 from tests.helpers.torch_runs import torch_run
@@ -370,7 +370,7 @@ class TestEvents:
         assert labels == ["0", "{1 2} 1/2 1/2", "{1 2} 1/2 2/2", "3 1/2", "{1 2} 2/2 1/2", "{1 2} 2/2 2/2", "3 2/2"]
 
     @settings(max_examples=100, deadline=None)
-    @given(plans)
+    @given(whole_plans)
     def test_steps_are_units_and_events_the_cost(self, plan: Plan) -> None:
         found = events(plan)
         assert [step.plan for step in steps(plan)] == [Plan.of(unit) for unit in units(plan)]

@@ -12,15 +12,14 @@ from jax import Array
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, Series, Weighted
 
 
-def run_slowly(
-    block: Callable[[Any, Array, Any], Array], stacked: Any, plan: Plan, x: Array, context: Any
-) -> tuple[Array, Array]:
+def run_slowly(block: Callable[..., Array], stacked: Any, plan: Plan, x: Array, context: Any) -> tuple[Array, Array]:
     """`(x, states)` as `jaxpaint.engine.compiled.run_with_states` gives, in plain Python, one layer after the other."""
 
     def apply(node: Node, x: Array) -> tuple[Array, list[Array]]:
         match node:
-            case Layer(index):
-                x = block(jax.tree.map(lambda leaf: leaf[index], stacked), x, context)
+            case Layer(index, part):
+                own = {} if part == "whole" else {"part": part}
+                x = block(jax.tree.map(lambda leaf: leaf[index], stacked), x, context, **own)
                 return x, [x]
             case Series(items):
                 states: list[Array] = []

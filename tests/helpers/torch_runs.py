@@ -30,18 +30,18 @@ def torch_run(
     base, found = tiny.torch.base_model, {"attention": [], "attention_out": [], "mlp_out": [], "reads": []}
     states: list[torch.Tensor] = []
 
-    def layer(index: int, x: torch.Tensor) -> torch.Tensor:
+    def layer(index: int, part: str, x: torch.Tensor) -> torch.Tensor:
         number, module = len(found["reads"]), tiny.torch_layers[index]
         attention = module.attention if hasattr(module, "attention") else module.self_attn
 
         def of_attention(_: Any, inputs: Any, outputs: Any) -> Any:
             found["attention"].append(outputs[1])
-            changed = change(number, index, "attention", outputs[0])
+            changed = change(number, index, "attention", outputs[0]) * (part != "mlp")
             found["attention_out"].append(changed)
             return (changed, *outputs[1:])
 
         def of_mlp(_: Any, inputs: Any, output: Any) -> Any:
-            found["mlp_out"].append(change(number, index, "mlp", output))
+            found["mlp_out"].append(change(number, index, "mlp", output) * (part != "attention"))
             return found["mlp_out"][-1]
 
         hooks = attention.register_forward_hook(of_attention), module.mlp.register_forward_hook(of_mlp)
@@ -59,8 +59,8 @@ def torch_run(
 
     def apply(node: Node, x: torch.Tensor, outermost: bool) -> torch.Tensor:
         match node:
-            case Layer(index):
-                x = layer(index, x)
+            case Layer(index, part):
+                x = layer(index, part, x)
             case Series(items):
                 for item in items:
                     x = apply(item, x, outermost)

@@ -17,14 +17,14 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.plans.nodes import MAX_LAYER, Combine, map_layers, units, written_layers
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series, Weighted
 
-layer_nodes = st.builds(Layer, st.integers(0, 12))
+layer_nodes = st.builds(Layer, st.integers(0, 12), st.sampled_from(["whole", "whole", "attention", "mlp"]))
 weights = st.floats(-10, 10)
 
 
 def _extend(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     some = st.lists(children, min_size=1, max_size=4).map(tuple)
-    ascending = st.tuples(st.integers(0, 9), st.integers(1, 5)).map(
-        lambda bounds: Series(tuple(Layer(bounds[0] + i) for i in range(bounds[1])))
+    ascending = st.tuples(st.integers(0, 9), st.integers(1, 5), st.sampled_from(["whole", "attention", "mlp"])).map(
+        lambda drawn: Series(tuple(Layer(drawn[0] + i, drawn[2]) for i in range(drawn[1])))
     )
     return st.one_of(
         st.builds(Series, some),
@@ -43,13 +43,13 @@ def _layers(*indices: int) -> tuple[Node, ...]:
     return tuple(Layer(index) for index in indices)
 
 
-def _chains(node: Node) -> list[list[int]]:
+def _chains(node: Node) -> list[list[Layer]]:
     """Every path of layers from input to output, found by brute force."""
     match node:
-        case Layer(index):
-            return [[index]]
+        case Layer():
+            return [[node]]
         case Series(items):
-            paths: list[list[int]] = [[]]
+            paths: list[list[Layer]] = [[]]
             for item in items:
                 paths = [path + more for path in paths for more in _chains(item)]
             return paths
@@ -61,17 +61,21 @@ def _chains(node: Node) -> list[list[int]]:
             return _chains(body)
 
 
-def _applications(node: Node) -> list[int]:
+def _applications(node: Node) -> list[Layer]:
     """Every layer application, one by one."""
     match node:
-        case Layer(index):
-            return [index]
+        case Layer():
+            return [node]
         case Series(children) | Parallel(children):
-            return [index for child in children for index in _applications(child)]
+            return [layer for child in children for layer in _applications(child)]
         case Repeat(body, times):
             return _applications(body) * times
         case Weighted(body):
             return _applications(body)
+
+
+def _in_layers(applied: list[Layer]) -> float:
+    return sum(1 if layer.part == "whole" else 0.5 for layer in applied)
 
 
 class TestParse:
@@ -98,6 +102,11 @@ class TestParse:
             ("4*2*3", (Repeat(Layer(4), 6),)),
             ("((4)*2)*3", (Repeat(Layer(4), 6),)),
             ("4*1", _layers(4)),
+            ("4a", (Layer(4, "attention"),)),
+            ("4m 5A*2", (Layer(4, "mlp"), Repeat(Layer(5, "attention"), 2))),
+            ("4-6a", tuple(Layer(index, "attention") for index in (4, 5, 6))),
+            ("6m-4m@0.5", (Weighted(Series(tuple(Layer(index, "mlp") for index in (6, 5, 4))), 0.5),)),
+            ("sum{4a 5a}sum{4m,5m}", tuple(Parallel((Layer(4, p), Layer(5, p)), "sum") for p in ("attention", "mlp"))),
             ("4@0.5", (Weighted(Layer(4), 0.5),)),
             ("4 @ .5 *3", (Repeat(Weighted(Layer(4), 0.5), 3),)),
             ("4*3@2", (Weighted(Repeat(Layer(4), 3), 2.0),)),
@@ -229,22 +238,30 @@ class TestLaws:
     @given(nodes)
     def test_cost_layers_and_series(self, node: Node) -> None:
         plan = Plan.of(node)
-        applications = _applications(node)
-        assert plan.cost == len(applications)
-        assert plan.layers == tuple(sorted(set(applications)))
+        applied = _applications(node)
+        assert (plan.cost, plan.applications) == (_in_layers(applied), len(applied))
+        assert plan.attentions == sum(layer.part != "mlp" for layer in applied)
+        assert plan.layers == tuple(sorted({layer.index for layer in applied}))
+        assert plan.has_sublayers == any(layer.part != "whole" for layer in applied)
         assert plan.depth <= plan.cost
         if plan.is_series:
-            assert plan.sequence() == tuple(applications)
             assert plan.depth == plan.cost
             assert plan.nesting == 0
+        if plan.is_series and not plan.has_sublayers:
+            assert plan.sequence() == tuple(layer.index for layer in applied)
+            assert plan.of_whole_layers("a test") is plan
         else:
-            with pytest.raises(UserError, match=r"parallel group|weight"):
+            with pytest.raises(UserError, match=r"parallel group|weight|sublayer"):
                 plan.sequence()
+        if plan.has_sublayers:
+            with pytest.raises(PlanError, match="runs sublayers, and a test takes whole layers only"):
+                plan.of_whole_layers("a test")
 
     @given(st.recursive(layer_nodes, _extend, max_leaves=5))
     def test_depth_is_the_longest_chain(self, node: Node) -> None:
         chains = _chains(node)
-        assert Plan.of(node).depth == max(map(len, chains))
+        assert Plan.of(node).depth == max(map(_in_layers, chains))
+        assert Plan.of(node).chain_length == max(map(len, chains))
 
     @given(plans, plans, st.sampled_from(["mean", "sum"]), st.integers(1, 4))
     def test_composition(self, one: Plan, other: Plan, combine: Combine, times: int) -> None:

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.plans.proposals import MEASURED, drop_least, drop_settled, drop_span, parallel_alike, stand_ins
+from jaxpaint.plans.proposals import (
+    MEASURED,
+    drop_least,
+    drop_least_attentions,
+    drop_least_mlps,
+    drop_settled,
+    drop_span,
+    parallel_alike,
+    stand_ins,
+)
 from jaxpaint.plans.strategies import STRATEGIES, build, entry, family, proposed
 
 numbers = st.lists(st.integers(0, 5).map(float), min_size=2, max_size=12)
@@ -60,6 +69,12 @@ def test_linkage_is_of_the_least_alike() -> None:
     assert str(parallel_alike(_similarity([9.0, 0.0, 0.1, 0.2, 0.45, 0.73]), 3)) == "{0-2} {3 4}"
 
 
+def test_of_sublayers_one_half_goes() -> None:
+    numbers = [0.9, 0.1, 0.2, 0.8, 0.5, 0.3, 0.1, 0.7]  # of attention and feed-forward in turn
+    assert str(drop_least_attentions(numbers, 2)) == "0 1m 2 3m"
+    assert str(drop_least_mlps(numbers, 3)) == "0a 1 2a 3a"
+
+
 def test_affected_are_all_that_run_side_by_side() -> None:
     similarity = _similarity([0.0, 0.1, 0.5, 0.51, 0.53, 0.7, 0.75])
     found = [proposed("parallel-by-similarity", 6, similarity, count).affected for count in (1, 2, 3, 5)]
@@ -72,7 +87,8 @@ def test_every_count_of_every_strategy(strategy: str, layers: int) -> None:
     for count in range(1, layers):
         variant = proposed(strategy, layers, measured, count)
         dropped = strategy.startswith("drop")
-        assert (variant.plan.cost, variant.plan.depth) == (layers - count * dropped, layers - count)
+        gone = count / 2 if variant.plan.has_sublayers else count
+        assert (variant.plan.cost, variant.plan.depth) == (layers - gone * dropped, layers - gone)
         assert variant.label == f"{strategy} count={count}: {variant.plan}"
         if dropped:
             assert variant.affected == count

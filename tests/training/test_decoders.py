@@ -126,7 +126,16 @@ def difference(one: Any, other: Any) -> float:
     return float(jnp.abs(ravel_pytree(one)[0] - ravel_pytree(other)[0]).max())
 
 
-PLANS = ("0-4", "0 1 4", "0 3-1 4", "0 {1-3}*2 4", "0 2*3 4", "0 2 0 sum{2 3} 4", "0 {1@0.5 (2 3)}@0.75*2 4")
+PLANS = (
+    "0-4",
+    "0 1 4",
+    "0 3-1 4",
+    "0 {1-3}*2 4",
+    "0 2*3 4",
+    "0 2 0 sum{2 3} 4",
+    "0 {1@0.5 (2 3)}@0.75*2 4",
+    "0 1a {2m 3}*2 4a",
+)
 
 
 @pytest.mark.parametrize("text", PLANS)

@@ -1,0 +1,134 @@
+"""Sublayers in plans: parity with transformers' halves of layers, random nests of them, the caches' slots, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.engine.packing import Request
+from jaxpaint.engine.program import Program
+from jaxpaint.engine.score import score_plans
+from jaxpaint.engine.walk import segment
+from jaxpaint.generation import Prompt, generate
+from jaxpaint.plans.plan import Plan
+from tests.engine.test_compiled import plans
+from tests.generation.test_generation import by_full_passes
+from tests.helpers.bert_models import tiny_bert, torch_bert
+from tests.helpers.decoders import Tiny, make_tiny
+from tests.helpers.torch_runs import torch_run
+
+FAMILIES = ("grouped-query", "neox", "neox, residuals in series", "sliding window", "qwen2, windows in turn")
+PLANS = ("0-4a", "0-1 2a 3m 4", "0 {1a 2m (3 1a)}*2 4m", "sum{0a 1a} sum{0m 1m} 2@0.5 3a@1.5*2 4")
+TOKENS = np.random.default_rng(5).integers(0, 61, (2, 11))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def tiny(request: pytest.FixtureRequest) -> Tiny:
+    return make_tiny(request.param)
+
+
+def _close(ours: Any, theirs: Any, tolerance: float = 1e-5) -> None:
+    scale = max(1.0, float(np.abs(theirs).max()))
+    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("text", PLANS)
+def test_parity_with_a_loop_over_halves_of_transformers_layers(tiny: Tiny, text: str) -> None:
+    plan = Plan.parse(text)
+    expected = torch_run(tiny, TOKENS, plan)["logits"]
+    _close(tiny.model.logits(TOKENS, plan), expected)
+
+
+def test_a_compiled_plan_is_the_same(tiny: Tiny) -> None:
+    plan = Plan.parse(PLANS[2])
+    _close(tiny.model.logits(TOKENS, plan, static=True), tiny.model.logits(TOKENS, plan))
+
+
+@settings(max_examples=15)
+@given(plans)
+def test_random_nests_are_a_loop_over_halves(plan: Plan) -> None:
+    one = make_tiny("grouped-query")
+    _close(one.model.logits(TOKENS, plan), torch_run(one, TOKENS, plan)["logits"], 3e-5)
+
+
+@pytest.mark.parametrize("text", ["0-4a", "0 1a {2m 3}*2 4m 1a"])
+def test_bert_runs_halves_of_transformers_layers(text: str) -> None:
+    """A BERT layer's halves each end with their norm, so they cannot be had by setting weights to zero."""
+    plan, theirs = Plan.parse(text), torch_bert()
+    tokens = np.random.default_rng(6).integers(0, 61, (2, 9))
+    with torch.no_grad():
+        x = theirs.bert.embeddings(torch.tensor(tokens))
+
+        def half(node: Any, x: torch.Tensor) -> torch.Tensor:
+            module = theirs.bert.encoder.layer[node.index]
+            if node.part != "mlp":
+                x = module.attention(x)[0]
+            return x if node.part == "attention" else module.feed_forward_chunk(x)
+
+        def run(node: Any, x: torch.Tensor) -> torch.Tensor:
+            match type(node).__name__:
+                case "Layer":
+                    return half(node, x)
+                case "Series":
+                    for item in node.items:
+                        x = run(item, x)
+                    return x
+                case "Repeat":
+                    for _ in range(node.times):
+                        x = run(node.body, x)
+                    return x
+                case _:
+                    return torch.stack([run(branch, x) for branch in node.branches]).mean(0)
+
+        expected = theirs.cls.predictions(run(plan.root, x)).numpy()
+    for static in (False, True):
+        _close(tiny_bert().logits(tokens, plan, static=static), expected)
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["as data", "compiled"])
+@pytest.mark.parametrize("text", ["0 1a 2m 3 4", "0m 1 {2a 3m (1 4a)}*2", "0-4m 0a"])
+def test_a_cache_has_a_slot_where_attention_runs(text: str, static: bool) -> None:
+    """What is written with a cache is what full passes write, also where the last sublayer has no keys and values."""
+    one, plan = make_tiny("multi-query"), Plan.parse(text)
+    draw = np.random.default_rng(7)
+    prompts = [Prompt(tuple(draw.integers(0, 61, int(draw.integers(3, 20))).tolist()), 5) for _ in range(4)]
+    for found in generate(one.model, prompts, [plan], static=static, batch_size=2):
+        assert found.tokens == by_full_passes(one, prompts[found.prompt], plan)
+
+
+def test_plans_that_begin_alike_share_and_score_as_alone() -> None:
+    one = make_tiny("grouped-query")
+    texts = ("0-4", "0-2 3a 4", "0-2 3m 4", "0-2 3a 4m", "0 1a 2-4")
+    draw = np.random.default_rng(8)
+    requests = [Request.of(draw.integers(0, 61, 8).tolist(), draw.integers(0, 61, 4).tolist(), 24) for _ in range(5)]
+    together = score_plans(one.model, requests, [Plan.parse(text) for text in texts])
+    assert together.executed < together.separate
+    for text, row in zip(texts, together.loglikelihoods, strict=True):
+        alone = score_plans(one.model, requests, [Plan.parse(text)]).loglikelihoods[0]
+        np.testing.assert_allclose(row, alone, rtol=0, atol=1e-4)
+    whole = together.loglikelihoods[0]
+    assert all(np.abs(row - whole).max() > 1e-3 for row in together.loglikelihoods[1:]), "every half matters"
+
+
+def test_plans_of_whole_layers_keep_their_executable() -> None:
+    """It has no branches for parts; all plans with sublayers share one more."""
+    assert Program.of(Plan.parse("0-4")).instructions.shape[1] == 4
+    assert Program.of(Plan.parse("0-3 4a")).instructions.shape[1] == 5
+    one = make_tiny("grouped-query")
+    requests = [Request.of((1, 2), (3, 4), 24)]
+    segment.clear_cache()
+    score_plans(one.model, requests, [Plan.parse(text) for text in ("0-4", "4-0", "0 2*2 4")])
+    assert segment.executables() == 1
+    score_plans(one.model, requests, [Plan.parse(text) for text in ("0a", "4m 3", "0-2m 2a 4")])
+    assert segment.executables() == 2
+
+
+def test_what_takes_whole_layers_refuses_in_words() -> None:
+    one, plan = make_tiny("grouped-query"), Plan.parse("0-3 4a")
+    with pytest.raises(UserError, match="runs sublayers, and a run that is looked into takes whole layers only"):
+        one.model.run(TOKENS, plan)
