@@ -10,6 +10,9 @@ from pathlib import Path
 # Torch, which reads this when it is loaded, is a reference for tiny tensors here: threads that wait for one another
 # take most of its time where every core has a worker of pytest-xdist.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What several tests compile, in this process and those that it starts, is compiled once.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 import numpy as np

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxpaint.base.budgets import budgets, held_state_bytes
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
-from jaxpaint.base.part import Part
+from jaxpaint.base.part import Portion
 from jaxpaint.engine import interpreted
 from jaxpaint.engine.layers import run_layer
 from jaxpaint.engine.model import Model
@@ -266,7 +266,7 @@ def _advance(graphdef, state, instructions, length, room, x, layout, leaves, dep
     def block(parameters: Any, x: Array, context: Any, blocked: Array) -> Array:
         return nnx.merge(layers, parameters).observed(x, context, Edits(blocked=blocked), frozenset())[0]
 
-    def layer(index: Array, number: Array, _: Part, x: Array, memory: tuple[()]) -> tuple[Array, tuple[()]]:
+    def layer(index: Array, number: Array, _: Portion, x: Array, memory: tuple[()]) -> tuple[Array, tuple[()]]:
         place = jnp.stack([depths[number], index, first + number])[leaves.axis]
         here = (leaves.start <= place) & (place < leaves.stop)
         before = here[None, :, None] & layout.members[:, leaves.key_set]

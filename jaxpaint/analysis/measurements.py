@@ -29,7 +29,8 @@ def measure(
 ) -> dict[str, list[Any]]:
     """The measurements `names` of texts, given as token ids, by name: nested lists of finite numbers.
 
-    One run of the full model gives all that are analyses of layers. The same on the same machine, so plans are proposed again.
+    One run of the full model gives all analyses, and one more those of sublayers. The same on the same machine, so
+    plans are proposed again.
 
     Raises:
         UserError: as `analyse`; a measurement that is not finite; for perplexity no text of two tokens.

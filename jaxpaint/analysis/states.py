@@ -41,7 +41,8 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.memory import require_memory
 from jaxpaint.engine import interpreted
 from jaxpaint.engine.lanes import as_data
-from jaxpaint.engine.model import Model, layer_stack, start
+from jaxpaint.engine.layers import layer_stack
+from jaxpaint.engine.model import Model, start
 from jaxpaint.engine.program import Program
 from jaxpaint.engine.rows import Inputs, TextRows, Tokens, checked_texts, right_padded
 from jaxpaint.engine.source import Source

@@ -4,7 +4,8 @@ Series become scans, parallel groups a `vmap` over the stacked layers, repeats a
 is the same with dropout. Differentiable. One executable per plan, where `jaxpaint.engine.interpreted` has one for all.
 
 A block is a pure function `(parameters of one layer, x, context) -> x`, residual connections included, whatever the
-model; with `part="attention"` or `"mlp"` it runs that sublayer. A parallel group's outputs are summed in float32.
+model; with `part="attention"` or `"mlp"` it runs that sublayer, with `beside` through a norm that it shares with
+the layer of those parameters. A parallel group's outputs are summed in float32.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxpaint.base.part import Part
-from jaxpaint.engine.layers import Parameters, run_layer
+from jaxpaint.base.part import Portion
+from jaxpaint.engine.layers import Parameters, of_part, run_layer
 from jaxpaint.models.sharding import LAYER, each_lane, lanes, with_lanes
 from jaxpaint.plans.nodes import (
     Combine,
@@ -39,10 +40,9 @@ from jaxpaint.plans.nodes import (
 from jaxpaint.plans.plan import Plan
 
 Context = TypeVar("Context")
-Value = TypeVar("Value")
 Block: TypeAlias = Callable[[Parameters, Array, Context], Array]
-# What one of a plan's layers is: `(leaf, key, x, part) -> x`.
-Run: TypeAlias = Callable[[Any, Array | None, Array, Part], Array]
+# What one of a plan's layers is: `(leaf, key, x, node) -> x`. The leaf of one beside another is of both.
+Run: TypeAlias = Callable[[Any, Array | None, Array, Layer], Array]
 
 
 def run(
@@ -82,7 +82,13 @@ def run_with_states(
 
     def layer(shared: tuple[Parameters, Context]) -> Run:
         stacked, context = shared
-        return lambda index, key, x, part: run_layer(of_part(block, part), stacked, index, x, context)
+
+        def run(place: Array, key: Array | None, x: Array, node: Layer) -> Array:
+            shared = node.beside is not None
+            portion = Portion(node.part, place[1] if shared else None)
+            return run_layer(block, stacked, place[0] if shared else place, x, context, portion=portion)
+
+        return run
 
     shared = stacked, context
     result, states = _walk(layer, shared, lambda x: x[None], plan, _layers(plan), None, x, at_once, mesh=mesh)
@@ -125,10 +131,13 @@ def run_training(
         own = jax.tree.map(lambda leaf: leaf.at[layers].get(mode="promise_in_bounds"), stacked)
 
     def layer(context: Context) -> Run:
-        def run(leaf: tuple[Parameters, Array], key: Array | None, x: Array, part: Part) -> Array:
+        def run(leaf: tuple[Parameters, Array], key: Array | None, x: Array, node: Layer) -> Array:
             parameters, number = leaf
-            own = None if key is None else jax.random.fold_in(key, number)
-            return of_part(block, part)(parameters, x, context, own)
+            run_part = of_part(block, node.part)
+            if node.beside is not None:
+                (parameters, number), (beside, _) = (jax.tree.map(lambda each, i=i: each[i], leaf) for i in (0, 1))
+                run_part = partial(run_part, beside=beside)
+            return run_part(parameters, x, context, None if key is None else jax.random.fold_in(key, number))
 
         return jax.checkpoint(run, static_argnums=3) if remat else run
 
@@ -148,7 +157,7 @@ def _walk(
     unroll: bool = False,
     mesh: Mesh | None = None,
 ) -> tuple[Array, Any]:
-    """`(x, states)` after a plan of `layer(shared)(leaf, key, x, part) -> x`.
+    """`(x, states)` after a plan of `layer(shared)(leaf, key, x, node) -> x`.
 
     `leaves` is a tree of arrays whose leading axis is the layers of the plan in the order they are written; a repeat
     folds the number of its iteration into the key. `keep` makes of a state what is collected along a leading axis.
@@ -170,8 +179,8 @@ def _walker(
 
     def apply(node: Node, leaves: Any, key: Array | None, x: Array) -> tuple[Array, Any]:
         match node:
-            case Layer(_, part):
-                x = run_layer(leaves, key, x, part)
+            case Layer():
+                x = run_layer(leaves, key, x, node)
                 return x, keep(x)
             case Repeat(body, times):
                 x, states = scan(partial(iterate, body, _for(body, leaves), key), x, jnp.arange(times))
@@ -252,7 +261,12 @@ def _repeating_last(times: int, leaf: Array) -> Array:
 
 def _for(node: Node, leaves: Any) -> Any:
     """A node's leaves as it takes them: a layer its own, without the axis of length 1."""
-    return jax.tree.map(lambda leaf: leaf[0], leaves) if isinstance(node, Layer) else leaves
+    return jax.tree.map(lambda leaf: leaf[0], leaves) if _has_one(node) else leaves
+
+
+def _has_one(node: Node) -> bool:
+    """Whether the node is a layer that takes one leaf."""
+    return isinstance(node, Layer) and node.beside is None
 
 
 def _joined(states: Any) -> Any:
@@ -278,11 +292,6 @@ def weighted(weight: float | Float[Array, ""], output: Array, x: Array) -> Array
     return combined("sum", weight * contribution("sum", output, x), x, 1)
 
 
-def of_part(block: Callable[..., Value], part: Part) -> Callable[..., Value]:
-    """A block that runs that part of its layer: as it is where that is all of it."""
-    return block if part == "whole" else partial(block, part=part)
-
-
 def _layers(plan: Plan) -> Int[Array, " leaves"]:
     return jnp.array(written_layers(plan.root), jnp.int32)
 
@@ -291,7 +300,7 @@ def _shape(node: Node) -> tuple:
     """A node with its layer indices left out: nodes of one shape differ only in data, so they share code."""
     return fold(
         node,
-        layer=lambda layer: ("layer", layer.part),
+        layer=lambda layer: ("layer", layer.part, layer.beside is not None),
         series=lambda _, shapes: ("series", *shapes),
         parallel=lambda group, shapes: (group.combine, *shapes),
         repeat=lambda node, shape: ("repeat", node.times, shape),
@@ -311,7 +320,7 @@ def _alike(nodes: Sequence[Node], leaves: Any, *, adjacent: bool):
     for _, group in groupby(indexed, key=lambda item: item[0]):
         members = list(group)
         own = np.stack([span for _, _, span in members])
-        own = own[:, 0] if isinstance(members[0][1], Layer) else own
+        own = own[:, 0] if _has_one(members[0][1]) else own
         yield [node for _, node, _ in members], jax.tree.map(partial(_taken, own), leaves)
 
 

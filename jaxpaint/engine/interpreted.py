@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxpaint.base.part import Part
-from jaxpaint.engine.compiled import Block, Context, combined, contribution, of_part, weighted
+from jaxpaint.base.part import WHOLE, Portion
+from jaxpaint.engine.compiled import Block, Context, combined, contribution, weighted
 from jaxpaint.engine.lanes import Lanes, follow_each
 from jaxpaint.engine.layers import Parameters, run_layer
 from jaxpaint.engine.program import BRANCH, FORK, GATHER, IDLE, LAST, LAYER, MEAN, MEMBER, PARTS, SUM, WAIT, WEIGH
@@ -43,8 +43,8 @@ def run_program(
     """
 
     def run(instructions, gather, stacked, length, x, context):
-        def layer(index, number, part, x, memory):
-            return run_layer(of_part(block, part), stacked, index, x, context), memory
+        def layer(index, number, portion, x, memory):
+            return run_layer(block, stacked, index, x, context, portion=portion), memory
 
         return follow(layer, instructions, length, room, x, (), gather)[0]
 
@@ -54,7 +54,7 @@ def run_program(
 
 
 def follow(
-    layer: Callable[[Array, Array, Part, Array, Memory], tuple[Array, Memory]],
+    layer: Callable[[Array, Array, Portion, Array, Memory], tuple[Array, Memory]],
     instructions: Int[Array, "size columns"],
     length: Int[Array, ""],
     room: int,
@@ -64,17 +64,18 @@ def follow(
 ) -> tuple[Float[Array, "B S D"], Memory]:
     """`(x, memory)` after a program whose layers also write to a memory, such as their keys and values.
 
-    `layer(index, number, part, x, memory)` runs the layer `index`, or a part of it; `number` counts the attentions run
-    before it, so it tells a repeated layer's runs apart. `gather` is the sum over all lanes, where the program is one
-    lane's.
+    `layer(index, number, portion, x, memory)` runs that portion of the layer `index`; `number` counts the attentions
+    run before it, so it tells a repeated layer's runs apart. `gather` is the sum over all lanes, where the program is
+    one lane's.
     """
 
     def run(i, x, memory):
         index, number = instructions[i, 1], instructions[i, 2]
         if instructions.shape[1] == 4:
-            return layer(index, number, "whole", x, memory)
-        parts = [partial(layer, index, number, part) for part in PARTS]
-        return jax.lax.switch(instructions[i, 4], parts, x, memory)
+            return layer(index, number, WHOLE, x, memory)
+        beside = instructions[i, 5] if instructions.shape[1] == 6 else None
+        portions = [Portion(part, beside if part == "mlp" else None) for part in PARTS]
+        return jax.lax.switch(instructions[i, 4], [partial(layer, index, number, each) for each in portions], x, memory)
 
     def is_layer(i):
         return (i < length) & (instructions[i, 0] <= LAST)
@@ -211,7 +212,7 @@ def _gathered(gather):
 
 
 def follow_plan(
-    layer: Callable[[int, int, Part, Array, Memory], tuple[Array, Memory]],
+    layer: Callable[[int, int, Portion, Array, Memory], tuple[Array, Memory]],
     plan: Plan,
     x: Float[Array, "B S D"],
     memory: Memory,
@@ -222,8 +223,8 @@ def follow_plan(
     def visit(node: Node, x: Array) -> Array:
         nonlocal number, memory
         match node:
-            case Layer(index, part):
-                x, memory = layer(index, number, part, x, memory)
+            case Layer(index, part, beside):
+                x, memory = layer(index, number, Portion(part, beside), x, memory)
                 number += attentions(node)
             case Series(items):
                 for item in items:

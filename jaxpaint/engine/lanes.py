@@ -34,15 +34,18 @@ from jaxpaint.engine.program import (
     LAST,
     LAYER,
     MEMBER,
-    PARTS,
     WAIT,
     WEIGH,
     Instruction,
     Program,
     group_members,
     padded_size,
+    part_numbers,
     placed_instructions,
     weight_bits,
+)
+from jaxpaint.engine.program import (
+    columns as program_columns,
 )
 from jaxpaint.models import sharding
 from jaxpaint.plans.nodes import Layer, Node, Parallel, Weighted, attentions, cost, units
@@ -63,7 +66,7 @@ def as_data(plan: Plan, mesh: Mesh | None) -> tuple[Any, int]:
     if mesh is None or sharding.lanes(mesh) == 1:
         program = Program.of(plan)
         return program.instructions, program.length
-    columns, width = columns_of(plan, sharding.lanes(mesh)), 5 if plan.has_sublayers else 4
+    columns, width = columns_of(plan, sharding.lanes(mesh)), program_columns(plan)
     instructions = np.zeros((sharding.lanes(mesh), padded_size(len(columns)), width), np.int32)
     instructions[:, : len(columns)] = np.swapaxes(np.array(columns, np.int32)[..., :width], 0, 1)
     return Lanes(jax.device_put(instructions, sharding.by_lane(mesh)), mesh), len(columns)
@@ -84,12 +87,12 @@ def _columns(node: Node, number: int, slot: int, lanes: int) -> list[Sequence[In
     columns: list[Sequence[Instruction]] = []
     for unit in units(node):
         match unit:
-            case Layer(index, part):
-                columns.append([(LAYER, index, number, 0, PARTS.index(part))] * lanes)
+            case Layer():
+                columns.append([(LAYER, unit.index, number, 0, *part_numbers(unit))] * lanes)
             case Weighted(body):
                 within = _columns(body, number, slot + 1, lanes)
-                weigh = (WEIGH, slot, weight_bits(unit), 0, 0)
-                columns += [[(FORK, slot, 0, 0, 0)] * lanes, *within, [weigh] * lanes]
+                weigh = (WEIGH, slot, weight_bits(unit), 0, 0, 0)
+                columns += [[(FORK, slot, 0, 0, 0, 0)] * lanes, *within, [weigh] * lanes]
             case Parallel():
                 of_group = _of_layers if group_members(unit) else _of_branches
                 columns += of_group(unit, number, slot, lanes)
@@ -104,11 +107,11 @@ def _of_layers(group: Parallel, number: int, slot: int, lanes: int) -> list[Sequ
     for first in range(0, count, lanes):
         busy: list[Instruction] = []
         for layer in members[first : first + lanes]:
-            busy.append((MEMBER, layer.index, number, signed, PARTS.index(layer.part)))
+            busy.append((MEMBER, layer.index, number, signed, *part_numbers(layer)))
             number += attentions(layer)
         columns.append(_all(busy + [None] * (lanes - len(busy))))
     # Such a group needs no slot: the one around it has a sum of zero, and keeps it.
-    return [*columns, [(GATHER, max(0, slot - 1), signed, 0, 0)] * lanes]
+    return [*columns, [(GATHER, max(0, slot - 1), signed, 0, 0, 0)] * lanes]
 
 
 def _of_branches(group: Parallel, number: int, slot: int, lanes: int) -> list[Sequence[Instruction]]:
@@ -119,10 +122,9 @@ def _of_branches(group: Parallel, number: int, slot: int, lanes: int) -> list[Se
     for lane, own in enumerate(dealt(costs, lanes)):
         for branch in own:
             steps = placed_instructions(group.branches[branch], places[branch], slot + 1)
-            steps = np.pad(steps, [(0, 0), (0, 5 - steps.shape[1])])
-            streams[lane] += [*map(tuple, steps.tolist()), (BRANCH, slot, int(summed), 0, 0)]  # type: ignore[misc]
-    gather = (GATHER, slot, -count if summed else count, 0, 0)
-    return [[(FORK, slot, 0, 0, 0)] * lanes, *_in_step(streams), [gather] * lanes]
+            streams[lane] += [*map(tuple, steps.tolist()), (BRANCH, slot, int(summed), 0, 0, 0)]  # type: ignore[misc]
+    gather = (GATHER, slot, -count if summed else count, 0, 0, 0)
+    return [[(FORK, slot, 0, 0, 0, 0)] * lanes, *_in_step(streams), [gather] * lanes]
 
 
 def dealt(costs: Sequence[float], lanes: int) -> list[list[int]]:
@@ -144,14 +146,14 @@ def _in_step(streams: list[list[Instruction]]) -> list[Sequence[Instruction]]:
         joining = any(head is not None and head[0] > LAST for head in heads)
         taken = [head if head is not None and (head[0] > LAST) == joining else None for head in heads]
         places = [place + (head is not None) for place, head in zip(places, taken, strict=True)]
-        columns.append([head or (WAIT, 0, 0, 0, 0) for head in taken] if joining else _all(taken))
+        columns.append([head or (WAIT, 0, 0, 0, 0, 0) for head in taken] if joining else _all(taken))
     return columns
 
 
 def _all(column: Sequence[Instruction | None]) -> Sequence[Instruction]:
     """Lanes without a layer do what the first that has one does: where it writes, no one reads on theirs."""
-    _, index, number, _, part = next(step for step in column if step is not None)
-    return [step or (IDLE, index, number, 0, part) for step in column]
+    _, index, number, _, *part = next(step for step in column if step is not None)
+    return [step or (IDLE, index, number, 0, *part) for step in column]  # type: ignore[misc]
 
 
 def follow_each(lanes: Lanes, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -14,8 +14,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Int
 
+from jaxpaint.base.part import WHOLE, Part, Portion
 from jaxpaint.base.target import platform
 from jaxpaint.models.family import Config
 
@@ -73,6 +75,35 @@ def together(parameters: Parameters) -> Parameters:
     return jax.tree.map(lambda leaf: jnp.stack(leaf.layers) if _is_apart(leaf) else leaf, parameters, is_leaf=_is_apart)
 
 
+def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
+    """One layer as a pure function of its parameters and inputs, and the stack of parameters to take a layer of.
+
+    Where layers differ in kind, the stack holds each one's beside its parameters.
+    """
+    graphdef, stacked = nnx.split(model.blocks)
+    kinds = getattr(model, "layer_kinds", None)
+    if kinds is None:
+
+        def block_alike(parameters: Any, *inputs: Any, beside: Any = None, **part: Any) -> Array:
+            return layer_of(graphdef, parameters, beside)(*inputs, **part)
+
+        return block_alike, stacked
+
+    assert layer_count(stacked) == len(kinds), "the config is that of another number of layers"
+
+    def block(layer: tuple[Any, Array], x: Array, context: Any, beside: Any = None, **part: Any) -> Array:
+        parameters, kind = layer
+        return layer_of(graphdef, parameters, beside and beside[0])(x, context.of_kind(kind), **part)
+
+    return block, (stacked, jnp.array(kinds))
+
+
+def layer_of(graphdef: Any, parameters: Any, beside: Any = None) -> Any:
+    """A layer as a module; with the parameters of another one `beside`, one that shares its norm with that."""
+    own = nnx.merge(graphdef, parameters)
+    return own if beside is None else own.sharing_norm(nnx.merge(graphdef, beside))
+
+
 def layer_count(stacked: Parameters) -> int:
     """How many layers there are."""
     first = jax.tree.leaves(stacked, is_leaf=_is_apart)[0]
@@ -95,8 +126,18 @@ def layer_parameters(stacked: Parameters, index: int | Int[Array, ""]) -> Parame
     return jax.tree.map(taken, stacked, is_leaf=_is_apart)
 
 
-def run_layer(block: Callable[..., Result], stacked: Parameters, index: int | Int[Array, ""], *inputs: Any) -> Result:
-    """`block(parameters, *inputs)` of one layer; `index` may be traced."""
+def run_layer(
+    block: Callable[..., Result],
+    stacked: Parameters,
+    index: int | Int[Array, ""],
+    *inputs: Any,
+    portion: Portion = WHOLE,
+) -> Result:
+    """`block(parameters, *inputs)` of one layer, or of a portion of it; indices may be traced."""
+    if portion.beside is not None:
+        stack = stacked if isinstance(portion.beside, int) else together(stacked)  # all but a norm is never read
+        block = partial(block, beside=layer_parameters(stack, portion.beside))
+    block = of_part(block, portion.part)
     if isinstance(index, int) or not are_apart(stacked):
         return block(layer_parameters(stacked, index), *inputs)
 
@@ -104,6 +145,11 @@ def run_layer(block: Callable[..., Result], stacked: Parameters, index: int | In
         return lambda *inputs: block(layer_parameters(stacked, each), *inputs)
 
     return jax.lax.switch(index, [branch(each) for each in range(layer_count(stacked))], *inputs)
+
+
+def of_part(block: Callable[..., Result], part: Part) -> Callable[..., Result]:
+    """A block that runs that part of its layer: as it is where that is all of it."""
+    return block if part == "whole" else partial(block, part=part)
 
 
 def are_offloaded(stacked: Parameters) -> bool:

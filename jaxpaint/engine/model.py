@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from jaxpaint.engine import compiled, interpreted
 from jaxpaint.engine import layers as stack
 from jaxpaint.engine.given import Given, inputs_of
 from jaxpaint.engine.lanes import as_data
-from jaxpaint.engine.layers import apart, are_apart, are_offloaded, lie_apart
+from jaxpaint.engine.layers import apart, are_apart, are_offloaded, layer_stack, lie_apart
 from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import abstract_model
@@ -307,25 +307,6 @@ def _has_flash_attention() -> bool:
     device = jax.devices()[0]
     nvidia = device.platform == "gpu" and "cuda" in device.client.platform_version.lower()
     return platform() == "gpu" and nvidia and float(device.compute_capability) >= 8.0
-
-
-def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
-    """One layer as a pure function of its parameters and inputs, and the stack of parameters to take a layer of.
-
-    Where layers differ in kind, the stack holds each one's beside its parameters.
-    """
-    graphdef, stacked = nnx.split(model.blocks)
-    kinds = getattr(model, "layer_kinds", None)
-    if kinds is None:
-        return lambda parameters, *inputs, **part: nnx.merge(graphdef, parameters)(*inputs, **part), stacked
-
-    assert stack.layer_count(stacked) == len(kinds), "the config is that of another number of layers"
-
-    def block(layer: tuple[Any, Array], x: Array, context: Any, **part: Any) -> Array:
-        parameters, kind = layer
-        return nnx.merge(graphdef, parameters)(x, context.of_kind(kind), **part)
-
-    return block, (stacked, jnp.array(kinds))
 
 
 def _merge_for(plan: Plan, graphdef: Any, state: Any, at_once: bool) -> Any:

@@ -16,13 +16,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxpaint.base.compilation import jit
-from jaxpaint.base.part import Part
+from jaxpaint.base.part import Portion
 from jaxpaint.engine import interpreted
 from jaxpaint.engine.edits import edit_of_state, edits_of
 from jaxpaint.engine.interventions import Intervention
 from jaxpaint.engine.layers import layer_parameters, run_layer
 from jaxpaint.engine.model import Model
-from jaxpaint.engine.program import enough_room, placed_instructions
+from jaxpaint.engine.program import columns, enough_room, placed_instructions
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.engine.walk import start_of_rows
 from jaxpaint.models.observed import Asked, Edit, Edits, Found, edited
@@ -51,8 +51,8 @@ def observe(
         edits = edits_of(step, interventions, size, lengths, width)
         instructions = placed_instructions(step.plan.root)
         length = max(SMALLEST_PROGRAM, 1 << (len(instructions) - 1).bit_length())
-        padded = np.zeros((length, instructions.shape[1]), np.int32)
-        padded[: len(instructions)] = instructions
+        padded = np.zeros((length, columns(step.plan)), np.int32)
+        padded[: len(instructions)] = instructions[:, : columns(step.plan)]
         room = 0 if step.plan.is_series else enough_room([step.plan])
         own = model.graphdef, model.state, padded, len(instructions), room, x, inputs.lengths, edits
         x, found = _observed_step(*own, size, frozenset(asked))
@@ -80,7 +80,7 @@ def _observed_step(graphdef, state, instructions, length, room, x, lengths, edit
     def block(parameters: Any, x: Array, context: Any, edits: Edits) -> tuple[Array, dict[Found, Array]]:
         return nnx.merge(layers, parameters).observed(x, context, edits, asked)
 
-    def layer(index: Array, number: Array, _: Part, x: Array, memory: dict[Found, Array]) -> tuple[Array, Any]:
+    def layer(index: Array, number: Array, _: Portion, x: Array, memory: dict[Found, Array]) -> tuple[Array, Any]:
         own = context if kinds is None else context.of_kind(jnp.array(kinds)[index])
         y, found = run_layer(block, stacked, index, x, own, jax.tree.map(lambda leaf: leaf[number], edits))
         return y, {name: memory[name].at[number].set(found[name]) for name in memory}

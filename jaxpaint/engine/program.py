@@ -24,8 +24,9 @@ Three more are for lanes of devices that share a group's members (`jaxpaint.engi
     GATHER  slot, count    x = the sum over all lanes of (sums[slot] + sum) / count, or x plus it for a negative count
     WAIT                   nothing: other lanes fork or join
 
-Where a plan runs sublayers each instruction has a fifth number, the place in `PARTS` of what of the layer runs. Plans
-of whole layers have none, and an executable of their own: it has no branches for parts.
+Where a plan runs sublayers each instruction has a fifth number, the place in `PARTS` of what of the layer runs, and
+where some share norms a sixth, the layer whose norm a feed-forward shares. Plans of whole layers have none, and an
+executable of their own: it has no branches for parts.
 """
 
 from __future__ import annotations
@@ -43,9 +44,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 IDLE, LAYER, MEMBER, LAST, FORK, BRANCH, MEAN, SUM, WEIGH, GATHER, WAIT = range(-1, 10)
-Instruction: TypeAlias = tuple[int, int, int, int, int]
+Instruction: TypeAlias = tuple[int, int, int, int, int, int]
 PARTS: tuple[Part, ...] = ("whole", "attention", "mlp")
-WHOLE, ATTENTION, MLP = range(3)
+MLP = PARTS.index("mlp")
+_NOTHING = (0,) * 5
 # Executables are compiled for a program's padded size and its room, so all but extreme programs share one.
 SMALLEST_SIZE = 65536
 ROOMS = (5, MAX_NESTING + 1)
@@ -53,7 +55,7 @@ ROOMS = (5, MAX_NESTING + 1)
 
 @dataclass(frozen=True)
 class Program:
-    """`instructions` [size, 4 or 5] int32 (opcode, layer or slot, number or count, count, part), of which `length` run.
+    """`instructions` [size, columns] int32 (opcode, layer or slot, number or count, count, …), of which `length` run.
 
     `room` is what is set aside for groups, at least `room_for` the plan: few different numbers, for few executables.
     """
@@ -67,8 +69,8 @@ class Program:
         import numpy as np
 
         steps = placed_instructions(plan.root)
-        instructions = np.zeros((padded_size(len(steps)), steps.shape[1]), np.int32)
-        instructions[: len(steps)] = steps
+        instructions = np.zeros((padded_size(len(steps)), columns(plan)), np.int32)
+        instructions[: len(steps)] = steps[:, : columns(plan)]
         return cls(instructions, len(steps), next(room for room in ROOMS if room >= room_for(plan)))
 
 
@@ -78,7 +80,7 @@ def padded_size(length: int) -> int:
 
 
 def placed_instructions(node: Node, number: int = 0, slot: int = 0) -> np.ndarray:
-    """What runs, in order: [steps, 4 or 5]. Of attentions `number` run before, `slot` groups with slots are around."""
+    """What runs, in order: [steps, 6]. `number` attentions run before it, `slot` groups with slots are around it."""
     import numpy as np
 
     steps = np.array(_instructions(node), np.int32)
@@ -89,7 +91,12 @@ def placed_instructions(node: Node, number: int = 0, slot: int = 0) -> np.ndarra
     # A group's slot is the number of groups around it: those that have begun and not ended, without itself.
     begun, ended = np.cumsum(opcodes[others] == FORK), np.cumsum(opcodes[others] >= MEAN)
     steps[others, 1] = slot + begun - ended - (opcodes[others] < MEAN)
-    return steps if steps[:, 4].any() else steps[:, :4]
+    return steps
+
+
+def columns(plan: Plan) -> int:
+    """How many numbers an instruction of the plan has."""
+    return 6 if plan.shares_norms else 5 if plan.has_sublayers else 4
 
 
 def enough_room(plans: Iterable[Plan]) -> int:
@@ -123,12 +130,17 @@ def _instructions(node: Node) -> list[Instruction]:
     """What runs, in order, but for what depends on the place: layers' numbers and groups' slots."""
     return fold(
         node,
-        layer=lambda layer: [(LAYER, layer.index, 0, 0, PARTS.index(layer.part))],
+        layer=lambda layer: [(LAYER, layer.index, 0, 0, *part_numbers(layer))],
         series=lambda _, parts: list(chain.from_iterable(parts)),
         parallel=_group,
         repeat=lambda node, body: body * node.times,
-        weighted=lambda node, body: [(FORK, 0, 0, 0, 0), *body, (WEIGH, 0, weight_bits(node), 0, 0)],
+        weighted=lambda node, body: [(FORK, *_NOTHING), *body, (WEIGH, 0, weight_bits(node), 0, 0, 0)],
     )
+
+
+def part_numbers(layer: Layer) -> tuple[int, int]:
+    """The last two of an instruction."""
+    return PARTS.index(layer.part), layer.index if layer.beside is None else layer.beside
 
 
 def weight_bits(node: Weighted) -> int:
@@ -144,11 +156,11 @@ def _group(group: Parallel, branches: Iterator[list[Instruction]]) -> list[Instr
         signed = -count if summed else count
         opcodes = [MEMBER] * (count - 1) + [LAST]
         return [
-            (opcode, layer.index, 0, signed, PARTS.index(layer.part))
+            (opcode, layer.index, 0, signed, *part_numbers(layer))
             for opcode, layer in zip(opcodes, members, strict=True)
         ]
     first, *others = branches
-    steps = [(FORK, 0, 0, 0, 0), *first]
+    steps = [(FORK, *_NOTHING), *first]
     for branch in others:
-        steps += [(BRANCH, 0, int(summed), 0, 0), *branch]
-    return [*steps, (SUM if summed else MEAN, 0, count, 0, 0)]
+        steps += [(BRANCH, 0, int(summed), 0, 0, 0), *branch]
+    return [*steps, (SUM if summed else MEAN, 0, count, 0, 0, 0)]

@@ -21,7 +21,8 @@ from jaxpaint.base.memory import require_memory
 from jaxpaint.engine import interpreted
 from jaxpaint.engine import model as models
 from jaxpaint.engine.lanes import as_data
-from jaxpaint.engine.model import Model, layer_stack
+from jaxpaint.engine.layers import layer_stack
+from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Batch
 from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxpaint.base.compilation import jit
 from jaxpaint.engine import interpreted
 from jaxpaint.engine.lanes import Lanes, follow_each_with
-from jaxpaint.engine.layers import run_layer
+from jaxpaint.engine.layers import layer_of, run_layer
 from jaxpaint.generation.adjust import adjusted
 from jaxpaint.generation.cache import Rows, Slots, Stored, Texts, averaged
 from jaxpaint.generation.sampling import next_tokens
@@ -81,12 +81,12 @@ def _prefill(
     visible = jnp.broadcast_to(index < trunk_seen, (*positions.shape, trunk_room))
     seen = jnp.expand_dims(within(model.windows, visible, positions[..., None] - index), -3)
 
-    def layer(index, ran, part, x, memory):
-        if part == "mlp":
-            return run(index, x, context, [], part)[0], memory
+    def layer(index, ran, portion, x, memory):
+        if portion.part == "mlp":
+            return run(index, portion, x, context, [])[0], memory
         slot = before + ran
         pasts = [_of_slot(stored, slot, trunk_room, seen)] if trunk_room else []
-        x, (key, value) = run(index, x, context, pasts, part)
+        x, (key, value) = run(index, portion, x, context, pasts)
         return x, Stored(_put(memory.key, key[0], slot), _put(memory.value, value[0], slot))
 
     if part is None:
@@ -177,14 +177,14 @@ def _decode(
         made_seen = seen(age < rows.made[:, None], jnp.broadcast_to(age + 1, (number_of_rows, ring)))
         row_seen = jnp.concatenate([own_seen, made_seen], axis=-1)
 
-        def layer(index, slot, part, x, memory):
-            if part == "mlp":
-                return run(index, x, context, [], part)[0], memory
+        def layer(index, slot, portion, x, memory):
+            if portion.part == "mlp":
+                return run(index, portion, x, context, [])[0], memory
             pasts = [
                 Past(_at(shared.key, slot), _at(shared.value, slot), trunk_seen),
                 Past(_at(rows.key, slot), _at(rows.value, slot), row_seen),
             ]
-            x, keys_values = run(index, x, context, pasts if trunk_room else pasts[1:], part)
+            x, keys_values = run(index, portion, x, context, pasts if trunk_room else pasts[1:])
             return x, tuple(_added(each, new, slot) for each, new in zip(memory, keys_values, strict=True))
 
         x = model.embed(texts.token[:, None], position)
@@ -247,17 +247,17 @@ def _chosen(logits, seen, texts: Texts, drawing) -> Int[Array, " B"]:
 
 
 def _layers(model, layers):
-    """`(index, x, context, pasts, part) -> (x, keys and values)` of one of `layers`, where given, or the model's."""
+    """`(index, portion, x, context, pasts) -> (x, keys and values)` of one of `layers`, if given, or the model's."""
     graphdef, stacked = nnx.split(model.blocks)
 
-    def run(index, x, context, pasts, part):
-        def block(parameters, x, context, pasts):
-            return nnx.merge(graphdef, parameters).with_past(x, context, pasts, part)
+    def block(parameters, x, context, pasts, beside=None, **part):
+        return layer_of(graphdef, parameters, beside).with_past(x, context, pasts, **part)
 
+    def run(index, portion, x, context, pasts):
         if model.layer_kinds is not None:  # there is a mask for each
             kind = jnp.array(model.layer_kinds)[index]
             context, pasts = context.of_kind(kind), [past._replace(mask=past.mask[kind]) for past in pasts]
-        return run_layer(block, stacked if layers is None else layers, index, x, context, pasts)
+        return run_layer(block, stacked if layers is None else layers, index, x, context, pasts, portion=portion)
 
     return run
 

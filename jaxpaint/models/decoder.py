@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxpaint.base.errors import UserError
 from jaxpaint.base.part import Part
 from jaxpaint.models import attention as ops
 from jaxpaint.models import rotary
@@ -22,7 +23,7 @@ from jaxpaint.models.blockwise import Blocks, blocks, blockwise_attention
 from jaxpaint.models.family import Traits
 from jaxpaint.models.kernel import Kernel, Seen, kernel_attention, seen
 from jaxpaint.models.observed import Asked, Edges, Edits, edited, observed_attention, only
-from jaxpaint.models.parts import MLP, norm, stacked
+from jaxpaint.models.parts import MLP, norm, stacked, with_mean_norm
 
 # Of one layer's tokens, each [B, S, K, H].
 KeysValues: TypeAlias = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
@@ -193,6 +194,16 @@ class Block(nnx.Module):
             return then, keys_values
         read = x if self.traits.residuals == "side by side" else then
         return then + self._normed(after_mlp, self.mlp(self._normed(before_mlp, read))), keys_values
+
+    def sharing_norm(self, other: Block) -> Block:
+        """The layer whose feed-forward reads through a norm with the mean of both layers' gains and biases.
+
+        Raises UserError for a family without a norm there.
+        """
+        name = self.traits.norms[2]
+        if name is None:
+            raise UserError("layers of this model have no norm before their feed-forward that lp{ } and ~ could share")
+        return with_mean_norm(self, other, name)
 
     def observed(
         self, x: Float[Array, "B S D"], context: Context, edits: Edits, asked: Asked

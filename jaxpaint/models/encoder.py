@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxpaint.base.errors import UserError
 from jaxpaint.base.part import Part
 from jaxpaint.models import attention as ops
 from jaxpaint.models.bert import BertConfig
@@ -101,6 +102,10 @@ class Block(nnx.Module):
         if part != "mlp":
             x = self.attention_norm(x + dropout(self.attention(x, context, inside), first))
         return x if part == "attention" else self.mlp_norm(x + dropout(self.mlp(x), second))
+
+    def sharing_norm(self, other: Block) -> Block:
+        """Raises UserError: see `jaxpaint.models.decoder.Block`."""
+        raise UserError("an encoder's feed-forward reads through no norm of its own that lp{ } and ~ could share")
 
     def observed(
         self, x: Float[Array, "B S D"], context: Context, edits: Edits, asked: Asked

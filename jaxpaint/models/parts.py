@@ -71,6 +71,13 @@ class MLP(nnx.Module):
         return getattr(self, self.names[-1])(inside * others[0] if others else inside)
 
 
+def with_mean_norm(block: Any, other: Any, name: str) -> Any:
+    """The block, its norm of that name with the mean of both blocks' parameters."""
+    own, theirs = (nnx.state(getattr(each, name)) for each in (block, other))
+    nnx.update(getattr(block, name), jax.tree.map(lambda one, two: (one + two) / 2, own, theirs))
+    return block
+
+
 def stacked(make: Callable[..., nnx.Module], count: int, key: jax.Array) -> Any:
     """One block, of `make(rngs=...)`, whose parameters are those of `count` random ones along a leading layer axis."""
 

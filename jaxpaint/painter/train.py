@@ -39,7 +39,7 @@ from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import write_whole
 from jaxpaint.engine import compiled as stack
-from jaxpaint.engine.model import layer_stack
+from jaxpaint.engine.layers import layer_stack
 from jaxpaint.models.decoder import Decoder
 from jaxpaint.models.llama import NAMES, LlamaConfig
 from jaxpaint.painter.batches import Batch, batches

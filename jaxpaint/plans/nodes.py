@@ -68,13 +68,20 @@ class PlanError(UserError, ValueError):
 class Layer:
     """One application of layer `index`, counted from 0, or of a sublayer: its attention or its feed-forward ("mlp").
 
-    A sublayer has its own norms and its own residual connection, and takes nothing of the other half.
+    A sublayer has its own norms and its own residual connection, and takes nothing of the other half. A feed-forward
+    may be `beside` another layer: the norm that it reads through has the mean of both layers' gains (and biases).
     """
 
     index: int
     part: Part = "whole"
+    beside: int | None = None
 
     def __post_init__(self) -> None:
+        if self.beside is not None:
+            if self.part != "mlp":
+                raise PlanError(f"layer {self.index} shares a norm, but only feed-forwards can, such as 7m~8")
+
+            Layer(self.beside)
         if self.part not in LETTERS:
             raise PlanError(f"a part of a layer is whole, attention or mlp, not {self.part!r}")
         if not 0 <= operator.index(self.index) <= MAX_LAYER:
@@ -138,9 +145,9 @@ class Weighted:
 
 
 @cache
-def layer(index: int, part: Part = "whole") -> Layer:
-    """The one `Layer` of this index and part: trees hold the same few layers many times."""
-    return Layer(index, part)
+def layer(index: int, part: Part = "whole", beside: int | None = None) -> Layer:
+    """The one such `Layer`: trees hold the same few layers many times."""
+    return Layer(index, part, beside)
 
 
 def fold(
@@ -175,10 +182,10 @@ def fold(
 
 
 def map_layers(node: Node, function: Callable[[int], int]) -> Node:
-    """The same tree with `function(index)` in place of every layer's index, called in the order written."""
+    """The same tree with `function(index)` in place of every layer's index, called as `written_layers` has them."""
 
     def renumbered(node: Layer) -> Node:
-        return layer(function(node.index), node.part)
+        return layer(function(node.index), node.part, None if node.beside is None else function(node.beside))
 
     return fold(
         node,
@@ -258,6 +265,11 @@ def has_sublayers(node: Node) -> bool:
     return _counted(node, lambda node: int(node.part != "whole"), sum) > 0
 
 
+def shares_norms(node: Node) -> bool:
+    """Whether some feed-forward runs beside another layer."""
+    return _counted(node, lambda node: int(node.beside is not None), sum) > 0
+
+
 def _halves(node: Layer) -> int:
     return 2 if node.part == "whole" else 1
 
@@ -293,10 +305,10 @@ def nesting(node: Node, series: int = 0) -> int:
 
 
 def written_layers(node: Node) -> tuple[int, ...]:
-    """The layers' indices in the order written, a repeat's once."""
+    """The layers' indices in the order written, a repeat's once; after a feed-forward's the one's that it is beside."""
     return fold(
         node,
-        layer=lambda node: (node.index,),
+        layer=lambda node: (node.index,) if node.beside is None else (node.index, node.beside),
         series=lambda _, parts: tuple(chain.from_iterable(parts)),
         parallel=lambda _, parts: tuple(chain.from_iterable(parts)),
         repeat=lambda _, body: body,

@@ -7,6 +7,8 @@ A plan is a frozen, hashable value in one normal form, with a text form that rou
     {9 10}       same input, outputs averaged    sum{9 10}    same input, residual updates added
     x*3          x three times in series        x@0.5        x with its update halved
     7a           the attention of layer 7       7m           its feed-forward
+    7m~8         the same, its norm's gain the mean of layers 7's and 8's
+    lp{7 8}      both as Layer Parallelism has it: sum{7a 8a} sum{7m~8 8m~7}
 
 `docs/plans.md` describes the language in full.
 """
@@ -92,6 +94,11 @@ class Plan:
     def has_sublayers(self) -> bool:
         """Whether some layer does not run whole."""
         return nodes.has_sublayers(self.root)
+
+    @cached_property
+    def shares_norms(self) -> bool:
+        """Whether some feed-forward reads through a norm that it shares with another layer's."""
+        return nodes.shares_norms(self.root)
 
     @cached_property
     def depth(self) -> float:

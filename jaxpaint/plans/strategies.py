@@ -22,6 +22,7 @@ from jaxpaint.plans.nodes import MAX_LAYER
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, Repeat, series
 from jaxpaint.plans.proposals import MEASURED
 from jaxpaint.plans.strategy import Strategy
+from jaxpaint.plans.text import layer_parallel
 from jaxpaint.plans.tree import units
 
 
@@ -83,8 +84,8 @@ def repeat_block(num_layers: int, first: int, last: int) -> Plan:
 def parallel_pairs(num_layers: int, start: int) -> Plan:
     """The middle in pairs of whole layers, their updates summed; an odd last layer alone.
 
-    After an idea of Layer Parallelism (arXiv 2502.02790), whose released code computes something else: it sums the
-    attentions of two layers and then, of the result, their feed-forwards.
+    After an idea of Layer Parallelism (arXiv 2502.02790), whose released code computes something else:
+    `layer_parallelism`.
     """
     middle = _middle(num_layers, start)
     pairs: list[Node] = [
@@ -93,6 +94,17 @@ def parallel_pairs(num_layers: int, start: int) -> Plan:
     if len(middle) % 2:
         pairs.append(Layer(middle[-1]))
     return _around(num_layers, start, *pairs)
+
+
+def layer_parallelism(num_layers: int, start: int) -> Plan:
+    """The middle in pairs, attentions and then feed-forwards summed, as Layer Parallelism's released code does.
+
+    arXiv 2502.02790 (`jaxpaint.plans.text.layer_parallel`); an odd last layer alone.
+    """
+    middle = _middle(num_layers, start)
+    pairs = zip(middle[::2], middle[1::2], strict=False)
+    halves = itertools.chain.from_iterable(itertools.starmap(layer_parallel, pairs))
+    return _around(num_layers, start, *halves, *(Layer(index) for index in middle[len(middle) // 2 * 2 :]))
 
 
 def skip_attention(num_layers: int, start: int) -> Plan:
@@ -128,6 +140,7 @@ _ENTRIES = (
     Strategy("block-repeat", block_repeat, "block repeat", ("yellow", "P", "-."), "17", trades=True),
     Strategy("repeat-block", repeat_block, "repeat a block", ("vermillion", "d", ":"), trades=True),
     Strategy("parallel-pairs", parallel_pairs, "parallel pairs", ("black", "h", ":"), trades=True),
+    Strategy("layer-parallelism", layer_parallelism, "layer parallelism", ("black", "d", "-."), trades=True),
     Strategy("skip-attention", skip_attention, "skip attention", ("sky", "P", ":"), trades=True),
     Strategy("skip-mlp", skip_mlp, "skip feed-forwards", ("vermillion", "v", "-."), trades=True),
     Strategy("skip-one", skip_one, "skip one", ("orange", "s", "--"), "2", affected=1),

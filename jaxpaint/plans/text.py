@@ -32,8 +32,8 @@ from jaxpaint.plans.pasted import SIGNS, SLICE, SPACE, refuse_mergekit, two_numb
 def node_text(node: Node) -> str:
     """The node as one item of a plan's text, a series in parentheses."""
     match node:
-        case Layer(index, part):
-            return f"{index}{LETTERS[part]}"
+        case Layer(index, part, beside):
+            return f"{index}{LETTERS[part]}{'' if beside is None else f'~{beside}'}"
         case Series(items):
             return f"({text_of_items(items)})"
         case Parallel(branches, combine):
@@ -71,12 +71,14 @@ def words(nodes: Sequence[Node]) -> Iterator[str]:
 
 def _run_length(nodes: Sequence[Node], start: int, step: int) -> int:
     first = nodes[start]
-    if not isinstance(first, Layer):
+    if not isinstance(first, Layer) or first.beside is not None:
         return 1
     stop = start + 1
     while stop < len(nodes):
         node = nodes[stop]
-        if not isinstance(node, Layer) or node.part != first.part or node.index != first.index + step * (stop - start):
+        if not isinstance(node, Layer) or (node.part, node.beside) != (first.part, None):
+            break
+        if node.index != first.index + step * (stop - start):
             break
         stop += 1
     return stop - start
@@ -105,13 +107,23 @@ def parse_nodes(text: str) -> Series:
     return _Parser(text).plan()
 
 
+def layer_parallel(one: int, other: int) -> tuple[Parallel, Parallel]:
+    """Two layers as the released code of Layer Parallelism (arXiv 2502.02790) runs them.
+
+    Both attentions read the input and their updates are added; of the sum both feed-forwards read, through one norm
+    whose gain is the mean of theirs, and their updates are added.
+    """
+    attentions = Parallel((layer(one, "attention"), layer(other, "attention")), "sum")
+    return attentions, Parallel((layer(one, "mlp", other), layer(other, "mlp", one)), "sum")
+
+
 class _Parser:
     """Recursive descent over
 
     series := item (','? item)*        item := atom ('*' count | '@' weight)*
-    atom   := layers | '(' series ')' | '[' layers (','? layers)* ']' | 'sum'? '{' series '}'
+    atom   := layers | '(' series ')' | '[' layers (','? layers)* ']' | ('sum' | 'lp')? '{' series '}'
     layers := layer | layer '-' layer | 'range' '(' number (',' number)* ')'
-    layer  := number ('a' | 'm')?
+    layer  := number ('a' | 'm' ('~' number)?)?
     """
 
     def __init__(self, text: str) -> None:
@@ -153,9 +165,9 @@ class _Parser:
         while self.token != closer or not nodes or (comma and not opener):
             if comma and self.token == "*" and _UNPACKED.match(self.text, self.end):
                 self.advance()  # [*range(9), 16]
-            if opener == "[" and self.token in ("(", "[", "{", "sum"):
+            if opener == "[" and self.token in ("(", "[", "{", "sum", "lp"):
                 raise self.fail("a list holds layers and ranges alone: write ( ) for a series, { } for side by side")
-            if not (self.at_number or self.token in ("(", "[", "{", "sum", "range")):
+            if not (self.at_number or self.token in ("(", "[", "{", "sum", "lp", "range")):
                 raise self.expected(_AN_ITEM if comma else f"{_AN_ITEM}, or '*', or '@', or {ending}")
             start = self.start
             more, more_cost = self.item(level)
@@ -227,6 +239,8 @@ class _Parser:
     def layers(self) -> tuple[list[Node], int]:
         first = self.number("a layer", "layer", MAX_LAYER)
         part = self.part()
+        if self.token == "~":
+            return [layer(first, part, self.other_layer(part))], 1
         if self.token != "-":
             return [layer(first, part)], 1
         self.advance()
@@ -239,6 +253,12 @@ class _Parser:
         step = 1 if last >= first else -1
         nodes: list[Node] = [layer(index, part_of_last) for index in range(first, last + step, step)]
         return nodes, len(nodes)
+
+    def other_layer(self, part: Part) -> int:
+        if part != "mlp":
+            raise self.fail("'~' is for feed-forwards that share a norm: write 7m~8")
+        self.advance()
+        return self.number("the layer whose norm is shared", "layer", MAX_LAYER)
 
     def part(self) -> Part:
         """That of the layer just read: its letter follows at once."""
@@ -274,17 +294,22 @@ class _Parser:
     def group(self, level: int) -> tuple[list[Node], int]:
         if level > MAX_NESTING:
             raise self.fail(TOO_DEEP)
-        combine: Combine = "mean"
-        if self.token == "sum":
-            combine = "sum"
+        name = self.token if self.token in ("sum", "lp") else ""
+        if name:
             self.advance()
             if self.token != "{":
-                raise self.expected("'{' after 'sum'")
+                raise self.expected(f"'{{' after '{name}'")
         opener = self.token
         start = self.start
         self.advance()
         nodes, cost = self.items(opener, start, level)
         self.advance()
+        if name == "lp":
+            match nodes:
+                case [Layer(one, "whole"), Layer(other, "whole")]:
+                    return list(layer_parallel(one, other)), 2 * cost
+            raise self.fail("lp{ } takes two whole layers, such as lp{7 8}", start)
+        combine: Combine = "sum" if name else "mean"
         group: Node = Parallel(tuple(nodes), combine) if opener == "{" else Series(tuple(nodes))
         return [group], cost
 

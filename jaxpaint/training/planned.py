@@ -20,8 +20,8 @@ from jaxpaint.base.budgets import budgets, on_cpu
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.hosts import on_host
 from jaxpaint.engine import compiled as stack
-from jaxpaint.engine.layers import together
-from jaxpaint.engine.model import Model, layer_stack, start
+from jaxpaint.engine.layers import layer_stack, together
+from jaxpaint.engine.model import Model, start
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import abstract_model, checkpoint
 from jaxpaint.models.dropout import Dropout, dropout
@@ -75,9 +75,9 @@ class Planned:
             x = dropout(x, Dropout(model.config.hidden_dropout_prob, before))
         block, stacked = layer_stack(model)
 
-        def layer(parameters: Any, x: Array, context: Any, key: Array | None, **part: Any) -> Array:
+        def layer(parameters: Any, x: Array, context: Any, key: Array | None, **portion: Any) -> Array:
             inputs = (x, context) if key is None else (x, context, key)
-            return block(parameters, *inputs, **part)
+            return block(parameters, *inputs, **portion)
 
         how: dict[str, Any] = {"at_once": self.at_once, "unroll": not self.at_once, "remat": self.remat}
         what = layer, stacked, self.form, self.layers, x.astype(self.dtype), context, within

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine import interpreted
-from jaxpaint.engine.model import _logits, layer_stack
+from jaxpaint.engine.layers import layer_stack
+from jaxpaint.engine.model import _logits
 from jaxpaint.engine.program import Program, enough_room
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series, Weighted
 from jaxpaint.plans.strategies import STRATEGIES, Variant, family
@@ -27,7 +28,9 @@ from tests.helpers.oracle import run_slowly
 MAX_COST = 40
 
 wholes = st.builds(Layer, st.integers(0, NUM_LAYERS - 1))
-layer_nodes = wholes | st.builds(Layer, st.integers(0, NUM_LAYERS - 1), st.sampled_from(["attention", "mlp"]))
+indices = st.integers(0, NUM_LAYERS - 1)
+halves = st.builds(Layer, indices, st.sampled_from(["attention", "mlp"]))
+layer_nodes = wholes | halves | st.builds(Layer, indices, st.just("mlp"), indices)
 
 
 def _extend(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
@@ -54,10 +57,13 @@ flat_plans = st.one_of(
 # A block as simple as a block can be, in which every layer, the order of layers and the context matter.
 
 
-def simple_block(parameters: dict[str, Any], x: jax.Array, context: jax.Array, part: str = "whole") -> jax.Array:
+def simple_block(
+    parameters: dict[str, Any], x: jax.Array, context: jax.Array, part: str = "whole", beside: Any = None
+) -> jax.Array:
     if part != "mlp":
         x = x + jnp.tanh(x @ parameters["weight"] + parameters["bias"]) * context
-    return x if part == "attention" else x + 0.5 * jnp.sin(x @ parameters["weight"].T)
+    shared = parameters["bias"] if beside is None else (parameters["bias"] + beside["bias"]) / 2
+    return x if part == "attention" else x + 0.5 * jnp.sin((x * shared) @ parameters["weight"].T)
 
 
 def _simple_inputs() -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
@@ -104,8 +110,9 @@ def assert_close(ours: Any, expected: Any, tolerance: float = 1e-5) -> None:
 def by_hand(node: Node, x: jax.Array) -> jax.Array:
     """What a plan means, written down from its definition in `docs/plans.md`."""
     match node:
-        case Layer(index, part):
-            return simple_block(jax.tree.map(lambda leaf: leaf[index], STACKED), x, CONTEXT, part)
+        case Layer(index, part, beside):
+            other = None if beside is None else {"bias": STACKED["bias"][beside]}
+            return simple_block({name: leaf[index] for name, leaf in STACKED.items()}, x, CONTEXT, part, other)
         case Series(items):
             for item in items:
                 x = by_hand(item, x)
@@ -156,6 +163,7 @@ class TestExecutorsAgree:
             "{(0 1) 2 (3 4)}",
             "0@0.5*2 (1 {2@2 3})@-0.5 4",
             "0a {1m 2a}*2 3 4m",
+            "0 lp{1 2} 3m~4*2 4",
         ],
     )
     def test_the_llama_block(self, text: str) -> None:
@@ -262,7 +270,7 @@ class TestStates:
 
 def _variants(*, series: bool) -> list[Variant]:
     found = [variant for name in STRATEGIES for variant in family(name, NUM_LAYERS, seeds=range(3))]
-    return [variant for variant in found if variant.plan.is_series == series]
+    return [variant for variant in found if (variant.plan.is_series and not variant.plan.has_sublayers) == series]
 
 
 class TestStrategies:
@@ -279,7 +287,7 @@ class TestStrategies:
 
     @pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "neox"])
     @pytest.mark.parametrize("variant", _variants(series=False), ids=lambda variant: variant.label)
-    def test_parallel_are_the_twin(self, variation: str, variant: Variant) -> None:
+    def test_others_are_the_twin(self, variation: str, variant: Variant) -> None:
         tiny = make_tiny(variation)
         expected = tiny.module.logits(_llama(variation).slowly(variant.plan)[0])
         np.testing.assert_allclose(tiny.model.logits(_TOKENS, variant.plan), expected, rtol=1e-4, atol=1e-4)
@@ -311,13 +319,13 @@ class TestGradients:
             assert_close(ours[name], twin[name])
 
     @pytest.mark.parametrize("at_once", [True, False])
-    @pytest.mark.parametrize("text", ["0 {1-3}*3 4 4", "{(0 1) sum{2 3}} 4*3", "4-0", "0a (1 {2@0.5 3m})@0.75*2 4"])
+    @pytest.mark.parametrize("text", ["0 {1-3}*3 4 4", "{(0 1) sum{2 3}} 4*3", "4-0", "0a (1 {2@0.5 3m~1})@0.75*2 4"])
     def test_of_training_are_those_of_running(self, text: str, at_once: bool) -> None:
         plan = Plan.parse(text)
         form, layers = stack.with_own_layers(plan)
 
-        def with_key(parameters: Any, x: jax.Array, context: jax.Array, key: None, **part: Any) -> jax.Array:
-            return simple_block(parameters, x, context, **part)
+        def with_key(parameters: Any, x: jax.Array, context: jax.Array, key: None, **portion: Any) -> jax.Array:
+            return simple_block(parameters, x, context, **portion)
 
         def trained(stacked: Any) -> jax.Array:
             return stack.run_training(with_key, stacked, form, layers, X, CONTEXT, None, at_once=at_once).sum()
@@ -381,7 +389,8 @@ class TestCompilations:
         model = make_tiny("grouped-query").model
         tokens = np.zeros((3, 11), int)
         before = _logits.executables()
-        for number, variants in enumerate((_variants(series=True), _variants(series=False)), 1):
+        groups = [variant for variant in _variants(series=False) if not variant.plan.has_sublayers]
+        for number, variants in enumerate((_variants(series=True), groups), 1):
             for variant in variants:
                 model.logits(tokens, variant.plan)
                 model.logits(tokens, variant.plan, lengths=[3, 11, 1])

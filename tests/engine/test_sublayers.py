@@ -16,14 +16,23 @@ from jaxpaint.engine.score import score_plans
 from jaxpaint.engine.walk import segment
 from jaxpaint.generation import Prompt, generate
 from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.strategies import build
 from tests.engine.test_compiled import plans
 from tests.generation.test_generation import by_full_passes
 from tests.helpers.bert_models import tiny_bert, torch_bert
-from tests.helpers.decoders import Tiny, make_tiny
+from tests.helpers.decoders import NUM_LAYERS, Tiny, make_tiny
 from tests.helpers.torch_runs import torch_run
 
 FAMILIES = ("grouped-query", "neox", "neox, residuals in series", "sliding window", "qwen2, windows in turn")
-PLANS = ("0-4a", "0-1 2a 3m 4", "0 {1a 2m (3 1a)}*2 4m", "sum{0a 1a} sum{0m 1m} 2@0.5 3a@1.5*2 4")
+RELEASED = "0 lp{1 2} lp{3 4}"
+PLANS = (
+    "0-4a",
+    "0-1 2a 3m 4",
+    "0 {1a 2m (3 1a)}*2 4m",
+    "sum{0a 1a} sum{0m 1m} 2@0.5 3a@1.5*2 4",
+    RELEASED,
+    "0m~2 1 {2m~3 4}",
+)
 TOKENS = np.random.default_rng(5).integers(0, 61, (2, 11))
 
 
@@ -101,9 +110,44 @@ def test_a_cache_has_a_slot_where_attention_runs(text: str, static: bool) -> Non
         assert found.tokens == by_full_passes(one, prompts[found.prompt], plan)
 
 
+def test_layer_parallelism_is_its_released_code() -> None:
+    """Both attentions read x, and both feed-forwards read their sum through one norm whose gain is the mean of two."""
+    one, size = make_tiny("grouped-query"), TOKENS.shape[1]
+    base = one.torch.base_model
+    with torch.no_grad():
+        x = one.torch.get_input_embeddings()(torch.tensor(TOKENS))
+        turn = base.rotary_emb(x, torch.arange(size)[None])
+        mask = torch.full((size, size), torch.finfo(torch.float32).min).triu(1)[None, None]
+
+        def attend(layer: Any, x: torch.Tensor) -> torch.Tensor:
+            inputs = {"position_embeddings": turn, "attention_mask": mask}
+            return layer.self_attn(hidden_states=layer.input_layernorm(x), **inputs)[0]
+
+        first, *rest = one.torch_layers
+        x = x + attend(first, x)
+        x = x + first.mlp(first.post_attention_layernorm(x))
+        for one_layer, other in zip(rest[::2], rest[1::2], strict=True):
+            x = x + attend(one_layer, x) + attend(other, x)
+            norms = one_layer.post_attention_layernorm, other.post_attention_layernorm
+            gain = (norms[0].weight + norms[1].weight) / 2
+            normed = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norms[0].variance_epsilon) * gain
+            x = x + one_layer.mlp(normed) + other.mlp(normed)
+        expected = one.torch.get_output_embeddings()(base.norm(x)).numpy()
+    for static in (False, True):
+        _close(one.model.logits(TOKENS, Plan.parse(RELEASED), static=static), expected)
+    assert build("layer-parallelism", NUM_LAYERS, start=0).plan == Plan.parse(RELEASED)
+    own_norms = np.asarray(one.model.logits(TOKENS, Plan.parse("0 sum{1a 2a} sum{1m 2m} sum{3a 4a} sum{3m 4m}")))
+    assert np.abs(own_norms - expected).max() > 1e-2, "the shared norm matters"
+
+
+def test_families_without_such_a_norm_refuse_in_words() -> None:
+    with pytest.raises(UserError, match="an encoder's feed-forward reads through no norm of its own"):
+        tiny_bert().logits(TOKENS, Plan.parse("0 lp{1 2} 3 4"))
+
+
 def test_plans_that_begin_alike_share_and_score_as_alone() -> None:
     one = make_tiny("grouped-query")
-    texts = ("0-4", "0-2 3a 4", "0-2 3m 4", "0-2 3a 4m", "0 1a 2-4")
+    texts = ("0-4", "0-2 3a 4", "0-2 3m 4", "0-2 3a 4m", "0 1a 2-4", "0-2 lp{3 4}")
     draw = np.random.default_rng(8)
     requests = [Request.of(draw.integers(0, 61, 8).tolist(), draw.integers(0, 61, 4).tolist(), 24) for _ in range(5)]
     together = score_plans(one.model, requests, [Plan.parse(text) for text in texts])
@@ -119,6 +163,7 @@ def test_plans_of_whole_layers_keep_their_executable() -> None:
     """It has no branches for parts; all plans with sublayers share one more."""
     assert Program.of(Plan.parse("0-4")).instructions.shape[1] == 4
     assert Program.of(Plan.parse("0-3 4a")).instructions.shape[1] == 5
+    assert Program.of(Plan.parse("0-2 lp{3 4}")).instructions.shape[1] == 6
     one = make_tiny("grouped-query")
     requests = [Request.of((1, 2), (3, 4), 24)]
     segment.clear_cache()

@@ -17,9 +17,11 @@ def run_slowly(block: Callable[..., Array], stacked: Any, plan: Plan, x: Array, 
 
     def apply(node: Node, x: Array) -> tuple[Array, list[Array]]:
         match node:
-            case Layer(index, part):
-                own = {} if part == "whole" else {"part": part}
-                x = block(jax.tree.map(lambda leaf: leaf[index], stacked), x, context, **own)
+            case Layer(index, part, beside):
+                how: dict[str, Any] = {} if part == "whole" else {"part": part}
+                if beside is not None:
+                    how["beside"] = jax.tree.map(lambda leaf: leaf[beside], stacked)
+                x = block(jax.tree.map(lambda leaf: leaf[index], stacked), x, context, **how)
                 return x, [x]
             case Series(items):
                 states: list[Array] = []

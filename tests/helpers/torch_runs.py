@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +31,10 @@ def torch_run(
     base, found = tiny.torch.base_model, {"attention": [], "attention_out": [], "mlp_out": [], "reads": []}
     states: list[torch.Tensor] = []
 
-    def layer(index: int, part: str, x: torch.Tensor) -> torch.Tensor:
+    def layer(index: int, part: str, beside: int | None, x: torch.Tensor) -> torch.Tensor:
         number, module = len(found["reads"]), tiny.torch_layers[index]
+        if beside is not None:
+            module = _sharing_norm(module, tiny.torch_layers[beside])
         attention = module.attention if hasattr(module, "attention") else module.self_attn
 
         def of_attention(_: Any, inputs: Any, outputs: Any) -> Any:
@@ -59,8 +62,8 @@ def torch_run(
 
     def apply(node: Node, x: torch.Tensor, outermost: bool) -> torch.Tensor:
         match node:
-            case Layer(index, part):
-                x = layer(index, part, x)
+            case Layer(index, part, beside):
+                x = layer(index, part, beside, x)
             case Series(items):
                 for item in items:
                     x = apply(item, x, outermost)
@@ -87,6 +90,15 @@ def torch_run(
         logits = tiny.torch.get_output_embeddings()(last(x))
     stacked = {name: torch.stack(each).numpy() for name, each in {**found, "states": states}.items()}
     return {**stacked, "logits": logits.numpy()}
+
+
+def _sharing_norm(module: torch.nn.Module, other: torch.nn.Module) -> torch.nn.Module:
+    """A layer whose norm before the feed-forward has the mean of both layers' parameters."""
+    own = copy.deepcopy(module)
+    norms = own.post_attention_layernorm, other.post_attention_layernorm
+    for one, two in zip(*(norm.parameters() for norm in norms), strict=True):
+        one.copy_((one + two) / 2)
+    return own
 
 
 def _mask(tiny: Tiny, layer: int, length: int, blocked: Any) -> torch.Tensor:

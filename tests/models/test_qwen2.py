@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from convert import convert, export
-from jaxpaint.engine.model import layer_stack, start
+from jaxpaint.engine.layers import layer_stack
+from jaxpaint.engine.model import start
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import from_dict, from_huggingface, with_layers
 from jaxpaint.models.fields import ConfigError

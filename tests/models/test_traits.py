@@ -13,7 +13,8 @@ import pytest
 import torch
 import transformers
 
-from jaxpaint.engine.model import from_parameters, layer_stack, start
+from jaxpaint.engine.layers import layer_stack
+from jaxpaint.engine.model import from_parameters, start
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.models.family import Capabilities, Sizes, Traits
 from jaxpaint.models.parts import OffsetNorm

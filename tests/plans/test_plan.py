@@ -17,7 +17,9 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.plans.nodes import MAX_LAYER, Combine, map_layers, units, written_layers
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series, Weighted
 
-layer_nodes = st.builds(Layer, st.integers(0, 12), st.sampled_from(["whole", "whole", "attention", "mlp"]))
+indices = st.integers(0, 12)
+halves = st.builds(Layer, indices, st.sampled_from(["attention", "mlp"]))
+layer_nodes = st.builds(Layer, indices) | halves | st.builds(Layer, indices, st.just("mlp"), indices)
 weights = st.floats(-10, 10)
 
 
@@ -41,6 +43,11 @@ plans = nodes.map(Plan.of)
 
 def _layers(*indices: int) -> tuple[Node, ...]:
     return tuple(Layer(index) for index in indices)
+
+
+def _pair(one: int, other: int) -> tuple[Node, ...]:
+    attentions = Parallel((Layer(one, "attention"), Layer(other, "attention")), "sum")
+    return attentions, Parallel((Layer(one, "mlp", other), Layer(other, "mlp", one)), "sum")
 
 
 def _chains(node: Node) -> list[list[Layer]]:
@@ -104,6 +111,10 @@ class TestParse:
             ("4*1", _layers(4)),
             ("4a", (Layer(4, "attention"),)),
             ("4m 5A*2", (Layer(4, "mlp"), Repeat(Layer(5, "attention"), 2))),
+            ("4m~5", (Layer(4, "mlp", 5),)),
+            ("4m ~ 5 6", (Layer(4, "mlp", 5), Layer(6))),
+            ("lp{4 5}", _pair(4, 5)),
+            ("{lp{4-5}}*2", (Repeat(Parallel(_pair(4, 5)), 2),)),
             ("4-6a", tuple(Layer(index, "attention") for index in (4, 5, 6))),
             ("6m-4m@0.5", (Weighted(Series(tuple(Layer(index, "mlp") for index in (6, 5, 4))), 0.5),)),
             ("sum{4a 5a}sum{4m,5m}", tuple(Parallel((Layer(4, p), Layer(5, p)), "sum") for p in ("attention", "mlp"))),
@@ -241,7 +252,9 @@ class TestLaws:
         applied = _applications(node)
         assert (plan.cost, plan.applications) == (_in_layers(applied), len(applied))
         assert plan.attentions == sum(layer.part != "mlp" for layer in applied)
-        assert plan.layers == tuple(sorted({layer.index for layer in applied}))
+        named = {each for layer in applied for each in (layer.index, layer.beside)} - {None}
+        assert plan.layers == tuple(sorted(named))
+        assert plan.shares_norms == any(layer.beside is not None for layer in applied)
         assert plan.has_sublayers == any(layer.part != "whole" for layer in applied)
         assert plan.depth <= plan.cost
         if plan.is_series:

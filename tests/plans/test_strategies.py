@@ -225,6 +225,9 @@ class TestFamily:
             "block-repeat": 32,
             "repeat-block": 32 * 33 // 2,
             "parallel-pairs": 16,
+            "layer-parallelism": 16,
+            "skip-attention": 16,
+            "skip-mlp": 16,
             "skip-one": 32,
             "switch": 31,
         }
