@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convert.card import model_card
+from convert.halves import Assembled, assembled, source_of, whole
 from jaxpaint.base.disk import require_room
 from jaxpaint.base.documents import read_json
 from jaxpaint.base.errors import UserError
@@ -17,8 +19,9 @@ from jaxpaint.base.folders import new_folder, require_new
 from jaxpaint.base.names import inside
 from jaxpaint.models import checkpoint, family_of, with_layers
 from jaxpaint.models.checkpoint import Progress
-from jaxpaint.models.family import Config, Names
+from jaxpaint.models.family import Config, Names, Traits
 from jaxpaint.plans.plan import Plan
+from jaxpaint.results.plan_scores import PlanScore
 
 SHARD_BYTES = 10**9
 
@@ -31,10 +34,14 @@ def export(
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
+    scores: Sequence[PlanScore] = (),
+    command: str | None = None,
 ) -> Path:
     """Writes the model whose layers are those of a series plan, dropped, repeated or reordered, and returns its path.
 
-    Shards hold at most `shard_bytes`, or one tensor; memory holds two such.
+    A sublayer is a layer whose other half adds zeros, or half of a layer with the sublayer that follows. Shards hold
+    at most `shard_bytes`, or one tensor; memory holds two such. The folder has a model card with `scores`, where they
+    are given, and the `command` that made it.
 
     Raises:
         UserError: a plan that runs layers in parallel or names one that the model lacks; no such store, or a damaged
@@ -46,14 +53,15 @@ def export(
     store = Path(store)
     config = checkpoint.read_config(store)
     require_exportable(config, destination, plan, overwrite=overwrite)
-    layers = plan.sequence()
+    traits: Traits | None = getattr(config, "traits", None)
+    layers = whole(plan.sequence()) if traits is None else assembled(plan, traits.residuals)
     tokenizer = [_tokenizer_file(store, name) for name in checkpoint.read_manifest(store)["tokenizer"]]
     weight_map = {}
     with (
         new_folder(destination, overwrite=overwrite, replaces=_is_huggingface) as folder,
         checkpoint.verified(store) as manifest,
     ):
-        shards = _shards(_entries(family_of(config.model_type).names, manifest["tensors"], layers), shard_bytes)
+        shards = _shards(_entries(family_of(config.model_type).names, manifest["tensors"], layers, traits), shard_bytes)
         total, done = sum(entry.size for shard in shards for entry in shard), 0
         require_room(folder.parent, total, "the export")
         for number, shard in enumerate(shards, start=1):
@@ -61,6 +69,7 @@ def export(
             tensors = {}
             for entry in shard:
                 value = checkpoint.read_tensor(store, entry.path, entry.layer)
+                value = np.zeros_like(value) if entry.zeros else value
                 tensors[entry.name] = np.ascontiguousarray(value.T if entry.transposed else value)
                 weight_map[entry.name] = file
                 done += entry.size
@@ -73,11 +82,16 @@ def export(
                 folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
             )
         original = read_json(store / "huggingface_config.json", dict[str, Any])
-        _write_json(folder / "config.json", _rearranged(original, with_layers(config, layers), manifest["dtype"]))
+        rearranged = _rearranged(original, with_layers(config, [each.kind for each in layers]), manifest["dtype"])
+        _write_json(folder / "config.json", {**rearranged, "layer_plan": str(plan)})
         for kept in tokenizer:
             _copy(kept, folder / kept.name, store)
         if checkpoint.GENERATION_CONFIG in manifest.get("files", {}):
             _copy(store / checkpoint.GENERATION_CONFIG, folder / checkpoint.GENERATION_CONFIG, store)
+        card = folder / "README.md"
+        card.write_text(model_card(Path(destination).name, plan, manifest, scores, command))
+        for file in set(weight_map.values()):  # which safetensors lets only their owner read
+            (folder / file).chmod(card.stat().st_mode)
     return Path(destination)
 
 
@@ -89,6 +103,12 @@ def require_exportable(config: Config, destination: str | Path, plan: Plan, *, o
             f"only series plans can be exported: a Hugging Face {config.model_type} model has no layers side by side, "
             f"as {plan} has"
         )
+    if plan.shares_norms:
+        raise UserError(
+            f"a Hugging Face {config.model_type} model has no feed-forwards that share norms, as {plan} has"
+        )
+    if not config.capabilities.decoder:
+        plan.of_whole_layers("exporting an encoder")
     require_new(destination, overwrite=overwrite, replaces=_is_huggingface)
 
 
@@ -111,24 +131,30 @@ def _copy(file: Path, to: Path, store: Path) -> None:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A tensor to write: its Hugging Face name, our path and stored layer, and its size in bytes."""
+    """A tensor to write: its Hugging Face name, our path and stored layer, its size in bytes, and whether of zeros."""
 
     name: str
     path: str
     layer: int | None
     transposed: bool
     size: int
+    zeros: bool = False
 
 
-def _entries(names: Names, tensors: Mapping[str, Any], layers: Sequence[int]) -> Iterator[_Entry]:
+def _entries(
+    names: Names, tensors: Mapping[str, Any], layers: Sequence[Assembled], traits: Traits | None
+) -> Iterator[_Entry]:
     import jax.numpy as jnp
 
     for path, tensor in tensors.items():
         weight = names.weight(path)
         size = math.prod(weight.shape(tuple(tensor["shape"]))) * jnp.dtype(tensor["dtype"]).itemsize
-        stored: Sequence[int | None] = layers if weight.stacked else [None]
-        for new, old in enumerate(stored):
-            yield _Entry(weight.of_layer(new), path, old, weight.transposed, size)
+        if not weight.stacked:
+            yield _Entry(weight.name, path, None, weight.transposed, size)
+            continue
+        for new, layer in enumerate(layers):
+            old, zeros = source_of(path, layer, traits)
+            yield _Entry(weight.of_layer(new), path, old, weight.transposed, size, zeros)
 
 
 def _shards(entries: Iterable[_Entry], limit: int) -> list[list[_Entry]]:

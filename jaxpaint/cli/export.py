@@ -4,22 +4,31 @@ example:
   jaxpaint export llama2-7b llama2-7b-short --plan '0-20 25-31'
 
 The layers of the plan, dropped, repeated or reordered, become the layers of an
-ordinary checkpoint that transformers loads. Parallel groups have no such form.
+ordinary checkpoint that transformers loads; a sublayer (7a, 7m) becomes a layer
+whose other half adds zeros. Parallel groups and weights have no such form.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.plans.plan import Plan
+
+if TYPE_CHECKING:
+    from jaxpaint.results.plan_scores import PlanScore
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="a converted store, a folder or a hub id")
     parser.add_argument("destination", metavar="DST", type=Path, help="the folder to write")
     parser.add_argument("--plan", metavar="PLAN", required=True, help="a series plan, such as '0-20 25-31'")
+    parser.add_argument(
+        "--scores", metavar="DB", type=Path, help="a results store whose scores of the plan the model card shows"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a Hugging Face folder that exists")
 
 
@@ -33,7 +42,31 @@ def run(options: argparse.Namespace) -> int:
 
     require_exportable(config, options.destination, plan, overwrite=options.overwrite)
     store = model_store(options.store)
+    scores = _scores(options, store, plan, config.num_hidden_layers)
     with byte_bar() as progress:
-        folder = export(store, options.destination, plan, overwrite=options.overwrite, progress=progress)
+        how = {
+            "overwrite": options.overwrite,
+            "progress": progress,
+            "scores": scores,
+            "command": _command(options, plan),
+        }
+        folder = export(store, options.destination, plan, **how)
     print(f"exported {plan} ({plan.cost} layers) into {folder}")
     return 0
+
+
+def _scores(options: argparse.Namespace, store: Path, plan: Plan, num_layers: int) -> tuple[PlanScore, ...]:
+    if options.scores is None:
+        return ()
+    from jaxpaint.models.manifest import read_manifest
+    from jaxpaint.results.plan_scores import plan_scores
+
+    full = Plan.of(range(num_layers))
+    return plan_scores(options.scores, read_manifest(store)["fingerprint"], str(plan), str(full))
+
+
+def _command(options: argparse.Namespace, plan: Plan) -> str:
+    """Without folders of this machine: names alone."""
+    source = options.store if options.store.count("/") == 1 and not Path(options.store).exists() else None
+    words = ["jaxpaint", "export", source or Path(options.store).name, options.destination.name, "--plan", str(plan)]
+    return shlex.join(words)

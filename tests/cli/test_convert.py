@@ -66,6 +66,31 @@ def test_export(run, folder, store, tmp_path) -> None:
     assert encoded[0] == encoded[1]
 
 
+def test_the_card_has_scores_of_a_store(run, refused, folder, store, files, tmp_path) -> None:
+    scores, short = tmp_path / "s.sqlite", tmp_path / "short"
+    (tmp_path / "plans.txt").write_text("0 2 4\n")
+    asked = (
+        "--model",
+        store,
+        "--tasks",
+        "lambada_openai",
+        "--data",
+        f"lambada_openai={files / 'lambada_openai.jsonl'}",
+        "--store",
+        scores,
+    )
+    status, _, err = run("study", *asked, "--plans-file", tmp_path / "plans.txt")
+    assert status == 0, err
+    status, _, err = run("export", store, short, "--plan", "0 2 4", "--scores", scores)
+    assert status == 0, err
+    card = (short / "README.md").read_text()
+    assert "| lambada_openai | acc |" in card
+    assert "jaxpaint export store short --plan '0 2 4'" in card
+    refused(
+        "export", store, tmp_path / "other", "--plan", "0 2", "--scores", scores, expected=("no score of the plan 0 2",)
+    )
+
+
 def test_export_over_another(run, refused, store, tmp_path) -> None:
     short = tmp_path / "short"
     assert run("export", store, short, "--plan", "0-3")[0] == 0

@@ -101,6 +101,38 @@ def test_an_exported_model_converts_again(tmp_path):
     assert_rearranged(export(again, tmp_path / "twice", Plan.parse("1 0")), make_tiny("multi-query").torch, [1, 2])
 
 
+@pytest.mark.parametrize(
+    ("name", "plan", "layers"),
+    [
+        ("grouped-query", "0 1a 2m 3 4", 4),  # attention of 1 and feed-forward of 2 in one layer
+        ("grouped-query", "0m 1a 2a (3m 4a)*2", 5),
+        ("attention bias", "0-4m", 5),
+        ("neox", "0 1a 2m 3m 4", 5),
+        ("neox, residuals in series", "0 1a 2m 3m 4", 4),
+        ("qwen2, windows in turn", "0 1a 3m 2m 4a", 4),
+    ],
+)
+def test_a_sublayer_is_a_layer_whose_other_half_adds_zeros(tmp_path, name, plan, layers):
+    tiny, plan = make_tiny(name), Plan.parse(plan)
+    exported = export(make_store(tmp_path, tiny), tmp_path / "exported", plan)
+    config = json.loads((exported / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["layer_plan"]) == (layers, str(plan))
+    tokens = torch.arange(24).reshape(2, 12)
+    loaded = AutoModelForCausalLM.from_pretrained(exported, attn_implementation="eager")
+    with torch.no_grad():
+        theirs = loaded(tokens).logits.numpy()
+    np.testing.assert_allclose(
+        np.asarray(tiny.model.logits(tokens.numpy(), plan)), theirs, atol=2e-5 * np.abs(theirs).max()
+    )
+
+
+@pytest.mark.parametrize(("plan", "why"), [("0 lp{1 2} 3", "no layers side by side"), ("0-2 3m~1", "share norms")])
+def test_shared_norms_are_refused(tmp_path, plan, why):
+    store = make_store(tmp_path, make_tiny("grouped-query"))
+    with pytest.raises(UserError, match=why):
+        export(store, tmp_path / "exported", Plan.parse(plan))
+
+
 @pytest.mark.parametrize("plan", ["0 {1 2} 3", "sum{1 2}", "({1 2} 3)*2"])
 def test_parallel_plans_are_refused(tmp_path, plan):
     store = make_store(tmp_path, make_tiny("grouped-query"))
