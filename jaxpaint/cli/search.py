@@ -15,6 +15,7 @@ found is better than the plan without its middle layers, or the full model.
 --methods, by commas, one after the other, each from the best plans so far:
   greedy      leaves out one layer after the other, always the best to lose
   beam        the same with the --width best plans kept
+  sublayers   leaves out one attention or feed-forward after the other
   blocks      every block (i, j), a sample of them, then what trees that were
               fitted to these scores expect most of
   evolution   leaves out, repeats, swaps, puts in parallel, loops, crosses

@@ -56,8 +56,8 @@ class Found:
     plan: str
     role: str
     name: str
-    cost: int
-    depth: int
+    cost: float
+    depth: float
     search: Estimate
     held_out: Estimate
     metric: Estimate
@@ -100,7 +100,7 @@ class SearchResult:
     luck: Estimate
     leads: tuple[tuple[str, Estimate], ...]
     found: tuple[Found, ...]
-    looked: tuple[tuple[int, int, float], ...]
+    looked: tuple[tuple[float, float, float], ...]
     executed: int
     separate: int
 

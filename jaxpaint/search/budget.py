@@ -19,7 +19,7 @@ class Limit:
     kind: Literal["cost", "depth"]
     most: int
 
-    def of(self, plan: Plan) -> int:
+    def of(self, plan: Plan) -> float:
         """What the plan takes of it."""
         return plan.cost if self.kind == "cost" else plan.depth
 

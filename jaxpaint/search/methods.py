@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 from jaxpaint.plans.nodes import Parallel
 from jaxpaint.plans.plan import Plan
 from jaxpaint.search.budget import Limit
-from jaxpaint.search.mutations import alike, crossed, mutated, without_random_layers
+from jaxpaint.search.mutations import alike, crossed, half_of, mutated, without_random_layers
 
 CHILDREN = 32  # of a generation of the evolution
 PARENTS = 4
@@ -67,6 +67,15 @@ def greedy(space: Space) -> Method:
     Of layers left out it is SLEB's (Song et al., arXiv 2402.09025), by the score of the answers.
     """
     yield from _beam(space, 1)
+
+
+def sublayers(space: Space) -> Method:
+    """One attention or feed-forward left out after the other, each time the best to lose; for budgets below the model.
+
+    As BlockPruner does (Zhong et al., arXiv 2406.10594), which goes by perplexity.
+    """
+    if not space.grows:
+        yield from _beam(space, 1, _without_a_sublayer)
 
 
 def beam(space: Space) -> Method:
@@ -127,11 +136,11 @@ def first(plans: Iterable[Plan], number: int) -> list[Plan]:
     return [plan for plan, _ in zip(plans, range(number), strict=False)]
 
 
-def _beam(space: Space, width: int) -> Method:
+def _beam(space: Space, width: int, steps: Callable[[Plan, Space], Iterator[Plan]] | None = None) -> Method:
     kept: tuple[Plan, ...] = (space.full,)
     reached = -math.inf
     while True:
-        wanted = tuple(_distinct(step for plan in kept for step in _steps(plan, space)))
+        wanted = tuple(_distinct(step for plan in kept for step in (steps or _steps)(plan, space)))
         if not wanted:
             return
         scores = yield Generation(wanted)
@@ -154,6 +163,18 @@ def _steps(plan: Plan, space: Space) -> Iterator[Plan]:
             for place in range(len(steps) - 1):
                 pair = Parallel((steps[place], steps[place + 1]))
                 yield Plan.of(*steps[:place], pair, *steps[place + 2 :])
+
+
+def _without_a_sublayer(plan: Plan, space: Space) -> Iterator[Plan]:
+    """The plans without one of its sublayers, while it is beyond the limit."""
+    steps = plan.root.items
+    if space.limit.fits(plan):
+        return
+    for place, step in enumerate(steps):
+        for part in ("attention", "mlp"):
+            rest = (*steps[:place], *half_of(step, part), *steps[place + 1 :])
+            if rest and rest != steps:
+                yield Plan.of(*rest)
 
 
 def _drawn(space: Space, random: Random) -> Iterator[Plan]:
@@ -199,6 +220,7 @@ METHODS: Mapping[str, Callable[[Space], Method]] = MappingProxyType(
     {
         "greedy": greedy,
         "beam": beam,
+        "sublayers": sublayers,
         "blocks": _blocks,
         "evolution": evolution,
         "halving": halving,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from random import Random
 
+from jaxpaint.base.part import Part
 from jaxpaint.plans.nodes import Layer, Node, Parallel, PlanError, Repeat, Series, layer, written_layers
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import units
@@ -67,6 +68,25 @@ def unroll(steps: list[Node], random: Random, num_layers: int, kept: int = 0) ->
     return [*steps[:place], *map(layer, written_layers(steps[place])), *steps[place + 1 :]]
 
 
+def halve(steps: list[Node], random: Random, num_layers: int, kept: int = 0) -> list[Node]:
+    """Of a whole layer its attention or its feed-forward alone."""
+    places = [place for place, step in enumerate(steps) if place >= kept and _is_whole(step)]
+    if not places:
+        return steps
+    place = random.choice(places)
+    return [*steps[:place], *half_of(steps[place], random.choice(("attention", "mlp"))), *steps[place + 1 :]]
+
+
+def half_of(step: Node, part: Part) -> tuple[Node, ...]:
+    """What is left of a layer of which only this part is kept: nothing, of the other part alone."""
+    assert isinstance(step, Layer)
+    return (layer(step.index, part),) if step.part in ("whole", part) else ()
+
+
+def _is_whole(step: Node) -> bool:
+    return isinstance(step, Layer) and step.part == "whole"
+
+
 def put_back(steps: list[Node], random: Random, num_layers: int, kept: int = 0) -> list[Node]:
     """A layer that is nowhere, before the first step of a later one."""
     absent = sorted({*range(num_layers)} - {*written_layers(Series(tuple(steps)))})
@@ -78,7 +98,7 @@ def put_back(steps: list[Node], random: Random, num_layers: int, kept: int = 0) 
     return [*steps[:place], layer(chosen), *steps[place:]]
 
 
-MUTATIONS = (leave_out, repeat, swap, side_by_side, loop, unroll, put_back)
+MUTATIONS = (leave_out, repeat, swap, side_by_side, loop, unroll, halve, put_back)
 
 
 def mutated(plan: Plan, random: Random, num_layers: int, limit: Limit, beginning: float = 0.0) -> Plan:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.plans.plan import Plan
+from jaxpaint.plans.plan import Layer, Plan
 from jaxpaint.plans.tree import prefix_tree, units
 from jaxpaint.search.budget import Budget, Limit
 from jaxpaint.search.methods import METHODS, Generation, Space, best, halving, without_middle
@@ -24,7 +24,7 @@ USEFUL = {0, 1, 4, 7, 8, 9}
 def additive(plan: Plan) -> float:
     """Every useful layer is worth one, every other one costs a little, and every other order costs."""
     order = [int(str(Plan.of(step))) for step in plan.root.items if str(Plan.of(step)).isdigit()]
-    flat = list(plan.sequence()) if plan.is_series else order
+    flat = list(plan.sequence()) if plan.is_series and not plan.has_sublayers else order
     kept = sum(layer in flat for layer in USEFUL)
     return kept - 0.01 * len(flat) - 0.1 * sum(a >= b for a, b in itertools.pairwise(flat))
 
@@ -75,8 +75,11 @@ def test_what_is_asked_for_fits_and_is_asked_again_alike(name: str, limit: Limit
     if name in ("evolution", "halving", "random"):
         assert all(limit.fits(plan) for plan in plans)
         assert len({alike(plan) for plan in asked[0][0].plans}) == len(asked[0][0].plans)
+    if name == "sublayers" and limit.most > LAYERS:
+        assert not asked, "it only leaves out"
+        return
     assert any(limit.fits(plan) for plan in asked[-1][0].plans)
-    if name not in ("greedy", "beam"):
+    if name not in ("greedy", "beam", "sublayers"):
         assert len({alike(plan) for plan in plans}) <= 60 + 3  # the rounds' rest
 
 
@@ -99,6 +102,22 @@ def test_greedy_takes_the_best_step_each_time() -> None:
         assert {plan.sequence() for plan in wanted.plans} == set(steps)
         kept = max(steps, key=lambda step: score(Plan.of(step)))
     assert len(kept) == 2
+
+
+def test_sublayers_go_one_by_one_and_the_planted_ones_are_found() -> None:
+    """Attentions of even layers and all feed-forwards but one are worth something: what is worth least goes first."""
+    worth = {(layer, "attention"): 0.1 * layer if layer % 2 else 5 + layer for layer in range(LAYERS)}
+    worth |= {(layer, "mlp"): 4 + layer for layer in range(1, LAYERS)} | {(0, "mlp"): 0.05}
+
+    def score(plan: Plan) -> float:
+        parts = {"whole": ("attention", "mlp"), "attention": ("attention",), "mlp": ("mlp",)}
+        return sum(worth[step.index, part] for step in plan.root.items for part in parts[step.part])
+
+    asked = searched("sublayers", Space(LAYERS, Limit("cost", 7)), score)
+    assert [len(wanted.plans) for wanted, _ in asked] == [2 * LAYERS - gone for gone in range(6)]
+    wanted, scores = asked[-1]
+    assert str(*best(wanted.plans, scores, 1)) == "0a 1m 2 3m 4 5m 6 7m 8 9m"
+    assert not searched("sublayers", Space(LAYERS, Limit("cost", 12)), score), "nothing to leave out"
 
 
 def test_greedy_repeats_blocks_while_that_helps() -> None:
@@ -151,6 +170,9 @@ def test_every_change_is_what_its_name_says(plan: Plan, seed: int) -> None:
     assert after["loop"].layers == plan.layers
     assert set(after["put_back"].layers) >= set(plan.layers)
     assert len(after["put_back"].layers) == min(LAYERS, len(plan.layers) + 1)
+    whole = sum(isinstance(step, Layer) and step.part == "whole" for step in steps)
+    assert after["halve"].cost == plan.cost - (0.5 if whole else 0)
+    assert after["halve"].layers == plan.layers
 
 
 @given(PLANS, st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
@@ -167,7 +189,7 @@ def test_the_beginning_stays(plan: Plan, seed: int, share: float) -> None:
 def test_an_evolutions_generation_shares_its_beginnings() -> None:
     space = Space(30, Limit("cost", 21), (without_middle(30, 9),), seed=1)
     generations = [wanted.plans for wanted, _ in searched("evolution", space, lambda plan: Random(str(plan)).random())]
-    one_by_one = sum(plan.cost for plans in generations[1:] for plan in plans)
+    one_by_one = sum(plan.applications for plans in generations[1:] for plan in plans)
     assert one_by_one > 1.7 * sum(prefix_tree(plans).cost for plans in generations[1:])
 
 
