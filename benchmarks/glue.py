@@ -238,7 +238,7 @@ def _frozen(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]
         for variant in chosen:
             study([variant])
 
-    series = [variant for variant in chosen if variant.plan.is_series]
+    series = [variant for variant in chosen if variant.plan.is_sequence]
     spread = series[:: max(1, len(series) // max(1, options.peer_plans))][: options.peer_plans]
     peers: dict[str, Callable[[], Any]] = {"all at once": lambda: study(chosen), "plan by plan": plan_by_plan}
     if spread:

@@ -120,13 +120,18 @@ class Plan:
         """Whether the plan is one chain of layers and sublayers, with no parallel group and no weights."""
         return self.nesting == 0
 
+    @property
+    def is_sequence(self) -> bool:
+        """Whether the plan is a mere order of layers, which `sequence` gives."""
+        return self.is_series and not self.has_sublayers
+
     def sequence(self) -> tuple[int, ...]:
         """The layers of a series plan in the order they run, loops unrolled; its length is `cost`.
 
         Raises:
             PlanError: the plan has a parallel group, a weight, or a sublayer.
         """
-        if not self.is_series or self.has_sublayers:
+        if not self.is_sequence:
             what = "a parallel group" if "{" in str(self) else "a weight" if "@" in str(self) else "a sublayer"
             raise PlanError(f"plan {clip(str(self))} has {what}, so it is no mere order of layers", str(self))
         return tuple(unit.index for unit in nodes.units(self.root) if isinstance(unit, Layer))

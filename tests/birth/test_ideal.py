@@ -130,6 +130,7 @@ def test_check_4_a_third_round_helps_or_drowns(gamma, batch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_check_4_the_ideal_head_under_plans() -> None:
     """Means over four seeds of weights and texts: of one seed places of the table move by 0.1 (docs/birth.md)."""
     plans, off = (*PLANS, "1", "1 0"), {}

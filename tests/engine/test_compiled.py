@@ -270,7 +270,7 @@ class TestStates:
 
 def _variants(*, series: bool) -> list[Variant]:
     found = [variant for name in STRATEGIES for variant in family(name, NUM_LAYERS, seeds=range(3))]
-    return [variant for variant in found if (variant.plan.is_series and not variant.plan.has_sublayers) == series]
+    return [variant for variant in found if variant.plan.is_sequence == series]
 
 
 class TestStrategies:

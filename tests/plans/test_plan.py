@@ -260,7 +260,8 @@ class TestLaws:
         if plan.is_series:
             assert plan.depth == plan.cost
             assert plan.nesting == 0
-        if plan.is_series and not plan.has_sublayers:
+        assert plan.is_sequence == (plan.is_series and not plan.has_sublayers)
+        if plan.is_sequence:
             assert plan.sequence() == tuple(layer.index for layer in applied)
             assert plan.of_whole_layers("a test") is plan
         else:

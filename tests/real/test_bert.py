@@ -16,7 +16,7 @@ from tests.helpers.real_assets import DATA, needs_assets
 
 pytestmark = [pytest.mark.slow, needs_assets]
 STRATEGIES = ("full", "skip", "middle-repeat", "reverse", "random", "skip-one", "switch")
-SERIES = [variant for name in STRATEGIES for variant in family(name, 6, seeds=range(2)) if variant.plan.is_series]
+SERIES = [variant for name in STRATEGIES for variant in family(name, 6, seeds=range(2)) if variant.plan.is_sequence]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ USEFUL = {0, 1, 4, 7, 8, 9}
 def additive(plan: Plan) -> float:
     """Every useful layer is worth one, every other one costs a little, and every other order costs."""
     order = [int(str(Plan.of(step))) for step in plan.root.items if str(Plan.of(step)).isdigit()]
-    flat = list(plan.sequence()) if plan.is_series and not plan.has_sublayers else order
+    flat = list(plan.sequence()) if plan.is_sequence else order
     kept = sum(layer in flat for layer in USEFUL)
     return kept - 0.01 * len(flat) - 0.1 * sum(a >= b for a, b in itertools.pairwise(flat))
 
