@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxpaint.birth.layers import Parameters, feed_forward, of_layer
+from jaxpaint.birth.layers import Parameters, of_layer
 
 EARLY = 64  # positions that the second cut-off of the previous-token memory looks at
 
@@ -41,14 +41,16 @@ def output_recall(parameters: Parameters) -> Float[Array, ""]:
 
 
 def bigram_distance(
-    parameters: Parameters, bigrams: Float[Array, "N N"], triggers: Int[Array, " K"]
+    written: Float[Array, "N D"],
+    unembedding: Float[Array, "N D"],
+    bigrams: Float[Array, "N N"],
+    triggers: Int[Array, " K"],
 ) -> Float[Array, ""]:
     """D(W_F): the mean KL divergence, in nats, of F's prediction from the bigrams, over tokens that are no trigger.
 
-    Of models that have an F; its input is the token's embedding alone.
+    Of models that have an F; `written` is what it makes of each token's embedding alone.
     """
-    written = feed_forward(of_layer(parameters, -1), parameters["tokens"])
-    predicted = jax.nn.log_softmax(written @ parameters["unembedding"].T)
+    predicted = jax.nn.log_softmax(written @ unembedding.T)
     divergence = jnp.where(bigrams > 0, bigrams * (jnp.log(jnp.maximum(bigrams, 1e-30)) - predicted), 0).sum(axis=1)
     is_trigger = (jnp.arange(len(divergence))[:, None] == triggers).any(axis=1)
     return jnp.where(is_trigger, 0, divergence).sum() / (~is_trigger).sum()

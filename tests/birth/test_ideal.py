@@ -166,8 +166,9 @@ def test_check_5_the_plan_engine_is_a_plain_forward_pass(start, batch) -> None:
         x = x + weights @ x @ value.T @ output.T
     expected = x @ p["unembedding"].T
     under_events = model.logits(parameters, events_of(Plan.of(0, 1)), batch.tokens)
-    embedded = model.embed(parameters, batch.tokens)
-    by_plan = model.unembed(parameters, compiled.run(model.block, parameters["layers"], Plan.of(0, 1), embedded, ()))
+    module = model.module(parameters)
+    embedded = module.embed(batch.tokens)
+    by_plan = module.unembed(compiled.run(model.block, parameters["layers"], Plan.of(0, 1), embedded, ()))
     for found in (under_events, by_plan):
         assert np.abs(np.array(found) - expected).max() < 1e-5
     assert jnp.abs(jnp.asarray(expected)).max() > 1
@@ -226,9 +227,10 @@ class TestCheck13:
 
     def test_a_blocked_edge_is_one_that_is_not_there(self, planted, batch) -> None:
         layer = jax.tree.map(lambda leaf: leaf[0], planted.parameters["layers"])
-        x = planted.model.embed(planted.parameters, batch.tokens)
+        x = planted.model.module(planted.parameters).embed(batch.tokens)
         plain, without = (
-            np.array(planted.model.attention(layer, x, blocked)) for blocked in (None, jnp.asarray(planted.circuit))
+            np.array(planted.model.layer(layer).attention(x, blocked))
+            for blocked in (None, jnp.asarray(planted.circuit))
         )
         np.testing.assert_array_equal(without[planted.circuit], 0)
         kept = np.where(planted.circuit, 0, plain.astype(np.float64))

@@ -143,10 +143,10 @@ def test_the_optimizer_is_sgd_with_momentum_and_decay(trained) -> None:
     @jax.grad
     def gradient_of(layers, p, batch):
         parameters = {**p, "layers": {**p["layers"], **layers}}
-        x = MODEL.embed(parameters, batch.tokens)
+        x = MODEL.module(parameters).embed(batch.tokens)
         for layer in range(2):
             x = MODEL.block(of_layer(parameters, layer), x, ())
-        chances = jax.nn.log_softmax(MODEL.unembed(parameters, x))
+        chances = jax.nn.log_softmax(MODEL.module(parameters).unembed(x))
         picked = jax.nn.one_hot(batch.labels, 65) * (batch.counters >= 2)[..., None]
         return -(chances * picked).sum() / picked.sum()
 
