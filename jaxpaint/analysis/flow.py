@@ -68,21 +68,25 @@ def flows(
     checked = [model.checked_plan(plan).of_whole_layers("the flow of facts") for plan in plans]
     windows = _Windows.of(to_ask.setting, model.num_layers, [*checked, *among])
     tokens = sum(len(prompt.tokens) for prompt in to_ask.prompts)
+    has_clock = CLOCK in to_ask.setting.extras
+    fit = tokens * model.num_layers * has_clock
+    own = [tokens * plan.applications * (1 + has_clock) for plan in checked]  # a clock reads every state of a run
     advance: Callable[[int], None] = _nothing
 
     def started(whole: int) -> Callable[[int], None]:
         """What is read off ordinary runs comes after the knockouts."""
         nonlocal advance
         if progress is not None:
-            advance = progress(whole + tokens * sum(plan.applications for plan in checked))
+            advance = progress(whole + fit + sum(own))
         return advance
 
     found = knock_out(model, to_ask.prompts, checked, windows.whole, batch_tokens=batch_tokens, progress=started)
-    clocks = clocks_of(model, to_ask) if CLOCK in to_ask.setting.extras else None
+    clocks = clocks_of(model, to_ask) if has_clock else None
+    advance(fit)
     made = []
-    for plan, each in zip(checked, found, strict=True):
+    for plan, each, work in zip(checked, found, own, strict=True):
         made.append(_flow(model, to_ask, plan, each, windows, clocks))
-        advance(tokens * plan.applications)
+        advance(work)
     return tuple(made)
 
 

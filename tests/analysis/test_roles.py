@@ -130,6 +130,21 @@ def test_planted_depths_are_read_exactly(tokens: int) -> None:
     assert role.reading(-beyond) == 0
 
 
+def test_progress_counts_the_clocks_work_too(painter: jaxpaint.Model) -> None:
+    totals: list[int] = []
+    done: list[int] = []
+
+    def progress(total: int):
+        totals.append(total)
+        return done.append
+
+    for extras in ([], [CLOCK]):
+        flows(painter, facts()[:24], ["0-15"], extras=extras, progress=progress)
+        assert sum(done) == sum(totals)
+    plain, with_clock = totals
+    assert with_clock > plain
+
+
 def test_states_that_do_not_tell_have_no_clock() -> None:
     role = Role.fitted(planted(0, 80, told=False), planted(1, 30, told=False))
     assert not role.tells
