@@ -105,7 +105,7 @@ def generate(
             mean cache is not defined for; a cache that does not fit; generation settings that cannot be.
     """
     require_lm_head(model.config, "writing text")
-    _check(model, prompts)
+    check_prompts(model, prompts)
     by_slots: dict[int, list[int]] = {}
     for index, plan in enumerate(plans):
         plan.validate(model.num_layers)
@@ -145,7 +145,8 @@ def generate(
     return each()
 
 
-def _check(model: Model, prompts: Sequence[Prompt]) -> None:
+def check_prompts(model: Model, prompts: Sequence[Prompt]) -> None:
+    """Raises UserError for prompts that cannot be gone on from: see `generate`."""
     room, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
     for prompt in prompts:
         if not prompt.tokens:
