@@ -75,19 +75,22 @@ def _top(
     is_last = place > len(scores.logprobs)
     is_greedy = is_last or bool(scores.is_greedy[place - 1])
     found: dict[str, float] = {}
-    for token, other in zip(scores.best[place - 1], map(float, scores.best_logprobs[place - 1]), strict=True):
-        if len(found) < best and token != tokens[place]:
+    others = zip(scores.best[place - 1, :best], map(float, scores.best_logprobs[place - 1]), strict=False)
+    for token, other in others:
+        if token != tokens[place]:
             # A client takes a token to be greedy where its number is the largest: the last bit, in which two ways of
             # adding up differ, must not say otherwise than the logits.
             first = not found
             sure = min(other, value) if is_greedy else max(other, math.nextafter(value, math.inf)) if first else other
-            found[_word(tokenizer, int(token))] = sure
+            found.setdefault(_word(tokenizer, int(token)), sure)
     word = _word(tokenizer, tokens[place])
     return {word: max(value, found.pop(word, value)), **found}
 
 
 def _word(tokenizer: Any, token: int) -> str:
-    return tokenizer.decode([token], skip_special_tokens=False)
+    """A token's text; where that is part of a character alone, as the vocabulary spells it."""
+    text = tokenizer.decode([token], skip_special_tokens=False)
+    return tokenizer.convert_ids_to_tokens(token) if "\N{REPLACEMENT CHARACTER}" in text else text
 
 
 def usage(prompts: Iterable[Sequence[int]], texts: Iterable[Sequence[int]]) -> dict[str, int]:

@@ -89,10 +89,7 @@ class Service:
         tokenizer = self.model.tokenizer
         if not request.prompts:
             raise UserError(EMPTY)
-        tokens = [
-            tuple(tokenizer.encode(prompt, verbose=False)) if isinstance(prompt, str) else tuple(prompt)
-            for prompt in request.prompts
-        ]
+        tokens = [self._encoded(prompt) if isinstance(prompt, str) else tuple(prompt) for prompt in request.prompts]
         most = USUAL_TOKENS if request.max_tokens is None else request.max_tokens
         if most == 0 and (request.stream or not request.echo):
             raise UserError("max_tokens is 0; expected 1 or more, or echo without stream to have the prompt scored")
@@ -108,6 +105,12 @@ class Service:
             for prompt in request.prompts
         )
         return Asked(name, plan, texts, prompts, sampling, bool(request.echo), request.logprobs, at_once=at_once)
+
+    def _encoded(self, text: str) -> tuple[int, ...]:
+        """As the tokenizer begins texts, but with no second BOS before one that is spelt out."""
+        tokenizer = self.model.tokenizer
+        begins = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+        return tuple(tokenizer.encode(text, verbose=False, **({"add_special_tokens": False} if begins else {})))
 
     def asked_in_chat(self, request: ChatRequest) -> Asked:
         """Raises UserError as `asked`, and where the model has no chat template."""
