@@ -7,7 +7,7 @@ request whose every position is scored.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -17,11 +17,12 @@ from jaxtyping import Bool, Float, Int
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.hosts import on_host
+from jaxpaint.engine.grouping import row_length
 from jaxpaint.engine.head import target_logprobs
 from jaxpaint.engine.model import Model
-from jaxpaint.engine.packing import TARGETS_PER_POSITION, Batch, Request
+from jaxpaint.engine.packing import SCORED_MULTIPLE, TARGETS_PER_POSITION, Batch, Request
 from jaxpaint.engine.score import pack_for
-from jaxpaint.engine.walk import endings, start_of_stream
+from jaxpaint.engine.walk import endings, shards, start_of_stream
 from jaxpaint.plans.plan import Plan
 
 
@@ -51,7 +52,8 @@ def token_scores(
     # Nothing is known to follow the last token: token 0 stands there, and its log-probability is dropped.
     requests = [Request(tuple(text), (*text[1:], 0)) for text in texts]
     found: dict[tuple[int, int], TokenScores] = {}
-    for batch in pack_for(model, requests):
+    for packed in pack_for(model, requests):
+        batch = in_few_shapes(packed, shards(model))
         for ends, state, _ in endings(model, start_of_stream(model, batch), plans):
             targets = target_logprobs(model, state, batch)
             most_likely = _most_likely(model.graphdef, model.state, best, state, batch.scored)
@@ -59,6 +61,27 @@ def token_scores(
             for text, scores in _by_text(batch, *map(on_host, (*targets, *most_likely))):
                 found.update({(plan, text): scores for plan in ends})
     return [[found[plan, text] for text in range(len(texts))] for plan in range(len(plans))]
+
+
+def in_few_shapes(batch: Batch, rows_multiple: int = 1) -> Batch:
+    """The batch with rows of padding, up to a third of them, and a reach and room for scores rounded up.
+
+    Batches of whoever happens to ask at the same time are of all sizes, and compiling for each takes longer than what
+    it saves. Rows at the end change nothing before them; a larger reach is masked (`jaxpaint.models.attention`).
+    """
+    height, length = batch.tokens.shape
+    rows = row_length(height, smallest=rows_multiple) - height
+    itself = np.broadcast_to(np.arange(1, length + 1, dtype=np.int32), (rows, length))
+    scored = row_length(batch.scored.size, smallest=SCORED_MULTIPLE) - batch.scored.size
+    return replace(
+        batch,
+        tokens=np.pad(batch.tokens, ((0, rows), (0, 0))),
+        positions=np.pad(batch.positions, ((0, rows), (0, 0))),
+        visible_until=np.concatenate([batch.visible_until, itself]),
+        lookback=batch.lookback and min((1 << batch.lookback.bit_length()) - 1, height + rows - 1),
+        scored=np.pad(batch.scored, (0, scored)),
+        targets=np.pad(batch.targets, ((0, scored), (0, 0))),
+    )
 
 
 def _by_text(batch: Batch, logprobs, is_greedy, best, best_logprobs):

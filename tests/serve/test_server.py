@@ -219,6 +219,16 @@ def test_log_probabilities_of_prompt_and_text(address, model, name) -> None:
     np.testing.assert_allclose(only["token_logprobs"], logprobs["token_logprobs"][len(tokens) :], atol=1e-4)
 
 
+def test_a_prompt_may_fill_the_model_where_it_is_scored_alone(address) -> None:
+    """As many tokens as `jaxpaint eval` runs; what comes after the last one is asked of its own logits."""
+    for most in (0, 1):
+        scored = complete(address, prompt=[7] * 512, echo=True, logprobs=1, max_tokens=most)["choices"][0]["logprobs"]
+        assert len(scored["tokens"]) == len(scored["token_logprobs"]) == len(scored["top_logprobs"]) == 512 + most
+    top = scored["top_logprobs"][-1]
+    assert top == {scored["tokens"][-1]: scored["token_logprobs"][-1]}
+    refused(post(address, prompt=[7] * 512, max_tokens=1), 400, "1 more than the model's 512 positions")
+
+
 def test_requests_that_wait_are_done_together_under_their_own_plans(model) -> None:
     """Four come while the model is busy: their texts are computed at once, and nobody's under another's plan."""
     held, asked = Held(), []
