@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 TOKEN = "JAXPAINT_TOKEN"
 LOOPBACK = "127.0.0.1"
-# Seconds that open answers get after Ctrl-C.
-ENDING = 2
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -110,20 +108,13 @@ def _serve(
     """Until a signal, which uvicorn minds and raises again once open answers are done."""
     from functools import partial
 
-    import uvicorn
-
-    from jaxpaint.serve.app import app
     from jaxpaint.serve.queue import Queue
+    from jaxpaint.serve.server import Server
     from jaxpaint.serve.service import Service
     from jaxpaint.serve.work import do
 
     service = Service(model, plans, Queue(partial(do, model), options.max_queue), options.max_tokens)
-    routes = app(service, token, local=_is_loopback(options.host))
-    # Nothing is logged of who asked what: errors alone.
-    config = uvicorn.Config(
-        routes, log_level="error", access_log=False, timeout_graceful_shutdown=ENDING, server_header=False
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    Server(service, token, local=_is_loopback(options.host)).run(sockets=[listening])
 
 
 def lines(plans: Sequence[Offered], host: str, port: int, has_token: bool) -> list[str]:

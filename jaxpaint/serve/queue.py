@@ -11,6 +11,7 @@ from jaxpaint.serve.work import Job
 
 # Texts taken at once: what comes later waits until these are done.
 AT_ONCE = 64
+STOPPING = "the server is being stopped"
 
 
 class QueueFull(UserError):
@@ -31,6 +32,7 @@ class Queue:
         self._do, self.most = do, most
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
+        self._under_way: list[Job] = []
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
@@ -44,7 +46,12 @@ class Queue:
             waiting, self._waiting = self._waiting, deque()
             self._changed.notify_all()
         for job in waiting:
-            job.failed(Stopped("the server is being stopped"))
+            job.failed(Stopped(STOPPING))
+
+    def give_up(self) -> None:
+        """Tells those whose work is under way, too."""
+        for job in self._under_way:
+            job.failed(Stopped(STOPPING))
 
     def submit(self, job: Job) -> None:
         """Raises QueueFull where it has no room, and UserError where it never could."""
@@ -52,7 +59,7 @@ class Queue:
             raise UserError(f"{len(job.work)} prompts in one request; this server takes at most {self.most}")
         with self._changed:
             if self._stopped:
-                raise Stopped("the server is being stopped")
+                raise Stopped(STOPPING)
             waiting = self.waiting
             if waiting + len(job.work) > self.most:
                 raise QueueFull(f"{waiting} prompts wait already, and at most {self.most} may; try again later")
@@ -79,6 +86,7 @@ class Queue:
             taken: list[Job] = []
             while self._waiting and (not taken or _texts(taken) + len(self._waiting[0].work) <= AT_ONCE):
                 taken.append(self._waiting.popleft())
+            self._under_way = taken
             return taken
 
 

@@ -121,7 +121,7 @@ class Service:
         given = request.max_completion_tokens if request.max_tokens is None else request.max_tokens
         room = self.model.config.max_position_embeddings - len(tokens)
         most = max(1, min(self.max_tokens, room)) if given is None else given
-        prompts = self._checked([tokens], max(most, 1), request.stops)
+        prompts = self._checked([tokens], most, request.stops)
         return Asked(name, plan, (text,), prompts, _sampling(request), is_chat=True)
 
     def _template(self) -> str:

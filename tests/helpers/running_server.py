@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-import uvicorn
-
 import jaxpaint as jp
-from jaxpaint.serve.app import app
 from jaxpaint.serve.offered import offered
 from jaxpaint.serve.queue import Queue
+from jaxpaint.serve.server import Server
 from jaxpaint.serve.service import Service
 from jaxpaint.serve.work import Job, do
 
@@ -33,7 +31,7 @@ def running(
     queue = Queue(partial(work, model), most)
     service = Service(model, offered("tiny", model.num_layers, plans), queue, max_tokens)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app(service, token), log_level="error", timeout_graceful_shutdown=1))
+        server = Server(service, token)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

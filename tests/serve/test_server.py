@@ -302,6 +302,21 @@ def test_a_failure_is_told_and_the_server_goes_on(model, capfd) -> None:
         assert complete(address)["choices"][0]["text"]
 
 
+def test_whoever_waits_at_the_end_is_told(model, capfd) -> None:
+    """What is under way gets two seconds; who waits, and who streams, is told too."""
+    held = Held()
+    with ThreadPoolExecutor(3) as pool:
+        with running(model, work=held.do) as address:
+            under_way = pool.submit(post, address, stream=True)
+            until(held.begun.is_set)
+            other = pool.submit(post, address)
+            until(lambda: waiting(address) == 1)
+        assert "is being stopped" in events(under_way.result())[-1]["error"]["message"]
+        refused(other.result(), 503, "the server is being stopped")
+        held.go.set()
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
 def test_a_token_is_asked_for(model, capfd) -> None:
     with running(model, token="secret-token") as address:
         for headers in ({}, {"Authorization": "Bearer other"}, {"Authorization": "secret-token"}):
@@ -364,9 +379,9 @@ def test_mistakes_of_http(address) -> None:
     refused(requests.get(f"{address}/v1/nothing", timeout=60), 404, "/v1/completions")
     refused(requests.get(route, timeout=60), 405, "POST /v1/completions")
     refused(post(address, "chat/completions", messages=[]), 400, "messages")
-    refused(
-        post(address, "chat/completions", messages=[{"role": "user", "content": "A"}], logprobs=True), 400, "logprobs"
-    )
+    one = [{"role": "user", "content": "A"}]
+    refused(post(address, "chat/completions", messages=one, logprobs=True), 400, "logprobs")
+    refused(post(address, "chat/completions", messages=one, max_tokens=0), 400, "0 new tokens")
     images = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
     refused(post(address, "chat/completions", messages=images), 400, "messages")
 
