@@ -13,8 +13,9 @@ from jaxpaint.base.arguments import ArgumentParser
 COMMANDS = tuple(
     import_module(f"jaxpaint.cli.{name}")
     for name in (
-        *("demo", "convert", "export", "eval", "logits", "run", "lens", "routes", "flow", "masked", "generate", "serve"),
-        *("plan", "study", "search", "finetune", "glue", "results", "report", "bench", "birth", "doctor", "completion"),
+        *("demo", "convert", "export", "eval", "logits", "run", "lens", "routes", "flow", "masked", "generate"),
+        *("serve", "plan", "study", "search", "finetune", "glue", "results", "report", "bench", "birth", "doctor"),
+        "completion",
     )
 )
 
