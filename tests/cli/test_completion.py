@@ -18,7 +18,7 @@ CASES = {
     "jaxpaint eval --strat": {"--strategy"},
     "jaxpaint eval --strategy ": set(STRATEGIES),
     "jaxpaint eval --strategy loo": {"looped-parallel"},
-    "jaxpaint study --strategies ski": {"skip", "skip-one"},
+    "jaxpaint study --strategies ski": {"skip", "skip-one", "skip-attention", "skip-mlp"},
     "jaxpaint study --strategies skip,rev": {"skip,reverse"},
     "jaxpaint study --analysis-strategies skip,full,mid": {"skip,full,middle-repeat"},
     "jaxpaint study --analyses ": set(ANALYSES),
