@@ -50,7 +50,8 @@ def one_fault_each(make: Callable[[], object], destination: Path, is_whole: Call
 
 def test_export(source: Path, tmp_path: Path) -> None:
     store, out = convert(source, tmp_path / "store"), tmp_path / "out"
-    whole = [export(store, tmp_path / plan / "out", Plan.parse(plan)) for plan in (OLD, NEW)]  # their cards have the name
+    # Of the same name, which their cards have.
+    whole = [export(store, tmp_path / plan / "out", Plan.parse(plan)) for plan in (OLD, NEW)]
     expected = [{file.name: file.read_bytes() for file in folder.iterdir()} for folder in whole]
     export(store, out, Plan.parse(OLD))
     one_fault_each(
