@@ -17,7 +17,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine.lanes import as_data, columns_of, dealt, layer_steps
 from jaxpaint.engine.program import FORK, GATHER, IDLE, LAST, LAYER, MEMBER, WAIT, WEIGH, Program
 from jaxpaint.models.sharding import mesh_shape
-from jaxpaint.plans.nodes import Parallel, cost, units
+from jaxpaint.plans.nodes import Parallel, applications, cost, units
 from jaxpaint.plans.plan import Plan
 from tests.engine.test_compiled import plans
 
@@ -30,7 +30,7 @@ unweighted = plans.filter(lambda plan: "@" not in str(plan))
 def test_every_layer_of_the_plan_runs_on_one_lane_or_in_series_on_all(plan: Plan, lanes: int) -> None:
     """With the number that a single program gives it: the place of its keys and values."""
     columns, program = columns_of(plan, lanes), Program.of(plan)
-    single = [(index, number) for code, index, number, _ in program.instructions[: program.length] if code <= LAST]
+    single = [(index, number) for code, index, number, *_ in program.instructions[: program.length] if code <= LAST]
     ran: Counter[tuple[int, int]] = Counter()
     for column in columns:
         if all(step == column[0] and step[0] == LAYER for step in column) and not _in_group(columns, column):
@@ -62,15 +62,16 @@ def test_lanes_are_in_step_and_no_longer_than_the_longest_needs(plan: Plan, lane
     assert gathered == sum(isinstance(unit, Parallel) for unit in units(plan.root)), "one sum a group"
     longest = 0
     for unit in units(plan.root):
-        costs = [cost(branch) for branch in unit.branches] if isinstance(unit, Parallel) else [1]
-        longest += max(sum(costs[branch] for branch in own) for own in dealt(costs, lanes))
+        branches = unit.branches if isinstance(unit, Parallel) else (unit,)
+        shares = dealt([cost(branch) for branch in branches], lanes)
+        longest += max(sum(applications(branches[branch]) for branch in own) for own in shares)
     assert layer_steps(plan, lanes) == longest
     if lanes == 9 and all(len(unit.branches) <= 9 for unit in units(plan.root) if isinstance(unit, Parallel)):
         assert longest >= plan.depth
 
 
 def test_the_papers_group() -> None:
-    columns = columns_of(Plan.parse("7 {0-4} 8"), 2)
+    columns = [[step[:4] for step in column] for column in columns_of(Plan.parse("7 {0-4} 8"), 2)]
     assert columns[0] == [(LAYER, 7, 0, 0)] * 2
     assert columns[1] == [(MEMBER, 0, 1, 5), (MEMBER, 1, 2, 5)]
     assert columns[3] == [(MEMBER, 4, 5, 5), (IDLE, 4, 5, 0)]
@@ -79,7 +80,8 @@ def test_the_papers_group() -> None:
 
 
 def test_groups_within_a_weight_are_shared_too() -> None:
-    columns = columns_of(Plan.parse("7 (0 {1 2} {(3 4) 5})@0.5 8"), 2)
+    plan = Plan.parse("7 (0 {1 2} {(3 4) 5})@0.5 8")
+    columns = [[step[:4] for step in column] for column in columns_of(plan, 2)]
     assert [[step[:2] for step in column] for column in columns[1:3]] == [[(FORK, 0)] * 2, [(LAYER, 0)] * 2]
     assert columns[3] == [(MEMBER, 1, 2, 2), (MEMBER, 2, 3, 2)]
     assert columns[4] == [(GATHER, 0, 2, 0)] * 2
