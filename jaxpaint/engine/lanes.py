@@ -117,7 +117,7 @@ def _of_layers(group: Parallel, number: int, slot: int, lanes: int) -> list[Sequ
 def _of_branches(group: Parallel, number: int, slot: int, lanes: int) -> list[Sequence[Instruction]]:
     summed, count = group.combine == "sum", len(group.branches)
     costs = [cost(branch) for branch in group.branches]
-    places = number + np.cumsum([0, *map(attentions, group.branches)])
+    places: list[int] = (number + np.cumsum([0, *map(attentions, group.branches)])).tolist()
     streams: list[list[Instruction]] = [[] for _ in range(lanes)]
     for lane, own in enumerate(dealt(costs, lanes)):
         for branch in own:
