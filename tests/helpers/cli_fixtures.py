@@ -36,6 +36,12 @@ def nothing_of_the_users(cache, monkeypatch):
     monkeypatch.setattr(progress, "LOG_INTERVAL", 1e9)
 
 
+@pytest.fixture
+def own_datasets(tmp_path_factory, monkeypatch):
+    """A cache of datasets that no other test has written to."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
     return make_folder(tmp_path_factory.mktemp("tiny") / "model")

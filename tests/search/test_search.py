@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert import convert
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine import score as sweep
 from jaxpaint.plans.plan import Plan
@@ -23,32 +22,21 @@ from jaxpaint.search.spec import SearchSpec
 from jaxpaint.study.run import open_session, run_study
 from jaxpaint.study.spec import StudySpec
 from tests.helpers.study_store import rows, scores
-from tests.helpers.tiny_folder import make_folder
 from tests.helpers.tiny_tasks import make_task
 
 DOCUMENTS = 24
 
 
-@pytest.fixture(autouse=True)
-def datasets_cache(tmp_path_factory, monkeypatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = make_folder(tmp_path_factory.mktemp("tiny") / "model")
-    return convert(folder, folder.parent / "store")
+pytestmark = pytest.mark.usefixtures("own_datasets")
 
 
 @pytest.fixture
-def spec(model, tmp_path) -> SearchSpec:
+def spec(store, tmp_path) -> SearchSpec:
     """Of five layers three, on two tasks and a third that only confirms."""
     names = ("tiny_choice", "tiny_word", "tiny_blank")
     tasks = tuple(make_task(tmp_path, name, documents=DOCUMENTS) for name in names)
     study = StudySpec(
-        model=str(model), dtype="float32", store=tmp_path / "search.sqlite", tasks=tasks, batch_tokens=256
+        model=str(store), dtype="float32", store=tmp_path / "search.sqlite", tasks=tasks, batch_tokens=256
     )
     methods = ("greedy", "halving", "evolution", "blocks", "random")
     return SearchSpec(study, Budget.parse("cost=3"), methods, (tasks[-1],), plans=18, finalists=4)
@@ -189,9 +177,9 @@ def of_answers(spec: SearchSpec, folder: Path, answers: dict[int, int], budget: 
     return search(replace(spec, study=study, methods=methods, held_out_tasks=(), budget=Budget.parse(budget), plans=40))
 
 
-def test_a_planted_plan_wins_and_is_confirmed(spec, model, tmp_path) -> None:
+def test_a_planted_plan_wins_and_is_confirmed(spec, store, tmp_path) -> None:
     (folder := tmp_path / "planted").mkdir()
-    answers = chosen_by(model, "0 2 4", folder, 80)
+    answers = chosen_by(store, "0 2 4", folder, 80)
     result = of_answers(spec, folder, answers, "cost=3", "beam")
     assert result.winner == "0 2 4"
     assert result.best.against is not None

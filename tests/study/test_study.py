@@ -31,11 +31,7 @@ from tests.helpers.tiny_tasks import SCORED, make_task
 BATCH_TOKENS = 128
 
 
-@pytest.fixture(autouse=True)
-def datasets_cache(tmp_path_factory, monkeypatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+pytestmark = pytest.mark.usefixtures("own_datasets")
 
 
 @pytest.fixture(scope="module")
