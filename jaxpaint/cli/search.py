@@ -1,4 +1,4 @@
-"""search for layer plans within a budget, and confirm them on documents that were not seen
+"""search for layer plans within a budget, confirmed on documents not seen
 
 examples:
   jaxpaint search --model painter-16 --tasks painter_facts,painter_places \\
