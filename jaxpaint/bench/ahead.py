@@ -121,7 +121,7 @@ def _time(module: Module, config: Config, work: Work, kind: Kind, mesh: Any) -> 
     kernel = module.kernel_flops(loop) * at_peak
     whole = module.cycles() + module.kernel_flops() * at_peak
     if module.loops[loop] is None:
-        whole += (layer_steps(work.plan, lanes(mesh)) - 1) * (layer + kernel)
+        whole += (layer_steps(work.plan, mesh) - 1) * (layer + kernel)
     found = {"layer_cycles": layer, "kernel_cycles": kernel, "ideal_cycles": ideal}
     return {**found, "predicted_seconds": whole / kind.clock}
 

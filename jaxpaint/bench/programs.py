@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.precision import Weights
 from jaxpaint.base.target import compiling_for
-from jaxpaint.engine.lanes import Lanes, columns_of
+from jaxpaint.engine.lanes import Lanes, columns_on
 from jaxpaint.engine.layers import Apart, lie_apart
 from jaxpaint.engine.model import Model, attention_implementation, start, static_logits
 from jaxpaint.engine.program import Program, enough_room, padded_size
@@ -103,7 +103,7 @@ def _instructions(model: Model, work: Work) -> Any:
     mesh, data = _mesh(model), jax.typeof(Program.of(work.plan).instructions)
     if lanes(mesh) == 1:
         return _on(mesh, data)
-    shape = lanes(mesh), padded_size(len(columns_of(work.plan, lanes(mesh)))), 4
+    shape = lanes(mesh), padded_size(len(columns_on(work.plan, mesh))), data.shape[1]
     return Lanes(jax.ShapeDtypeStruct(shape, data.dtype, sharding=by_lane(mesh)), mesh)  # type: ignore[arg-type]
 
 

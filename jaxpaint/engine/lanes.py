@@ -7,7 +7,8 @@ its depth, and not its cost.
 
 Each lane follows instructions of its own (`jaxpaint.engine.program`), and all of them in step: where one runs a layer
 the others run one too or are idle, where one forks or joins the others wait. So the loops end together, and the
-collectives of weights that are split within a lane meet. An idle lane computes what another one does and drops it.
+collectives of weights that are split within a lane meet. For these the lanes also run the same part of a layer at a
+time, whole layers, attentions or feed-forwards. An idle lane computes what another one does and drops it.
 
     {a b c d e} over 2 lanes                 {(a b) (c {d e}) f} over 2 lanes, the longest branch first
     lane 0   a  c  e     GATHER              FORK  c  d     e     BRANCH  GATHER
@@ -34,6 +35,7 @@ from jaxpaint.engine.program import (
     LAST,
     LAYER,
     MEMBER,
+    PARTS,
     WAIT,
     WEIGH,
     Instruction,
@@ -66,23 +68,31 @@ def as_data(plan: Plan, mesh: Mesh | None) -> tuple[Any, int]:
     if mesh is None or sharding.lanes(mesh) == 1:
         program = Program.of(plan)
         return program.instructions, program.length
-    columns, width = columns_of(plan, sharding.lanes(mesh)), program_columns(plan)
+    columns, width = columns_on(plan, mesh), program_columns(plan)
     instructions = np.zeros((sharding.lanes(mesh), padded_size(len(columns)), width), np.int32)
     instructions[:, : len(columns)] = np.swapaxes(np.array(columns, np.int32)[..., :width], 0, 1)
     return Lanes(jax.device_put(instructions, sharding.by_lane(mesh)), mesh), len(columns)
 
 
-def layer_steps(plan: Plan, lanes: int) -> int:
-    """How many layers run one after the other."""
-    return sum(column[0][0] <= LAST for column in columns_of(plan, lanes))
+def layer_steps(plan: Plan, mesh: Mesh) -> int:
+    """How many layers and sublayers run one after the other."""
+    return sum(column[0][0] <= LAST for column in columns_on(plan, mesh))
 
 
-def columns_of(plan: Plan, lanes: int) -> list[Sequence[Instruction]]:
-    """What the lanes do in step: columns of an instruction for each lane, in the order that they run."""
-    return _columns(plan.root, 0, 0, lanes)
+def columns_on(plan: Plan, mesh: Mesh) -> list[Sequence[Instruction]]:
+    """`columns_of` for the mesh's lanes; of one part each, where devices share the weights of a lane."""
+    return columns_of(plan, sharding.lanes(mesh), one_part=mesh.shape[sharding.MODEL] > 1)
 
 
-def _columns(node: Node, number: int, slot: int, lanes: int) -> list[Sequence[Instruction]]:
+def columns_of(plan: Plan, lanes: int, *, one_part: bool = False) -> list[Sequence[Instruction]]:
+    """What the lanes do in step: columns of an instruction for each lane, in the order that they run.
+
+    With `one_part` all lanes of a column run the same part of their layers.
+    """
+    return _columns(plan.root, 0, 0, lanes, one_part)
+
+
+def _columns(node: Node, number: int, slot: int, lanes: int, one_part: bool) -> list[Sequence[Instruction]]:
     """Of a part of the plan, `number` attentions into it, with `slot` weights around it."""
     columns: list[Sequence[Instruction]] = []
     for unit in units(node):
@@ -90,31 +100,34 @@ def _columns(node: Node, number: int, slot: int, lanes: int) -> list[Sequence[In
             case Layer():
                 columns.append([(LAYER, unit.index, number, 0, *part_numbers(unit))] * lanes)
             case Weighted(body):
-                within = _columns(body, number, slot + 1, lanes)
+                within = _columns(body, number, slot + 1, lanes, one_part)
                 weigh = (WEIGH, slot, weight_bits(unit), 0, 0, 0)
                 columns += [[(FORK, slot, 0, 0, 0, 0)] * lanes, *within, [weigh] * lanes]
             case Parallel():
                 of_group = _of_layers if group_members(unit) else _of_branches
-                columns += of_group(unit, number, slot, lanes)
+                columns += of_group(unit, number, slot, lanes, one_part)
         number += attentions(unit)
     return columns
 
 
-def _of_layers(group: Parallel, number: int, slot: int, lanes: int) -> list[Sequence[Instruction]]:
-    members, count = group_members(group), len(group.branches)
+def _of_layers(group: Parallel, number: int, slot: int, lanes: int, one_part: bool) -> list[Sequence[Instruction]]:
+    count = len(group.branches)
     signed = -count if group.combine == "sum" else count
+    steps: list[Instruction] = []
+    for layer in group_members(group):
+        steps.append((MEMBER, layer.index, number, signed, *part_numbers(layer)))
+        number += attentions(layer)
+    of_parts = [[step for step in steps if _part(step) == part] for part in range(len(PARTS))] if one_part else [steps]
     columns: list[Sequence[Instruction]] = []
-    for first in range(0, count, lanes):
-        busy: list[Instruction] = []
-        for layer in members[first : first + lanes]:
-            busy.append((MEMBER, layer.index, number, signed, *part_numbers(layer)))
-            number += attentions(layer)
-        columns.append(_all(busy + [None] * (lanes - len(busy))))
+    for alike in of_parts:
+        for first in range(0, len(alike), lanes):
+            busy = alike[first : first + lanes]
+            columns.append(_all(busy + [None] * (lanes - len(busy))))
     # Such a group needs no slot: the one around it has a sum of zero, and keeps it.
     return [*columns, [(GATHER, max(0, slot - 1), signed, 0, 0, 0)] * lanes]
 
 
-def _of_branches(group: Parallel, number: int, slot: int, lanes: int) -> list[Sequence[Instruction]]:
+def _of_branches(group: Parallel, number: int, slot: int, lanes: int, one_part: bool) -> list[Sequence[Instruction]]:
     summed, count = group.combine == "sum", len(group.branches)
     costs = [cost(branch) for branch in group.branches]
     places: list[int] = (number + np.cumsum([0, *map(attentions, group.branches)])).tolist()
@@ -124,7 +137,7 @@ def _of_branches(group: Parallel, number: int, slot: int, lanes: int) -> list[Se
             steps = placed_instructions(group.branches[branch], places[branch], slot + 1)
             streams[lane] += [*map(tuple, steps.tolist()), (BRANCH, slot, int(summed), 0, 0, 0)]  # type: ignore[misc]
     gather = (GATHER, slot, -count if summed else count, 0, 0, 0)
-    return [[(FORK, slot, 0, 0, 0, 0)] * lanes, *_in_step(streams), [gather] * lanes]
+    return [[(FORK, slot, 0, 0, 0, 0)] * lanes, *_in_step(streams, one_part), [gather] * lanes]
 
 
 def dealt(costs: Sequence[float], lanes: int) -> list[list[int]]:
@@ -138,16 +151,31 @@ def dealt(costs: Sequence[float], lanes: int) -> list[list[int]]:
     return own
 
 
-def _in_step(streams: list[list[Instruction]]) -> list[Sequence[Instruction]]:
-    """Columns of the lanes' own streams. As many run a layer as the longest has, since forks and joins go first."""
+def _in_step(streams: list[list[Instruction]], one_part: bool) -> list[Sequence[Instruction]]:
+    """Columns of the lanes' own streams. As many run a layer as the longest has, since forks and joins go first.
+
+    With `one_part` there may be more: the part that runs is that of the lane with the most to come.
+    """
     places, columns = [0] * len(streams), []
     while any(place < len(stream) for place, stream in zip(places, streams, strict=True)):
         heads = [stream[place] if place < len(stream) else None for place, stream in zip(places, streams, strict=True)]
         joining = any(head is not None and head[0] > LAST for head in heads)
         taken = [head if head is not None and (head[0] > LAST) == joining else None for head in heads]
+        if one_part and not joining:
+            ahead = max(
+                range(len(streams)), key=lambda lane: (taken[lane] is not None, len(streams[lane]) - places[lane])
+            )
+            part = _part(taken[ahead])
+            taken = [head if head is not None and _part(head) == part else None for head in taken]
         places = [place + (head is not None) for place, head in zip(places, taken, strict=True)]
         columns.append([head or (WAIT, 0, 0, 0, 0, 0) for head in taken] if joining else _all(taken))
     return columns
+
+
+def _part(step: Instruction | None) -> int:
+    """The place in `PARTS` of what it runs of a layer."""
+    assert step is not None
+    return step[4]
 
 
 def _all(column: Sequence[Instruction | None]) -> Sequence[Instruction]:

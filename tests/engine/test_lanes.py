@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.engine.lanes import as_data, columns_of, dealt, layer_steps
+from jaxpaint.engine.lanes import as_data, columns_of, dealt
 from jaxpaint.engine.program import FORK, GATHER, IDLE, LAST, LAYER, MEMBER, WAIT, WEIGH, Program
 from jaxpaint.models.sharding import mesh_shape
 from jaxpaint.plans.nodes import Parallel, applications, cost, units
@@ -26,10 +26,10 @@ LANES = st.integers(2, 9)
 unweighted = plans.filter(lambda plan: "@" not in str(plan))
 
 
-@given(unweighted, LANES)
-def test_every_layer_of_the_plan_runs_on_one_lane_or_in_series_on_all(plan: Plan, lanes: int) -> None:
+@given(unweighted, LANES, st.booleans())
+def test_every_layer_of_the_plan_runs_on_one_lane_or_in_series_on_all(plan: Plan, lanes: int, one_part: bool) -> None:
     """With the number that a single program gives it: the place of its keys and values."""
-    columns, program = columns_of(plan, lanes), Program.of(plan)
+    columns, program = columns_of(plan, lanes, one_part=one_part), Program.of(plan)
     single = [(index, number) for code, index, number, *_ in program.instructions[: program.length] if code <= LAST]
     ran: Counter[tuple[int, int]] = Counter()
     for column in columns:
@@ -65,9 +65,18 @@ def test_lanes_are_in_step_and_no_longer_than_the_longest_needs(plan: Plan, lane
         branches = unit.branches if isinstance(unit, Parallel) else (unit,)
         shares = dealt([cost(branch) for branch in branches], lanes)
         longest += max(sum(applications(branches[branch]) for branch in own) for own in shares)
-    assert layer_steps(plan, lanes) == longest
+    assert sum(column[0][0] <= LAST for column in columns) == longest
     if lanes == 9 and all(len(unit.branches) <= 9 for unit in units(plan.root) if isinstance(unit, Parallel)):
         assert longest >= plan.depth
+
+
+@given(plans, LANES)
+def test_where_lanes_share_weights_all_run_the_same_part_at_a_time(plan: Plan, lanes: int) -> None:
+    assert all(
+        len({step[4] for step in column if step[0] <= LAST}) <= 1 for column in columns_of(plan, lanes, one_part=True)
+    )
+    if not plan.has_sublayers:
+        assert columns_of(plan, lanes, one_part=True) == columns_of(plan, lanes)
 
 
 def test_the_papers_group() -> None:

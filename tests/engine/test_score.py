@@ -49,20 +49,22 @@ def test_every_plan_scores_as_it_does_alone(tiny, requests, held_states):
 
 def test_counts_of_work(tiny, requests):
     whole = score_plans(tiny.model, requests, PLANS, batch_tokens=128)
-    assert whole.separate == sum(plan.cost for plan in PLANS) * sum(len(request.tokens) for request in requests)
+    assert whole.separate == sum(plan.applications for plan in PLANS) * sum(len(request.tokens) for request in requests)
     assert whole.distinct < whole.executed < whole.separate
     again = score_plans(tiny.model, requests, PLANS, batch_tokens=128, held_bytes=0)
     assert again.executed > whole.executed
 
 
 def test_four_executables_per_batch_shape(tiny, requests):
-    """Embedding, series, groups, head."""
+    """Embedding, series, groups, head. Sublayers have one of their own, and those that share norms another."""
     executables = (walk._embed_stream, walk.segment, head._at_scored)
     for executable in executables:
         executable.clear_cache()
     shapes = {(batch.tokens.shape, batch.lookback) for batch in pack_for(tiny.model, requests, 128)}
-    score_plans(tiny.model, requests, PLANS, batch_tokens=128)
-    assert [executable.executables() for executable in executables] == [len(shapes), 2 * len(shapes), len(shapes)]
+    for plans, segments in (([plan for plan in PLANS if not plan.has_sublayers], 2), (PLANS, 4)):
+        score_plans(tiny.model, requests, plans, batch_tokens=128)
+        counts = [executable.executables() for executable in executables]
+        assert counts == [len(shapes), segments * len(shapes), len(shapes)]
 
 
 def test_held_states_bound_memory(tiny, requests, monkeypatch):

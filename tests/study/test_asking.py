@@ -17,7 +17,8 @@ from jaxpaint.tasks.asking import Asking
 from tests.helpers.study_store import rows
 from tests.helpers.tiny_chat import make_chat_folder
 from tests.helpers.tiny_tasks import make_task
-from tests.study.test_study import datasets_cache  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("own_datasets")
 
 TOML = """
 model = "m"

@@ -18,7 +18,9 @@ from jaxpaint.tasks.harness import PlanLM
 from jaxpaint.tasks.load import evaluate, load_tasks
 from tests.helpers.study_store import metrics, rows, statuses
 from tests.helpers.tiny_tasks import make_task
-from tests.study.test_study import datasets_cache, model  # noqa: F401
+from tests.study.test_study import model  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("own_datasets")
 
 
 @pytest.fixture
