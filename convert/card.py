@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxpaint.base import __version__
-from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.plan_scores import PlanScore
 
@@ -30,7 +29,7 @@ def model_card(
         tags=["jaxpaint", "layer-plan"],
         model_name=name,
         eval_results=[
-            EvalResult("text-generation", each.benchmark, each.task, each.metric, each.value, verified=False)
+            EvalResult("text-generation", each.task, each.task, each.metric, each.value, verified=False)
             for each in scores
         ]
         or None,
@@ -76,11 +75,12 @@ def _source(manifest: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def _license(manifest: Mapping[str, Any]) -> str | None:
-    """What the card of the source's folder says, where it is still there."""
+    """What the card of the source's folder says, where it is still there and can be read."""
     from huggingface_hub import ModelCard
+    from yaml import YAMLError
 
     card = Path(str(manifest["source"])) / "README.md"
     try:
         return ModelCard.load(card, ignore_metadata_errors=True).data.license if card.is_file() else None
-    except (OSError, ValueError, UserError):
+    except (OSError, ValueError, YAMLError):
         return None

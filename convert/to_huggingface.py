@@ -89,7 +89,7 @@ def export(
         if checkpoint.GENERATION_CONFIG in manifest.get("files", {}):
             _copy(store / checkpoint.GENERATION_CONFIG, folder / checkpoint.GENERATION_CONFIG, store)
         card = folder / "README.md"
-        card.write_text(model_card(Path(destination).name, plan, manifest, scores, command))
+        card.write_text(model_card(Path(destination).name, plan, manifest, scores, command), encoding="utf-8")
         for file in set(weight_map.values()):  # which safetensors lets only their owner read
             (folder / file).chmod(card.stat().st_mode)
     return Path(destination)

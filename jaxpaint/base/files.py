@@ -50,23 +50,23 @@ def write_whole(content: str | bytes, path: Path) -> None:
                 remove(partial)
 
 
-def check_writable(path: Path, kind: str) -> None:
-    """Fails before hours of work rather than after them. `kind` is what --output names, such as "a JSON file".
+def check_writable(path: Path, kind: str, option: str = "--output") -> None:
+    """Fails before hours of work rather than after them. `kind` is what the option names, such as "a JSON file".
 
     Raises:
         UserError: a file cannot be made there.
     """
     with explained(path):
         if path.is_dir():
-            raise UserError(f"--output {path} is a folder; give the name of {kind}")
+            raise UserError(f"{option} {path} is a folder; give the name of {kind}")
         if is_stream(path):
             if not os.access(path, os.W_OK):
-                raise UserError(f"--output {path} cannot be written to")
+                raise UserError(f"{option} {path} cannot be written to")
             return
         _require_file(path)
         folder = followed(path).parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"--output {path}: the folder {folder} does not exist or cannot be written to")
+        raise UserError(f"{option} {path}: the folder {folder} does not exist or cannot be written to")
 
 
 def is_stream(path: Path) -> bool:

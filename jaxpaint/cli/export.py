@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
             "command": _command(options, plan),
         }
         folder = export(store, options.destination, plan, **how)
-    print(f"exported {plan} ({plan.cost} layers) into {folder}")
+    print(f"exported {plan} ({plan.applications} layers) into {folder}")
     return 0
 
 

@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     if options.figure is not None:
         if options.figure.suffix not in (".png", ".pdf"):
             raise UserError(f"--figure {options.figure}: give a name that ends in .png or .pdf")
-        check_writable(options.figure, "the figure")
+        check_writable(options.figure, "the figure", "--figure")
     require(computing=True)
     config = model_config(options.model, options.revision)
     variants = variants_of(config.num_hidden_layers, **values)

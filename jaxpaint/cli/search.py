@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.files import check_writable
 from jaxpaint.cli.options import add_model_options, add_task_options
 from jaxpaint.cli.studies import carry_out, check
 
@@ -80,8 +81,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     spec = _spec(options)
     check(spec.study, options.report)
-    if options.csv is not None and not options.csv.resolve().parent.is_dir():
-        raise UserError(f"--csv {options.csv}: the folder {options.csv.parent} does not exist")
+    if options.csv is not None:
+        check_writable(options.csv, "a CSV file", "--csv")
 
     def search() -> SearchSummary:
         from jaxpaint.base.progress import bar, byte_bar, say

@@ -114,7 +114,8 @@ def _serve(
     from jaxpaint.serve.work import do
 
     service = Service(model, plans, Queue(partial(do, model), options.max_queue), options.max_tokens)
-    Server(service, token, local=_is_loopback(options.host)).run(sockets=[listening])
+    local = options.host if _is_loopback(options.host) else None
+    Server(service, token, local=local).run(sockets=[listening])
 
 
 def lines(plans: Sequence[Offered], host: str, port: int, has_token: bool) -> list[str]:

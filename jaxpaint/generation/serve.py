@@ -186,7 +186,7 @@ class _Run:
         self._drawing = tuple(map(np.asarray, sampling.data)), self._changes
         self._mean, self._static, self._on_tokens = kv == "mean", static, on_tokens
         self._room = max(Program.of(plan).room for plan in plans.values())
-        self._ends = _ending_tokens(model, settings)
+        self._ends = ending_tokens(model, settings)
         searched = any(any(prompt.stop) for prompt in prompts)
         self._steps = SHOW_EVERY if on_tokens else SEARCH_EVERY if searched else engine.STRETCH
         self._stored: Stored
@@ -349,7 +349,7 @@ class _Run:
         return None if goes_on else "length"
 
 
-def _ending_tokens(model: Model, settings: GenerationSettings) -> np.ndarray:
+def ending_tokens(model: Model, settings: GenerationSettings) -> np.ndarray:
     """Token ids that end a text: the settings', and the tokenizer's end of sequence where the model has a tokenizer.
 
     Padded with -1, so that few numbers of them are compiled for.

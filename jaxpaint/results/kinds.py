@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 # Among a task's settings: other settings are another task.
@@ -67,5 +67,9 @@ def main_filter(connection: sqlite3.Connection, task: int, metric: str) -> str:
         "SELECT DISTINCT filter FROM metrics JOIN cells ON cells.id = cell WHERE task = ? AND metric = ?",
         (task, metric),
     )
-    names = {name for (name,) in rows}
-    return next((name for name in (*PREFERRED, *sorted(names)) if name in names), "none")
+    return preferred([name for (name,) in rows])
+
+
+def preferred(filters: Collection[str]) -> str:
+    """As `main_filter`, of these."""
+    return next((name for name in (*PREFERRED, *sorted(filters)) if name in filters), "none")

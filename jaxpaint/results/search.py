@@ -35,7 +35,7 @@ class Estimate:
     def p(self) -> float:
         """Two-sided, of no difference from 0, by the normal distribution; 1 where nothing differs."""
         if not self.stderr > 0:
-            return 1.0 if self.value == 0 or not math.isfinite(self.value) else 0.0
+            return 1.0 if self.value == 0 or not math.isfinite(self.value) or math.isnan(self.stderr) else 0.0
         return math.erfc(abs(self.value) / self.stderr / math.sqrt(2))
 
     def __str__(self) -> str:
@@ -116,8 +116,10 @@ class SearchResult:
 
     @property
     def reference(self) -> Found | None:
-        """The plan at the same budget that the winner is held against."""
-        return next((each for each in self.found if each.role == REFERENCE), None)
+        """The plan at the same budget that the others are held against; it may be of the front itself."""
+        if all(each.against is None for each in self.found):
+            return None
+        return next(each for each in self.found if each.against is None)
 
     @property
     def value(self) -> list[Any]:

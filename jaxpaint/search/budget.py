@@ -37,7 +37,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Of "cost=0.75", "cost=24" or "depth=0.8". A number with a point, or at most 1, is a share.
+        """Of "cost=0.75", "cost=24" or "depth=0.8". At most 1 is a share, and below 4 what has a point.
 
         Raises UserError for anything else; also for a latency, which no plan has before it is measured.
         """
@@ -56,7 +56,7 @@ class Budget:
             amount = math.nan
         if not 0 < amount <= 1000:
             raise UserError(f"--budget {text!r}: expected a positive number, {EXAMPLES}")
-        is_share = "." in number or amount <= 1
+        is_share = amount <= 1 or ("." in number and amount < 4)
         if not is_share and amount != int(amount):
             raise UserError(f"--budget {text!r}: layers are whole, {EXAMPLES}")
         return cls(kind, amount, is_share)  # type: ignore[arg-type]
@@ -69,4 +69,7 @@ class Budget:
         return Limit(self.kind, most)
 
     def __str__(self) -> str:
-        return f"{self.kind}={self.amount:g}" if self.is_share else f"{self.kind}={int(self.amount)}"
+        if not self.is_share:
+            return f"{self.kind}={int(self.amount)}"
+        is_whole = self.amount > 1 and self.amount == int(self.amount)  # two layers are another budget
+        return f"{self.kind}={self.amount:.1f}" if is_whole else f"{self.kind}={self.amount:g}"

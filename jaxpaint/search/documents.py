@@ -46,9 +46,15 @@ def split(requests: TaskRequests, seed: int, held_out: float) -> Split:
 
 
 def only_held_out(requests: TaskRequests) -> Split:
-    """A task that the search does not see."""
+    """A task that the search does not see. Raises UserError as `split`."""
     _require_scored(requests)
-    return Split(requests, (), tuple(sorted({document for document, _, _ in requests.identities})))
+    documents = tuple(sorted({document for document, _, _ in requests.identities}))
+    if len(documents) < LEAST:
+        raise UserError(
+            f"task {requests.name} has {len(documents)} documents to confirm on; {LEAST} are needed: raise --limit, or "
+            "leave it out of --held-out-tasks"
+        )
+    return Split(requests, (), documents)
 
 
 def of_documents(requests: TaskRequests, documents: Collection[int] | Sequence[int]) -> TaskRequests:

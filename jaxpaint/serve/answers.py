@@ -15,6 +15,7 @@ from jaxpaint.engine.token_scores import TokenScores
 from jaxpaint.generation import Continuation
 from jaxpaint.generation.text import finished_text, stopped
 
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's
 FINISHED = {"end": "stop", "stop": "stop", "length": "length"}
 
 
@@ -75,6 +76,7 @@ def _top(
     is_last = place > len(scores.logprobs)
     is_greedy = is_last or bool(scores.is_greedy[place - 1])
     found: dict[str, float] = {}
+    own_word = _word(tokenizer, tokens[place])
     others = zip(scores.best[place - 1, :best], map(float, scores.best_logprobs[place - 1]), strict=False)
     for token, other in others:
         if token != tokens[place]:
@@ -82,15 +84,25 @@ def _top(
             # adding up differ, must not say otherwise than the logits.
             first = not found
             sure = min(other, value) if is_greedy else max(other, math.nextafter(value, math.inf)) if first else other
-            found.setdefault(_word(tokenizer, int(token)), sure)
-    word = _word(tokenizer, tokens[place])
-    return {word: max(value, found.pop(word, value)), **found}
+            word = _word(tokenizer, int(token))
+            # Two tokens may be one text: the other one is told as the vocabulary spells it.
+            word = _piece(tokenizer, int(token)) if word == own_word or word in found else word
+            found.setdefault(word, sure)
+    return {own_word: value, **found}
 
 
 def _word(tokenizer: Any, token: int) -> str:
-    """A token's text; where that is part of a character alone, as the vocabulary spells it."""
-    text = tokenizer.decode([token], skip_special_tokens=False)
-    return tokenizer.convert_ids_to_tokens(token) if "\N{REPLACEMENT CHARACTER}" in text else text
+    """A token's text, its space included; where that is part of a character alone, as the vocabulary spells it."""
+    text, piece = tokenizer.decode([token], skip_special_tokens=False), _piece(tokenizer, token)
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        return piece
+    # SentencePiece's decoders take the space off a text's first word.
+    return piece.replace(SPACE, " ") if piece.startswith(SPACE) else text
+
+
+def _piece(tokenizer: Any, token: int) -> str:
+    """As the vocabulary spells it; models may have more entries than their tokenizer."""
+    return tokenizer.convert_ids_to_tokens(token) or f"<{token}>"
 
 
 def usage(prompts: Iterable[Sequence[int]], texts: Iterable[Sequence[int]]) -> dict[str, int]:

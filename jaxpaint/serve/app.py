@@ -39,11 +39,12 @@ class _Refused(UserError):
         self.status, self.code = status, code
 
 
-def app(service: Service, token: str | None = None, *, local: bool = True) -> Starlette:
+def app(service: Service, token: str | None = None, *, local: str | None = "127.0.0.1") -> Starlette:
     """The server's routes. With `token` all but /health ask for it.
 
-    With `local` only requests to this machine's own names are answered, so that no web page that a browser here has
-    open can reach the server by a name that it makes point here.
+    `local` is the address where this machine alone is listened to, None where others are. Then only requests to this
+    machine's own names are answered, so that no web page that a browser here has open can reach the server by a name
+    that it makes point here.
     """
 
     async def models(request: Request) -> Response:
@@ -85,10 +86,17 @@ def app(service: Service, token: str | None = None, *, local: bool = True) -> St
             Route("/v1/completions", completions, methods=["POST"]),
             Route("/v1/chat/completions", chat, methods=["POST"]),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL)] if local else [],
+        middleware=[]
+        if local is None
+        else [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, _as_host(local)])],
         exception_handlers={UserError: _told, HTTPException: _not_there, Exception: _failed},
         lifespan=lifespan,
     )
+
+
+def _as_host(address: str) -> str:
+    """As a request's header has it."""
+    return f"[{address}]" if ":" in address else address
 
 
 def _authorised(request: Request, token: str | None) -> None:

@@ -53,15 +53,19 @@ class Queue:
         for job in self._under_way:
             job.failed(Stopped(STOPPING))
 
-    def submit(self, job: Job) -> None:
-        """Raises QueueFull where it has no room, and UserError where it never could."""
+    def submit(self, job: Job, *, goes_on: bool = False) -> None:
+        """Raises QueueFull where it has no room, and UserError where it never could.
+
+        What goes on with a request that was begun with has room: it was let in.
+        """
         if len(job.work) > self.most:
             raise UserError(f"{len(job.work)} prompts in one request; this server takes at most {self.most}")
         with self._changed:
             if self._stopped:
                 raise Stopped(STOPPING)
+            self._waiting = deque(job for job in self._waiting if not job.done.cancelled())
             waiting = self.waiting
-            if waiting + len(job.work) > self.most:
+            if not goes_on and waiting + len(job.work) > self.most:
                 raise QueueFull(f"{waiting} prompts wait already, and at most {self.most} may; try again later")
             self._waiting.append(job)
             self._changed.notify_all()

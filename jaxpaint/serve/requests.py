@@ -7,6 +7,7 @@ setting that is let go unsaid would make scores wrong. Reference: OpenAI's API r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeAlias
@@ -127,6 +128,11 @@ def chat_request(body: Any) -> ChatRequest:
 def _asked(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise UserError(f"the request is {shown(body)}; expected a JSON object")
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = str(error.object[error.start]).encode("unicode-escape").decode()
+        raise UserError(f"the request has half of a surrogate pair, {half}, which is no character") from None
     for name, (nothing, words) in NOT_DONE.items():
         value = body.get(name)
         if value is not None and value not in nothing:

@@ -17,7 +17,7 @@ ENDING, TELLING = 2, 2
 class Server(uvicorn.Server):
     """Answers for `service` until a signal, which it raises again once open answers are done or told off."""
 
-    def __init__(self, service: Service, token: str | None = None, *, local: bool = True) -> None:
+    def __init__(self, service: Service, token: str | None = None, *, local: str | None = "127.0.0.1") -> None:
         config = uvicorn.Config(
             app(service, token, local=local),
             timeout_graceful_shutdown=ENDING + TELLING,

@@ -20,7 +20,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.rows import checked_inputs
 from jaxpaint.generation import Prompt, Sampling
-from jaxpaint.generation.serve import EMPTY, check_prompts
+from jaxpaint.generation.serve import EMPTY, check_prompts, ending_tokens
 from jaxpaint.generation.settings import generation_settings
 from jaxpaint.generation.text import Stream
 from jaxpaint.plans.plan import Plan
@@ -78,6 +78,10 @@ class Service:
     def _writes_plainly(self) -> bool:
         return not generation_settings(self.model).changes_logits
 
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        return frozenset(ending_tokens(self.model, generation_settings(self.model)).tolist())
+
     def named(self, name: str) -> Offered:
         if name not in self._names:
             raise UnknownModel(f"there is no model {name!r}; there is {', '.join(each.name for each in self.offered)}")
@@ -97,7 +101,8 @@ class Service:
             raise UserError("logprobs is not done with stream; leave one of them out")
         sampling = _sampling(request)
         # lm-eval asks so for log-likelihoods.
-        is_score = most == 1 and request.logprobs is not None and not sampling.temperature and self._writes_plainly
+        is_plain = self._writes_plainly and not request.stops
+        is_score = most == 1 and request.logprobs is not None and not sampling.temperature and is_plain
         at_once = most == 0 or is_score
         prompts = self._checked(tokens, most, request.stops, at_once)
         texts = tuple(
@@ -156,11 +161,12 @@ class Service:
         wholes = [tokens + (texts[place].tokens if texts else ()) for place, tokens in enumerate(asked.tokens)]
         scores: list[Any] = []
         if scored:
-            scores = await self._done(Job(asked.plan, Score(tuple(wholes), 5 if (asked.logprobs or 0) > 1 else 1)))
+            score = Score(tuple(wholes), 5 if (asked.logprobs or 0) > 1 else 1)
+            scores = await self._done(Job(asked.plan, score), goes_on=not asked.at_once)
         if asked.at_once:
             ends = [(int(each.best[-1, 0]),) * asked.most_new_tokens for each in scores] or [()] * len(wholes)
             wholes = [whole + end for whole, end in zip(wholes, ends, strict=True)]
-            texts = [Written(tokenizer.decode(end, skip_special_tokens=True), end, "length") for end in ends]
+            texts = [self._predicted(end) for end in ends]
         choices = []
         for index, (whole, text) in enumerate(zip(wholes, texts, strict=True)):
             first = 0 if asked.echo else len(asked.tokens[index])
@@ -176,8 +182,14 @@ class Service:
         counted = usage(asked.tokens, [text.tokens for text in texts])
         return {**_heading(asked), "choices": choices, "usage": counted}
 
-    async def _done(self, job: Job) -> list[Any]:
-        self.queue.submit(job)
+    def _predicted(self, tokens: tuple[int, ...]) -> Written:
+        """What was not written, but is the most likely: one token or none."""
+        if self._ends.intersection(tokens):
+            return Written("", tokens, "stop")
+        return Written(self.model.tokenizer.decode(tokens, skip_special_tokens=True), tokens, "length")
+
+    async def _done(self, job: Job, *, goes_on: bool = False) -> list[Any]:
+        self.queue.submit(job, goes_on=goes_on)
         return await asyncio.wrap_future(job.done)  # which cancels it where whoever waits is cancelled
 
     def streamed(self, asked: Asked, *, with_usage: bool) -> AsyncIterator[dict[str, Any]]:

@@ -74,7 +74,8 @@ def test_a_search_from_tasks_to_front(search, run, tmp_path) -> None:
         (("--methods", "greedy,evoluton"), "unknown method 'evoluton': did you mean evolution?"),
         (("--held-out", "1"), "--held-out is 1; expected a share of the documents from 0.1 to 0.9"),
         (("--plans", "1"), "--plans is 1; expected 2 to 100,000"),
-        (("--csv", "none/f.csv"), "the folder none does not exist"),
+        (("--csv", "none/f.csv"), "--csv none/f.csv: the folder "),
+        (("--csv", "."), "--csv . is a folder; give the name of a CSV file"),
         (("--limit", "4"), "each needs 4: raise --limit"),
     ],
 )

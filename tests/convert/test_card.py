@@ -14,8 +14,9 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.models.checkpoint import read_manifest
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.plan_scores import plan_scores
+from jaxpaint.results.store import MetricRow, PlanRow, Store
 from tests.helpers.decoders import make_tiny
-from tests.helpers.tiny_results import make_store
+from tests.helpers.tiny_results import ENVIRONMENT, FULL, OWN, fill, make_store
 
 HUB = {"source": "someone/model", "revision": "abc123"}
 SKIP = Plan.parse("0-2 5-7")
@@ -32,6 +33,24 @@ def test_scores_stand_beside_the_full_models(tmp_path: Path) -> None:
     assert (lambada.metric, lambada.value, lambada.stderr, lambada.documents) == ("acc", 6 / 16 + 0.004, 0.0145, 4)
     with pytest.raises(UserError, match="has no score of the plan 7 for this model; score it with"):
         plan_scores(tmp_path / "s.sqlite", "abc123", "7", "0-7")
+
+
+def test_the_filter_that_counts_and_equally_many_documents(tmp_path: Path) -> None:
+    """Under a name that the alphabet has before the others', and beside no score of other documents."""
+
+    def finish(store: Store, plan: PlanRow, value: float, documents: int) -> None:
+        (cell,) = fill(store, plans=[plan], tasks=["lambada_openai"], finish=False)
+        names = {"flexible-extract": value - 0.1, "strict-match": value}
+        metrics = [MetricRow("acc", name, each, 0.01, True) for name, each in names.items()]
+        how = {"status": "finished", "document_scores": [], "environment": ENVIRONMENT}
+        store.finish(cell, documents=documents, metrics=metrics, **how)
+
+    for documents, full in ((4, 0.9), (3, None)):
+        with Store.open(tmp_path / f"{documents}.sqlite", create=True) as store:
+            finish(store, FULL, 0.9, documents)
+            finish(store, OWN, 0.7, 4)
+        (found,) = plan_scores(tmp_path / f"{documents}.sqlite", "abc123", OWN.text, "0-7")
+        assert (found.value, found.full) == (0.7, full)
 
 
 def test_the_hubs_library_reads_it(tmp_path: Path) -> None:
@@ -60,6 +79,12 @@ def test_a_folder_is_named_without_its_place_and_its_licence_is_kept(tmp_path: P
     assert str(tmp_path) not in card.content
     shutil.rmtree(source)
     assert "The licence is the source's." in model_card("short", SKIP, read_manifest(store), (), None)
+
+
+def test_a_card_that_cannot_be_read_has_no_licence(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nlicense: [apache\n---\n")
+    card = model_card("short", SKIP, {"source": str(tmp_path)}, (), None)
+    assert "The licence is the source's." in card
 
 
 def test_files_are_readable_as_the_users_mask_says(tmp_path: Path) -> None:

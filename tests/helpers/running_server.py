@@ -25,18 +25,19 @@ def running(
     token: str | None = None,
     most: int = 64,
     max_tokens: int = 64,
+    host: str = "127.0.0.1",
     work: Callable[[jp.Model, Sequence[Job]], None] = do,
 ) -> Iterator[str]:
     """The address of a server of `model` as "tiny" and of `plans`; `work` stands in for what the model does."""
     queue = Queue(partial(work, model), most)
     service = Service(model, offered("tiny", model.num_layers, plans), queue, max_tokens)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = Server(service, token)
+    with socket.create_server((host, 0)) as listening:
+        server = Server(service, token, local=host)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
             until(lambda: server.started)
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            yield f"http://{host}:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

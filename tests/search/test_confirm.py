@@ -67,3 +67,5 @@ def test_holm() -> None:
 def test_nothing_differs() -> None:
     assert Estimate(0.0, 0.0).p == 1.0
     assert Estimate(-np.inf, np.nan).p == 1.0
+    assert Estimate(-2.0, np.nan).p == 1.0  # of a single document
+    assert Estimate(-2.0, 0.0).p == 0.0

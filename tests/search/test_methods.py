@@ -204,7 +204,16 @@ def test_a_single_loop_is_made_to_fit() -> None:
 
 @pytest.mark.parametrize(
     ("text", "limit"),
-    [("cost=0.75", ("cost", 24)), ("depth=24", ("depth", 24)), ("cost=1", ("cost", 32)), ("cost=1.2", ("cost", 38))],
+    [
+        ("cost=0.75", ("cost", 24)),
+        ("depth=24", ("depth", 24)),
+        ("cost=1", ("cost", 32)),
+        ("cost=1.2", ("cost", 38)),
+        ("cost=24.0", ("cost", 24)),
+        ("depth=4.0", ("depth", 4)),
+        ("cost=2.0", ("cost", 64)),
+        ("cost=2", ("cost", 2)),
+    ],
 )
 def test_budgets(text: str, limit: tuple[str, int]) -> None:
     assert Budget.parse(text).limit(32) == Limit(*limit)  # type: ignore[arg-type]
@@ -220,6 +229,7 @@ def test_budgets(text: str, limit: tuple[str, int]) -> None:
         ("cost=-1", "a positive number"),
         ("cost=nan", "a positive number"),
         ("depth=x", "a positive number"),
+        ("cost=24.5", "layers are whole"),
     ],
 )
 def test_no_budgets(text: str, told: str) -> None:

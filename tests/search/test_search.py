@@ -187,6 +187,20 @@ def test_a_planted_plan_wins_and_is_confirmed(spec, store, tmp_path) -> None:
     assert any(line.startswith("confirmed: better than skip of the middle") for line in verdict(result))
 
 
+def test_the_plan_that_others_are_held_against_may_be_of_the_front(spec, store, tmp_path) -> None:
+    (folder := tmp_path / "planted").mkdir()
+    answers = chosen_by(store, "0 1 4", folder, 80)
+    result = of_answers(spec, folder, answers, "cost=3", "beam")
+    assert result.winner == "0 1 4"
+    assert result.reference is not None
+    assert (result.reference.plan, result.reference.name, result.reference.role) == (
+        "0 1 4",
+        "skip of the middle",
+        FRONT,
+    )
+    assert any(" than the full model on held-out documents" in line for line in verdict(result))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_luck_is_shown_as_luck(spec, tmp_path, seed: int) -> None:
     """Right answers are drawn at random: whatever wins is chosen for luck alone, and nothing is confirmed."""
@@ -220,4 +234,7 @@ def test_what_cannot_be_searched(spec, tmp_path) -> None:
         replace(spec, held_out_tasks=spec.study.tasks)
     with pytest.raises(UserError, match="--held-out-tasks: tiny_none is no single task"):
         search(replace(spec, held_out_tasks=("tiny_none",)))
+    few = make_task(tmp_path / "few", "tiny_blank", documents=3)
+    with pytest.raises(UserError, match="task tiny_blank has 3 documents to confirm on; 4 are needed"):
+        search(replace(spec, study=replace(spec.study, tasks=(*spec.study.tasks[:-1], few)), held_out_tasks=(few,)))
     assert not list(rows(spec.study.store, "SELECT * FROM analyses"))

@@ -50,6 +50,15 @@ def test_the_room_is_that_of_what_somebody_still_wants() -> None:
         queue.submit(job(4))
 
 
+def test_what_goes_on_with_a_request_has_room() -> None:
+    """A text that was written is also scored, whoever came meanwhile."""
+    queue = Queue(lambda jobs: None, 3)
+    queue.submit(job(3))
+    queue.submit(job(2), goes_on=True)
+    with pytest.raises(QueueFull, match="5 prompts wait already"):
+        queue.submit(job())
+
+
 def test_what_fails_is_told_and_the_thread_goes_on() -> None:
     def do(jobs: Sequence[Job]) -> None:
         if len(jobs[0].work) == 2:

@@ -229,6 +229,21 @@ def test_a_prompt_may_fill_the_model_where_it_is_scored_alone(address) -> None:
     refused(post(address, prompt=[7] * 512, max_tokens=1), 400, "1 more than the model's 512 positions")
 
 
+def test_a_single_token_ends_as_longer_texts_do(model, tmp_path) -> None:
+    """Where what is the most likely ends texts, or a stop string: with log-probabilities as without."""
+    (first,) = next(iter(generate(model, [Prompt(tuple(model.tokenizer.encode(PROMPT)), 1)], [model.full_plan]))).tokens
+    asked = {"max_tokens": 1, "temperature": 0}
+    with running(jp.load(make_chat_folder(tmp_path / "ends", eos_token_id=[first]))) as address:
+        for given in ({}, {"logprobs": 1}):
+            (choice,) = complete(address, **asked, **given)["choices"]
+            assert (choice["text"], choice["finish_reason"]) == ("", "stop")
+        assert choice["logprobs"]["tokens"] == [model.tokenizer.decode([first])]
+    with running(model) as address:
+        for given in ({}, {"logprobs": 1}):
+            (choice,) = complete(address, stop=model.tokenizer.decode([first]), **asked, **given)["choices"]
+            assert (choice["text"], choice["finish_reason"]) == ("", "stop")
+
+
 def test_requests_that_wait_are_done_together_under_their_own_plans(model) -> None:
     """Four come while the model is busy: their texts are computed at once, and nobody's under another's plan."""
     held, asked = Held(), []
@@ -354,6 +369,8 @@ MISTAKES = [
     ({"logprobs": 6}, 400, ("logprobs",)),
     ({"logprobs": 1, "stream": True}, 400, ("logprobs is not done with stream",)),
     ({"min_p": 0.1}, 400, ("min_p",)),
+    ({"prompt": "half \ud83d"}, 400, ("half of a surrogate pair, \\ud83d",)),
+    ({"stop": "\ude00"}, 400, ("half of a surrogate pair",)),
 ]
 
 
@@ -384,6 +401,12 @@ def test_mistakes_of_http(address) -> None:
     refused(post(address, "chat/completions", messages=one, max_tokens=0), 400, "0 new tokens")
     images = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
     refused(post(address, "chat/completions", messages=images), 400, "messages")
+
+
+def test_another_of_this_machines_addresses(model) -> None:
+    with running(model, host="127.0.0.2") as address:
+        assert requests.get(f"{address}/v1/models", timeout=60).status_code == 200
+        assert requests.get(f"{address}/v1/models", headers={"Host": "evil.example"}, timeout=60).status_code == 400
 
 
 def test_a_model_that_does_not_chat_says_so(folder, nothing_of_the_users) -> None:
