@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, NoReturn
 
@@ -22,8 +24,34 @@ class ArgumentParser(argparse.ArgumentParser):
         for kind, number in ((int, whole), (float, finite)):
             self.register("type", kind, partial(_argument, number))
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Options that there are not are told with those that were meant, before what else is wrong."""
+        if args is not None and self._subparsers is None:
+            for name in map(_option, args[: args.index("--") if "--" in args else None]):
+                if name and not any(known.startswith(name) for known in self._option_string_actions):
+                    self.error(f"unrecognized arguments: {name}{_meant(name, self._option_string_actions)}")
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices and (meant := _meant(value, action.choices)):
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}{meant}")
+        super()._check_value(action, value)
+
     def error(self, message: str) -> NoReturn:
         self.exit(_MISTAKE, f"{self.prog}: error: {visible_name(message)} (see {self.prog} --help)\n")
+
+
+def _option(argument: str) -> str | None:
+    """The name of a long option, without its value."""
+    found = re.match("--[a-z][a-z0-9-]*(?==|$)", argument)
+    return found.group() if found else None
+
+
+def _meant(given: object, known: Iterable[Any]) -> str:
+    """The likely one, or nothing."""
+    names = {str(name).lstrip("-"): str(name) for name in known}
+    near = get_close_matches(str(given).lstrip("-"), names, 1, 0.7)
+    return f": did you mean {names[near[0]]}?" if near else ""
 
 
 def _argument(number: Callable[[str], float], text: str) -> float:

@@ -15,7 +15,7 @@ from jaxpaint.report import finetuned, glue, tables
 from jaxpaint.report.analysed import clock_words
 from jaxpaint.report.bootstrap import DRAWS
 from jaxpaint.report.data import Study, model_facts
-from jaxpaint.report.evidence import DOES_NOT_HOLD
+from jaxpaint.report.evidence import DOES_NOT_HOLD, OPEN
 from jaxpaint.report.figures import SLUG_CHARACTERS, figures_across, paper_figures, study_figures
 from jaxpaint.report.figures.glue import glue_figures
 from jaxpaint.report.findings import Answer, answers
@@ -56,8 +56,7 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
     studies, tuned = finetuned.split(studies)
     studies, on_glue = glue.split(studies)
     shown = [Measurements.of(study, finetuned.of_study(tuned, study)) for study in studies if study.has_full_model]
-    # A store of flows alone was not asked them.
-    found = [answers(m) if m.study.results or m.study.analyses else () for m in shown]
+    found = [_answers(measured) for measured in shown]
     titles = _titles(studies)
     shown_glue = [each for each in on_glue if each.scores.tasks]
     names = _prefixes([*(titles[id(measured.study)] for measured in shown), *glue.titles(shown_glue)])
@@ -89,6 +88,13 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
     )
     (folder / "report.html").write_text(text, encoding="utf-8")
     return [summary(titles[id(m.study)], m, of_study) for m, of_study in zip(shown, found, strict=True)]
+
+
+def _answers(measured: Measurements) -> tuple[Answer, ...]:
+    """To the paper's questions; none where a store holds nothing but flows or searches, which do not ask them."""
+    study = measured.study
+    found = answers(measured) if study.results or study.analyses else ()
+    return () if study.searches and all(answer.verdict == OPEN for answer in found) else found
 
 
 def _section(

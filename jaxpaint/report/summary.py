@@ -17,6 +17,7 @@ from jaxpaint.report.flow_page import flows_of
 from jaxpaint.report.flow_text import flow_lines
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions.variants import ranking
+from jaxpaint.results.search import verdict
 
 WIDTH = 80
 
@@ -24,7 +25,10 @@ WIDTH = 80
 def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
     """One study: how many of the paper's findings hold and what harms most, the full model's scores, each finding."""
     lines = [*_wrapped(_sentence(title, measured, answers)), ""] if answers else []
-    lines += [*_scores(measured), *_answers(answers), ""] if answers else []
+    lines += _scores(measured)
+    lines += [*_answers(answers), ""] if answers else []
+    for result in measured.study.searches:
+        lines += [*_wrapped(f"Search within {result.setting.budget}, {verdict(result)[0]}."), ""]
     lines += _states(measured)
     for flows in flows_of(measured.study):
         lines += [*_wrapped(f"How facts flow: {about(flows.setting)}."), "", *flow_lines(flows), ""]
@@ -34,13 +38,13 @@ def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> st
 def _sentence(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
     count = Counter(answer.verdict for answer in answers)
     parts = [f"{count[HOLDS]} hold{'s' * (count[HOLDS] == 1)}"]
-    for verdict, one, several in (
+    for kind, one, several in (
         (IN_PART, "holds in part", "hold in part"),
         (DOES_NOT_HOLD, "does not", "do not"),
         (OPEN, "is open", "are open"),
     ):
-        if count[verdict]:
-            parts.append(f"{count[verdict]} {one if count[verdict] == 1 else several}")
+        if count[kind]:
+            parts.append(f"{count[kind]} {one if count[kind] == 1 else several}")
     listed = ", ".join(parts[:-1]) + f" and {parts[-1]}" if len(parts) > 1 else parts[0]
     first = f"Of the paper's {len(answers)} findings {listed} on {title} ({measured.num_layers} layers)."
     ranked = ranking(measured)

@@ -119,6 +119,30 @@ def test_arguments_that_are_missing(refused) -> None:
     refused("plan", "0", expected=("--layers",))
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("evla --model x", "invalid choice: 'evla': did you mean eval?"),
+        ("eval --plna 0-3", "unrecognized arguments: --plna: did you mean --plan?"),
+        ("eval --model x --tasks y --kv exat", "invalid choice: 'exat': did you mean exact?"),
+        ("search --buget=cost=3", "unrecognized arguments: --buget: did you mean --budget?"),
+        ("eval --model x --tasks y --nonsense", "unrecognized arguments: --nonsense (see"),
+        (
+            "eval --model x --tasks y --num_fewshott 3",
+            "unrecognized arguments: --num-fewshott: did you mean --num-fewshot?",
+        ),
+    ],
+)
+def test_what_was_meant(run, words: str, told: str) -> None:
+    status, out, err = run(*words.split())
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert told in err
+
+
+def test_what_follows_two_hyphens_is_no_option(run) -> None:
+    assert "unrecognized" not in run("plan", "--layers", "4", "--", "--plna")[2]
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_seen_enough(unbuffered) -> None:
     code = "import sys; from jaxpaint.cli import script; sys.argv[1:] = ['plan', '0-31', '--layers', '32']; script()"

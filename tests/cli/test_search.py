@@ -46,6 +46,8 @@ def test_a_search_from_tasks_to_front(search, run, tmp_path) -> None:
     assert int(winner["cost"]) <= 3
     assert float(winner["low"]) < float(winner["held out"]) < float(winner["high"])
     page = (tmp_path / "report" / "report.html").read_text()
+    assert "questions" not in page, "a search asks none of the paper's"
+    assert f"Search within cost=0.6, winner: {winner['plan']} (cost" in " ".join(out.split())
     assert "Search for plans within cost=0.6" in page
     assert (tmp_path / "report" / "figures" / "figure-search-front.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "report" / "tables" / "search.csv").read_text().count("\n") == len(table) + 1
