@@ -1,7 +1,7 @@
 """What plans are proposed from: numbers by layer or state of the full model, on calibration texts.
 
 The numbers of the analyses (`jaxpaint.analysis.states`), and of perplexity: that of the texts under the model without
-each of its layers, of all tokens but each text's first.
+each of its layers, or sublayers, of all tokens but each text's first.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from jaxpaint.engine.packing import Request
 from jaxpaint.engine.rows import checked_texts
 from jaxpaint.engine.score import score_plans
 from jaxpaint.plans.plan import Plan
-from jaxpaint.plans.proposals import MEASURED, halves, stand_ins
+from jaxpaint.plans.proposals import MEASURED, halves, stand_ins, without_halves
 from jaxpaint.plans.strategies import Variant, proposed, skip_one
 
 PERPLEXITY = "perplexity"
 SUBLAYER_INFLUENCE = "sublayer_influence"  # Block Influence of each attention and each feed-forward, in turn
+
+
+SUBLAYER_PERPLEXITY = "sublayer_perplexity"  # without each attention and each feed-forward, in turn
 
 
 def measure(
@@ -39,8 +42,13 @@ def measure(
     if SUBLAYER_INFLUENCE in names:
         influence = _analysed(model, ["block_influence"], texts, halves(model.num_layers), batch_tokens)
         found[SUBLAYER_INFLUENCE] = influence["block_influence"]
-    if PERPLEXITY in names:
-        found[PERPLEXITY] = _perplexities(model, texts, batch_tokens)
+    layers = range(model.num_layers)
+    without = {
+        PERPLEXITY: [skip_one(model.num_layers, layer) for layer in layers],
+        SUBLAYER_PERPLEXITY: without_halves(model.num_layers),
+    }
+    for name in without.keys() & {*names}:
+        found[name] = _perplexities(model, texts, without[name], batch_tokens)
     for name, value in found.items():
         if not _is_finite(value):
             raise UserError(
@@ -76,13 +84,14 @@ def _analysed(
     return {name: rows[name] for name in names}
 
 
-def _perplexities(model: Model, texts: Sequence[Sequence[int]], batch_tokens: int | None) -> list[float]:
-    """Of each layer, without it."""
+def _perplexities(
+    model: Model, texts: Sequence[Sequence[int]], plans: Sequence[Plan], batch_tokens: int | None
+) -> list[float]:
+    """Of the texts under each plan."""
     checked = [text.tolist() for text in checked_texts(texts, model.config)]
     requests = [Request(tuple(text[:-1]), tuple(text[1:])) for text in checked if len(text) > 1]
     if not requests:
         raise UserError("no calibration text has two tokens, so nothing follows; give longer ones")
-    plans = [skip_one(model.num_layers, layer) for layer in range(model.num_layers)]
     scores = score_plans(model, requests, plans, batch_tokens=batch_tokens)
     tokens = sum(len(request.targets) for request in requests)
     return [math.exp(min(-total / tokens, 700.0)) for total in scores.loglikelihoods.sum(axis=1).tolist()]

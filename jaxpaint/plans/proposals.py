@@ -34,7 +34,8 @@ def drop_least(numbers: Sequence[float], count: int) -> Plan:
 def drop_least_attentions(numbers: Sequence[float], count: int) -> Plan:
     """Without the `count` attentions of least; numbers are of each layer's attention and feed-forward in turn.
 
-    Of Block Influence it is "What Matters in Transformers? Not All Attention is Needed" (He et al., arXiv 2406.15786).
+    Of Block Influence it is "What Matters in Transformers? Not All Attention is Needed" (He et al., arXiv 2406.15786);
+    of the perplexity without each, all left out at once, a sublayer's form of Shortened LLaMA's.
     """
     return _with_parts(numbers[::2], count, "mlp")
 
@@ -141,6 +142,22 @@ _ENTRIES = (
         trades=True,
         measurement="perplexity",
     ),
+    Strategy(
+        "drop-attention-by-perplexity",
+        drop_least_attentions,
+        "drop attention by perplexity",
+        ("sky", "d", ":"),
+        trades=True,
+        measurement="sublayer_perplexity",
+    ),
+    Strategy(
+        "drop-mlp-by-perplexity",
+        drop_least_mlps,
+        "drop feed-forwards by perplexity",
+        ("yellow", "d", "-."),
+        trades=True,
+        measurement="sublayer_perplexity",
+    ),
     Strategy("drop-settled", drop_settled, "drop settled", ("sky", "H", ":"), trades=True, measurement="agreement"),
     Strategy(
         "parallel-by-similarity",
@@ -163,6 +180,7 @@ def stand_ins(num_layers: int) -> Mapping[str, Any]:
         "block_influence": rising,
         "sublayer_influence": [float(half) for half in range(2 * num_layers)],
         "perplexity": rising,
+        "sublayer_perplexity": [float(half) for half in range(2 * num_layers)],
         "angular_distance": [[0.0] * (num_layers - layer) for layer in range(num_layers)],
         "agreement": [0.0 for _ in states],
         "similarity": [[1.0 for _ in states] for _ in states],
@@ -185,6 +203,16 @@ def _with_parts(numbers: Sequence[float], count: int, left: Part) -> Plan:
 def halves(num_layers: int) -> Plan:
     """The full plan sublayer by sublayer: the same, but where attention and feed-forward read one input."""
     return Plan.of(*(Layer(layer, part) for layer in range(num_layers) for part in ("attention", "mlp")))
+
+
+def without_halves(num_layers: int) -> list[Plan]:
+    """The full plan without each layer's attention and without its feed-forward, in turn."""
+    others: tuple[Part, Part] = ("mlp", "attention")
+    return [
+        Plan.of(*(Layer(layer, left if layer == one else "whole") for layer in range(num_layers)))
+        for one in range(num_layers)
+        for left in others
+    ]
 
 
 def _check(count: int, num_layers: int) -> None:

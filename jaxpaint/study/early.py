@@ -11,7 +11,7 @@ from jaxpaint.plans.strategies import Variant
 from jaxpaint.study.spec import ANALYSES_OF_PREDICTIONS, StudySpec
 from jaxpaint.tasks.encoding import require_generation, require_length
 
-OF_PREDICTIONS = {"perplexity", "agreement"}  # measurements that take a model with a head
+OF_PREDICTIONS = {"perplexity", "sublayer_perplexity", "agreement"}  # measurements that take a model with a head
 
 
 def require_fitting(spec: StudySpec, config: Config) -> None:

@@ -99,6 +99,28 @@ def test_perplexity_is_that_of_transformers_without_the_layer(tiny) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
+@pytest.mark.parametrize("variation", ["grouped-query", "neox"])
+def test_perplexity_without_a_sublayer_is_that_of_transformers_without_it(variation) -> None:
+    """Of NeoX, whose halves read one input, too."""
+    tiny = make_tiny(variation)
+    (found,) = measure(tiny.model, ["sublayer_perplexity"], TEXTS).values()
+    layers, wanted = tiny.model.num_layers, []
+    for one in range(layers):
+        for left in "ma":
+            plan = jp.Plan.parse(" ".join(f"{layer}{left}" if layer == one else str(layer) for layer in range(layers)))
+            total, tokens = 0.0, 0
+            for text in TEXTS:
+                logits = torch.tensor(torch_run(tiny, [text], plan)["logits"][0, :-1]).double()
+                total += torch.nn.functional.cross_entropy(logits, torch.tensor(text[1:]), reduction="sum").item()
+                tokens += len(text) - 1
+            wanted.append(np.exp(total / tokens))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    for strategy, first, letter in (("drop-attention-by-perplexity", 0, "m"), ("drop-mlp-by-perplexity", 1, "a")):
+        least = int(np.argmin(wanted[first::2]))
+        parts = [f"{layer}{letter}" if layer == least else str(layer) for layer in range(layers)]
+        assert jp.propose(tiny.model, strategy, TEXTS, count=1).plan == jp.Plan.parse(" ".join(parts))
+
+
 def test_measured_together_as_alone(tiny) -> None:
     names = list(dict.fromkeys(strategy.measurement for strategy in MEASURED.values()))
     together = measure(tiny.model, names, TEXTS)
@@ -114,7 +136,7 @@ def test_measured_together_as_alone(tiny) -> None:
 @pytest.mark.parametrize("strategy", MEASURED)
 def test_every_strategy_proposes_a_plan_that_runs(tiny, strategy: str) -> None:
     variant = jp.propose(tiny.model, strategy, TEXTS, count=1)
-    without = 0.5 if strategy in ("drop-attention-by-influence", "drop-mlp-by-influence") else 1
+    without = 0.5 if MEASURED[strategy].measurement.startswith("sublayer") else 1
     assert variant.plan.depth == tiny.model.num_layers - without
     assert np.isfinite(np.asarray(tiny.model.logits(np.array([TEXTS[0]]), plan=variant.plan))).all()
 
