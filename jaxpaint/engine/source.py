@@ -1,4 +1,4 @@
-"""A converted model whose weights are not read: what can be said, encoded and counted without them."""
+"""A converted model whose weights are not read yet: what can be said, encoded and counted without them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
+from jaxpaint.base.errors import UserError
 from jaxpaint.base.precision import Weights, checked_weights, described
-from jaxpaint.engine.model import DType, attention_implementation, resolve_dtype
+from jaxpaint.engine.model import DType, Model, attention_implementation, load, resolve_dtype
 from jaxpaint.models import abstract_model, abstract_parameters
 from jaxpaint.models.checkpoint import read_config, read_manifest
 from jaxpaint.models.family import Config
@@ -33,12 +35,30 @@ class Source:
     config: Config
     dtype: jnp.dtype
     weights: Weights = "float"
-    mesh: Any = None  # counted as for one device; or other machines' devices, without them (AbstractMesh)
+    mesh: Any = None  # None is one device; or other machines' devices, without them (AbstractMesh)
+    offload: bool = False
 
     @classmethod
-    def of(cls, store: Path, dtype: DType = "auto", weights: Weights = "float") -> Source:
-        """Raises UserError for a folder that is no converted store."""
-        return cls(store, read_config(store), resolve_dtype(dtype), checked_weights(weights))
+    def of(
+        cls,
+        store: Path,
+        dtype: DType = "auto",
+        weights: Weights = "float",
+        *,
+        mesh: Mesh | None = None,
+        offload: bool = False,
+    ) -> Source:
+        """Arguments are `jaxpaint.engine.model.load`'s. Raises UserError for a folder that is no converted store."""
+        return cls(store, read_config(store), resolve_dtype(dtype), checked_weights(weights), mesh, offload)
+
+    @cached_property
+    def loaded(self) -> Model:
+        """The model itself, whose weights are read the first time. Raises UserError as `jaxpaint.engine.model.load`."""
+        how: Any = {"dtype": self.dtype.name, "weights": self.weights, "mesh": self.mesh, "offload": self.offload}
+        found = load(self.store, **how)
+        if found.manifest != self.manifest:
+            raise UserError(f"the store {self.store} was replaced meanwhile; try again")
+        return found
 
     @property
     def computed_in(self) -> str:
@@ -76,3 +96,8 @@ class Source:
     def checked_plan(self, plan: Plan) -> Plan:
         """Raises PlanError if it names a layer that the model lacks."""
         return plan.validate(self.num_layers)
+
+
+def with_weights(model: Model | Source) -> Model:
+    """The model, whose weights are read where they have not been."""
+    return model.loaded if isinstance(model, Source) else model

@@ -18,7 +18,7 @@ from convert import config_for, store_for
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.target import compiling_for
 from jaxpaint.base.words import count
-from jaxpaint.engine.model import Model, load
+from jaxpaint.engine.model import Model
 from jaxpaint.engine.source import Source
 from jaxpaint.generation.cache import groups
 from jaxpaint.models.checkpoint import Progress
@@ -81,10 +81,13 @@ class StudySummary:
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """A study's model, tasks, store and worker held open; use `open_session`."""
+    """A study's model, tasks, store and worker held open; use `open_session`.
+
+    The weights are read when something has to be computed here: where the store has it all they never are.
+    """
 
     spec: StudySpec
-    model: Model | Source
+    model: Source
     requests: tuple[TaskRequests, ...]
     analysed: AnalysedTexts | None
     store: Store
@@ -170,9 +173,8 @@ class Session:
         )
 
     def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
-        assert isinstance(self.model, Model)
         for number, job in enumerate(jobs):
-            yield number, job(self.model)
+            yield number, job(self.model.loaded)
 
 
 @contextmanager
@@ -185,7 +187,7 @@ def open_session(
     command: str | None = None,
     cluster: Cluster | None = None,
 ) -> Iterator[Session]:
-    """Loads the spec's tasks and model, and opens its store. Arguments and errors as `run_study`."""
+    """Loads the spec's tasks, and opens its model and store. Arguments and errors as `run_study`."""
     if cluster is not None:
         require_reachable(cluster)
         jax.config.update("jax_platforms", "cpu")  # a device here, if there is one, is a worker's
@@ -199,18 +201,11 @@ def open_session(
     tasks = spec_tasks(spec)
     require_writable(spec, config, tasks)
     converted = store_for(spec.model, spec.revision, progress=converting)
-    if tasks:  # what the tokenizer lacks is told before the weights are read
-        spec_encoding(spec, Source.of(converted, spec.dtype, spec.weights))  # type: ignore[arg-type]
     with ExitStack() as stack:
         pool = None if cluster is None else stack.enter_context(joined(cluster, spec, tell))
         if pool is None:
-            model: Model | Source = load(
-                converted,
-                dtype=spec.dtype,  # type: ignore[arg-type]
-                weights=spec.weights,  # type: ignore[arg-type]
-                mesh=mesh,
-                offload=spec.offload,
-            )
+            how: Any = {"mesh": mesh, "offload": spec.offload}
+            model = Source.of(converted, spec.dtype, spec.weights, **how)  # type: ignore[arg-type]
         else:
             stack.enter_context(compiling_for(pool.device.platform))
             model = _source(converted, spec, pool)

@@ -16,7 +16,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine import score as engine
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Batch, Request
-from jaxpaint.engine.source import Source
+from jaxpaint.engine.source import Source, with_weights
 from jaxpaint.engine.walk import shards
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import prefix_tree
@@ -109,7 +109,8 @@ class Work:
 class Scoring:
     """A study's log-likelihoods, as `jaxpaint.study.loop.Loop` runs it. `work` is what was done so far.
 
-    `batch_tokens` bounds the positions at once (default: by device). Of a `Source` portions are only for elsewhere.
+    `batch_tokens` bounds the positions at once (default: by device). A `Source`'s weights are read when something is
+    computed here.
     """
 
     waiting = "waiting for what another process computes of this study"
@@ -128,11 +129,11 @@ class Scoring:
         return portions(self.model, self.study.requests, missing, self.batch_tokens, self._packed)
 
     def compute(self, portion: Portion) -> Generator[Found, None, None]:
-        assert isinstance(self.model, Model)
+        model = with_weights(self.model)
         began = time.perf_counter()
         yield from self._found(
             portion,
-            engine.sweep(self.model, [portion.batch], self._plans(portion)),
+            engine.sweep(model, [portion.batch], self._plans(portion)),
             lambda: time.perf_counter() - began,
         )
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
-from jaxpaint.engine.source import Source
+from jaxpaint.engine.source import Source, with_weights
 from jaxpaint.generation.cache import CacheKind
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.store import Store
@@ -63,8 +63,7 @@ class Writing:
         return found
 
     def compute(self, portion: Prompts) -> Generator[Found, None, None]:
-        assert isinstance(self.model, Model)
-        yield from self.taken(portion, _written(*self._asked(portion), self.model))
+        yield from self.taken(portion, _written(*self._asked(portion), with_weights(self.model)))
 
     def with_plans(self, portion: Prompts, plans: Int[np.ndarray, " P"]) -> Prompts:
         return portion._replace(plans=plans)

@@ -8,8 +8,9 @@ from contextlib import closing
 
 import pytest
 
+from jaxpaint.engine import source
 from jaxpaint.models import checkpoint
-from jaxpaint.study import glue, run
+from jaxpaint.study import glue
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
 
@@ -59,7 +60,7 @@ COSTLY = "the plan applies layers more than 1000000 times in all"
 )
 @pytest.mark.parametrize("command", ["study --tasks arc_easy", "glue --tasks rte"])
 def test_of_plans(refused, store, tmp_path, monkeypatch, command, options, expected) -> None:
-    for module in (run, glue):
+    for module in (source, glue):
         monkeypatch.setattr(module, "load", lambda *arguments, **options: pytest.fail("was loaded"))
     made = tmp_path / "made.sqlite"
     refused(*command.split(), "--model", store, "--store", made, *options.split(), expected=(expected,))

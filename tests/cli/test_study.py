@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxpaint.engine import model
+from jaxpaint.engine import model, source
 from jaxpaint.study import analysis_estimate
 from jaxpaint.study import estimate as study_estimate
-from jaxpaint.study import run as study
 from jaxpaint.study.analysis_estimate import AnalysisRates
 from jaxpaint.study.estimate import Rates, plan_work
 from tests.helpers.cli_fixtures import Terminal
@@ -99,7 +98,7 @@ class TestDryRun:
             raise AssertionError("weights are read")
 
         monkeypatch.setattr(model, "load", read)
-        monkeypatch.setattr(study, "load", read)
+        monkeypatch.setattr(source, "load", read)
         monkeypatch.setattr(study_estimate, "measured_rates", lambda *_: Rates(1e-6, 2e-6))
 
     def lines(self, out: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,12 +16,12 @@ import pytest
 import jaxpaint as jp
 from convert import convert
 from jaxpaint.base.errors import UserError
-from jaxpaint.engine import head, walk
+from jaxpaint.engine import head, source, walk
 from jaxpaint.engine import score as sweep
 from jaxpaint.results.store import Store, merge
 from jaxpaint.study import cells as study_cells
 from jaxpaint.study import loop, run, scoring
-from jaxpaint.study.run import run_study
+from jaxpaint.study.run import open_session, run_study
 from jaxpaint.study.spec import StudySpec
 from jaxpaint.tasks.harness import PlanLM
 from jaxpaint.tasks.load import evaluate, load_tasks
@@ -245,7 +246,7 @@ def test_a_plan_that_is_not_finite_stops_no_other(spec, monkeypatch, undisturbed
         )
         return replace(model, state=state)
 
-    monkeypatch.setattr(run, "load", load)
+    monkeypatch.setattr(source, "load", load)
     summary = run_study(spec)
     expected, found = scores(undisturbed(spec)), scores(spec.store)
     assert expected.keys() == found.keys()
@@ -354,3 +355,31 @@ def test_progress_counts_every_token_under_every_plan(spec):
     assert done[0][1] == "0 of 14 results"
     run_study(replace(spec, strategies=(*spec.strategies, "reverse")), progress=progress)
     assert re.match(r"\d+ of 18 results, best on tiny_(word|choice): [a-z]+", done[-1][1])
+
+
+def test_where_the_store_has_all_no_weights_are_read(spec, monkeypatch) -> None:
+    """Nor is room for them needed: a rerun costs seconds, however large the model is."""
+    run_study(spec)
+    before = scores(spec.store)
+
+    def refuse(*arguments: object, **how: object) -> None:
+        raise UserError("the weights are read")
+
+    monkeypatch.setattr("jaxpaint.models.checkpoint.restore", refuse)
+    again = run_study(spec)
+    assert (again.finished, again.work.executed) == (again.cells, 0)
+    assert scores(spec.store) == before
+    with pytest.raises(UserError, match="the weights are read"):
+        run_study(replace(spec, strategies=(*spec.strategies, "reverse")))
+    assert scores(spec.store) == before
+
+
+def test_a_model_that_is_replaced_before_its_weights_are_read(spec, model, tmp_path) -> None:
+    shutil.copytree(model, copy := tmp_path / "copy")
+    with open_session(replace(spec, model=str(copy)), tell=print) as session:
+        shutil.rmtree(copy)
+        other = make_folder(tmp_path / "other", adds_bos=True)
+        convert(other, copy)
+        with pytest.raises(UserError, match="was replaced meanwhile; try again"):
+            session.score(spec.shard_variants(session.model.num_layers, {}))
+    assert not scores(spec.store)

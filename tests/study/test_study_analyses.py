@@ -123,7 +123,7 @@ def test_parts_of_analyses_travel(analysing, monkeypatch):
     def elsewhere(self, asked):
         for number, job in enumerate(asked):
             jobs.append(job)
-            yield number, pickle.loads(pickle.dumps(job))(self.model)
+            yield number, pickle.loads(pickle.dumps(job))(self.model.loaded)
 
     analysing = replace(analysing, analyses=("clock", "ridge_lens"))
     run_study(replace(analysing, store=analysing.store.with_name("here.sqlite")))
