@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderField
 
 MAGIC = b"GGUF"
+MOST_ENTRIES = 4_000_000  # of all arrays; a vocabulary of a million has four
 SPLITS = ("split.no", "split.count", "split.tensors.count")
 # What the package's reader raises of bytes that are no GGUF, which it does not mind itself.
 _DAMAGE = (ValueError, KeyError, IndexError, OverflowError, TypeError, RecursionError)
@@ -141,17 +143,41 @@ def _read(path: Path) -> GgufFile:
     require_regular(path)
     if not is_gguf(path):
         raise UserError(f"{path} is not a GGUF file: it does not begin with {MAGIC.decode()}")
-    from gguf import GGUFReader
-
     try:
         with np.errstate(all="ignore"):
-            reader = GGUFReader(path)
+            reader = _careful_reader()(path)
             tensors = dict(_tensors(reader, path))
     except _DAMAGE as error:
         raise UserError(f"{path} is cut short or damaged, so download it again: {first_line(error)[:120]}") from error
     fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
     version = reader.fields["GGUF.version"].parts[0].tobytes()
     return GgufFile((path,), version, reader.byte_order == "S", int(reader.alignment), fields, tensors)
+
+
+@cache
+def _careful_reader() -> type[GGUFReader]:
+    """The package's reader; its own takes what lies behind the end for nothing, and goes on for as long as it is told.
+
+    A class made here, since the package may be missing.
+    """
+    from gguf import GGUFReader, GGUFValueType
+
+    class Careful(GGUFReader):
+        entries = 0
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> np.ndarray:
+            if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
+                raise ValueError(f"it ends at byte {len(self.data)}, within a value")
+            return super()._get(offset, dtype, count, override_order)
+
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            if raw_type == GGUFValueType.ARRAY:
+                self.entries += int(self._get(orig_offs + 4, np.uint64)[0])
+                if self.entries > MOST_ENTRIES:
+                    raise ValueError(f"its keys have more than {MOST_ENTRIES:,} values")
+            return super()._get_field_parts(orig_offs, raw_type)
+
+    return Careful
 
 
 def _tensors(reader: GGUFReader, path: Path) -> Iterator[tuple[str, GgufTensor]]:

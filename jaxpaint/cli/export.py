@@ -40,7 +40,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     plan = Plan.parse(options.plan)
-    if Path(options.store).suffix == ".gguf" and Path(options.store).exists():
+    require(computing=False)
+    from convert.gguf_files import is_gguf
+
+    given = Path(options.store)
+    if is_gguf(given) or (given.suffix == ".gguf" and not given.is_dir()):
         return _run_gguf(options, plan)
     if options.destination.suffix == ".gguf":
         raise UserError(
@@ -72,7 +76,6 @@ def _run_gguf(options: argparse.Namespace, plan: Plan) -> int:
     """Copies layers: nothing is computed, and JAX stays away."""
     if options.scores is not None:
         raise UserError("--scores are for the model card of a Hugging Face folder; a GGUF file has none")
-    require(computing=False)
     from convert import export_gguf
     from jaxpaint.base.progress import byte_bar
 
