@@ -9,10 +9,10 @@ from convert.halves import Assembled
 from jaxpaint.base.errors import UserError
 
 # Architectures whose layers llama.cpp runs alike wherever they stand. In others a layer's place or the number of layers
-# decides over windows, positions, experts or scales (llama4, smollm3, cohere2, minicpm, baichuan, deepseek2, ...).
+# decides over windows, positions, experts, scales or images (llama4, smollm3, cohere2, minicpm, granite, ...).
 ALIKE = {
     *("llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gptneox", "gpt2", "bloom", "falcon", "gemma", "phi2"),
-    *("stablelm", "starcoder2", "olmo", "internlm2", "granite"),
+    *("stablelm", "starcoder2", "olmo", "internlm2"),
 }
 # Every so many layers the last has full attention, the others a window; and the number of layers from which llama.cpp
 # concludes that it is the model of 27B, whose attention is scaled otherwise.
