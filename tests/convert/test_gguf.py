@@ -106,8 +106,26 @@ def test_a_sublayers_other_half_is_zeros_of_the_same_type(source, tmp_path):
         assert value == (type_, shape, bytes(len(data)) if own is None and is_output else data), name
 
 
+@pytest.mark.parametrize(("side_by_side", "layers"), [(True, 4), (False, 3)])
+def test_halves_that_read_one_input_are_not_joined(tmp_path, side_by_side, layers):
+    source = gguf_models.write_layers(tmp_path / "full.gguf", "gptneox", use_parallel_residual=side_by_side)
+    exported = export_gguf(source, tmp_path / "short.gguf", Plan.parse("0 1a 2m 3"))
+    assert keys_of(exported)["gptneox.block_count"][1] == layers
+
+
+def test_what_adds_a_half_is_zeros_and_nothing_else(tmp_path):
+    outputs = {"a": ["attn_output"], "m": ["ffn_down_exps", "ffn_down_shexp"]}
+    others = ["attn_output_norm", "attn_q", "ffn_gate_exps", "ffn_gate_inp", "exp_probs_b"]
+    modules = [*outputs["a"], *outputs["m"], *others]
+    source = gguf_models.write_layers(tmp_path / "full.gguf", "qwen3moe", modules=modules)
+    for half, other in (("a", "m"), ("m", "a")):
+        exported = export_gguf(source, tmp_path / "short.gguf", Plan.parse(f"2{half}"), overwrite=True)
+        zeros = [name.split(".")[2] for name, (_, _, data) in tensor_bytes(exported).items() if not any(data)]
+        assert zeros == outputs[other]
+
+
 def test_zero_bytes_are_zeros_in_every_type():
-    """But for the types of whole numbers, and one without an exact zero, no weight is kept in another."""
+    """In those that the package can read."""
     seen = set()
     for type_, (block, size) in gguf.GGML_QUANT_SIZES.items():
         try:

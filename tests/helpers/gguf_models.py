@@ -72,11 +72,17 @@ def write_model(file: Path, network: Any, **options: Any) -> Path:
     return write(file, architecture, keys, tensors, tokenizer=True, **options)
 
 
-def write_layers(file: Path, architecture: str = "llama", num_layers: int = NUM_LAYERS, **keys: Any) -> Path:
+def write_layers(
+    file: Path,
+    architecture: str = "llama",
+    num_layers: int = NUM_LAYERS,
+    modules: Sequence[str] = ("attn_q", "attn_output", "ffn_down"),
+    **keys: Any,
+) -> Path:
     """A few small tensors of each layer, and keys of the architecture, `__` for each dot."""
     tensors = {"token_embd.weight": (np.arange(64, dtype=np.float32).reshape(2, 32), Type.Q8_0)}
     for layer in range(num_layers):
-        for module in ("attn_q", "attn_output", "ffn_down"):
+        for module in modules:
             tensors[f"blk.{layer}.{module}.weight"] = (np.full((2, 32), layer + 1, np.float32), Type.Q4_0)
     tensors["output_norm.weight"] = (np.ones(3, np.float32), Type.F32)
     named = {key.replace("__", "."): value for key, value in keys.items()}
