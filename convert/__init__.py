@@ -1,7 +1,8 @@
 """Foreign checkpoints into converted stores, and back."""
 
 from convert.cache import config_for, store_for
+from convert.to_gguf import export_gguf
 from convert.to_huggingface import export
 from convert.to_store import convert
 
-__all__ = ["config_for", "convert", "export", "store_for"]
+__all__ = ["config_for", "convert", "export", "export_gguf", "store_for"]

@@ -118,6 +118,8 @@ def locate(source: str | Path, revision: str | None = None) -> tuple[Path, str |
 def require_known(source: str | Path) -> None:
     """Raises UserError for what is neither a folder nor spelled like a hub id, nor the bundled model."""
     path = local_path(source)
+    if path.suffix == ".gguf" and path.exists():
+        raise UserError(f"{source} is a GGUF file, which only `jaxpaint export` takes; give a checkpoint's folder")
     if path.exists() and not path.is_dir():
         raise UserError(f"{source} is a file; give the folder that it is in")
     if not path.is_dir() and not hub.is_hub_id(str(source)):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from jaxpaint.base.disk import explained, keep_permissions, sync
 from jaxpaint.base.errors import UserError
-from jaxpaint.base.folders import followed
+from jaxpaint.base.folders import folders_on_the_way, followed
 from jaxpaint.base.locks import held
 from jaxpaint.base.siblings import clear, remove, unused
 
@@ -33,21 +36,72 @@ def write_whole(content: str | bytes, path: Path) -> None:
                 file.write(data)
             return
         _require_file(path)
-        target = followed(path)
-        with held(target):
-            clear(target)
-            partial = unused(target)
-            try:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-                with open(os.open(partial, flags, 0o600 if target.exists() else 0o666), "wb") as file:
-                    file.write(data)
-                if target.exists():
-                    keep_permissions(target, partial)
-                sync(partial)
-                os.replace(partial, target)
-                sync(target.parent)
-            finally:
-                remove(partial)
+        with _beside(followed(path), lambda: None) as file:
+            file.write(data)
+
+
+@contextmanager
+def new_file(
+    destination: str | Path, *, overwrite: bool = False, replaces: Callable[[Path], bool] = lambda _: False
+) -> Iterator[BinaryIO]:
+    """A hidden file beside `destination`, open for writing: `jaxpaint.base.folders.new_folder` of a file.
+
+    Raises:
+        UserError: as `require_new_file`, before the block and after it; or its disk does not take it.
+    """
+    given = Path(destination)
+
+    def check() -> None:
+        require_new_file(given, overwrite=overwrite, replaces=replaces)
+
+    with explained(given):
+        check()
+        target = followed(given)
+        with folders_on_the_way(target), _beside(target, check) as file:
+            yield file
+
+
+def require_new_file(
+    destination: str | Path, *, overwrite: bool = False, replaces: Callable[[Path], bool] = lambda _: False
+) -> None:
+    """Raises UserError where something is there already that is not to be replaced.
+
+    `overwrite` replaces only a file that `replaces` recognises.
+    """
+    given = Path(destination)
+    with explained(given):
+        if not followed(given).exists():
+            return
+        if given.is_dir():
+            raise UserError(f"{given} is a folder; give the name of a file")
+        if not overwrite:
+            raise UserError(f"{given} exists already; choose another name, or overwrite it (--overwrite)")
+        if not replaces(given):
+            raise UserError(f"{given} exists and is not something this would have written; it is left alone")
+        _require_file(given)
+
+
+@contextmanager
+def _beside(target: Path, check: Callable[[], None]) -> Iterator[BinaryIO]:
+    """An open file that gets the name `target` when the block ends well, and vanishes otherwise.
+
+    `check` may refuse at the end.
+    """
+    with held(target):
+        clear(target)
+        partial = unused(target)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with open(os.open(partial, flags, 0o600 if target.exists() else 0o666), "wb") as file:
+                yield file
+            check()
+            if target.exists():
+                keep_permissions(target, partial)
+            sync(partial)
+            os.replace(partial, target)
+            sync(target.parent)
+        finally:
+            remove(partial)
 
 
 def check_writable(path: Path, kind: str, option: str = "--output") -> None:

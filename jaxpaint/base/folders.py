@@ -42,7 +42,7 @@ def new_folder(
     with explained(given):
         destination = followed(given)
         check()
-    with _folders_on_the_way(destination), working_folder(destination) as partial:
+    with folders_on_the_way(destination), working_folder(destination) as partial:
         check()
         yield partial
         check()  # hours may have gone by
@@ -61,7 +61,7 @@ def require_new(
 
 
 @contextmanager
-def _folders_on_the_way(destination: Path) -> Iterator[None]:
+def folders_on_the_way(destination: Path) -> Iterator[None]:
     """Makes them, and removes them if nothing comes of it."""
     made = [folder for folder in destination.parents if not folder.exists()]
     try:

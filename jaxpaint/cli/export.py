@@ -1,11 +1,13 @@
-"""write a series plan back as a Hugging Face folder
+"""write a series plan back as a Hugging Face folder, or a GGUF file as another
 
-example:
+examples:
   jaxpaint export llama2-7b llama2-7b-short --plan '0-20 25-31'
+  jaxpaint export model-q4_0.gguf short-q4_0.gguf --plan '0-20 25-31'
 
 The layers of the plan, dropped, repeated or reordered, become the layers of an
 ordinary checkpoint that transformers loads; a sublayer (7a, 7m) becomes a layer
-whose other half adds zeros. Parallel groups and weights have no such form.
+whose other half adds zeros. Parallel groups and weights have no such form. A
+GGUF file is copied as it is quantised, and not converted.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxpaint.base.errors import UserError
+from jaxpaint.base.limits import require
 from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.plans.plan import Plan
 
@@ -23,17 +27,30 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", metavar="STORE", help="a converted store, a folder or a hub id")
-    parser.add_argument("destination", metavar="DST", type=Path, help="the folder to write")
+    parser.add_argument("store", metavar="STORE", help="a converted store, a folder, a hub id or a GGUF file")
+    parser.add_argument("destination", metavar="DST", type=Path, help="the folder to write, or the .gguf file")
     parser.add_argument("--plan", metavar="PLAN", required=True, help="a series plan, such as '0-20 25-31'")
     parser.add_argument(
         "--scores", metavar="DB", type=Path, help="a results store whose scores of the plan the model card shows"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a Hugging Face folder that exists")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a folder or GGUF file of this kind that exists"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     plan = Plan.parse(options.plan)
+    require(computing=False)
+    from convert.gguf_files import is_gguf
+
+    given = Path(options.store)
+    if is_gguf(given) or (given.suffix == ".gguf" and not given.is_dir()):
+        return _run_gguf(options, plan)
+    if options.destination.suffix == ".gguf":
+        raise UserError(
+            f"a GGUF file is exported of a GGUF file, whose tensors it copies, and {options.store} is none; give that "
+            "file, or a folder's name to write"
+        )
     config = model_config(options.store)
 
     from convert import export
@@ -52,6 +69,20 @@ def run(options: argparse.Namespace) -> int:
         }
         folder = export(store, options.destination, plan, **how)
     print(f"exported {plan} ({plan.applications} layers) into {folder}")
+    return 0
+
+
+def _run_gguf(options: argparse.Namespace, plan: Plan) -> int:
+    """Copies layers: nothing is computed, and JAX stays away."""
+    if options.scores is not None:
+        raise UserError("--scores are for the model card of a Hugging Face folder; a GGUF file has none")
+    from convert import export_gguf
+    from jaxpaint.base.progress import byte_bar
+
+    with byte_bar() as progress:
+        how = {"overwrite": options.overwrite, "progress": progress}
+        file = export_gguf(options.store, options.destination, plan, **how)
+    print(f"exported {plan} ({plan.cost} layers) into {file}")
     return 0
 
 

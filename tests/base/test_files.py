@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.base.files import check_writable, is_stream, write_whole
+from jaxpaint.base.files import check_writable, is_stream, new_file, write_whole
 from tests.helpers.faults import contents, fail, faults, killed_at
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +42,57 @@ def test_killed_at_every_step(tmp_path):
     command = [sys.executable, "-c", code + "k(Path(sys.argv[1]))", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def kill_new_files_everywhere(root: Path) -> None:
+    """Run in a process of its own, which forks."""
+
+    def write(text: str, file: Path) -> None:
+        with new_file(file, overwrite=True, replaces=lambda _: True) as opened:
+            opened.write(text.encode())
+
+    for before in ("old", None):
+        for number in count(1):
+            file = root / f"{before} {number}" / "out.gguf"
+            if before:
+                file.parent.mkdir()
+                file.write_text(before)
+            killed = killed_at(number, lambda file=file: write("new", file))
+            assert contents(file) in ((before, "new") if killed else ("new",)), number
+            write("newer", file)
+            assert contents(file) == "newer"
+            assert os.listdir(file.parent) == ["out.gguf"]
+            if not killed:
+                break
+        assert number > 5
+
+
+def test_new_files_killed_at_every_step(tmp_path):
+    code = "import sys; from pathlib import Path; from tests.base.test_files import kill_new_files_everywhere as k; "
+    command = [sys.executable, "-c", code + "k(Path(sys.argv[1]))", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_new_file_replaces_what_it_is_told_to(tmp_path):
+    file = tmp_path / "made" / "out.gguf"
+    with pytest.raises(ZeroDivisionError), new_file(file) as opened:
+        opened.write(bytes(1 // 0))
+    assert not list(tmp_path.iterdir())
+    with new_file(file) as opened:
+        opened.write(b"first")
+        assert [hidden.name[:14] for hidden in file.parent.iterdir() if "lock" not in hidden.name] == [".out.gguf.part"]
+    for options, why in (({}, "exists already"), ({"overwrite": True}, "left alone")):
+        with pytest.raises(UserError, match=why), new_file(file, **options):
+            raise AssertionError("it was begun")
+    with pytest.raises(UserError, match="exists already"), new_file(tmp_path / "late") as opened:
+        (tmp_path / "late").write_text("mine")
+    assert [contents(tmp_path / "late"), contents(file)] == ["mine", "first"]
+    with pytest.raises(UserError, match="is a folder"), new_file(tmp_path):
+        raise AssertionError("it was begun")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"), new_file(tmp_path / "file" / "out.gguf"):
+        raise AssertionError("it was begun")
 
 
 def test_whatever_fails_the_old_one_or_the_new_one_is_there(tmp_path, monkeypatch):
