@@ -17,6 +17,7 @@ import pytest
 from jaxpaint.engine import model, source
 from jaxpaint.study import analysis_estimate
 from jaxpaint.study import estimate as study_estimate
+from jaxpaint.study import run as study
 from jaxpaint.study.analysis_estimate import AnalysisRates
 from jaxpaint.study.estimate import Rates, plan_work
 from tests.helpers.cli_fixtures import Terminal
