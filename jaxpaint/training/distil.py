@@ -52,9 +52,9 @@ def distillation_loss(
     """
 
     def of_part(teacher: Array, student: Array, weights: Array) -> tuple[Array, Array]:
-        return jax.value_and_grad(
-            lambda student: (weights * divergence(head, teacher, student, temperature)).sum()
-        )(student)
+        return jax.value_and_grad(lambda student: (weights * divergence(head, teacher, student, temperature)).sum())(
+            student
+        )
 
     fixed = jax.lax.stop_gradient(student)
     values, slopes = _in_parts(of_part, head.config.vocab_size, teacher, fixed, weights)

@@ -62,12 +62,12 @@ class Distillation:
 
     def __call__(self, trained: Parameters, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
         """The batch's weighted divergence, float32; there is nothing to draw with a key."""
-        together = beside_kernels(self.frozen, trained) if self.rank else {**self.frozen, **trained}
+        whole = beside_kernels(self.frozen, trained) if self.rank else {**self.frozen, **trained}
         graphdef, dtype = self.planned.graphdef, self.planned.dtype
-        x = self.planned.states(nnx.merge(graphdef, together), batch.inputs)
-        head = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf.astype(dtype), together))
-        states = (each.reshape(-1, each.shape[-1]) for each in (batch.targets, x))
-        return distillation_loss(head, *states, jnp.ravel(batch.weights), self.temperature)
+        x = self.planned.states(nnx.merge(graphdef, whole), batch.inputs)
+        head = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf.astype(dtype), whole))
+        teacher, student = (jnp.reshape(each, (-1, x.shape[-1])) for each in (batch.targets, x))
+        return distillation_loss(head, teacher, student, jnp.ravel(batch.weights), self.temperature)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,11 +112,14 @@ class Healed:
         """
         if self.source is None:
             raise UserError("this model was made in memory, so its tokenizer and config are not there to be stored")
-        source, place = self.source, {layer: number for number, layer in enumerate(self.layers)}
+        source = self.source
+        place: dict[int | None, int] = {layer: number for number, layer in enumerate(self.layers)}
 
         def fill(path: str, layer: int | None, out: np.ndarray) -> None:
-            is_changed = path in self.changed and layer in place
-            out[...] = self.changed[path][place[layer]] if is_changed else checkpoint.read_tensor(source, path, layer)
+            if layer in place and path in self.changed:
+                out[...] = self.changed[path][place[layer]]
+            else:
+                out[...] = checkpoint.read_tensor(source, path, layer)
 
         with checkpoint.verified(source) as manifest:
             generation = source / checkpoint.GENERATION_CONFIG

@@ -58,14 +58,14 @@ def dealt(model: Model | Source, texts: Sequence[Sequence[int]], length: int, he
             f"{len(texts)} calibration texts leave {len(texts) - held} to train on and {held} held out; each needs "
             f"{LEAST}: give more texts, or change --held-out"
         )
-    sides = ([texts[number] for number in part] for part in (order[held:], order[:held]))
-    return Rows(*(_packed(side, length) for side in sides), len(texts) - held, held)
+    train, apart = ([texts[number] for number in part] for part in (order[held:], order[:held]))
+    return Rows(_packed(train, length), _packed(apart, length), len(train), len(apart))
 
 
 def drawn(
     rows: int, batch_size: int, steps: int, seed: int
 ) -> tuple[Int[np.ndarray, "steps batch"], Float[np.ndarray, "steps batch"]]:
-    """Which rows each step is of, in as many orders by the seed as it takes; weights are 0 where a batch is not full."""
+    """Which rows each step is of, in as many orders by the seed as it takes; where a batch is not full, weights are 0."""
     epochs = -(-steps // -(-rows // batch_size))
     order, weights = shuffled(rows, batch_size, epochs, seed)
     return order[:steps], weights[:steps]
