@@ -1,4 +1,4 @@
-"""What healing was worth, as it is printed: a line for each measure, of the full model and the plan before and after."""
+"""What healing was worth, as printed: a line for each measure, of the full model and of the plan, before and after."""
 
 from __future__ import annotations
 

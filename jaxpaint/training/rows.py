@@ -65,7 +65,7 @@ def dealt(model: Model | Source, texts: Sequence[Sequence[int]], length: int, he
 def drawn(
     rows: int, batch_size: int, steps: int, seed: int
 ) -> tuple[Int[np.ndarray, "steps batch"], Float[np.ndarray, "steps batch"]]:
-    """Which rows each step is of, in as many orders by the seed as it takes; where a batch is not full, weights are 0."""
+    """Which rows each step is of, in as many orders by the seed as it takes; weights of 0 fill up a batch."""
     epochs = -(-steps // -(-rows // batch_size))
     order, weights = shuffled(rows, batch_size, epochs, seed)
     return order[:steps], weights[:steps]
