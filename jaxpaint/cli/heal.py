@@ -3,12 +3,13 @@
 examples:
   jaxpaint heal --model painter-16 --plan '0-8 12-15' --steps 50 \\
       --output healed --tasks painter_facts
-  jaxpaint heal --model llama2-7b --plan '0-20 27-31' --calibration texts.jsonl \\
-      --output llama2-7b-healed --tasks arc_easy,hellaswag --limit 200
+  jaxpaint heal --model llama2-7b --plan '0-20 27-31' \\
+      --calibration texts.jsonl --output llama2-7b-healed \\
+      --tasks arc_easy,hellaswag --limit 200
   jaxpaint export llama2-7b-healed llama2-7b-short --plan '0-20 27-31'
 
-The full model is the teacher, frozen; adapters on the kernels of the layers that
-the plan runs (LoRA) learn its distributions of the next token on the texts, and
+The full model is the teacher, frozen. Adapters (LoRA) on the kernels of layers
+that the plan runs learn its distributions of the next token on the texts, and
 are merged into the weights. --adapters 0 trains all weights of these layers.
 Embeddings, final norm, head and layers that the plan does not run stay as they
 are. A tenth of the texts is held out (--held-out): it says what healing was
@@ -63,7 +64,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="the store to write (a folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
     add_model_options(parser.add_argument_group("model"), parallel=False)
-    add_plan_options(parser, "what is healed, for example '0-20 27-31'", seed=False)
+    add_plan_options(parser, "what is healed, for example '0-20 27-31'")
     training = parser.add_argument_group("training")
     training.add_argument(
         "--calibration",
