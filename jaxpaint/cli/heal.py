@@ -227,7 +227,7 @@ def _foreseen(
         f"memory: about {(own + parameters * PARAMETER_BYTES) / 1e9:.2f} GB for weights, gradients and moments, and "
         f"{kept / 1e9:.2f} GB on the host for the full model's states; what the way back keeps comes on top"
     )
-    yield f"output: {output}, {source.parameter_bytes / 1e9:.2f} GB"
+    yield f"output: {output}, {source.manifest['parameters']['bytes'] / 1e9:.2f} GB"
 
 
 # --- The work ---------------------------------------------------------------------------------------------

@@ -182,6 +182,26 @@ def heal(
     return Healed(healed, plan, layers, changed, full, before, after, model.store, record)
 
 
+def distillation(
+    model: Model, plan: Plan, settings: HealingSettings, *, remat: bool = False
+) -> tuple[Distillation, Parameters]:
+    """The loss under a plan, and the parameters before training: adapters, or all of the blocks' in float32.
+
+    Both have the plan's own layers alone, in the order in which it first names them.
+    """
+    own, layers = own_layers(plan)
+    config, rank = with_layers(model.config, layers), settings.rank
+    if rank:
+        frozen = of_layers(together(nnx.to_pure_dict(model.state)), layers)
+        first = first_adapters(config, rank, settings.seed)
+    else:
+        frozen = {name: leaf for name, leaf in nnx.to_pure_dict(model.state).items() if name != "blocks"}
+        first = {"blocks": of_layers(host_parameters(model), layers)["blocks"]}
+    module = adapted_model(config, rank, model.dtype) if rank else None
+    planned = planned_decoder(config, model.dtype, own, module=module, remat=remat)
+    return Distillation(planned, frozen, rank, settings.temperature), first
+
+
 def require_healable(model: Model | Source) -> None:
     """Raises UserError for a model that cannot be healed under any plan."""
     require_lm_head(model.config, "healing")
@@ -234,24 +254,18 @@ def _trained(
     train_rows = Inputs(rows.train.tokens[:most], rows.train.lengths[:most], None)
     teacher = final_states(model, model.full_plan, train_rows)
     own, layers = own_layers(plan)
-    config, rank = with_layers(model.config, layers), settings.rank
-    if rank:
-        frozen = of_layers(together(nnx.to_pure_dict(model.state)), layers)
-        first = first_adapters(config, rank, settings.seed)
-    else:
-        frozen = {name: leaf for name, leaf in nnx.to_pure_dict(model.state).items() if name != "blocks"}
-        first = {"blocks": of_layers(host_parameters(model), layers)["blocks"]}
-    count, size = sum(leaf.size for leaf in jax.tree.leaves(first)), model.dtype.itemsize
-    beside = sum(leaf.nbytes for leaf in [*_arrays(model), *jax.tree.leaves(frozen)])
-    how = how_to_train(config, own, size, settings.batch_size, settings.length, count, beside=beside)
-    module = adapted_model(config, rank, model.dtype) if rank else None
-    planned = planned_decoder(config, model.dtype, own, module=module, remat=how.remat)
+    count, size = trained_parameters(model.config, plan, settings.rank), model.dtype.itemsize
+    # Of adapters the plan's own layers are copied; of all weights, the trained ones are counted.
+    beside = sum(leaf.nbytes for leaf in _arrays(model)) * (2 if settings.rank else 1)
+    own_config = with_layers(model.config, layers)
+    how = how_to_train(own_config, own, size, settings.batch_size, settings.length, count, beside=beside)
+    loss, first = distillation(model, plan, settings, remat=how.remat)
     order = drawn(len(train_rows.tokens), settings.batch_size, settings.steps, settings.seed)
     batches = distilled_batches(train_rows, teacher, *order, how.part_rows)
     warmup = int(settings.warmup * settings.steps)
     with explained(plan, count):
         return train(
-            Distillation(planned, frozen, rank, settings.temperature),
+            loss,
             first,
             batches,
             CosineAdam(settings.steps, settings.rate, warmup, settings.max_grad_norm),
