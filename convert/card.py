@@ -57,8 +57,8 @@ def _weights(manifest: Mapping[str, Any]) -> str:
         return "Weights are the source's, not trained further."
     plans = " and then ".join(f"`{each['plan']}`" for each in healed)
     return (
-        f"Weights are the source's, healed for the plan {plans}: trained, by distillation from the source's full model, "
-        "to give its distributions."
+        f"Weights are the source's, healed for the plan {plans}: trained to give the distributions of the full model, "
+        "by distillation."
     )
 
 
