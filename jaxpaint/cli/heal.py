@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from jaxpaint.training.heal import Healed
     from jaxpaint.training.settings import HealingSettings
 
+_OF_TASKS = ("limit", "num-fewshot", "batch-tokens")
 # Options that are settings, by their names there.
 _SETTINGS = {
     **{name: name for name in ("length", "steps", "batch_size", "learning_rate", "warmup", "temperature", "held_out")},
@@ -123,8 +124,7 @@ def run(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     model = loaded(options, source, None)
     before = _scored(model, requests, [model.full_plan, plan], options.batch_tokens)
-    healed = _healed(model, plan, tokens, settings, options.output)
-    _save(healed, options)
+    healed = _healed(model, plan, tokens, settings, options)
     after = _scored(healed.model, requests, [plan], options.batch_tokens)
     lines = [*of_texts(healed), *of_tasks(before, after)]
     seconds = time.perf_counter() - started
@@ -150,9 +150,6 @@ def _settings(options: argparse.Namespace) -> HealingSettings:
         return HealingSettings(**{name: value for name, value in given.items() if value is not None})
     except UserError as error:
         raise UserError(_as_option(str(error))) from None
-
-
-_OF_TASKS = ("limit", "num-fewshot", "batch-tokens")
 
 
 def _as_option(text: str) -> str:
@@ -234,23 +231,27 @@ def _foreseen(
 
 
 def _healed(
-    model: Model, plan: Plan, tokens: Sequence[Sequence[int]], settings: HealingSettings, output: Path
+    model: Model, plan: Plan, tokens: Sequence[Sequence[int]], settings: HealingSettings, options: argparse.Namespace
 ) -> Healed:
-    """Healed by this process alone; where it is ended, a folder beside the output keeps what it goes on from."""
-    from jaxpaint.base.progress import bar
+    """Healed and stored by this process alone; ended, it leaves beside the output what it goes on from."""
+    from jaxpaint.base.progress import bar, byte_bar
     from jaxpaint.training.checkpoints import TrainingCheckpoints
     from jaxpaint.training.heal import digest_of, heal
 
     same = [model.manifest["fingerprint"], model.computed_in, str(plan), asdict(settings), digest_of(tokens)]
-    with _own_folder(output, text_digest(json.dumps(same))[:16]) as folder, bar("healing", "steps") as start:
-        advance, done = start(settings.steps), 0
+    with _own_folder(options.output, text_digest(json.dumps(same))[:16]) as folder:
+        with bar("healing", "steps") as start:
+            advance, done = start(settings.steps), 0
 
-        def progress(steps: int, loss: float) -> None:
-            nonlocal done
-            advance(steps - done, f"divergence {loss:.3f}")
-            done = steps
+            def progress(steps: int, loss: float) -> None:
+                nonlocal done
+                advance(steps - done, f"divergence {loss:.3f}")
+                done = steps
 
-        return heal(model, plan, tokens, settings, checkpoints=TrainingCheckpoints(folder), progress=progress)
+            healed = heal(model, plan, tokens, settings, checkpoints=TrainingCheckpoints(folder), progress=progress)
+        with byte_bar() as writing:
+            healed.save(options.output, overwrite=options.overwrite, progress=writing)
+    return healed
 
 
 @contextmanager
@@ -272,13 +273,6 @@ def _own_folder(output: Path, name: str) -> Iterator[Path]:
     remove_abandoned(kept)
     with suppress(OSError):  # with what other settings had begun
         kept.rmdir()
-
-
-def _save(healed: Healed, options: argparse.Namespace) -> None:
-    from jaxpaint.base.progress import byte_bar
-
-    with byte_bar() as progress:
-        healed.save(options.output, overwrite=options.overwrite, progress=progress)
 
 
 def _scored(

@@ -49,19 +49,19 @@ def test_a_healed_plan_is_exported_and_transformers_says_the_same(run, command, 
     status, text, err = run(*command, "--output", healed, *data)
     assert status == 0, err
     plan, *table, how, ending, export = text.splitlines()
-    assert plan == "plan 0 1*2 4 (cost 4, depth 4 layers)"
+    assert plan == "plan 0 1 1 4 (cost 4, depth 4 layers)"
     assert [line.split("  ")[0] for line in table] == [
         *("held out", "divergence", "perplexity", "arc_challenge acc_norm")
     ]
     assert how.startswith("adapters of rank 4 on the kernels of 3 layers, 6 steps of 4 rows of 32 tokens")
     assert f"--model {healed}" in ending
-    assert export == f"export it: jaxpaint export {healed} healed-short --plan '0 1*2 4'"
+    assert export == f"export it: jaxpaint export {healed} healed-short --plan '0 1 1 4'"
     assert [file.name for file in tmp_path.iterdir()] == ["healed"]
 
     before, after = read_manifest(store), read_manifest(healed)
     assert after["fingerprint"] != before["fingerprint"]
     (record,) = after["healed"]
-    assert (record["plan"], record["from"]) == ("0 1*2 4", before["fingerprint"])
+    assert (record["plan"], record["from"]) == ("0 1 1 4", before["fingerprint"])
     assert record["divergence"]["after"] < record["divergence"]["before"]
     for name in before["tensors"]:
         same = read_tensor(healed, name) == read_tensor(store, name)
@@ -128,7 +128,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(run, command, tmp_path
     status, text, _ = run(*command, "--output", tmp_path / "healed", "--dry-run")
     assert status == 0
     plan, trained, texts, steps, memory, output = text.splitlines()
-    assert plan == "plan 0 1*2 4 (cost 4, depth 4 layers)"
+    assert plan == "plan 0 1 1 4 (cost 4, depth 4 layers)"
     per_layer = 4 * (4 * 32 + 32 + 16 + 16 + 32 + 3 * (32 + 48))
     assert trained.endswith(f"of 3 layers: {3 * per_layer / 1e6:.2f} million parameters")
     assert texts.startswith("texts: 43 to train on (")
@@ -165,6 +165,21 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(run, command, tmp_path, mo
     assert read_manifest(one)["fingerprint"] == read_manifest(other)["fingerprint"]
 
 
+def test_what_cannot_be_stored_is_not_lost(run, command, tmp_path, monkeypatch) -> None:
+    from jaxpaint.training.heal import Healed
+
+    monkeypatch.setattr("jaxpaint.training.trainer.CHECKPOINT_SECONDS", 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Healed, "save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        status, _, err = run(*command, "--output", tmp_path / "healed")
+    assert status == 2
+    assert "No space left on device" in err
+    assert "keeps what is done, and the same command continues" in err
+    assert [file.name for file in tmp_path.iterdir()] == ["healed.checkpoints"]
+    assert run(*command, "--output", tmp_path / "healed")[0] == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["healed"]
+
+
 def test_two_processes_do_not_heal_the_same(refused, command, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("jaxpaint.training.checkpoints.claimed", lambda folder: nullcontext(False))
     refused(*command, "--output", tmp_path / "healed", expected=("another process is healing this",))
@@ -174,7 +189,7 @@ def test_two_processes_do_not_heal_the_same(refused, command, tmp_path, monkeypa
     ("options", "told"),
     [
         (["--plan", "0-5"], "5 layers"),
-        (["--calibration", "NOWHERE"], "cannot be read"),
+        (["--calibration", "NOWHERE"], "cannot read"),
         (["--calibration", "FEW"], "5 calibration texts leave 4 to train on and 1 held out; each needs 4"),
         (["--steps", "0"], "--steps is 0; expected 1 to 1000000"),
         (["--adapters", "-1"], "--adapters is -1; expected 0 to 4096"),
