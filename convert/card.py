@@ -40,7 +40,7 @@ def model_card(
         f"---\n{data.to_yaml()}\n---\n\n# {name}",
         f"The layers of {origin}{revision} under the layer plan `{plan}`: {plan.cost} layer applications"
         + (", sublayers half of one each" if plan.has_sublayers else "")
-        + f". Weights are the source's, not trained further. Written by jaxpaint {__version__}"
+        + f". {_weights(manifest)} Written by jaxpaint {__version__}"
         + (f" with\n\n```\n{command}\n```" if command else "."),
     ]
     if scores:
@@ -48,6 +48,18 @@ def model_card(
     if not data.license:
         parts.append("The licence is the source's.")
     return "\n\n".join(parts) + "\n"
+
+
+def _weights(manifest: Mapping[str, Any]) -> str:
+    """Whose they are, and what they were trained for since."""
+    healed = manifest.get("healed") or []
+    if not healed:
+        return "Weights are the source's, not trained further."
+    plans = " and then ".join(f"`{each['plan']}`" for each in healed)
+    return (
+        f"Weights are the source's, healed for the plan {plans}: trained to give the distributions of the full model, "
+        "by distillation."
+    )
 
 
 def _table(scores: Sequence[PlanScore]) -> str:

@@ -29,15 +29,18 @@ if TYPE_CHECKING:
     from jaxpaint.report import write_report
     from jaxpaint.study.run import run_study
     from jaxpaint.study.spec import StudySpec
+    from jaxpaint.training.heal import heal
+    from jaxpaint.training.settings import HealingSettings
 
 __all__ = [
-    "Knockout", "Model", "Plan", "PlanError", "Prompt", "Replace", "Run", "Sampling", "Scale", "StudySpec", "UserError",
-    "analyse", "build", "family", "generate", "load", "most_likely_next", "propose", "routes", "run_study",
-    "score_masked", "write_report",
+    "HealingSettings", "Knockout", "Model", "Plan", "PlanError", "Prompt", "Replace", "Run", "Sampling", "Scale",
+    "StudySpec", "UserError", "analyse", "build", "family", "generate", "heal", "load", "most_likely_next", "propose",
+    "routes", "run_study", "score_masked", "write_report",
 ]  # fmt: skip
 
 # Most bring JAX along, so each is imported when it is first used.
 _HOMES = {
+    "HealingSettings": "jaxpaint.training.settings",
     "Knockout": "jaxpaint.engine.interventions",
     "Model": "jaxpaint.engine.model",
     "Plan": "jaxpaint.plans.plan",
@@ -52,6 +55,7 @@ _HOMES = {
     "build": "jaxpaint.plans.strategies",
     "family": "jaxpaint.plans.strategies",
     "generate": "jaxpaint.generation",
+    "heal": "jaxpaint.training.heal",
     "load": "jaxpaint.engine.model",
     "most_likely_next": "jaxpaint.engine.next_tokens",
     "propose": "jaxpaint.analysis.measurements",

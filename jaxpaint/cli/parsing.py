@@ -14,8 +14,8 @@ COMMANDS = tuple(
     import_module(f"jaxpaint.cli.{name}")
     for name in (
         *("demo", "convert", "export", "eval", "logits", "run", "lens", "routes", "flow", "masked", "generate"),
-        *("serve", "plan", "study", "search", "finetune", "glue", "results", "report", "bench", "birth", "doctor"),
-        "completion",
+        *("serve", "plan", "study", "search", "finetune", "heal", "glue", "results", "report", "bench", "birth"),
+        *("doctor", "completion"),
     )
 )
 

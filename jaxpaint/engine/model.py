@@ -341,7 +341,7 @@ def groups_at_once(plan: Plan, blocks: Any, tokens: int) -> bool:
     return stack.layer_bytes(blocks) <= stack.LARGE_LAYER_BYTES and widest * tokens <= AT_ONCE_TOKENS
 
 
-def _run_rows(model: Any, instructions: Array, length: Array, room: int, inputs: Inputs) -> Float[Array, "B S D"]:
+def run_rows(model: Any, instructions: Array, length: Array, room: int, inputs: Inputs) -> Float[Array, "B S D"]:
     block, stacked = layer_stack(model)
     return interpreted.run_program(block, stacked, instructions, length, room, *start(model, inputs))
 
@@ -356,7 +356,7 @@ def start(model: Any, inputs: Inputs) -> tuple[Float[Array, "B S D"], Any]:
 @jit("graphdef", "room")
 def _logits(graphdef, state, instructions, length, room, inputs):
     model = nnx.merge(graphdef, state)
-    return model.logits(_run_rows(model, instructions, length, room, inputs))
+    return model.logits(run_rows(model, instructions, length, room, inputs))
 
 
 @jit("graphdef")
@@ -367,7 +367,7 @@ def _logits_of(graphdef, state, states):
 @jit("graphdef", "room")
 def _pooled(graphdef, state, instructions, length, room, inputs):
     model = nnx.merge(graphdef, state)
-    return model.pooled(_run_rows(model, instructions, length, room, inputs))
+    return model.pooled(run_rows(model, instructions, length, room, inputs))
 
 
 @jit("graphdef", "plan", "mesh")

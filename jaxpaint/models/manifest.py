@@ -49,6 +49,7 @@ class Manifest(TypedDict):
 
     source: str
     revision: NotRequired[str | None]
+    healed: NotRequired[list[dict[str, Any]]]
     dtype: DType
     tokenizer: list[str]
     parameters: Measure

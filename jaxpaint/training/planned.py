@@ -85,11 +85,20 @@ class Planned:
 
 
 def planned_decoder(
-    config: Config, dtype: Any, plan: Plan, *, remat: bool = False, mesh: Mesh | None = None
+    config: Config,
+    dtype: Any,
+    plan: Plan,
+    *,
+    module: Any = None,
+    remat: bool = False,
+    mesh: Mesh | None = None,
 ) -> Planned:
-    """A decoder ready to train on answers, computed in `dtype`; `plan` is over its layers alone (`own_layers`)."""
+    """A decoder ready to train on answers, computed in `dtype`; `plan` is over its layers alone (`own_layers`).
+
+    `module` is the model with shapes in place of arrays, where it has more than its family's parameters.
+    """
     form, layers = stack.with_own_layers(plan)
-    module = abstract_model(config, jnp.float32)
+    module = abstract_model(config, jnp.float32) if module is None else module
     return _planned(module, module, dtype, form, None if form == plan else layers, _answer_loss, remat, mesh)
 
 

@@ -78,6 +78,55 @@ class TrainingSettings:
         return {name: getattr(self, name) for name in names}
 
 
+@dataclass(frozen=True)
+class HealingSettings:
+    """Adam for `steps` steps of `batch_size` rows of `length` tokens, by distillation from the full model.
+
+    The learning rate grows linearly over the first `warmup` of the steps and then falls to 0 as a cosine; None is
+    1e-3 of adapters of this `rank` and 1e-4 of all weights, which a rank of 0 trains. Distributions are at this
+    `temperature`. `held_out` of the texts are not trained on. The seed decides which, the order of rows, and the
+    adapters' first weights. Raises UserError for a setting that cannot be trained with.
+    """
+
+    rank: int = 16
+    length: int = 256
+    steps: int = 200
+    batch_size: int = 8
+    learning_rate: float | None = None
+    warmup: float = 0.1
+    max_grad_norm: float = 1.0
+    temperature: float = 1.0
+    held_out: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            *(("rank", 0, 4096), ("length", 2, 1 << 20), ("steps", 1, 1_000_000)),
+            *(("batch_size", 1, MOST["batch_size"]), ("seed", 0, 2**32 - 1)),
+        ):
+            if not least <= (value := getattr(self, name)) <= most:
+                raise UserError(f"{name} is {value}; expected {least} to {most}")
+        if self.steps * self.batch_size > MOST_ROWS:
+            raise UserError(
+                f"steps is {self.steps} and batch_size {self.batch_size}, {self.steps * self.batch_size:,} rows; "
+                f"expected at most {MOST_ROWS:,}"
+            )
+        for name in ("rate", "max_grad_norm", "temperature"):
+            if not 0 < (value := getattr(self, name)) < float("inf"):
+                raise UserError(f"{name.replace('rate', 'learning_rate')} is {value}; give a number above 0")
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"warmup is {self.warmup}; give a share of the steps, of 0 or more and below 1")
+        if not 0 < self.held_out < 1:
+            raise UserError(f"held_out is {self.held_out}; give a share of the texts, above 0 and below 1")
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-3 if self.rank else 1e-4
+
+
 # The papers', and transformers' (`run_glue.py`) where they say nothing: decoders (A.2), encoders under GLUE, and
 # classifiers on frozen encoders (A.9).
 DECODER = TrainingSettings(learning_rate=5e-5, epochs=1, batch_size=64)

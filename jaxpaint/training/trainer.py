@@ -58,6 +58,23 @@ class AdamW:
         )
 
 
+@dataclass(frozen=True)
+class CosineAdam:
+    """Adam whose learning rate grows linearly for `warmup_steps` and falls to 0 as a cosine, gradients clipped."""
+
+    steps: int
+    learning_rate: float
+    warmup_steps: int
+    max_grad_norm: float = 1.0
+
+    def transformation(self) -> optax.GradientTransformation:
+        # The first step's rate is above 0, and the last one's.
+        schedule = optax.warmup_cosine_decay_schedule(
+            self.learning_rate / (self.warmup_steps + 1), self.learning_rate, self.warmup_steps, self.steps + 1
+        )
+        return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), optax.adam(schedule))
+
+
 class TrainState(NamedTuple):
     """Parameters and AdamW's moments after a number of steps."""
 

@@ -101,7 +101,7 @@ def tune_decoder(
     planned = planned_decoder(config, model.dtype, own, remat=how.remat, mesh=model.mesh)
     first = placed(first, model.mesh) if model.mesh else first
     optimizer, key = AdamW.of(settings, len(batches)), jax.random.key(seed, impl=GENERATOR)
-    with _explained(plan, count):
+    with explained(plan, count):
         trained = train(
             *(planned, first, batches, optimizer, key),
             place=lambda batch: jax.device_put(batch, model.mesh and rows(model.mesh)),
@@ -160,7 +160,7 @@ def tune_encoder(
     batches = labelled_batches(encoded, labels, *order, settings.batch_size if model.mesh else part_rows)
     classifier = planned_classifier(model, checked, settings.dropout, remat=remat)
     optimizer, key = AdamW.of(settings, len(batches)), jax.random.key(seed, impl=GENERATOR)
-    with _explained(plan, count):
+    with explained(plan, count):
         trained = train(
             classifier,
             first_parameters(model, num_labels, seed),  # held by no one else: their memory is free after a step
@@ -180,7 +180,7 @@ def _require_shared(settings: TrainingSettings, model: Model | Source) -> None:
 
 
 @contextmanager
-def _explained(plan: Plan, count: int) -> Iterator[None]:
+def explained(plan: Plan, count: int) -> Iterator[None]:
     """Training so many parameters, where the device's memory may end."""
     try:
         yield
@@ -222,4 +222,4 @@ def host_parameters(model: Model | Source) -> dict[str, Any]:
 
 def of_layers(parameters: Mapping[str, Any], layers: tuple[int, ...]) -> dict[str, Any]:
     """`parameters` with a stack of these layers alone."""
-    return {**parameters, "blocks": jax.tree.map(lambda leaf: leaf[list(layers)], parameters["blocks"])}
+    return {**parameters, "blocks": jax.tree.map(lambda leaf: leaf[np.array(layers)], parameters["blocks"])}

@@ -18,7 +18,7 @@ from tests.helpers.tiny_folder import NUM_LAYERS
 
 COMMANDS = (
     *("convert", "export", "eval", "logits", "generate", "plan", "study", "glue", "results", "report"),
-    *("doctor", "completion", "demo", "finetune", "masked", "birth", "serve"),
+    *("doctor", "completion", "demo", "finetune", "heal", "masked", "birth", "serve"),
 )
 
 

@@ -63,6 +63,7 @@ def test_the_hubs_library_reads_it(tmp_path: Path) -> None:
     results = {(each.dataset_name, each.metric_type): each.metric_value for each in card.data.eval_results}
     assert results == {("arc_easy", "acc_norm"): pytest.approx(0.479), ("lambada_openai", "acc"): pytest.approx(0.379)}
     assert "under the layer plan `0-2 5-7`: 6 layer applications" in card.text
+    assert "Weights are the source's, not trained further." in card.text
     assert "| lambada_openai | acc | 0.3790 ± 0.0145 | 0.5040 ± 0.0145 | 4 |" in card.text
     assert "jaxpaint export someone/model short" in card.text
 
@@ -97,3 +98,10 @@ def test_files_are_readable_as_the_users_mask_says(tmp_path: Path) -> None:
     assert exported.stat().st_mode == (tmp_path / "folder").stat().st_mode
     modes = {file.name: file.stat().st_mode for file in exported.iterdir()}
     assert set(modes.values()) == {(tmp_path / "plain").stat().st_mode}, modes
+
+
+def test_healed_weights_are_told_of():
+    twice = [{"plan": "0-2 5-7"}, {"plan": "0 7"}]
+    text = model_card("short", SKIP, {**HUB, "healed": twice}, (), None)
+    assert "Weights are the source's, healed for the plan `0-2 5-7` and then `0 7`: trained to give" in text
+    assert "not trained further" not in text
