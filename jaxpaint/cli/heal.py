@@ -65,7 +65,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="the store to write (a folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
     add_model_options(parser.add_argument_group("model"), parallel=False)
-    add_plan_options(parser, "what is healed, for example '0-20 27-31'")
+    add_plan_options(parser, "what is healed, for example '0-20 27-31'; this or a --strategy is needed")
     training = parser.add_argument_group("training")
     training.add_argument(
         "--calibration",
@@ -93,6 +93,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check_plan_options(options)
+    if options.plan is None and options.strategy is None:
+        raise UserError("healing needs a plan, and none is given; give --plan '0-20 27-31', or a --strategy")
     require(computing=True)
     settings, texts = _settings(options), _texts(options)
 

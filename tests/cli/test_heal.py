@@ -220,5 +220,7 @@ def test_mistakes_are_one_line(refused, command, tmp_path, options, told) -> Non
 def test_an_encoder_and_missing_texts_are_told(refused, store, calibration, tmp_path) -> None:
     base = ("heal", "--plan", PLAN, "--output", tmp_path / "healed")
     refused(*base, "--model", store, expected=("healing needs texts, and none are given; give --calibration FILE",))
+    without = ("heal", "--model", store, "--calibration", calibration, "--output", tmp_path / "healed")
+    refused(*without, expected=("healing needs a plan, and none is given",))
     encoder = tiny_store(tmp_path / "bert")
     refused(*base, "--model", encoder, "--calibration", calibration, expected=("healing needs a decoder",))
