@@ -40,7 +40,7 @@ def model_card(
         f"---\n{data.to_yaml()}\n---\n\n# {name}",
         f"The layers of {origin}{revision} under the layer plan `{plan}`: {plan.cost} layer applications"
         + (", sublayers half of one each" if plan.has_sublayers else "")
-        + f". {_weights(manifest)} Written by jaxpaint {__version__}"
+        + f". {_layers(manifest)}{_weights(manifest)} Written by jaxpaint {__version__}"
         + (f" with\n\n```\n{command}\n```" if command else "."),
     ]
     if scores:
@@ -48,6 +48,14 @@ def model_card(
     if not data.license:
         parts.append("The licence is the source's.")
     return "\n\n".join(parts) + "\n"
+
+
+def _layers(manifest: Mapping[str, Any]) -> str:
+    """Of which models they are, where they were composed."""
+    if not (composed := manifest.get("composed")):
+        return ""
+    models = ", ".join(f"{name} (`{_source(each)[0]}`)" for name, each in composed["models"].items())
+    return f"Its layers are `{composed['layers']}` of {models}. "
 
 
 def _weights(manifest: Mapping[str, Any]) -> str:

@@ -82,8 +82,8 @@ def export(
                 folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
             )
         original = read_json(store / "huggingface_config.json", dict[str, Any])
-        rearranged = _rearranged(original, with_layers(config, [each.kind for each in layers]), manifest["dtype"])
-        _write_json(folder / "config.json", {**rearranged, "layer_plan": str(plan)})
+        written = rearranged(original, with_layers(config, [each.kind for each in layers]), manifest["dtype"])
+        _write_json(folder / "config.json", {**written, "layer_plan": str(plan)})
         for kept in tokenizer:
             _copy(kept, folder / kept.name, store)
         if checkpoint.GENERATION_CONFIG in manifest.get("files", {}):
@@ -166,7 +166,7 @@ def _shards(entries: Iterable[_Entry], limit: int) -> list[list[_Entry]]:
     return shards
 
 
-def _rearranged(original: dict[str, Any], config: Config, dtype: str) -> dict[str, Any]:
+def rearranged(original: dict[str, Any], config: Config, dtype: str) -> dict[str, Any]:
     """The source's config with the layers that the plan runs, each of its own kind, and the dtype of the weights."""
     key, layers = "dtype" if "dtype" in original else "torch_dtype", config.num_hidden_layers
     kinds = getattr(config, "layer_types", None)

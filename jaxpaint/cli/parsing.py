@@ -13,9 +13,9 @@ from jaxpaint.base.arguments import ArgumentParser
 COMMANDS = tuple(
     import_module(f"jaxpaint.cli.{name}")
     for name in (
-        *("demo", "convert", "export", "eval", "logits", "run", "lens", "routes", "flow", "masked", "generate"),
-        *("serve", "plan", "study", "search", "finetune", "heal", "glue", "results", "report", "bench", "birth"),
-        *("doctor", "completion"),
+        *("demo", "convert", "compose", "export", "eval", "logits", "run", "lens", "routes", "flow", "masked"),
+        *("generate", "serve", "plan", "study", "search", "finetune", "heal", "glue", "results", "report"),
+        *("bench", "birth", "doctor", "completion"),
     )
 )
 

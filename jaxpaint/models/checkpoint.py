@@ -210,6 +210,7 @@ def save(
     source: str = "memory",
     revision: str | None = None,
     healed: Sequence[Mapping[str, Any]] = (),
+    composed: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -218,7 +219,8 @@ def save(
     `fill(name, layer, out)` writes one layer of a stacked parameter into `out`, or, with `layer` None, a parameter
     that is not stacked. It is called once for each, and `out` is memory-mapped: memory holds one layer at a time.
     `tokenizer_texts` are files of the tokenizer by name, beside those that are copied. `healed` says of each time that
-    the source's parameters were trained how (`jaxpaint.training.heal`).
+    the source's parameters were trained how (`jaxpaint.training.heal`), `composed` of which models' layers they are
+    (`convert.composing`).
 
     Raises:
         UserError: `destination` exists, or its disk has not the room.
@@ -262,6 +264,7 @@ def save(
                 "source": source,
                 "revision": revision,
                 **({"healed": list(healed)} if healed else {}),
+                **({"composed": composed} if composed else {}),
                 "dtype": dtype,
                 "tokenizer": sorted([*(file.name for file in tokenizer_files), *tokenizer_texts]),
                 "versions": {name: _version(name) for name in ("jaxpaint", "jax", "flax", "orbax-checkpoint")},

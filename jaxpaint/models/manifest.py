@@ -50,6 +50,7 @@ class Manifest(TypedDict):
     source: str
     revision: NotRequired[str | None]
     healed: NotRequired[list[dict[str, Any]]]
+    composed: NotRequired[dict[str, Any]]
     dtype: DType
     tokenizer: list[str]
     parameters: Measure
