@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.words import text_digest
+from jaxpaint.tasks.main_metric import require_scored
 from jaxpaint.tasks.requests import TaskRequests
 
 LEAST = 4  # documents of a task on either side
@@ -31,7 +32,7 @@ def split(requests: TaskRequests, seed: int, held_out: float) -> Split:
 
     Raises UserError for a task that writes its answers, which have no log-likelihood, or with too few documents.
     """
-    _require_scored(requests)
+    require_scored(requests)
     documents = sorted(
         {document for document, _, _ in requests.identities},
         key=lambda document: (text_digest(f"{seed} {requests.name} {document}"), document),
@@ -47,7 +48,7 @@ def split(requests: TaskRequests, seed: int, held_out: float) -> Split:
 
 def only_held_out(requests: TaskRequests) -> Split:
     """A task that the search does not see. Raises UserError as `split`."""
-    _require_scored(requests)
+    require_scored(requests)
     documents = tuple(sorted({document for document, _, _ in requests.identities}))
     if len(documents) < LEAST:
         raise UserError(
@@ -70,11 +71,3 @@ def of_documents(requests: TaskRequests, documents: Collection[int] | Sequence[i
         identities=tuple(requests.identities[place] for place in kept),
         owners=tuple(number[owner] for owner in owners),
     )
-
-
-def _require_scored(requests: TaskRequests) -> None:
-    if requests.is_generative:
-        raise UserError(
-            f"task {requests.name} has the model write its answers; a search goes by the log-likelihood of right "
-            "answers: give tasks that choose or complete, such as arc_easy or lambada_openai"
-        )
