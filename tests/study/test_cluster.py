@@ -57,7 +57,7 @@ class Machines:
         with socket.socket() as asked:
             return not asked.connect_ex(("127.0.0.1", int(self.address.rpartition(":")[2])))
 
-    def _wait(self, until: Callable[[], object], seconds: float = 60) -> None:
+    def _wait(self, until: Callable[[], object], seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while not until():
             assert time.monotonic() < end
