@@ -206,6 +206,8 @@ def open_session(
         if pool is None:
             how: Any = {"mesh": mesh, "offload": spec.offload}
             model = Source.of(converted, spec.dtype, spec.weights, **how)  # type: ignore[arg-type]
+            if not spec.store.exists():  # all has to be computed: what the weights lack is told before anything is made
+                _ = model.loaded
         else:
             stack.enter_context(compiling_for(pool.device.platform))
             model = _source(converted, spec, pool)
