@@ -376,10 +376,12 @@ def test_where_the_store_has_all_no_weights_are_read(spec, monkeypatch) -> None:
 
 def test_a_model_that_is_replaced_before_its_weights_are_read(spec, model, tmp_path) -> None:
     shutil.copytree(model, copy := tmp_path / "copy")
-    with open_session(replace(spec, model=str(copy)), tell=print) as session:
+    own = replace(spec, model=str(copy))
+    run_study(own)
+    before = scores(spec.store)
+    with open_session(replace(own, strategies=(*spec.strategies, "reverse")), tell=print) as session:
         shutil.rmtree(copy)
-        other = make_folder(tmp_path / "other", adds_bos=True)
-        convert(other, copy)
+        convert(make_folder(tmp_path / "other", adds_bos=True), copy)
         with pytest.raises(UserError, match="was replaced meanwhile; try again"):
-            session.score(spec.shard_variants(session.model.num_layers, {}))
-    assert not scores(spec.store)
+            session.score(session.spec.shard_variants(session.model.num_layers, {}))
+    assert scores(spec.store) == before
