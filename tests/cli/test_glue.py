@@ -47,6 +47,7 @@ def finished(store: Path) -> dict[tuple[str, str], float]:
         return {(task, plan): value for task, plan, value in connection.execute(query)}
 
 
+@pytest.mark.slow
 def test_frozen_and_then_fine_tuned_in_one_store_and_report(run, bert, data, tmp_path) -> None:
     store, out = tmp_path / "glue.sqlite", tmp_path / "report"
     base = ["glue", "--model", bert, "--dtype", "float32", "--store", store, "--training-seeds", 1, "--max-length", 16]

@@ -43,6 +43,7 @@ def logprobs(folder: Path, tokens: np.ndarray) -> np.ndarray:
     return np.take_along_axis(found.numpy()[:, :-1], tokens[:, 1:, None], -1)[..., 0]
 
 
+@pytest.mark.slow
 def test_a_healed_plan_is_exported_and_transformers_says_the_same(run, command, store, files, tmp_path) -> None:
     healed, out = tmp_path / "healed", tmp_path / "out"
     data = ("--tasks", "arc_challenge", "--data", f"arc_challenge={files / 'arc_challenge.jsonl'}")

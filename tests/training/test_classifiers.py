@@ -323,6 +323,7 @@ class _Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jaxpaint.training.trainer.WINDOW", 2)
     monkeypatch.setattr("jaxpaint.training.trainer.CHECKPOINT_SECONDS", 0.0)
