@@ -12,11 +12,11 @@ import numpy as np
 
 from convert.composition import Origin, composition
 from convert.to_huggingface import rearranged
-from jaxpaint.base.documents import read_json
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.folders import require_new
 from jaxpaint.models import checkpoint
 from jaxpaint.models.checkpoint import Progress
+from jaxpaint.models.derived import huggingface_config_of, save_derived
 from jaxpaint.models.family import Config
 
 # What a model's own layers say, and not what they have in common.
@@ -58,19 +58,14 @@ def compose(
             out[...] = next(parts) if len(origin.layers) == 1 else _merged([part.astype(np.float32) for part in parts])
 
         manifest = manifests[first]
-        generation = store / checkpoint.GENERATION_CONFIG
-        original = read_json(store / "huggingface_config.json", dict[str, Any])
-        return checkpoint.save(
+        return save_derived(
+            store,
+            manifest,
             destination,
             config,
             fill,
-            dtype=manifest["dtype"],
-            huggingface_config=rearranged(original, config, manifest["dtype"]),
-            tokenizer_files=[store / "tokenizer" / name for name in manifest["tokenizer"]],
-            generation_config=generation if checkpoint.GENERATION_CONFIG in manifest.get("files", {}) else None,
-            source=manifest["source"],
-            revision=manifest.get("revision"),
-            healed=manifest.get("healed", ()),
+            huggingface_config=rearranged(huggingface_config_of(store), config, manifest["dtype"]),
+            healed=[each for used in manifests.values() for each in used.get("healed", ())],
             composed={"layers": layers, "models": {name: _named(each) for name, each in manifests.items()}},
             overwrite=overwrite,
             progress=progress,

@@ -13,12 +13,12 @@ from typing import Any
 from convert.card import model_card
 from convert.halves import Assembled, assembled, source_of, whole
 from jaxpaint.base.disk import require_room
-from jaxpaint.base.documents import read_json
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.folders import new_folder, require_new
 from jaxpaint.base.names import inside
 from jaxpaint.models import checkpoint, family_of, with_layers
 from jaxpaint.models.checkpoint import Progress
+from jaxpaint.models.derived import huggingface_config_of
 from jaxpaint.models.family import Config, Names, Traits
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.plan_scores import PlanScore
@@ -81,7 +81,7 @@ def export(
             _write_json(
                 folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
             )
-        original = read_json(store / "huggingface_config.json", dict[str, Any])
+        original = huggingface_config_of(store)
         written = rearranged(original, with_layers(config, [each.kind for each in layers]), manifest["dtype"])
         _write_json(folder / "config.json", {**written, "layer_plan": str(plan)})
         for kept in tokenizer:

@@ -87,7 +87,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--held-out", type=float, metavar="SHARE", help="of texts, not trained on (default: 0.1)")
     training.add_argument("--training-seed", type=int, metavar="N", help="of split, order and adapters (default: 0)")
     training.add_argument("--dry-run", action="store_true", help="say what would be trained, and in what memory")
-    add_task_options(parser.add_argument_group("tasks, scored before and after"), defaults=False)
+    add_task_options(parser.add_argument_group("tasks, scored before and after"), defaults=False, writes=False)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -74,8 +74,11 @@ def add_host_options(parser) -> None:
     group.add_argument("--process-id", type=int, metavar="I", help="which one this is, from 0")
 
 
-def add_task_options(parser, *, defaults: bool = True) -> None:
-    """--tasks and how they are asked. Without `defaults` nothing is required, and what is not given is None."""
+def add_task_options(parser, *, defaults: bool = True, writes: bool = True) -> None:
+    """--tasks and how they are asked. Without `defaults` nothing is required, and what is not given is None.
+
+    `writes` says that there may be tasks whose answers are written.
+    """
     parser.add_argument("--tasks", required=defaults, metavar="A,B", help="tasks, groups or task YAML files, by commas")
     parser.add_argument("--limit", type=float, metavar="N", help="documents per task, or a fraction below 1")
     parser.add_argument("--num-fewshot", type=int, metavar="N", help="examples in the prompt (default: the task's)")
@@ -98,7 +101,8 @@ def add_task_options(parser, *, defaults: bool = True) -> None:
         default=False if defaults else None,
         help="let task YAML files of your own run the Python that they name (!function)",
     )
-    add_cache_option(parser, defaults=defaults)
+    if writes:
+        add_cache_option(parser, defaults=defaults)
     parser.add_argument("--batch-tokens", type=int, metavar="N", help="tokens per batch (default: by device)")
 
 

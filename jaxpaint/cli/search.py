@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 _OF_A_STUDY = (
     *("model", "revision", "dtype", "weights", "tensor_parallel", "layer_parallel", "offload", "tasks", "limit"),
-    *("num_fewshot", "bos", "data", "trust_tasks", "kv", "batch_tokens", "store", "calibration"),
+    *("num_fewshot", "bos", "data", "trust_tasks", "batch_tokens", "store", "calibration"),
 )
 
 
@@ -56,7 +56,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the front as a table")
     add_model_options(parser.add_argument_group("model"), defaults=False)
     tasks = parser.add_argument_group("tasks")
-    add_task_options(tasks, defaults=False)
+    add_task_options(tasks, defaults=False, writes=False)
     tasks.add_argument("--held-out", type=float, metavar="SHARE", help="of documents, not searched on (default: 0.5)")
     tasks.add_argument("--held-out-tasks", metavar="A,B", help="tasks that only confirm")
     search = parser.add_argument_group("search")

@@ -25,7 +25,6 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-from jaxpaint.base.documents import read_json
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.memory import require_memory
 from jaxpaint.base.precision import require_float_weights
@@ -35,6 +34,7 @@ from jaxpaint.engine.model import Model, from_parameters
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.engine.source import Source
 from jaxpaint.models import abstract_model, checkpoint, with_layers
+from jaxpaint.models.derived import save_derived
 from jaxpaint.models.family import require_lm_head
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.search import Estimate
@@ -122,17 +122,12 @@ class Healed:
                 out[...] = checkpoint.read_tensor(source, path, layer)
 
         with checkpoint.verified(source) as manifest:
-            generation = source / checkpoint.GENERATION_CONFIG
-            return checkpoint.save(
+            return save_derived(
+                source,
+                manifest,
                 destination,
                 self.model.config,
                 fill,
-                dtype=manifest["dtype"],
-                huggingface_config=read_json(source / "huggingface_config.json", dict[str, Any]),
-                tokenizer_files=[source / "tokenizer" / name for name in manifest["tokenizer"]],
-                generation_config=generation if checkpoint.GENERATION_CONFIG in manifest.get("files", {}) else None,
-                source=manifest["source"],
-                revision=manifest.get("revision"),
                 healed=[*manifest.get("healed", []), dict(self.record)],
                 overwrite=overwrite,
                 progress=progress,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from transformers import AutoModelForCausalLM
 
 import jaxpaint as jp
 from convert import compose, convert, export
+from convert.card import model_card
 from convert.composition import Origin, composition
 from jaxpaint.base.errors import UserError
 from jaxpaint.models.checkpoint import read_config, read_manifest, read_tensor
+from jaxpaint.models.derived import save_derived
 from jaxpaint.plans.plan import Plan
 from tests.helpers.decoders import VOCAB_SIZE, make_tiny, randomise
 
@@ -100,6 +103,24 @@ def test_what_is_no_layer_is_the_first_models(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         read_tensor(store, "blocks/mlp/up_proj/kernel"), read_tensor(stores["A"], "blocks/mlp/up_proj/kernel")
     )
+
+
+def test_what_was_trained_or_composed_before_is_still_said(tmp_path: Path) -> None:
+    """Of every model that is used, and by what is made of the store afterwards."""
+    stores, _ = make_stores(tmp_path)
+
+    def derived(store: Path, name: str, **history: Any) -> Path:
+        def same(path: str, layer: int | None, out: np.ndarray) -> None:
+            out[...] = read_tensor(store, path, layer)
+
+        return save_derived(store, read_manifest(store), tmp_path / name, read_config(store), same, **history)
+
+    healed = derived(stores["B"], "healed", healed=[{"plan": "0 2 4"}])
+    both = compose({"A": stores["A"], "B": healed}, "A:0-1 B:2-4", tmp_path / "both")
+    assert "healed for the plan `0 2 4`" in model_card("short", Plan.parse("0-4"), read_manifest(both), (), None)
+    again = read_manifest(derived(both, "again"))
+    assert again["composed"] == read_manifest(both)["composed"]
+    assert again["healed"] == [{"plan": "0 2 4"}]
 
 
 def test_texts() -> None:
