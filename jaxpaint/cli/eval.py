@@ -28,7 +28,7 @@ from jaxpaint.base.limits import require
 from jaxpaint.base.precision import described
 from jaxpaint.cli.asking import add_asking_options, asking_of
 from jaxpaint.cli.exits import MISTAKE
-from jaxpaint.cli.loading import loaded, source_with_plan
+from jaxpaint.cli.loading import source_with_plan
 from jaxpaint.cli.options import (
     add_host_options,
     add_model_options,
@@ -91,9 +91,9 @@ def run(options: argparse.Namespace) -> int:
         if writes and options.kv == "mean":
             groups(plan, plan.attentions)
 
-    source, mesh, plan = source_with_plan(options, check)
+    source, plan = source_with_plan(options, check)
     Encoding.of(source, options.bos, max_length=longest, asking=asking)  # what the tokenizer lacks is told now
-    model = loaded(options, source, mesh)
+    model = source.loaded
 
     from jaxpaint.base.progress import bar
     from jaxpaint.tasks.harness import PlanLM

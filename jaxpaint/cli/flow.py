@@ -31,7 +31,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import check_writable, write_whole
 from jaxpaint.base.limits import require
 from jaxpaint.base.words import count
-from jaxpaint.cli.loading import loaded, model_config, model_store
+from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.cli.options import add_model_options, add_variant_options, variant_options
 from jaxpaint.study.settings import checked_options
 from jaxpaint.study.spec import variants_of
@@ -94,9 +94,7 @@ def run(options: argparse.Namespace) -> int:
     facts = _facts(options)[: options.limit]
     if options.story is not None and options.story > len(facts):
         raise UserError(f"--story {options.story}: there are {count(len(facts), 'fact')}")
-    options.tensor_parallel, options.layer_parallel, options.offload = 1, 1, False
-    source = Source.of(model_store(options.model, options.revision), options.dtype, options.weights)
-    model = loaded(options, source, None)
+    model = Source.of(model_store(options.model, options.revision), options.dtype, options.weights).loaded
     wanted = [name for name in (BRANCHES, PATCHES, SUBLAYERS, CLOCK) if getattr(options, name)]
     to_ask = asked(model, facts, before=options.before, size=options.window, extras=wanted)
     story = None if options.story is None else options.story - 1

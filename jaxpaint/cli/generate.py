@@ -19,7 +19,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.cli.loading import loaded, source_with_plan
+from jaxpaint.cli.loading import source_with_plan
 from jaxpaint.cli.options import (
     add_cache_option,
     add_host_options,
@@ -91,10 +91,10 @@ def run(options: argparse.Namespace) -> int:
         if text:  # that there is none is told in its place
             _check_new_tokens(options.max_new_tokens, config)
 
-    source, mesh, plan = source_with_plan(options, check)
+    source, plan = source_with_plan(options, check)
     plans = compared or [plan]
     prompt = _prompt(source, text, options)
-    model = loaded(options, source, mesh)
+    model = source.loaded
     _tell_settings(model)
     if compared:
         _compare(model, plans, prompt, sampling, options.kv)

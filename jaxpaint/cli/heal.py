@@ -26,7 +26,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ from jaxpaint.base.limits import require
 from jaxpaint.base.words import count, text_digest
 from jaxpaint.cli.failures import work_is_kept
 from jaxpaint.cli.healed import heading, of_tasks, of_texts, table, values
-from jaxpaint.cli.loading import loaded, source_with_plan
+from jaxpaint.cli.loading import source_with_plan
 from jaxpaint.cli.options import (
     add_model_options,
     add_plan_options,
@@ -115,7 +115,8 @@ def run(options: argparse.Namespace) -> int:
             )
 
     options.tensor_parallel, options.layer_parallel, options.offload = 1, 1, False
-    source, _, plan = source_with_plan(options, check)
+    source, plan = source_with_plan(options, check)
+    source = replace(source, mesh=None)  # one device, though there be others
     require_healable(source)
     tokens = tokens_of(source, options.bos or "auto", texts)
     dealt(source, tokens, settings.length, settings.held_out, settings.seed)  # what is wrong is told now
@@ -124,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     requests = _requests(options, source, tasks)
     started = time.perf_counter()
-    model = loaded(options, source, None)
+    model = source.loaded
     before = _scored(model, requests, [model.full_plan, plan], options.batch_tokens)
     healed = _healed(model, plan, tokens, settings, options)
     after = _scored(healed.model, requests, [plan], options.batch_tokens)

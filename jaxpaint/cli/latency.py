@@ -13,7 +13,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import check_writable, is_stream, write_whole
 from jaxpaint.base.shown import visible_name
 from jaxpaint.base.words import count
-from jaxpaint.cli.loading import loaded, source_with_plan
+from jaxpaint.cli.loading import source_with_plan
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.latency import Latency, Setting, Spread, beside
 
@@ -49,12 +49,12 @@ def run(options: argparse.Namespace) -> int:
         for each in compared:
             each.validate(config.num_hidden_layers)
 
-    source, mesh, plan = source_with_plan(options, check)
+    source, plan = source_with_plan(options, check)
     from jaxpaint.base.progress import bar
     from jaxpaint.bench.latency import Sizes, measure
 
     plans = list(dict.fromkeys([plan, *compared]))
-    model = loaded(options, source, mesh)
+    model = source.loaded
     with bar("measuring", "plans") as progress:
         advance = progress(len(plans) * (rounds + 1))
         found = measure(model, plans, Sizes(**numbers), rounds, progress=advance)

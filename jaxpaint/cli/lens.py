@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from jaxpaint.base.limits import require
 from jaxpaint.base.shown import visible
-from jaxpaint.cli.loading import loaded, source_with_plan
+from jaxpaint.cli.loading import source_with_plan
 from jaxpaint.cli.options import add_model_options, add_plan_options, check_plan_options, plan_line
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ def run(options: argparse.Namespace) -> int:
     require_count(options.top)
     options.tensor_parallel = options.layer_parallel = 1
     options.offload = False
-    source, mesh, plan = source_with_plan(options, lambda config, _: require_lm_head(config, "the lens"))
+    source, plan = source_with_plan(options, lambda config, _: require_lm_head(config, "the lens"))
     tokens = encoded(source, options.text)  # what cannot be read is told before the weights are
     (position,) = places([options.position], len(tokens))
-    seen = loaded(options, source, mesh).run([tokens], plan)
+    seen = source.loaded.run([tokens], plan)
     print(_json(seen, options.top) if options.json else _table(seen, options.top, position))
     return 0
 

@@ -12,9 +12,6 @@ from jaxpaint.cli.options import chosen_plan
 from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
-    from jaxpaint.engine.model import Model
     from jaxpaint.engine.source import Source
     from jaxpaint.models.family import Config
 
@@ -37,10 +34,8 @@ def model_config(model: str, revision: str | None = None) -> Config:
     return config_for(model, revision)
 
 
-def source_with_plan(
-    options: argparse.Namespace, check: Callable[[Config, Plan], None]
-) -> tuple[Source, Mesh | None, Plan]:
-    """The converted model whose weights are not read, the devices to read them to, and the plan that the options name.
+def source_with_plan(options: argparse.Namespace, check: Callable[[Config, Plan], None]) -> tuple[Source, Plan]:
+    """The converted model whose weights are not read, and the plan that the options name.
 
     A plan that does not fit, and what `check` raises of other options, is told before the model is converted. Raises
     UserError.
@@ -48,20 +43,14 @@ def source_with_plan(
     config = model_config(options.model, options.revision)
     plan = chosen_plan(options, config.num_hidden_layers)
     check(config, plan)
+    return model_source(options), plan
 
+
+def model_source(options: argparse.Namespace) -> Source:
+    """The converted model, to be read as the options say to these devices. Raises UserError."""
     from jaxpaint.engine.source import Source
     from jaxpaint.models.sharding import device_mesh
 
     mesh = device_mesh(options.tensor_parallel, options.layer_parallel)
     store = model_store(options.model, options.revision)
-    return Source.of(store, options.dtype, options.weights), mesh, plan
-
-
-def loaded(options: argparse.Namespace, source: Source, mesh: Mesh | None) -> Model:
-    """The model of `source`. Its tokenizer is read first: the libraries for it take memory that weights then lack."""
-    from jaxpaint.engine.model import load
-
-    tokenizer = source.tokenizer
-    model = load(source.store, dtype=options.dtype, weights=source.weights, mesh=mesh, offload=options.offload)
-    vars(model)["tokenizer"] = tokenizer  # where the cached property keeps it
-    return model
+    return Source.of(store, options.dtype, options.weights, mesh=mesh, offload=options.offload)

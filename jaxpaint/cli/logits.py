@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 from jaxpaint.base.limits import require
-from jaxpaint.cli.loading import loaded, source_with_plan
+from jaxpaint.cli.loading import source_with_plan
 from jaxpaint.cli.options import add_host_options, add_model_options, add_plan_options, check_plan_options, plan_line
 
 
@@ -29,9 +29,9 @@ def run(options: argparse.Namespace) -> int:
     from jaxpaint.models.family import require_lm_head
 
     require_count(options.top)
-    source, mesh, plan = source_with_plan(options, lambda config, _: require_lm_head(config, "what comes next"))
+    source, plan = source_with_plan(options, lambda config, _: require_lm_head(config, "what comes next"))
     encoded(source, options.text)  # what cannot be continued is told before the weights are read
-    model = loaded(options, source, mesh)
+    model = source.loaded
     tokens = most_likely_next(model, plan, options.text, options.top)
     print(plan_line(str(plan), plan.cost, plan.depth))
     print(f"{'logit':>9} {'probability':>12}  token")

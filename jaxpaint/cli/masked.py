@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.texts import read_text
-from jaxpaint.cli.loading import loaded, model_config, model_store
+from jaxpaint.cli.loading import model_config, model_source
 from jaxpaint.cli.options import add_host_options, add_model_options, add_variant_options, variant_options
 from jaxpaint.study.settings import checked_options
 from jaxpaint.study.spec import variants_of
@@ -51,14 +51,11 @@ def run(options: argparse.Namespace) -> int:
 
     from jaxpaint.base.progress import bar
     from jaxpaint.engine.masked import encode_texts, require_masked_head, score_masked
-    from jaxpaint.engine.source import Source
-    from jaxpaint.models.sharding import device_mesh
 
     require_masked_head(config)
-    mesh = device_mesh(options.tensor_parallel, options.layer_parallel)
-    source = Source.of(model_store(options.model, options.revision), options.dtype, options.weights)
+    source = model_source(options)
     encoded = encode_texts(source, texts)
-    model = loaded(options, source, mesh)
+    model = source.loaded
     with bar("scoring") as progress:
         scores = score_masked(
             model,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from jaxpaint.base.limits import require
 from jaxpaint.base.shown import visible
 from jaxpaint.base.words import count
-from jaxpaint.cli.loading import loaded, source_with_plan
+from jaxpaint.cli.loading import source_with_plan
 from jaxpaint.cli.options import add_model_options, add_plan_options, check_plan_options, plan_line
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ def run(options: argparse.Namespace) -> int:
 
     options.tensor_parallel = options.layer_parallel = 1
     options.offload = False
-    source, mesh, plan = source_with_plan(options, lambda config, _: require_decoder(config, "routes"))
+    source, plan = source_with_plan(options, lambda config, _: require_decoder(config, "routes"))
     tokens = encoded(source, options.text)  # what cannot be read is told before the weights are
     places([options.position], len(tokens))
-    seen = loaded(options, source, mesh).run([tokens], plan)
+    seen = source.loaded.run([tokens], plan)
     found = routes(
         seen,
         options.position,

@@ -27,7 +27,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
 from jaxpaint.base.numbers import parse_numbers
 from jaxpaint.base.shown import visible
-from jaxpaint.cli.loading import loaded, source_with_plan
+from jaxpaint.cli.loading import source_with_plan
 from jaxpaint.cli.options import add_model_options, add_plan_options, check_plan_options, plan_line
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ def run(options: argparse.Namespace) -> int:
     require_count(options.top)
     options.tensor_parallel = options.layer_parallel = 1
     options.offload = False
-    source, mesh, plan = source_with_plan(options, lambda config, _: require_lm_head(config, "what comes next"))
+    source, plan = source_with_plan(options, lambda config, _: require_lm_head(config, "what comes next"))
     tokens = encoded(source, options.text)  # what cannot be read is told before the weights are
-    model = loaded(options, source, mesh)
+    model = source.loaded
     plain = model.run([tokens], plan)
     changes: list[Intervention] = []
     if options.block:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from jaxpaint.base.documents import read_bytes
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
-from jaxpaint.cli.loading import loaded, model_config, model_store
+from jaxpaint.cli.loading import model_config, model_source
 from jaxpaint.cli.options import add_model_options
 from jaxpaint.plans.plan import Plan
 
@@ -79,18 +79,14 @@ def run(options: argparse.Namespace) -> int:
     for given in options.plan:  # what can be said without a model
         Plan.parse(given.partition("=")[2] or given)
     require(computing=True)
-    from jaxpaint.engine.source import Source
     from jaxpaint.models.family import require_lm_head
-    from jaxpaint.models.sharding import device_mesh
     from jaxpaint.serve.offered import offered
 
     config = model_config(options.model, options.revision)
     require_lm_head(config, "writing text")
     plans = offered(_name(options.model), config.num_hidden_layers, options.plan)
     with _listening(options.host, options.port) as listening:
-        mesh = device_mesh(options.tensor_parallel, options.layer_parallel)
-        store = model_store(options.model, options.revision)
-        model = loaded(options, Source.of(store, options.dtype, options.weights), mesh)
+        model = model_source(options).loaded
         print("\n".join(lines(plans, options.host, listening.getsockname()[1], token is not None)), flush=True)
         _serve(model, plans, listening, token, options)
     return 0

@@ -53,11 +53,17 @@ class Source:
 
     @cached_property
     def loaded(self) -> Model:
-        """The model itself, whose weights are read the first time. Raises UserError as `jaxpaint.engine.model.load`."""
+        """The model itself, whose weights are read the first time.
+
+        Its tokenizer is read before: the libraries for it take memory that weights then lack. Raises UserError as
+        `jaxpaint.engine.model.load`, and where there is no tokenizer.
+        """
+        tokenizer = self.tokenizer
         how: Any = {"dtype": self.dtype.name, "weights": self.weights, "mesh": self.mesh, "offload": self.offload}
         found = load(self.store, **how)
         if found.manifest != self.manifest:
             raise UserError(f"the store {self.store} was replaced meanwhile; try again")
+        vars(found)["tokenizer"] = tokenizer  # where the cached property keeps it
         return found
 
     @property

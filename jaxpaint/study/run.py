@@ -206,8 +206,6 @@ def open_session(
         if pool is None:
             how: Any = {"mesh": mesh, "offload": spec.offload}
             model = Source.of(converted, spec.dtype, spec.weights, **how)  # type: ignore[arg-type]
-            if not spec.store.exists():  # all has to be computed: what the weights lack is told before anything is made
-                _ = model.loaded
         else:
             stack.enter_context(compiling_for(pool.device.platform))
             model = _source(converted, spec, pool)
@@ -216,6 +214,8 @@ def open_session(
         if (writing := next((task for task in requests if task.is_generative), None)) is not None:
             for line in writing.encoding.generation.lines(model.tokenizer.eos_token_id):
                 tell(line)
+        if pool is None and not spec.store.exists():
+            _ = model.loaded  # all has to be computed: what the weights lack is told before anything is made
         store = stack.enter_context(Store.open(spec.store, create=True))
         worker = stack.enter_context(Worker(spec.store))
         tell_mended(store, tell)
