@@ -263,19 +263,23 @@ def _own_folder(output: Path, name: str) -> Iterator[Path]:
     from jaxpaint.training.checkpoints import claimed, discard
 
     kept = output.with_name(f"{output.name}.checkpoints")
-    with claimed(kept / name) as is_ours:
-        if not is_ours:
-            raise UserError(f"another process is healing this into {output}; wait for it, or choose another --output")
-        try:
-            yield kept / name
-        except BaseException as error:
-            if (kept / name).is_dir():
-                work_is_kept(error, f"{kept} keeps what is done, and the same command continues")
-            raise
-        discard(kept / name)
-    remove_abandoned(kept)
-    with suppress(OSError):  # with what other settings had begun
-        kept.rmdir()
+    try:
+        with claimed(kept / name) as is_ours:
+            if not is_ours:
+                raise UserError(
+                    f"another process is healing this into {output}; wait for it, or choose another --output"
+                )
+            try:
+                yield kept / name
+            except BaseException as error:
+                if (kept / name).is_dir():
+                    work_is_kept(error, f"{kept} keeps what is done, and the same command continues")
+                raise
+            discard(kept / name)
+    finally:
+        remove_abandoned(kept)
+        with suppress(OSError):  # with what other settings had begun, or what is to go on
+            kept.rmdir()
 
 
 def _scored(

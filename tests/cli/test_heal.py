@@ -166,6 +166,16 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(run, command, tmp_path, mo
     assert read_manifest(one)["fingerprint"] == read_manifest(other)["fingerprint"]
 
 
+def test_a_run_that_ends_before_anything_is_kept_leaves_nothing(run, command, tmp_path, monkeypatch) -> None:
+    def interrupted(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxpaint.training.trainer._read", interrupted)
+    status, _, err = run(*command, "--output", tmp_path / "healed")
+    assert (status, err.splitlines()[-1]) == (130, "jaxpaint: interrupted")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_stored_is_not_lost(run, command, tmp_path, monkeypatch) -> None:
     from jaxpaint.training.heal import Healed
 
