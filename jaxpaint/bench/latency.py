@@ -26,6 +26,7 @@ from jaxpaint.results.latency import Latency, Setting
 
 if TYPE_CHECKING:
     from jaxpaint.engine.model import Model
+    from jaxpaint.engine.source import Source
 
 # Each may have an executable of its own, which must stay loaded from round to round.
 MOST_PLANS = MOST_LOADED // 2
@@ -51,9 +52,9 @@ class Sizes:
             )
 
 
-def setting_of(model: Model, sizes: Sizes) -> Setting:
-    """The machine that a model lies on, and the sizes."""
-    device = jax.tree.leaves(model.state)[0].devices().pop()
+def setting_of(model: Model | Source, sizes: Sizes) -> Setting:
+    """The machine that a model lies on, or will, and the sizes."""
+    device = jax.devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
     return Setting(
         device=processor() if on_cpu() else device.device_kind,
         num_devices=1 if model.mesh is None else model.mesh.size,

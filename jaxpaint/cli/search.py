@@ -32,11 +32,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import check_writable
+from jaxpaint.cli.clusters import add_cluster_options, chosen_cluster
 from jaxpaint.cli.options import add_model_options, add_task_options
 from jaxpaint.cli.studies import carry_out, check
 
@@ -61,7 +64,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     tasks.add_argument("--held-out-tasks", metavar="A,B", help="tasks that only confirm")
     search = parser.add_argument_group("search")
     search.add_argument(
-        "--budget", metavar="B", required=True, help="cost=0.75 (of the full model), cost=24 or depth=24 (layers)"
+        "--budget",
+        metavar="B",
+        required=True,
+        help="cost=0.75 (of the full model), cost=24, depth=24 (layers), latency=0.8 or latency=40ms",
     )
     search.add_argument("--methods", metavar="A,B", help="by commas, as above (default: greedy,evolution)")
     search.add_argument(
@@ -76,11 +82,21 @@ def add(parser: argparse.ArgumentParser) -> None:
         help='texts to measure the model on: one a line, or JSON lines with "text". Its Block Influence and angular '
         "distance propose plans to begin with, and to compare with (painter-16 has its own)",
     )
+    latency = parser.add_argument_group("latency, where it is the budget: a call that writes after random prompts")
+    for name, what in (
+        ("batch-size", "prompts at once (default: 1)"),
+        ("prompt-length", "tokens of a prompt (default: 128)"),
+        ("new-tokens", "tokens to write after each (default: 32)"),
+        ("rounds", "turns of every plan that is measured (default: 5)"),
+    ):
+        latency.add_argument(f"--{name}", type=int, metavar="N", help=what)
+    add_cluster_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     spec = _spec(options)
     check(spec.study, options.report)
+    cluster = chosen_cluster(options)
     if options.csv is not None:
         check_writable(options.csv, "a CSV file", "--csv")
 
@@ -90,7 +106,9 @@ def run(options: argparse.Namespace) -> int:
         from jaxpaint.search.run import run_search
 
         with byte_bar() as converting, bar("search") as progress:
-            result = run_search(spec, tell=say, progress=progress, converting=converting, command=shlex.join(sys.argv))
+            command = shlex.join(sys.argv)
+            how = {"progress": progress, "converting": converting, "command": command, "cluster": cluster}
+            result = run_search(spec, tell=say, **how)  # type: ignore[arg-type]
         if options.csv is not None:
             write_csv(result, options.csv)
         return SearchSummary(result)
@@ -100,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _spec(options: argparse.Namespace) -> SearchSpec:
     from jaxpaint.search.budget import Budget
-    from jaxpaint.search.spec import SearchSpec, proposals
+    from jaxpaint.search.spec import SearchSpec, Timing, proposals
     from jaxpaint.study import values
     from jaxpaint.study.settings import checked_options
     from jaxpaint.study.spec import StudySpec
@@ -118,8 +136,14 @@ def _spec(options: argparse.Namespace) -> SearchSpec:
     own = {name.replace("-", "_"): value for name, value in settings.items()}
     own["tasks"] = tuple(dict.fromkeys([*own["tasks"], *held]))
     study = StudySpec(**own, strategies=strategies, calibration=calibration)
-    given = {name: getattr(options, name) for name in ("held_out", "plans", "width", "finalists", "seed")}
-    given["methods"] = None if options.methods is None else values.names(options.methods)
-    return SearchSpec(
-        study, budget, held_out_tasks=held, **{name: value for name, value in given.items() if value is not None}
-    )
+    given = _given(options, ("held_out", "plans", "width", "finalists", "seed"))
+    if options.methods is not None:
+        given["methods"] = values.names(options.methods)
+    timing = _given(options, [field.name for field in fields(Timing)])
+    if timing and budget.kind != "latency":
+        raise UserError(f"--{next(iter(timing)).replace('_', '-')} belongs to a latency; give --budget latency=0.8")
+    return SearchSpec(study, budget, held_out_tasks=held, timing=Timing(**timing), **given)
+
+
+def _given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(options, name)) is not None}

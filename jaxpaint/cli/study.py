@@ -52,6 +52,7 @@ from typing import TYPE_CHECKING
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli.asking import add_asking_options
+from jaxpaint.cli.clusters import add_cluster_options, chosen_cluster
 from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.cli.options import add_measured_options, add_model_options, add_task_options, add_variant_options
 from jaxpaint.cli.studies import carry_out, check
@@ -59,7 +60,6 @@ from jaxpaint.study.settings import DEMO, DEMO_REPORT, PRESETS, spec_from
 from jaxpaint.study.spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
 
 if TYPE_CHECKING:
-    from jaxpaint.study.cluster import Cluster
     from jaxpaint.study.run import StudySummary
 
 # What is not part of a study's settings.
@@ -76,15 +76,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile-for", metavar="DEVICE", help="with --dry-run: whether it fits v5e, h100:4, …")
     parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
     parser.add_argument("--shard", metavar="I/N", help="the I-th of N parts of nearly equal work; I from 1")
-    machines = parser.add_argument_group("many machines")
-    machines.add_argument(
-        "--ray", metavar="ADDRESS", help="compute on a Ray cluster; HOST:PORT, or auto for this one's"
-    )
-    machines.add_argument(
-        "--ray-worker",
-        metavar="GPU=1",
-        help="what each worker takes there (default: a GPU, or a CPU where there is none)",
-    )
+    add_cluster_options(parser)
     add_model_options(parser.add_argument_group("model"), defaults=False)
     add_task_options(parser.add_argument_group("tasks"), defaults=False)
     plans = parser.add_argument_group("plans")
@@ -111,7 +103,9 @@ def run(options: argparse.Namespace) -> int:
     of_demo = (spec.model, str(spec.store)) == (DEMO["model"], DEMO["store"])
     folder = options.report or (DEMO_REPORT if of_demo else None)
     check(spec, folder)
-    cluster = _cluster(options)
+    if options.dry_run and options.ray is not None:
+        raise UserError("--dry-run computes nothing, and needs no cluster; leave --ray away")
+    cluster = chosen_cluster(options)
     if options.dry_run:
         return _dry_run(spec, options.compile_for)
     if options.compile_for is not None:
@@ -126,19 +120,6 @@ def run(options: argparse.Namespace) -> int:
             return run_study(spec, progress=progress, tell=say, converting=converting, command=command, cluster=cluster)
 
     return carry_out(spec, folder, study)
-
-
-def _cluster(options: argparse.Namespace) -> Cluster | None:
-    """Raises UserError where --ray is not what it can be."""
-    if options.ray is None:
-        if options.ray_worker is not None:
-            raise UserError("--ray-worker is of workers on a Ray cluster; give --ray HOST:PORT, or --ray auto")
-        return None
-    if options.dry_run:
-        raise UserError("--dry-run computes nothing, and needs no cluster; leave --ray away")
-    from jaxpaint.study.cluster import Cluster, resources
-
-    return Cluster(options.ray, None if options.ray_worker is None else resources(options.ray_worker))
 
 
 def _dry_run(spec: StudySpec, device: str | None) -> int:

@@ -37,7 +37,9 @@ def work(result: SearchResult) -> str:
 
 def grid(result: SearchResult) -> list[str]:
     """The front and what it is held against, line by line; a > before the winner."""
-    rows = [("", "cost", "depth", "search", "held out", "± se", "vs ref.", "± se", "p", "plan")]
+    is_timed = any(each.latency is not None for each in result.found)
+    scores = "search", "held out", "± se", "vs ref.", "± se", "p"
+    rows = [("", "cost", "depth", *(["ms"] * is_timed), *scores, "plan")]
     for each in result.found:
         beside = ("-", "-") if each.against is None else (f"{each.against.value:+.3f}", f"{each.against.stderr:.3f}")
         mark = ">" if each.plan == result.winner else ""
@@ -45,7 +47,8 @@ def grid(result: SearchResult) -> list[str]:
         p = f"{each.p:.2g}" if each.role == FRONT else "-"
         text = each.plan if len(each.plan) <= LONGEST else f"{each.plan[: LONGEST - 1]}…"
         name = f"{text} ({each.name})" if each.name else text
-        rows.append((mark, str(each.cost), str(each.depth), *numbers, *beside, p, name))
+        took = [] if not is_timed else ["-" if each.latency is None else f"{1000 * each.latency:.4g}"]
+        rows.append((mark, f"{each.cost:g}", f"{each.depth:g}", *took, *numbers, *beside, p, name))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join((*(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)), row[-1])).rstrip()
@@ -65,12 +68,13 @@ def search_table(result: SearchResult, milliseconds: Mapping[str, float]) -> Tab
                 *(each.held_out.low, each.held_out.high, each.metric.value, each.metric.stderr, *beside),
                 *(each.p if each.role == FRONT else None, each.shrinkage.value, each.shrinkage.stderr),
                 milliseconds.get(each.plan),
+                None if each.latency is None else 1000 * each.latency,
             )
         )
     columns = (
         "role", "name", "plan", "cost", "depth", "search", "search stderr", "held out", "held out stderr", "low",
         "high", "metric", "metric stderr", "against reference", "against stderr", "p (Holm)", "shrinkage",
-        "shrinkage stderr", "ms to the first token",
+        "shrinkage stderr", "ms to the first token", "ms a call",
     )  # fmt: skip
     title = (
         f"Search within {result.setting.budget}: score less the full model's (nats of the right answer), "

@@ -107,6 +107,17 @@ def cell_ids(connection: sqlite3.Connection, model: int, task: int, plans: Seque
     return [stored[int(plan)] for plan in plans]
 
 
+def analysis(
+    connection: sqlite3.Connection, model: int, plan: int, name: str, settings: Mapping[str, Any]
+) -> Any | None:
+    """What is stored, nested lists; None if there is nothing."""
+    row = connection.execute(
+        "SELECT value FROM analyses WHERE (model, plan, name, settings) = (?, ?, ?, ?)",
+        (model, plan, name, canonical_json(settings)),
+    ).fetchone()
+    return None if row is None else json.loads(row[0])
+
+
 def put_analysis(
     connection: sqlite3.Connection, model: int, plan: int, name: str, settings: Mapping[str, Any], value: Any
 ) -> None:

@@ -19,10 +19,11 @@ FLOW = "flow"  # of analyses: how facts flow (jaxpaint.results.flow), and how on
 STORY = "story"
 MEASURED = "measured"  # of analyses: what was measured of the full model to propose plans from (jaxpaint.study)
 SEARCH = "search"  # of analyses: what a search for plans found (jaxpaint.results.search)
+CLOCK = "clock of plans"  # of analyses: what a plan's parts take on a machine (jaxpaint.search.clock)
 # Analyses that are no numbers by state or step of texts, and are read by modules of their own.
-APART = (LATENCY, FLOW, STORY, MEASURED, SEARCH)
+APART = (LATENCY, FLOW, STORY, MEASURED, SEARCH, CLOCK)
 # Those that are no results of a model.
-BESIDE = (LATENCY, MEASURED, SEARCH)
+BESIDE = (LATENCY, MEASURED, SEARCH, CLOCK)
 STDERR = "_stderr"  # ends the name of an analysis's standard errors, which are an analysis of their own
 LEAST_R2 = 0.9  # of a clock's fit on what it had not seen, below which it tells nothing
 FIT = "_fit"  # ends the name of a fit's R² on texts that it had not seen, likewise

@@ -82,6 +82,11 @@ class Latency:
         return Spread.of(self.first_seconds)
 
     @property
+    def whole(self) -> Spread:
+        """Seconds to the last new token."""
+        return Spread.of(self.whole_seconds)
+
+    @property
     def step_seconds(self) -> tuple[float, ...]:
         """Seconds of each further token of a row, by round."""
         steps = self.setting.new_tokens - 1

@@ -50,7 +50,8 @@ class Found:
     nats of the right answer; `metric` is that of the tasks' main metrics, held out. `against` is the held-out score
     less that of the reference plan at the same budget, None where there is no such plan, or this is it. `shrinkage` is
     how much less it scores held out than in the search, against the full model. `p` is that of `against`, or without a
-    reference of `held_out`, after Holm over all plans of the front.
+    reference of `held_out`, after Holm over all plans of the front. `latency` is how many seconds a call under the plan
+    took, of a search within a latency (whose `SearchSetting.budget` says which).
     """
 
     plan: str
@@ -64,11 +65,15 @@ class Found:
     against: Estimate | None
     shrinkage: Estimate
     p: float
+    latency: float | None = None
 
 
 @dataclass(frozen=True)
 class SearchSetting:
-    """Which search it was; another one of equal settings takes its place."""
+    """Which search it was; another one of equal settings takes its place.
+
+    `budget` names, of a latency, what it is of: the machine and the sizes.
+    """
 
     tasks: tuple[str, ...]
     held_out_tasks: tuple[str, ...]
@@ -94,7 +99,7 @@ class SearchResult:
     """
 
     setting: SearchSetting
-    limit: int
+    limit: float
     winner: str
     compared: int
     luck: Estimate
@@ -152,6 +157,8 @@ def verdict(result: SearchResult) -> list[str]:
         f"against the full model, nats of the right answer: {best.search} there, {best.held_out} on "
         f"{result.setting.held_out} held-out documents; {best.shrinkage} of it was the choice's",
     ]
+    if best.latency is not None:
+        told.append(_latency(result, best.latency))
     if lead.value > 0 and best.p < LEVEL:
         told.append(f"confirmed: better than {of} on held-out documents by {lead}, {_p(result, best)}")
     elif lead.value < 0 and best.p < LEVEL:
@@ -168,6 +175,14 @@ def verdict(result: SearchResult) -> list[str]:
     if others:
         told.append(f"beside others on held-out documents, winner less plan: {', '.join(others)}")
     return told
+
+
+def _latency(result: SearchResult, seconds: float) -> str:
+    full = next(each.latency for each in result.found if each.role == FULL)
+    share = f", {seconds / full:.2f} of the full model's" if full else ""
+    over = seconds / result.limit - 1
+    beyond = f": {100 * over:.1f} % over the budget, as every finalist is" if over > 0 else ""
+    return f"measured: {1000 * seconds:.4g} ms a call{share}{beyond}"
 
 
 def _p(result: SearchResult, found: Found) -> str:

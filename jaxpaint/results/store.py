@@ -9,7 +9,6 @@ join the ids into readable rows.
 
 from __future__ import annotations
 
-import json
 import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from jaxpaint.results.claims import Worker
 from jaxpaint.results.damage import mend, reading
 from jaxpaint.results.keys import PlanRow
 from jaxpaint.results.kinds import LATENCY
-from jaxpaint.results.latency import Latency
+from jaxpaint.results.latency import Latency, LatencyRow, latencies
 from jaxpaint.results.merge import merge
 from jaxpaint.results.schema import LOCK_SECONDS, canonical_json, connect, explained, one, snapshot, transaction
 from jaxpaint.results.scores import MetricRow
@@ -254,6 +253,20 @@ class Store:
         with self._writing() as connection:
             results_keys.put_analysis(connection, model, plan, name, settings, value)
 
+    def agreed(self, model: int, plan: int, name: str, settings: Mapping[str, Any], value: Sequence[Any]) -> Any:
+        """As `add_record` where there is none of equal settings; what there is now, whichever process wrote it."""
+        with self._writing() as connection:
+            key = model, plan, name, settings
+            if (known := results_keys.analysis(connection, *key)) is None:
+                results_keys.put_analysis(connection, *key, value)
+                known = results_keys.analysis(connection, *key)
+        return known
+
+    def latencies(self, model: int) -> list[LatencyRow]:
+        """How long plans of a model took (`jaxpaint.results.latency.latencies`)."""
+        with self._reading() as connection:
+            return latencies(connection, model)
+
     def add_latencies(self, model: Mapping[str, Any], measured: Sequence[tuple[Plan, Latency]]) -> None:
         """Keeps how long plans of a model took, all of them or none, in place of what equal settings gave before.
 
@@ -273,11 +286,7 @@ class Store:
     def analysis(self, model: int, plan: int, name: str, settings: Mapping[str, Any]) -> Any | None:
         """A stored analysis as nested lists, None in place of NaN in them; None if there is none."""
         with self._reading() as connection:
-            row = connection.execute(
-                "SELECT value FROM analyses WHERE (model, plan, name, settings) = (?, ?, ?, ?)",
-                (model, plan, name, canonical_json(settings)),
-            ).fetchone()
-        return None if row is None else json.loads(row[0])
+            return results_keys.analysis(connection, model, plan, name, settings)
 
     def add_run(
         self,

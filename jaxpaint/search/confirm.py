@@ -24,13 +24,13 @@ def front(scores: Mapping[Plan, float]) -> tuple[Plan, ...]:
     return tuple(kept)
 
 
-def spread(plans: Sequence[Plan], winner: Plan, number: int) -> tuple[Plan, ...]:
-    """At most `number` of the front's plans, the winner among them, the others evenly along it."""
+def spread(plans: Sequence[Plan], leading: Sequence[Plan], number: int) -> tuple[Plan, ...]:
+    """At most `number` of the front's plans, the leading ones among them, the others evenly along it."""
     if len(plans) <= number:
         return tuple(plans)
-    others = [plan for plan in plans if plan != winner]
-    places: list[int] = np.linspace(0, len(others) - 1, number - 1).round().astype(int).tolist() if number > 1 else []
-    chosen = {winner, *(others[place] for place in places)}
+    others, room = [plan for plan in plans if plan not in leading], number - len(leading)
+    places: list[int] = np.linspace(0, len(others) - 1, room).round().astype(int).tolist() if room else []
+    chosen = {*leading, *(others[place] for place in places)}
     return tuple(plan for plan in plans if plan in chosen)
 
 

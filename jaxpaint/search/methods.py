@@ -159,7 +159,7 @@ def _steps(plan: Plan, space: Space) -> Iterator[Plan]:
     elif not space.limit.fits(plan) and len(steps) > 1:
         for place in range(len(steps)):
             yield Plan.of(*steps[:place], *steps[place + 1 :])
-        if space.limit.kind == "depth":
+        if space.limit.gains_by_groups:
             for place in range(len(steps) - 1):
                 pair = Parallel((steps[place], steps[place + 1]))
                 yield Plan.of(*steps[:place], pair, *steps[place + 2 :])

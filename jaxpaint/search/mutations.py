@@ -134,10 +134,10 @@ def fitted(plan: Plan, random: Random, limit: Limit, kept: int = 0) -> Plan:
         steps = list(plan.root.items)
         if len(steps) == 1:
             inner = list(map(layer, written_layers(steps[0])))
-            plan = Plan.of(*inner[: limit.most])
+            plan = Plan.of(*inner[: limit.layers])
             continue
         kept = min(kept, len(steps) - 1)
-        if limit.kind == "depth" and random.random() < 0.5:
+        if limit.gains_by_groups and random.random() < 0.5:
             place = random.randrange(min(kept, len(steps) - 2), len(steps) - 1)
             pair = Parallel((steps[place], steps[place + 1]))
             plan = _plan([*steps[:place], pair, *steps[place + 2 :]], plan)
@@ -149,9 +149,9 @@ def fitted(plan: Plan, random: Random, limit: Limit, kept: int = 0) -> Plan:
 
 def without_random_layers(random: Random, num_layers: int, limit: Limit) -> Plan:
     """The model without layers drawn at random, as few as the limit allows; or with a block repeated at random."""
-    if limit.most >= num_layers:
+    if limit.layers >= num_layers:
         return fitted(Plan.of(*repeat(list(map(layer, range(num_layers))), random, num_layers)), random, limit)
-    kept = sorted(random.sample(range(num_layers), limit.most))
+    kept = sorted(random.sample(range(num_layers), limit.layers))
     return Plan.of(*kept)
 
 

@@ -7,7 +7,7 @@ again: what the store has is read, not computed. Several processes may run it on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from convert import config_for
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.words import count
+from jaxpaint.bench.latency import setting_of
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.proposals import MEASURED
 from jaxpaint.plans.strategies import CUSTOM, Variant, build, proposed
@@ -29,7 +30,9 @@ from jaxpaint.search.documents import Split, of_documents, only_held_out, split
 from jaxpaint.search.methods import METHODS, Generation, Space, best, without_middle
 from jaxpaint.search.objective import answer_scores
 from jaxpaint.search.spec import SearchSpec
+from jaxpaint.search.timing import clock_of, sizes, timed
 from jaxpaint.study.cells import register
+from jaxpaint.study.cluster import Cluster
 from jaxpaint.study.loop import StartBar, no_bar
 from jaxpaint.study.run import Session, open_session
 from jaxpaint.tasks.requests import TaskRequests
@@ -46,15 +49,19 @@ def run_search(
     progress: StartBar = no_bar,
     converting: Any = None,
     command: str | None = None,
+    cluster: Cluster | None = None,
 ) -> SearchResult:
     """Searches, confirms what was found on held-out documents, and keeps the outcome in the store.
 
     Arguments and errors are those of `jaxpaint.study.run.run_study`. Also raises UserError for a budget without a
-    layer, a task that writes its answers or has too few documents, or a full model with logits that are not finite.
+    layer, a task that writes its answers or has too few documents, or a full model with logits that are not finite; for
+    a latency on a cluster, or of a model that writes no text. With a `cluster` its workers score.
     """
-    spec.budget.limit(config_for(spec.study.model, spec.study.revision).num_hidden_layers)
-    with open_session(spec.study, tell=tell, progress=progress, converting=converting, command=command) as session:
-        limit = spec.budget.limit(session.model.num_layers)
+    _check_budget(spec, cluster)
+    how: dict[str, Any] = {"converting": converting, "command": command, "cluster": cluster}
+    with open_session(spec.study, tell=tell, progress=progress, **how) as session:
+        clock = clock_of(session, spec.timing) if spec.budget.kind == "latency" else None
+        limit = spec.budget.limit(session.model.num_layers, clock)
         splits = _splits(spec, session.requests)
         references = _references(spec, session, limit)
         search = _Search(session, tuple(each for each in splits if each.search), limit, tell, progress)
@@ -63,6 +70,17 @@ def run_search(
             if name == "random" and own and references:
                 references |= {f"the best of {spec.plans} random plans": own}
         return _outcome(spec, search, splits, references)
+
+
+def _check_budget(spec: SearchSpec, cluster: Cluster | None) -> None:
+    """What needs no model. Raises UserError."""
+    config = config_for(spec.study.model, spec.study.revision)
+    if spec.budget.kind != "latency":
+        spec.budget.limit(config.num_hidden_layers)
+    elif cluster is not None:
+        raise UserError("a latency is measured on the device here; leave --ray away, or search by cost or depth")
+    else:
+        sizes(spec.timing).check(config)
 
 
 class _Search:
@@ -173,7 +191,7 @@ def _splits(spec: SearchSpec, requests: Sequence[TaskRequests]) -> tuple[Split, 
 def _references(spec: SearchSpec, session: Session, limit: Limit) -> dict[str, Plan]:
     """Plans at the limit that are known without a search, by what they are."""
     layers = session.model.num_layers
-    measured, out = session.measure(), layers - limit.most
+    measured, out = session.measure(), layers - limit.layers
     if out <= 0:
         return {}
     found = {"skip of the middle": without_middle(layers, out)}
@@ -192,14 +210,18 @@ def _outcome(spec: SearchSpec, search: _Search, splits: Sequence[Split], referen
     """Scores the finalists on all documents, and says what the held-out ones do of them."""
     session, full = search.session, _full(search.session)
     search.ask(Generation((full, *references.values())), "the plans to compare with")
-    winners = search.best(1)
-    if not winners or not math.isfinite(search.scores[winners[0]]):
+    # The clock foresees a latency, and may be wrong: several of the best are measured.
+    timing = spec.timing if search.limit.kind == "latency" else None
+    leading = search.best(1 if timing is None else max(1, spec.finalists // 2))
+    if not leading or not math.isfinite(search.scores[leading[0]]):
         raise UserError("no plan within the budget has finite logits on all documents; try another seed or budget")
-    (winner,) = winners
     # Of the front what is near the budget, or above it: plans of a few layers are cheap and of no use.
     near = (plan for plan in front(search.scores) if 2 * search.limit.of(plan) >= search.limit.most)
-    on_front = [plan for plan in near if plan not in (winner, full)]
-    finalists = spread(sorted([*on_front, winner], key=lambda plan: plan.cost), winner, spec.finalists)
+    on_front = [plan for plan in near if plan not in (*leading, full)]
+    by_cost = sorted([*on_front, *leading], key=lambda plan: plan.cost)
+    finalists = spread(by_cost, leading, max(spec.finalists, len(leading)))
+    took = {} if timing is None else timed(session, [full, *finalists, *references.values()], timing)
+    winner = _winner(search, leading, finalists, took)
     names = {full: "the full model"}
     for name, plan in references.items():
         names.setdefault(plan, name)
@@ -236,6 +258,7 @@ def _outcome(spec: SearchSpec, search: _Search, splits: Sequence[Split], referen
                 against=beside,
                 shrinkage=shrinkage(seen, same),
                 p=1.0,
+                latency=took.get(plan),
             )
         )
     tested = [place for place, each in enumerate(found) if each.role == FRONT]
@@ -260,6 +283,18 @@ def _outcome(spec: SearchSpec, search: _Search, splits: Sequence[Split], referen
     return result
 
 
+def _winner(search: _Search, leading: Sequence[Plan], finalists: Sequence[Plan], took: Mapping[Plan, float]) -> Plan:
+    """The best within the budget; of a latency the best that was measured within it, if any was."""
+    within = [plan for plan in finalists if took.get(plan, math.inf) <= search.limit.most]
+    return best(within, [search.scores[plan] for plan in within], 1)[0] if within else leading[0]
+
+
+def _budget(spec: SearchSpec, session: Session) -> str:
+    if spec.budget.kind != "latency":
+        return str(spec.budget)
+    return f"{spec.budget} of {spec.timing} on {setting_of(session.model, sizes(spec.timing)).machine}"
+
+
 def _metrics(session: Session, requests: TaskRequests, plans: Sequence[Plan]) -> Float[np.ndarray, "P documents"]:
     """The task's main metric of every plan, document by document; NaN where it is no number of a document."""
     study = register(session.store, session.model, [_variant(p, session.model.num_layers) for p in plans], [requests])
@@ -279,7 +314,7 @@ def _setting(spec: SearchSpec, search: _Search, splits: Sequence[Split]) -> Sear
         tasks=tuple(each.requests.name for each in splits if each.search),
         held_out_tasks=tuple(each.requests.name for each in splits if not each.search),
         methods=spec.methods,
-        budget=str(spec.budget),
+        budget=_budget(spec, search.session),
         documents=sum(len(each.search) for each in splits),
         held_out=sum(len(each.held_out) for each in splits),
         plans=spec.plans,

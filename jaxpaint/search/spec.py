@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jaxpaint.base.bundled import MODEL
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.words import count
 from jaxpaint.search.budget import Budget
 from jaxpaint.search.methods import METHODS
 from jaxpaint.study.spec import StudySpec
@@ -18,12 +19,34 @@ DEFAULT_METHODS = ("greedy", "evolution")
 
 
 @dataclass(frozen=True)
+class Timing:
+    """What a latency is of: a call that reads prompts and writes after them, by the median of so many rounds.
+
+    Raises UserError for a number that leaves nothing to measure.
+    """
+
+    batch_size: int = 1
+    prompt_length: int = 128
+    new_tokens: int = 32
+    rounds: int = 5
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("prompt_length", 2), ("new_tokens", 2), ("rounds", 1)):
+            if (given := getattr(self, name)) < least:
+                raise UserError(f"--{name.replace('_', '-')} is {given}; give at least {least}")
+
+    def __str__(self) -> str:
+        return f"{count(self.batch_size, 'prompt')} of {self.prompt_length} tokens, {self.new_tokens} new ones each"
+
+
+@dataclass(frozen=True)
 class SearchSpec:
     """What `jaxpaint search` runs: the model, tasks and store of `study`, whose tasks include `held_out_tasks`.
 
     The methods run one after the other, each from the best plans so far. `held_out` is the share of every other task's
     documents that the search does not see; `plans` how many a method looks at, about, and `width` how many the beam
-    keeps; `finalists` how many plans of the front are confirmed on held-out documents. With `study.strategies` (of
+    keeps; `finalists` how many plans of the front are confirmed on held-out documents. `timing` is what a latency for a
+    budget is of. With `study.strategies` (of
     `PROPOSALS`) their plans are begun with.
 
     Raises UserError for an unknown method, no task to search on, or a number out of range.
@@ -38,6 +61,7 @@ class SearchSpec:
     width: int = 4
     finalists: int = 8
     seed: int = 0
+    timing: Timing = Timing()
 
     def __post_init__(self) -> None:
         for name in self.methods:

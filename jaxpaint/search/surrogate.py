@@ -69,7 +69,7 @@ def _combined(space: Space, random: Random) -> Iterator[Plan]:
                 yield plan
             continue
         kept = set(range(space.num_layers))
-        while (over := len(kept) - space.limit.most) > 0:
+        while (over := len(kept) - space.limit.layers) > 0:
             start = random.randrange(space.num_layers)
             kept -= set(sorted(layer for layer in kept if layer >= start)[: random.randint(1, over)])
         yield Plan.of(*sorted(kept))

@@ -36,13 +36,13 @@ def test_a_plan_without_finite_score_is_on_no_front() -> None:
 
 def test_finalists_are_spread_with_the_winner_among_them() -> None:
     plans = [Plan.of(range(size)) for size in range(1, 12)]
-    chosen = spread(plans, plans[4], 4)
+    chosen = spread(plans, plans[4:5], 4)
     assert len(chosen) == 4
     assert plans[4] in chosen
     assert plans[0] in chosen
     assert plans[-1] in chosen
-    assert spread(plans, plans[4], 1) == (plans[4],)
-    assert spread(plans, plans[4], 20) == tuple(plans)
+    assert spread(plans, plans[4:5], 1) == (plans[4],)
+    assert spread(plans, plans[4:5], 20) == tuple(plans)
 
 
 def test_mean_differences_are_paired() -> None:

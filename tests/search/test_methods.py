@@ -14,11 +14,13 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Layer, Plan
 from jaxpaint.plans.tree import prefix_tree, units
 from jaxpaint.search.budget import Budget, Limit
+from jaxpaint.search.clock import Clock
 from jaxpaint.search.methods import METHODS, Generation, Space, best, halving, without_middle
 from jaxpaint.search.mutations import MUTATIONS, alike, crossed, fitted, mutated, without_random_layers
 
 LAYERS = 10
 USEFUL = {0, 1, 4, 7, 8, 9}
+CLOCK = Clock(2.5, 0.45, 0.2, 0.35)  # 7 layers in series take 9.5, 10 in two groups of five 9.7
 
 
 def additive(plan: Plan) -> float:
@@ -60,10 +62,12 @@ def test_random_plans_find_less_than_a_search() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("limit", [Limit("cost", 7), Limit("depth", 7), Limit("cost", 13)], ids=str)
+@pytest.mark.parametrize(
+    "limit", [Limit("cost", 7), Limit("depth", 7), Limit("cost", 13), Limit("latency", 9.5, CLOCK)], ids=str
+)
 def test_what_is_asked_for_fits_and_is_asked_again_alike(name: str, limit: Limit) -> None:
     """All but steps on the way to the budget, and single blocks that teach, are within it."""
-    space = Space(LAYERS, limit, () if limit.most > LAYERS else (without_middle(LAYERS, 3),), plans=60, width=3)
+    space = Space(LAYERS, limit, () if limit.layers > LAYERS else (without_middle(LAYERS, 3),), plans=60, width=3)
 
     def score(plan: Plan) -> float:
         return Random(alike(plan)).random()
@@ -75,7 +79,7 @@ def test_what_is_asked_for_fits_and_is_asked_again_alike(name: str, limit: Limit
     if name in ("evolution", "halving", "random"):
         assert all(limit.fits(plan) for plan in plans)
         assert len({alike(plan) for plan in asked[0][0].plans}) == len(asked[0][0].plans)
-    if name == "sublayers" and limit.most > LAYERS:
+    if name == "sublayers" and limit.layers > LAYERS:
         assert not asked, "it only leaves out"
         return
     assert any(limit.fits(plan) for plan in asked[-1][0].plans)
@@ -139,9 +143,12 @@ PLANS = st.builds(
 )
 
 
-@given(PLANS, st.integers(0, 10_000), st.sampled_from(["cost", "depth"]), st.integers(1, 14))
+@given(PLANS, st.integers(0, 10_000), st.sampled_from(["cost", "depth", "latency"]), st.integers(1, 14))
 def test_changes_keep_within_model_and_limit(plan: Plan, seed: int, kind, most: int) -> None:
     limit, random = Limit(kind, most), Random(seed)
+    if kind == "latency":
+        limit = Limit(kind, CLOCK.overhead + most * CLOCK.layer, CLOCK)
+        assert limit.layers == most
     for _ in range(6):
         changed = mutated(plan, random, LAYERS, limit)
         assert limit.fits(changed)
@@ -223,7 +230,10 @@ def test_budgets(text: str, limit: tuple[str, int]) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("latency=0.8", "is not known before it is measured"),
+        ("latency=24", "a time with its unit"),
+        ("latency=0ms", "a positive number"),
+        ("latency=9m", "a positive number"),
+        ("cost=24ms", "a time is a latency's"),
         ("price=2", "is no budget"),
         ("cost", "is no budget"),
         ("cost=-1", "a positive number"),
@@ -235,6 +245,21 @@ def test_budgets(text: str, limit: tuple[str, int]) -> None:
 def test_no_budgets(text: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
         Budget.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("latency=0.5", 0.5 * 42), ("latency=1.5", 1.5 * 42), ("latency=9S", 9), ("latency=9e3 ms", 9)],
+)
+def test_latency_budgets(text: str, seconds: float) -> None:
+    """By a clock whose layers take 4 s, and a call 2 s more."""
+    clock = Clock(2, 2.5, 1, 0.5)
+    limit = Budget.parse(text).limit(10, clock)
+    assert limit == Limit("latency", seconds, clock)
+    assert limit.layers == (seconds - 2) // 4
+    assert Budget.parse(str(Budget.parse(text))) == Budget.parse(text)
+    with pytest.raises(UserError, match=r"leaves no layer: one alone takes 6e\+03 ms, all of them 4.2e\+04 ms"):
+        Budget.parse("latency=5999ms").limit(10, clock)
 
 
 def test_a_budget_without_a_layer() -> None:

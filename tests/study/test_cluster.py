@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,10 @@ class Machines:
         machine.wait()
 
     def study(self, store: Path, *more: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", JAXPAINT, *map(str, [*STUDY, "--store", store, *more])]
+        return self.command([*STUDY, "--store", store, *more])
+
+    def command(self, arguments: Sequence[object]) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", JAXPAINT, *map(str, arguments)]
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self.started.append(subprocess.Popen(command, env=self.environment, **pipes))
         return self.started[-1]
@@ -311,3 +314,19 @@ def test_a_mistake_and_the_end_of_memory_are_told() -> None:
     with pytest.raises(cluster.OutOfMemory, match="RESOURCE_EXHAUSTED") as found:
         list(pool([], 1, [HERE, DEVICE, ("done", 1), ("memory", "no room")]).run([len, len]))
     assert found.value.job == 1
+
+
+@pytest.mark.slow
+def test_a_search(machines: Machines) -> None:
+    """Its generations are scored by the cluster's workers, to the outcome of one process."""
+    command = ["search", "--model", "painter-16", "--tasks", "painter_places", "--limit", 24, "--dtype", "float32"]
+    command += ["--budget", "cost=0.8", "--methods", "greedy", "--batch-tokens", 256]
+    found = []
+    for name, more in (("searched", ()), ("spread", ("--ray", machines.address))):
+        store = machines.folder / f"{name}.sqlite"
+        process = machines.command([*command, "--store", store, *more])
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        found.append((out.splitlines()[1:], scores(store)))
+    assert found[0][1] == found[1][1]
+    assert found[0][0] == found[1][0]

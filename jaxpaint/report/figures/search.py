@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NATS = "log-likelihood of the right answer,\nless the full model's (nats)"
+CALLS = "latency: ms a call"
 SHIFT = 0.12  # of the hollow marks to the left of the filled ones, in layers
 
 
@@ -39,11 +40,16 @@ def search_figure(measured: Measurements) -> Iterator[Drawn]:
 
 
 def _panels(result: SearchResult, times: Mapping[str, float]) -> int:
-    return 1 + _has_depths(result) + _has_times(result, times)
+    return 1 + _has_depths(result) + (_has_times(result, times) or bool(_calls(result)))
 
 
 def _has_depths(result: SearchResult) -> bool:
     return any(cost != depth for cost, depth, _ in result.looked)
+
+
+def _calls(result: SearchResult) -> Mapping[str, float]:
+    """Milliseconds of a call, of a search within a latency."""
+    return {each.plan: 1000 * each.latency for each in result.found if each.latency is not None}
 
 
 def _has_times(result: SearchResult, times: Mapping[str, float]) -> bool:
@@ -55,7 +61,9 @@ def _draw(figure: Figure, result: SearchResult, times: Mapping[str, float]) -> N
     x: list[tuple[str, Mapping[str, float]]] = [("cost: layer applications", {e.plan: e.cost for e in result.found})]
     if _has_depths(result):
         x.append(("depth: layers on the longest chain", {e.plan: e.depth for e in result.found}))
-    if _has_times(result, times):
+    if calls := _calls(result):
+        x.append((CALLS, calls))
+    elif _has_times(result, times):
         x.append(("ms to the first new token", times))
     lowest = min(min(each.search.value, each.held_out.low) for each in result.found if np.isfinite(each.held_out.low))
     highest = max(max(each.search.value, each.held_out.high) for each in result.found)
@@ -66,6 +74,8 @@ def _draw(figure: Figure, result: SearchResult, times: Mapping[str, float]) -> N
             if label.startswith(result.setting.budget.partition("=")[0]):
                 axes.axvline(result.limit, color=GREY, linewidth=1, linestyle="--", label="budget")
             style.whole_numbers(axes.xaxis)
+        elif label == CALLS:
+            axes.axvline(1000 * result.limit, color=GREY, linewidth=1, linestyle="--")
         _plans(axes, result, values, 0.0 if "ms" in label else SHIFT)
         axes.set_xlabel(label)
     room = 0.06 * (highest - lowest) or 0.1
