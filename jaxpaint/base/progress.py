@@ -1,4 +1,7 @@
-"""Progress bars with rate and time left: on a terminal at once, elsewhere a line a minute of what takes longer."""
+"""Progress bars with rate and time left: on a terminal at once, elsewhere a line a minute of what takes longer.
+
+Work of several phases has a bar for each, whose time left is that of all phases still to come.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -18,29 +21,51 @@ class Advance(Protocol):
     def __call__(self, amount: int, note: str = "") -> None: ...
 
 
+class Start(Protocol):
+    """Opens a bar of so many units, and closes the one before.
+
+    `phase` says what is done; `later` is what the phases after it take, in units of this one.
+    """
+
+    def __call__(self, total: int, phase: str = "", later: float = 0.0) -> Advance: ...
+
+
+def no_bar(total: int, phase: str = "", later: float = 0.0) -> Advance:
+    """Shows nothing."""
+    return lambda amount, note="": None
+
+
+LINE_INTERVAL = 0.2  # seconds between changes of the line under a bar
+BEFORE_THE_FIRST = "reading weights, compiling …"
 LOG_INTERVAL = 60.0  # seconds between a bar's lines in a log file
 
 
 @contextmanager
-def bar(description: str, unit: str = "tokens") -> Iterator[Callable[[int], Advance]]:
+def bar(description: str, unit: str = "tokens") -> Iterator[Start]:
     """Gives a function that opens a bar of so many units and returns the one that advances it.
 
     `advance(amount, note)` adds to it, with what else is worth saying, such as the best plan so far. One bar is open
-    at a time: the next one closes it. On a terminal it is a bar; elsewhere a line of text a minute, with a last one
-    where there was a first.
+    at a time: the next one closes it. On a terminal it is a bar, with the note under it; elsewhere a line of text a
+    minute, with a last one where there was a first.
     """
     with ExitStack() as shown:
 
-        def start(total: int) -> Advance:
+        def start(total: int, phase: str = "", later: float = 0.0) -> Advance:
             shown.close()
+            named = f"{description}, {phase}" if phase else description
             if not sys.stderr.isatty():
-                log = _Log(description, unit, total)
+                log = _Log(named, unit, total, later)
                 shown.callback(log.close)
                 return log.advance
-            drawn = shown.enter_context(_bar(description, total, f" {unit}"))
+            drawn = shown.enter_context(_bar(named, total, f" {unit}", later))
+            below = shown.enter_context(_line(BEFORE_THE_FIRST))
+            told = -LINE_INTERVAL
 
             def advance(amount: int, note: str = "") -> None:
-                drawn.set_postfix_str(note, refresh=False)
+                nonlocal told
+                if (now := time.monotonic()) - told >= LINE_INTERVAL:
+                    below.set_description_str(note)
+                    told = now
                 drawn.update(amount)
 
             return advance
@@ -51,8 +76,9 @@ def bar(description: str, unit: str = "tokens") -> Iterator[Callable[[int], Adva
 class _Log:
     """A bar for files: whole lines, one a minute."""
 
-    def __init__(self, description: str, unit: str, total: int) -> None:
+    def __init__(self, description: str, unit: str, total: int, later: float) -> None:
         self.description, self.unit, self.total, self.done, self.note = description, unit, total, 0, ""
+        self.later = later
         self.started = self.said = time.monotonic()
         self.lines = self.told = 0
 
@@ -78,7 +104,7 @@ class _Log:
             f"{self.description}: {share:.1%}, {size(self.done)} of {size(self.total)} {self.unit}",
             f"{size(self.done / seconds)} {self.unit}/s" if seconds else "",
             f"{tqdm.format_interval(seconds)} gone",
-            f"{tqdm.format_interval(seconds / share - seconds)} left" if share else "",
+            f"{tqdm.format_interval(_left(self.total, self.done, self.later, seconds))} left" if self.done else "",
             self.note,
         ]
         print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
@@ -115,11 +141,32 @@ def say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
-def _bar(description: str, total: int, unit: str) -> tqdm:
+def _left(total: float, done: float, later: float, seconds: float) -> float:
+    """Seconds of this phase and those to come, at the pace so far."""
+    return (total + later - done) * seconds / done
+
+
+def _line(words: str) -> tqdm:
+    """A line of words under a bar."""
     from tqdm import tqdm
 
+    return tqdm(desc=words, bar_format="{desc}", position=1, leave=False, dynamic_ncols=True, file=sys.stderr)
+
+
+def _bar(description: str, total: int, unit: str, later: float = 0.0) -> tqdm:
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            known = super().format_dict
+            done, seconds = known["n"], known["elapsed"]
+            left = self.format_interval(_left(known["total"] or 0, done, later, seconds)) if done else "?"
+            return known | {"left": left}
+
     terminal = sys.stderr.isatty()
-    return tqdm(
+    return Bar(
+        bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}, {rate_fmt}]",
         desc=description,
         total=total,
         unit=unit,

@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from convert import config_for
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.progress import Advance, Start, no_bar
 from jaxpaint.base.words import count
 from jaxpaint.bench.latency import setting_of
 from jaxpaint.plans.plan import Plan
@@ -33,7 +34,6 @@ from jaxpaint.search.spec import SearchSpec
 from jaxpaint.search.timing import clock_of, sizes, timed
 from jaxpaint.study.cells import register
 from jaxpaint.study.cluster import Cluster
-from jaxpaint.study.loop import StartBar, no_bar
 from jaxpaint.study.run import Session, open_session
 from jaxpaint.tasks.requests import TaskRequests
 
@@ -46,7 +46,7 @@ def run_search(
     spec: SearchSpec,
     *,
     tell: Callable[[str], None],
-    progress: StartBar = no_bar,
+    progress: Start = no_bar,
     converting: Any = None,
     command: str | None = None,
     cluster: Cluster | None = None,
@@ -92,7 +92,7 @@ class _Search:
         splits: Sequence[Split],
         limit: Limit,
         tell: Callable[[str], None],
-        progress: StartBar,
+        progress: Start,
     ) -> None:
         self.session, self.splits, self.limit, self.tell, self.progress = session, splits, limit, tell, progress
         self.scores: dict[Plan, float] = {}
@@ -128,7 +128,7 @@ class _Search:
         """A generation's scores, computed where the store lacks them."""
         requests = [each.beginning(wanted.share) for each in self.splits]
         plans = [_full(self.session), *wanted.plans]
-        values, computed = answers(self._with_standing(), requests, plans)
+        values, computed = answers(self._told(what), requests, plans)
         if not all(np.isfinite(task[0]).all() for task in values):
             raise UserError("the full model's logits are not finite on these documents; try --dtype float32")
         less = np.mean([task.mean(axis=1) - task[0].mean() for task in values], axis=0)
@@ -143,12 +143,12 @@ class _Search:
             )
         return scores
 
-    def _with_standing(self) -> Session:
-        """The session, whose bars tell of the best plan so far."""
+    def _told(self, what: str) -> Session:
+        """The session, whose bars tell what is done, and of the best plan so far."""
 
-        def start(total: int) -> Callable[[int, str], None]:
-            advance, standing = self.progress(total), self.standing
-            return lambda amount, note: advance(amount, standing)
+        def start(total: int, phase: str = "", later: float = 0.0) -> Advance:
+            advance, standing = self.progress(total, what), self.standing
+            return lambda amount, note="": advance(amount, standing)
 
         return replace(self.session, progress=start)
 

@@ -68,7 +68,5 @@ def timed(session: Session, plans: Sequence[Plan], timing: Timing) -> Mapping[Pl
 
 
 def _measured(session: Session, plans: Sequence[Plan], timing: Timing) -> list[Latency]:
-    advance = session.progress(len(plans) * (timing.rounds + 1))
-    return measure(
-        session.model.loaded, plans, sizes(timing), timing.rounds, progress=lambda amount: advance(amount, "timing")
-    )
+    advance = session.progress(len(plans) * (timing.rounds + 1), "timing")
+    return measure(session.model.loaded, plans, sizes(timing), timing.rounds, progress=advance)

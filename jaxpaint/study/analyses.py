@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 
 from jaxpaint.analysis.fits import Fitted
 from jaxpaint.analysis.states import BY_NAME, MAX_STATES, analyse, analysis_rows, fit
+from jaxpaint.base.progress import Start, no_bar
 from jaxpaint.base.words import text_digest
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.source import Source
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import units
 from jaxpaint.results.store import Store
-from jaxpaint.study.loop import StartBar, no_bar
 from jaxpaint.tasks.encoding import Bos, Encoding
 from jaxpaint.tasks.load import build_instances
 
@@ -65,7 +65,7 @@ def run_analyses(
     *,
     batch_tokens: int | None = None,
     is_local: bool = True,
-    progress: StartBar = no_bar,
+    progress: Start = no_bar,
     tell: Callable[[str], None],
 ) -> int:
     """Computes and keeps the analyses `names` of plans (by their ids in the store) that the store lacks: of how many.
@@ -98,6 +98,19 @@ def run_analyses(
         finished += len(part.plans)
         advance(0 if is_local else tokens * len(part.plans), note())
     return count
+
+
+def analysis_tokens(
+    store: Store,
+    model_id: int,
+    plans: Mapping[int, Plan],
+    names: Sequence[str],
+    texts: Sequence[Sequence[int]],
+    settings: Mapping[str, Any],
+) -> int:
+    """Tokens, under each plan, of the analyses that the store lacks."""
+    parts = _lacking(store, model_id, plans, names, settings, lambda line: None)
+    return sum(map(len, texts)) * sum(len(part.plans) for part in parts)
 
 
 @dataclass(frozen=True)

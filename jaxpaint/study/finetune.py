@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from convert import config_for, store_for
+from jaxpaint.base.progress import Start, no_bar
 from jaxpaint.base.words import digest
 from jaxpaint.engine.source import Source
 from jaxpaint.models.checkpoint import Progress
@@ -21,7 +22,7 @@ from jaxpaint.results.kinds import FINETUNED, TRAINED_ON
 from jaxpaint.results.store import Store, Worker
 from jaxpaint.study.cells import register
 from jaxpaint.study.early import require_fitting, require_writable
-from jaxpaint.study.loop import Loop, StartBar, Work, no_bar
+from jaxpaint.study.loop import Loop, Work
 from jaxpaint.study.run import run_study, spec_requests, spec_tasks
 from jaxpaint.study.scoring import Scoring
 from jaxpaint.study.spec import FinetuneSpec
@@ -39,8 +40,8 @@ VERSION = 1  # of what training means here
 def run_finetune(
     spec: FinetuneSpec,
     *,
-    frozen_progress: StartBar = no_bar,
-    progress: StartBar = no_bar,
+    frozen_progress: Start = no_bar,
+    progress: Start = no_bar,
     tell: Callable[[str], None] = lambda line: None,
     converting: Progress | None = None,
     command: str | None = None,

@@ -17,7 +17,7 @@ from jaxpaint.base.budgets import device_memory, host_memory
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import write_whole
 from jaxpaint.base.precision import require_float_weights
-from jaxpaint.base.progress import say
+from jaxpaint.base.progress import Start, no_bar, say
 from jaxpaint.base.words import digest
 from jaxpaint.engine.model import Model, load
 from jaxpaint.engine.source import Source
@@ -29,7 +29,6 @@ from jaxpaint.results.kinds import FROZEN
 from jaxpaint.results.store import Store
 from jaxpaint.study.cells import Study, register
 from jaxpaint.study.glue_cells import VERSION, GlueRequests, finish
-from jaxpaint.study.loop import StartBar, no_bar
 from jaxpaint.study.run import tell_mended
 from jaxpaint.study.spec import require_few_plans, variants_of
 from jaxpaint.study.trained import Advance, TrainedSummary, Training, run_trained
@@ -125,7 +124,7 @@ def _of_folder(task: GlueTask, given: Mapping[str | None, Path]) -> Mapping[str 
     return files | {split: path for split, path in given.items() if split is not None}
 
 
-def run_glue(spec: GlueSpec, *, progress: StartBar = no_bar, converting: Progress | None = None) -> TrainedSummary:
+def run_glue(spec: GlueSpec, *, progress: Start = no_bar, converting: Progress | None = None) -> TrainedSummary:
     """Computes what the study's store lacks. It may be ended at any moment, and called again.
 
     `converting` is told of a first use's conversion. Raises as `GlueSpec.files`, `load_examples`, `jaxpaint.load`,
@@ -248,7 +247,7 @@ def run_frozen(
     requests: GlueRequests,
     variants: Sequence[Variant],
     settings: TrainingSettings,
-    progress: StartBar = no_bar,
+    progress: Start = no_bar,
 ) -> int:
     """The paper's A.9: scores every plan by a classifier on the pooled output, where the store lacks it: how many.
 

@@ -10,23 +10,19 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from jaxpaint.base.progress import Start, no_bar
 from jaxpaint.results.store import Store, Worker
 from jaxpaint.study.cells import Finishing, Study
 
 Portion: TypeAlias = Any  # of the work at hand
-StartBar: TypeAlias = Callable[[int], Callable[[int, str], None]]
-"""Told how much there is to do, it gives what is called with what was done and a note: `jaxpaint.base.progress.bar`."""
 WRITE_SECONDS = 1.0  # of computing between transactions: so much may be lost
 WAIT_SECONDS = 2.0  # between looks at what other processes compute
-
-
-def no_bar(total: int) -> Callable[[int, str], None]:
-    return lambda amount, note: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +66,7 @@ class _OutOfMemory(Exception):
 class Loop:
     """One process at `work` on a study.
 
-    `progress` counts tokens under each plan; `tell` gets a line that the user should read; `keep` is called after every
-    portion.
+    `tell` gets a line that the user should read; `keep` is called after every portion.
     """
 
     def __init__(
@@ -81,15 +76,14 @@ class Loop:
         worker: Worker,
         *,
         tell: Callable[[str], None],
-        progress: StartBar = no_bar,
         keep: Callable[[], None] = lambda: None,
     ) -> None:
         self._work, self._study, self._store, self._worker = work, work.study, store, worker
         self._finishing = Finishing(work.study, store)
-        self._progress, self._tell, self._keep = progress, tell, keep
+        self._tell, self._keep = tell, keep
         self._missing = np.zeros((0, 0), bool)
 
-    def run(self) -> None:
+    def run(self, progress: Start = no_bar) -> None:
         """Goes on until nothing is missing, waiting for what other processes compute.
 
         Raises UserError where the store cannot be written, a plan cannot be run so, or the device's memory does not
@@ -98,8 +92,7 @@ class Loop:
         self._look()
         if not self._missing.any():
             return
-        self._sizes = self._work.sizes()
-        self._advance = self._progress(int(self._missing.sum(axis=0) @ self._sizes))
+        self._advance = progress(int(self._missing.sum(axis=0) @ self._sizes))
         self._all()
         self._look()
         if self._missing.any():
@@ -109,6 +102,16 @@ class Loop:
             if not self._all():
                 time.sleep(WAIT_SECONDS)
             self._look()
+
+    @cached_property
+    def _sizes(self) -> Int[np.ndarray, " requests"]:
+        return self._work.sizes()
+
+    @property
+    def left(self) -> int:
+        """Tokens under each plan that the store lacks, in all."""
+        missing = self._study.all_missing(self._store)
+        return int(missing.sum(axis=0) @ self._sizes) if missing.any() else 0
 
     def _look(self) -> None:
         self._missing = self._study.all_missing(self._store)

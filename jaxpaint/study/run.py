@@ -16,6 +16,7 @@ from jax.sharding import AbstractMesh
 
 from convert import config_for, store_for
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.progress import Start, no_bar
 from jaxpaint.base.target import compiling_for
 from jaxpaint.base.words import count
 from jaxpaint.engine.model import Model
@@ -23,13 +24,15 @@ from jaxpaint.engine.source import Source
 from jaxpaint.generation.cache import groups
 from jaxpaint.models.checkpoint import Progress
 from jaxpaint.models.sharding import DATA, device_mesh
+from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import Store, Worker
-from jaxpaint.study.analyses import AnalysedTexts, analysis_texts, run_analyses
+from jaxpaint.study.analyses import AnalysedTexts, analysis_texts, analysis_tokens, run_analyses
 from jaxpaint.study.cells import Study, register
 from jaxpaint.study.cluster import Cluster, Job, Pool, joined, require_reachable
 from jaxpaint.study.early import require_fitting, require_writable
-from jaxpaint.study.loop import Loop, StartBar, no_bar
+from jaxpaint.study.loop import Loop
+from jaxpaint.study.phases import SCORED_PER_WRITTEN, Phases
 from jaxpaint.study.proposing import calibration_texts, measured
 from jaxpaint.study.scoring import Scoring, Work
 from jaxpaint.study.spec import StudySpec
@@ -92,7 +95,7 @@ class Session:
     analysed: AnalysedTexts | None
     store: Store
     worker: Worker
-    progress: StartBar
+    progress: Start
     tell: Callable[[str], None]
     command: str | None
     pool: Pool | None = None
@@ -136,10 +139,28 @@ class Session:
                     command=self.command,
                 )
 
-        for work, after in ((scoring, keep), (writing, lambda: None)):
-            here = Spread(work, self.pool) if self.pool else work  # type: ignore[arg-type]
-            Loop(here, self.store, self.worker, progress=self.progress, tell=self.tell, keep=after).run()
-        analysed = self._analyse(study, variants)
+        loops = {
+            name: Loop(
+                Spread(work, self.pool) if self.pool else work,  # type: ignore[arg-type]
+                *(self.store, self.worker),
+                tell=self.tell,
+                keep=after,
+            )
+            for name, work, after in (("scoring", scoring, keep), ("writing", writing, lambda: None))
+        }
+        asked = self._asked(study, variants)
+        phases = Phases(
+            {
+                "scoring": loops["scoring"].left,
+                "writing": SCORED_PER_WRITTEN * loops["writing"].left,
+                "analyses": analysis_tokens(self.store, study.model_id, asked, self.spec.analyses, *self.analysed)
+                if self.analysed
+                else 0,
+            }
+        )
+        loops["scoring"].run(phases.of("scoring", self.progress))
+        loops["writing"].run(phases.of("writing", self.progress, SCORED_PER_WRITTEN))
+        analysed = self._analyse(study.model_id, asked, phases.of("analyses", self.progress))
         cells = [*study.cells.reshape(-1).tolist(), *written.cells.reshape(-1).tolist()]
         statuses = [state.status for state in self.store.states(cells)]
         return StudySummary(
@@ -153,22 +174,26 @@ class Session:
             seconds=time.perf_counter() - clock,
         )
 
-    def _analyse(self, study: Study, variants: Sequence[Variant]) -> int:
-        """How many plans it analysed."""
+    def _asked(self, study: Study, variants: Sequence[Variant]) -> dict[int, Plan]:
+        """The plans that are to be analysed, by their ids."""
         asked = set(self.spec.analysed_plans(variants))
+        return {number: plan for number, plan in zip(study.plan_ids, study.plans, strict=True) if plan in asked}
+
+    def _analyse(self, model_id: int, asked: Mapping[int, Plan], progress: Start) -> int:
+        """How many plans it analysed."""
         if not asked:
             return 0
         assert self.analysed is not None  # only a spec with analyses asks for any
         return run_analyses(
             self.pool.run if self.pool else self._run,
             self.store,
-            study.model_id,
-            {number: plan for number, plan in zip(study.plan_ids, study.plans, strict=True) if plan in asked},
+            model_id,
+            asked,
             self.spec.analyses,
             *self.analysed,
             batch_tokens=self.spec.batch_tokens,
             is_local=self.pool is None,
-            progress=self.progress,
+            progress=progress,
             tell=self.tell,
         )
 
@@ -182,7 +207,7 @@ def open_session(
     spec: StudySpec,
     *,
     tell: Callable[[str], None],
-    progress: StartBar = no_bar,
+    progress: Start = no_bar,
     converting: Progress | None = None,
     command: str | None = None,
     cluster: Cluster | None = None,
@@ -247,7 +272,7 @@ def _to_stderr(line: str) -> None:
 def run_study(
     spec: StudySpec,
     *,
-    progress: StartBar = no_bar,
+    progress: Start = no_bar,
     tell: Callable[[str], None] = _to_stderr,
     converting: Progress | None = None,
     command: str | None = None,

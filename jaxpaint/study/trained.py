@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxpaint.base.locks import remove_abandoned
+from jaxpaint.base.progress import Start, no_bar
 from jaxpaint.base.words import count
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.store import Store
 from jaxpaint.study.cells import Study
-from jaxpaint.study.loop import StartBar, no_bar
 from jaxpaint.study.run import StudySummary
 from jaxpaint.training.checkpoints import claimed, discard
 from jaxpaint.training.settings import TrainingSettings
@@ -94,7 +94,7 @@ class Advance:
         self._done = done
 
 
-def run_trained(results: Store, trainings: Sequence[Training], progress: StartBar = no_bar) -> tuple[int, int]:
+def run_trained(results: Store, trainings: Sequence[Training], progress: Start = no_bar) -> tuple[int, int]:
     """Trains and scores every plan that the results store lacks: of how many, and how many other processes are at.
 
     What a killed training had done lies in a folder beside the results, named after them with `.checkpoints`, until its

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
 
 import pytest
 
@@ -74,12 +76,35 @@ def test_a_bar_on_a_terminal(monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     with bar("study") as start:
         advance = start(2000)
-        advance(500, "")
-        advance(500, "best on arc_easy: skip start=3")
-    last = terminal.getvalue().rstrip().split("\r")[-1]
+        assert "compiling" in terminal.getvalue()
+        advance(1000, "best on arc_easy: skip start=3")
+    lines = re.split(r"[\r\n]", terminal.getvalue())
+    (last, *_) = [line for line in reversed(lines) if "study" in line]
     assert last.startswith("study:  50%")
     assert "1.00k/2.00k" in last
-    assert last.endswith("best on arc_easy: skip start=3]")
+    assert last.rstrip().endswith("tokens/s]")
+    assert any(line.strip().startswith("best on arc_easy: skip start=3") for line in lines), "on a line of its own"
+
+
+def test_time_left_is_that_of_all_phases(monkeypatch, capsys, clock) -> None:
+    """At 100 tokens a second 3,400 are left of this phase, and what takes as long as 6,000 after it."""
+    with bar("study") as start:
+        advance = start(40_00, "scoring (1 of 2)", 6000.0)
+        clock[0] += 6
+        advance(600)
+        clock[0] += 60
+        advance(0)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == "study, scoring (1 of 2): 15.0%, 600 of 4.00k tokens, 9.09 tokens/s, 01:06 gone, 17:14 left"
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        advance = start(4000, "scoring (1 of 2)", 36_000.0)
+        for _ in range(2):
+            time.sleep(0.25)
+            advance(2000)
+    told = re.findall(r"\[00:00<([0-9:]+),", terminal.getvalue())
+    assert "study, scoring (1 of 2): 100%" in terminal.getvalue()
+    assert told[-1] in ("00:04", "00:05", "00:06", "00:07"), "nine times what it took"
 
 
 def test_lines_stand_above_the_bar(monkeypatch) -> None:

@@ -346,7 +346,7 @@ def test_progress_counts_every_token_under_every_plan(spec):
     totals: list[int] = []
     done: list[tuple[int, str]] = []
 
-    def progress(total: int) -> Callable[[int, str], None]:
+    def progress(total: int, phase: str, later: float) -> Callable[[int, str], None]:
         totals.append(total)
         return lambda tokens, note: done.append((tokens, note))
 

@@ -163,7 +163,7 @@ def test_analyses_have_a_progress_of_their_own(analysing):
     totals: list[int] = []
     done: list[tuple[int, str]] = []
 
-    def progress(total: int) -> Callable[[int, str], None]:
+    def progress(total: int, phase: str, later: float) -> Callable[[int, str], None]:
         totals.append(total)
         return lambda tokens, note: done.append((tokens, note))
 
@@ -171,3 +171,18 @@ def test_analyses_have_a_progress_of_their_own(analysing):
     assert totals == [sum(tokens for tokens, _ in done)]
     assert done[0][1] == "0 of 3 plans analysed"
     assert done[-1] == (0, "3 of 3 plans analysed")
+
+
+def test_each_phase_tells_what_comes_after_it(analysing, tmp_path):
+    told: list[tuple[int, str, float]] = []
+
+    def progress(total: int, phase: str, later: float) -> Callable[[int, str], None]:
+        told.append((total, phase, later))
+        return lambda tokens, note: None
+
+    task = make_task(tmp_path, "tiny_word", documents=4)
+    run_study(replace(analysing, tasks=(task,), store=tmp_path / "both.sqlite"), progress=progress)
+    (scoring, analyses) = told
+    assert scoring == (scoring[0], "scoring (1 of 2)", analyses[0])
+    assert analyses == (analyses[0], "analyses (2 of 2)", 0)
+    assert min(scoring[0], analyses[0]) > 0
