@@ -19,7 +19,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "benchmarks" / "RESULTS.md",
-    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
 ]
 NOTEBOOK = ROOT / "examples" / "first_hour.ipynb"
 
@@ -44,19 +44,25 @@ def commands(text: str) -> list[list[str]]:
 def links(page: Path) -> set[Path]:
     """The files that a page links to."""
     targets = re.findall(r"\]\(([^)#]+)", page.read_text())
-    return {(page.parent / target).resolve() for target in targets if "://" not in target}
+    found = {(page.parent / target).resolve() for target in targets if "://" not in target}
+    return {file for file in found if file.parent != ROOT / "docs" / "reference" / "commands"}  # made with the site
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files(page) -> None:
     assert [str(target) for target in links(page) if not target.is_file()] == []
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
-    assert set((ROOT / "docs").glob("*.md")) <= links(ROOT / "README.md")
+    """Or, of the questions, from their list; of the site's own, from its navigation (tests/test_site.py)."""
+    own = {"index.md"}
+    pages = {page for page in (ROOT / "docs").glob("*.md") if page.name not in own}
+    assert pages <= links(ROOT / "README.md")
+    questions = ROOT / "docs" / "how-to"
+    assert set(questions.glob("*.md")) - {questions / "index.md"} <= links(questions / "index.md")
 
 
-@pytest.mark.parametrize("page", [*PAGES, NOTEBOOK], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, NOTEBOOK], ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_are_spelled_as_the_command_line_has_them(page, monkeypatch, capsys) -> None:
     """Each is parsed by its own subcommand, which then does nothing."""
     for command in COMMANDS:
@@ -73,18 +79,15 @@ def test_commands_are_spelled_as_the_command_line_has_them(page, monkeypatch, ca
     assert refused == []
 
 
-def test_the_readme_has_every_command() -> None:
-    named = {words[0] for words in commands((ROOT / "README.md").read_text())}
+def test_every_command_is_shown_at_work() -> None:
+    named = {words[0] for page in PAGES for words in commands(page.read_text()) if words}
     assert named >= {command.__name__.rpartition(".")[2] for command in COMMANDS} - {"doctor", "demo", "completion"}
 
 
-def test_the_house_is_drawn_once_and_as_it_is() -> None:
-    """README and CONTRIBUTING show one tree, a line for every room in the order of imports."""
-    trees = [
-        re.findall(r"```\n(room .*?)```", (ROOT / page).read_text(), re.S) for page in ("README.md", "CONTRIBUTING.md")
-    ]
-    assert trees[0] == trees[1]
-    assert [line.split()[0] for line in trees[0][0].splitlines()[1:]] == list(ORDER)
+def test_the_house_is_drawn_as_it_is() -> None:
+    """A line for every room in the order of imports."""
+    (tree,) = re.findall(r"```\n(room .*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+    assert [line.split()[0] for line in tree.splitlines()[1:]] == list(ORDER)
 
 
 def test_results_are_read_with_pandas(tmp_path, monkeypatch, capsys) -> None:
