@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,31 @@ class Advance(Protocol):
 
 
 LOG_INTERVAL = 60.0  # seconds between a bar's lines in a log file
+SHOWN = {"is_on_screen": True}  # of a message's `extra`: people see it already, and it is for other handlers alone
+
+
+class _OnScreen(logging.Handler):
+    """Messages as lines of their own on standard error, above the bars that are there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "is_on_screen", False):
+            return
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+logger = logging.getLogger("jaxpaint")
+"""What is told on the way. It goes to standard error by `on_screen`; a level above INFO there draws no bars either."""
+on_screen = _OnScreen()
+if not logger.handlers:
+    logger.addHandler(on_screen)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _is_drawn() -> bool:
+    return on_screen.level <= logging.INFO
 
 
 @contextmanager
@@ -33,13 +59,15 @@ def bar(description: str, unit: str = "tokens") -> Iterator[Callable[[int], Adva
 
         def start(total: int) -> Advance:
             shown.close()
-            if not sys.stderr.isatty():
-                log = _Log(description, unit, total)
-                shown.callback(log.close)
+            on_terminal = sys.stderr.isatty() and _is_drawn()
+            log = _Log(description, unit, total, on_terminal)
+            shown.callback(log.close)
+            if not on_terminal:
                 return log.advance
             drawn = shown.enter_context(_bar(description, total, f" {unit}"))
 
             def advance(amount: int, note: str = "") -> None:
+                log.advance(amount, note)
                 drawn.set_postfix_str(note, refresh=False)
                 drawn.update(amount)
 
@@ -51,7 +79,8 @@ def bar(description: str, unit: str = "tokens") -> Iterator[Callable[[int], Adva
 class _Log:
     """A bar for files: whole lines, one a minute."""
 
-    def __init__(self, description: str, unit: str, total: int) -> None:
+    def __init__(self, description: str, unit: str, total: int, on_terminal: bool) -> None:
+        self.extra = SHOWN if on_terminal else None  # where a bar shows it, files alone get lines
         self.description, self.unit, self.total, self.done, self.note = description, unit, total, 0, ""
         self.started = self.said = time.monotonic()
         self.lines = self.told = 0
@@ -81,7 +110,7 @@ class _Log:
             f"{tqdm.format_interval(seconds / share - seconds)} left" if share else "",
             self.note,
         ]
-        print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
+        logger.info("%s", ", ".join(filter(None, parts)), extra=self.extra)
 
 
 @contextmanager
@@ -109,10 +138,8 @@ def byte_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def say(line: str) -> None:
-    """A line of its own on standard error, above the bars that are there."""
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stderr)
+    """A line of its own on standard error, above the bars that are there, and in the log."""
+    logger.info("%s", line)
 
 
 def _bar(description: str, total: int, unit: str) -> tqdm:
@@ -129,4 +156,5 @@ def _bar(description: str, total: int, unit: str) -> tqdm:
         delay=0 if terminal else LOG_INTERVAL,
         dynamic_ncols=True,
         file=sys.stderr,
+        disable=not _is_drawn(),
     )

@@ -46,8 +46,11 @@ def test_a_strategy(run) -> None:
         (["0-4", "--from", "x.yml", "--layers", 5], ("give one of them",)),
         (["--from", "nowhere.yml", "--layers", 5], ("nowhere.yml",)),
         (["--from", "[(0,9)]", "--layers", 5], ("layers 5-8",)),
-        (["0-4", "--to", "mergekit", "--layers", 5], ("--model names whose layers",)),
-        (["0-4", "--model", "m", "--layers", 5], ("--model names whose layers",)),
+        (["0-4", "--to", "mergekit", "--layers", 5], ("--to mergekit copies", "give --model")),
+        (["0-4", "--model", "m", "--layers", 5], ("--model m says how many layers", "leave --layers away")),
+        (["--strategy", "skip", "--start", 1], ("a --strategy is of a number of layers", "--layers 32")),
+        (["0-4", "--to", "repeats", "--json"], ("--to is a notation",)),
+        (["0-4", "--model", "no/such/folder"], ("no folder no/such/folder",)),
         (["0 {1 2}", "--to", "repeats", "--layers", 5], ("a parallel group", "no mere order of layers")),
     ],
 )

@@ -162,7 +162,8 @@ class TestSpec:
         ("num_fewshot = 1", "unknown key 'num_fewshot'; did you mean num-fewshot?"),
         ("zzz = 1", "unknown key 'zzz'; the keys are model, "),
         ("[study]\nmodel = 'm'", "unknown key 'study'"),
-        ("report = 'x'", "'report' belongs on the command line: --report"),
+        ("dry-run = true", "'dry-run' belongs on the command line: --dry-run"),
+        ("starts = '/0'", "starts is '/0'; expected numbers by commas"),
         ("model = m", "is not TOML: Invalid value (at line 1, column 9)"),
         ("model = 3", "model is 3; expected a text"),
         ("model = ''", "model is ''; expected a text"),
@@ -203,7 +204,7 @@ class TestSpec:
         ("shard = [1, 2]", "shard is [1, 2]; expected a text"),
         ("plans = '0-8'", "plans is '0-8'; expected a list of texts"),
         ("plans = ['0-8 {']", "plans: '0-8 {': plan, column 6: expected a layer"),
-        ("preset = 'papper'", "preset is 'papper'; expected one of paper"),
+        ("preset = 'papper'", "preset is 'papper'; expected one of quick, paper"),
     ],
 )
 def test_mistakes_in_a_file_name_it_and_the_key(text, expected, toml) -> None:
@@ -229,7 +230,7 @@ def test_mistakes_in_a_file_name_it_and_the_key(text, expected, toml) -> None:
         ({"times": "3", "preset": "paper", "strategies": "skip"}, "--times is of strategy block-repeat"),
         ({"starts": "3", "strategies": "skip-one,switch"}, "--starts is of strategies with a start layer"),
         ({"analysis-samples": 3}, "--analysis-samples is of analyses, and none is given"),
-        ({"preset": "x"}, "--preset is 'x'; expected one of paper"),
+        ({"preset": "x"}, "--preset is 'x'; expected one of quick, paper"),
         ({"plans-file": "/no/such/file"}, "cannot read /no/such/file: No such file or directory"),
     ],
 )
