@@ -35,7 +35,7 @@ def commands(text: str) -> list[list[str]]:
     found = [
         re.sub(r".*?jaxpaint ", "jaxpaint ", part.strip(), count=1)
         for line in lines
-        for part in re.split(r" && |; ", line)
+        for part in re.split(r" && |; | \| ", line)
         if re.match(r"(\$ )?(\S*/bin/)?jaxpaint ", part.strip())
     ]
     return [shlex.split(command, comments=True)[1:] for command in found]

@@ -27,7 +27,7 @@ CASES = {
     "jaxpaint study --tasks lambada_openai,arc": {"lambada_openai,arc_challenge"},
     "jaxpaint glue --tasks ": set(TASKS),
     "jaxpaint eval --dtype ": {"auto", "float32", "bfloat16"},
-    "jaxpaint results --format l": {"lm-eval"},
+    "jaxpaint results --format l": {"latex", "lm-eval"},
     "jaxpaint completion ": {"bash", "zsh", "fish"},
 }
 
