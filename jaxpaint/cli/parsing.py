@@ -53,8 +53,12 @@ def command(name: str) -> ModuleType:
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options, with `run` to carry them out. Ends (SystemExit) after --help, and after what cannot be parsed."""
+    """The options, with `run` to carry them out. Ends (SystemExit) after --help, and after what cannot be parsed.
+
+    Nothing at all is a question, whose answer is the help.
+    """
     whole = parser()
+    arguments = arguments or ["--help"]
     for word in arguments:
         try:
             word.encode()

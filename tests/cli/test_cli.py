@@ -76,6 +76,10 @@ def test_one_word_means_one_thing() -> None:
         assert {options[each].metavar for each in MANY if each in options} <= {"NUMBERS"}, name
 
 
+def test_nothing_at_all_is_help(run) -> None:
+    assert run() == run("--help")
+
+
 def test_version(run) -> None:
     assert run("--version") == (0, f"jaxpaint {jaxpaint.__version__}\n", "")
 
@@ -139,7 +143,6 @@ def test_a_layer_the_model_lacks(refused, store, files, tmp_path, plan) -> None:
 
 
 def test_arguments_that_are_missing(refused) -> None:
-    refused(expected=("COMMAND", "--help"))
     refused("paint", expected=("'paint'", "convert", "--help"))
     refused("eval", "--tasks", "arc_challenge", expected=("--model",))
     refused("eval", "--model", "m", expected=("--tasks",))
