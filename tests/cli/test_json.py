@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,23 @@ def test_one_document_of_its_shape(name, options, things, run) -> None:
     # What the shape does not name would be gone.
     assert json.loads(shape.dump_json(shape.validate_json(out, strict=True))) == document
     assert _told(err) == []
+
+
+def test_the_page_names_the_keys_of_every_document() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
+    table = page.split("| command | the document has |")[1].split("\n\n")[0]
+    told: dict[str, set[str]] = {}
+    in_part: set[str] = set()  # of which the page has only some keys
+    for first, text in re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", table, re.MULTILINE):
+        outside = re.sub(r"\[.*?\]|with --[a-z-]+|lm-eval's results", "", text)
+        for name in first.removesuffix(" --dry-run").split(", "):
+            told.setdefault(name, set()).update(set(re.findall(r"[a-z][a-z_-]*", outside)) - {"and"})
+            in_part |= {name} if "…" in text else set()
+    assert told.keys() == {name for name in COMMANDS if hasattr(command(name), "Answer")}
+    for name, keys in told.items():
+        shapes = typing.get_args(command(name).Answer) or (command(name).Answer,)
+        known = {key for shape in shapes for key in shape.__annotations__}
+        assert keys < known if name in in_part else keys == known, name
 
 
 def test_every_command_that_answers_is_here() -> None:
