@@ -70,6 +70,5 @@ def test_every_page_has_its_place(site) -> None:
 def test_every_command_has_a_page(site) -> None:
     from jaxpaint.cli.parsing import COMMANDS
 
-    for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2]
+    for name in COMMANDS:
         assert f"usage: jaxpaint {name}" in (site / "reference" / "commands" / name / "index.html").read_text()

@@ -72,7 +72,7 @@ def _commands() -> list[tuple[str, str]]:
     from jaxpaint.cli.parsing import parser
 
     os.environ["COLUMNS"] = "80"
-    whole = parser()
+    whole = parser(filled=True)
     (own,) = (action for action in whole._actions if isinstance(action, argparse._SubParsersAction))
     pages = [("index", _help("jaxpaint", whole))]
     return pages + [(name, _help(f"jaxpaint {name}", command)) for name, command in own.choices.items()]

@@ -20,7 +20,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """Mistakes in the arguments are one line too, and numbers are none that nothing here could run with."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
+        super().__init__(*arguments, **{"allow_abbrev": False, **settings})
         for kind, number in ((int, whole), (float, finite)):
             self.register("type", kind, partial(_argument, number))
 
@@ -28,7 +28,7 @@ class ArgumentParser(argparse.ArgumentParser):
         """Options that there are not are told with those that were meant, before what else is wrong."""
         if args is not None and self._subparsers is None:
             for name in map(_option, args[: args.index("--") if "--" in args else None]):
-                if name and not any(known.startswith(name) for known in self._option_string_actions):
+                if name and name not in self._option_string_actions:
                     self.error(f"unrecognized arguments: {name}{_meant(name, self._option_string_actions)}")
         return super().parse_known_args(args, namespace)
 
@@ -48,9 +48,11 @@ def _option(argument: str) -> str | None:
 
 
 def _meant(given: object, known: Iterable[Any]) -> str:
-    """The likely one, or nothing."""
+    """The one that begins so, or else the likely one, or nothing."""
     names = {str(name).lstrip("-"): str(name) for name in known}
-    near = get_close_matches(str(given).lstrip("-"), names, 1, 0.7)
+    begun = str(given).lstrip("-")
+    near = [name for name in names if begun and name.startswith(begun)]
+    near = near if len(near) == 1 else get_close_matches(begun, names, 1, 0.7)
     return f": did you mean {names[near[0]]}?" if near else ""
 
 

@@ -8,31 +8,31 @@ from pathlib import Path
 
 def stores_folder() -> Path:
     """Of the models that were converted on first use."""
-    return _folder() / "stores"
+    return cache_folder() / "stores"
 
 
 def compiled_folder() -> Path:
     """Of compiled executables, unless JAX's own settings name another."""
-    return _folder() / "compiled"
+    return cache_folder() / "compiled"
 
 
 def verified_folder() -> Path:
     """Of which stores' bytes were found to be those that were written."""
-    return _folder() / "verified"
+    return cache_folder() / "verified"
 
 
 def locks_folder() -> Path:
     """Of locks on what lies on file systems without any; each user has one of their own."""
-    return _folder() / f"locks-{os.getuid()}"
+    return cache_folder() / f"locks-{os.getuid()}"
 
 
 def crashes_folder() -> Path:
     """Of the tracebacks of what went wrong inside jaxpaint."""
-    return _folder() / "crashes"
+    return cache_folder() / "crashes"
 
 
-def _folder() -> Path:
-    """`$JAXPAINT_CACHE`, or else the user's cache folder."""
+def cache_folder() -> Path:
+    """All of it: `$JAXPAINT_CACHE`, or else the user's cache folder."""
     from platformdirs import user_cache_dir
 
     return Path(os.environ.get("JAXPAINT_CACHE") or user_cache_dir("jaxpaint"))

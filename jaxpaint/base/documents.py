@@ -86,6 +86,22 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     return value
 
 
+def read_yaml(path: str | Path) -> Any:
+    """The YAML document in a file: plain values alone, no tags of Python's.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, or stands for more than anything here.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(read_bytes(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not YAML: {first_line(error)}") from error
+    require_bounded(value, str(path))
+    return value
+
+
 def checked(value: Any, shape: type[Shape], where: str) -> Shape:
     """`value` as the `shape` that it should have: a pydantic model, or any type that pydantic can validate.
 

@@ -41,6 +41,13 @@ def held(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def tried(path: Path) -> Iterator[bool]:
+    """As `held`, but nobody waits: whether the block has it."""
+    with _locked(path, SUFFIX, patience=A_MOMENT) as is_ours:
+        yield is_ours
+
+
+@contextmanager
 def claimed(path: Path, kind: str) -> Iterator[bool]:
     """Whether `path` is this process's alone for the length of the block, as far as this `kind` of claim goes.
 

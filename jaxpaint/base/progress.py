@@ -5,6 +5,7 @@ Work of several phases has a bar for each, whose time left is that of all phases
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,31 @@ def no_bar(total: int, phase: str = "", later: float = 0.0) -> Advance:
 LINE_INTERVAL = 0.2  # seconds between changes of the line under a bar
 BEFORE_THE_FIRST = "reading weights, compiling …"
 LOG_INTERVAL = 60.0  # seconds between a bar's lines in a log file
+SHOWN = {"is_on_screen": True}  # of a message's `extra`: people see it already, and it is for other handlers alone
+
+
+class _OnScreen(logging.Handler):
+    """Messages as lines of their own on standard error, above the bars that are there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "is_on_screen", False):
+            return
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+logger = logging.getLogger("jaxpaint")
+"""What is told on the way. It goes to standard error by `on_screen`; a level above INFO there draws no bars either."""
+on_screen = _OnScreen()
+if not logger.handlers:
+    logger.addHandler(on_screen)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _is_drawn() -> bool:
+    return on_screen.level <= logging.INFO
 
 
 @contextmanager
@@ -53,9 +79,10 @@ def bar(description: str, unit: str = "tokens") -> Iterator[Start]:
         def start(total: int, phase: str = "", later: float = 0.0) -> Advance:
             shown.close()
             named = f"{description}, {phase}" if phase else description
-            if not sys.stderr.isatty():
-                log = _Log(named, unit, total, later)
-                shown.callback(log.close)
+            on_terminal = sys.stderr.isatty() and _is_drawn()
+            log = _Log(named, unit, total, later, on_terminal)
+            shown.callback(log.close)
+            if not on_terminal:
                 return log.advance
             drawn = shown.enter_context(_bar(named, total, f" {unit}", later))
             below = shown.enter_context(_line(BEFORE_THE_FIRST))
@@ -63,6 +90,7 @@ def bar(description: str, unit: str = "tokens") -> Iterator[Start]:
 
             def advance(amount: int, note: str = "") -> None:
                 nonlocal told
+                log.advance(amount, note)
                 if (now := time.monotonic()) - told >= LINE_INTERVAL:
                     below.set_description_str(note)
                     told = now
@@ -76,7 +104,8 @@ def bar(description: str, unit: str = "tokens") -> Iterator[Start]:
 class _Log:
     """A bar for files: whole lines, one a minute."""
 
-    def __init__(self, description: str, unit: str, total: int, later: float) -> None:
+    def __init__(self, description: str, unit: str, total: int, later: float, on_terminal: bool) -> None:
+        self.extra = SHOWN if on_terminal else None  # where a bar shows it, files alone get lines
         self.description, self.unit, self.total, self.done, self.note = description, unit, total, 0, ""
         self.later = later
         self.started = self.said = time.monotonic()
@@ -107,7 +136,7 @@ class _Log:
             f"{tqdm.format_interval(_left(self.total, self.done, self.later, seconds))} left" if self.done else "",
             self.note,
         ]
-        print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
+        logger.info("%s", ", ".join(filter(None, parts)), extra=self.extra)
 
 
 @contextmanager
@@ -135,10 +164,8 @@ def byte_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def say(line: str) -> None:
-    """A line of its own on standard error, above the bars that are there."""
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stderr)
+    """A line of its own on standard error, above the bars that are there, and in the log."""
+    logger.info("%s", line)
 
 
 def _left(total: float, done: float, later: float, seconds: float) -> float:
@@ -176,4 +203,5 @@ def _bar(description: str, total: int, unit: str, later: float = 0.0) -> tqdm:
         delay=0 if terminal else LOG_INTERVAL,
         dynamic_ncols=True,
         file=sys.stderr,
+        disable=not _is_drawn(),
     )

@@ -23,16 +23,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from jaxpaint.base import interrupts
     from jaxpaint.cli.failures import alone, told
     from jaxpaint.cli.streams import careful
+    from jaxpaint.cli.told import telling
 
-    with careful() as output, alone():  # until the exception is forgotten, and all that it held
+    with careful() as output, alone(), telling() as begin:  # until the exception is forgotten, and all that it held
         try:
             with interrupts.handled():
+                from jaxpaint.cli.answers import document_alone
                 from jaxpaint.cli.hosts import together
                 from jaxpaint.cli.memory_watch import watched_memory
                 from jaxpaint.cli.parsing import parsed
 
                 options = parsed(sys.argv[1:] if arguments is None else arguments)
-                with watched_memory(), together(options):
+                begin(options)
+                with watched_memory(), together(options), document_alone(options):
                     status = options.run(options)
                 output.flush()
             return status

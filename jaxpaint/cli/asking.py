@@ -23,7 +23,7 @@ def add_asking_options(parser) -> None:
         metavar="NAME",
         help="write prompts by the checkpoint's chat template, or by the one of that name",
     )
-    group.add_argument("--system-instruction", metavar="T", help="what the system says first")
+    group.add_argument("--system-instruction", metavar="TEXT", help="what the system says first")
     group.add_argument(
         "--fewshot-as-multiturn",
         nargs="?",

@@ -1,41 +1,70 @@
-"""how long plans take on the device here, or what they would cost on one that is not
+"""time plans on the device here, or say what they would cost on another
 
 examples:
-  jaxpaint bench --model llama2-7b --compare '0-8 {9-22} 23-31'
-  jaxpaint bench --model llama2-7b --plan '0-31' --compare '0-20 25-31' \\
+  jaxpaint bench --model llama2-7b --plan '0-31' --plan '0-8 {9-22} 23-31'
+  jaxpaint bench --model llama2-7b --plan '0-31' --plan '0-20 25-31' \\
       --batch-size 8 --prompt-length 512 --new-tokens 128 --store study.sqlite
-  jaxpaint bench --compile-for v5e --shape llama2-7b --plan '0-7 {8-23}*3 24-31' --program static
+  jaxpaint bench --compile-for v5e --shape llama2-7b \\
+      --plan '0-7 {8-23}*3 24-31' --program static
   jaxpaint bench --compile-for v5e:2x2 --shape llama2-7b
-  jaxpaint bench --compile-for h100 --shape mistral-7b --program decode --rows 16 --length 640
+  jaxpaint bench --compile-for h100 --shape mistral-7b \\
+      --program decode --rows 16 --length 640
 
 With --model, plans write after random prompts: the time to the first new token,
 that of each further one, and the memory at the peak, by rounds in which every
 plan has its turn. --store keeps them beside a study's scores, for its report.
 
-With --compile-for, nothing runs: memory and copies are what the device's compiler
-decided; times are its own cost model's (TPU), so they are called predicted. The
-compilers are extras, under their makers' licences: jaxpaint[tpu-aot], [cuda-aot].
+With --compile-for, nothing runs: memory and copies are what the device's
+compiler decided; times are its own cost model's (TPU), so they are called
+predicted. The compilers are extras, under their makers' licences:
+jaxpaint[tpu-aot], [cuda-aot].
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import TypedDict
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.precision import described
 from jaxpaint.bench.kinds import KINDS, Target, prepare
 from jaxpaint.bench.shapes import SHAPES, config_of
 from jaxpaint.cli import latency
-from jaxpaint.cli.options import add_model_options, add_plan_options, check_plan_options, chosen_plan
+from jaxpaint.cli.answers import give
+from jaxpaint.cli.options import add_model_options, add_plan_options, check_plan_options, chosen_plan, take_plans
 
 if TYPE_CHECKING:
     from jaxpaint.bench.ahead import Figures
     from jaxpaint.bench.programs import What, Work
+
+Timed = latency.Answer
+
+
+class Compiled(TypedDict):
+    """With --compile-for: what the compiler decided (bytes a chip) and predicts; `problem` says why it does not fit."""
+
+    versions: str
+    problem: str | None
+    compile_seconds: float
+    arguments: float
+    temporaries: float
+    peak: float
+    weight_copies: list[Any]
+    gathers_in_loops: int
+    collectives: list[Any]
+    group_collectives: list[Any]
+    predicted_seconds: float | None
+    layer_cycles: float | None
+    kernel_cycles: float | None
+    ideal_cycles: float | None
+
+
+Answer = Timed | Compiled
 
 # Rows and tokens of a row, by what runs.
 SIZES = {"score": (8, 1024), "static": (8, 1024), "decode": (4, 640)}
@@ -51,16 +80,15 @@ OF_MODELS = (
 
 def add(parser: argparse.ArgumentParser) -> None:
     kinds = ", ".join(KINDS)
-    add_plan_options(parser, "what runs, for example '0-8 {9-22} 23-31'")
+    add_plan_options(parser, "what runs, for example '0-8 {9-22} 23-31'", several=True)
     parser.add_argument("--tensor-parallel", type=int, metavar="N", help="devices that share each weight")
     parser.add_argument(
         "--layer-parallel", type=int, metavar="N", help="lanes that share the members of parallel groups (default: 1)"
     )
     parser.add_argument("--offload", action="store_true", help="the layers' kernels stay in the host's memory")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     here = parser.add_argument_group("on the device that is here")
     add_model_options(here, defaults=False, parallel=False)
-    here.add_argument("--compare", action="append", default=[], metavar="PLAN", help="another plan; give it for each")
+    here.add_argument("--compare", action="append", default=[], metavar="PLAN", help="another plan, as one more --plan")
     here.add_argument("--plans-file", type=Path, metavar="FILE", help="more plans, one a line, # for comments")
     for name, what in (
         ("batch_size", "prompts at once"),
@@ -71,7 +99,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         how = f"{what} (default: {latency.DEFAULTS[name]})"
         here.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=how)
     here.add_argument("--store", type=Path, metavar="FILE", help="a results store to keep them in, made or added to")
-    here.add_argument("--output", type=Path, metavar="F", help="write the figures as JSON")
+    here.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the figures as JSON")
     ahead = parser.add_argument_group("compiled for a device that is not here")
     ahead.add_argument("--compile-for", metavar="DEVICE", help=f"{kinds}; v5e:2x2 or h100:4 for several chips")
     ahead.add_argument("--shape", choices=SHAPES, metavar="SHAPE", help=", ".join(SHAPES))
@@ -94,6 +122,10 @@ def run(options: argparse.Namespace) -> int:
     for name in ("rows", "length", "tensor_parallel", "layer_parallel"):
         if (given := getattr(options, name)) is not None and given < 1:
             raise UserError(f"--{name.replace('_', '-')} is {given}; give at least 1")
+    options.plan, more = take_plans(options)
+    options.compare = [*more, *options.compare]
+    if options.compile_for is not None and more:
+        raise UserError("--compile-for compiles one plan; give --plan once")
     check_plan_options(options)
     if options.model is not None:
         options.dtype = options.dtype or "auto"
@@ -130,10 +162,8 @@ def _compile(options: argparse.Namespace) -> int:
     work = Work(program, plan, options.rows or rows, length, options.weights or "float", options.offload)
     say(f"compiling for {options.compile_for}, about a minute")
     figures = compiled_figures(config, work, target, split, "bfloat16", lanes)
-    if options.json:
-        print(json.dumps({"versions": _versions(), **dataclasses.asdict(figures)}))
-    else:
-        print("\n".join(_said(options.shape, work, target, split, lanes, figures)))
+    words = _said(options.shape, work, target, split, lanes, figures)
+    give(options, {"versions": _versions(), **dataclasses.asdict(figures)}, "\n".join(words))
     return 1 if figures.problem else 0
 
 

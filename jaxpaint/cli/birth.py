@@ -3,7 +3,7 @@
 examples:
   jaxpaint birth
   jaxpaint birth --width 128 --length 128 --batch 128 --learning-rate 0.05 \\
-      --arms freezes --freeze W_O2=300 --seeds 0
+      --arms freezes --freeze W_O2=300 --seeds 1
   jaxpaint birth --loss all --feed-forward linear --arms none
   jaxpaint birth --model general --layers 2 --heads 4
 
@@ -23,10 +23,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from jaxpaint.base.errors import UserError
+from jaxpaint.cli.answers import give
+from jaxpaint.cli.options import SEEDS
 
 ARMS = ("freezes", "one-layer", "texts", "plans")
 MEMORIES = ("W_K1", "W_K2", "W_O2", "W_F")
+
+
+class Answer(TypedDict):
+    """The paper's claims with their verdicts; the report's folder has the curves."""
+
+    report: str
+    seconds: float
+    findings: list[dict[str, str]]
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -34,9 +46,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--model", choices=("small", "general"), default="small", help="attention alone, or norms, heads and a network"
     )
-    model.add_argument("--width", type=int, metavar="D", help="(default: 128, general 64)")
-    model.add_argument("--layers", type=int, metavar="L", help="of the general model (default: 2)")
-    model.add_argument("--heads", type=int, metavar="H", help="of the general model (default: 4)")
+    model.add_argument("--width", type=int, metavar="N", help="(default: 128, general 64)")
+    model.add_argument("--layers", type=int, metavar="N", help="of the general model (default: 2)")
+    model.add_argument("--heads", type=int, metavar="N", help="of the general model (default: 4)")
     model.add_argument(
         "--positions", choices=("random", "sinusoidal", "rotary"), help="rotary: in the first layer (default: random)"
     )
@@ -45,40 +57,44 @@ def add(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--train-embeddings", action="store_true", help="train w_E and w_U too")
 
     texts = parser.add_argument_group("texts")
-    texts.add_argument("--length", type=int, metavar="T", help="tokens of a text (default: 32, general 64)")
+    texts.add_argument("--length", type=int, metavar="N", help="tokens of a text (default: 32, general 64)")
     texts.add_argument(
         "--triggers", choices=("fixed", "random"), help="the most frequent tokens, or drawn for each text"
     )
-    texts.add_argument("--trigger-count", type=int, metavar="K", help="(default: 5)")
+    texts.add_argument("--trigger-count", type=int, metavar="N", help="(default: 5)")
     texts.add_argument("--skip-frequent", type=int, metavar="N", help="pass N frequent tokens over: rare triggers")
     texts.add_argument("--outputs", choices=("uniform", "bigram"), help="what may follow a trigger (default: uniform)")
     texts.add_argument("--held-out-outputs", action="store_true", help="test on outputs that training texts never have")
 
     training = parser.add_argument_group("training")
     training.add_argument("--steps", type=int, metavar="N", help="(default: 300, general 400)")
-    training.add_argument("--batch", type=int, metavar="B", help="fresh texts a step (default: 32)")
+    training.add_argument("--batch", type=int, metavar="N", help="fresh texts a step (default: 32)")
     training.add_argument("--optimizer", choices=("sgd", "adamw"), help="(default: sgd, general adamw)")
-    training.add_argument("--learning-rate", type=float, metavar="R", help="(default: 0.1, general 0.01)")
-    training.add_argument("--weight-decay", type=float, metavar="R", help="(default: 1e-4, general 0.01)")
+    training.add_argument("--learning-rate", type=float, metavar="RATE", help="(default: 0.1, general 0.01)")
+    training.add_argument("--weight-decay", type=float, metavar="RATE", help="(default: 1e-4, general 0.01)")
     training.add_argument("--loss", choices=("in-context", "all"), help="positions that it is taken over")
-    training.add_argument("--seeds", metavar="N", help="of weights and texts, such as 0-2 (default)")
+    training.add_argument("--seeds", metavar="NUMBERS", help=f"of weights and texts; {SEEDS} (default: 3)")
     training.add_argument(
-        "--arms", metavar="A,B", help=f"beside the one with nothing frozen: {', '.join(ARMS)}, or none (default: all)"
+        "--arms",
+        metavar="NAME,NAME",
+        help=f"beside the one with nothing frozen: {', '.join(ARMS)}, or none (default: all)",
     )
     training.add_argument(
         "--freeze",
-        metavar="W=STEP",
+        metavar="MATRIX=STEP",
         action="append",
         help=f"an arm with one of {', '.join(MEMORIES)} frozen to a step, or =never released; may be repeated",
     )
 
     plans = parser.add_argument_group("layer plans")
     plans.add_argument("--plan", metavar="PLAN", action="append", help="try this one during training; may be repeated")
-    plans.add_argument("--ideal-b", type=float, metavar="B", help="sharpness of the written-down head (default: 10)")
-    plans.add_argument("--ideal-gamma", metavar="G,G", help="scales of what it writes (default: 1,3,10)")
+    plans.add_argument(
+        "--ideal-b", type=float, metavar="NUMBER", help="sharpness of the written-down head (default: 10)"
+    )
+    plans.add_argument("--ideal-gamma", metavar="NUMBER,NUMBER", help="scales of what it writes (default: 1,3,10)")
 
     parser.add_argument(
-        "--output", metavar="DIR", type=Path, default=Path("birth-report"), help="(default: birth-report)"
+        *("-o", "--output"), metavar="DIR", type=Path, default=Path("birth-report"), help="(default: birth-report)"
     )
 
 
@@ -108,15 +124,23 @@ def run(options: argparse.Namespace) -> int:
 
         outcome = run_birth(settings, unfinished, progress)
     page = write(outcome, options.output, shlex.join(["jaxpaint", *sys.argv[1:]]))
-    print(f"{summary(outcome)}\n\nreport: {page}")
+    answer: Answer = {
+        "report": str(page),
+        "seconds": outcome.seconds,
+        "findings": [
+            {"claim": found.claim, "verdict": found.verdict, "evidence": found.evidence} for found in outcome.findings
+        ],
+    }
+    give(options, answer, f"{summary(outcome)}\n\nreport: {page}")
     return 0
 
 
 def _settings(options: argparse.Namespace):
     """Raises UserError for what cannot be, before anything is computed."""
-    from jaxpaint.base.numbers import finite, parse_numbers
+    from jaxpaint.base.numbers import finite
     from jaxpaint.birth.data import DataSettings
     from jaxpaint.birth.settings import Settings
+    from jaxpaint.study.values import checked, count_or_numbers
 
     given = {
         "width": options.width,
@@ -133,7 +157,7 @@ def _settings(options: argparse.Namespace):
         "weight_decay": options.weight_decay,
         "loss": options.loss,
         "embeddings": options.train_embeddings or None,
-        "seeds": parse_numbers(options.seeds) if options.seeds is not None else None,
+        "seeds": None if options.seeds is None else checked("--seeds", options.seeds, count_or_numbers),
         "kinds": _kinds(options.arms),
         "freezes": dict(map(_freeze, options.freeze)) if options.freeze else None,
         "plans": tuple(options.plan) if options.plan else None,

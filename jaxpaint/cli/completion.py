@@ -21,8 +21,8 @@ from jaxpaint.study.settings import PAPER, PRESETS
 from jaxpaint.study.spec import ANALYSES
 
 # By how --help names what an argument is.
-FOLDERS = ("M", "SRC", "DST", "STORE", "DIR")
-FILES = ("FILE", "FILE.toml", "F", "OUT")
+FOLDERS = ("MODEL", "SRC", "DST", "STORE", "DIR")
+FILES = ("FILE", "FILE.toml", "OUT")
 # Names that are checked by words of our own rather than by argparse: one of these, or several by commas.
 ONE_OF: Mapping[str, Iterable[str]] = {"strategy": tuple(STRATEGIES), "preset": tuple(PRESETS)}
 SOME_OF: Mapping[str, Iterable[str]] = {
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
     from jaxpaint.cli.parsing import parser
 
-    whole = parser()
+    whole = parser(filled=True)
     for command, argument in _arguments(whole):
         completer = _completer(command, argument)
         if completer is not None:

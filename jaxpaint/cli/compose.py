@@ -21,11 +21,23 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
 from jaxpaint.base.words import count
+from jaxpaint.cli.answers import give
 
 ONLY = "the model"
+
+
+class Answer(TypedDict):
+    """The store that was made, and by their names what it was made of."""
+
+    models: dict[str, str]
+    layers: str
+    num_layers: int
+    store: str
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -33,11 +45,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         required=True,
-        metavar="[NAME=]M",
+        metavar="[NAME=]MODEL",
         help="a converted store, a folder or a hub id, and what --layers calls it; may be given several times",
     )
-    parser.add_argument("--layers", metavar="L", required=True, help="such as 'A:0-15 merge(A:16-18) B:8-23'")
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="the store to write (a folder)")
+    parser.add_argument("--layers", metavar="LAYERS", required=True, help="such as 'A:0-15 merge(A:16-18) B:8-23'")
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="the store to write (a folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
 
 
@@ -58,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
         stores = {name: store_for(model, progress=progress) for name, model in models.items()}
         how = {"overwrite": options.overwrite, "progress": progress}
         store = compose(stores, options.layers, options.output, **how)
-    print(f"composed {count(len(origins), 'layer')} into {store}")
+    answer: Answer = {"models": models, "layers": options.layers, "num_layers": len(origins), "store": str(store)}
+    give(options, answer, f"composed {count(len(origins), 'layer')} into {store}")
     return 0
 
 

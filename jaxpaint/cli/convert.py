@@ -15,14 +15,27 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from jaxpaint.base.limits import require
+from jaxpaint.cli.answers import give
+
+
+class Answer(TypedDict):
+    """The store, and the sum over its weights and config."""
+
+    source: str
+    store: str
+    fingerprint: str
+    num_layers: int
+    bytes: int
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a Hugging Face folder, a Meta folder, or a hub id")
     parser.add_argument("destination", metavar="DST", type=Path, help="the store to write (a folder)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the store (default: the checkpoint's)")
-    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub id (default: main)")
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
 
 
@@ -40,5 +53,15 @@ def run(options: argparse.Namespace) -> int:
             overwrite=options.overwrite,
             progress=progress,
         )
-    print(f"converted {options.source} into {store}")
+    from jaxpaint.models.checkpoint import read_config, read_manifest
+
+    manifest = read_manifest(store)
+    answer: Answer = {
+        "source": options.source,
+        "store": str(store),
+        "fingerprint": manifest["fingerprint"],
+        "num_layers": read_config(store).num_hidden_layers,
+        "bytes": manifest["parameters"]["bytes"],
+    }
+    give(options, answer, f"converted {options.source} into {store}")
     return 0

@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jaxpaint.cli import study
+from jaxpaint.cli import studies, study
+
+Answer = studies.Answer
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -27,4 +29,5 @@ def run(options: argparse.Namespace) -> int:
     report = options.report or study.DEMO_REPORT
     settings = {"limit": options.limit, "store": options.store, "report": report}
     none = dict.fromkeys(("file", "compile_for", "ray", "ray_worker"))
-    return study.run(argparse.Namespace(preset="demo", dry_run=False, **none, **settings))
+    printed = {"json": options.json, "document_stream": getattr(options, "document_stream", None)}
+    return study.run(argparse.Namespace(preset="demo", dry_run=False, **none, **settings, **printed))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -27,6 +26,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from typing_extensions import TypedDict
 
 from jaxpaint.base import __version__
 from jaxpaint.base.caches import compiled_folder, stores_folder
@@ -34,8 +36,8 @@ from jaxpaint.base.compilation import persistent_cache
 from jaxpaint.base.errors import first_line
 from jaxpaint.base.machine import Machine, machine
 from jaxpaint.base.words import count
+from jaxpaint.cli.answers import give
 from jaxpaint.cli.exits import BROKEN
-from jaxpaint.cli.streams import for_programs
 
 REQUIRED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "datasets", "lm-eval")
 OPTIONAL = ("torch",)  # only tests and benchmarks compare with it
@@ -44,44 +46,65 @@ FEW_CORES = 8
 COUNTING_SECONDS = 0.5
 
 
+class Examined(TypedDict):
+    """Bytes where sizes are; `problems` keep it from running, `advice` would make it faster."""
+
+    jaxpaint: str
+    python: str
+    system: str
+    versions: dict[str, str | None]
+    machine: dict[str, Any]
+    devices: dict[str, Any]
+    caches: dict[str, dict[str, Any]]
+    compiling_kept: bool
+    hub_token: str
+    hub_offline: bool
+    problems: list[str]
+    advice: list[str]
+
+
+class Verified(TypedDict):
+    """With --verify: a store whose bytes are those that were written."""
+
+    store: str
+    fingerprint: str
+    tensors: int
+    bytes: int
+
+
+Answer = Examined | Verified
+
+
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--verify", metavar="MODEL", help="read all of a converted model: is it what was written?")
 
 
 def run(options: argparse.Namespace) -> int:
     if options.verify is not None:
-        return _verify(options.verify, as_json=options.json)
+        return _verify(options)
     try:
         found = examine()
     except ModuleNotFoundError as error:  # an installation that is not whole is what one asks the doctor about
         print(f"broken    {error.name} is not installed. Run: pip install jaxpaint")
         return BROKEN
     problems, advice = list(_problems(found)), list(_advice(found))
-    if options.json:
-        for_programs()
-        known = asdict(found) | {"jaxpaint": __version__, "problems": problems, "advice": advice}
-        print(json.dumps(known, indent=2, default=str))
-    else:
-        width = min(shutil.get_terminal_size().columns, 100)
-        for paragraph in _paragraphs(found, problems, advice):
-            print(*_wrapped(*paragraph, width), sep="\n")
+    known = asdict(found) | {"jaxpaint": __version__, "problems": problems, "advice": advice}
+    width = min(shutil.get_terminal_size().columns, 100)
+    lines = [line for paragraph in _paragraphs(found, problems, advice) for line in _wrapped(*paragraph, width)]
+    give(options, known, "\n".join(lines))
     return BROKEN if problems else 0
 
 
-def _verify(model: str, *, as_json: bool) -> int:
+def _verify(options: argparse.Namespace) -> int:
     """Raises UserError for a model that is damaged."""
     from jaxpaint.cli.loading import model_store
     from jaxpaint.models.verification import verify
 
-    store = model_store(model)
+    store = model_store(options.verify)
     manifest = verify(store)
     size, tensors = manifest["parameters"]["bytes"], len(manifest["tensors"])
-    if as_json:
-        known = {"store": str(store), "fingerprint": manifest["fingerprint"], "tensors": tensors, "bytes": size}
-        print(json.dumps(known, indent=2))
-    else:
-        print(f"{store} is what was written: {count(tensors, 'tensor')}, {gigabytes(size)}")
+    known = {"store": str(store), "fingerprint": manifest["fingerprint"], "tensors": tensors, "bytes": size}
+    give(options, known, f"{store} is what was written: {count(tensors, 'tensor')}, {gigabytes(size)}")
     return 0
 
 

@@ -18,14 +18,17 @@ run in a sandbox, and Python that it names runs only with --trust-tasks.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+from typing import Any
+
+from typing_extensions import TypedDict
 
 from jaxpaint.base import interrupts
-from jaxpaint.base.errors import UserError
 from jaxpaint.base.hosts import is_first
 from jaxpaint.base.limits import require
 from jaxpaint.base.precision import described
+from jaxpaint.base.progress import logger, say
+from jaxpaint.cli.answers import dumped, give
 from jaxpaint.cli.asking import add_asking_options, asking_of
 from jaxpaint.cli.exits import MISTAKE
 from jaxpaint.cli.loading import source_with_plan
@@ -37,16 +40,41 @@ from jaxpaint.cli.options import (
     check_plan_options,
     plan_line,
 )
+from jaxpaint.cli.tracking import add_tracking_options, wanted_trackers
 from jaxpaint.plans.plan import Plan
 
 _NUMBERS = ("limit", "num-fewshot", "batch-tokens", "tensor-parallel", "layer-parallel")
 
 
+Answer = TypedDict(
+    "Answer",
+    {
+        "results": dict[str, Any],
+        "configs": dict[str, Any],
+        "versions": dict[str, Any],
+        "n-shot": dict[str, Any],
+        "higher_is_better": dict[str, Any],
+        "n-samples": dict[str, Any],
+        "config": dict[str, Any],
+        "environment": dict[str, Any],
+        "timing": dict[str, Any],
+        "group_subtasks": dict[str, Any],
+        "groups": dict[str, Any],
+        "samples": dict[str, Any],
+        "interrupted": list[str],
+        "failed": dict[str, str],
+    },
+    total=False,
+)
+"""lm-eval's results, extended (`jaxpaint.tasks.evaluation.evaluate_tasks`). `interrupted` are tasks that are missing;
+`failed` has of others why."""
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     add_task_options(parser)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write results as JSON in lm-eval's schema")
-    parser.add_argument("--log-samples", action="store_true", help="add each request's log-likelihood to --output")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write results as JSON in lm-eval's schema")
+    add_tracking_options(parser)
     add_asking_options(parser)
     add_host_options(parser)
     add_plan_options(parser, "what runs, for example '0-8 {9-22}*3 23-31'", seed=False)
@@ -59,23 +87,26 @@ def run(options: argparse.Namespace) -> int:
     from jaxpaint.generation.cache import groups
     from jaxpaint.study.settings import checked_options
     from jaxpaint.tasks.evaluation import evaluate_tasks, write_json
-    from jaxpaint.tasks.load import load_tasks, results_table
-    from jaxpaint.tasks.local_data import parse_data_option
+    from jaxpaint.tasks.load import load_tasks, only_predicted, results_table
+    from jaxpaint.tasks.local_data import in_folder, parse_data_option
+    from jaxpaint.tasks.trackers import Trackers
 
     names = [name.strip() for name in options.tasks.split(",") if name.strip()]
     if options.output:
         check_writable(options.output, "a JSON file")
-    elif options.log_samples:
-        raise UserError("--log-samples needs --output FILE to write to")
+    wanted = wanted_trackers(options)
     numbers = {name: getattr(options, name.replace("-", "_")) for name in _NUMBERS}
     for name, value in checked_options(numbers).items():
         setattr(options, name.replace("-", "_"), value)
-    data = parse_data_option(options.data)
+    texts = options.data if options.data_dir is None else in_folder(options.data_dir, names, options.data)
+    data = parse_data_option(texts)
     asking, others = asking_of(options)
     check_plan_options(options)
     require_known(options.model)
     how = {"include_path": others["include_path"], "trust": options.trust_tasks, "asking": asking}
     tasks = load_tasks(names, data=data, num_fewshot=options.num_fewshot, **how)
+    if options.predict_only:
+        only_predicted(tasks)
 
     from jaxpaint.models.family import Config, require_lm_head
     from jaxpaint.tasks.encoding import Encoding, require_generation, require_length
@@ -93,6 +124,7 @@ def run(options: argparse.Namespace) -> int:
 
     source, plan = source_with_plan(options, check)
     Encoding.of(source, options.bos, max_length=longest, asking=asking)  # what the tokenizer lacks is told now
+    trackers = None if wanted is None else Trackers(wanted)
     model = source.loaded
 
     from jaxpaint.base.progress import bar
@@ -111,29 +143,35 @@ def run(options: argparse.Namespace) -> int:
         )
         if writes:
             for line in lm.encoding.generation.lines(lm.encoding.tokenizer.eos_token_id):
-                print(f"jaxpaint: {line}", file=sys.stderr)
-        results = evaluate_tasks(lm, tasks, limit=options.limit, log_samples=options.log_samples, asking=asking)
+                say(f"jaxpaint: {line}")
+        samples = options.log_samples or options.predict_only
+        told: Any = {"limit": options.limit, "log_samples": samples, "write_out": options.write_out}
+        results = evaluate_tasks(lm, tasks, asking=asking, **told)
     try:
         # What is there already is worth more than a file of nothing.
         if options.output and results.get("results") and is_first():
             write_json(results, options.output)
+        if trackers is not None and results.get("results") and is_first():
+            trackers.log(results, options.model, asking, lm.encoding.chat_template)
     finally:  # hours of work are not lost to a full disk
-        _report(results, results_table(results) if results.get("results") else "")
+        _report(options, results, results_table(results) if results.get("results") else "")
     return interrupts.status() if "interrupted" in results else MISTAKE if "failed" in results else 0
 
 
-def _report(results: dict, table: str) -> None:
+def _report(options: argparse.Namespace, results: dict, table: str) -> None:
     for task, reason in results.get("failed", {}).items():
-        print(f"jaxpaint: error: {task}: {reason}", file=sys.stderr)
+        logger.error("%s", f"jaxpaint: error: {task}: {reason}")
     if not table:
         if "interrupted" in results:
-            print(f"jaxpaint: {interrupts.word()}; no task was finished", file=sys.stderr)
+            logger.warning("%s", f"jaxpaint: {interrupts.word()}; no task was finished")
         return
     config, timing = results["config"], results["timing"]
-    print(plan_line(config["plan"], config["plan_cost"], config["plan_depth"]))
+    head = plan_line(config["plan"], config["plan_cost"], config["plan_depth"])
     bos = f"BOS {config['bos']} ({'added' if config['bos_token_added'] else 'not added'})"
     rate = f"{timing['wall_seconds']:.1f} s, {timing['tokens_per_second']:.0f} tokens/s"
-    print(f"{described(config['dtype'], config['weights'])}, {bos}, {rate}")
-    print(table)
+    if options.show_config:
+        print(dumped({name: value for name, value in results.items() if name != "samples"}))
+    how = f"{described(config['dtype'], config['weights'])}, {bos}, {rate}"
+    give(options, results, f"{head}\n{how}\n{table}")
     if missing := results.get("interrupted"):
-        print(f"jaxpaint: {interrupts.word()}; not finished: {', '.join(missing)}", file=sys.stderr)
+        logger.warning("%s", f"jaxpaint: {interrupts.word()}; not finished: {', '.join(missing)}")

@@ -17,8 +17,11 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from typing_extensions import TypedDict
+
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
+from jaxpaint.cli.answers import give
 from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.plans.plan import Plan
 
@@ -26,12 +29,21 @@ if TYPE_CHECKING:
     from jaxpaint.results.plan_scores import PlanScore
 
 
+class Answer(TypedDict):
+    """What was written, a folder or a GGUF file, and the number of its layers."""
+
+    source: str
+    plan: str
+    num_layers: int
+    output: str
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="a converted store, a folder, a hub id or a GGUF file")
     parser.add_argument("destination", metavar="DST", type=Path, help="the folder to write, or the .gguf file")
     parser.add_argument("--plan", metavar="PLAN", required=True, help="a series plan, such as '0-20 25-31'")
     parser.add_argument(
-        "--scores", metavar="DB", type=Path, help="a results store whose scores of the plan the model card shows"
+        "--scores", metavar="FILE", type=Path, help="a results store whose scores of the plan the model card shows"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a folder or GGUF file of this kind that exists"
@@ -68,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
             "command": _command(options, plan),
         }
         folder = export(store, options.destination, plan, **how)
-    print(f"exported {plan} ({plan.applications} layers) into {folder}")
+    give(options, *_answer(options, plan, plan.applications, folder))
     return 0
 
 
@@ -82,8 +94,14 @@ def _run_gguf(options: argparse.Namespace, plan: Plan) -> int:
     with byte_bar() as progress:
         how = {"overwrite": options.overwrite, "progress": progress}
         file = export_gguf(options.store, options.destination, plan, **how)
-    print(f"exported {plan} ({plan.cost} layers) into {file}")
+    give(options, *_answer(options, plan, int(plan.cost), file))
     return 0
+
+
+def _answer(options: argparse.Namespace, plan: Plan, layers: int, written: Path) -> tuple[Answer, str]:
+    """As a document and in words."""
+    answer: Answer = {"source": options.store, "plan": str(plan), "num_layers": layers, "output": str(written)}
+    return answer, f"exported {plan} ({layers} layers) into {written}"
 
 
 def _scores(options: argparse.Namespace, store: Path, plan: Plan, num_layers: int) -> tuple[PlanScore, ...]:

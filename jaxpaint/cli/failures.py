@@ -15,6 +15,7 @@ from typing import Any
 from jaxpaint.base import interrupts
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.failures import SHOW, in_words, mendable
+from jaxpaint.base.progress import SHOWN, logger
 from jaxpaint.base.shown import visible_name
 from jaxpaint.cli.exits import BROKEN, MISTAKE
 from jaxpaint.cli.streams import Output
@@ -74,3 +75,4 @@ def _shown() -> bool:
 def _say(text: str, error: BaseException) -> None:
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
     print(f"jaxpaint: {text}{notes}", file=sys.stderr)
+    logger.error("%s%s", text, notes, extra=SHOWN)

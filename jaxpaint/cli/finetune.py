@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.cli.options import add_model_options, add_task_options, add_variant_options
+from jaxpaint.cli import studies
+from jaxpaint.cli.options import add_model_options, add_task_options, add_variant_options, study_options
 from jaxpaint.cli.studies import add_training_options, carry_out, check, given_training
 
 if TYPE_CHECKING:
     from jaxpaint.study.trained import TrainedSummary
 
-# What is not part of a study's settings.
-_OF_THE_COMMAND = ("run", "report", "limit_train", "learning_rate", "epochs", "batch_size", "training_seed")
+Answer = studies.Answer
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_variant_options(parser.add_argument_group("plans"))
     training = parser.add_argument_group("training")
     add_training_options(training, unit="documents", learning_rate="5e-5", epochs=1, batch_size=64)
-    training.add_argument("--training-seed", type=int, metavar="N", help="of the documents' order (default: 0)")
+    training.add_argument(
+        "--training-seed", "--training-seeds", type=int, metavar="N", help="of the documents' order (default: 0)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
             bars: dict[str, Any] = {"converting": converting, "frozen_progress": frozen, "progress": progress}
             return run_finetune(spec, tell=say, command=shlex.join(sys.argv), **bars)
 
-    return carry_out(spec.study, options.report, finetune)
+    return carry_out(options, spec.study, options.report, finetune)
 
 
 def _spec(options: argparse.Namespace):
@@ -73,5 +75,5 @@ def _spec(options: argparse.Namespace):
         if options.training_seed < 0:
             raise UserError(f"--training-seed is {options.training_seed}; expected 0 or more")
         given["seeds"] = (options.training_seed,)
-    settings = {name.replace("_", "-"): value for name, value in vars(options).items() if name not in _OF_THE_COMMAND}
+    settings = study_options(options)
     return FinetuneSpec(spec_from(settings), replace(DECODER, **given), options.limit_train)

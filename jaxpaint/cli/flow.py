@@ -20,17 +20,19 @@ With --store, plans are kept as they are done: the same command goes on, and
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import TypedDict
+
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import check_writable, write_whole
 from jaxpaint.base.limits import require
 from jaxpaint.base.words import count
+from jaxpaint.cli.answers import give
 from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.cli.options import add_model_options, add_variant_options, variant_options
 from jaxpaint.study.settings import checked_options
@@ -48,11 +50,18 @@ if TYPE_CHECKING:
 IN_FULL = 3  # plans; of more, a line each
 
 
+class Answer(TypedDict):
+    """The full model first, then every plan; what each number is, docs/flow.md says."""
+
+    plans: list[dict[str, Any]]
+    stories: list[dict[str, Any]]
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, parallel=False)
     parser.add_argument("--facts", type=Path, metavar="FILE", help="facts as JSON; painter-16 has its own")
     parser.add_argument("--limit", type=int, metavar="N", help="facts to ask for, the first ones (default: all)")
-    parser.add_argument("--before", default="", metavar="T", help="examples in front of each prompt")
+    parser.add_argument("--before", default="", metavar="TEXT", help="examples in front of each prompt")
     parser.add_argument("--window", type=int, metavar="N", help="steps or layers blocked together (default: 9 in 48)")
     parser.add_argument("--branches", action="store_true", help="block each branch of a group by itself, too")
     parser.add_argument(
@@ -67,14 +76,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--story", type=int, metavar="N", help="tell the story of the Nth fact under each plan")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the curves here, PNG or PDF")
     parser.add_argument("--store", type=Path, metavar="FILE", help="a results store to keep it in, made or added to")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    plans = parser.add_argument_group("plans")
-    plans.add_argument("--plan", action="append", metavar="PLAN", help="a plan; may be given several times")
-    add_variant_options(plans)
+    add_variant_options(parser.add_argument_group("plans"))
 
 
 def run(options: argparse.Namespace) -> int:
-    values = checked_options({**variant_options(options), "plans": options.plan})
+    values = checked_options(variant_options(options))
     for name in ("limit", "window", "story"):
         if (number := getattr(options, name)) is not None and number < 1:
             raise UserError(f"--{name} {number}: give 1 or more")
@@ -104,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
         found, told, new = _kept(options.store, model, variants, to_ask, story)
     study, stories = _studies(variants, found, told, to_ask, story)
     if options.json:
-        print(json.dumps({"plans": [_values(each) for each in found], "stories": [_story(each) for each in told]}))
+        give(options, {"plans": [_values(each) for each in found], "stories": [_story(each) for each in told]}, None)
     else:
         print("\n".join(_shown(study, stories)))
         if options.store is not None:

@@ -5,30 +5,42 @@ examples:
   jaxpaint generate --model llama2-7b --strategy looped-parallel --start 8 \\
       --prompt 'Once upon a time' --temperature 0.8
   jaxpaint generate --model llama2-7b --prompt 'Once upon a time' \\
-      --compare '0-31' --compare '0-8 {9-22} 23-31'
+      --plan '0-31' --plan '0-8 {9-22} 23-31'
+  jaxpaint generate --model llama2-7b --prompts-file prompts.jsonl \\
+      --output texts.jsonl
+
+One plan's text is printed as it is written; of several the texts stand side by
+side. A file of prompts has one a line, or JSON lines with "prompt". --output
+has a JSON line for each prompt and plan.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
-import textwrap
-from collections.abc import Sequence
-from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from typing_extensions import TypedDict
+
+from jaxpaint.base.documents import parse_json
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.files import check_writable, is_stream, write_whole
+from jaxpaint.base.progress import say
+from jaxpaint.base.texts import read_text
+from jaxpaint.base.words import count
+from jaxpaint.cli.answers import dumped, give
 from jaxpaint.cli.loading import source_with_plan
 from jaxpaint.cli.options import (
     add_cache_option,
     add_host_options,
     add_model_options,
+    add_output_option,
     add_plan_options,
     check_plan_options,
-    plan_line,
+    take_plans,
 )
 from jaxpaint.cli.streams import read_input
+from jaxpaint.cli.written import Written, shown, stream, write_all
 from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
@@ -38,14 +50,25 @@ if TYPE_CHECKING:
     from jaxpaint.models.family import Config
 
 
+class Answer(TypedDict):
+    """What was written after each prompt under each plan, prompt by prompt."""
+
+    texts: list[Written]
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
-    parser.add_argument("--prompt", required=True, metavar="T", help="the text to go on from; - reads standard input")
+    prompts = parser.add_mutually_exclusive_group(required=True)
+    prompts.add_argument(
+        "--prompt", "--text", metavar="TEXT", help="the text to go on from; - reads standard input (default: none)"
+    )
+    prompts.add_argument("--prompts-file", type=Path, metavar="FILE", help="several, one a line or as JSON lines")
+    add_output_option(parser, "what was written as JSON lines")
     parser.add_argument(
         "--max-new-tokens", type=int, default=64, metavar="N", help="tokens to write at most (default: %(default)s)"
     )
     parser.add_argument(
-        "--stop", action="append", default=[], metavar="T", help="end before this text; may be given several times"
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times"
     )
     parser.add_argument(
         "--truncate-left", action="store_true", help="cut the beginning of a prompt that the model has no room for"
@@ -54,29 +77,40 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_host_options(parser)
     drawing = parser.add_argument_group("drawing tokens (default: always the most likely)")
     drawing.add_argument(
-        "--temperature", type=float, default=0.0, metavar="X", help="draw with this temperature (default: 0, greedy)"
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="NUMBER",
+        help="draw with this temperature (default: 0, greedy)",
     )
     drawing.add_argument("--top-k", type=int, default=0, metavar="N", help="among the N most likely (default: all)")
     drawing.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="among the fewest that together have this probability"
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="PROBABILITY",
+        help="among the fewest that together have this probability",
     )
     drawing.add_argument(
         "--sampling-seed", type=int, default=0, metavar="N", help="of the draws (default: %(default)s)"
     )
-    add_plan_options(parser, "what runs, for example '0-8 {9-22} 23-31'")
-    parser.add_argument(
-        "--compare", action="append", default=[], metavar="PLAN", help="show plans side by side; give it for each"
-    )
+    add_plan_options(parser, "what runs, for example '0-8 {9-22} 23-31'", several=True)
+    parser.add_argument("--compare", action="append", default=[], metavar="PLAN", help="the same as one more --plan")
 
 
 def run(options: argparse.Namespace) -> int:
-    compared = [Plan.parse(text) for text in options.compare]
-    if compared and (options.plan or options.strategy):
-        raise UserError("give --compare for each plan, or one --plan or --strategy, not both")
+    first, others = take_plans(options)
+    given = [*([] if first is None else [first]), *others, *options.compare]
+    if options.strategy and given:
+        raise UserError("give a plan, or several, or one --strategy, not both")
+    options.plan = None
     check_plan_options(options)
+    compared = [Plan.parse(text) for text in given]
     if options.max_new_tokens < 1:
         raise UserError(f"--max-new-tokens is {options.max_new_tokens}; expected 1 or more")
-    text = read_input("--prompt -") if options.prompt == "-" else options.prompt
+    if options.output is not None:
+        check_writable(options.output, "a file of JSON lines")
+    texts = _texts(options)
     sampling = _sampling(options)
 
     def check(config: Config, plan: Plan) -> None:
@@ -88,19 +122,44 @@ def run(options: argparse.Namespace) -> int:
             each.validate(config.num_hidden_layers)
             if options.kv == "mean":
                 groups(each, each.attentions)
-        if text:  # that there is none is told in its place
+        if all(texts):  # that there is none is told in its place
             _check_new_tokens(options.max_new_tokens, config)
 
     source, plan = source_with_plan(options, check)
     plans = compared or [plan]
-    prompt = _prompt(source, text, options)
+    prompts = [_prompt(source, text, options) for text in texts]
     model = source.loaded
     _tell_settings(model)
-    if compared:
-        _compare(model, plans, prompt, sampling, options.kv)
-    else:
-        _stream(model, plan, prompt, sampling, options.kv)
+    if len(plans) == len(prompts) == 1 and options.output is None and not options.json:
+        stream(model, plans[0], prompts[0], sampling, options.kv)
+        return 0
+    found = write_all(model, plans, texts, prompts, sampling, options.kv)
+    if options.output is not None:
+        write_whole("".join(f"{dumped(each)}\n" for each in found), options.output)
+    is_kept = options.output is not None and not is_stream(options.output)
+    words = f"wrote {count(len(found), 'text')} to {options.output}" if is_kept else shown(found, len(plans))
+    give(options, {"texts": found}, None if options.output is not None and not is_kept else words)
     return 0
+
+
+def _texts(options: argparse.Namespace) -> list[str]:
+    """The prompts. Raises UserError for a file that cannot be read or has none."""
+    if options.prompts_file is None:
+        return [read_input("--prompt -") if options.prompt == "-" else options.prompt]
+    file: Path = options.prompts_file
+    lines = [(number, line) for number, line in enumerate(read_text(file).splitlines(), 1) if line.strip()]
+    if not lines:
+        raise UserError(f'--prompts-file {file} has no prompt; write one a line, or JSON lines with "prompt"')
+    if file.suffix != ".jsonl":
+        return [line for _, line in lines]
+    found = []
+    for number, line in lines:
+        value = parse_json(line, f"{file}, line {number}")
+        prompt = value.get("prompt") if isinstance(value, dict) else value
+        if not isinstance(prompt, str):
+            raise UserError(f'{file}, line {number} is no prompt; expected {{"prompt": "…"}}')
+        found.append(prompt)
+    return found
 
 
 def _sampling(options: argparse.Namespace) -> Sampling:
@@ -145,50 +204,4 @@ def _tell_settings(model: Model) -> None:
 
     # How long a text becomes is --max-new-tokens' to say.
     for line in replace(generation_settings(model), max_new_tokens=None).lines(model.tokenizer.eos_token_id):
-        print(f"jaxpaint: {line}", file=sys.stderr)
-
-
-def _stream(model: Model, plan: Plan, prompt: Prompt, sampling: Sampling, kv: Any) -> None:
-    from jaxpaint.generation import generate
-    from jaxpaint.generation.text import Stream, finished_text
-
-    stream = Stream(model.tokenizer, prompt.stop)
-
-    def show(plan: int, prompt: int, tokens: tuple[int, ...]) -> None:
-        print(stream.more(tokens), end="", flush=True)
-
-    texts = generate(model, [prompt], [plan], sampling=sampling, kv=kv, on_tokens=show)
-    print(plan_line(str(plan), plan.cost, plan.depth), file=sys.stderr)
-    (found,) = texts
-    print(stream.rest(finished_text(model.tokenizer, found.tokens, prompt.stop)))
-    if found.ending == "not finite":
-        raise UserError(f"NaN or infinite logits under plan {plan}; the text ends before them")
-
-
-def _compare(model: Model, plans: Sequence[Plan], prompt: Prompt, sampling: Sampling, kv: Any) -> None:
-    """The texts in columns as wide as the terminal allows, below each other where that is too narrow."""
-    from jaxpaint.generation import generate
-    from jaxpaint.generation.text import finished_text
-
-    endings = {"end": "", "stop": "", "length": " …", "not finite": " [NaN or infinite logits]"}
-    texts = [""] * len(plans)
-    for found in generate(model, [prompt], plans, sampling=sampling, kv=kv):
-        texts[found.plan] = finished_text(model.tokenizer, found.tokens, prompt.stop) + endings[found.ending]
-    gap, terminal = 3, shutil.get_terminal_size().columns
-    width = (terminal - gap * (len(plans) - 1)) // len(plans)
-    if width < 24:
-        for plan, text in zip(plans, texts, strict=True):
-            print(plan, textwrap.indent("\n".join(_wrapped(text, terminal - 2)), "  "), "", sep="\n")
-        return
-    heads = [_wrapped(str(plan), width) for plan in plans]
-    tallest = max(map(len, heads))
-    columns = [
-        [*[""] * (tallest - len(head)), *head, "─" * width, *_wrapped(text, width)]
-        for head, text in zip(heads, texts, strict=True)
-    ]
-    for cells in zip_longest(*columns, fillvalue=""):
-        print((" " * gap).join(f"{cell:<{width}}" for cell in cells).rstrip())
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return [part for line in text.strip().splitlines() for part in textwrap.wrap(line, width) or [""]]
+        say(f"jaxpaint: {line}")

@@ -24,11 +24,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.cli.options import add_model_options, add_variant_options, variant_options
+from jaxpaint.cli import studies
+from jaxpaint.cli.options import SEEDS, add_data_folder_option, add_model_options, add_variant_options, variant_options
 from jaxpaint.cli.studies import add_training_options, carry_out, check, given_training
 
 if TYPE_CHECKING:
     from jaxpaint.study.trained import TrainedSummary
+
+
+Answer = studies.Answer
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +40,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
     add_model_options(parser.add_argument_group("model"), parallel=False, decoder=False)
     tasks = parser.add_argument_group("tasks")
-    tasks.add_argument("--tasks", metavar="A,B", help="of cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb, wnli")
+    tasks.add_argument("--tasks", metavar="TASK,TASK", help="of cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb, wnli")
     tasks.add_argument(
         "--data",
         action="append",
@@ -44,11 +48,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="a local JSONL, CSV, Parquet or GLUE's own .tsv file in place of the hub's; give it once per split, or "
         "GLUE's folder of the task for both: TASK=FOLDER",
     )
+    add_data_folder_option(tasks)
     tasks.add_argument("--limit", type=int, metavar="N", help="validation examples per task (default: all)")
     add_variant_options(parser.add_argument_group("plans"))
     training = parser.add_argument_group("training")
     training.add_argument("--frozen", action="store_true", help="train a classifier alone, the encoder as it is")
-    training.add_argument("--training-seeds", metavar="N", help="how many, or NUMBERS such as 3-7 (default: 3)")
+    training.add_argument("--training-seeds", "--training-seed", metavar="NUMBERS", help=f"{SEEDS} (default: 3)")
     add_training_options(training, unit="examples", learning_rate="2e-5, frozen 3e-2", epochs=3, batch_size=32)
     training.add_argument(
         "--max-length", type=int, metavar="N", help="tokens an example, longer ones cut (default: 128)"
@@ -68,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         with byte_bar() as converting, bar("glue", "examples") as progress:
             return run_glue(spec, progress=progress, converting=converting)
 
-    return carry_out(spec, options.report, glue)
+    return carry_out(options, spec, options.report, glue)
 
 
 def _spec(options: argparse.Namespace):
@@ -79,8 +84,8 @@ def _spec(options: argparse.Namespace):
     from jaxpaint.training.settings import ENCODER, HEAD
 
     given = given_training(options, "limit", "max_length")
-    names = "model", "revision", "dtype", "weights", "tasks", "data", "store"
-    shared = {name: getattr(options, name) for name in names}
+    names = "model", "revision", "dtype", "weights", "tasks", "data", "data-dir", "store"
+    shared = {name: getattr(options, name.replace("-", "_")) for name in names}
     settings = checked_options(shared | variant_options(options))
     if options.max_length is not None:
         given["max_length"] = options.max_length

@@ -30,9 +30,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import TypedDict
+
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
 from jaxpaint.base.words import count, text_digest
+from jaxpaint.cli.answers import give
 from jaxpaint.cli.failures import work_is_kept
 from jaxpaint.cli.healed import heading, of_tasks, of_texts, table, values
 from jaxpaint.cli.loading import source_with_plan
@@ -61,15 +64,42 @@ _SETTINGS = {
 }
 
 
+Healing = TypedDict(
+    "Healing",
+    {
+        "plan": str,
+        "from": str | None,
+        "settings": dict[str, Any],
+        "texts": dict[str, Any],
+        "divergence": dict[str, float],
+        "perplexity": dict[str, float],
+        "measures": list[dict[str, Any]],
+        "output": str,
+    },
+)
+"""What healing was worth; `from` is the fingerprint of the model that was healed."""
+
+
+class Foreseen(TypedDict):
+    """With --dry-run: what would be trained, in words."""
+
+    plan: str
+    foreseen: list[str]
+    output: str
+
+
+Answer = Healing | Foreseen
+
+
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="the store to write (a folder)")
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="the store to write (a folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
     add_model_options(parser.add_argument_group("model"), parallel=False)
     add_plan_options(parser, "what is healed, for example '0-20 27-31'; this or a --strategy is needed")
     training = parser.add_argument_group("training")
     training.add_argument(
         "--calibration",
-        metavar="F",
+        metavar="FILE",
         type=Path,
         help='texts to train on: one a line, or JSON lines with "text" (painter-16 has its own)',
     )
@@ -78,17 +108,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--steps", type=int, metavar="N", help="(default: 200)")
     training.add_argument("--batch-size", type=int, metavar="N", help="rows a step (default: 8)")
     training.add_argument(
-        "--learning-rate", type=float, metavar="R", help="the highest (default: 1e-3, or 1e-4 of all weights)"
+        "--learning-rate", type=float, metavar="RATE", help="the highest (default: 1e-3, or 1e-4 of all weights)"
     )
     training.add_argument(
         "--warmup", type=float, metavar="SHARE", help="of the steps, in which it grows to that (default: 0.1)"
     )
-    training.add_argument("--temperature", type=float, metavar="T", help="of both distributions (default: 1)")
+    training.add_argument("--temperature", type=float, metavar="NUMBER", help="of both distributions (default: 1)")
     training.add_argument("--held-out", type=float, metavar="SHARE", help="of texts, not trained on (default: 0.1)")
     training.add_argument("--training-seed", type=int, metavar="N", help="of split, order and adapters (default: 0)")
     training.add_argument("--dry-run", action="store_true", help="say what would be trained, and in what memory")
     add_task_options(parser.add_argument_group("tasks, scored before and after"), defaults=False, writes=False)
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -121,7 +150,8 @@ def run(options: argparse.Namespace) -> int:
     tokens = tokens_of(source, options.bos or "auto", texts)
     dealt(source, tokens, settings.length, settings.held_out, settings.seed)  # what is wrong is told now
     if options.dry_run:
-        print("\n".join(_foreseen(source, plan, tokens, settings, options.output)))
+        foreseen = list(_foreseen(source, plan, tokens, settings, options.output))
+        give(options, {"plan": str(plan), "foreseen": foreseen, "output": str(options.output)}, "\n".join(foreseen))
         return 0
     requests = _requests(options, source, tasks)
     started = time.perf_counter()
@@ -132,7 +162,7 @@ def run(options: argparse.Namespace) -> int:
     lines = [*of_texts(healed), *of_tasks(before, after)]
     seconds = time.perf_counter() - started
     if options.json:
-        print(json.dumps({**healed.record, "measures": values(lines), "output": str(options.output)}))
+        give(options, {**healed.record, "measures": values(lines), "output": str(options.output)}, None)
     else:
         print("\n".join([heading(healed), *table(lines), *_ending(healed, settings, options.output, seconds)]))
     return 0
@@ -184,9 +214,10 @@ def _tasks(options: argparse.Namespace) -> Mapping[str, Any]:
             raise UserError("--data is of --tasks, and none are named")
         return {}
     from jaxpaint.tasks.load import load_tasks
-    from jaxpaint.tasks.local_data import parse_data_option
+    from jaxpaint.tasks.local_data import in_folder, parse_data_option
 
-    data = parse_data_option(options.data or [])
+    texts = options.data or []
+    data = parse_data_option(texts if options.data_dir is None else in_folder(options.data_dir, names, texts))
     return load_tasks(names, data=data, num_fewshot=options.num_fewshot, trust=bool(options.trust_tasks))
 
 

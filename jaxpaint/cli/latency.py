@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import TypedDict
+
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import check_writable, is_stream, write_whole
 from jaxpaint.base.shown import visible_name
 from jaxpaint.base.words import count
+from jaxpaint.cli.answers import dumped, give
 from jaxpaint.cli.loading import source_with_plan
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.latency import Latency, Setting, Spread, beside
 
 if TYPE_CHECKING:
     from jaxpaint.models.family import Config
+
+
+class Answer(TypedDict):
+    """Everything measured: seconds, tokens a second, bytes; medians with quartiles, and each round's."""
+
+    model: dict[str, Any]
+    setting: dict[str, Any]
+    plans: list[dict[str, Any]]
+
 
 LEAST = {"batch_size": 1, "prompt_length": 2, "new_tokens": 2, "rounds": 1}
 DEFAULTS = {"batch_size": 1, "prompt_length": 128, "new_tokens": 32, "rounds": 5}
@@ -66,17 +77,15 @@ def run(options: argparse.Namespace) -> int:
 
         with Store.open(options.store, create=True) as store:
             store.add_latencies(about, list(zip(plans, found, strict=True)))
-    figures = json.dumps(_figures(about, plans, found), indent=2, allow_nan=False) + "\n"
+    figures = _figures(about, plans, found)
     if options.output is not None:
-        write_whole(figures, options.output)
-    if options.json:
-        print(figures, end="")
-        return 0
-    print("\n".join(table(str(about["source"] or options.model), str(about["dtype"]), plans, found)))
+        write_whole(f"{dumped(figures)}\n", options.output)
+    lines = table(str(about["source"] or options.model), str(about["dtype"]), plans, found)
     if options.store is not None:
-        print(f"\n{options.store}: {count(len(plans), 'latency').replace('latencys', 'latencies')} kept")
+        lines.append(f"\n{options.store}: {count(len(plans), 'latency').replace('latencys', 'latencies')} kept")
     if options.output is not None and not is_stream(options.output):
-        print(f"wrote {options.output}")
+        lines.append(f"wrote {options.output}")
+    give(options, figures, "\n".join(lines))
     return 0
 
 
@@ -97,8 +106,7 @@ def _check_files(output: Path | None, store: Path | None) -> None:
         raise UserError(f"--store {store}: the folder {store.parent} does not exist")
 
 
-def _figures(about: dict[str, Any], plans: Sequence[Plan], found: Sequence[Latency]) -> dict[str, Any]:
-    """Everything measured, as JSON has it. Seconds, tokens a second, bytes."""
+def _figures(about: dict[str, Any], plans: Sequence[Plan], found: Sequence[Latency]) -> Answer:
     return {
         "model": about,
         "setting": asdict(found[0].setting),

@@ -13,14 +13,16 @@ last one's tokens are the plan's own. A step is a layer or a whole group.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import TypedDict
 
 from jaxpaint.base.limits import require
 from jaxpaint.base.shown import visible
+from jaxpaint.cli.answers import give
 from jaxpaint.cli.loading import source_with_plan
-from jaxpaint.cli.options import add_model_options, add_plan_options, check_plan_options, plan_line
+from jaxpaint.cli.options import add_model_options, add_plan_options, add_text_option, check_plan_options, plan_line
 
 if TYPE_CHECKING:
     from jaxpaint.engine.run import Run
@@ -28,12 +30,19 @@ if TYPE_CHECKING:
 LABEL = 20  # characters; longer labels are cut
 
 
+class Answer(TypedDict):
+    """Of every state the tokens that it would say at every position: {"step", "layers", "said"}."""
+
+    plan: str
+    tokens: list[str]
+    states: list[dict[str, Any]]
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, parallel=False)
-    parser.add_argument("--text", required=True, metavar="T", help="the text to read")
+    add_text_option(parser, "the text to read")
     parser.add_argument("--position", type=int, default=-1, metavar="N", help="of the token (default: -1, the last)")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="tokens of each state (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON, of all positions")
     add_plan_options(parser, "what runs, for example '0-8 {9-22} 23-31'")
 
 
@@ -51,7 +60,10 @@ def run(options: argparse.Namespace) -> int:
     tokens = encoded(source, options.text)  # what cannot be read is told before the weights are
     (position,) = places([options.position], len(tokens))
     seen = source.loaded.run([tokens], plan)
-    print(_json(seen, options.top) if options.json else _table(seen, options.top, position))
+    if options.json:
+        give(options, _answer(seen, options.top), None)
+    else:
+        print(_table(seen, options.top, position))
     return 0
 
 
@@ -73,7 +85,7 @@ def _table(seen: Run, top: int, position: int) -> str:
     return "\n".join(lines)
 
 
-def _json(seen: Run, top: int) -> str:
+def _answer(seen: Run, top: int) -> Answer:
     lens, decode = seen.logit_lens(top), seen.model.tokenizer.decode
     states = []
     for number, label in enumerate(("embeddings", *(step.label for step in seen.steps))):
@@ -85,4 +97,4 @@ def _json(seen: Run, top: int) -> str:
             for at in range(seen.lengths[0])
         ]
         states.append({"step": number, "layers": label, "said": said})
-    return json.dumps({"plan": str(seen.plan), "tokens": seen.texts(), "states": states})
+    return {"plan": str(seen.plan), "tokens": list(seen.texts()), "states": states}

@@ -19,8 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from typing_extensions import TypedDict
+
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.texts import read_text
+from jaxpaint.base.words import count
+from jaxpaint.cli.answers import give
 from jaxpaint.cli.loading import model_config, model_source
 from jaxpaint.cli.options import add_host_options, add_model_options, add_variant_options, variant_options
 from jaxpaint.study.settings import checked_options
@@ -31,18 +35,36 @@ if TYPE_CHECKING:
     from jaxpaint.plans.strategies import Variant
 
 
+class Scored(TypedDict):
+    """`loglikelihood` is the mean log-probability of a masked token, None where it is no number."""
+
+    plan: str
+    label: str
+    loglikelihood: float | None
+    accuracy: float
+
+
+class Answer(TypedDict):
+    """The full model first, then every plan."""
+
+    texts: int
+    masked: int
+    computed_in: str
+    plans: list[Scored]
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, decoder=False)
-    parser.add_argument("--text", action="append", default=[], metavar="T", help="a text; may be given several times")
+    parser.add_argument(
+        "--text", "--prompt", action="append", default=[], metavar="TEXT", help="a text; may be given several times"
+    )
     parser.add_argument("--text-file", type=Path, metavar="FILE", help="texts, one a line")
     add_host_options(parser)
-    plans = parser.add_argument_group("plans")
-    plans.add_argument("--plan", action="append", metavar="PLAN", help="a plan; may be given several times")
-    add_variant_options(plans)
+    add_variant_options(parser.add_argument_group("plans"))
 
 
 def run(options: argparse.Namespace) -> int:
-    values = checked_options({**variant_options(options), "plans": options.plan})
+    values = checked_options(variant_options(options))
     texts = [*options.text, *(_lines(options.text_file) if options.text_file else [])]
     if not texts:
         raise UserError("there is no text to score; give --text or --text-file")
@@ -65,8 +87,22 @@ def run(options: argparse.Namespace) -> int:
             special_tokens=encoded.special_tokens,
             progress=progress(encoded.masked),
         )
-    print(f"{len(texts)} text{'s' * (len(texts) != 1)}, {encoded.masked} tokens masked, {model.computed_in}")
-    print(_table(variants, scores))
+    answer: Answer = {
+        "texts": len(texts),
+        "masked": encoded.masked,
+        "computed_in": model.computed_in,
+        "plans": [
+            {
+                "plan": str(variant.plan),
+                "label": variant.label,
+                "loglikelihood": float(score.pseudo_loglikelihoods.sum() / score.masked.sum()),
+                "accuracy": float(score.accuracy),
+            }
+            for variant, score in zip(variants, scores, strict=True)
+        ],
+    }
+    head = f"{count(len(texts), 'text')}, {encoded.masked} tokens masked, {model.computed_in}"
+    give(options, answer, f"{head}\n{_table(variants, scores)}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from jaxpaint.base.errors import UserError
@@ -20,11 +21,11 @@ def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, d
     parser.add_argument(
         "--model",
         required=defaults,
-        metavar="M",
+        metavar="MODEL",
         help="a converted store, a Hugging Face or Meta folder, or a hub id (converted into a cache on first use)"
         + ("; painter-16 comes with jaxpaint" if decoder else ""),
     )
-    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub id (default: main)")
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
@@ -44,14 +45,16 @@ def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, d
             type=int,
             default=1 if defaults else None,
             metavar="N",
-            help="devices that share each weight, for models larger than one device; the others share the rows",
+            help="devices that share each weight, for models larger than one device; the others share the rows "
+            "(default: 1)",
         )
         parser.add_argument(
             "--layer-parallel",
             type=int,
             default=1 if defaults else None,
             metavar="N",
-            help="lanes of devices that run the branches of parallel groups side by side, each with all weights",
+            help="lanes of devices that run the branches of parallel groups side by side, each with all weights "
+            "(default: 1)",
         )
         parser.add_argument(
             "--offload",
@@ -61,6 +64,17 @@ def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, d
         )
 
 
+def add_output_options(parser: argparse.ArgumentParser, *, answers: bool) -> None:
+    """What every command has: how much is told on the way, and --json where it `answers`."""
+    group = parser.add_argument_group("what is printed")
+    if answers:
+        group.add_argument("--json", action="store_true", help="the answer as one JSON document, and nothing else")
+    told = group.add_mutually_exclusive_group()
+    told.add_argument("-q", "--quiet", action="store_true", help="no progress and no notes: the answer and errors")
+    told.add_argument("-v", "--verbose", action="store_true", help="what libraries have to say, too")
+    group.add_argument("--log-file", type=Path, metavar="FILE", help="add all that is told to this file, with the time")
+
+
 def add_host_options(parser) -> None:
     """--coordinator and its like, of commands that run on several processes as one."""
     group = parser.add_argument_group("several processes, or machines, as one")
@@ -68,10 +82,12 @@ def add_host_options(parser) -> None:
         "--coordinator",
         metavar="HOST:PORT",
         help="where the first process listens; auto under SLURM, Open MPI or on a TPU pod. Every process runs the same "
-        "command on a model that is converted; the first one prints",
+        "command on a model that is converted; the first one prints (default: this process alone)",
     )
-    group.add_argument("--num-processes", type=int, metavar="N", help="how many processes there are")
-    group.add_argument("--process-id", type=int, metavar="I", help="which one this is, from 0")
+    group.add_argument(
+        "--num-processes", type=int, metavar="N", help="how many processes there are (default: as auto finds)"
+    )
+    group.add_argument("--process-id", type=int, metavar="N", help="which one this is, from 0 (default: as auto finds)")
 
 
 def add_task_options(parser, *, defaults: bool = True, writes: bool = True) -> None:
@@ -79,8 +95,12 @@ def add_task_options(parser, *, defaults: bool = True, writes: bool = True) -> N
 
     `writes` says that there may be tasks whose answers are written.
     """
-    parser.add_argument("--tasks", required=defaults, metavar="A,B", help="tasks, groups or task YAML files, by commas")
-    parser.add_argument("--limit", type=float, metavar="N", help="documents per task, or a fraction below 1")
+    parser.add_argument(
+        "--tasks", required=defaults, metavar="TASK,TASK", help="tasks, groups or task YAML files, by commas"
+    )
+    parser.add_argument(
+        "--limit", type=float, metavar="N", help="documents per task, or a fraction below 1 (default: all)"
+    )
     parser.add_argument("--num-fewshot", type=int, metavar="N", help="examples in the prompt (default: the task's)")
     parser.add_argument(
         "--bos",
@@ -95,6 +115,7 @@ def add_task_options(parser, *, defaults: bool = True, writes: bool = True) -> N
         metavar="TASK[:SPLIT]=FILE",
         help="a local JSONL, CSV or Parquet file in place of a task's dataset; give it once per split",
     )
+    add_data_folder_option(parser)
     parser.add_argument(
         "--trust-tasks",
         action="store_true",
@@ -104,6 +125,30 @@ def add_task_options(parser, *, defaults: bool = True, writes: bool = True) -> N
     if writes:
         add_cache_option(parser, defaults=defaults)
     parser.add_argument("--batch-tokens", type=int, metavar="N", help="tokens per batch (default: by device)")
+
+
+def add_data_folder_option(parser) -> None:
+    """--data-dir."""
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="where files of the tasks lie, as TASK.jsonl or TASK_SPLIT.jsonl (or .csv, .parquet); --data goes before",
+    )
+
+
+def add_output_option(parser, what: str, *, required: bool = False, default: str = "standard output") -> None:
+    """-o, a file to write `what` to."""
+    parser.add_argument(
+        *("-o", "--output"),
+        **{"type": Path, "metavar": "FILE", "required": required},
+        help=f"the file to write {what} to" + ("" if required else f" (default: {default})"),
+    )
+
+
+def add_text_option(parser, help: str) -> None:
+    """--text, also called --prompt."""
+    parser.add_argument("--text", "--prompt", required=True, metavar="TEXT", help=help)
 
 
 def add_cache_option(parser, *, defaults: bool = True) -> None:
@@ -117,10 +162,17 @@ def add_cache_option(parser, *, defaults: bool = True) -> None:
     )
 
 
-def add_plan_options(parser: argparse.ArgumentParser, plan_help: str, *, seed: bool = True) -> None:
-    """--plan, or a --strategy with its options; --seed is one, unless the command itself has it."""
-    group = parser.add_argument_group("layer plan (default: every layer in order)")
-    group.add_argument("--plan", metavar="PLAN", help=plan_help)
+def add_plan_options(
+    parser: argparse.ArgumentParser, plan_help: str, *, seed: bool = True, several: bool = False
+) -> None:
+    """--plan, or a --strategy with its options; --seed is one, unless the command itself has it.
+
+    `several` plans may be given where `take_plans` parts them.
+    """
+    group = parser.add_argument_group("layer plan")
+    how: dict[str, Any] = {"action": "append"} if several else {}
+    many = "; may be given several times" if several else ""
+    group.add_argument("--plan", metavar="PLAN", help=f"{plan_help}{many} (default: all layers in order)", **how)
     add_strategy_options(group, seed=seed)
 
 
@@ -128,13 +180,13 @@ def add_strategy_options(group, *, seed: bool = True) -> None:
     """--strategy with the options that make one plan of it."""
     group.add_argument("--strategy", metavar="NAME", help=f"a strategy by name: {', '.join(STRATEGIES)}")
     for option, metavar, help in (
-        ("start", "S", "layers 0-S and T-S to the last stay as they are"),
+        ("start", "LAYER", "the last of the first layers that stay as they are, as do as many of the last"),
         ("seed", "N", _of("seed")),
         ("iterations", "N", f"{_of('iterations')} (default: 3)"),
         ("times", "N", f"{_of('times')} (default: 2)"),
-        ("layer", "I", _of("layer")),
-        ("first", "I", f"the block's first layer, {_of('first')}"),
-        ("last", "J", f"the block's last layer, {_of('last')}"),
+        ("layer", "LAYER", _of("layer")),
+        ("first", "LAYER", f"the block's first layer, {_of('first')}"),
+        ("last", "LAYER", f"the block's last layer, {_of('last')}"),
     ):
         if seed or option != "seed":
             group.add_argument(f"--{option}", type=int, metavar=metavar, help=help)
@@ -143,6 +195,12 @@ def add_strategy_options(group, *, seed: bool = True) -> None:
 def _of(option: str) -> str:
     takers = taking(option)
     return f"of {'strategies' if len(takers) > 1 else 'strategy'} {' and '.join(takers)}"
+
+
+def take_plans(options: argparse.Namespace) -> tuple[str | None, list[str]]:
+    """The first --plan and the others, of a command that takes several."""
+    first, *others = options.plan or [None]
+    return first, others
 
 
 def check_plan_options(options: argparse.Namespace) -> None:
@@ -170,6 +228,7 @@ def plan_line(plan: str, cost: float, depth: float) -> str:
     return f"plan {plan} (cost {cost}, depth {depth} layers)"
 
 
+SEEDS = "a number N stands for the N seeds from 0, and 3-7 or 1,4 for these"
 _DETAILS = ("start", "seed", "iterations", "times", "layer", "first", "last")
 
 
@@ -181,27 +240,44 @@ def _strategy_details(options: argparse.Namespace) -> dict[str, int]:
 def variant_options(options: argparse.Namespace) -> dict[str, Any]:
     """What `add_variant_options` adds, by the names of a study's settings; None is not given."""
     names = ("strategies", "starts", "seeds", "loops", "times", "plans-file")
-    return {name: getattr(options, name.replace("-", "_")) for name in names}
+    return {"plans": options.plan, **{name: getattr(options, name.replace("-", "_")) for name in names}}
+
+
+def study_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Those of the options that are a study's settings, by their names there."""
+    from jaxpaint.study.settings import KINDS
+
+    given = {name.replace("_", "-"): value for name, value in vars(options).items()}
+    named = {name: value for name, value in given.items() if name in KINDS}
+    return named | {"plans": options.plan} if "plan" in given else named
 
 
 def add_variant_options(plans, *, measured: bool = False) -> None:
     """--strategies with what many plans are made of, and --plans-file; `measured` names those of measurements, too."""
     names = EVERY if measured else STRATEGIES
-    plans.add_argument("--strategies", metavar="A,B", help=f"by commas, of {', '.join(names)}")
-    plans.add_argument("--starts", metavar="NUMBERS", help="start layers (default: all that the model has)")
-    plans.add_argument("--seeds", metavar="N", help="of random: how many, or NUMBERS such as 3-7 (default: 10)")
-    plans.add_argument("--loops", metavar="NUMBERS", help="iterations of looped-parallel (default: 3)")
+    plans.add_argument("--plan", action="append", metavar="PLAN", help="a plan of your own; may be given several times")
+    plans.add_argument("--plans-file", metavar="FILE", help="more of them, one a line, # for comments")
+    plans.add_argument("--strategies", metavar="NAME,NAME", help=f"by commas, of {', '.join(names)}")
+    plans.add_argument(
+        "--starts",
+        "--start",
+        metavar="NUMBERS",
+        help="start layers; /3 for each third that the model has (default: all)",
+    )
+    plans.add_argument("--seeds", metavar="NUMBERS", help=f"of random; {SEEDS} (default: 10)")
+    plans.add_argument("--loops", "--iterations", metavar="NUMBERS", help="iterations of looped-parallel (default: 3)")
     plans.add_argument("--times", metavar="NUMBERS", help="of block-repeat (default: 2,3)")
-    plans.add_argument("--plans-file", metavar="F", help="plans of your own, one a line, # for comments")
 
 
 def add_measured_options(plans) -> None:
     """What strategies of measurements take."""
     plans.add_argument(
-        "--counts", metavar="NUMBERS", help=f"layers left out, or put in parallel, of {', '.join(MEASURED)}"
+        "--counts",
+        metavar="NUMBERS",
+        help=f"layers left out, or put in parallel, of {', '.join(MEASURED)}",
     )
     plans.add_argument(
         "--calibration",
-        metavar="F",
+        metavar="FILE",
         help='texts that those measure the model on: one a line, or JSON lines with "text" (painter-16 has its own)',
     )

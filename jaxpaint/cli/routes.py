@@ -14,22 +14,39 @@ last layers of the branches. Then the same of all those. Shares of at most
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import TypedDict
 
 from jaxpaint.base.limits import require
 from jaxpaint.base.shown import visible
 from jaxpaint.base.words import count
+from jaxpaint.cli.answers import give
 from jaxpaint.cli.loading import source_with_plan
-from jaxpaint.cli.options import add_model_options, add_plan_options, check_plan_options, plan_line
+from jaxpaint.cli.options import add_model_options, add_plan_options, add_text_option, check_plan_options, plan_line
 
 if TYPE_CHECKING:
     from jaxpaint.analysis.route_graph import RouteNode
     from jaxpaint.analysis.routes import Routes
 
 WIDTH = 80
+
+
+class Answer(TypedDict):
+    """`nodes` of the graph have an id, by which `edges` name them; shares are of what flows into a node."""
+
+    plan: str
+    tokens: list[dict[str, Any]]
+    position: int
+    threshold: float
+    renormalised: bool
+    left_out: list[int]
+    nodes: list[dict[str, Any]]
+    edges: list[dict[str, Any]]
+
+
 TOKEN = 14  # characters; longer tokens are cut
 HEAD = f"{'layer':>5}  {'event':>5}  {'token':<{TOKEN + 5}}before   mlp  attention to"
 INDENT = " " * HEAD.index("attention to")
@@ -38,16 +55,19 @@ HELD = "\xa0"  # a space that lines are not broken at
 
 def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, parallel=False)
-    parser.add_argument("--text", required=True, metavar="T", help="the text to read")
+    add_text_option(parser, "the text to read")
     parser.add_argument("--position", type=int, default=-1, metavar="N", help="of the token (default: -1, the last)")
     parser.add_argument(
-        "--threshold", type=float, default=0.04, metavar="S", help="shares above it are followed (default: %(default)s)"
+        "--threshold",
+        type=float,
+        default=0.04,
+        metavar="SHARE",
+        help="shares above it are followed (default: %(default)s)",
     )
     parser.add_argument("--all-shares", action="store_true", help="do not divide shares by the sum of those followed")
     parser.add_argument(
         "--without", type=int, default=0, metavar="N", help="of the largest coordinates to leave out (default: none)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON: nodes and edges")
     add_plan_options(parser, "what runs, for example '0-8 {9-22} 23-31'")
 
 
@@ -72,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
         renormalise=not options.all_shares,
         without=options.without,
     )
-    print(json.dumps(found.to_json()) if options.json else "\n".join(_lines(found)))
+    give(options, found.to_json(), "\n".join(_lines(found)))
     return 0
 
 

@@ -16,35 +16,57 @@ text ('kettle#2' where there are several, 'kettle#all' for all of them); with
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from typing_extensions import TypedDict
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
 from jaxpaint.base.numbers import parse_numbers
 from jaxpaint.base.shown import visible
+from jaxpaint.cli.answers import give
 from jaxpaint.cli.loading import source_with_plan
-from jaxpaint.cli.options import add_model_options, add_plan_options, check_plan_options, plan_line
+from jaxpaint.cli.options import add_model_options, add_plan_options, add_text_option, check_plan_options, plan_line
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from jaxpaint.engine.interventions import Intervention
     from jaxpaint.engine.run import Run
 
 LABEL = 30  # characters; longer labels are cut
 
 
+class Said(TypedDict):
+    """A token that may come next."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+class Answer(TypedDict):
+    """`events` are the layers and sublayers in the order in which they run, `steps` the plan's parts, which name them;
+    `attribution` has what each event wrote of the logit of `token`: a sum."""
+
+    plan: str
+    tokens: list[str]
+    steps: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    changed: dict[str, str]
+    next: list[Said]
+    attribution: dict[str, Any]
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, parallel=False)
-    parser.add_argument("--text", required=True, metavar="T", help="the text to read")
-    parser.add_argument("--token", metavar="T", help="the token to explain (default: the most likely one)")
+    add_text_option(parser, "the text to read")
+    parser.add_argument("--token", metavar="TOKEN", help="the token to explain (default: the most likely one)")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="next tokens to show (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
     changes = parser.add_argument_group("what is changed")
-    changes.add_argument("--block", metavar="PART", help="words of the text that the last token does not attend to")
+    changes.add_argument("--block", metavar="WORDS", help="words of the text that the last token does not attend to")
     changes.add_argument("--off", choices=("attention", "mlp"), help="a sublayer that gives nothing")
     changes.add_argument("--layers", metavar="NUMBERS", help="in these layers, such as 3,8-12 (default: all)")
     changes.add_argument("--steps", metavar="NUMBERS", help="in these steps of the plan, from 1 (default: all)")
@@ -77,14 +99,13 @@ def run(options: argparse.Namespace) -> int:
         changes.append(Scale(what=options.off, factor=0.0, **where))
     seen = model.run([tokens], plan, *changes) if changes else plain
     if options.json:
-        print(_json(seen, options))
+        give(options, _answer(seen, options), None)
         return 0
-    print(plan_line(str(plan), plan.cost, plan.depth))
+    lines = [plan_line(str(plan), plan.cost, plan.depth)]
     if options.block:
         blocked = plain.positions(options.block)
-        print(f"blocked: {', '.join(visible(repr(plain.texts()[at])) for at in blocked)}")
-    print(_next(seen, plain, options.top))
-    print(_attribution(seen, options.token))
+        lines.append(f"blocked: {', '.join(visible(repr(plain.texts()[at])) for at in blocked)}")
+    print("\n".join([*lines, _next(seen, plain, options.top), _attribution(seen, options.token)]))
     return 0
 
 
@@ -93,7 +114,7 @@ def _next(seen: Run, plain: Run, top: int) -> str:
     changed, decode = seen is not plain, seen.model.tokenizer.decode
     lines = [f"{'probability':>11}  {'unchanged':>9}  next token" if changed else f"{'probability':>11}  next token"]
     logprobs, before = _logprobs(seen), _logprobs(plain)
-    for token in np.argsort(-logprobs, kind="stable")[:top]:
+    for token in (-logprobs).argsort(kind="stable")[:top]:
         unchanged = f"  {math.exp(before[token]):9.4f}" if changed else ""
         lines.append(f"{math.exp(logprobs[token]):11.4f}{unchanged}  {visible(repr(decode([int(token)])))} ({token})")
     return "\n".join(lines)
@@ -102,6 +123,7 @@ def _next(seen: Run, plain: Run, top: int) -> str:
 def _logprobs(seen: Run) -> np.ndarray:
     """Of the token after the text."""
     import jax
+    import numpy as np
 
     return np.asarray(jax.nn.log_softmax(seen.last_logits[0]))
 
@@ -124,12 +146,12 @@ def _attribution(seen: Run, token: str | None) -> str:
     return "\n".join(lines)
 
 
-def _json(seen: Run, options: argparse.Namespace) -> str:
+def _answer(seen: Run, options: argparse.Namespace) -> Answer:
     decode, found, logprobs = seen.model.tokenizer.decode, seen.attribution(options.token), _logprobs(seen)
-    likely = [(int(token), float(logprobs[token])) for token in np.argsort(-logprobs, kind="stable")[: options.top]]
-    values = {
+    likely = [(int(token), float(logprobs[token])) for token in (-logprobs).argsort(kind="stable")[: options.top]]
+    return {
         "plan": str(seen.plan),
-        "tokens": seen.texts(),
+        "tokens": list(seen.texts()),
         "steps": [
             {"step": step.number, "layers": step.label, "events": [event.number for event in step.events]}
             for step in seen.steps
@@ -146,4 +168,3 @@ def _json(seen: Run, options: argparse.Namespace) -> str:
             "bias": float(found.bias[0]),
         },
     }
-    return json.dumps(values)

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import check_writable
+from jaxpaint.cli import studies
 from jaxpaint.cli.clusters import add_cluster_options, chosen_cluster
 from jaxpaint.cli.options import add_model_options, add_task_options
 from jaxpaint.cli.studies import carry_out, check
@@ -49,8 +50,11 @@ if TYPE_CHECKING:
 
 _OF_A_STUDY = (
     *("model", "revision", "dtype", "weights", "tensor_parallel", "layer_parallel", "offload", "tasks", "limit"),
-    *("num_fewshot", "bos", "data", "trust_tasks", "batch_tokens", "store", "calibration"),
+    *("num_fewshot", "bos", "data", "data_dir", "trust_tasks", "batch_tokens", "store", "calibration"),
 )
+
+
+Answer = studies.Answer
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -61,15 +65,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     tasks = parser.add_argument_group("tasks")
     add_task_options(tasks, defaults=False, writes=False)
     tasks.add_argument("--held-out", type=float, metavar="SHARE", help="of documents, not searched on (default: 0.5)")
-    tasks.add_argument("--held-out-tasks", metavar="A,B", help="tasks that only confirm")
+    tasks.add_argument("--held-out-tasks", metavar="TASK,TASK", help="tasks that only confirm")
     search = parser.add_argument_group("search")
     search.add_argument(
         "--budget",
-        metavar="B",
+        metavar="BUDGET",
         required=True,
         help="cost=0.75 (of the full model), cost=24, depth=24 (layers), latency=0.8 or latency=40ms",
     )
-    search.add_argument("--methods", metavar="A,B", help="by commas, as above (default: greedy,evolution)")
+    search.add_argument("--methods", metavar="NAME,NAME", help="by commas, as above (default: greedy,evolution)")
     search.add_argument(
         "--plans", type=int, metavar="N", help="that blocks, evolution, halving and random look at (default: 200)"
     )
@@ -78,7 +82,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--seed", type=int, metavar="N", help="of the documents' split and all draws (default: 0)")
     search.add_argument(
         "--calibration",
-        metavar="F",
+        metavar="FILE",
         help='texts to measure the model on: one a line, or JSON lines with "text". Its Block Influence and angular '
         "distance propose plans to begin with, and to compare with (painter-16 has its own)",
     )
@@ -113,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
             write_csv(result, options.csv)
         return SearchSummary(result)
 
-    return carry_out(spec.study, options.report, search)
+    return carry_out(options, spec.study, options.report, search)
 
 
 def _spec(options: argparse.Namespace) -> SearchSpec:

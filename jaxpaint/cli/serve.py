@@ -48,12 +48,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]PLAN",
         help="offer this plan as MODEL@NAME; may be given several times",
     )
-    parser.add_argument("--host", default=LOOPBACK, metavar="H", help="where to listen (default: %(default)s)")
+    parser.add_argument("--host", default=LOOPBACK, metavar="ADDRESS", help="where to listen (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="0 takes a free one (default: %(default)s)")
     parser.add_argument(
         "--token-file",
         type=Path,
-        metavar="F",
+        metavar="FILE",
         help=f"a file with the token that clients must send, or {TOKEN} in the environment; without one this machine "
         "alone is listened to",
     )

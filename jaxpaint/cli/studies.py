@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
 from jaxpaint.cli import report
+from jaxpaint.cli.answers import give
 from jaxpaint.cli.failures import work_is_kept
+
+
+class Answer(TypedDict):
+    """How it stands, in words (`summary`) and in numbers; the page of the report, if one was written."""
+
+    store: str
+    summary: str
+    outcome: dict[str, Any]
+    report: str | None
 
 
 def check(spec, folder: Path | None) -> None:
@@ -28,7 +41,7 @@ def check(spec, folder: Path | None) -> None:
     require_known(spec.model)
 
 
-def carry_out(spec, folder: Path | None, work: Callable[[], Any]) -> int:
+def carry_out(options: argparse.Namespace, spec, folder: Path | None, work: Callable[[], Any]) -> int:
     """Calls `work`, says the summary that it returns, and writes the report; the exit status."""
     require(computing=True)
     try:
@@ -38,13 +51,18 @@ def carry_out(spec, folder: Path | None, work: Callable[[], Any]) -> int:
             work_is_kept(error, f"{spec.store} keeps what is done, and the same command continues")
         raise
     elsewhere = bool(getattr(summary, "elsewhere", 0))
+    page = None
     try:
         print(f"{spec.store}: {summary}")
     finally:  # the report is part of the work, whether or not anyone listens
         if folder is not None and not elsewhere:
-            report.write(spec.store, folder)
+            found, words = report.written(spec.store, folder)
+            page = found["report"]
+            print(words)  # at once: where output fails, its last line is told elsewhere
     if folder is not None and elsewhere:
         print(f"no report yet: jaxpaint report {spec.store} -o {folder} writes it when all are done")
+    answer: Answer = {"store": str(spec.store), "summary": str(summary), "outcome": asdict(summary), "report": page}
+    give(options, answer, None)
     return 0
 
 
@@ -52,7 +70,7 @@ def add_training_options(group, *, unit: str, learning_rate: str, epochs: int, b
     """The defaults are told in the help alone; `jaxpaint.training.settings` has them."""
     group.add_argument("--limit-train", type=int, metavar="N", help=f"training {unit} per task (default: all)")
     group.add_argument(
-        "--learning-rate", type=float, metavar="R", help=f"falls linearly to 0 (default: {learning_rate})"
+        "--learning-rate", type=float, metavar="RATE", help=f"falls linearly to 0 (default: {learning_rate})"
     )
     group.add_argument("--epochs", type=int, metavar="N", help=f"(default: {epochs})")
     group.add_argument("--batch-size", type=int, metavar="N", help=f"{unit} a step (default: {batch_size})")

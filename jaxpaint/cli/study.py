@@ -21,8 +21,8 @@ missing. Several processes may work on one store. In a job array every job has
 With --ray HOST:PORT the workers of a Ray cluster compute, lost ones' parts run
 again, and this process alone keeps the store.
 
-NUMBERS are 4, or 0,2,4, or 0-14, or 0-14/2. A FILE.toml has the same names as
-the options, which go before it:
+NUMBERS are 4, or 0,2,4, or 0-14, or 0-14/2. A FILE.toml (or .yaml) has the same
+names as the options, which go before it; jaxpaint init writes one:
 
   model = "llama2-7b"
   tasks = ["lambada_openai", "hellaswag"]
@@ -38,6 +38,9 @@ the paper's code does), and the similarity and variance of hidden states on 100
 LAMBADA texts under the full model, skip and middle-repeat. Other options go
 before it.
 
+--preset quick is a first look at a model: the six strategies that the paper
+ranks, each third start, 3 seeds, 100 documents a task.
+
 --preset demo, or no settings but --limit, --starts and --seeds, is a study of
 painter-16, the small model that comes with jaxpaint, with a report.
 """
@@ -50,33 +53,63 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from typing_extensions import TypedDict
+
 from jaxpaint.base.errors import UserError
+from jaxpaint.cli import studies
+from jaxpaint.cli.answers import give
 from jaxpaint.cli.asking import add_asking_options
 from jaxpaint.cli.clusters import add_cluster_options, chosen_cluster
 from jaxpaint.cli.loading import model_config, model_store
-from jaxpaint.cli.options import add_measured_options, add_model_options, add_task_options, add_variant_options
+from jaxpaint.cli.options import (
+    add_measured_options,
+    add_model_options,
+    add_task_options,
+    add_variant_options,
+    study_options,
+)
 from jaxpaint.cli.studies import carry_out, check
-from jaxpaint.study.settings import DEMO, DEMO_REPORT, PRESETS, spec_from
+from jaxpaint.study.settings import DEMO, DEMO_REPORT, PRESETS, report_from, spec_from
 from jaxpaint.study.spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
 
 if TYPE_CHECKING:
     from jaxpaint.study.run import StudySummary
 
-# What is not part of a study's settings.
-_OF_THE_COMMAND = ("run", "file", "dry_run", "compile_for", "report", "ray", "ray_worker")
 # What may be given beside nothing else: it is still the demo.
 _OF_THE_DEMO = frozenset({"limit", "starts", "seeds", "dtype", "batch-tokens"})
 
 
+class Foreseen(TypedDict):
+    """With --dry-run: what there is to do, in words and in numbers (those that are known).
+
+    `plans` of `variants`; `applications` of layers a token and `separate_applications` plan by plan; `tokens` that
+    differ; `memory_bytes` at the peak; `seconds` of scoring and `analysis_seconds`.
+    """
+
+    store: str
+    lines: list[str]
+    numbers: dict[str, float]
+
+
+Answer = studies.Answer | Foreseen
+
+
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE.toml", nargs="?", type=Path, help="settings, in place of options")
-    parser.add_argument("--preset", metavar="NAME", help=f"settings to begin with: {', '.join(PRESETS)}")
-    parser.add_argument("--store", metavar="FILE", help="the results store (SQLite), made or continued")
+    parser.add_argument(
+        "file", metavar="FILE.toml", nargs="?", type=Path, help="settings (TOML or YAML), in place of options"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do and how long it may take")
     parser.add_argument("--compile-for", metavar="DEVICE", help="with --dry-run: whether it fits v5e, h100:4, …")
+    add_cluster_options(parser)
+    add_settings(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The options that a file of settings may have, too."""
+    parser.add_argument("--preset", metavar="NAME", help=f"settings to begin with: {', '.join(PRESETS)}")
+    parser.add_argument("--store", metavar="FILE", help="the results store (SQLite), made or continued")
     parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
     parser.add_argument("--shard", metavar="I/N", help="the I-th of N parts of nearly equal work; I from 1")
-    add_cluster_options(parser)
     add_model_options(parser.add_argument_group("model"), defaults=False)
     add_task_options(parser.add_argument_group("tasks"), defaults=False)
     plans = parser.add_argument_group("plans")
@@ -84,9 +117,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_measured_options(plans)
     add_asking_options(parser)
     analyses = parser.add_argument_group("analyses of hidden states")
-    analyses.add_argument("--analyses", metavar="A,B", help=f"by commas, of {', '.join(ANALYSES)} (default: none)")
     analyses.add_argument(
-        "--analysis-strategies", metavar="A,B", help="run them on the plans of these strategies (default: on all)"
+        "--analyses", metavar="NAME,NAME", help=f"by commas, of {', '.join(ANALYSES)} (default: none)"
+    )
+    analyses.add_argument(
+        "--analysis-strategies", metavar="NAME,NAME", help="run them on the plans of these strategies (default: on all)"
     )
     analyses.add_argument(
         "--analysis-samples", type=int, metavar="N", help=f"texts to run them on, at most (default: {ANALYSIS_SAMPLES})"
@@ -95,19 +130,20 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    settings = {name.replace("_", "-"): value for name, value in vars(options).items() if name not in _OF_THE_COMMAND}
+    settings = study_options(options)
     given = {name for name, value in settings.items() if value is not None}
     if options.file is None and given <= _OF_THE_DEMO:
         settings["preset"] = "demo"
     spec = spec_from(settings, options.file)
     of_demo = (spec.model, str(spec.store)) == (DEMO["model"], DEMO["store"])
-    folder = options.report or (DEMO_REPORT if of_demo else None)
+    in_file = None if options.file is None else report_from(options.file)
+    folder = options.report or in_file or (DEMO_REPORT if of_demo else None)
     check(spec, folder)
     if options.dry_run and options.ray is not None:
         raise UserError("--dry-run computes nothing, and needs no cluster; leave --ray away")
     cluster = chosen_cluster(options)
     if options.dry_run:
-        return _dry_run(spec, options.compile_for)
+        return _dry_run(options, spec)
     if options.compile_for is not None:
         raise UserError("--compile-for says whether a study fits a device that is not here; it goes with --dry-run")
 
@@ -119,12 +155,13 @@ def run(options: argparse.Namespace) -> int:
             command = shlex.join(sys.argv)
             return run_study(spec, progress=progress, tell=say, converting=converting, command=command, cluster=cluster)
 
-    return carry_out(spec, folder, study)
+    return carry_out(options, spec, folder, study)
 
 
-def _dry_run(spec: StudySpec, device: str | None) -> int:
+def _dry_run(options: argparse.Namespace, spec: StudySpec) -> int:
     from jaxpaint.bench.kinds import Target, prepare
 
+    device = options.compile_for
     target = None if device is None else Target.parse(device)
     if target is not None:
         prepare(target.kind)  # before JAX starts
@@ -137,10 +174,16 @@ def _dry_run(spec: StudySpec, device: str | None) -> int:
     if target is not None:
         from jaxpaint.study.absent import fits
 
-        print(f"{f'fits {device}':7} {fits(spec, config, target)}", flush=True)
+        told = f"{f'fits {device}':7} {fits(spec, config, target)}"
+        give(options, {"store": str(spec.store), "lines": [told], "numbers": {}}, told)
         return 0
     store = model_store(spec.model, spec.revision)
 
+    lines: list[str] = []
+    numbers: dict[str, float] = {}
     for line in describe(spec, store):
         print(line, flush=True)
+        lines.append(str(line))
+        numbers |= line.numbers
+    give(options, {"store": str(spec.store), "lines": lines, "numbers": numbers}, None)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -13,6 +13,7 @@ from jaxpaint.base.words import count
 from jaxpaint.results import kinds
 from jaxpaint.results.latency import Spread, latencies
 from jaxpaint.results.reading import RUNNING
+from jaxpaint.results.selection import unknown
 
 WIDTH = 80
 LONGEST_LABEL = 38
@@ -36,8 +37,15 @@ class _Column:
         return [text.rjust(width) for text in (*self.heading, *(self.values.get(plan, "-") for plan, _ in plans))]
 
 
-def grid(connection: sqlite3.Connection) -> str:
-    """Lines of at most 80 columns; the tasks that do not fit beside each other follow in blocks of their own."""
+def grid(
+    connection: sqlite3.Connection, width: int = WIDTH, tasks: Sequence[str] = (), strategies: Sequence[str] = ()
+) -> str:
+    """Lines of at most `width` columns; the tasks that do not fit beside each other follow in blocks of their own.
+
+    Of all tasks and strategies, or of those that are named. Raises UserError for one that the store does not have.
+    """
+    _require(connection, "tasks", "SELECT DISTINCT name FROM tasks", tasks)
+    _require(connection, "strategies", "SELECT DISTINCT strategy FROM variants", strategies)
     models = connection.execute(
         "SELECT id, source, revision, fingerprint, dtype, num_layers FROM models "
         "WHERE id IN (SELECT model FROM cells) ORDER BY id"
@@ -49,10 +57,12 @@ def grid(connection: sqlite3.Connection) -> str:
     for model, source, revision, fingerprint, dtype, num_layers in models:
         name = f"{source or 'model'}{f' at {revision}' if revision else ''}"
         blocks.append(f"{visible_name(name)}\n{dtype}, {num_layers} layers, fingerprint {fingerprint[:16]}")
-        plans = _labels(connection, model, num_layers)
-        columns = _columns(connection, model)
+        plans = _labels(connection, model, num_layers, strategies)
+        columns = _columns(connection, model, tasks)
+        if not plans or not columns:
+            continue
         plans, looked = _without_looked_at(connection, model, plans, columns)
-        blocks.extend(_blocks(plans, columns))
+        blocks.extend(_blocks(plans, columns, width))
         if any(value.endswith(MORE_DOCUMENTS) for column in columns for value in column.values.values()):
             blocks.append(f"{MORE_DOCUMENTS} of fewer documents: more are being scored")
         if looked:
@@ -60,7 +70,15 @@ def grid(connection: sqlite3.Connection) -> str:
                 f"Left out: {count(looked, 'plan')} that a search looked at on some documents. `jaxpaint report` draws "
                 "its front."
             )
-    return "\n\n".join([*blocks, *timed, *drawn]) + "\n"
+    beside = [] if tasks or strategies else [*timed, *drawn]
+    return "\n\n".join([*blocks, *beside]) + "\n"
+
+
+def _require(connection: sqlite3.Connection, option: str, query: str, asked: Sequence[str]) -> None:
+    known = sorted(name for (name,) in connection.execute(query) if name is not None)
+    for name in asked:
+        if name not in known:
+            raise unknown(f"--{option}", name, known)
 
 
 def _without_looked_at(
@@ -115,7 +133,9 @@ def _shortened(label: str) -> str:
     return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
 
 
-def _labels(connection: sqlite3.Connection, model: int, num_layers: int) -> list[tuple[int, str]]:
+def _labels(
+    connection: sqlite3.Connection, model: int, num_layers: int, strategies: Sequence[str]
+) -> list[tuple[int, str]]:
     """The rows: plans with each label that they have, by strategy in the order these came, then by options."""
     rows = connection.execute(
         "SELECT p.id, coalesce(v.label, p.text), v.strategy, min(v.id) OVER (PARTITION BY v.strategy) AS first "
@@ -124,17 +144,19 @@ def _labels(connection: sqlite3.Connection, model: int, num_layers: int) -> list
         "ORDER BY first, v.start, v.iterations, v.times, v.layer, v.seed, v.id, p.id",
         (num_layers, model),
     )
-    named = [(plan, visible_name(label)) for plan, label, *_ in rows]
+    named = [
+        (plan, visible_name(label)) for plan, label, strategy, _ in rows if not strategies or strategy in strategies
+    ]
     return [(plan, _shortened(label)) for plan, label in named]
 
 
-def _columns(connection: sqlite3.Connection, model: int) -> list[_Column]:
+def _columns(connection: sqlite3.Connection, model: int, names: Sequence[str]) -> list[_Column]:
     tasks = connection.execute(
         "SELECT id, name, num_fewshot, bos, settings, main_metric FROM tasks "
         "WHERE id IN (SELECT task FROM cells WHERE model = ?) ORDER BY name, num_fewshot, id",
         (model,),
     ).fetchall()
-    named = [(id, name, _setting(*asked), metric) for id, name, *asked, metric in tasks]
+    named = [(id, name, _setting(*asked), metric) for id, name, *asked, metric in tasks if not names or name in names]
     alike = Counter((name, setting) for _, name, setting, _ in named)
     columns = []
     for id, name, setting, metric in named:
@@ -187,14 +209,14 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
 
 
-def _blocks(plans: list[tuple[int, str]], columns: list[_Column]) -> Iterator[str]:
+def _blocks(plans: list[tuple[int, str]], columns: list[_Column], most: int) -> Iterator[str]:
     """The columns beside each other as far as they fit a line, at least one in each block."""
     width = max(len(label) for _, label in plans)
     labels = [text.ljust(width) for text in ("", "", "", *(label for _, label in plans))]
     beside = [labels]
     for column in columns:
         texts = column.texts(plans)
-        if len(beside) > 1 and len(GAP.join(each[0] for each in (*beside, texts))) > WIDTH:
+        if len(beside) > 1 and len(GAP.join(each[0] for each in (*beside, texts))) > most:
             yield _block(beside)
             beside = [labels]
         beside.append(texts)

@@ -167,7 +167,7 @@ def _check_path(path: Path, create: bool) -> None:
     if not path.parent.is_dir():
         raise UserError(f"results store {path}: the folder {path.parent} does not exist")
     if not create and not path.exists():
-        raise UserError(f"results store {path} does not exist; `jaxpaint study --store {path}` makes one")
+        raise UserError(f"results store {path} does not exist; `jaxpaint list stores` shows those of a folder")
     if path.exists() and not os.access(path, os.R_OK):
         raise UserError(f"cannot read the results store {path}: no permission")
 

@@ -1,9 +1,7 @@
-"""A results store as text: a table for reading, and CSV, JSON and lm-eval's schema for programs."""
+"""A results store as text: tables for reading and for documents, and CSV, JSON and lm-eval's schema for programs."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sqlite3
 from collections import Counter
@@ -14,44 +12,60 @@ from typing import Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.precision import parts
-from jaxpaint.base.shown import csv_cell
-from jaxpaint.results.grid import grid
+from jaxpaint.results.damage import reading
+from jaxpaint.results.grid import WIDTH, grid
 from jaxpaint.results.layout import READABLE
+from jaxpaint.results.selection import Selection, selected
 
-CSV_COLUMNS = (
-    "model, revision, fingerprint, dtype, num_layers, task, version, num_fewshot, bos, settings, chance, plan, cost, "
-    "depth, strategy, label, start, seed, iterations, times, layer, affected, metric, main_metric, filter, value, "
-    "stderr, higher_is_better, documents, status, seconds, finished"
-)
+EVERYTHING = Selection()
 Row = dict[str, Any]
 
 
-def results_text(store: Path, format: str) -> str:
+def results_text(store: Path, format: str, selection: Selection = EVERYTHING, width: int = WIDTH) -> str:
     """Everything but the scores of single requests and documents, ending with a newline.
 
-    `format`: "table", for reading, has a row per plan and a column per task's main metric. "csv" has a row per cell,
-    strategy that its plan stands for, and metric, with empty fields for what is unknown. "json" is the store's tables.
-    "lm-eval" is a JSON list of result objects of lm-evaluation-harness, one per model and plan, with what
-    `jaxpaint eval --output` adds, as far as the store knows it: finished cells alone.
+    `format`: "table", for reading, has a row per plan and a column per task's main metric, in lines of at most `width`
+    columns; "markdown", "latex" and "html" are the same for documents. "csv" has a row per cell, strategy that its plan
+    stands for, and metric, with empty fields for what is unknown, and settings only where `selection.columns` name
+    them. "json" is the store's tables. "lm-eval" is a JSON list of result objects of lm-evaluation-harness, one per
+    model and plan, with what `jaxpaint eval --output` adds, as far as the store knows it: finished cells alone.
+    These two take no selection.
 
     Raises:
-        UserError: no such format, or the store cannot be read.
+        UserError: no such format, what the store does not have, or the store cannot be read.
     """
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r} of results; the formats are {', '.join(FORMATS)}")
-    from jaxpaint.results.damage import reading
+    if format in WHOLE:
+        if selection != EVERYTHING:
+            raise UserError(f"--format {format} has all of the store; choose of it by --format csv, or --json")
+        with reading(store) as connection:
+            return WHOLE[format](connection)
+    from jaxpaint.results import frames
 
     with reading(store) as connection:
-        return FORMATS[format](connection)
+        if format == "table" and not selection.of_plans:
+            return grid(connection, width, selection.tasks, selection.strategies)
+        if format == "csv":
+            return frames.csv_text(selected(connection, selection), selection.named())
+        rows = selected(connection, selection, main=True)
+    frame = frames.wide_frame(rows, selection)
+    writers = {"markdown": frames.markdown_text, "latex": frames.latex_text, "html": frames.html_text}
+    return frames.text_lines(frame, width) if format == "table" else writers[format](frame)
 
 
-def _csv(connection: sqlite3.Connection) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS.split(", "))
-    rows = connection.execute(f"SELECT {CSV_COLUMNS} FROM results ORDER BY cell, label, metric, filter")
-    writer.writerows(map(csv_cell, row) for row in rows)
-    return out.getvalue()
+def results_parquet(store: Path, selection: Selection = EVERYTHING) -> bytes:
+    """As "csv" of `results_text`, in Parquet. Raises UserError as there."""
+    from jaxpaint.results import frames
+
+    with reading(store) as connection:
+        return frames.parquet_bytes(frames.long_frame(selected(connection, selection), selection.named()))
+
+
+def results_rows(store: Path, selection: Selection = EVERYTHING) -> list[Row]:
+    """As "csv" of `results_text`, as values. Raises UserError as there."""
+    with reading(store) as connection:
+        return [{name: row[name] for name in selection.named()} for row in selected(connection, selection)]
 
 
 def _json(connection: sqlite3.Connection) -> str:
@@ -175,6 +189,6 @@ def _dumped(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-FORMATS: Mapping[str, Callable[[sqlite3.Connection], str]] = MappingProxyType(
-    {"table": grid, "csv": _csv, "json": _json, "lm-eval": _lm_eval}
-)
+WHOLE: Mapping[str, Callable[[sqlite3.Connection], str]] = MappingProxyType({"json": _json, "lm-eval": _lm_eval})
+FORMATS = ("table", "csv", *WHOLE, "markdown", "latex", "html")
+"""Of text; `results_parquet` has one of bytes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,18 @@ if TYPE_CHECKING:
 
 # Layer applications of the two plans whose times tell a layer's from the head's.
 FEW, MANY = 2, 10
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is said of one thing, and the numbers in it by name: counts, bytes, seconds."""
+
+    name: str
+    text: str
+    numbers: Mapping[str, float]
+
+    def __str__(self) -> str:
+        return f"{self.name:8}{self.text}"
 
 
 @dataclass(frozen=True)
@@ -135,26 +147,31 @@ def _ends(branch: Branch) -> int:
     return bool(branch.ends) + sum(map(_ends, branch.branches))
 
 
-def describe(spec: StudySpec, store: Path) -> Iterator[str]:
+def describe(spec: StudySpec, store: Path) -> Iterator[Line]:
     """Lines about the study of the model in `store`, each as soon as it is known: plans first, then tasks.
 
     Raises UserError for plans that do not fit the model, or tasks that cannot be loaded; the lines before it stand.
     """
     model = Source.of(store, spec.dtype, spec.weights)  # type: ignore[arg-type]
     yield _line(
-        "model", f"{count(model.num_layers, 'layer')}, {_size(model.parameters)} parameters, {model.computed_in}"
+        "model",
+        f"{count(model.num_layers, 'layer')}, {_size(model.parameters)} parameters, {model.computed_in}",
+        num_layers=model.num_layers,
+        parameters=model.parameters,
     )
     measured, is_known = foreseen(spec, model)
     variants = spec.variants(model.num_layers, measured)
     plans = [variant.plan for variant in variants]
     whole = plan_work(plans)
-    yield _line("plans", f"{count(whole.plans, 'plan')} ({count(len(variants), 'variant')} of strategies)")
+    named = f"{count(whole.plans, 'plan')} ({count(len(variants), 'variant')} of strategies)"
+    yield _line("plans", named, plans=whole.plans, variants=len(variants))
     if not is_known:
         names, verb = ", ".join(spec.measurements), "is" if len(spec.measurements) == 1 else "are"
         texts = count(len(calibration_texts(spec.calibration)), "text")
         others = "others of their cost are counted here"
         yield _line("", f"some are proposed once {names} of {texts} {verb} measured; {others}")
-    yield _line("layers", _instead(whole.distinct, whole.separate, "applications a token", "plan by plan"))
+    told = _instead(whole.distinct, whole.separate, "applications a token", "plan by plan")
+    yield _line("layers", told, applications=whole.distinct, separate_applications=whole.separate)
     own = whole
     if spec.shard[1] > 1:
         shards = shard_work(plans, spec.shard[1])
@@ -175,10 +192,11 @@ def describe(spec: StudySpec, store: Path) -> Iterator[str]:
         yield _line("states", str(todo))
         if todo.plans:
             seconds = todo.seconds(analysis_rates(model, todo))
-            yield _line("", f"{_duration(seconds)} for analyses (from one batch on this {_device()}), and compiling")
+            told = f"{_duration(seconds)} for analyses (from one batch on this {_device()}), and compiling"
+            yield _line("", told, analysis_seconds=seconds)
 
 
-def _of_tasks(spec: StudySpec, model: Source, own: PlanWork) -> Iterator[str]:
+def _of_tasks(spec: StudySpec, model: Source, own: PlanWork) -> Iterator[Line]:
     """Lines about the tasks, and what they take under the shard's plans."""
     from jaxpaint.study.run import spec_requests, spec_tasks  # lm-eval takes a while to import
 
@@ -191,21 +209,25 @@ def _of_tasks(spec: StudySpec, model: Source, own: PlanWork) -> Iterator[str]:
         return
     batches = pack_for(model, requests, spec.batch_tokens)
     tokens = token_work(requests, batches)
-    yield _line("tokens", _instead(tokens.distinct, tokens.separate, "distinct", "text by text"))
+    told = _instead(tokens.distinct, tokens.separate, "distinct", "text by text")
+    yield _line("tokens", told, tokens=tokens.distinct, separate_tokens=tokens.separate, requests=tokens.requests)
     distinct, separate = own.distinct * tokens.distinct, own.separate * tokens.separate
     yield _line("work", _instead(distinct, separate, "applications", "plan by plan, text by text"))
     if spec.store.exists():
         todo = unfinished(spec, model, tasks)
-        yield _line("store", f"{spec.store} has finished {own.plans - todo.plans:,} of {count(own.plans, 'plan')}")
+        done = own.plans - todo.plans
+        yield _line("store", f"{spec.store} has finished {done:,} of {count(own.plans, 'plan')}", finished_plans=done)
         own = todo
         if not own.plans:
             return
     largest = max(batches, key=lambda batch: batch.tokens.size)
-    yield _line("memory", _memory_text(model, own, largest))
+    used = _memory(model, own, largest)
+    yield _line("memory", _memory_text(used), memory_bytes=used.total)
     rates, source = _earlier_rates(spec.store), "as fast as the runs in the store"
     if rates is None:
         rates, source = measured_rates(model, largest), f"from one batch on this {_device()}"
-    yield _line("time", f"{_duration(seconds_needed(own, tokens, rates))} ({source}), and compiling")
+    seconds = seconds_needed(own, tokens, rates)
+    yield _line("time", f"{_duration(seconds)} ({source}), and compiling", seconds=seconds)
 
 
 def unfinished(spec: StudySpec, model: Source, tasks: Sequence[TaskRequests]) -> PlanWork:
@@ -261,15 +283,18 @@ def _task_text(task: TaskRequests) -> str:
     return f"{task.name}: {requests}, {count(tokens, 'token')}"
 
 
-def _memory_text(model: Source, plans: PlanWork, batch: Batch) -> str:
+def _memory(model: Source, plans: PlanWork, batch: Batch) -> MemoryUse:
     vocabulary = model.config.vocab_size
-    used = memory_needed(
+    return memory_needed(
         plans,
         parameter_bytes=model.parameter_bytes,
         state_bytes=batch.tokens.size * model.config.hidden_size * model.dtype.itemsize,
         held_bytes=held_state_bytes(),
         logits_bytes=4 * vocabulary_block(vocabulary) * head_chunk(vocabulary, batch.scored.size),
     )
+
+
+def _memory_text(used: MemoryUse) -> str:
     parts = f"parameters {_bytes(used.parameters)}, hidden states {_bytes(used.held_states)}"
     text = f"{_bytes(used.total)} ({parts}, logits {_bytes(used.logits)}), and a layer's own"
     left = memory_left() if on_cpu() else None
@@ -280,8 +305,8 @@ def _device() -> str:
     return jax.devices()[0].device_kind
 
 
-def _line(name: str, text: str) -> str:
-    return f"{name:8}{text}"
+def _line(name: str, text: str, **numbers: float) -> Line:
+    return Line(name, text, numbers)
 
 
 def _instead(distinct: int, separate: int, what: str, otherwise: str) -> str:

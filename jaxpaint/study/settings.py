@@ -16,6 +16,7 @@ from jaxpaint.plans.proposals import MEASURED
 from jaxpaint.plans.strategies import STRATEGIES, taking
 from jaxpaint.study import values
 from jaxpaint.study.spec import ANALYSES, StudySpec
+from jaxpaint.tasks.local_data import in_folder
 
 PAPER: Mapping[str, Any] = MappingProxyType(
     {
@@ -54,15 +55,28 @@ DEMO: Mapping[str, Any] = MappingProxyType(
 
 DEMO_REPORT = Path(f"{MODEL}-report")
 
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"paper": PAPER, "demo": DEMO})
+QUICK: Mapping[str, Any] = MappingProxyType(
+    {
+        "limit": 100,
+        "strategies": [name for name, strategy in STRATEGIES.items() if strategy.ranked],
+        "starts": "/3",
+        "seeds": 3,
+    }
+)
+"""A first look at any model: the six strategies that the paper ranks, at few starts, on 100 documents."""
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"quick": QUICK, "paper": PAPER, "demo": DEMO})
 KINDS: Mapping[str, values.Kind] = MappingProxyType(
     {setting.name.replace("_", "-"): setting.metadata["kind"] for setting in fields(StudySpec)}
-    | {"plans-file": values.path, "preset": values.choice(*PRESETS)}
+    | {"plans-file": values.path, "data-dir": values.path, "preset": values.choice(*PRESETS)}
+    | {"report": values.path}
 )
 """What may be set, by the command line's names without the dashes in front."""
 
 # Trust is no file's to give.
-COMMAND_LINE_ONLY = ("dry-run", "compile-for", "report", "trust-tasks", "ray", "ray-worker")
+COMMAND_LINE_ONLY = ("dry-run", "compile-for", "trust-tasks", "ray", "ray-worker")
+PLACES = (".toml", ".yaml", ".yml")
+"""How names of settings files end."""
 _TAKERS = {
     **{"seeds": taking("seed"), "loops": taking("iterations"), "times": taking("times")},
     **{"counts": taking("count"), "calibration": taking("count")},
@@ -70,19 +84,21 @@ _TAKERS = {
 
 
 def spec_from(options: Mapping[str, Any], file: Path | None = None) -> StudySpec:
-    """The spec that `options` (None: not given) and a TOML file make. An option goes before the file's value, and
-    that before the preset's.
+    """The spec that `options` (None: not given) and a file of settings, TOML or YAML, make. An option goes before the
+    file's value, and that before the preset's.
 
     Names are those of the command line without the dashes in front, such as "num-fewshot"; the file may also have
     `plans`, a list of texts. Paths are relative to the working directory. Raises UserError for a file that cannot be
     read, an unknown name, a value of the wrong kind, or where something is missing.
     """
-    in_file = _checked_all(f"{file}: ", read_toml(file)) if file is not None else {}
+    in_file = _checked_all(f"{file}: ", read_settings(file)) if file is not None else {}
     given = _checked_all("--", options)
     settings = in_file | given
+    settings.pop("report", None)
     if (preset := settings.pop("preset", None)) is not None:
         settings = _checked_all(f"preset {preset}: ", PRESETS[preset]) | settings
     _take_plans(settings)
+    _take_data(settings)
     _refuse_incomplete(settings)
     _refuse_uncounted(settings)
     _refuse_unused(given, settings)
@@ -94,17 +110,33 @@ def spec_from(options: Mapping[str, Any], file: Path | None = None) -> StudySpec
 def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of other commands that are named as a study's (None: not given), checked and converted.
 
-    A file of plans becomes `plans`. Raises UserError as `spec_from`.
+    A file of plans becomes `plans`, a folder of data `data`. Raises UserError as `spec_from`.
     """
     settings = _checked_all("--", options)
     _take_plans(settings)
+    _take_data(settings)
     _refuse_unused(settings, settings)
     return settings
 
 
-def read_toml(file: Path) -> dict[str, Any]:
-    """The settings in a TOML file; names are checked, values not yet."""
-    settings = documents.read_toml(file)
+def report_from(file: Path) -> Path | None:
+    """Where a file of settings wants the report, None where it wants none. Raises UserError as `spec_from`."""
+    return _checked_all(f"{file}: ", {"report": read_settings(file).get("report")}).get("report")
+
+
+def checked_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by their names, checked and converted, whatever lacks. Raises UserError."""
+    return _checked_all("--", settings)
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The settings in a file, YAML if its name says so, else TOML; names are checked, values not yet."""
+    if file.suffix in (".yaml", ".yml"):
+        settings = documents.read_yaml(file)
+        if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+            raise UserError(f'{file} holds no settings; expected lines such as model: "llama2-7b"')
+    else:
+        settings = documents.read_toml(file)
     for name in settings:
         if name in COMMAND_LINE_ONLY:
             raise UserError(f"{file}: {name!r} belongs on the command line: --{name}")
@@ -172,3 +204,12 @@ def _take_plans(settings: dict[str, Any]) -> None:
     """A file's plans come after the others."""
     if "plans-file" in settings:
         settings["plans"] = (*settings.get("plans", ()), *read_plans(settings.pop("plans-file")))
+
+
+def _take_data(settings: dict[str, Any]) -> None:
+    """A folder's files are those of the tasks; what `data` says goes before."""
+    if "data-dir" in settings:
+        folder = settings.pop("data-dir")
+        texts = [settings.get("analysis-task")] if settings.get("analyses") else []
+        tasks = [*settings.get("tasks", ()), *filter(None, texts)]
+        settings["data"] = in_folder(folder, tasks, settings.get("data", ()))

@@ -15,6 +15,7 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.proposals import MEASURED
 from jaxpaint.plans.shards import shard_of
 from jaxpaint.plans.strategies import CUSTOM, EVERY, Variant, family, proposed, require_few
+from jaxpaint.plans.strategies import starts as all_starts
 from jaxpaint.study import values
 from jaxpaint.tasks.asking import Asking, refuse_both
 from jaxpaint.training.settings import DECODER, TrainingSettings
@@ -42,12 +43,12 @@ class StudySpec:
     """The settings of a study, as the options of `jaxpaint study` name them; paths as the user gave them.
 
     `data` are texts TASK[:SPLIT]=FILE; `limit` documents per task, or a fraction below 1; `kv` the cache of generative
-    tasks (`jaxpaint.generation.cache`); `starts` None is every start that the model has; `loops` are the iterations of
-    looped-parallel, `times` those of block-repeat; `counts` the layers of strategies whose plans are proposed from
-    measurements on the texts of `calibration` (`jaxpaint.study.proposing`); `plans` texts of plans of one's own;
-    `shard` (i, n) the i-th of n parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first `analysis_samples`
-    texts of `analysis_task` (on all where there are no more), for the plans of `analysis_strategies` (none named: for
-    all plans).
+    tasks (`jaxpaint.generation.cache`); `starts` None is every start that the model has, a range those that are in it;
+    `loops` are the iterations of looped-parallel, `times` those of block-repeat; `counts` the layers of strategies
+    whose plans are proposed from measurements on the texts of `calibration` (`jaxpaint.study.proposing`); `plans` texts
+    of plans of one's own; `shard` (i, n) the i-th of n parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first
+    `analysis_samples` texts of `analysis_task` (on all where there are no more), for the plans of `analysis_strategies`
+    (none named: for all plans).
     `trust_tasks` lets task files of the user's own run code.
 
     From `max_length` on they are lm-eval's (`jaxpaint.tasks.asking`): `max_length` in tokens, `include_path` a folder
@@ -71,7 +72,7 @@ class StudySpec:
     bos: str = _setting(values.choice("auto", "on", "off"), "auto")
     kv: str = _setting(values.choice("exact", "mean"), "exact")
     strategies: tuple[str, ...] = _setting(_STRATEGIES, ())
-    starts: tuple[int, ...] | None = _setting(values.numbers, None)
+    starts: tuple[int, ...] | range | None = _setting(values.starts, None)
     seeds: tuple[int, ...] = _setting(values.count_or_numbers, tuple(range(10)))
     loops: tuple[int, ...] = _setting(values.counts, (3,))
     times: tuple[int, ...] = _setting(values.counts, (2, 3))
@@ -196,6 +197,8 @@ def variants_of(
         UserError: a start, a count or a plan that does not fit the model; more of them than a study may have; a
             strategy that takes a measurement which `measured` lacks.
     """
+    if isinstance(starts, range):
+        starts = tuple(start for start in all_starts(num_layers) if start in starts)
     _require_few(strategies, plans, starts, seeds, loops, times, counts, num_layers)
 
     def of_strategy(name: str) -> Iterable[Variant]:
@@ -234,6 +237,8 @@ def _require_few(
     num_layers: int | None,
 ) -> None:
     given = {"seed": len(seeds), "iterations": len(loops), "times": len(times), "count": len(counts)}
+    if isinstance(starts, range):  # which the model has an end for
+        starts = None
     require_few(
         dict.fromkeys(("full", *strategies)),
         num_layers,

@@ -136,6 +136,16 @@ def numbers(value: Any, least: int = 0, most: int = LARGEST) -> tuple[int, ...]:
     return found
 
 
+def starts(value: Any) -> tuple[int, ...] | range:
+    """Start layers; a text /N stands for each Nth of those that a model has, which a range without an end has."""
+    if isinstance(value, str) and (step := value.strip()).startswith("/"):
+        digits = step[1:].strip()
+        if not (digits.isascii() and digits.isdigit()) or not within(digits, LARGEST):
+            raise _Unfit(f"{EXPECTED}, or /3 for each third that the model has")
+        return range(0, LARGEST, int(digits))
+    return numbers(value)
+
+
 counts = partial(numbers, least=1, most=MAX_COST)
 """Of iterations and repeats: no plan has room for more."""
 

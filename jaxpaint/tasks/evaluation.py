@@ -30,6 +30,7 @@ def evaluate_tasks(
     limit: float | None = None,
     log_samples: bool = False,
     asking: Asking = USUAL,
+    write_out: bool = False,
 ) -> dict[str, Any]:
     """Evaluates loaded tasks (`jaxpaint.tasks.load.load_tasks`) and returns lm-eval's results dictionary, extended.
 
@@ -49,7 +50,7 @@ def evaluate_tasks(
     try:
         for portion in portions:
             try:
-                how: Any = {"limit": limit, "log_samples": log_samples, "asking": asking}
+                how: Any = {"limit": limit, "log_samples": log_samples, "asking": asking, "write_out": write_out}
                 results = evaluate(lm, portion, **how)  # type: ignore[arg-type]
             except UserError as error:
                 failed |= dict.fromkeys(portion["tasks"], str(error))

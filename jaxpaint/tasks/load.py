@@ -4,6 +4,7 @@ import math
 import random
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from jaxpaint.tasks.groups import refuse_endless
 from jaxpaint.tasks.local_data import LocalFiles, check_local_data, with_local_data
 from jaxpaint.tasks.sense import refuse_nonsense
 from jaxpaint.tasks.stderrs import bootstrap_in_process
+from jaxpaint.tasks.trackers import first_requests_told
 from jaxpaint.tasks.trust import without_code_of_users
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ def evaluate(
     log_samples: bool = False,
     bootstrap_iters: int = 100_000,
     asking: Asking = USUAL,
+    write_out: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a model on loaded tasks; the same tasks may be evaluated again and again, on equal prompts.
 
@@ -119,6 +122,7 @@ def evaluate(
         log_samples: Keep each document with its prompts and answers under "samples".
         bootstrap_iters: Resamples for standard errors that have no closed form; 0 gives no standard errors.
         asking: As in `load_tasks`. A chat template is `lm`'s.
+        write_out: Tell each task's first document and request.
 
     Returns lm-eval's results, and under "config" these settings. Raises UserError for documents that a task cannot
     read, or a limit that is not positive.
@@ -127,7 +131,7 @@ def evaluate(
 
     _begin_anew(tasks, limit, asking)
     chosen = {name: asking.documents(name) for name in tasks["tasks"]} if asking.samples else None
-    with in_tasks(), bootstrap_in_process():
+    with in_tasks(), bootstrap_in_process(), first_requests_told() if write_out else nullcontext():
         # lm-eval's request cache is keyed by task and tokenizer alone, so no two plans may share it.
         results = evaluator.evaluate(
             lm,
@@ -135,6 +139,7 @@ def evaluate(
             limit=limit,
             samples=chosen,
             log_samples=log_samples,
+            write_out=write_out,
             bootstrap_iters=bootstrap_iters,
             cache_requests=False,
             system_instruction=asking.system_instruction,
@@ -172,6 +177,12 @@ def build_instances(
             if documents is not None:
                 for instance in task.instances:
                     instance.doc_id = documents[instance.doc_id]  # lm-eval counts the chosen ones
+
+
+def only_predicted(tasks: "TaskDict") -> None:
+    """Has loaded tasks keep what the model says and score nothing, as lm-eval's --predict_only does."""
+    for task in tasks["tasks"].values():
+        task.override_metric(metric_name="bypass")
 
 
 def results_table(results: Mapping[str, Any]) -> str:

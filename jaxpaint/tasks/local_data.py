@@ -58,6 +58,41 @@ def parse_data_option(
     return data
 
 
+SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
+"""How files of a folder say which split they are, TASK_SPLIT.jsonl."""
+
+
+def in_folder(folder: Path, tasks: Sequence[str], data: Sequence[str] = ()) -> tuple[str, ...]:
+    """`data`, texts TASK[:SPLIT]=FILE, with the files in a folder that are named after one of the `tasks`.
+
+    TASK.jsonl (or another kind) is of the split that the task evaluates on, TASK_SPLIT.jsonl of that split. What `data`
+    gives itself goes before. Raises UserError for a folder that is none or has no file of any task.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--data-dir {folder} is not a folder")
+    given = {text.partition("=")[0] for text in data}
+    found: dict[str, Path] = {}
+    is_named = False
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or kind_of(path) not in BUILDERS:
+            continue
+        stem = path.name[: -len(kind_of(path))]
+        task, _, split = stem.rpartition("_")
+        target = stem if stem in tasks else f"{task}:{SPLITS[split]}" if task in tasks and split in SPLITS else None
+        is_named |= target is not None
+        if target is None or target in given:
+            continue
+        if target in found:
+            raise UserError(f"--data-dir {folder} has {found[target].name} and {path.name} for {target}; leave one")
+        found[target] = path
+    if not is_named:
+        raise UserError(
+            f"--data-dir {folder} has no file named after {' or '.join(tasks) or 'a task'}, as "
+            f"{(*tasks, 'TASK')[0]}.jsonl; the kinds are {', '.join(BUILDERS)}"
+        )
+    return (*data, *(f"{target}={path}" for target, path in found.items()))
+
+
 @contextmanager
 def quiet_datasets() -> Iterator[None]:
     """Silences `datasets` and the hub on the way: errors are told once, by whoever catches them, and soon."""

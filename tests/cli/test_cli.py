@@ -13,16 +13,13 @@ from pathlib import Path
 import pytest
 
 import jaxpaint
+from jaxpaint.cli import parsing
+from jaxpaint.cli.parsing import COMMANDS, parser
 from tests.helpers.cli_fixtures import in_process, scoring
 from tests.helpers.tiny_folder import NUM_LAYERS
 
-COMMANDS = (
-    *("convert", "export", "eval", "logits", "generate", "plan", "study", "glue", "results", "report"),
-    *("doctor", "completion", "demo", "finetune", "heal", "masked", "birth", "serve"),
-)
-
-
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
+MANY = ("--seeds", "--starts", "--loops", "--counts")
 
 
 def test_it_comes_at_once() -> None:
@@ -38,13 +35,49 @@ def test_it_comes_at_once() -> None:
     assert min(seconds) < 1
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_it_fits_the_screen_and_teaches(command, run, monkeypatch) -> None:
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_it_fits_the_screen_and_teaches(name, run, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    status, out, err = run(*command.split(), "--help")
+    status, out, err = run(*name.split(), "--help")
     assert (status, err) == (0, "")
     assert [line for line in out.splitlines() if len(line) > 80] == []
-    assert f"jaxpaint {command}" in out.split("\n\n", 2)[2]  # an example
+    assert f"jaxpaint {name}" in out.split("\n\n", 2)[2]  # an example
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_has_what_each_says_of_itself(name) -> None:
+    assert parsing.command(name).__doc__.strip().splitlines()[0] == COMMANDS[name]
+
+
+def test_help_reads_no_command() -> None:
+    code = "import sys; from jaxpaint.cli.parsing import parser; parser().format_help(); print(*sys.modules)"
+    loaded = set(in_process(code=code).stdout.split())
+    assert not {f"jaxpaint.cli.{name}" for name in COMMANDS} & loaded
+    assert "numpy" not in loaded
+
+
+def test_options_say_what_they_are_without() -> None:
+    """Of every value that may be left away; and no letter stands for it alone but N of numbers."""
+    subparsers = parser(filled=True)._subparsers._group_actions[0].choices
+    for name, subparser in subparsers.items():
+        for action in subparser._actions:
+            if action.option_strings and action.nargs != 0:
+                assert action.required or "(default" in action.help, (name, action.option_strings)
+            metavars = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
+            assert not [each for each in metavars if each and len(each) == 1 and each != "N"], (name, action.metavar)
+
+
+def test_one_word_means_one_thing() -> None:
+    """What is written to has one letter everywhere, and what many plans are made of is given in one way."""
+    subparsers = parser(filled=True)._subparsers._group_actions[0].choices
+    for name, subparser in subparsers.items():
+        options = subparser._option_string_actions
+        assert ("-o" in options) == ("--output" in options), name
+        assert {options[each].metavar for each in MANY if each in options} <= {"NUMBERS"}, name
+
+
+def test_nothing_at_all_is_help(run) -> None:
+    assert run() == run("--help")
 
 
 def test_version(run) -> None:
@@ -110,19 +143,19 @@ def test_a_layer_the_model_lacks(refused, store, files, tmp_path, plan) -> None:
 
 
 def test_arguments_that_are_missing(refused) -> None:
-    refused(expected=("COMMAND", "--help"))
     refused("paint", expected=("'paint'", "convert", "--help"))
     refused("eval", "--tasks", "arc_challenge", expected=("--model",))
     refused("eval", "--model", "m", expected=("--tasks",))
     refused("convert", "only-one", expected=("DST",))
     refused("export", "store", "short", expected=("--plan",))
-    refused("plan", "0", expected=("--layers",))
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         ("evla --model x", "invalid choice: 'evla': did you mean eval?"),
+        ("eval --task arc_easy", "unrecognized arguments: --task: did you mean --tasks?"),
+        ("eval --system x", "unrecognized arguments: --system: did you mean --system-instruction?"),
         ("eval --plna 0-3", "unrecognized arguments: --plna: did you mean --plan?"),
         ("eval --model x --tasks y --kv exat", "invalid choice: 'exat': did you mean exact?"),
         ("search --buget=cost=3", "unrecognized arguments: --buget: did you mean --budget?"),

@@ -23,11 +23,11 @@ CASES = {
     "jaxpaint study --analysis-strategies skip,full,mid": {"skip,full,middle-repeat"},
     "jaxpaint study --analyses ": set(ANALYSES),
     "jaxpaint study --analyses variance,": {f"variance,{name}" for name in ANALYSES},
-    "jaxpaint study --preset ": {"paper", "demo"},
+    "jaxpaint study --preset ": {"quick", "paper", "demo"},
     "jaxpaint study --tasks lambada_openai,arc": {"lambada_openai,arc_challenge"},
     "jaxpaint glue --tasks ": set(TASKS),
     "jaxpaint eval --dtype ": {"auto", "float32", "bfloat16"},
-    "jaxpaint results --format l": {"lm-eval"},
+    "jaxpaint results --format l": {"latex", "lm-eval"},
     "jaxpaint completion ": {"bash", "zsh", "fish"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 
@@ -92,7 +93,8 @@ def test_draws_with_a_seed(run, store) -> None:
         (("--prompt", "A", "--max-new-tokens", 0), ("--max-new-tokens is 0",)),
         (("--prompt", "A", "--top-k", 3), ("need a --temperature",)),
         (("--prompt", "A", "--temperature", -1), ("temperature is -1.0",)),
-        (("--prompt", "A", "--compare", "0-4", "--plan", "0-4"), ("not both",)),
+        (("--prompt", "A", "--plan", "0-4", "--strategy", "skip", "--start", 1), ("not both",)),
+        (("--prompts-file", "no/such/file"), ("no/such/file",)),
         (("--prompt", "A", "--compare", "0-9"), ("the model has 5 layers",)),
         (("--prompt", "A", "--max-new-tokens", 4, "--kv", "mean", "--plan", "0 {(1 2) 3} 4"), ("--kv exact",)),
         (("--prompt", "A", "--kv", "other"), ("invalid choice",)),
@@ -126,3 +128,31 @@ def test_the_checkpoints_own_settings_are_told(run, store, folder, model, tmp_pa
     assert "not honoured, though they change its text: num_beams=3\n" in err
     assert "max_new_tokens" not in err
     assert "temperature" not in err
+
+
+def test_prompts_of_a_file_under_plans(run, store, refused, tmp_path) -> None:
+    """Each as it is alone, in the file's order, plan by plan."""
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "texts.jsonl"
+    prompts = ["the kettle", "a ladder by the harbour"]
+    file.write_text("".join(json.dumps({"prompt": prompt, "id": 1}) + "\n" for prompt in prompts) + "\n")
+    plans, how = ("0-4", "0 2 4"), ("--model", store, "--dtype", "float32", "--max-new-tokens", 4)
+    words = [word for plan in plans for word in ("--plan", plan)]
+    assert run("generate", *how, "--prompts-file", file, *words, "-o", out)[1] == f"wrote 4 texts to {out}\n"
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(each["prompt"], each["plan"]) for each in found] == [(p, plan) for p in prompts for plan in plans]
+    for each in found:
+        alone = run("generate", *how, "--prompt", each["prompt"], "--plan", each["plan"])[1]
+        assert alone == f"{each['text']}\n"
+    shown = run("generate", *how, "--prompts-file", file, *words)[1]
+    assert [shown.index(each["text"]) for each in found] == sorted(shown.index(each["text"]) for each in found)
+    text = tmp_path / "prompts.txt"
+    text.write_text("\n".join(prompts))
+    assert json.loads(run("generate", *how, "--prompts-file", text, *words, "--json")[1])["texts"] == found
+    for content, expected in (
+        ("", "has no prompt"),
+        ('{"text": "x"}', "line 1 is no prompt"),
+        ("{", "line 1 cannot be"),
+    ):
+        file.write_text(content)
+        refused("generate", *how, "--prompts-file", file, expected=(expected,))
+    refused("generate", *how, "--prompts-file", text, "--prompt", "x", expected=("not allowed with",))

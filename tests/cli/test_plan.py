@@ -46,8 +46,11 @@ def test_a_strategy(run) -> None:
         (["0-4", "--from", "x.yml", "--layers", 5], ("give one of them",)),
         (["--from", "nowhere.yml", "--layers", 5], ("nowhere.yml",)),
         (["--from", "[(0,9)]", "--layers", 5], ("layers 5-8",)),
-        (["0-4", "--to", "mergekit", "--layers", 5], ("--model names whose layers",)),
-        (["0-4", "--model", "m", "--layers", 5], ("--model names whose layers",)),
+        (["0-4", "--to", "mergekit", "--layers", 5], ("--to mergekit copies", "give --model")),
+        (["0-4", "--model", "m", "--layers", 5], ("--model m says how many layers", "leave --layers away")),
+        (["--strategy", "skip", "--start", 1], ("a --strategy is of a number of layers", "--layers 32")),
+        (["0-4", "--to", "repeats", "--json"], ("--to is a notation",)),
+        (["0-4", "--model", "no/such/folder"], ("no folder no/such/folder",)),
         (["0 {1 2}", "--to", "repeats", "--layers", 5], ("a parallel group", "no mere order of layers")),
     ],
 )
@@ -66,3 +69,23 @@ def test_mergekit_and_repeats(run, tmp_path) -> None:
     status, _, err = run("plan", "--from", tmp_path / "merge.yml", "--layers", 4)
     assert status == 2
     assert "layer 4" in err
+
+
+def test_layers_of_the_model_or_of_the_plan(run) -> None:
+    assert "layers  4 of 9 used\n" in run("plan", "0-2 8")[1]
+    assert "layers  4 of 16 used\n" in run("plan", "0-2 8", "--model", "painter-16")[1]
+    skip = run("plan", "--strategy", "skip", "--start", 3, "--model", "painter-16")[1]
+    assert "plan    0-3 13-15\n" in skip
+
+
+@pytest.mark.parametrize("format", ["text", "svg", "mermaid", "json"])
+def test_formats(run, refused, tmp_path, format) -> None:
+    status, out, err = run("plan", "0 {1 2} 3", "--format", format)
+    assert (status, err) == (0, "")
+    file = tmp_path / "plan"
+    assert run("plan", "0 {1 2} 3", "--format", format, "-o", file) == (0, f"wrote {file}\n", "")
+    assert file.read_text() == out
+    begins = {"text": " input", "svg": "<svg ", "mermaid": "flowchart TD", "json": "{"}
+    assert out.startswith(begins[format])
+    if format == "json":
+        assert out == run("plan", "0 {1 2} 3", "--json")[1]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxpaint.results.tables import results_text
+from jaxpaint.results.selection import Selection
+from jaxpaint.results.tables import results_parquet, results_rows, results_text
 from tests.helpers.tiny_results import PLANS, make_store
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
@@ -64,6 +65,28 @@ def test_report(run, study, tmp_path) -> None:
     assert (tmp_path / "report" / "report.html").is_file()
 
 
+def test_a_report_without_a_place_goes_beside_the_store(run, study) -> None:
+    assert run("report", study)[0] == 0
+    assert (study.parent / "study-report" / "report.html").is_file()
+
+
+def test_chosen_results(run, refused, study, tmp_path, monkeypatch) -> None:
+    """What `jaxpaint.results.selection` chooses, by the options' names."""
+    chosen = Selection(tasks=("arc_easy",), strategies=("skip", "full"), sort="cost", diff=True)
+    words = ("--tasks", "arc_easy", "--strategies", "skip,full", "--sort", "cost", "--diff", "full")
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run("results", study, *words) == (0, results_text(study, "table", chosen, 200), "")
+    assert json.loads(run("results", study, *words, "--json")[1])["rows"] == results_rows(study, chosen)
+    file = tmp_path / "x.parquet"
+    columns = ("--columns", "plan,value", "--metric", "acc", "--top", 1)
+    assert run("results", study, *columns, "--format", "parquet", "-o", file) == (0, f"wrote {file}\n", "")
+    expected = Selection(columns=("plan", "value"), metric="acc", top=1)
+    assert file.read_bytes() == results_parquet(study, expected)
+    refused("results", study, "--format", "parquet", expected=("is no text", "--output"))
+    refused("results", study, "--format", "lm-eval", "--top", 1, expected=("has all of the store",))
+    refused("results", study, "--per-document", "--top", 1, expected=("leave --format",))
+
+
 def test_mistakes(refused, run, study, tmp_path) -> None:
     (tmp_path / "text").write_text("not a store")
     refused("results", tmp_path / "absent", expected=("absent does not exist",))
@@ -76,7 +99,6 @@ def test_mistakes(refused, run, study, tmp_path) -> None:
     refused("results", "--merge", tmp_path / "out", expected=("FILE",))
     refused("results", "--merge", tmp_path / "out", study, "--format", "csv", expected=("--format does not go with",))
     refused("results", "--merge", tmp_path / "out", tmp_path / "absent", expected=("absent does not exist",))
-    refused("report", study, expected=("-o/--output",))
     refused("report", tmp_path / "absent", "-o", tmp_path / "report", expected=("absent does not exist",))
     refused("report", study, "-o", study, expected=("is a file",))
     assert run("results", study)[0] == 0

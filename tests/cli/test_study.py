@@ -278,7 +278,7 @@ class TestMistakes:
             (["--tensor-parallel", "0"], ("--tensor-parallel is 0",)),
             (["--shard", "3/2"], ("--shard is '3/2'", "1/2 to 2/2")),
             (["--analyses", "similarty"], ("--analyses: unknown analysis", "similarity")),
-            (["--preset", "papr"], ("--preset is 'papr'; expected one of paper",)),
+            (["--preset", "papr"], ("--preset is 'papr'; expected one of quick, paper",)),
             (["--store", "absent/study.sqlite"], ("--store", "absent does not exist")),
             (["--store", "."], ("--store . is a folder",)),
             (["--report", "study.toml"], ("--report", "is a file")),

@@ -49,7 +49,7 @@ def refusal(path: Path, create: bool = False) -> str:
 
 def test_missing_files(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite"
-    assert f"does not exist; `jaxpaint study --store {path}` makes one" in refusal(path)
+    assert "does not exist; `jaxpaint list stores` shows those of a folder" in refusal(path)
     with pytest.raises(UserError, match="does not exist"), reading(path):
         pass
     assert not list(tmp_path.iterdir())

@@ -80,7 +80,7 @@ def test_the_command(run, store, tmp_path) -> None:
     assert int(rescued) == int((~own & (np.delete(scores, study.full, axis=0) == 1).any(axis=0)).sum())
 
     status, _, err = run("results", file, "--per-document", "--format", "csv")
-    assert (status, "leave --format csv away" in err) == (2, True)
+    assert (status, "leave --format and all other options away" in err) == (2, True)
 
 
 def test_a_store_without_another_plan(run, store, tmp_path) -> None:

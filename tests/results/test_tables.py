@@ -201,7 +201,6 @@ def test_csv_has_a_row_per_metric(whole: Path) -> None:
         "version": "1.0",
         "num_fewshot": "5",
         "bos": "off",
-        "settings": "{}",
         "chance": "",
         "plan": LOOP.text,
         "cost": "12",

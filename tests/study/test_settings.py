@@ -151,6 +151,43 @@ class TestSpec:
         file = toml(f"plans = ['3']\nplans-file = '{plans}'\n")
         assert spec_from(NEEDED, file).plans == ("3", "0-8 {9-22}", "0 1")
 
+    def test_each_third_start_is_of_the_model(self) -> None:
+        spec = spec_from({**NEEDED, "strategies": "skip", "starts": "/3"})
+        for layers, starts in ((16, [0, 3, 6]), (32, [0, 3, 6, 9, 12, 15]), (5, [0])):
+            assert [each.start for each in spec.variants(layers)[1:]] == starts
+
+    def test_the_quick_preset(self) -> None:
+        spec = spec_from({**NEEDED, "preset": "quick"})
+        assert (spec.limit, spec.seeds) == (100, (0, 1, 2))
+        assert set(spec.strategies) == {"skip", "middle-repeat", "reverse", "random", "parallel", "looped-parallel"}
+        assert spec_from({**NEEDED, "preset": "quick", "limit": 7, "starts": "2"}).starts == (2,)
+
+    def test_a_folder_of_data(self, tmp_path) -> None:
+        for name in (
+            "arc_easy.jsonl",
+            "arc_easy_train.csv",
+            "hellaswag_validation.jsonl.gz",
+            "other.jsonl",
+            "arc_easy.txt",
+        ):
+            (tmp_path / name).write_text("x")
+        options = {**NEEDED, "tasks": "arc_easy,hellaswag", "data-dir": str(tmp_path)}
+        assert spec_from(options).data == (
+            *(f"arc_easy={tmp_path}/arc_easy.jsonl", f"arc_easy:train={tmp_path}/arc_easy_train.csv"),
+            f"hellaswag:validation={tmp_path}/hellaswag_validation.jsonl.gz",
+        )
+        own = spec_from({**options, "data": ["arc_easy=mine.jsonl"]}).data
+        assert own[0] == "arc_easy=mine.jsonl"
+        assert f"arc_easy={tmp_path}/arc_easy.jsonl" not in own
+        (tmp_path / "arc_easy.csv").write_text("x")
+        for folder, tasks, expected in (
+            (tmp_path, "arc_easy", "has arc_easy.csv and arc_easy.jsonl for arc_easy; leave one"),
+            (tmp_path, "piqa", "has no file named after piqa, as piqa.jsonl"),
+            (tmp_path / "absent", "piqa", "is not a folder"),
+        ):
+            with pytest.raises(UserError, match=expected):
+                spec_from({**NEEDED, "tasks": tasks, "data-dir": str(folder)})
+
     def test_analyses_need_no_task(self) -> None:
         assert spec_from({"model": "m", "store": "s", "analyses": "variance"}).tasks == ()
 
@@ -162,7 +199,8 @@ class TestSpec:
         ("num_fewshot = 1", "unknown key 'num_fewshot'; did you mean num-fewshot?"),
         ("zzz = 1", "unknown key 'zzz'; the keys are model, "),
         ("[study]\nmodel = 'm'", "unknown key 'study'"),
-        ("report = 'x'", "'report' belongs on the command line: --report"),
+        ("dry-run = true", "'dry-run' belongs on the command line: --dry-run"),
+        ("starts = '/0'", "starts is '/0'; expected numbers by commas"),
         ("model = m", "is not TOML: Invalid value (at line 1, column 9)"),
         ("model = 3", "model is 3; expected a text"),
         ("model = ''", "model is ''; expected a text"),
@@ -203,7 +241,7 @@ class TestSpec:
         ("shard = [1, 2]", "shard is [1, 2]; expected a text"),
         ("plans = '0-8'", "plans is '0-8'; expected a list of texts"),
         ("plans = ['0-8 {']", "plans: '0-8 {': plan, column 6: expected a layer"),
-        ("preset = 'papper'", "preset is 'papper'; expected one of paper"),
+        ("preset = 'papper'", "preset is 'papper'; expected one of quick, paper"),
     ],
 )
 def test_mistakes_in_a_file_name_it_and_the_key(text, expected, toml) -> None:
@@ -229,7 +267,7 @@ def test_mistakes_in_a_file_name_it_and_the_key(text, expected, toml) -> None:
         ({"times": "3", "preset": "paper", "strategies": "skip"}, "--times is of strategy block-repeat"),
         ({"starts": "3", "strategies": "skip-one,switch"}, "--starts is of strategies with a start layer"),
         ({"analysis-samples": 3}, "--analysis-samples is of analyses, and none is given"),
-        ({"preset": "x"}, "--preset is 'x'; expected one of paper"),
+        ({"preset": "x"}, "--preset is 'x'; expected one of quick, paper"),
         ({"plans-file": "/no/such/file"}, "cannot read /no/such/file: No such file or directory"),
     ],
 )

@@ -1,0 +1,194 @@
+"""Of a results store the results that are asked for: by task, strategy and metric, sorted, beside the full model's."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from jaxpaint.base.errors import UserError
+from jaxpaint.results import kinds
+
+COLUMNS = (
+    *("model", "revision", "fingerprint", "dtype", "num_layers", "task", "version", "num_fewshot", "bos", "settings"),
+    *("chance", "plan", "cost", "depth", "strategy", "label", "start", "seed", "iterations", "times", "layer"),
+    *("affected", "metric", "main_metric", "filter", "value", "stderr", "higher_is_better", "documents", "status"),
+    *("seconds", "finished"),
+)
+USUAL = tuple(name for name in COLUMNS if name != "settings")  # of some 200 characters a row
+DIFFERENCES = ("difference", "difference_stderr")
+BY_PLAN = ("cost", "depth", "label", "plan", "strategy", "start", "seed", "iterations", "times", "layer", "affected")
+ALL = "all"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is asked for; empty is everything.
+
+    `metric` None is each task's main one. `sort` is a task, "score" (the mean over tasks, best first) or one of
+    `BY_PLAN`; `top` so many plans of each model. `columns` are of `COLUMNS`. With `diff` the full model's results stand
+    beside the others.
+    """
+
+    tasks: tuple[str, ...] = ()
+    strategies: tuple[str, ...] = ()
+    metric: str | None = None
+    sort: str | None = None
+    top: int | None = None
+    columns: tuple[str, ...] = ()
+    diff: bool = False
+
+    def __post_init__(self) -> None:
+        if self.top is not None and self.top < 1:
+            raise UserError(f"--top is {self.top}; give 1 or more")
+        for name in self.columns:
+            if name not in (*COLUMNS, *DIFFERENCES, ALL):
+                raise unknown("--columns", name, [*COLUMNS, *(DIFFERENCES if self.diff else ()), ALL])
+
+    @property
+    def of_plans(self) -> bool:
+        """Whether plans are chosen or put in order, or shown with other columns than a store's usual table has."""
+        return self != Selection(tasks=self.tasks, strategies=self.strategies)
+
+    def named(self) -> tuple[str, ...]:
+        """The columns that are asked for, or the usual ones."""
+        if ALL in self.columns:
+            return (*COLUMNS, *(DIFFERENCES if self.diff else ()))
+        return self.columns or (*USUAL, *(DIFFERENCES if self.diff else ()))
+
+
+def selected(connection: sqlite3.Connection, selection: Selection, *, main: bool = False) -> list[Row]:
+    """A row for each cell, strategy that its plan stands for, and metric, of those that are asked for, in order; of
+    `main` metrics alone where no other is named.
+
+    Rows have all columns, `difference` and its standard error where the selection has `diff` (else None), and `cell`.
+    Raises UserError for a task, strategy, metric or order that the store does not have.
+    """
+    query = f"SELECT {', '.join(COLUMNS)}, cell FROM results ORDER BY cell, label, metric, filter"
+    cursor = connection.execute(query)
+    names = [column[0] for column in cursor.description]
+    rows: list[Row] = [dict(zip(names, row, strict=True)) for row in cursor]
+    for option, column, asked in (
+        ("--tasks", "task", selection.tasks),
+        ("--strategies", "strategy", selection.strategies),
+        ("--metric", "metric", () if selection.metric is None else (selection.metric,)),
+    ):
+        there = {row[column] for row in rows if row[column] is not None}
+        for name in asked:
+            if name not in there:
+                raise unknown(option, name, sorted(there))
+    rows = [row for row in rows if row["task"] in (selection.tasks or (row["task"],))]
+    if main and selection.metric is None:
+        rows = _main(rows)
+    elif selection.metric is not None:
+        rows = [row for row in rows if row["metric"] in (selection.metric, None)]
+    differences = _differences(connection, rows) if selection.diff else {}
+    for row in rows:
+        found = differences.get((row["cell"], row["metric"], row["filter"]), (None, None))
+        row |= dict(zip(DIFFERENCES, found, strict=True))
+    rows = [row for row in rows if row["strategy"] in (selection.strategies or (row["strategy"],))]
+    return _in_order(rows, selection)
+
+
+def _main(rows: Iterable[Row]) -> list[Row]:
+    """Those of each task's main metric, under the filter that counts."""
+    own = [row for row in rows if row["metric"] in (row["main_metric"], None)]
+    filters: dict[tuple[str, ...], set[str]] = {}
+    for row in own:
+        if row["filter"] is not None:
+            filters.setdefault(_task(row), set()).add(row["filter"])
+    return [row for row in own if row["filter"] in (None, kinds.preferred(filters.get(_task(row), ())))]
+
+
+def _task(row: Row) -> tuple[Any, ...]:
+    """What tells a task's results from another's: the model, and how it is asked."""
+    return tuple(row[name] for name in ("fingerprint", "dtype", "task", "version", "num_fewshot", "bos", "settings"))
+
+
+def _differences(
+    connection: sqlite3.Connection, rows: Sequence[Row]
+) -> Mapping[tuple[int, str, str], tuple[float | None, float | None]]:
+    """Of each cell, metric and filter the difference from the full model on the same documents, and its standard error;
+    of a metric that is no mean of documents the difference of values alone."""
+    full = {(_task(row), row["metric"], row["filter"]): row for row in rows if row["strategy"] == "full"}
+    found = {}
+    for row in rows:
+        beside = full.get((_task(row), row["metric"], row["filter"]))
+        if beside is None or row["metric"] is None:
+            continue
+        key = row["cell"], row["metric"], row["filter"]
+        if key not in found:
+            found[key] = _paired(connection, row, beside)
+    return found
+
+
+_PAIRS = """
+    SELECT a.value, b.value FROM document_scores a
+    JOIN document_scores b USING (document, metric, filter)
+    WHERE a.cell = ? AND b.cell = ? AND a.metric = ? AND a.filter = ? AND a.value IS NOT NULL AND b.value IS NOT NULL
+"""
+
+
+def _paired(connection: sqlite3.Connection, row: Row, full: Row) -> tuple[float | None, float | None]:
+    query = (row["cell"], full["cell"], row["metric"], row["filter"])
+    pairs = connection.execute(_PAIRS, query).fetchall()
+    if len(pairs) > 1 and _is_mean(row, [own for own, _ in pairs]) and _is_mean(full, [other for _, other in pairs]):
+        each = [own - other for own, other in pairs]
+        mean = math.fsum(each) / len(each)
+        variance = math.fsum((value - mean) ** 2 for value in each) / (len(each) - 1)
+        return mean, math.sqrt(variance / len(each))
+    if row["value"] is None or full["value"] is None:
+        return None, None
+    return row["value"] - full["value"], None
+
+
+def _is_mean(row: Row, documents: Sequence[float]) -> bool:
+    """Whether a result is the mean of its documents' scores, all of them."""
+    value = row["value"]
+    return value is not None and math.isclose(math.fsum(documents) / len(documents), value, abs_tol=1e-6)
+
+
+def _in_order(rows: list[Row], selection: Selection) -> list[Row]:
+    """Rows plan by plan, as --sort says or else as they are stored; of each model the first --top plans."""
+    if selection.sort is None and selection.top is None:
+        return rows
+    plans: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        plans.setdefault((row["fingerprint"], row["dtype"], row["plan"], row["label"]), []).append(row)
+    key = selection.sort or "score"
+    tasks = {row["task"] for row in rows}
+    if key not in (*tasks, "score", *BY_PLAN):
+        raise unknown("--sort", key, ["score", *sorted(tasks), *BY_PLAN])
+    ordered = sorted(plans.values(), key=lambda own: _place(own, key))
+    taken: dict[tuple[Any, ...], int] = {}
+    kept: list[Row] = []
+    for own in ordered:
+        model = own[0]["fingerprint"], own[0]["dtype"]
+        taken[model] = taken.get(model, 0) + 1
+        if selection.top is None or taken[model] <= selection.top:
+            kept += own
+    return kept
+
+
+def _place(own: Sequence[Row], key: str) -> tuple[bool, Any]:
+    """Where a plan stands: what is unknown comes last."""
+    if key in BY_PLAN:
+        value = own[0][key]
+        return value is None, value if value is not None else 0
+    scores = [
+        row["value"] if row["higher_is_better"] else -row["value"]
+        for row in own
+        if row["value"] is not None and key in ("score", row["task"])
+    ]
+    return not scores, -math.fsum(scores) / len(scores) if scores else 0.0
+
+
+def unknown(option: str, name: str, known: Sequence[str]) -> UserError:
+    """An error that has the likely names, or all."""
+    near = get_close_matches(name, known, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known) or 'none'}"
+    return UserError(f"{option} {name} is not there; {hint}")

@@ -1,0 +1,103 @@
+"""jaxpaint eval --output-path and its like: lm-eval's own files, and what its other loggers are given."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from tests.helpers.cli_fixtures import scoring
+
+pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
+
+
+@pytest.fixture
+def asked(store, files):
+    return (*scoring(store, files), "--dtype", "float32", "--limit", 3)
+
+
+def test_the_files_are_lm_evals(run, asked, store, tmp_path) -> None:
+    told = run(*asked, "--log-samples", "--output-path", tmp_path / "out", "--output", tmp_path / "own.json")
+    assert told[0] == 0, told[2]
+    (folder,) = (tmp_path / "out").iterdir()
+    (results,) = folder.glob("results_*.json")
+    (samples,) = folder.glob("samples_arc_challenge_*.jsonl")
+    assert f"wrote {results} and the samples beside it" in told[2]
+    found, own = json.loads(results.read_text()), json.loads((tmp_path / "own.json").read_text())
+    assert found["results"] == own["results"]
+    assert "samples" not in found
+    assert (found["model_source"], found["model_name"]) == ("jaxpaint", str(store))
+    assert found["task_hashes"].keys() == {"arc_challenge"}
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert [row["doc_id"] for row in rows] == [0, 1, 2]
+    assert [row["acc"] for row in rows] == [each["acc"] for each in own["samples"]["arc_challenge"]]
+    # As datasets reads them: texts, arguments by name.
+    assert rows[0]["arguments"]["gen_args_0"]["arg_1"].strip()
+
+
+def test_only_predicted(run, asked, tmp_path) -> None:
+    status, out, err = run(
+        *asked, "--predict-only", "--output_path", tmp_path, "--write_out", "--show_config", "--json"
+    )
+    assert status == 0, err
+    document = json.loads(out)
+    assert not [key for key in document["results"]["arc_challenge"] if key.startswith("acc")]
+    assert len(document["samples"]["arc_challenge"]) == 3
+    assert "context prompt (starting on next line)" in err
+    assert "Which is number 0?" in err
+    shown = next(json.loads(line) for line in err.splitlines() if line.startswith("{"))
+    assert shown == {name: value for name, value in document.items() if name != "samples"}
+    (samples,) = tmp_path.rglob("samples_*.jsonl")
+    assert len(samples.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_tracker_gets_the_results(run, asked, monkeypatch, fails) -> None:
+    import lm_eval.loggers
+
+    seen: list[object] = []
+
+    class Logger:
+        def __init__(self, given) -> None:
+            seen.append(given)
+
+        def post_init(self, results) -> None:
+            if fails:
+                raise ConnectionError("no network")
+            seen.append(results["results"])
+
+        def log_eval_result(self) -> None:
+            seen.append("results")
+
+        def log_eval_samples(self, samples) -> None:
+            seen.append(len(samples["arc_challenge"]))
+
+        def finish(self) -> None:
+            seen.append("end")
+
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(__spec__=SimpleNamespace()))
+    monkeypatch.setattr(lm_eval.loggers, "TrackioLogger", Logger)
+    status, out, err = run(*asked, "--trackio-args", "project=plans,step=3", "--log-samples", "--json")
+    assert status == 0
+    if fails:
+        assert "Logger failed: no network" in err
+        assert seen == [{"project": "plans", "step": 3}]
+    else:
+        assert seen == [{"project": "plans", "step": 3}, json.loads(out)["results"], "results", 3, "end"]
+
+
+def test_mistakes_are_told_before_the_work(refused, asked, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    for words, expected in (
+        (("--log-samples",), "--log-samples needs --output FILE or --output-path DIR"),
+        (("--predict-only",), "--predict-only needs --output FILE or --output-path DIR"),
+        (("--output-path", tmp_path / "file"), "is a file; give a folder"),
+        (("--hf-hub-log-args", "push_results_to_hub=True"), "give their folder by --output-path"),
+        (("--hf-hub-log-args", "colour=red", "--output-path", tmp_path), "--hf-hub-log-args: "),
+        (("--wandb-args", "project"), "--wandb-args"),
+        (("--wandb_args", "project=x"), "needs the package wandb: pip install wandb"),
+    ):
+        refused(*asked, *words, expected=(expected,))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
