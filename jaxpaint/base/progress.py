@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -46,6 +46,45 @@ def bar(description: str, unit: str = "tokens") -> Iterator[Callable[[int], Adva
             return advance
 
         yield start
+
+
+@contextmanager
+def asked_bar(wanted: bool | None, description: str, unit: str = "tokens") -> Iterator[Callable[[int], Advance]]:
+    """As `bar` where one is wanted: by default (None) in a notebook, which shows it with its own means."""
+    notebook = _in_notebook()
+    if not (notebook if wanted is None else wanted):
+        yield lambda total: lambda amount, note="": None
+        return
+    if not notebook:
+        with bar(description, unit) as start:
+            yield start
+        return
+    import warnings
+
+    from tqdm import TqdmWarning
+
+    with warnings.catch_warnings(), ExitStack() as shown:
+        warnings.simplefilter("ignore", TqdmWarning)  # that there are no widgets: text will do
+        from tqdm.auto import tqdm
+
+        def start_here(total: int) -> Advance:
+            shown.close()
+            how: dict[str, Any] = {"unit": f" {unit}", "unit_scale": True, "leave": False}
+            drawn = shown.enter_context(tqdm(desc=description, total=total, **how))
+
+            def advance(amount: int, note: str = "") -> None:
+                drawn.set_postfix_str(note, refresh=False)
+                drawn.update(amount)
+
+            return advance
+
+        yield start_here
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython")
+    running = shell.get_ipython() if shell is not None else None
+    return running is not None and "IPKernelApp" in running.config
 
 
 class _Log:
