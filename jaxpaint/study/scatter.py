@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FEW = 8  # plans that all have room for their names
-_BLUE, _GREY = "#0b5fa5", "#5f6b76"
+_BLUE, _GREY, _PALE = "#0b5fa5", "#5f6b76", "#b8c4d0"
 
 
 def scatter(table: pd.DataFrame, model: str) -> Figure:
@@ -31,7 +31,7 @@ def scatter(table: pd.DataFrame, model: str) -> Figure:
     for task, panel in zip(tasks, figure.axes, strict=True):
         own = table[table["task"] == task]
         errors = own["stderr"].fillna(0)
-        panel.errorbar(own["cost"], own["value"], yerr=errors, fmt="o", color=_BLUE, ecolor=_GREY, capsize=2, ms=5)
+        panel.errorbar(own["cost"], own["value"], yerr=errors, fmt="o", color=_BLUE, ecolor=_PALE, elinewidth=1, ms=5)
         full = own[own["difference"].eq(0) & own["difference_stderr"].eq(0)]
         if len(full):
             panel.axhline(full["value"].iloc[0], color=_GREY, linestyle="--", linewidth=1, zorder=0)
