@@ -3,6 +3,7 @@
 The package can be called: `jaxpaint.study(model, plans, tasks=…)` is `jaxpaint.study.asked.study`.
 """
 
+import inspect
 import sys
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,12 @@ class _Room(ModuleType):
         from jaxpaint.study.asked import study
 
         return study(*arguments, **keywords)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        from jaxpaint.study.asked import study
+
+        return inspect.signature(study)
 
 
 sys.modules[__name__].__class__ = _Room

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -53,15 +54,16 @@ class Study:
         return f"Study({self.model}: {self.summary})"
 
     def frame(self) -> pd.DataFrame:
-        """The main metric of every plan on every task, a row each, in the order asked; the full model's first.
+        """The main metric of every plan on every task, a row each: of strategies' plans, then of others, as asked.
 
+        The full model comes first, where it is not among the plans asked for.
         `difference` is from the full model, with the standard error of the mean difference of the same documents, NaN
         where a task's score is no mean over them. `cost` and `depth` are in layers. `label` names the strategy.
         """
         import pandas as pd
 
         with reading(self.store) as connection:
-            rows = _rows(connection, self.summary.in_store, self._plans())
+            rows = _rows(connection, self.summary.in_store, self.spec.plans, [str(task) for task in self.spec.tasks])
         return pd.DataFrame(rows, columns=COLUMNS)
 
     def plot(self) -> Figure:
@@ -78,10 +80,6 @@ class Study:
         from jaxpaint.report import write_report
 
         return write_report(self.store, Path(folder))
-
-    def _plans(self) -> list[str]:
-        """In the order asked; before them the full model, where it was not asked for."""
-        return list(dict.fromkeys(self.spec.plans))
 
 
 def study(
@@ -124,7 +122,7 @@ def study(
         model=str(source.store if source is not None else model),
         store=kept,
         tasks=tasks,  # type: ignore[arg-type]  # StudySpec converts what people write
-        plans=(plans,) if isinstance(plans, str | Plan) else tuple(plans),  # type: ignore[arg-type]
+        plans=tuple(plans) if isinstance(plans, Iterable) and not isinstance(plans, str) else (plans,),  # type: ignore[arg-type]
         strategies=strategies,  # type: ignore[arg-type]
         data=data_options(data),
         limit=limit,
@@ -154,9 +152,9 @@ _CELLS = """
 _DOCUMENTS = "SELECT document, value FROM document_results WHERE cell = ? AND metric = ? AND filter = ?"
 
 
-def _rows(connection: sqlite3.Connection, cells: Sequence[int], asked: Sequence[str]) -> list[tuple[Any, ...]]:
-    import json
-
+def _rows(
+    connection: sqlite3.Connection, cells: Sequence[int], plans: Sequence[str], tasks: Sequence[str]
+) -> list[tuple[Any, ...]]:
     found: dict[int, dict[str, Any]] = {}
     cursor = connection.execute(_CELLS, (json.dumps(list(cells)),))
     names = [column[0] for column in cursor.description]
@@ -169,7 +167,9 @@ def _rows(connection: sqlite3.Connection, cells: Sequence[int], asked: Sequence[
     for cell in cells:
         if cell in found:
             by_task[found[cell]["task"]].append(found[cell])
-    return [line for rows in by_task.values() for line in _of_task(connection, rows, asked)]
+    # Members of groups, which nobody named, stay as they are.
+    ordered = sorted(by_task, key=lambda task: tasks.index(task) if task in tasks else len(tasks))
+    return [line for task in ordered for line in _of_task(connection, by_task[task], plans)]
 
 
 def _of_task(connection: sqlite3.Connection, rows: list[dict[str, Any]], asked: Sequence[str]) -> list[tuple[Any, ...]]:

@@ -132,6 +132,14 @@ def test_a_store_of_ones_own_is_kept_and_a_temporary_one_is_not(model: jp.Model,
 
 
 @pytest.mark.slow
+def test_written_answers_come_in_their_place(model: jp.Model) -> None:
+    frame = model.study(SKIP, tasks=["painter_arithmetic", "painter_sales"], limit=4).frame()
+    assert frame["task"].tolist() == 2 * ["painter_arithmetic"] + 2 * ["painter_sales"]
+    assert frame["metric"].tolist() == 2 * ["exact_match"] + 2 * ["acc"]
+    assert frame["difference"].iloc[1] == frame["value"].iloc[1] - frame["value"].iloc[0]
+
+
+@pytest.mark.slow
 def test_questions_of_ones_own(model: jp.Model, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (TASKS / "painter_facts.jsonl").read_text().splitlines()[:10]]
     file = tmp_path / "mine.jsonl"
@@ -171,6 +179,7 @@ def test_questions_of_ones_own(model: jp.Model, tmp_path: Path) -> None:
     [
         (lambda model: model.study(["0-99"], tasks="painter_facts"), "the model has 16 layers"),
         (lambda model: model.study([3], tasks="painter_facts"), "plans is (3,); expected a list of texts"),
+        (lambda model: model.study(3, tasks="painter_facts"), "plans is (3,); expected a list of texts"),
         (lambda model: model.study("0-9", tasks="painter_fact"), "near names: painter_facts"),
         (lambda model: model.study("0-9", tasks="painter_facts", seds=3), "did you mean seeds or seed?"),
         (
