@@ -101,3 +101,32 @@ def test_results_are_read_with_pandas(tmp_path, monkeypatch, capsys) -> None:
     exec(snippet, {})
     out = capsys.readouterr().out
     assert [row for row in PLANS if row.label not in out or row.text not in out] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "python.md"], ids=lambda page: page.name)
+def test_python_by_example_runs(page, tmp_path, monkeypatch, capsys) -> None:
+    """The page's blocks as they stand, in order; what it says of an error is what is printed."""
+    text = page.read_text()
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), {})
+    printed = capsys.readouterr().out
+    assert "hare" in printed
+    for said in re.findall(r"print\(error\)  # (.*)", text):
+        assert said in printed
+
+
+def test_plans_in_python_are_what_the_page_says() -> None:
+    """Each line of the page's block with a plan in its comment."""
+    block = next(
+        code
+        for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "plans.md").read_text(), re.DOTALL)
+        if "without" in code
+    )
+    known: dict[str, object] = {}
+    lines = block.splitlines()
+    exec("\n".join(line for line in lines if line.startswith(("import", "plan ="))), known)
+    said = [line.split("  # ") for line in lines if re.search(r"  # [0-9({]\S*( [0-9({]\S*)*(:|;|$)", line)]
+    assert len(said) == 6
+    for code, comment in said:
+        assert str(eval(code, known)) == re.split("[:;]", comment)[0]

@@ -75,14 +75,20 @@ def test_links_lead_to_files(path) -> None:
 
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 SAID = {  # in what they print, or the file that they write
-    "logit_lens": "15           hare",
+    "logit_lens": "15      hare",
     "knockout": "answer: hare",
     "patch": "that after 16 layers, after step 10: goat",
     "similarity_map": "similarity.png",
+    "own_questions": "0-3 12-15    1.0",
+    "skip_windows": "skip_windows.png",
+    "texts_side_by_side": "0-15                 7 - 5 = 2 . 2 * 2 = 4 .",
 }
 
 
-@pytest.mark.parametrize("name", SAID)
+LONGER = {"own_questions", "skip_windows", "texts_side_by_side"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONGER)) for name in SAID])
 def test_scripts_run(name: str, tmp_path: Path) -> None:
     script = ROOT / "examples" / f"{name}.py"
     done = subprocess.run(
@@ -154,6 +160,7 @@ def test_the_first_hour_runs_without_a_network(tmp_path, monkeypatch) -> None:
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TQDM_DISABLE", "1")
     work = tmp_path / "work"
     work.mkdir()
     notebook = nbformat.read(FIRST_HOUR, as_version=4)
@@ -180,6 +187,7 @@ def test_looking_inside_runs_without_a_network(tmp_path, monkeypatch) -> None:
     for name in ("JAXPAINT_CACHE", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TQDM_DISABLE", "1")
     notebook = nbformat.read(LOOKING, as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()

@@ -13,7 +13,7 @@ import jaxpaint
 
 @pytest.mark.parametrize("name", jaxpaint.__all__)
 def test_a_name_is_what_its_home_calls_so(name: str) -> None:
-    assert getattr(jaxpaint, name).__name__ == name
+    assert getattr(jaxpaint, name).__name__.rpartition(".")[2] == name  # a room that can be called, too
     assert name in dir(jaxpaint)
 
 

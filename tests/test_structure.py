@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = (
     *("base", "plans", "results", "report", "models", "convert", "engine", "analysis", "generation", "tasks"),
-    *("training", "bench", "study", "search", "serve", "painter", "birth", "cli"),
+    *("training", "bench", "study", "search", "face", "serve", "painter", "birth", "cli"),
 )
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "torch", "transformers", "lm_eval", "datasets", "matplotlib"}
 

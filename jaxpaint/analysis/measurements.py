@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxpaint.analysis.states import BY_NAME, analyse, analysis_rows
 from jaxpaint.base.errors import UserError
+from jaxpaint.engine.given import GivenTexts, token_ids
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Request
 from jaxpaint.engine.rows import checked_texts
@@ -57,10 +58,10 @@ def measure(
     return found
 
 
-def propose(model: Model, strategy: str, texts: Sequence[Sequence[int]], *, count: int) -> Variant:
+def propose(model: Model, strategy: str, texts: GivenTexts, *, count: int) -> Variant:
     """A plan for the model by one of the strategies that measure it (`jaxpaint.plans.proposals.MEASURED`).
 
-    `texts` are token ids, as `analyse` takes them; `count` layers are left out, or fewer deep.
+    `texts` are such, or token ids, as `analyse` takes them; `count` layers are left out, or fewer deep.
 
     Raises:
         UserError: another strategy, a count out of range (both before anything is measured), or as `measure`.
@@ -69,7 +70,7 @@ def propose(model: Model, strategy: str, texts: Sequence[Sequence[int]], *, coun
     standing = stand_ins(model.num_layers)
     proposed(strategy, model.num_layers, standing.get(needed or ""), count)
     assert needed is not None
-    return proposed(strategy, model.num_layers, measure(model, [needed], texts)[needed], count)
+    return proposed(strategy, model.num_layers, measure(model, [needed], token_ids(model, texts))[needed], count)
 
 
 def _analysed(

@@ -68,7 +68,7 @@ class Routes:
             found[edge.target].append(edge)
         return tuple(tuple(sorted(each, key=lambda edge: -edge.share)) for each in found)
 
-    def to_frame(self) -> pd.DataFrame:
+    def frame(self) -> pd.DataFrame:
         """A row for each edge, with what its source and its target are."""
         import pandas as pd
 
@@ -81,6 +81,8 @@ class Routes:
                 # A column of whole numbers some of which are lacking.
                 columns[f"{end}_{field.name}"] = values if field.name == "kind" else pd.array(values, dtype="Int64")
         return pd.DataFrame(columns)
+
+    to_frame = frame
 
     def to_json(self) -> dict[str, Any]:
         """Lists and dicts of plain values; nodes have an `id`, by which edges name them."""

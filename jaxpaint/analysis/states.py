@@ -40,6 +40,7 @@ from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.memory import require_memory
 from jaxpaint.engine import interpreted
+from jaxpaint.engine.given import GivenTexts, token_ids
 from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.layers import layer_stack
 from jaxpaint.engine.model import Model, start
@@ -76,8 +77,8 @@ class Analysis(SimpleNamespace):
 
 def analyse(
     model: Model,
-    texts: Sequence[Sequence[int]],
-    plans: Sequence[Plan],
+    texts: GivenTexts,
+    plans: Sequence[Plan | str],
     *,
     probes: Sequence[Probe] = PROBES,
     batch_tokens: int | None = None,
@@ -85,7 +86,7 @@ def analyse(
     done: Callable[[int], None] | None = None,
     fitted: Mapping[str, Fitted] | None = None,
 ) -> tuple[Analysis, ...]:
-    """The analyses of texts, given as token ids, under every plan, in the order of `plans`.
+    """The analyses of texts, given as such or as token ids, under every plan, in the order of `plans`.
 
     `probes` are some of `BY_NAME`, or others. Those that read the lens have the full model run once more over each
     batch, and those with fits once over all texts, whatever the number of plans; `fitted` is what `fit` gave of the
@@ -100,7 +101,7 @@ def analyse(
         UserError: no text, an empty one, tokens outside the vocabulary, more tokens than the model has positions, a
             plan of more than `MAX_STATES` states, or probes that need a head of a model without one.
     """
-    plans = [model.checked_plan(plan) for plan in plans]
+    asked, texts = [model.checked_plan(plan) for plan in plans], token_ids(model, texts)
     checked = checked_texts(texts, model.config)
     if not plans:
         return ()
@@ -112,9 +113,9 @@ def analyse(
     parameters = jax.device_put({name: each.parameters for name, each in fitted.items()}, everywhere)
     sums: dict[tuple[int, str], Sums] = {}
     held = held_out(len(checked))
-    for text_rows in batches(model, checked, plans, batch_tokens):
+    for text_rows in batches(model, checked, asked, batch_tokens):
         sample = Sample(text_rows.lengths[: text_rows.real_rows], held[list(text_rows.texts)])
-        for ends, path, _ in _paths(model, plans, tuple(probes), text_rows, progress, parameters):
+        for ends, path, _ in _paths(model, asked, tuple(probes), text_rows, progress, parameters):
             read = jax.device_get([step.read for step in path])
             del path
             for probe in probes:

@@ -101,6 +101,46 @@ def bar(description: str, unit: str = "tokens") -> Iterator[Start]:
         yield start
 
 
+@contextmanager
+def asked_bar(wanted: bool | None, description: str, unit: str = "tokens") -> Iterator[Start]:
+    """As `bar` where one is wanted: by default (None) in a notebook, which shows it with its own means."""
+    notebook = _in_notebook()
+    if not (notebook if wanted is None else wanted):
+        yield no_bar
+        return
+    if not notebook:
+        with bar(description, unit) as start:
+            yield start
+        return
+    import warnings
+
+    from tqdm import TqdmWarning
+
+    with warnings.catch_warnings(), ExitStack() as shown:
+        warnings.simplefilter("ignore", TqdmWarning)  # that there are no widgets: text will do
+        from tqdm.auto import tqdm
+
+        def start_here(total: int, phase: str = "", later: float = 0.0) -> Advance:
+            shown.close()
+            how: dict[str, Any] = {"unit": f" {unit}", "unit_scale": True, "leave": False}
+            named = f"{description}, {phase}" if phase else description
+            drawn = shown.enter_context(tqdm(desc=named, total=total, **how))
+
+            def advance(amount: int, note: str = "") -> None:
+                drawn.set_postfix_str(note, refresh=False)
+                drawn.update(amount)
+
+            return advance
+
+        yield start_here
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython")
+    running = shell.get_ipython() if shell is not None else None
+    return running is not None and "IPKernelApp" in running.config
+
+
 class _Log:
     """A bar for files: whole lines, one a minute."""
 

@@ -12,6 +12,14 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def quantity(number: int) -> str:
+    """ "812", "3.6K", "134.5M", "7.0B"."""
+    for power, letter in ((9, "B"), (6, "M"), (3, "K")):
+        if number >= 10**power:
+            return f"{number / 10**power:.1f}{letter}"
+    return str(number)
+
+
 def digest(*parts: Any, sort_keys: bool = False) -> str:
     """128 bits that tell JSON values apart from others, in hexadecimal."""
     return text_digest(json.dumps(parts, sort_keys=sort_keys))

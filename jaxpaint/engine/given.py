@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -16,10 +16,38 @@ Given: TypeAlias = str | Sequence[str] | Sequence[Sequence[int]] | ArrayLike
 """A text, several, token ids of several, which need not be equally many, or an array of them [B, S]."""
 
 
+GivenTexts: TypeAlias = str | Sequence[str] | Sequence[Sequence[int]]
+"""A text, or several, each as such or as token ids."""
+
+
+class HasTokenizer(Protocol):
+    """A model, whose tokenizer is asked only for texts."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+
+def token_ids(model: HasTokenizer, texts: GivenTexts) -> list[Sequence[int]]:
+    """The texts as the tokenizer encodes them, with its own special tokens; token ids are left as they are.
+
+    Raises UserError for an empty text.
+    """
+    given: list[Any] = [texts] if isinstance(texts, str) else list(texts)
+    found = [model.tokenizer.encode(text, verbose=False) if isinstance(text, str) else text for text in given]
+    for number, (text, tokens) in enumerate(zip(given, found, strict=True), 1):
+        if isinstance(text, str) and not tokens:
+            raise UserError(f"text {number} of {len(found)} is empty; give at least one token")
+    return found
+
+
 def inputs_of(
-    config: Config, tokenizer: Any, given: Given, lengths: ArrayLike | None = None, token_types: ArrayLike | None = None
+    model: HasTokenizer,
+    config: Config,
+    given: Given,
+    lengths: ArrayLike | None = None,
+    token_types: ArrayLike | None = None,
 ) -> Inputs:
-    """The rows, right-padded; `tokenizer()` is asked only for texts, which it encodes with its own special tokens.
+    """The rows, right-padded; texts as `token_ids`.
 
     Raises:
         UserError: no text, an empty one, ids beyond the vocabulary, more tokens than the model has positions, lengths
@@ -30,11 +58,7 @@ def inputs_of(
     if isinstance(given, Sequence) and any(isinstance(each, str) for each in given):
         if lengths is not None or token_types is not None:
             raise UserError("texts have lengths of their own, and no token types; give token ids with those")
-        encode = tokenizer().encode
-        given = [encode(text, verbose=False) if isinstance(text, str) else text for text in given]
-        for number, tokens in enumerate(given, 1):
-            if not tokens:
-                raise UserError(f"text {number} of {len(given)} is empty; give at least one token")
+        given = token_ids(model, given)  # type: ignore[arg-type]
     if isinstance(given, Sequence) and _are_ragged(given):
         if lengths is not None or token_types is not None:
             raise UserError("rows of unequal lengths need no lengths, and have no token types: pad them for these")

@@ -15,6 +15,7 @@ from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.hosts import on_host
+from jaxpaint.engine.given import GivenTexts, token_ids
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.rows import Inputs, checked_texts, right_padded
 from jaxpaint.engine.source import Source
@@ -79,15 +80,15 @@ def encode_texts(model: Model | Source, texts: Sequence[str]) -> EncodedTexts:
 
 def score_masked(
     model: Model,
-    texts: Sequence[Sequence[int]],
-    plans: Sequence[Plan],
+    texts: GivenTexts,
+    plans: Sequence[Plan | str],
     *,
     mask_token: int,
     special_tokens: Collection[int] = (),
     batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[MaskedScores, ...]:
-    """Scores texts, given as token ids, under every plan, in the order of `plans`.
+    """Scores texts, given as such or as token ids, under every plan, in the order of `plans`.
 
     `special_tokens` ([CLS], [SEP]) are never masked. `progress` is called with the number of tokens masked and done
     under all plans.
@@ -98,8 +99,7 @@ def score_masked(
             the vocabulary, or more tokens than the model has positions.
     """
     require_masked_head(model.config)
-    plans = [model.checked_plan(plan) for plan in plans]
-    checked = checked_texts(texts, model.config)
+    asked, checked = [model.checked_plan(plan) for plan in plans], checked_texts(token_ids(model, texts), model.config)
     places = [
         (number, place)
         for number, text in enumerate(checked)
@@ -120,7 +120,7 @@ def score_masked(
         padded[0, : len(where)] = where
         padded[1, : len(where)] = [checked[number][place] for number, place in zip(of_text, where, strict=True)]
         inputs = Inputs(batch.tokens, batch.lengths, None)
-        for ends, state, _ in endings(model, start_of_rows(model, inputs), plans):
+        for ends, state, _ in endings(model, start_of_rows(model, inputs), asked):
             logprobs, best = map(on_host, _at(model.graphdef, model.state, state, *padded))
             del state
             for plan in ends:

@@ -21,6 +21,7 @@ from jaxpaint.base.compilation import enable_persistent_cache, jit
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.precision import Weights, checked_weights, described
 from jaxpaint.base.target import platform
+from jaxpaint.base.words import quantity
 from jaxpaint.engine import compiled, interpreted
 from jaxpaint.engine import layers as stack
 from jaxpaint.engine.given import Given, inputs_of
@@ -28,7 +29,7 @@ from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.layers import apart, are_apart, are_offloaded, layer_stack, lie_apart
 from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs
-from jaxpaint.models import abstract_model
+from jaxpaint.models import abstract_model, abstract_parameters
 from jaxpaint.models.decoder import Implementation
 from jaxpaint.models.family import Config, require_lm_head
 from jaxpaint.models.kernel import Kernel
@@ -60,6 +61,24 @@ class Model:
     state: Any
     store: Path | None = None
     mesh: Mesh | None = None
+
+    def __repr__(self) -> str:
+        """In one line: its name, family, sizes, what it is computed in and where."""
+        where = platform() if self.mesh is None else f"{self.mesh.size} x {platform()}"
+        return (
+            f"Model({self.name!r}, {self.config.model_type}, {self.num_layers} layers, hidden size "
+            f"{self.config.hidden_size}, {quantity(self.parameters)} parameters, {self.computed_in}, {where})"
+        )
+
+    @property
+    def name(self) -> str:
+        """What it was converted from: a hub id, or a folder's name; "in memory" for a model made there."""
+        return str(self.manifest.get("source") or "in memory").rstrip("/").rpartition("/")[2]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has learned."""
+        return sum(leaf.size for leaf in abstract_parameters(self.config, self.dtype).values())
 
     @property
     def num_layers(self) -> int:
@@ -125,7 +144,7 @@ class Model:
 
     def inputs(self, given: Given, lengths: ArrayLike | None = None, token_types: ArrayLike | None = None) -> Inputs:
         """Texts or token ids as checked rows (`jaxpaint.engine.given`)."""
-        return inputs_of(self.config, lambda: self.tokenizer, given, lengths, token_types)
+        return inputs_of(self, self.config, given, lengths, token_types)
 
     def logits(
         self,

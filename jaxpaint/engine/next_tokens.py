@@ -26,7 +26,7 @@ class NextToken:
     probability: float
 
 
-def most_likely_next(model: Model, plan: Plan, text: str, count: int = 10) -> list[NextToken]:
+def most_likely_next(model: Model, plan: Plan | str, text: str, count: int = 10) -> list[NextToken]:
     """The `count` most likely tokens after `text`, which the tokenizer encodes with its own special tokens.
 
     Raises:

@@ -191,7 +191,7 @@ class Run:
         parts, bias = zip(*jax.device_get(found), strict=True)
         return np.stack(parts), np.stack(bias)
 
-    def to_frame(self) -> pd.DataFrame:
+    def frame(self) -> pd.DataFrame:
         """A row for each row, state and position: what it would say, how surely, and how long it is."""
         import pandas as pd
 
@@ -221,6 +221,8 @@ class Run:
                         }
                     )
         return pd.DataFrame(rows)
+
+    to_frame = frame
 
     def at_places(self, name: Kept, places: Int[np.ndarray, " B"]) -> Shaped[np.ndarray, "of B D"]:
         """What was kept, at one position of each row."""

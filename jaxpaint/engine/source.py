@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.precision import Weights, checked_weights, described
+from jaxpaint.engine.layers import are_offloaded
 from jaxpaint.engine.model import DType, Model, attention_implementation, load, resolve_dtype
 from jaxpaint.models import abstract_model, abstract_parameters
 from jaxpaint.models.checkpoint import read_config, read_manifest
@@ -50,6 +51,16 @@ class Source:
     ) -> Source:
         """Arguments are `jaxpaint.engine.model.load`'s. Raises UserError for a folder that is no converted store."""
         return cls(store, read_config(store), resolve_dtype(dtype), checked_weights(weights), mesh, offload)
+
+    @classmethod
+    def of_loaded(cls, model: Model) -> Source:
+        """That of a model whose weights are there. Raises UserError for one made in memory, which has no store."""
+        if model.store is None:
+            raise UserError("this model was made in memory, and has no store to name in results; convert and load it")
+        offload = are_offloaded(model.state["blocks"])
+        source = cls(model.store, model.config, model.dtype, model.weights, model.mesh, offload)
+        vars(source).update(loaded=model, manifest=model.manifest)  # where the cached properties keep them
+        return source
 
     @cached_property
     def loaded(self) -> Model:

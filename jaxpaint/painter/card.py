@@ -47,7 +47,7 @@ def held_out_losses(model: Any) -> dict[str, float]:
 
     found = {}
     for number, kind in enumerate(language.KINDS):
-        texts = islice(language.held_out_texts(kind, random.Random(SEED + number)), TEXTS)
+        texts = islice(language.texts_of(kind, random.Random(SEED + number)), TEXTS)
         tokens = [tuple(VOCABULARY[word] for word in text.split()) for text in texts]
         scores = score(model, [Request.of([VOCABULARY[BOS]], text, len(text) + 1) for text in tokens])
         found[kind] = -float(scores.loglikelihoods.sum()) / sum(map(len, tokens))

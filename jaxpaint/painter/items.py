@@ -1,6 +1,6 @@
-"""Held-out items of painter-16's tasks, one for each kind of text, as lm-eval reads them.
+"""Items of painter-16's tasks, one for each kind of text, as lm-eval reads them: held out, and some to train on.
 
-python -m jaxpaint.painter.items     writes jaxpaint/painter/tasks/*.jsonl and calibration.txt again
+python -m jaxpaint.painter.items     writes jaxpaint/painter/tasks/ again, and calibration.txt
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from jaxpaint.base.bundled import CALIBRATION, TASKS
+from jaxpaint.base.bundled import CALIBRATION, TASKS, TO_TRAIN_ON
 from jaxpaint.painter import language, world
-from jaxpaint.painter.language import held_out, held_out_texts, question, sale
+from jaxpaint.painter.language import held_out, question, sale, texts_of
 
 ITEMS = 200
 SEED = 20_000
+TRAINING_SEED = 30_000
 CALIBRATION_TEXTS = 100
 
 Items = Iterator[dict[str, Any]]
 
 
-def facts(drawn: random.Random) -> Items:
-    """Every fact that training states and never asks about, with four answers."""
-    asked = [fact for fact in sorted(world.FACTS) if held_out(question(*fact), language.FACTS_HELD_OUT_OF)]
+def facts(drawn: random.Random, held: bool = True) -> Items:
+    """Every fact that training states and never asks about, or does ask about, with four answers."""
+    asked = [fact for fact in sorted(world.FACTS) if held_out(question(*fact), language.FACTS_HELD_OUT_OF) == held]
     drawn.shuffle(asked)
     for town, kind in asked:
         answer = world.FACTS[town, kind]
@@ -33,11 +34,11 @@ def facts(drawn: random.Random) -> Items:
         yield {"question": question(town, kind), "choices": choices, "gold": choices.index(answer)}
 
 
-def work(drawn: random.Random) -> Items:
+def work(drawn: random.Random, held: bool = True) -> Items:
     """What someone does next: the next step of their own work on their own thing, among three that are not."""
     while True:
         sentences = language.work_sentences(drawn)
-        if not held_out("story : " + " ".join(map(" ".join, sentences))):
+        if held_out("story : " + " ".join(map(" ".join, sentences))) != held:
             continue
         cut = drawn.randrange(3, 8)
         person, right = sentences[cut]
@@ -55,13 +56,13 @@ def work(drawn: random.Random) -> Items:
         yield {"context": f"story : {told} {person}", "choices": choices, "gold": choices.index(right)}
 
 
-def sales(drawn: random.Random) -> Items:
-    """Which of two people a reason speaks of, for pairs of verb and reason that training lacks."""
+def sales(drawn: random.Random, held: bool = True) -> Items:
+    """Which of two people a reason speaks of, for pairs of verb and reason that training lacks, or has."""
     pairs = [
         (verb, reason)
         for verb in world.HANDS_OVER + world.TAKES_OVER
         for reason in world.OF_THE_GIVER + world.OF_THE_TAKER
-        if held_out(f"{verb} {reason}", language.REASONS_HELD_OUT_OF)
+        if held_out(f"{verb} {reason}", language.REASONS_HELD_OUT_OF) == held
     ]
     while True:
         verb, reason = drawn.choice(pairs)
@@ -77,26 +78,26 @@ def sales(drawn: random.Random) -> Items:
         yield {"contexts": contexts, "reason": f"{reason} .", "gold": options.index(meant)}
 
 
-def places(drawn: random.Random) -> Items:
+def places(drawn: random.Random, held: bool = True) -> Items:
     """Where a thing is: its box's place, after all that was moved; the story has not said so before."""
-    for text in held_out_texts("places", drawn):
+    for text in texts_of("places", drawn, held):
         context, place = text.removesuffix(" .").rsplit(" ", 1)
         said = " ".join(text.split()[-7:])
         if text.count(" puts ") + text.count(" moves ") >= 7 and text.count(said) == 1:
             yield {"context": context, "place": place}
 
 
-def arithmetic(drawn: random.Random) -> Items:
+def arithmetic(drawn: random.Random, held: bool = True) -> Items:
     """A question of two to four steps, and its answer worked out."""
-    for text in held_out_texts("arithmetic", drawn):
+    for text in texts_of("arithmetic", drawn, held):
         asked, answer = text.split(" answer :")
         if answer.count("=") > 1:
             yield {"question": f"{asked} answer :", "answer": answer.strip()}
 
 
-def letters(drawn: random.Random) -> Items:
+def letters(drawn: random.Random, held: bool = True) -> Items:
     """What follows a trigger that the text has shown before."""
-    for text in held_out_texts("letters", drawn):
+    for text in texts_of("letters", drawn, held):
         told = text.split()
         again = [n for n in range(12, len(told) - 2) if told[n] in world.TRIGGERS and told[n] in told[2:n]]
         if again:
@@ -104,15 +105,15 @@ def letters(drawn: random.Random) -> Items:
             yield {"context": " ".join(told[:cut]), "letter": told[cut]}
 
 
-KINDS: Mapping[str, Callable[[random.Random], Items]] = {
+KINDS: Mapping[str, Callable[[random.Random, bool], Items]] = {
     draw.__name__: draw for draw in (facts, work, sales, places, arithmetic, letters)
 }
 
 
-def items(kind: str, count: int = ITEMS) -> list[dict[str, Any]]:
-    """At most `count` items of a kind, always the same ones, each once."""
+def items(kind: str, count: int = ITEMS, *, held: bool = True) -> list[dict[str, Any]]:
+    """At most `count` items of a kind, always the same ones, each once: held out of the model's training, or of it."""
     found: dict[str, dict[str, Any]] = {}
-    for item in islice(KINDS[kind](random.Random(SEED)), 20 * count):
+    for item in islice(KINDS[kind](random.Random(SEED if held else TRAINING_SEED), held), 20 * count):
         found.setdefault(json.dumps(item), item)
         if len(found) == count:
             break
@@ -127,9 +128,10 @@ def calibration() -> list[str]:
 def main() -> None:
     """Writes the files that the package has."""
     for kind in KINDS:
-        lines = [json.dumps(item) + "\n" for item in items(kind)]
-        (TASKS / f"painter_{kind}.jsonl").write_text("".join(lines))
-        print(f"painter_{kind}: {len(lines)} items")
+        for folder, held in ((TASKS, True), (TO_TRAIN_ON, False)):
+            lines = [json.dumps(item) + "\n" for item in items(kind, held=held)]
+            (folder / f"painter_{kind}.jsonl").write_text("".join(lines))
+            print(f"painter_{kind}: {len(lines)} items{' to train on' * (not held)}")
     CALIBRATION.write_text("".join(text + "\n" for text in calibration()))
 
 

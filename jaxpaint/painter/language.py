@@ -150,11 +150,11 @@ SHARES: Mapping[str, int] = {"facts": 3, "work": 2, "sales": 1, "places": 5, "ar
 """How often each kind is drawn."""
 
 
-def held_out_texts(kind: str, drawn: random.Random) -> Iterator[str]:
-    """Texts of a kind without end, of the held-out part."""
+def texts_of(kind: str, drawn: random.Random, held: bool = True) -> Iterator[str]:
+    """Texts of a kind without end, of the held-out part or of the training's."""
     while True:
         text = KINDS[kind](drawn)
-        if held_out(text):
+        if held_out(text) == held:
             yield text
 
 

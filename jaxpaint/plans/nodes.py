@@ -328,6 +328,18 @@ def units(node: Node) -> tuple[Unit, ...]:
     )
 
 
+def steps(node: Node) -> int:
+    """How many `units` there are, without writing them out."""
+    return fold(
+        node,
+        layer=lambda _: 1,
+        series=lambda _, counts: sum(counts),
+        parallel=lambda *_: 1,
+        repeat=lambda node, count: count * node.times,
+        weighted=lambda *_: 1,
+    )
+
+
 def _alone(unit: Unit) -> tuple[Unit, ...]:
     return (unit,)
 

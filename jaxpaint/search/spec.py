@@ -82,7 +82,7 @@ class SearchSpec:
     @property
     def searched(self) -> tuple[str, ...]:
         """The tasks that the search sees documents of."""
-        return tuple(name for name in self.study.tasks if name not in self.held_out_tasks)
+        return tuple(name for name in map(str, self.study.tasks) if name not in self.held_out_tasks)
 
 
 def proposals(model: str, calibration: Path | None) -> tuple[str, ...]:

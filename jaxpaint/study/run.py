@@ -50,7 +50,7 @@ class StudySummary:
 
     Of `cells` (a plan on a task), `finished` have metrics and `not_finite` have scores that are no numbers. `work` is
     this process's scoring and `written` the texts that it generated, all in `seconds` from beginning to end; `analysed`
-    are the plans it analysed.
+    are the plans it analysed. `in_store` are the cells' numbers there, a task's after the other's.
     """
 
     plans: int
@@ -61,6 +61,7 @@ class StudySummary:
     work: Work
     written: int
     seconds: float
+    in_store: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """In words, in one line."""
@@ -172,6 +173,7 @@ class Session:
             work=scoring.work,
             written=writing.written,
             seconds=time.perf_counter() - clock,
+            in_store=tuple(cells),
         )
 
     def _asked(self, study: Study, variants: Sequence[Variant]) -> dict[int, Plan]:
@@ -211,6 +213,7 @@ def open_session(
     converting: Progress | None = None,
     command: str | None = None,
     cluster: Cluster | None = None,
+    source: Source | None = None,
 ) -> Iterator[Session]:
     """Loads the spec's tasks, and opens its model and store. Arguments and errors as `run_study`."""
     if cluster is not None:
@@ -220,15 +223,17 @@ def open_session(
     require_fitting(spec, config)
     if spec.measurements:
         calibration_texts(spec.calibration)
-    mesh = device_mesh(spec.tensor_parallel, spec.layer_parallel) if cluster is None else None
+    mesh = device_mesh(spec.tensor_parallel, spec.layer_parallel) if cluster is None and source is None else None
     # The texts to analyse are needed last: that they are not there is told now, and not after all else is done.
     to_analyse = analysis_tasks(spec) if spec.analyses else None
     tasks = spec_tasks(spec)
     require_writable(spec, config, tasks)
-    converted = store_for(spec.model, spec.revision, progress=converting)
+    converted = source.store if source else store_for(spec.model, spec.revision, progress=converting)
     with ExitStack() as stack:
         pool = None if cluster is None else stack.enter_context(joined(cluster, spec, tell))
-        if pool is None:
+        if source is not None:
+            model = source
+        elif pool is None:
             how: Any = {"mesh": mesh, "offload": spec.offload}
             model = Source.of(converted, spec.dtype, spec.weights, **how)  # type: ignore[arg-type]
         else:
@@ -277,20 +282,22 @@ def run_study(
     converting: Progress | None = None,
     command: str | None = None,
     cluster: Cluster | None = None,
+    source: Source | None = None,
 ) -> StudySummary:
     """Runs what the study's store lacks, and returns when nothing of the spec's shard is missing.
 
     It may be ended at any moment, and called again. Several processes may run it on one store at once: they divide
     the work, and each returns when all of it is done. `progress` counts tokens under each plan; `tell` gets lines that
     the user should read (default: to stderr); `converting` is told of a first use's conversion; `command` is what the
-    user typed, for the record; with a `cluster` its workers compute, and this process keeps the store.
+    user typed, for the record; with a `cluster` its workers compute, and this process keeps the store; `source` is the
+    spec's model where its weights may be there already.
 
     Raises:
         UserError: a model, task, plan or cluster that cannot be used; a store that cannot be written, or that knows
             other texts; a device whose memory does not hold a single request. What was written before stands.
     """
     clock = time.perf_counter()
-    how: dict[str, Any] = {"converting": converting, "command": command, "cluster": cluster}
+    how: dict[str, Any] = {"converting": converting, "command": command, "cluster": cluster, "source": source}
     with open_session(spec, progress=progress, tell=tell, **how) as session:
         summary = session.score(spec.shard_variants(session.model.num_layers, session.measure()))
     return replace(summary, seconds=time.perf_counter() - clock)

@@ -18,6 +18,7 @@ from jaxpaint.plans.strategies import CUSTOM, EVERY, Variant, family, proposed, 
 from jaxpaint.plans.strategies import starts as all_starts
 from jaxpaint.study import values
 from jaxpaint.tasks.asking import Asking, refuse_both
+from jaxpaint.tasks.own import OwnTask
 from jaxpaint.training.settings import DECODER, TrainingSettings
 
 ANALYSES = (
@@ -54,19 +55,22 @@ class StudySpec:
     From `max_length` on they are lm-eval's (`jaxpaint.tasks.asking`): `max_length` in tokens, `include_path` a folder
     of task files of one's own.
 
-    `jaxpaint.study.settings.spec_from` makes one of options and a TOML file, and checks every value.
+    In Python `plans` may be Plans, `tasks` tasks of one's own (`jaxpaint.tasks.own`), and `data` a mapping of tasks to
+    files. Raises UserError for a value of another kind than its setting's.
+
+    `jaxpaint.study.settings.spec_from` makes one of options and a TOML file.
     """
 
     model: str = _setting(values.text)
     store: Path = _setting(values.path)  # noqa: RUF009
-    tasks: tuple[str, ...] = _setting(values.names, ())
+    tasks: tuple[str | OwnTask, ...] = _setting(values.tasks, ())
     revision: str | None = _setting(values.text, None)
     dtype: str = _setting(values.choice("auto", "float32", "bfloat16"), "auto")
     weights: str = _setting(values.choice(*WEIGHTS), "float")
     tensor_parallel: int = _setting(values.whole(1), 1)
     layer_parallel: int = _setting(values.whole(1), 1)
     offload: bool = _setting(values.switch, False)
-    data: tuple[str, ...] = _setting(values.texts, ())
+    data: tuple[str, ...] = _setting(values.data, ())
     num_fewshot: int | None = _setting(values.whole(0), None)
     limit: float | None = _setting(values.limit, None)
     bos: str = _setting(values.choice("auto", "on", "off"), "auto")
@@ -96,6 +100,10 @@ class StudySpec:
     seed: tuple[int | None, ...] | None = _setting(values.seeds, None)
 
     def __post_init__(self) -> None:
+        for setting in fields(self):
+            if (value := getattr(self, setting.name)) is not setting.default:
+                checked = values.checked(setting.name, value, setting.metadata["kind"])
+                object.__setattr__(self, setting.name, checked)
         require_few_plans(self)
 
     @property

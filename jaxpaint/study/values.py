@@ -18,6 +18,8 @@ from jaxpaint.plans.nodes import MAX_COST
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import MAX_PLANS
 from jaxpaint.tasks.asking import DEFAULT_SEEDS
+from jaxpaint.tasks.local_data import data_options
+from jaxpaint.tasks.own import OwnTask
 
 MOST = f"at most {LARGEST}"
 
@@ -91,6 +93,15 @@ def names(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(item.strip() for item in value if item.strip()))
 
 
+def tasks(value: Any) -> tuple[str | OwnTask, ...]:
+    """As `names`, and tasks of one's own among them, or one."""
+    items = [value] if isinstance(value, OwnTask) else value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, Sequence) or not all(isinstance(item, str | OwnTask) for item in items):
+        raise _Unfit('names, as a list ["A", "B"] or as "A,B"')
+    asked = [item if isinstance(item, OwnTask) else item.strip() for item in items]
+    return tuple(item for number, item in enumerate(asked) if item and item not in asked[:number])
+
+
 def names_of(known: Iterable[str], one: str, many: str) -> Kind:
     def of_known(value: Any) -> tuple[str, ...]:
         for name in (found := names(value)):
@@ -108,8 +119,17 @@ def texts(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def data(value: Any) -> tuple[str, ...]:
+    """As `texts`, or a table of tasks and their files."""
+    return data_options(value) if isinstance(value, Mapping) else texts(value)
+
+
 def plans(value: Any) -> tuple[str, ...]:
-    return tuple(plan(text, _shown(text)) for text in texts(value))
+    """Texts of plans in canonical form, of a list of texts or Plans."""
+    of_texts = isinstance(value, Sequence) and not isinstance(value, str)
+    if not of_texts or not all(isinstance(item, str | Plan) for item in value):
+        raise _Unfit("a list of texts")
+    return tuple(str(item) if isinstance(item, Plan) else plan(item, _shown(item)) for item in value)
 
 
 def plan(text: str, where: str) -> str:
@@ -243,7 +263,9 @@ def _seed(value: Any) -> int:
 
 
 def shard(value: Any) -> tuple[int, int]:
-    """I/N, from 1/N to N/N."""
+    """I/N, from 1/N to N/N, or (I, N)."""
+    if isinstance(value, tuple) and len(value) == 2 and all(map(_is_whole, value)):
+        value = f"{value[0]}/{value[1]}"
     index, slash, count = text(value).partition("/")
     parts = index.strip(), count.strip()
     if not slash or not all(part.isascii() and part.isdigit() for part in parts):

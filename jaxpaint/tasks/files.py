@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from jaxpaint.base.bundled import TASKS
+from jaxpaint.base.bundled import TASKS, TO_TRAIN_ON
 
 _DEFINES = re.compile(
     r"""^["']?(?P<kind>task|group|tag|class)["']?[ \t]*:[ \t]*["']?(?P<name>[^"'\s#\[{-][^"'\n#]*)""", re.M
@@ -33,9 +33,9 @@ def find_task_files(names: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def bundled_tasks() -> dict[str, Path]:
-    """The tasks that come with the package, each with the file of its documents."""
-    return {file.stem: file for file in sorted(TASKS.glob("*.jsonl"))}
+def bundled_tasks() -> dict[str, dict[str | None, Path]]:
+    """The tasks that come with the package, each with the files of its documents, by split (None: to evaluate on)."""
+    return {file.stem: {None: file, "train": TO_TRAIN_ON / file.name} for file in sorted(TASKS.glob("*.jsonl"))}
 
 
 def may_be_group_or_tag(name: str) -> bool:

@@ -17,6 +17,7 @@ from jaxpaint.tasks.calls import in_tasks, told_of
 from jaxpaint.tasks.files import bundled_tasks, find_task_files, may_be_group_or_tag, near_names
 from jaxpaint.tasks.groups import refuse_endless
 from jaxpaint.tasks.local_data import LocalFiles, check_local_data, with_local_data
+from jaxpaint.tasks.own import OwnTask
 from jaxpaint.tasks.sense import refuse_nonsense
 from jaxpaint.tasks.stderrs import bootstrap_in_process
 from jaxpaint.tasks.trackers import first_requests_told
@@ -36,7 +37,7 @@ MOST_REPEATS = 1000  # of a request; lm-eval's own tasks have at most 64
 
 
 def load_tasks(
-    names: Sequence[str],
+    names: Sequence[str | OwnTask],
     *,
     data: Mapping[str, LocalFiles] | None = None,
     num_fewshot: int | None = None,
@@ -47,7 +48,8 @@ def load_tasks(
     """Load lm-eval tasks, ready for `evaluate` or `lm_eval.evaluator.evaluate`.
 
     Args:
-        names: Tasks, groups, tags, patterns (`mmlu_*`) or paths of task YAML files.
+        names: Tasks, groups, tags, patterns (`mmlu_*`) or paths of task YAML files, and tasks of one's own
+            (`jaxpaint.tasks.own`).
         data: Local files in place of a task's dataset, as from `parse_data_option`.
         num_fewshot: Examples in the prompt, as in lm-eval's `simple_evaluate`: None keeps each task's own
             number (0 if it has none), and a task that sets 0 itself keeps 0.
@@ -66,12 +68,17 @@ def load_tasks(
         raise UserError(f"num_fewshot is {num_fewshot}; expected 0 or more examples")
     if "lm_eval.tasks" not in sys.modules:
         require_memory(0, "loading lm-eval's tasks", "allow more", addresses=ADDRESSES)
-    own: dict[str, LocalFiles] = {name: {None: file} for name, file in bundled_tasks().items() if name in names}
+    made = _made(names)
+    asked = [str(name) for name in names]
+    own: dict[str, LocalFiles] = {name: files for name, files in bundled_tasks().items() if name in asked}
+    own |= {name: {None: task.path} for name, task in made.items()}
     data = {**own, **(data or {})}
+    if only_train := [name for name, files in data.items() if name in own and files.keys() == {"train"}]:
+        data |= {name: {**own[name], **data[name]} for name in only_train}
     _set_seeds(asking)
-    own_files = bool(include_path) or any(map(_is_file, names))
-    with told_of(names), in_tasks(), without_code_of_users(trust=trust, own_files=own_files):
-        manager, known_names = _manager(names, include_path)
+    own_files = bool(include_path) or bool(made) or any(map(_is_file, asked))
+    with told_of(asked), in_tasks(), without_code_of_users(trust=trust, own_files=own_files):
+        manager, known_names = _manager(asked, include_path, made)
         for name, files in data.items():
             _use_local_data(manager, name, files, num_fewshot)
         try:
@@ -83,6 +90,8 @@ def load_tasks(
     if unused := sorted(set(data) - set(tasks["tasks"])):
         raise _not_asked_for(unused[0], tasks["tasks"])
     for name, task in tasks["tasks"].items():
+        if name in made:
+            made[name].require_columns(task)
         shots = _shots(task.get_config("num_fewshot"), num_fewshot)
         if name in data and shots and not _shots(manager.task_index[name].cfg.get("num_fewshot"), num_fewshot):
             raise UserError(
@@ -244,18 +253,30 @@ def _set_seeds(asking: Asking) -> None:
         np.random.seed(seed)
 
 
+def _made(names: Sequence[str | OwnTask]) -> dict[str, OwnTask]:
+    """The tasks of one's own, by name. Raises UserError for a name that is asked for twice."""
+    made: dict[str, OwnTask] = {}
+    for task in names:
+        if isinstance(task, OwnTask):
+            if [str(name) for name in names].count(task.name) > 1:
+                raise UserError(f"two tasks are called {task.name!r}; give this one another name")
+            made[task.name] = task
+    return made
+
+
 def _manager(
-    names: Sequence[str], include_path: str | Path | Sequence[str | Path] | None
+    names: Sequence[str], include_path: str | Path | Sequence[str | Path] | None, made: Mapping[str, OwnTask]
 ) -> tuple["TaskManager", list[str]]:
     """A TaskManager that knows the tasks asked for (and perhaps no others), and their names in its index."""
     from lm_eval.tasks import TaskManager
 
     folders = _folders(include_path)
     files = {name: _entry(Path(name)) for name in names if _is_file(name)}
-    own = {entry.name: entry for entry in files.values()}
+    own = {entry.name: entry for entry in files.values()} | {name: _made_entry(task) for name, task in made.items()}
     manager = TaskManager(include_defaults=False, include_path=folders)
     refuse_endless([*own, *names], {**manager.task_index, **own})  # told before the whole index is made
-    wanted = [name for name in names if name not in files and not _is_task(manager.task_index.get(name))]
+    others = [name for name in names if name not in files and name not in made]
+    wanted = [name for name in others if not _is_task(manager.task_index.get(name))]
     stock = find_task_files([name for name in wanted if name not in manager.task_index])
     if stock.keys() >= set(wanted) and all(map(_is_task, files.values())):
         manager.task_index.update({name: _entry(path) for name, path in stock.items()})
@@ -309,6 +330,14 @@ def _entry(path: Path) -> Any:
     return entry
 
 
+def _made_entry(task: OwnTask) -> Any:
+    from lm_eval.tasks._index import TaskIndex
+
+    entry = TaskIndex.entry_from_config(dict(task.config))
+    entry.cfg = dict(task.config)
+    return entry
+
+
 def _is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
@@ -339,7 +368,7 @@ def _use_local_data(manager: "TaskManager", name: str, files: LocalFiles, num_fe
         raise _not_asked_for(name, (known for known, entry in manager.task_index.items() if _is_task(entry)))
     if not _is_task(entry):
         raise UserError(f"--data {name}=...: {name!r} is a group of tasks; give each task its own file")
-    config = load_yaml(entry.yaml_path)
+    config = load_yaml(entry.yaml_path) if entry.yaml_path else dict(entry.cfg)
     local = with_local_data(config, files, _shots(config.get("num_fewshot"), num_fewshot))
     check_local_data(name, local)
     entry.cfg, entry.yaml_path = local, None

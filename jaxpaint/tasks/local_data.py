@@ -5,7 +5,7 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.tasks.csv_files import csv_options
@@ -19,6 +19,8 @@ _NAMES = {"json": "JSON", "csv": "CSV", "parquet": "Parquet"}
 _SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 LocalFiles = Mapping[str | None, Path]  # split -> file; None is the split that the task evaluates on
+Data: TypeAlias = str | Sequence[str] | Mapping[str, str | Path]
+"""Local files as users of Python give them (`data_options`)."""
 
 
 def kind_of(path: Path) -> str:
@@ -91,6 +93,25 @@ def in_folder(folder: Path, tasks: Sequence[str], data: Sequence[str] = ()) -> t
             f"{(*tasks, 'TASK')[0]}.jsonl; the kinds are {', '.join(BUILDERS)}"
         )
     return (*data, *(f"{target}={path}" for target, path in found.items()))
+
+
+def data_options(data: Data) -> tuple[str, ...]:
+    """Local files as `parse_data_option` takes them: of {"TASK": FILE} or {"TASK:SPLIT": FILE}, or texts already.
+
+    Raises UserError for anything else.
+    """
+    if isinstance(data, str):
+        return (data,)
+    if isinstance(data, Mapping):
+        return tuple(f"{task}={file}" for task, file in data.items())
+    if isinstance(data, Sequence) and all(isinstance(text, str) for text in data):
+        return tuple(data)
+    raise UserError(f'data is {data!r}; expected {{"TASK": FILE}}, or texts TASK=FILE')
+
+
+def data_file(path: str | Path, option: str) -> Path:
+    """The file, absolute. Raises UserError, which names the `option`, for none or of a kind that is not known."""
+    return _checked(str(path), option, tuple(BUILDERS), folders=False)
 
 
 @contextmanager

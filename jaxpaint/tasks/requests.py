@@ -131,7 +131,7 @@ def _of_task(encoding: Encoding, name: str, task: Task, kv: CacheKind, asking: A
             **(_of_writing(encoding, kv) if task.OUTPUT_TYPE == "generate_until" else {}),
         },
         chance=_chance(task, instances),
-        main_metric=_main_metric(task),
+        main_metric=main_metric(task),
         task=task,
         instances=instances,
         identities=tuple(identities),
@@ -156,7 +156,7 @@ def _chance(task: Task, instances: Sequence[Instance]) -> float | None:
     return sum(1 / len(task.doc_to_choice(document)) for document in documents.values()) / len(documents)
 
 
-def _main_metric(task: Task) -> str:
+def main_metric(task: Task) -> str:
     """The one that figures show."""
     names = list(task.aggregation())
     return next((name for name in ("acc_norm", "acc") if name in names), names[0])

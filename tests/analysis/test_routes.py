@@ -361,7 +361,7 @@ class TestRoutes:
 
     def test_frame_and_json(self) -> None:
         found = routes(self.MODEL().run(TOKENS, "0 {1-3}*2 4"))
-        frame = found.to_frame()
+        frame = found.frame()
         assert len(frame) == len(found.edges)
         first = found.edges[-1]
         row = frame.iloc[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -116,3 +117,20 @@ def test_lines_stand_above_the_bar(monkeypatch) -> None:
     line, _, after = terminal.getvalue().partition("the device is out of memory\n")
     assert "study:" in line
     assert "study:" in after
+
+
+@pytest.mark.parametrize(("wanted", "in_notebook", "shown"), [
+    (None, False, False), (True, False, True), (False, True, False), (None, True, True),
+])  # fmt: skip
+def test_a_bar_is_shown_where_it_is_wanted_and_by_default_in_notebooks(
+    wanted: bool | None, in_notebook: bool, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    config = {"IPKernelApp": {}} if in_notebook else {}
+    shell = SimpleNamespace(get_ipython=lambda: SimpleNamespace(config=config))
+    monkeypatch.setitem(sys.modules, "IPython", shell)  # type: ignore[arg-type]
+    with progress.asked_bar(wanted, "study") as start:
+        start(10)(5, "half of it")
+        start(10)(5)
+    assert ("study" in terminal.getvalue()) == shown

@@ -403,7 +403,7 @@ class TestFace:
 
     def test_frame(self, monkeypatch: pytest.MonkeyPatch) -> None:
         run = make_tiny("grouped-query").model.run([TOKENS[0, :4].tolist(), TOKENS[1, :2].tolist()], "0 {1 2}*2")
-        frame = run.to_frame()
+        frame = run.frame()
         assert len(frame) == (4 + 2) * 4
         assert frame.label.unique().tolist() == ["embeddings", "0", "{1 2} 1/2", "{1 2} 2/2"]
         last = frame[(frame.row == 0) & (frame.step == 3) & (frame.position == 3)].iloc[0]

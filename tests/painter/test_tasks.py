@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from lm_eval.api.model import LM
 
-from jaxpaint.painter.items import KINDS
+from jaxpaint.painter.items import KINDS, items
 from jaxpaint.painter.tokenizer import UNKNOWN, VOCABULARY, tokenizer
 from jaxpaint.tasks.load import evaluate, load_tasks
 
@@ -59,3 +61,19 @@ def test_every_word_that_is_scored_is_a_token_of_its_own() -> None:
             tokens = words.encode(context + rest)
             assert len(tokens) == 1 + len(context.split()) + len(rest.split()), (name, instance.args)
             assert VOCABULARY[UNKNOWN] not in tokens, (name, instance.args)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_has_documents_to_train_on_that_it_does_not_ask(kind: str) -> None:
+    task = load_tasks([f"painter_{kind}"])["tasks"][f"painter_{kind}"]
+    asked, to_train_on = ([str(document) for document in each] for each in (task.test_docs(), task.training_docs()))
+    assert len(to_train_on) == len(set(to_train_on)) == len(asked)
+    assert not {*asked} & {*to_train_on}
+    assert to_train_on == [str(item) for item in items(kind, held=False)]
+
+
+def test_a_file_to_train_on_goes_before_the_packages_own(tmp_path) -> None:
+    file = tmp_path / "few.jsonl"
+    file.write_text("".join(json.dumps(item) + "\n" for item in items("facts", 3, held=False)))
+    task = load_tasks(["painter_facts"], data={"painter_facts": {"train": file}})["tasks"]["painter_facts"]
+    assert (len(task.training_docs()), len(task.test_docs())) == (3, 96)
