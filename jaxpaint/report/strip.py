@@ -1,0 +1,28 @@
+"""A plan as a small drawing: its layers from below upwards over their places on the longest chain, from left to right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxpaint.plans.events import events
+from jaxpaint.plans.plan import Plan
+
+MOST_EVENTS = 400  # more are no longer told apart at this size
+
+
+@dataclass(frozen=True)
+class Strip:
+    """`path` has a square of one unit for each application of a layer, as SVG draws it, in a box of width x height."""
+
+    width: int
+    height: int
+    path: str
+
+
+def strip(plan: Plan, num_layers: int) -> Strip | None:
+    """Of a model's plan; None of one that is too long to be drawn small."""
+    if plan.applications > MOST_EVENTS:
+        return None
+    places = dict.fromkeys((event.depth, num_layers - 1 - event.layer) for event in events(plan))
+    width = max(num_layers, 1 + max(depth for depth, _ in places))
+    return Strip(width, num_layers, "".join(f"M{x} {y}h1v1h-1z" for x, y in places))
