@@ -74,7 +74,7 @@
     axis: { labelColor: colour("ink"), titleColor: colour("ink"), gridColor: colour("line"), domainColor: colour("soft"),
       tickColor: colour("soft"), labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" },
     legend: { labelColor: colour("ink"), titleColor: colour("ink"), labelFontSize: 12, titleFontSize: 12, orient: "bottom",
-      columns: { expr: "max(1, floor(width / 130))" }, symbolLimit: 60 },
+      columns: { expr: "max(1, floor(width / 130))" }, symbolLimit: 60, symbolOpacity: 1 },
   });
   const shown = (value, digits = 3) => (value === null || value === undefined ? "" : value.toFixed(digits));
   const signed = (value) => (value === null || value === undefined ? "" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`);
@@ -144,7 +144,7 @@
       },
       layer: [
         { data: { values: full }, mark: { type: "rule", color: colour("soft"), strokeDash: [4, 3] }, encoding: { x: null, x2: null, y: { field: "y", type: "quantitative" }, color: null, shape: null } },
-        { transform: [{ filter: "isValid(datum.low)" }], mark: { type: "rule", strokeWidth: 1 }, encoding: { y: { field: "low", type: "quantitative" }, y2: { field: "high" }, shape: null, opacity: { condition: { param: "strategies", value: 0.55 }, value: 0.04 } } },
+        { transform: [{ filter: "isValid(datum.low)" }], mark: { type: "rule", strokeWidth: 1 }, encoding: { y: { field: "low", type: "quantitative" }, y2: { field: "high" }, shape: null, opacity: { condition: { param: "strategies", value: 0.3 }, value: 0.03 } } },
         { params: [{ name: "strategies", select: { type: "point", fields: ["strategy"] }, bind: "legend" }, { name: "zoom", select: "interval", bind: "scales" }],
           mark: { type: "point", filled: true, size: 80, cursor: "pointer" }, encoding: { tooltip: tooltips(data), opacity: seen } },
       ],

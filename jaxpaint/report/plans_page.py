@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,11 +64,12 @@ def plans_box(scores: PlanScores, listing: Listing, cost: Picture | None, maps: 
     several = len(scores.results) > 1
     columns = [("cost", "layer applications"), ("depth", "layers on the longest chain")]
     columns += [("ms", f"milliseconds to the first new token: {scores.machine}")] * timed
-    columns += [(result.task.name, f"{result.task.metric}, with its 95 % interval") for result in scores.results]
-    columns += [("average", scores.of_average)] * several
+    tasks = [(result.task.name, f"{result.task.metric}, with its 95 % interval") for result in scores.results]
+    columns += [("average", scores.of_average)] if several else tasks
     columns += [("less full", f"the score ({scores.of_average}) less the full model's on the same documents")]
     columns += [("p (Holm)", f"of no difference, corrected for {_tested(scores)} plans")]
     columns += [("flipped", "documents that only the plan gets right, and that only the full model gets right")]
+    columns += tasks if several else []
     return PlansBox(
         tuple(columns),
         tuple(_line(row, scores, timed, several, prefix) for row in shown),
@@ -106,16 +108,17 @@ def _tested(scores: PlanScores) -> int:
 def _line(row: PlanScore, scores: PlanScores, timed: bool, several: bool, prefix: str) -> PlanLine:
     study = scores.study
     plan = study.plans[row.column]
-    numbers = [*row.tasks, *([row.average] if several else [])]
+    of_tasks = [(*interval_text(number), number.value) for number in row.tasks]
     cells = [(f"{plan.cost:g}", "", float(plan.cost)), (f"{plan.depth:g}", "", float(plan.depth))]
     if timed:
         cells.append(("" if math.isnan(row.milliseconds) else f"{row.milliseconds:.3g}", "", row.milliseconds))
-    cells += [(*interval_text(number), number.value) for number in numbers]
+    cells += [(*interval_text(row.average), row.average.value)] if several else of_tasks
     cells.append((*interval_text(row.difference, "+"), row.difference.value))
     cells.append((p_text(row.p), "", row.p))
     lost, gained = flipped(row)
     known = any(flips is not None for flips in row.flips)
     cells.append((f"+{gained} −{lost}" if known else "", "", float(gained - lost) if known else math.nan))
+    cells += of_tasks if several else []
     is_full = row.column == study.full
     name = "full model" if is_full else row.name
     drawn = strip(Plan.parse(plan.text), study.model.num_layers)
@@ -207,9 +210,10 @@ def facts(study: Study) -> tuple[tuple[str, str], ...]:
     made = study.provenance
     model = study.model
     days = made.first_day if made.first_day == made.last_day else f"{made.first_day} to {made.last_day}"
-    documents = "; ".join(
-        f"{int(result.documents.max())} of {result.task.name}" for result in study.results if len(result.documents)
-    )
+    tasks: dict[int, list[str]] = defaultdict(list)
+    for result in study.results:
+        tasks[int(result.documents.max(initial=0))].append(result.task.name)
+    documents = "; ".join(f"{most} of {'each of ' * (len(names) > 1)}{', '.join(names)}" for most, names in tasks.items())
     found = (
         ("Model", f"{model.source or model.name}, {model.num_layers} layers, {model.dtype}"),
         ("Date", days),

@@ -12,11 +12,15 @@ MOST_EVENTS = 400  # more are no longer told apart at this size
 
 @dataclass(frozen=True)
 class Strip:
-    """`path` has a square of one unit for each application of a layer, as SVG draws it, in a box of width x height."""
+    """`path` has a square of one unit for each application of a layer, as SVG draws it, in a box of width x height.
+
+    `out` has a band for each layer that never runs.
+    """
 
     width: int
     height: int
     path: str
+    out: str
 
 
 def strip(plan: Plan, num_layers: int) -> Strip | None:
@@ -25,4 +29,6 @@ def strip(plan: Plan, num_layers: int) -> Strip | None:
         return None
     places = dict.fromkeys((event.depth, num_layers - 1 - event.layer) for event in events(plan))
     width = max(num_layers, 1 + max(depth for depth, _ in places))
-    return Strip(width, num_layers, "".join(f"M{x} {y}h1v1h-1z" for x, y in places))
+    left_out = sorted(set(range(num_layers)) - set(plan.layers))
+    out = "".join(f"M0 {num_layers - 1 - layer}h{width}v1h-{width}z" for layer in left_out)
+    return Strip(width, num_layers, "".join(f"M{x} {y}h1v1h-1z" for x, y in places), out)

@@ -63,18 +63,17 @@ def paper_figures() -> dict[str, str]:
 
 
 def save(figure: Drawn, model: str, folder: Path, salt: str = "") -> tuple[Path, str]:
-    """Draws a figure into `folder` as PDF and SVG, titled; equal data gives equal files.
+    """Draws a figure into `folder` as SVG and, titled, as PDF; equal data gives equal files.
 
-    Returns the PDF's path, and the SVG without its title as a part of a page, whose ids begin with `salt`.
+    Returns the PDF's path, and the SVG as a part of a page, where `salt` tells its ids from other figures'.
     """
     stem = file_stem(figure)
-    pdf, svg = folder / f"{stem}.pdf", BytesIO()
+    pdf, svg = folder / f"{stem}.pdf", folder / f"{stem}.svg"
     with _drawn(figure, salt or stem) as canvas:
         _save(canvas, svg, "svg")
         _title(canvas, figure, model)
         _save(canvas, pdf, "pdf")
-        _save(canvas, folder / f"{stem}.svg", "svg")
-    return pdf, inline(svg.getvalue().decode("utf-8"))
+    return pdf, inline(svg.read_text(encoding="utf-8"))
 
 
 def file_stem(figure: Drawn) -> str:
@@ -93,9 +92,11 @@ def as_bytes(figure: Drawn, model: str, kind: str) -> bytes:
 
 
 def inline(svg: str) -> str:
-    """An SVG file of matplotlib as a part of a page: in the page's own colours, under no id but those that it uses."""
+    """An SVG file of matplotlib as a part of a page: in the page's own colours, with no id but those that it uses."""
     found = svg[svg.index("<svg") :]
     found = re.sub(r"<metadata>.*?</metadata>\s*", "", found, flags=re.DOTALL)
+    # Its one rule would be one of the whole page: the page has it for figures alone.
+    found = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", found, flags=re.DOTALL)
     found = re.sub(r'<(g|svg)([^>]*?) id="[^"]*"', r"<\1\2", found)
     for colour, name in _PAGE_COLOURS.items():
         found = re.sub(f"{colour}(?=[;\"])", f"var(--{name})", found, flags=re.IGNORECASE)
