@@ -18,7 +18,7 @@ from jaxpaint.results import reading
 from jaxpaint.results.damage import reading as opened
 from jaxpaint.results.flow import FlowRow, stored_flows
 from jaxpaint.results.latency import Latency, latencies
-from jaxpaint.results.provenance import Provenance, provenance
+from jaxpaint.results.provenance import UNKNOWN, Provenance, provenance
 from jaxpaint.results.reading import Analysis, ModelRow, StoredPlan, TaskRow, VariantRow
 from jaxpaint.results.search import SearchResult, stored_searches
 from jaxpaint.results.story import StoryRow, stored_stories
@@ -79,7 +79,7 @@ class Study:
     flows: tuple[FlowRow, ...] = ()
     stories: tuple[StoryRow, ...] = ()
     searches: tuple[SearchResult, ...] = ()
-    provenance: Provenance = Provenance()
+    provenance: Provenance = UNKNOWN
 
     @cached_property
     def full(self) -> int | None:

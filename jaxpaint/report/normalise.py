@@ -74,6 +74,11 @@ class Normalised(Scores):
         return tuple(score for score in self.full if score.left_out)
 
 
+def is_at_chance(score: FullScore) -> bool:
+    """Whether the full model does not clearly beat guessing."""
+    return score.chance is not None and score.value - score.chance <= ABOVE_CHANCE * score.stderr
+
+
 def as_they_are(results: Sequence[TaskResults], name: str) -> Scores:
     """The tasks' main metrics, and their average; the draws of a plan depend on the benchmark and on `name` alone.
 
@@ -159,7 +164,7 @@ def _full_score(study: Study, result: TaskResults) -> FullScore:
         reason = f"lower {task.metric} is better, so it cannot be normalised"
     elif not _is_mean(result, column):
         reason = f"{task.metric} is not the mean of stored per-document scores"
-    elif value - task.chance <= ABOVE_CHANCE * stderr:
+    elif value - task.chance <= ABOVE_CHANCE * stderr:  # is_at_chance
         reason = (
             f"the full model's {task.metric} of {value:.3f} ± {stderr:.3f} is not above chance, {task.chance:.3g}, by "
             f"more than {ABOVE_CHANCE:g} standard errors"

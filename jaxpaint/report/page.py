@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxpaint.base import __version__
+from jaxpaint.plans.strategies import entry
 from jaxpaint.report import finetuned, glue, tables
 from jaxpaint.report.analysed import clock_words
 from jaxpaint.report.bootstrap import DRAWS
@@ -24,6 +25,7 @@ from jaxpaint.report.findings import Answer, answers, not_asked
 from jaxpaint.report.flow_page import FlowSection, flow_parts
 from jaxpaint.report.glue import GlueStudy
 from jaxpaint.report.measurements import Measurements
+from jaxpaint.report.normalise import is_at_chance
 from jaxpaint.report.paired import PlanScores
 from jaxpaint.report.parts import MOST_ROWS, Listing, Picture, pictures, saved
 from jaxpaint.report.plans_page import PlansBox, facts, plans_box
@@ -249,15 +251,18 @@ def _how(task: TaskRow) -> Iterator[str]:
 def _notes(measured: Measurements) -> list[str]:
     """What a reader must know before trusting the figures."""
     study, scores = measured.study, measured.scores
-    notes = [
-        f"{score.task} is left out of the normalised figures, the median and the answers: {score.left_out}."
-        for score in scores.left_out
-    ]
-    if not scores.tasks and study.results:
+    own = not any(entry(variant.strategy).in_paper for variant in study.variants if variant.column != study.full)
+    what = (
+        "plans can hardly be told apart"
+        if own
+        else "it is left out of the normalised figures, the median and the answers"
+    )
+    notes = [f"{score.task}: {score.left_out}; {what}." for score in scores.left_out if not own or is_at_chance(score)]
+    if not scores.tasks and study.results and not own:
         notes.append("No task can be normalised, so no strategy can be judged; the scores are in the tables.")
     if (words := clock_words(measured)) and DOES_NOT_HOLD in words:
         notes.append(words)
-    if len(scores.tasks) == 1:
+    if len(scores.tasks) == 1 and not own:
         notes.append(f"The median is over one benchmark, {scores.tasks[0]}: it says nothing of others.")
     counts = study.statuses()
     unfinished = "not finished: the report shows what there is"

@@ -33,9 +33,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Listing:
-    """A table as the page shows it, its rows as texts; its CSV as a URI that holds it, empty where it is too long."""
+    """A table as the page shows it: its rows as texts, without columns in which none has any.
+
+    `csv` is its file, `data` a URI that holds it, empty where it is too long.
+    """
 
     table: Table
+    columns: tuple[str, ...]
     rows: list[list[str]]
     csv: str
     data: str
@@ -63,7 +67,10 @@ def saved(table: Table, rows: list[list[str]], folder: Path, prefix: str) -> Lis
     content = as_csv.read_bytes()
     data = f"data:text/csv;base64,{base64.b64encode(content).decode('ascii')}" if len(content) <= MOST_BYTES else ""
     anchor = "-".join(part for part in ("table", prefix, as_csv.stem) if part)
-    return Listing(table, rows, link(as_csv, folder), data, anchor)
+    filled = [place for place in range(len(table.columns)) if any(row[place] for row in rows)]
+    columns = tuple(table.columns[place] for place in filled)
+    rows = [[row[place] for place in filled] for row in rows]
+    return Listing(table, columns, rows, link(as_csv, folder), data, anchor)
 
 
 def link(file: Path, folder: Path) -> str:

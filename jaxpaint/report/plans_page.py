@@ -40,7 +40,10 @@ class PlanLine:
 
 @dataclass(frozen=True)
 class PlansBox:
-    """A study's plans as the page shows them. `data` is what the page's script reads; `rest` counts plans left away."""
+    """A study's plans as the page shows them. `data` is what the page's script reads; `rest` counts plans left away.
+
+    The last `tasks` columns are those of the tasks, where there are several.
+    """
 
     columns: tuple[tuple[str, str], ...]
     lines: tuple[PlanLine, ...]
@@ -50,6 +53,12 @@ class PlansBox:
     listing: Listing
     cost: Picture | None
     maps: tuple[Picture, ...]
+    tasks: int
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one task."""
+        return self.tasks > 1
 
     @property
     def is_explored(self) -> bool:
@@ -57,7 +66,9 @@ class PlansBox:
         return self.cost is not None or bool(self.maps)
 
 
-def plans_box(scores: PlanScores, listing: Listing, cost: Picture | None, maps: Sequence[Picture], prefix: str) -> PlansBox:
+def plans_box(
+    scores: PlanScores, listing: Listing, cost: Picture | None, maps: Sequence[Picture], prefix: str
+) -> PlansBox:
     """Of a study that has scores."""
     shown = scores.rows[:MOST_ROWS]
     timed = any(math.isfinite(row.milliseconds) for row in shown)
@@ -79,6 +90,7 @@ def plans_box(scores: PlanScores, listing: Listing, cost: Picture | None, maps: 
         listing,
         cost,
         tuple(maps),
+        len(scores.results),
     )
 
 
@@ -170,7 +182,12 @@ def _data(scores: PlanScores, shown: Sequence[PlanScore], prefix: str) -> Mappin
                 "flips": [
                     None
                     if flips is None
-                    else [len(flips.gained), flips.gained[:MOST_DOCUMENTS], len(flips.lost), flips.lost[:MOST_DOCUMENTS]]
+                    else [
+                        len(flips.gained),
+                        flips.gained[:MOST_DOCUMENTS],
+                        len(flips.lost),
+                        flips.lost[:MOST_DOCUMENTS],
+                    ]
                     for flips in row.flips
                 ],
             }
@@ -213,7 +230,9 @@ def facts(study: Study) -> tuple[tuple[str, str], ...]:
     tasks: dict[int, list[str]] = defaultdict(list)
     for result in study.results:
         tasks[int(result.documents.max(initial=0))].append(result.task.name)
-    documents = "; ".join(f"{most} of {'each of ' * (len(names) > 1)}{', '.join(names)}" for most, names in tasks.items())
+    documents = "; ".join(
+        f"{most} of {'each of ' * (len(names) > 1)}{', '.join(names)}" for most, names in tasks.items()
+    )
     found = (
         ("Model", f"{model.source or model.name}, {model.num_layers} layers, {model.dtype}"),
         ("Date", days),

@@ -1,4 +1,4 @@
-"""A plan as a small drawing: its layers from below upwards over their places on the longest chain, from left to right."""
+"""A plan as a small drawing: its layers upwards, over their places on the longest chain from left to right."""
 
 from __future__ import annotations
 

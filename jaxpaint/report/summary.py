@@ -31,7 +31,7 @@ NOT_ASKED = "not asked"
 
 def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
     """One study: how many of the paper's findings hold and what harms most, scores, each finding that was asked."""
-    lines = _wrapped(_sentence(title, measured, answers)) if answers else [title] * bool(measured.plans.rows)
+    lines = _wrapped(_sentence(title, measured, answers)) if answers else list(_head(title, measured))
     lines += [""] * bool(lines)
     lines += _scores(measured)
     lines += plan_lines(measured.plans, FEWER_PLANS if answers else MOST_PLANS)
@@ -43,6 +43,12 @@ def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> st
     for flows in flows_of(measured.study):
         lines += [*_wrapped(f"How facts flow: {about(flows.setting)}."), "", *flow_lines(flows), ""]
     return "\n".join(map(visible_name, lines))
+
+
+def _head(title: str, measured: Measurements) -> Iterator[str]:
+    """Where no question is asked."""
+    if rows := measured.plans.rows:
+        yield f"{title} ({measured.num_layers} layers): {count(len(rows), 'plan')}."
 
 
 def glue_summary(title: str, glue: GlueStudy) -> str:
@@ -66,7 +72,9 @@ def plan_lines(scores: PlanScores, most: int) -> Iterator[str]:
     heads = [_clip(name, TASK_WIDTH) for name in tasks] if 1 < len(tasks) <= MOST_TASKS else []
     rows = [["score", *heads, "less full", "", "p", "cost", "plan"]]
     for row in shown:
-        interval = "" if math.isnan(row.difference.low) else f"{row.difference.low:+z.2f} to {row.difference.high:+z.2f}"
+        interval = (
+            "" if math.isnan(row.difference.low) else f"{row.difference.low:+z.2f} to {row.difference.high:+z.2f}"
+        )
         of_tasks = [_decimals(number.value) for number in row.tasks] if heads else []
         difference = "" if math.isnan(row.difference.value) else f"{row.difference.value:+z.3f}"
         name = "full model" if row is scores.full else row.name
@@ -94,7 +102,9 @@ def _finetuned(measured: Measurements) -> Iterator[str]:
         yield from _wrapped(f"Before and after fine-tuning on {each.title}, {each.task.metric} ({each.how()}):")
         before = [math.nan if each.frozen is None else float(each.frozen.main.value[v.column]) for v in variants]
         after = [float(each.tuned.main.value[v.column]) for v in variants]
-        found = sorted(zip(variants, before, after, strict=True), key=lambda row: -row[2] if row[2] == row[2] else math.inf)
+        found = sorted(
+            zip(variants, before, after, strict=True), key=lambda row: -row[2] if row[2] == row[2] else math.inf
+        )
         yield f"{'before':>6}  {'after':>6}  {'gain':>6}  plan"
         for variant, old, new in found:
             gain = "" if math.isnan(new - old) else f"{new - old:+z.3f}"

@@ -175,9 +175,11 @@ def _strategies(measured: Measurements) -> Table:
 
 
 def _beyond(measured: Measurements) -> Table:
-    """Strategies that the paper does not have, and plans of the user's own."""
+    """Strategies that the paper does not have, and plans of the user's own, normalised."""
     point, draws = measured.scores.over_tasks
-    variants = [v for v in measured.study.variants if v.strategy in (*beyond_paper(), CUSTOM)]
+    variants = [
+        v for v in measured.study.variants if v.strategy in (*beyond_paper(), CUSTOM) and not np.isnan(point[v.column])
+    ]
     rows: list[tuple[Value, ...]] = []
     for variant in variants:
         low, high = interval(draws[:, variant.column])
@@ -187,7 +189,7 @@ def _beyond(measured: Measurements) -> Table:
         rows.append((variant.strategy, variant.label, plan.depth, plan.cost, value, float(low), float(high), *raw))
     raw_columns = tuple(f"{result.task.name} {result.task.metric}" for result in measured.study.results)
     columns = ("strategy", "plan", "depth", "cost", "median normalised score", "low", "high", *raw_columns)
-    title = "Plans beyond the paper: other strategies, and plans of one's own"
+    title = "Plans beyond the paper, normalised: other strategies, and plans of one's own"
     return Table("beyond-the-paper", title, columns, tuple(rows))
 
 

@@ -25,9 +25,14 @@ class Provenance:
     versions: tuple[str, ...] = ()
 
 
+UNKNOWN = Provenance()
+
+
 def provenance(connection: sqlite3.Connection, model: int) -> Provenance:
     """Of a model, inside the caller's `reading`."""
-    first, last = connection.execute("SELECT min(finished), max(finished) FROM cells WHERE model = ?", (model,)).fetchone()
+    first, last = connection.execute(
+        "SELECT min(finished), max(finished) FROM cells WHERE model = ?", (model,)
+    ).fetchone()
     commands = connection.execute("SELECT command FROM runs WHERE command IS NOT NULL ORDER BY started, id").fetchall()
     rows = connection.execute(
         "SELECT description FROM environments WHERE id IN (SELECT environment FROM cells WHERE model = ?) ORDER BY id",

@@ -10,6 +10,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from jaxpaint.base.words import text_digest
 from jaxpaint.report.figures import style
 from jaxpaint.report.figures.analyses import CURVES, MAPS
@@ -33,9 +35,11 @@ KINDS = (
 """In the order of the page."""
 ACROSS_MODELS = (SKIP_ACROSS, SIMILARITIES)
 DOTS_PER_INCH = 160
+PIXELS_PER_POINT = 96 / 72  # of a page
 CHARACTERS_PER_INCH = 12  # of titles
 SLUG_CHARACTERS = 120
-SCALE = 0.82  # of a figure's nominal size: so that its letters are as large as the page's, and still read on a phone
+# Of a figure's nominal size, across and up: so that its letters are as large as the page's, and still read on a phone.
+SCALE = (0.76, 0.84)
 # Without the time, so that equal data gives equal files.
 _HOW: Mapping[str, Mapping[str, Any]] = {
     "png": {"dpi": DOTS_PER_INCH},
@@ -92,14 +96,20 @@ def as_bytes(figure: Drawn, model: str, kind: str) -> bytes:
 
 
 def inline(svg: str) -> str:
-    """An SVG file of matplotlib as a part of a page: in the page's own colours, with no id but those that it uses."""
+    """An SVG file of matplotlib as a part of a page: in the page's own colours, with no id but those that it uses.
+
+    It is about as large as it was drawn, so that its letters are as large as the page's.
+    """
     found = svg[svg.index("<svg") :]
     found = re.sub(r"<metadata>.*?</metadata>\s*", "", found, flags=re.DOTALL)
     # Its one rule would be one of the whole page: the page has it for figures alone.
     found = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", found, flags=re.DOTALL)
+    width = PIXELS_PER_POINT * float(re.search(r'<svg[^>]* width="([\d.]+)pt"', found)[1])  # type: ignore[index]
+    size = f'style="max-width: {1.12 * width:.0f}px; min-width: {0.74 * width:.0f}px"'
+    found = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', rf"\1 {size}", found, count=1)
     found = re.sub(r'<(g|svg)([^>]*?) id="[^"]*"', r"<\1\2", found)
     for colour, name in _PAGE_COLOURS.items():
-        found = re.sub(f"{colour}(?=[;\"])", f"var(--{name})", found, flags=re.IGNORECASE)
+        found = re.sub(f'{colour}(?=[;"])', f"var(--{name})", found, flags=re.IGNORECASE)
     return found.strip()
 
 
@@ -109,14 +119,14 @@ def _drawn(figure: Drawn, salt: str) -> Iterator[Figure]:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(RC | {"svg.hashsalt": salt}):
-        canvas = Figure(figsize=[SCALE * inches for inches in figure.size], layout="constrained")
+        canvas = Figure(figsize=np.multiply(SCALE, figure.size).tolist(), layout="constrained")
         figure.draw(canvas)
         yield canvas
 
 
 def _title(canvas: Figure, figure: Drawn, model: str) -> None:
     title = f"{model}: {figure.title}" if model else figure.title
-    canvas.suptitle(textwrap.fill(title, int(SCALE * figure.size[0] * CHARACTERS_PER_INCH)), fontsize="medium")
+    canvas.suptitle(textwrap.fill(title, int(SCALE[0] * figure.size[0] * CHARACTERS_PER_INCH)), fontsize="medium")
 
 
 def _save(canvas: Figure, file: Path | BytesIO, kind: str) -> None:

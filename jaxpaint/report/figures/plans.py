@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COST, WINDOWS = "plans", "windows"
 """What such figures are called in place of a number of the paper's."""
 MISSING = "#d9d9d9"
+MOST_NUMBERS = 10  # side by side on a map
 FULL = "full"
 
 
@@ -95,7 +96,7 @@ def _windows(scores: PlanScores, windows: Mapping[int, Window], figure: Figure) 
     axes.imshow(
         np.ma.masked_invalid(values), origin="lower", cmap="RdBu", norm=norm, interpolation="none", aspect="auto"
     )
-    for row, column in np.argwhere(np.isfinite(values)) if values.size <= 200 else ():
+    for row, column in np.argwhere(np.isfinite(values)) if len(firsts) <= MOST_NUMBERS else ():
         value = values[row, column]
         colour = "white" if abs(value) > 0.6 * norm.halfrange else "black"
         axes.text(column, row, f"{value:+.2f}", ha="center", va="center", color=colour, size=8)
