@@ -60,12 +60,12 @@
   }
 
   // Printed, everything is open.
-  let closed = [];
+  const closed = [];
   addEventListener("beforeprint", () => {
-    closed = [...document.querySelectorAll("details:not([open])")];
+    closed.push(...document.querySelectorAll("details:not([open])"));
     for (const each of closed) each.open = true;
   });
-  addEventListener("afterprint", () => { for (const each of closed) each.open = false; });
+  addEventListener("afterprint", () => { for (const each of closed.splice(0)) each.open = false; });
 
   // Plans: what flipped under one, and figures whose points lead to it.
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -169,7 +169,7 @@
         { mark: { type: "rect", cursor: "pointer", stroke: colour("line") }, encoding: {
           color: { field: "value", type: "quantitative", title: "less full", scale: { scheme: "redblue", domain: [-most, most] }, legend: { orient: "bottom", gradientLength: Math.min(200, width / 2), columns: 1 } },
           tooltip: tooltips(data) } },
-        ...(hasRoom ? [{ mark: { type: "text", fontSize: 12, tooltip: false, cursor: "pointer" }, encoding: { text: { field: "value", type: "quantitative", format: "+.2f" },
+        ...(hasRoom ? [{ mark: { type: "text", fontSize: 12, cursor: "pointer" }, encoding: { tooltip: tooltips(data), text: { field: "value", type: "quantitative", format: "+.2f" },
           color: { condition: { test: `abs(datum.value) > ${0.6 * most}`, value: "#fff" }, value: "#000" } } }] : []),
       ],
     };
