@@ -82,12 +82,12 @@ def plan_lines(scores: PlanScores, most: int) -> Iterator[str]:
         score = row.average if scores.averaged else row.tasks[0]
         rows.append([_decimals(score.value), *of_tasks, difference, interval, p_text(row.p), cost, name])
     # What no row has takes no room.
-    kept = [place for place in range(len(rows[0])) if any(row[place] for row in rows[1:])]
-    rows = [[row[place] for place in kept] for row in rows]
+    kept = [place for place in range(len(rows[0])) if any(cells[place] for cells in rows[1:])]
+    rows = [[cells[place] for place in kept] for cells in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        line = "  ".join(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False))
-        yield f"{line}  {_clip(row[-1], WIDTH - len(line) - 2)}"
+    for cells in rows:
+        line = "  ".join(cell.rjust(width) for cell, width in zip(cells[:-1], widths, strict=False))
+        yield f"{line}  {_clip(cells[-1], WIDTH - len(line) - 2)}"
     if rest:
         yield f"… and {rest:,} more"
     yield ""
