@@ -9,7 +9,7 @@ from jaxpaint.birth import tables
 from jaxpaint.birth.figures import figures
 from jaxpaint.birth.run import Outcome
 from jaxpaint.birth.settings import Settings
-from jaxpaint.report.figures import save
+from jaxpaint.report.figures import as_bytes, file_stem
 
 PAGE = "birth.md"
 
@@ -24,8 +24,8 @@ def write(outcome: Outcome, folder: Path, command: str) -> Path:
     with new_folder(folder, overwrite=True, replaces=is_ours) as new:
         drawn = []
         for figure in figures(outcome):
-            png, pdf = save(figure, "", new)
-            pdf.unlink()
+            png = new / f"{file_stem(figure)}.png"
+            png.write_bytes(as_bytes(figure, "", "png"))
             drawn.append((figure, png.name))
         (new / "steps.csv").write_text(tables.steps_csv(outcome))
         (new / "measured.csv").write_text(tables.measured_csv(outcome))

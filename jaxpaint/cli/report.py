@@ -4,9 +4,10 @@ example:
   jaxpaint report study.sqlite
   jaxpaint report study.sqlite -o report
 
-The folder gets report.html, which opens without a network, every figure of the
-paper for which there is data (PNG and PDF), the tables (CSV and Markdown), and
-of studies of decoders a summary.txt, which is printed.
+The folder gets report.html, one file that opens without a network: all plans,
+best first, with figures to explore, the paper's questions that were asked, and
+tables. Beside it lie figures (SVG and PDF), tables (CSV and Markdown), and
+summary.txt, which is printed.
 """
 
 from __future__ import annotations

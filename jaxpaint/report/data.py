@@ -18,6 +18,7 @@ from jaxpaint.results import reading
 from jaxpaint.results.damage import reading as opened
 from jaxpaint.results.flow import FlowRow, stored_flows
 from jaxpaint.results.latency import Latency, latencies
+from jaxpaint.results.provenance import UNKNOWN, Provenance, provenance
 from jaxpaint.results.reading import Analysis, ModelRow, StoredPlan, TaskRow, VariantRow
 from jaxpaint.results.search import SearchResult, stored_searches
 from jaxpaint.results.story import StoryRow, stored_stories
@@ -39,7 +40,8 @@ class TaskResults:
     """One task under every plan P of a study.
 
     `status` is None where the study has no such cell. `documents` counts those the metrics cover, 0 where there are
-    none. `per_document` is the main metric, float64 [P, documents], NaN where a plan was not scored on a document.
+    none. `per_document` is the main metric, float64 [P, documents], NaN where a plan was not scored on a document;
+    `numbers` are those documents' numbers in the task, from 0.
     """
 
     task: TaskRow
@@ -48,6 +50,7 @@ class TaskResults:
     seconds: np.ndarray
     metrics: Mapping[str, Measured]
     per_document: np.ndarray
+    numbers: np.ndarray
 
     @property
     def main(self) -> Measured:
@@ -76,6 +79,7 @@ class Study:
     flows: tuple[FlowRow, ...] = ()
     stories: tuple[StoryRow, ...] = ()
     searches: tuple[SearchResult, ...] = ()
+    provenance: Provenance = UNKNOWN
 
     @cached_property
     def full(self) -> int | None:
@@ -159,6 +163,7 @@ def _study(connection: sqlite3.Connection, model: ModelRow, bos: str, with_flows
         tuple(stored_flows(connection, model.id)) if with_flows else (),
         tuple(stored_stories(connection, model.id)) if with_flows else (),
         tuple(stored_searches(connection, model.id)) if with_flows else (),
+        provenance(connection, model.id),
     )
 
 
@@ -168,8 +173,8 @@ def _task_results(connection: sqlite3.Connection, task: TaskRow, model: int, col
     for plan, state, count, duration in reading.cells(connection, model, task.id):
         status[columns[plan]], documents[columns[plan]], seconds[columns[plan]] = state, count, duration
     metrics = _metrics(connection, task, model, columns)
-    per_document = _per_document(connection, task, model, columns)
-    return TaskResults(task, tuple(status), documents, seconds, metrics, per_document)
+    scores, numbers = _per_document(connection, task, model, columns)
+    return TaskResults(task, tuple(status), documents, seconds, metrics, scores, numbers)
 
 
 def _metrics(
@@ -185,13 +190,15 @@ def _metrics(
     return found
 
 
-def _per_document(connection: sqlite3.Connection, task: TaskRow, model: int, columns: Mapping[int, int]) -> np.ndarray:
+def _per_document(
+    connection: sqlite3.Connection, task: TaskRow, model: int, columns: Mapping[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     found = reading.document_scores(connection, model, task)
     plans, documents, values = np.array(found, np.float64).reshape(-1, 3).T
     numbers, places = np.unique(documents, return_inverse=True)
     scores = np.full((len(columns), len(numbers)), np.nan)
     scores[[columns[plan] for plan in plans.tolist()], places] = values
-    return scores
+    return scores, numbers.astype(np.int64)
 
 
 def model_facts(model: ModelRow) -> tuple[tuple[str, str], ...]:

@@ -34,13 +34,22 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a study says of a question, in one sentence, and the numbers that decide it in a sentence each."""
+    """What a study says of a question, in one sentence, and the numbers that decide it in a sentence each.
+
+    `aside` is a sentence that no verdict hangs on, or empty.
+    """
 
     question: Question
     verdict: Verdict
     lead: str
     sentences: tuple[str, ...]
     evidence: tuple[Evidence, ...]
+    aside: str = ""
+
+    @property
+    def asked(self) -> bool:
+        """Whether the study has anything to say of it."""
+        return bool(self.evidence)
 
     @property
     def text(self) -> str:
@@ -163,6 +172,15 @@ def answers(measured: Measurements) -> tuple[Answer, ...]:
     return tuple(_answer(question, measured) for question in QUESTIONS)
 
 
+def not_asked(answers: Sequence[Answer]) -> str:
+    """What the others of the eight take, in a sentence; empty where all were asked."""
+    missing = [answer.question for answer in answers if not answer.asked]
+    if not missing:
+        return ""
+    takes = "; ".join(f"{question.number} takes {question.needs}" for question in missing)
+    return f"Not asked here: question{'s' * (len(missing) > 1)} {takes}."
+
+
 def _answer(question: Question, measured: Measurements) -> Answer:
     evidence = tuple(question.evidence(measured))
     decisive = [item for item in evidence if item.verdict]
@@ -173,8 +191,9 @@ def _answer(question: Question, measured: Measurements) -> Answer:
     else:
         verdict = question.judge(decisive)
         lead = question.says.get(verdict, UNSETTLED)
-    sentences = [*map(_sentence, decisive), question.aside(measured)]
-    return Answer(question, verdict, lead, tuple(filter(None, sentences)), evidence)
+    aside = question.aside(measured)
+    sentences = [*map(_sentence, decisive), aside]
+    return Answer(question, verdict, lead, tuple(filter(None, sentences)), evidence, aside)
 
 
 UNSETTLED = "Not settled: some interval reaches over its threshold, which more documents or seeds would narrow."

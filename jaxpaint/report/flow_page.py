@@ -25,7 +25,7 @@ from jaxpaint.report.flow import (
     windows_table,
     written_table,
 )
-from jaxpaint.report.parts import Listing, Picture, pictures, saved
+from jaxpaint.report.parts import MOST_ROWS, Listing, Picture, pictures, saved
 from jaxpaint.report.story_picture import StoryBox
 from jaxpaint.results.flow import Answer, Flow, FlowSetting
 from jaxpaint.results.story import Story, StorySetting
@@ -68,16 +68,16 @@ class FlowSection:
 def flow_parts(
     study: Study, folder: Path, prefix: str
 ) -> tuple[tuple[FlowSection, ...], tuple[StoryBox, ...], list[Listing]]:
-    """Of a study: its sections, its stories, and tables whose rows the page shows where they are a line a plan."""
+    """Of a study: its sections, its stories, and tables."""
     sections, listings = [], []
     flows = flows_of(study)
     for number, found in enumerate(flows, 1):
         where = "-".join(part for part in (prefix, f"flow-{number}" if len(flows) > 1 else "") if part)
         sections.append(_section(found, study, folder, where))
         for table in (summary_table, windows_table, written_table, enriched_table, clock_table):
-            made, is_shown = table(found.found), table is summary_table
+            made = table(found.found)
             if made.rows:
-                listings.append(saved(made, made.texts() if is_shown else None, folder, where))
+                listings.append(saved(made, made.texts()[:MOST_ROWS], folder, where))
     boxes = [
         StoryBox.of(found, "-".join(part for part in (prefix, f"story-{number}") if part))
         for number, found in enumerate(stories_of(study), 1)

@@ -15,7 +15,8 @@ import numpy as np
 from jaxpaint.plans.strategies import ranked
 from jaxpaint.report.curves import Curve, curve
 from jaxpaint.report.data import Study, TaskResults, model_facts
-from jaxpaint.report.normalise import Scores, as_they_are
+from jaxpaint.report.normalise import Scores, as_they_are, document_means
+from jaxpaint.report.paired import PlanScores, plan_scores
 from jaxpaint.results.kinds import FROZEN, MAJORITY, glue_training
 from jaxpaint.results.reading import NOT_FINITE, RUNNING
 
@@ -45,6 +46,11 @@ class GlueStudy:
         """Of the tasks on which the full model has a score."""
         kept = [result for result in self.study.results if not np.isnan(self.study.full_score(result))]
         return as_they_are(kept, "glue")
+
+    @cached_property
+    def plans(self) -> PlanScores:
+        """Every plan beside the full model, best first."""
+        return plan_scores(self.study, document_means(self.study))
 
     def majority(self, result: TaskResults) -> float:
         """The score of the most frequent training class as the answer to every example; 0 for a correlation."""

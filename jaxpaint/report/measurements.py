@@ -14,6 +14,7 @@ import numpy as np
 from jaxpaint.report.curves import Curve, curve, own_plans
 from jaxpaint.report.data import Study
 from jaxpaint.report.normalise import Normalised, normalise
+from jaxpaint.report.paired import PlanScores, plan_scores
 from jaxpaint.results.kinds import FIT, STDERR
 from jaxpaint.results.reading import Analysis
 
@@ -46,6 +47,11 @@ class Measurements:
     @cached_property
     def _curve(self) -> Callable[..., Curve]:
         return cache(partial(curve, self.study, self.scores))
+
+    @cached_property
+    def plans(self) -> PlanScores:
+        """Every plan beside the full model, best first."""
+        return plan_scores(self.study, self.scores.means)
 
     @cached_property
     def own_plans(self) -> Curve:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,13 +61,22 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Normalised(Scores):
-    """Scores that are 1 for the full model, 0 for guessing, and their median; draws resample the documents."""
+    """Scores that are 1 for the full model, 0 for guessing, and their median; draws resample the documents.
+
+    `means` are not normalised, by task: those of every task whose main metric is a mean over documents.
+    """
 
     full: tuple[FullScore, ...]
+    means: Mapping[str, Means]
 
     @property
     def left_out(self) -> tuple[FullScore, ...]:
         return tuple(score for score in self.full if score.left_out)
+
+
+def is_at_chance(score: FullScore) -> bool:
+    """Whether the full model does not clearly beat guessing."""
+    return score.chance is not None and score.value - score.chance <= ABOVE_CHANCE * score.stderr
 
 
 def as_they_are(results: Sequence[TaskResults], name: str) -> Scores:
@@ -93,10 +102,10 @@ def normalise(study: Study) -> Normalised:
         if score.left_out is None and score.chance is not None
     ]
     columns = len(study.plans)
+    all_means = document_means(study)
     points, draws = [], []
     for result, chance in kept:
-        assert study.full is not None
-        means = resampled_means(result.per_document, study.full, result.task.name)
+        means = all_means[result.task.name]
         points.append((means.value - chance) / (means.reference - chance))
         draws.append(_normalised_draws(means, chance, points[-1]))
     shape = draws[0].shape if draws else (DRAWS, columns)
@@ -106,7 +115,26 @@ def normalise(study: Study) -> Normalised:
         np.array(draws).reshape(len(kept), *shape),
         np.median,
         full,
+        all_means,
     )
+
+
+def document_means(study: Study) -> dict[str, Means]:
+    """By task, the means of every plan beside the full model's: of tasks whose main metric is a mean over documents."""
+    if study.full is None:
+        return {}
+    return {
+        result.task.name: resampled_means(result.per_document, study.full, result.task.name)
+        for result in study.results
+        if _is_mean(result, study.full)
+    }
+
+
+def _is_mean(result: TaskResults, column: int) -> bool:
+    """Whether a plan's main metric is the mean of what is stored of its documents."""
+    value, documents = float(result.main.value[column]), result.per_document[column]
+    documents = documents[~np.isnan(documents)]
+    return len(documents) > 1 and math.isclose(value, documents.mean(), rel_tol=1e-6, abs_tol=1e-9)
 
 
 def _normalised_draws(means: Means, chance: float, point: np.ndarray) -> np.ndarray:
@@ -134,9 +162,9 @@ def _full_score(study: Study, result: TaskResults) -> FullScore:
         reason = "the score of guessing is not known"
     elif not result.main.higher_is_better:
         reason = f"lower {task.metric} is better, so it cannot be normalised"
-    elif len(documents) < 2 or not math.isclose(value, documents.mean(), rel_tol=1e-6, abs_tol=1e-9):
+    elif not _is_mean(result, column):
         reason = f"{task.metric} is not the mean of stored per-document scores"
-    elif value - task.chance <= ABOVE_CHANCE * stderr:
+    elif value - task.chance <= ABOVE_CHANCE * stderr:  # is_at_chance
         reason = (
             f"the full model's {task.metric} of {value:.3f} ± {stderr:.3f} is not above chance, {task.chance:.3g}, by "
             f"more than {ABOVE_CHANCE:g} standard errors"

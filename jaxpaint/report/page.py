@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxpaint.base import __version__
+from jaxpaint.plans.strategies import entry
 from jaxpaint.report import finetuned, glue, tables
 from jaxpaint.report.analysed import clock_words
 from jaxpaint.report.bootstrap import DRAWS
@@ -18,32 +20,58 @@ from jaxpaint.report.data import Study, model_facts
 from jaxpaint.report.evidence import DOES_NOT_HOLD, OPEN
 from jaxpaint.report.figures import SLUG_CHARACTERS, figures_across, paper_figures, study_figures
 from jaxpaint.report.figures.glue import glue_figures
-from jaxpaint.report.findings import Answer, answers
+from jaxpaint.report.figures.plans import COST, WINDOWS, plan_figures
+from jaxpaint.report.findings import Answer, answers, not_asked
 from jaxpaint.report.flow_page import FlowSection, flow_parts
 from jaxpaint.report.glue import GlueStudy
 from jaxpaint.report.measurements import Measurements
-from jaxpaint.report.parts import Listing, Picture, pictures, saved
+from jaxpaint.report.normalise import is_at_chance
+from jaxpaint.report.paired import PlanScores
+from jaxpaint.report.parts import MOST_ROWS, Listing, Picture, pictures, saved
+from jaxpaint.report.plans_page import PlansBox, facts, plans_box
 from jaxpaint.report.search import search_tables
 from jaxpaint.report.story_picture import StoryBox
-from jaxpaint.report.summary import summary
+from jaxpaint.report.summary import glue_summary, summary
 from jaxpaint.report.tables import Table
 from jaxpaint.results.reading import NOT_FINITE, RUNNING, TaskRow
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
 @dataclass(frozen=True)
 class Section:
-    """One study on the page."""
+    """One study on the page: what it is, its plans, the questions that it asks, and all else. `first` are the tables
+    that go before the questions.
+    """
 
     anchor: str
     title: str
+    head: tuple[tuple[str, str], ...]
+    plans: PlansBox | None
+    first: tuple[Listing, ...]
     facts: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
-    answers: tuple[tuple[Answer, tuple[Picture, ...]], ...]
     pictures: tuple[Picture, ...]
     listings: tuple[Listing, ...]
-    flows: tuple[FlowSection, ...]
-    stories: tuple[StoryBox, ...]
-    absent: tuple[tuple[str, str], ...]
+    answers: tuple[tuple[Answer, tuple[Picture, ...]], ...] = ()
+    not_asked: str = ""
+    flows: tuple[FlowSection, ...] = ()
+    stories: tuple[StoryBox, ...] = ()
+    absent: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def contents(self) -> list[tuple[str, str]]:
+        """What the list of contents leads to."""
+        parts = (
+            ("plans", "Plans, best first", self.plans),
+            ("questions", "The paper’s questions", self.answers),
+            *((f"q{answer.question.number}", answer.question.text, True) for answer, _ in self.answers),
+            ("figures", "More figures" if self.answers else "Figures", self.pictures),
+            ("flow", "How facts flow", self.flows or self.stories),
+            ("numbers", "Numbers", True),
+        )
+        return [(f"{self.anchor}-{part}", title) for part, title, there in parts if there]
 
 
 def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
@@ -76,7 +104,8 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
     )
     text = pages.get_template("page.html").render(
         store=store,
-        normalised=any(found),
+        normalised=any(section.answers for section in sections),
+        vega=_vega() if any(section.plans and section.plans.is_explored for section in sections) else (),
         glue=bool(shown_glue),
         written=any(result.task.kv for measured in shown for result in measured.study.results),
         version=__version__,
@@ -87,14 +116,24 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
         + glue.titles([each for each in on_glue if not each.scores.tasks]),
     )
     (folder / "report.html").write_text(text, encoding="utf-8")
-    return [summary(titles[id(m.study)], m, of_study) for m, of_study in zip(shown, found, strict=True)]
+    told = [summary(titles[id(m.study)], m, of_study) for m, of_study in zip(shown, found, strict=True)]
+    return [*told, *map(glue_summary, glue.titles(shown_glue), shown_glue)]
+
+
+def _vega() -> tuple[Markup, ...]:
+    """The libraries that draw the figures to explore, in the order in which they need each other."""
+    from markupsafe import Markup
+
+    folder = Path(__file__).with_name("vega")
+    texts = ((folder / f"{name}.min.js").read_text(encoding="utf-8") for name in ("vega", "vega-lite", "vega-embed"))
+    return tuple(Markup(re.sub(r"//# sourceMappingURL=\S+", "", text).strip()) for text in texts)
 
 
 def _answers(measured: Measurements) -> tuple[Answer, ...]:
-    """To the paper's questions; none where a store holds nothing but flows or searches, which do not ask them."""
-    study = measured.study
-    found = answers(measured) if study.results or study.analyses else ()
-    return () if study.searches and all(answer.verdict == OPEN for answer in found) else found
+    """To the paper's questions; none where a study asks none of them, or only a search's plans happen to."""
+    found = answers(measured)
+    asked = [answer for answer in found if answer.asked]
+    return found if any(answer.verdict != OPEN for answer in asked) or (asked and not measured.study.searches) else ()
 
 
 def _section(
@@ -102,43 +141,58 @@ def _section(
 ) -> Section:
     drawn = pictures(study_figures(measured), measured.study.model.name, folder, prefix)
     by_number = {picture.drawn.number: picture for picture in drawn}
-    placed = [(answer, tuple(by_number[n] for n in answer.question.figures if n in by_number)) for answer in found]
+    asked = [answer for answer in found if answer.asked]
+    placed = [(answer, tuple(by_number[n] for n in answer.question.figures if n in by_number)) for answer in asked]
     shown = {picture.drawn.number for _, some in placed for picture in some}
     needs = paper_figures() if found else {}
     absent = tuple((number, how) for number, how in needs.items() if number not in (*by_number, *across))
     listings = [
         saved(table, _shown_rows(table, "median", measured.study.looped), folder, prefix)
-        for table in (*search_tables(measured.study), *(tables.study_tables(measured, found) if found else ()))
+        for table in tables.study_tables(measured, found)
     ]
+    first = [saved(table, table.texts(), folder, prefix) for table in search_tables(measured.study)]
+    first += [listing for listing in listings if listing.table.name == "fine-tuned"]
     flows, stories, of_flows = flow_parts(measured.study, folder, prefix)
-    listings += of_flows
     return Section(
-        _anchor(prefix),
-        title,
-        (*_facts(measured), *(("Fine-tuned on", f"{each.title}: {each.how()}") for each in measured.tuned)),
-        tuple(_notes(measured)),
-        tuple(placed),
-        tuple(picture for picture in drawn if picture.drawn.number not in shown),
-        tuple(listings),
-        flows,
-        stories,
-        absent,
+        anchor=_anchor(prefix),
+        title=title,
+        head=facts(measured.study),
+        plans=_plans(measured.plans, folder, prefix),
+        first=tuple(first),
+        facts=(*_facts(measured), *(("Fine-tuned on", f"{each.title}: {each.how()}") for each in measured.tuned)),
+        notes=tuple(_notes(measured)),
+        pictures=tuple(picture for picture in drawn if picture.drawn.number not in shown),
+        listings=tuple([listing for listing in listings if listing not in first] + of_flows),
+        answers=tuple(placed),
+        not_asked=not_asked(found),
+        flows=flows,
+        stories=stories,
+        absent=absent,
     )
+
+
+def _plans(scores: PlanScores, folder: Path, prefix: str) -> PlansBox | None:
+    """None where nothing has a score."""
+    if not scores.rows:
+        return None
+    drawn = pictures(list(plan_figures(scores)), scores.study.model.name, folder, prefix)
+    cost = next((picture for picture in drawn if picture.drawn.number == COST), None)
+    maps = [picture for picture in drawn if picture.drawn.number == WINDOWS]
+    return plans_box(scores, saved(tables.plans_table(scores), [], folder, prefix), cost, maps, prefix)
 
 
 def _glue_section(study: GlueStudy, folder: Path, title: str, prefix: str) -> Section:
     listings = [saved(table, _shown_rows(table, "average"), folder, prefix) for table in tables.glue_tables(study)]
     return Section(
-        _anchor(prefix),
-        title,
-        glue.facts(study),
-        tuple(glue.notes(study)),
-        (),
-        tuple(pictures(list(glue_figures(study)), study.study.model.name, folder, prefix)),
-        tuple(listings),
-        (),
-        (),
-        (),
+        anchor=_anchor(prefix),
+        title=title,
+        head=facts(study.study),
+        plans=_plans(study.plans, folder, prefix),
+        first=(),
+        facts=glue.facts(study),
+        notes=tuple(glue.notes(study)),
+        pictures=tuple(pictures(list(glue_figures(study)), study.study.model.name, folder, prefix)),
+        listings=tuple(listings),
     )
 
 
@@ -154,12 +208,10 @@ def _anchor(prefix: str) -> str:
     return f"study-{prefix}" if prefix else "study"
 
 
-def _shown_rows(table: Table, over_tasks: str, looped: int | None = None) -> list[list[str]] | None:
-    """What the page shows of a table: the strategies over all tasks, nothing of what the page says elsewhere."""
-    if table.name in ("answers", "hidden-states", "scores"):
-        return None
+def _shown_rows(table: Table, over_tasks: str, looped: int | None = None) -> list[list[str]]:
+    """What the page shows of a table: of strategies those over all tasks, and of the longest their beginning."""
     if table.name != "strategies":
-        return table.texts()
+        return table.texts()[:MOST_ROWS]
     shown = []
     for row, texts in zip(table.rows, table.texts(), strict=True):
         values = dict(zip(table.columns, row, strict=True))
@@ -199,15 +251,18 @@ def _how(task: TaskRow) -> Iterator[str]:
 def _notes(measured: Measurements) -> list[str]:
     """What a reader must know before trusting the figures."""
     study, scores = measured.study, measured.scores
-    notes = [
-        f"{score.task} is left out of the normalised figures, the median and the answers: {score.left_out}."
-        for score in scores.left_out
-    ]
-    if not scores.tasks and study.results:
+    own = not any(entry(variant.strategy).in_paper for variant in study.variants if variant.column != study.full)
+    what = (
+        "plans can hardly be told apart"
+        if own
+        else "it is left out of the normalised figures, the median and the answers"
+    )
+    notes = [f"{score.task}: {score.left_out}; {what}." for score in scores.left_out if not own or is_at_chance(score)]
+    if not scores.tasks and study.results and not own:
         notes.append("No task can be normalised, so no strategy can be judged; the scores are in the tables.")
     if (words := clock_words(measured)) and DOES_NOT_HOLD in words:
         notes.append(words)
-    if len(scores.tasks) == 1:
+    if len(scores.tasks) == 1 and not own:
         notes.append(f"The median is over one benchmark, {scores.tasks[0]}: it says nothing of others.")
     counts = study.statuses()
     unfinished = "not finished: the report shows what there is"

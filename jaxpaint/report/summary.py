@@ -9,23 +9,33 @@ from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from jaxpaint.base.shown import visible_name
+from jaxpaint.base.words import count
 from jaxpaint.report.analysed import Numbers, clock_words, of_the_full_model
 from jaxpaint.report.evidence import DOES_NOT_HOLD, HOLDS, IN_PART, OPEN, Verdict
-from jaxpaint.report.findings import Answer
+from jaxpaint.report.findings import Answer, not_asked
 from jaxpaint.report.flow import about
 from jaxpaint.report.flow_page import flows_of
 from jaxpaint.report.flow_text import flow_lines
+from jaxpaint.report.glue import GlueStudy
 from jaxpaint.report.measurements import Measurements
+from jaxpaint.report.paired import PlanScores
+from jaxpaint.report.plans_page import p_text
 from jaxpaint.report.questions.variants import ranking
 from jaxpaint.results.search import verdict
 
 WIDTH = 80
+MOST_PLANS, FEWER_PLANS = 20, 5  # in the terminal; the fewer beside answers to the paper's questions
+MOST_TASKS, TASK_WIDTH = 3, 12  # that have a column each
+NOT_ASKED = "not asked"
 
 
 def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
-    """One study: how many of the paper's findings hold and what harms most, the full model's scores, each finding."""
-    lines = [*_wrapped(_sentence(title, measured, answers)), ""] if answers else []
+    """One study: how many of the paper's findings hold and what harms most, scores, each finding that was asked."""
+    lines = _wrapped(_sentence(title, measured, answers)) if answers else list(_head(title, measured))
+    lines += [""] * bool(lines)
     lines += _scores(measured)
+    lines += plan_lines(measured.plans, FEWER_PLANS if answers else MOST_PLANS)
+    lines += _finetuned(measured)
     lines += [*_answers(answers), ""] if answers else []
     for result in measured.study.searches:
         lines += [*_wrapped(f"Search within {result.setting.budget}, {verdict(result)[0]}."), ""]
@@ -35,16 +45,93 @@ def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> st
     return "\n".join(map(visible_name, lines))
 
 
+def _head(title: str, measured: Measurements) -> Iterator[str]:
+    """Where no question is asked."""
+    if rows := measured.plans.rows:
+        yield f"{title} ({measured.num_layers} layers): {count(len(rows), 'plan')}."
+
+
+def glue_summary(title: str, glue: GlueStudy) -> str:
+    """One GLUE study: its scores, best first."""
+    return "\n".join(map(visible_name, [title, "", *plan_lines(glue.plans, MOST_PLANS)]))
+
+
+def plan_lines(scores: PlanScores, most: int) -> Iterator[str]:
+    """The plans with a score, best first, the full model among them: a table, as the page's first."""
+    if len(scores.rows) < 2:
+        return
+    shown = list(scores.rows[:most])
+    if scores.full is not None and scores.full not in shown:
+        shown.append(scores.full)
+    rest = len(scores.rows) - len(shown)
+    tested = sum(not math.isnan(row.p) for row in scores.rows)
+    told = "; less full: on the same documents, with its 95 % interval" if tested else ""
+    holm = f"; p after Holm over {count(tested, 'plan')}" if tested else ""
+    yield from _wrapped(f"Plans, best first (score: {scores.of_average}{told}{holm}):")
+    tasks = [result.task.name for result in scores.results]
+    heads = [_clip(name, TASK_WIDTH) for name in tasks] if 1 < len(tasks) <= MOST_TASKS else []
+    rows = [["score", *heads, "less full", "", "p", "cost", "plan"]]
+    for row in shown:
+        interval = (
+            "" if math.isnan(row.difference.low) else f"{row.difference.low:+z.2f} to {row.difference.high:+z.2f}"
+        )
+        of_tasks = [_decimals(number.value) for number in row.tasks] if heads else []
+        difference = "" if math.isnan(row.difference.value) else f"{row.difference.value:+z.3f}"
+        name = "full model" if row is scores.full else row.name
+        cost = f"{scores.study.plans[row.column].cost:g}"
+        score = row.average if scores.averaged else row.tasks[0]
+        rows.append([_decimals(score.value), *of_tasks, difference, interval, p_text(row.p), cost, name])
+    # What no row has takes no room.
+    kept = [place for place in range(len(rows[0])) if any(cells[place] for cells in rows[1:])]
+    rows = [[cells[place] for place in kept] for cells in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        line = "  ".join(cell.rjust(width) for cell, width in zip(cells[:-1], widths, strict=False))
+        yield f"{line}  {_clip(cells[-1], WIDTH - len(line) - 2)}"
+    if rest:
+        yield f"… and {rest:,} more"
+    yield ""
+
+
+def _finetuned(measured: Measurements) -> Iterator[str]:
+    """What was fine-tuned, before and after."""
+    for each in measured.tuned:
+        variants = each.variants()
+        if not variants:
+            continue
+        yield from _wrapped(f"Before and after fine-tuning on {each.title}, {each.task.metric} ({each.how()}):")
+        before = [math.nan if each.frozen is None else float(each.frozen.main.value[v.column]) for v in variants]
+        after = [float(each.tuned.main.value[v.column]) for v in variants]
+        found = sorted(
+            zip(variants, before, after, strict=True), key=lambda row: -row[2] if row[2] == row[2] else math.inf
+        )
+        yield f"{'before':>6}  {'after':>6}  {'gain':>6}  plan"
+        for variant, old, new in found:
+            gain = "" if math.isnan(new - old) else f"{new - old:+z.3f}"
+            name = "full model" if variant.column == each.study.full else variant.label
+            yield f"{_decimals(old):>6}  {_decimals(new):>6}  {gain:>6}  {_clip(name, WIDTH - 24)}"
+        yield ""
+
+
+def _decimals(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:z.3f}"
+
+
+def _clip(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
 def _sentence(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
-    count = Counter(answer.verdict for answer in answers)
-    parts = [f"{count[HOLDS]} hold{'s' * (count[HOLDS] == 1)}"]
+    numbers: Counter[str] = Counter(answer.verdict if answer.asked else NOT_ASKED for answer in answers)
+    parts = [f"{numbers[HOLDS]} hold{'s' * (numbers[HOLDS] == 1)}"]
     for kind, one, several in (
         (IN_PART, "holds in part", "hold in part"),
         (DOES_NOT_HOLD, "does not", "do not"),
         (OPEN, "is open", "are open"),
+        (NOT_ASKED, "is not asked", "are not asked"),
     ):
-        if count[kind]:
-            parts.append(f"{count[kind]} {one if count[kind] == 1 else several}")
+        if numbers[kind]:
+            parts.append(f"{numbers[kind]} {one if numbers[kind] == 1 else several}")
     listed = ", ".join(parts[:-1]) + f" and {parts[-1]}" if len(parts) > 1 else parts[0]
     first = f"Of the paper's {len(answers)} findings {listed} on {title} ({measured.num_layers} layers)."
     ranked = ranking(measured)
@@ -70,10 +157,12 @@ def _scores(measured: Measurements) -> Iterator[str]:
 
 def _answers(answers: Sequence[Answer]) -> Iterator[str]:
     width = max(map(len, get_args(Verdict)))
-    for answer in answers:
+    for answer in (answer for answer in answers if answer.asked):
         head = f"{answer.question.number}  {answer.verdict:{width}}  "
         text = answer.question.claim if answer.verdict != OPEN else f"{answer.question.claim} {answer.lead}"
         yield from _wrapped(text, head, " " * len(head))
+    if rest := not_asked(answers):
+        yield from ["", *_wrapped(rest)]
 
 
 def _states(measured: Measurements) -> Iterator[str]:

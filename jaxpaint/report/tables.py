@@ -20,6 +20,7 @@ from jaxpaint.report.findings import Answer
 from jaxpaint.report.finetuned import TunedTask
 from jaxpaint.report.glue import GlueStudy
 from jaxpaint.report.measurements import Measurements
+from jaxpaint.report.paired import PlanScores
 from jaxpaint.report.questions.variants import iteration_map
 from jaxpaint.report.timed import timed
 from jaxpaint.results.reading import VariantRow
@@ -44,7 +45,7 @@ class Table:
 def study_tables(measured: Measurements, answers: Sequence[Answer]) -> list[Table]:
     """Those of one study; tables without rows are left out."""
     tables = [
-        _answers(answers),
+        _answers([answer for answer in answers if answer.asked]),
         _tasks(measured),
         _strategies(measured),
         _beyond(measured),
@@ -61,6 +62,29 @@ def glue_tables(glue: GlueStudy) -> list[Table]:
     """Those of GLUE results; tables without rows are left out."""
     tables = [_glue_tasks(glue), _glue_strategies(glue), _cells(Measurements.of(glue.study))]
     return [table for table in tables if table.rows]
+
+
+def plans_table(scores: PlanScores) -> Table:
+    """Every plan beside the full model, best first, with what flipped in numbers."""
+    rows: list[tuple[Value, ...]] = []
+    for rank, row in enumerate(scores.rows, 1):
+        plan = scores.study.plans[row.column]
+        numbers = [*row.tasks, row.average, row.difference]
+        flips: list[Value] = []
+        for each in row.flips:
+            flips += [None, None] if each is None else [len(each.gained), len(each.lost)]
+        times = None if math.isnan(row.milliseconds) else row.milliseconds
+        of_plan = (rank, row.strategy, row.name, plan.text, plan.cost, plan.depth, times)
+        rows.append((*of_plan, *(end for each in numbers for end in (each.value, each.low, each.high)), row.p, *flips))
+    tasks = [result.task.name for result in scores.results]
+    scored = [f"{result.task.name} {result.task.metric}" for result in scores.results]
+    columns = (
+        *("rank", "strategy", "name", "plan", "cost", "depth", "ms to the first token"),
+        *(f"{name}{end}" for name in (*scored, "average", "less full") for end in ("", " low", " high")),
+        "p (Holm)",
+        *(f"{task} {way}" for task in tasks for way in ("gained", "lost")),
+    )
+    return Table("plans", "Plans, best first", columns, tuple(rows))
 
 
 def save(table: Table, folder: Path) -> tuple[Path, Path]:
@@ -88,8 +112,6 @@ def _answers(answers: Sequence[Answer]) -> Table:
         first = (answer.question.number, answer.question.text, answer.verdict)
         for item in answer.evidence:
             rows.append((*first, item.what, item.value, item.low, item.high, item.verdict or "context"))
-        if not answer.evidence:
-            rows.append((*first, answer.text, None, None, None, ""))
     columns = ("question", "text", "verdict", "measured", "value", "low", "high", "says")
     return Table("answers", "The eight questions and the numbers behind the answers", columns, tuple(rows))
 
@@ -153,9 +175,11 @@ def _strategies(measured: Measurements) -> Table:
 
 
 def _beyond(measured: Measurements) -> Table:
-    """Strategies that the paper does not have, and plans of the user's own."""
+    """Strategies that the paper does not have, and plans of the user's own, normalised."""
     point, draws = measured.scores.over_tasks
-    variants = [v for v in measured.study.variants if v.strategy in (*beyond_paper(), CUSTOM)]
+    variants = [
+        v for v in measured.study.variants if v.strategy in (*beyond_paper(), CUSTOM) and not np.isnan(point[v.column])
+    ]
     rows: list[tuple[Value, ...]] = []
     for variant in variants:
         low, high = interval(draws[:, variant.column])
@@ -165,7 +189,7 @@ def _beyond(measured: Measurements) -> Table:
         rows.append((variant.strategy, variant.label, plan.depth, plan.cost, value, float(low), float(high), *raw))
     raw_columns = tuple(f"{result.task.name} {result.task.metric}" for result in measured.study.results)
     columns = ("strategy", "plan", "depth", "cost", "median normalised score", "low", "high", *raw_columns)
-    title = "Plans beyond the paper: other strategies, and plans of one's own"
+    title = "Plans beyond the paper, normalised: other strategies, and plans of one's own"
     return Table("beyond-the-paper", title, columns, tuple(rows))
 
 

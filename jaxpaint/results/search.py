@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -187,6 +187,15 @@ def _latency(result: SearchResult, seconds: float) -> str:
 
 def _p(result: SearchResult, found: Found) -> str:
     return f"p {found.p:.2g} after Holm over {result.finalists} finalists"
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Each p after Holm's correction (Scandinavian Journal of Statistics, 1979) for so many tests."""
+    adjusted, largest = [0.0] * len(ps), 0.0
+    for rank, place in enumerate(sorted(range(len(ps)), key=lambda place: ps[place])):
+        largest = max(largest, min(1.0, ps[place] * (len(ps) - rank)))
+        adjusted[place] = largest
+    return adjusted
 
 
 def stored_searches(connection: sqlite3.Connection, model: int) -> list[SearchResult]:

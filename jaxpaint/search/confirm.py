@@ -50,12 +50,3 @@ def mean_difference(
 def shrinkage(search: Estimate, held_out: Estimate) -> Estimate:
     """How much better the search's documents made a plan look."""
     return Estimate(search.value - held_out.value, math.hypot(search.stderr, held_out.stderr))
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Each p after Holm's correction (Scandinavian Journal of Statistics, 1979) for so many tests."""
-    adjusted, largest = [0.0] * len(ps), 0.0
-    for rank, place in enumerate(sorted(range(len(ps)), key=lambda place: ps[place])):
-        largest = max(largest, min(1.0, ps[place] * (len(ps) - rank)))
-        adjusted[place] = largest
-    return adjusted

@@ -24,9 +24,9 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.proposals import MEASURED
 from jaxpaint.plans.strategies import CUSTOM, Variant, build, proposed
 from jaxpaint.results.kinds import SEARCH, main_filter
-from jaxpaint.results.search import FRONT, FULL, REFERENCE, Estimate, Found, SearchResult, SearchSetting
+from jaxpaint.results.search import FRONT, FULL, REFERENCE, Estimate, Found, SearchResult, SearchSetting, holm
 from jaxpaint.search.budget import Limit
-from jaxpaint.search.confirm import front, holm, mean_difference, shrinkage, spread
+from jaxpaint.search.confirm import front, mean_difference, shrinkage, spread
 from jaxpaint.search.documents import Split, of_documents, only_held_out, split
 from jaxpaint.search.methods import METHODS, Generation, Space, best, without_middle
 from jaxpaint.search.objective import answer_scores

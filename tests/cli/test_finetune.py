@@ -84,13 +84,13 @@ def test_frozen_and_fine_tuned_lie_side_by_side_and_are_drawn(run, command, file
     assert one.curve("skip", one.frozen).affected.tolist() == [2, 4]
     assert one.curve("skip", one.tuned).affected.tolist() == [2]
     assert one.curve("skip", one.tuned).value.tolist() == [found["0 1 4", True][1]]
-    assert [path.name for path in (out / "figures").glob("*13*.png")] == [f"figure-13-fine-tuned-skip-{TASK}.png"]
+    assert [path.name for path in (out / "figures").glob("*13*.pdf")] == [f"figure-13-fine-tuned-skip-{TASK}.pdf"]
     with (out / "tables" / "fine-tuned.csv").open() as opened:
         (row,) = csv.DictReader(opened)
     assert float(row["as it is"]) == found["0 1 4", False][1]
     assert float(row["fine-tuned"]) == found["0 1 4", True][1]
     page = (out / "report.html").read_text()
-    assert f"Figure 13: Skip, then fine-tuning on {TASK}" in page
+    assert f"(paper: Figure 13). Skip, then fine-tuning on {TASK}" in page
     assert "learning rate 0.01, batches of 8" in page
     with (out / "tables" / "scores.csv").open() as opened:
         assert {row["task"] for row in csv.DictReader(opened)} == {TASK}, "not among the frozen study's scores"
@@ -115,7 +115,7 @@ def test_other_settings_are_other_results_and_the_full_model_is_trained_where_it
     assert {int(each.tuned.documents.max()) for each in tuned} == {4, 8}
     assert sorted(len(each.variants()) for each in tuned) == [1, 2]
     assert run("report", file, "-o", tmp_path / "report")[0] == 0
-    assert len(list((tmp_path / "report" / "figures").glob("figure-13-*.png"))) == 2
+    assert len(list((tmp_path / "report" / "figures").glob("figure-13-*.pdf"))) == 2
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_a_loss_that_explodes_is_recorded_and_drawn_as_missing(run, command, tmp
     assert run(*exploding, "--report", out)[0] == 0
     assert rows(file)["0 1 4", True] == ("not finite", None)
     assert "nothing to compute" in run(*exploding)[1]
-    assert len(list((out / "figures").glob("figure-13-*.png"))) == 1
+    assert len(list((out / "figures").glob("figure-13-*.pdf"))) == 1
 
 
 def test_no_report_while_another_process_trains(run, command, tmp_path, monkeypatch) -> None:

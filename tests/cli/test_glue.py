@@ -85,11 +85,11 @@ def test_frozen_and_then_fine_tuned_in_one_store_and_report(run, bert, data, tmp
         average = rows["skip", "average", affected]
         assert float(average["score"]) == pytest.approx(sum(of_tasks) / 2)
         assert float(average["low"]) <= float(average["score"]) <= float(average["high"])
-    figures = {file.name for file in (out / "figures").rglob("*frozen*/*.png")}
+    figures = {file.name for file in (out / "figures").rglob("*frozen*/*.pdf")}
     assert figures == {
-        "figure-04-glue-skip.png",
-        "figure-09-glue-looped-parallel.png",
-        "figure-glue-all-strategies.png",
+        "figure-04-glue-skip.pdf",
+        "figure-09-glue-looped-parallel.pdf",
+        "figure-glue-all-strategies.pdf",
     }
 
 
@@ -157,7 +157,7 @@ def test_results_on_other_training_examples_are_shown_apart(run, bert, data, tmp
     assert "GLUE frozen (1)" in page
     assert "GLUE frozen (2)" in page
     assert "batch size 32" in page
-    assert "Figure A.9: All strategies, frozen" in page
+    assert "(paper: Figure A.9). All strategies, frozen" in page
     assert "20 examples" in page
     for of_language_models in ("Normalised score", "BOS token", "0-shot", "eight questions", "Device time"):
         assert of_language_models.lower() not in page.lower()

@@ -152,7 +152,7 @@ def test_a_report_draws_a_real_study_against_it(run, tmp_path: Path) -> None:
     assert status == 0, err
     status, _, err = run("report", results, "-o", tmp_path / "report")
     assert status == 0, err
-    assert (tmp_path / "report" / "figures" / "figure-score-against-latency.png").exists()
+    assert (tmp_path / "report" / "figures" / "figure-score-against-latency.pdf").exists()
     table = (tmp_path / "report" / "tables" / "latency.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in table[1:]] == [["full", "full"], ["skip", "skip start=4"]]
     assert "1 prompt of 128 tokens" in (tmp_path / "report" / "report.html").read_text()

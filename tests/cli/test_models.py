@@ -90,10 +90,10 @@ def test_models_side_by_side(run, pythias, files, tmp_path) -> None:
     assert run("results", "--merge", merged, first, second)[0] == 0
     assert run("report", merged, "-o", out)[0] == 0
     page = (out / "report.html").read_text()
-    assert "Figure 14: Similarity of hidden states, several models" in page
+    assert "(paper: Figure 14). Similarity of hidden states, several models" in page
     for name in (*SIZES, "model"):
         assert f"hidden states of {name}" in page
-    assert (out / "figures" / "figure-14-similarity-across-models.png").is_file()
+    assert (out / "figures" / "figure-14-similarity-across-models.pdf").is_file()
     with (out / "tables" / "1-pythia-14m" / "scores.csv").open() as opened:
         scored = {row["strategy"] for row in csv.DictReader(opened)}
     assert scored == {"full", *strategies.split(",")}

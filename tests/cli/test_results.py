@@ -60,7 +60,8 @@ def test_merge(run, tmp_path) -> None:
 def test_report(run, study, tmp_path) -> None:
     status, out, err = run("report", study, "-o", tmp_path / "report")
     assert (status, err) == (0, "")
-    assert out.startswith("\nOf the paper's 8 findings ")
+    assert out.startswith("\ntiny, BOS auto (8 layers): 4 plans.\n")
+    assert "  3  0 0 7\n" in out
     assert out.endswith(f"\nreport: {tmp_path / 'report' / 'report.html'}\n")
     assert (tmp_path / "report" / "report.html").is_file()
 

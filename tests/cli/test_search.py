@@ -53,7 +53,7 @@ def test_a_search_from_tasks_to_front(search, run, tmp_path) -> None:
     assert "questions" not in page, "a search asks none of the paper's"
     assert f"Search within cost=0.6, winner: {winner['plan']} (cost" in " ".join(out.split())
     assert "Search for plans within cost=0.6" in page
-    assert (tmp_path / "report" / "figures" / "figure-search-front.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "report" / "figures" / "figure-search-front.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "report" / "tables" / "search.csv").read_text().count("\n") == len(table) + 1
 
     status, told, _ = run("results", tmp_path / "search.sqlite")

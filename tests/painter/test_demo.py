@@ -71,7 +71,7 @@ def test_the_whole_demo(whole_demo) -> None:
     # Every task is clearly above chance, so none is left out, and most questions have an answer.
     assert "left out*" not in out
     assert len(re.findall(r"^\d  open ", out, re.MULTILINE)) <= 2, out
-    assert len(list((folder / f"{MODEL}-report" / "figures").glob("*.png"))) >= 10
+    assert len(list((folder / f"{MODEL}-report" / "figures").glob("*.pdf"))) >= 10
 
 
 def test_a_folder_of_ones_own_goes_before_the_embedded_model(folder, here, nothing_of_the_users) -> None:

@@ -268,4 +268,4 @@ def test_a_task_of_any_name_makes_a_file_of_the_figure_s_folder(tmp_path: Path) 
     assert {file.parent for file in found} == {tmp_path}
     assert len({*found}) == len(slugs)
     assert all(re.fullmatch(r"[\w.-]+", file.name) for file in found)
-    assert found[2].name == "figure-04-skip-a-b.png"
+    assert found[2].name == "figure-04-skip-a-b.pdf"

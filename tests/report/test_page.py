@@ -52,7 +52,7 @@ def report(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(HTMLParser):
-    """The links, pictures and text of a page, and the tags that are not closed."""
+    """The links, drawings and text of a page, and the tags that are not closed."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
@@ -68,9 +68,9 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
         self.tags.add(tag)
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "br"):
             self.open.append(tag)
-        if tag == "img":
+        if found.get("class") == "drawing":
             self.pictures.append(found)
         if found.get("href"):
             self.links.append(str(found["href"]))
@@ -81,7 +81,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
+        if not self.open or self.open[-1] not in ("style", "script"):
             self.words.append(data)
 
 
@@ -90,37 +90,83 @@ def rows(report: Path, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_page_needs_nothing_but_itself_and_its_folder(report: Path) -> None:
-    page = Page(report)
+def test_the_page_needs_nothing_but_itself(report: Path) -> None:
+    page, source = Page(report), report.read_text(encoding="utf-8")
     assert not page.open
-    assert not page.tags & {"script", "link", "iframe"}
-    assert len(page.pictures) == 5  # figures 4, 5, 8, 11 and the trade-off
-    assert all(str(picture["src"]).startswith("data:image/png;base64,") and picture["alt"] for picture in page.pictures)
+    assert not page.tags & {"link", "iframe", "img"}
+    assert len(page.pictures) == 6  # every plan, figures 4, 5, 8, 11 and the trade-off
+    assert all(picture["role"] == "img" and picture["aria-label"] for picture in page.pictures)
     assert len(page.anchors) == len(set(page.anchors))
     for link in page.links:
-        assert link[1:] in page.anchors if link.startswith("#") else (report.parent / link).is_file(), link
-    assert "url(" not in report.read_text(encoding="utf-8")
+        assert link[1:] in page.anchors if link.startswith("#") else link.startswith("data:text/csv;base64,"), link[:80]
+    assert not re.search(
+        r'<script[^>]* src=|url\("?(?!#)', re.sub(r"<script>.*?</script>", "", source, flags=re.DOTALL)
+    )
 
 
-def test_figures_are_png_and_pdf(report: Path) -> None:
+def test_figures_are_numbered_as_they_come_with_the_papers_number_beside(report: Path) -> None:
+    numbers = re.findall(r"Figure (\d+)(?: \(paper: Figure (\d+)\))?\. ", Page(report).text)
+    assert [own for own, _ in numbers] == [str(number) for number in range(1, 7)]
+    assert [papers for _, papers in numbers] == ["", "4", "5", "8", "11", ""]
+
+
+def test_figures_are_svg_and_pdf(report: Path) -> None:
     figures = report.parent / "figures"
     stems = {file.stem for file in figures.iterdir()}
     assert {"figure-04-skip", "figure-05-middle-repeat", "figure-08-parallel", "figure-11-all-strategies"} < stems
     for stem in stems:
-        assert (figures / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (figures / f"{stem}.svg").read_text(encoding="utf-8")
         assert (figures / f"{stem}.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_the_page_leads_with_the_answers(report: Path) -> None:
+def test_the_page_opens_with_what_was_run(report: Path, store: Path, tmp_path: Path) -> None:
     text = Page(report).text
-    assert text.index("Are the middle layers all doing the same function?") < text.index("Before you read on")
+    assert text.index("example/Tiny-Model, 8 layers, float32") < text.rindex("Plans, best first")
+    copy = tmp_path / "copy.sqlite"
+    copy.write_bytes(store.read_bytes())
+    environment = {"device": "Some GPU", "num_devices": 2, "python": "3.11", "versions": {"numpy": "2", "jax": "0.10"}}
+    command = "/home/someone/bin/jaxpaint study --model 'a b' --store s"
+    change(
+        copy,
+        f"INSERT INTO environments VALUES (1, '{json.dumps(environment)}')",
+        "UPDATE cells SET environment = 1, finished = '2026-11-0' || (1 + id % 3) || 'T10:00:00+00:00'",
+        f"""INSERT INTO runs VALUES (1, 'w', '2026-11-01', 1, 1, 1, 1, "{command}")""",
+    )
+    text = Page(write_report(copy, tmp_path / "out")).text
+    assert "Date 2026-11-01 to 2026-11-03 Command jaxpaint study --model 'a b' --store s Documents" in text
+    assert "200 of each of lambada_openai, winogrande" in text
+    assert "Device 2 × Some GPU Versions jax 0.10, numpy 2, python 3.11" in text
+
+
+def test_the_questions_that_were_asked_come_after_the_plans(report: Path) -> None:
+    text = Page(report).text
+    text = text[text.index("Before you read on") :]  # after the contents
+    assert text.index("Plans, best first") < text.index("Are the middle layers all doing the same function?")
     assert "holds The paper: The middle layers do different things: repeating one of them is far worse" in text
-    assert "Not enough data: this takes the strategies random and reverse." in text
+    assert "Not asked here: questions 1 takes the similarity analysis" in text
+    assert "4 takes the strategies random and reverse;" in text
+    assert "Does the order of the layers matter?" not in text
+    assert {row["question"] for row in rows(report, "answers")} == {"2", "3", "5", "8"}
+
+
+def test_a_study_of_ones_own_plans_asks_nothing(tmp_path: Path) -> None:
+    windows = [Variant(CUSTOM, Plan.of(range(first), range(first + 2, LAYERS)), LAYERS) for first in range(1, 6)]
+    task = FakeTask("arc_easy", lambda v: 0.8 if v.strategy == "full" else 0.3 + 0.05 * v.plan.layers[1], chance=0.25)
+    report = write_report(
+        write_store(tmp_path / "s", FakeModel([build("full", LAYERS), *windows], [task], LAYERS)), tmp_path / "out"
+    )
+    text = Page(report).text
+    assert "questions" not in text
+    assert "Not enough data" not in text
+    found = rows(report, "plans")
+    assert [row["name"] for row in found] == ["full", "0 3-7", "0 1 4-7", "0-2 5-7", "0-3 6 7", "0-4 7"]
+    assert "Figure 1. Every plan's score against its cost." in text
+    assert "Figure 2. One block of layers left out." in text
 
 
 def test_the_page_says_what_is_missing_and_left_out(report: Path) -> None:
     text = Page(report).text
-    assert "winogrande is left out of the normalised figures, the median and the answers" in text
+    assert "it is left out of the normalised figures, the median and the answers." in text
     assert "1 of 26 results is not finite" in text
     assert "The median is over one benchmark, lambada_openai" in text
     assert "Figure 13: jaxpaint finetune --strategies skip" in text
@@ -144,7 +190,8 @@ def test_a_task_that_writes_names_its_cache(tmp_path: Path) -> None:
 
 def test_arithmetic_that_is_left_out_is_not_said_to_be_missing(tmp_path: Path) -> None:
     hopeless = FakeTask("gsm8k", lambda v: 0.0, metric="exact_match", kv="exact")
-    text = Page(write_report(small(tmp_path / "s", hopeless), tmp_path / "out")).text
+    model = FakeModel(plans("skip", "parallel"), [hopeless, TASKS[0]], LAYERS)
+    text = Page(write_report(write_store(tmp_path / "s", model), tmp_path / "out")).text
     assert "Arithmetic (GSM8K), where the paper saw the largest loss, is left out, see the notes." in text
     assert "is not among these benchmarks" not in text
 
@@ -318,7 +365,7 @@ def test_a_study_that_only_analysed_has_a_report(tmp_path: Path) -> None:
     change(store, "PRAGMA foreign_keys = OFF", "DELETE FROM cells")
     page = Page(write_report(store, tmp_path / "out"))
     assert len(page.pictures) == 1
-    assert "Figure 3: Similarity of hidden states" in page.text
+    assert "Figure 1 (paper: Figure 3). Similarity of hidden states" in page.text
 
 
 def test_a_model_without_its_full_model_is_named(tmp_path: Path) -> None:
@@ -337,8 +384,8 @@ def test_two_models_of_one_name_have_folders_of_their_own(tmp_path: Path) -> Non
     report = write_report(write_store(tmp_path / "s", *models), tmp_path / "out")
     page = Page(report)
     assert {"Tiny-Model float32 aaaaaaaa", "Tiny-Model float32 bbbbbbbb"} <= set(page.words)
-    assert len(list(report.parent.rglob("figure-04-skip.png"))) == 2
-    assert (report.parent / "figures" / "figure-12-skip-across-models.png").is_file()
+    assert len(list(report.parent.rglob("figure-04-skip.pdf"))) == 2
+    assert (report.parent / "figures" / "figure-12-skip-across-models.svg").is_file()
 
 
 def test_documents_that_only_some_plans_were_scored_on(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxpaint.plans.plan import Plan
-from jaxpaint.results.search import Estimate
-from jaxpaint.search.confirm import front, holm, mean_difference, spread
+from jaxpaint.results.search import Estimate, holm
+from jaxpaint.search.confirm import front, mean_difference, spread
 
 TEXTS = ["0", "1", "0 1", "0-2", "{0-2}", "{0 1}", "0-3", "{0 1} 2", "3*4", "{0-3}"]
 SCORES = st.dictionaries(st.sampled_from(TEXTS), st.integers(-3, 3).map(float), min_size=1)

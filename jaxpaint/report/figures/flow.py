@@ -240,7 +240,7 @@ def _panels(figure: Figure, panels: Sequence[tuple[str, Sequence[Series]]], y: s
     grid = figure.subplots(-(-len(panels) // 2), min(2, len(panels)), sharey=True, squeeze=False)
     for axes, (title, series) in zip(grid.flat, panels, strict=False):
         _curves(axes, series)
-        axes.set_title(title if len(title) < MOST_CHARACTERS else f"{title[: MOST_CHARACTERS - 1]}…", fontsize=11)
+        axes.set_title(title if len(title) < MOST_CHARACTERS else f"{title[: MOST_CHARACTERS - 1]}…")
         axes.set_xlabel(x)
     for axes in grid[:, 0]:
         axes.set_ylabel(y)

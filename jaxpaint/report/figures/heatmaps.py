@@ -147,7 +147,7 @@ def _iterations(figure: Figure, affected: np.ndarray, iterations: np.ndarray, va
     handles: list = [Line2D([], [], marker="s", markersize=9, mfc="none", mec=VERMILLION, mew=2, ls="", label="best")]
     if np.isnan(values).any():
         handles.append(Patch(color=MISSING, label=f"missing ({np.isnan(values).sum()})"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=10)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
 
 
 def _blocks(figure: Figure, values: np.ndarray) -> None:

@@ -69,7 +69,7 @@ def _draw(figure: Figure, measured: Measurements, plans: Sequence[Timed], machin
     left.set_ylabel(NORMALISED)
     left.set_xlabel("ms to the first new token")
     right.set_xlabel("ms for each further token")
-    figure.text(0.99, 0.005, machine, ha="right", va="bottom", fontsize=8, color=style.GREY)
+    figure.text(0.99, 0.005, machine, ha="right", va="bottom", color=style.GREY)
     style.legend_below(figure, left, 4)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_WAYS = {"skip-one": "without one layer", "switch": "with two layers switched"}
 Z = 1.96  # standard errors from a mean to the end of its 95 % interval
 
 
@@ -31,10 +32,11 @@ def layer_figure(measured: Measurements) -> Iterator[Drawn]:
     panels = [(result.task.metric, result.main)]
     if perplexity is not None and result.task.metric != "perplexity":
         panels.append(("perplexity", perplexity))
+    ways = [_WAYS[strategy] for strategy in taking("layer") if _columns(measured, strategy) and strategy in _WAYS]
     yield Drawn(
         "2",
         "one-layer",
-        f"{result.task.name} without one layer, or with two switched",
+        f"{result.task.name} {' or '.join(ways) or 'by layer'}",
         "By layer; the line is the full model. Bars: 95 % intervals (1.96 standard errors over documents).",
         lambda f: _draw(f, measured, panels, result),
         (6.4, 3.1 * len(panels) + 1),
@@ -61,7 +63,8 @@ def _draw(figure: Figure, measured: Measurements, panels: list[tuple[str, Measur
             axes.set_ylabel("perplexity per word (log)")
         elif result.task.chance:
             style.guessing_line(axes, result.task.chance)
-    all_axes[-1].set_xlabel("layer left out, or the first of the two switched")
+    is_switched = bool(_columns(measured, "switch"))
+    all_axes[-1].set_xlabel("layer left out, or the first of the two switched" if is_switched else "layer left out")
     style.whole_numbers(all_axes[-1].xaxis)
     style.legend_below(figure, all_axes[0])
 
@@ -70,11 +73,9 @@ def _panel(axes: Axes, measured: Measurements, values: Measured) -> None:
     if measured.study.full is not None:
         axes.axhline(values.value[measured.study.full], color=BLACK, linewidth=1, label="full model")
     missing: set[int] = set()
-    strategies = taking("layer")
+    strategies = [strategy for strategy in taking("layer") if _columns(measured, strategy)]
     for index, strategy in enumerate(strategies):
         found = _columns(measured, strategy)
-        if not found:
-            continue
         layers, columns = (np.array(part) for part in zip(*found, strict=True))
         missing |= set(layers[np.isnan(values.value[columns])].tolist())
         where, name = layers + style.apart(index, len(strategies), 0.24), measured.name(strategy)

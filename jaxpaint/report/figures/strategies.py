@@ -35,7 +35,7 @@ def strategy_figures(measured: Measurements) -> Iterator[Drawn]:
             lambda f: _all(f, measured, curves),
         )
     points = trade_off(measured)
-    if points:
+    if points.keys() - {CUSTOM}:  # one's own alone are in the page's first figure
         yield Drawn(
             "tradeoff",
             "score-against-cost",

@@ -1,4 +1,7 @@
-"""How figures look: colours that colour-blind readers tell apart (Okabe and Ito), never colour alone."""
+"""How figures look: colours that colour-blind readers tell apart, never colour alone.
+
+They are Okabe and Ito's, the light ones darker: each has a contrast of 3 or more to white, as WCAG 2.2 asks.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,11 @@ if TYPE_CHECKING:
 
 # By the names that strategies have for them.
 COLOURS = {
-    "black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73", "yellow": "#B8A800",
+    "black": "#000000", "orange": "#C07F00", "sky": "#3A93C9", "green": "#009E73", "yellow": "#8F8300",
     "blue": "#0072B2", "vermillion": "#D55E00", "purple": "#CC79A7", "grey": "#6b6b6b",
 }  # fmt: skip
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY = COLOURS.values()
+GRID = "#e2e2e2"
 
 Look = tuple[str, str, str]
 """Colour, marker and line style."""
@@ -31,21 +35,29 @@ SERIES_LOOKS: tuple[Look, ...] = (
     (SKY, "P", "--"), (YELLOW, "X", "-."),
 )  # fmt: skip
 RC: Any = {
-    "font.size": 11,
-    "axes.titlesize": 12,
+    "font.size": 10,  # the one size of every letter
+    "axes.titlesize": "medium",
+    "axes.labelsize": "medium",
+    "xtick.labelsize": "medium",
+    "ytick.labelsize": "medium",
+    "legend.fontsize": "medium",
+    "legend.handlelength": 1.7,
+    "legend.handletextpad": 0.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#e2e2e2",
+    "grid.color": GRID,
     "grid.linewidth": 0.7,
     "axes.axisbelow": True,
     "lines.markersize": 5,
     "legend.frameon": False,
     "pdf.fonttype": 42,
+    "svg.fonttype": "none",  # texts stay texts
     "text.parse_math": False,  # a name may hold a dollar sign
 }
-NORMALISED = "normalised score\n(full model = 1, chance = 0)"
+NORMALISED = "normalised score\n(full model 1, chance 0)"
 LEFT_OUT = ": left out"
+ROOM = 0.6  # of the way between two whole numbers, for series that stand apart
 LOW_LIMIT, HIGH_LIMIT = -0.45, 1.35
 """What a normalised axis shows at most; wide intervals are cut there."""
 
@@ -123,8 +135,11 @@ def bars(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def apart(index: int, count: int, by: float) -> float:
-    """Where one of several series stands beside the number that all are of, so that their bars stay apart."""
-    return by * (index - (count - 1) / 2)
+    """Where one of several series stands beside the number that all are of, so that their bars stay apart.
+
+    However many there are, they stay nearer to it than to its neighbours.
+    """
+    return min(by, ROOM / max(1, count)) * (index - (count - 1) / 2)
 
 
 def reference_lines(axes: Axes) -> None:
@@ -145,6 +160,8 @@ def over_affected(axes: Axes, curves: Sequence[Curve], label: str = "") -> None:
     axes.set_ylabel(label)
     found = sorted({int(value) for curve in curves for value in (*curve.affected, *curve.missing)})
     axes.set_xticks(found[:: -(-len(found) // 15) or 1])  # as many as have room
+    if len(found) == 1:  # whose series would else stand at the two edges
+        axes.set_xlim(found[0] - 1, found[0] + 1)
 
 
 def fit_normalised(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -188,7 +205,7 @@ def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
     entries.sort(key=lambda entry: entry[1].startswith("missing (") or entry[1].endswith(LEFT_OUT))
     handles, labels = zip(*entries, strict=True)
     for count in range(columns, 0, -1):
-        legend = figure.legend(handles, labels, loc="outside lower center", ncols=count, fontsize=10, columnspacing=1.2)
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=count, columnspacing=1.0)
         if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
             return
         legend.remove()
