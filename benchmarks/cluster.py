@@ -27,9 +27,9 @@ PLANS = {"strategies": "skip,reverse,parallel,looped-parallel", "loops": "2,3", 
 TASKS = "painter_facts,painter_places,painter_letters"  # painter-16's own
 STUDY = """
 import json, sys, time
-from jaxpaint.study.cluster import Cluster
-from jaxpaint.study.run import open_session
-from jaxpaint.study.settings import spec_from
+from jaxpaint.studies.cluster import Cluster
+from jaxpaint.studies.run import open_session
+from jaxpaint.studies.settings import spec_from
 address, settings = sys.argv[1], json.loads(sys.argv[2])
 spec = spec_from(settings)
 with open_session(spec, tell=print, cluster=Cluster(address, {"CPU": 1})) as session:

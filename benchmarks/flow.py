@@ -29,7 +29,7 @@ def main() -> None:
     from jaxpaint.engine.interventions import Knockout
     from jaxpaint.painter.facts import facts
     from jaxpaint.plans.events import events
-    from jaxpaint.study.settings import PRESETS, spec_from
+    from jaxpaint.studies.settings import PRESETS, spec_from
 
     model = jp.load("painter-16", dtype="float32")
     variants = spec_from({"model": "painter-16", **PRESETS["demo"]}).variants(model.num_layers)

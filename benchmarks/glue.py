@@ -214,8 +214,8 @@ def _torch_training(case: dict[str, Any], batches: list[Any], device: str) -> Ca
 def _frozen(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     from jaxpaint.plans.strategies import STRATEGIES, family
     from jaxpaint.results.store import Store
-    from jaxpaint.study.glue import run_frozen
-    from jaxpaint.study.glue_cells import GlueRequests
+    from jaxpaint.studies.glue import run_frozen
+    from jaxpaint.studies.glue_cells import GlueRequests
     from jaxpaint.tasks.glue import Examples
     from jaxpaint.training.settings import HEAD
 

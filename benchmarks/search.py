@@ -37,7 +37,7 @@ def main() -> None:
     from jaxpaint.search.budget import Budget
     from jaxpaint.search.run import run_search
     from jaxpaint.search.spec import PROPOSALS, SearchSpec
-    from jaxpaint.study.spec import StudySpec
+    from jaxpaint.studies.spec import StudySpec
 
     options.out.mkdir(parents=True, exist_ok=True)
     study = StudySpec(

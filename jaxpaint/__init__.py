@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from jaxpaint.plans.plan import Plan, PlanError
     from jaxpaint.plans.strategies import build, family
     from jaxpaint.report import write_report
-    from jaxpaint.study.asked import Study, study
-    from jaxpaint.study.run import run_study
-    from jaxpaint.study.spec import StudySpec
+    from jaxpaint.studies.asked import Study, study
+    from jaxpaint.studies.run import run_study
+    from jaxpaint.studies.spec import StudySpec
     from jaxpaint.tasks.own import multiple_choice
     from jaxpaint.tasks.scores import Scores
     from jaxpaint.training.heal import heal
@@ -56,8 +56,8 @@ _HOMES = {
     "Sampling": "jaxpaint.generation",
     "Scale": "jaxpaint.engine.interventions",
     "Scores": "jaxpaint.tasks.scores",
-    "Study": "jaxpaint.study.asked",
-    "StudySpec": "jaxpaint.study.spec",
+    "Study": "jaxpaint.studies.asked",
+    "StudySpec": "jaxpaint.studies.spec",
     "Written": "jaxpaint.generation.written",
     "analyse": "jaxpaint.analysis.states",
     "build": "jaxpaint.plans.strategies",
@@ -69,17 +69,14 @@ _HOMES = {
     "multiple_choice": "jaxpaint.tasks.own",
     "propose": "jaxpaint.analysis.measurements",
     "routes": "jaxpaint.analysis.routes",
-    "run_study": "jaxpaint.study.run",
+    "run_study": "jaxpaint.studies.run",
     "score_masked": "jaxpaint.engine.masked",
+    "study": "jaxpaint.studies.asked",
     "write_report": "jaxpaint.report",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "study":  # a room, which can be called
-        from importlib import import_module
-
-        return import_module("jaxpaint.study")
     if name not in _HOMES:
         raise AttributeError(f"module 'jaxpaint' has no attribute {name!r}")
     from importlib import import_module

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = (
     *("base", "plans", "results", "report", "models", "convert", "engine", "analysis", "generation", "tasks"),
-    *("training", "bench", "study", "search", "face", "serve", "painter", "birth", "cli"),
+    *("training", "bench", "studies", "search", "face", "serve", "painter", "birth", "cli"),
 )
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "torch", "transformers", "lm_eval", "datasets", "matplotlib"}
 
@@ -74,8 +74,8 @@ WITH_NUMPY = [f"jaxpaint.results.{name}" for name in ("flow", "scores", "store",
 # Beside these rooms, what the command line needs before it knows what to run.
 LIGHT = [
     *("jaxpaint", "jaxpaint.cli", "jaxpaint.cli.completion", "jaxpaint.engine.program", "jaxpaint.models.tokenizer"),
-    *("jaxpaint.models", "jaxpaint.painter.items", "jaxpaint.painter.tokenizer", "jaxpaint.study.settings"),
-    *("jaxpaint.study.spec", "jaxpaint.tasks.evaluation", "jaxpaint.tasks.files"),
+    *("jaxpaint.models", "jaxpaint.painter.items", "jaxpaint.painter.tokenizer", "jaxpaint.studies.settings"),
+    *("jaxpaint.studies.spec", "jaxpaint.tasks.evaluation", "jaxpaint.tasks.files"),
     *("jaxpaint.tasks.local_data", "jaxpaint.bench.kinds", "jaxpaint.bench.shapes"),
     *(name for name in MODULES if _room(name) in ("base", "plans", "results") and name not in WITH_NUMPY),
 ]

@@ -54,7 +54,7 @@ from jaxpaint.plans.tree import units
 from jaxpaint.results.kinds import FIT, STDERR
 
 NOTHING: Mapping[str, Any] = {}
-# A new probe is a file, a place here, and its name among a study's `ANALYSES` (`jaxpaint.study.spec`).
+# A new probe is a file, a place here, and its name among a study's `ANALYSES` (`jaxpaint.studies.spec`).
 PROBES = (SIMILARITY, VARIANCE, BLOCK_INFLUENCE, ANGULAR_DISTANCE)
 BY_NAME = {probe.name: probe for probe in (*PROBES, LOGIT_LENS, ENTROPY, AGREEMENT, CKA, CLOCK, RIDGE_LENS)}
 # Every state of a plan is held, and compared with every other.

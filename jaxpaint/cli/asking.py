@@ -62,8 +62,8 @@ def asking_of(options: argparse.Namespace) -> tuple[Asking, dict[str, Any]]:
     Raises:
         UserError: a value of another kind, or what does not go together.
     """
-    from jaxpaint.study.settings import KINDS
-    from jaxpaint.study.values import checked
+    from jaxpaint.studies.settings import KINDS
+    from jaxpaint.studies.values import checked
     from jaxpaint.tasks.asking import Asking, refuse_both
 
     names = [setting.name for setting in fields(Asking)]
@@ -84,6 +84,6 @@ def _parted(seeds: list[str], has_strategy: bool) -> tuple[int | None, str | Non
     """A strategy's seed, the first single number where there is one, and lm-eval's seeds."""
     own = next((seed for seed in seeds if has_strategy and re.fullmatch(r"\s*[0-9]+\s*", seed)), None)
     others = [seed for seed in seeds if seed is not own]
-    from jaxpaint.study.values import checked
+    from jaxpaint.studies.values import checked
 
     return None if own is None else checked("--seed", own, whole), others[-1] if others else None

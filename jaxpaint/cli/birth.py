@@ -140,7 +140,7 @@ def _settings(options: argparse.Namespace):
     from jaxpaint.base.numbers import finite
     from jaxpaint.birth.data import DataSettings
     from jaxpaint.birth.settings import Settings
-    from jaxpaint.study.values import checked, count_or_numbers
+    from jaxpaint.studies.values import checked, count_or_numbers
 
     given = {
         "width": options.width,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jaxpaint.base.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxpaint.study.cluster import Cluster
+    from jaxpaint.studies.cluster import Cluster
 
 
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,6 @@ def chosen_cluster(options: argparse.Namespace) -> Cluster | None:
         if options.ray_worker is not None:
             raise UserError("--ray-worker is of workers on a Ray cluster; give --ray HOST:PORT, or --ray auto")
         return None
-    from jaxpaint.study.cluster import Cluster, resources
+    from jaxpaint.studies.cluster import Cluster, resources
 
     return Cluster(options.ray, None if options.ray_worker is None else resources(options.ray_worker))

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jaxpaint.plans.strategies import EVERY, STRATEGIES
-from jaxpaint.study.settings import PAPER, PRESETS
-from jaxpaint.study.spec import ANALYSES
+from jaxpaint.studies.settings import PAPER, PRESETS
+from jaxpaint.studies.spec import ANALYSES
 
 # By how --help names what an argument is.
 FOLDERS = ("MODEL", "SRC", "DST", "STORE", "DIR")

@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     from convert.sources import require_known
     from jaxpaint.base.files import check_writable
     from jaxpaint.generation.cache import groups
-    from jaxpaint.study.settings import checked_options
+    from jaxpaint.studies.settings import checked_options
     from jaxpaint.tasks.evaluation import evaluate_tasks, write_json
     from jaxpaint.tasks.load import load_tasks, only_predicted, results_table
     from jaxpaint.tasks.local_data import in_folder, parse_data_option

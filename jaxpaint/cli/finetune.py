@@ -29,7 +29,7 @@ from jaxpaint.cli.options import add_model_options, add_task_options, add_varian
 from jaxpaint.cli.studies import add_training_options, carry_out, check, given_training
 
 if TYPE_CHECKING:
-    from jaxpaint.study.trained import TrainedSummary
+    from jaxpaint.studies.trained import TrainedSummary
 
 Answer = studies.Answer
 
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     check(spec.study, options.report)
 
     def finetune() -> TrainedSummary:
-        from jaxpaint.study.finetune import run_finetune
+        from jaxpaint.studies.finetune import run_finetune
 
         with byte_bar() as converting, bar("study") as frozen, bar("finetune", "documents") as progress:
             bars: dict[str, Any] = {"converting": converting, "frozen_progress": frozen, "progress": progress}
@@ -64,9 +64,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _spec(options: argparse.Namespace):
-    from jaxpaint.study import values
-    from jaxpaint.study.settings import spec_from
-    from jaxpaint.study.spec import FinetuneSpec, refuse_measured
+    from jaxpaint.studies import values
+    from jaxpaint.studies.settings import spec_from
+    from jaxpaint.studies.spec import FinetuneSpec, refuse_measured
     from jaxpaint.training.settings import DECODER
 
     given = given_training(options)

@@ -35,8 +35,8 @@ from jaxpaint.base.words import count
 from jaxpaint.cli.answers import give
 from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.cli.options import add_model_options, add_variant_options, variant_options
-from jaxpaint.study.settings import checked_options
-from jaxpaint.study.spec import variants_of
+from jaxpaint.studies.settings import checked_options
+from jaxpaint.studies.spec import variants_of
 
 if TYPE_CHECKING:
     from jaxpaint.analysis.asking import Asked
@@ -152,8 +152,8 @@ def _kept(
     """As `_computed`, of what the store lacks. Without a `story` it chooses one."""
     from jaxpaint.base.progress import bar
     from jaxpaint.results.store import Store
-    from jaxpaint.study.cells import register
-    from jaxpaint.study.flow import kept_flows, kept_stories, telling, told_before
+    from jaxpaint.studies.cells import register
+    from jaxpaint.studies.flow import kept_flows, kept_stories, telling, told_before
 
     with Store.open(file, create=True) as store:
         about = register(store, model, variants, [])

@@ -29,7 +29,7 @@ from jaxpaint.cli.options import SEEDS, add_data_folder_option, add_model_option
 from jaxpaint.cli.studies import add_training_options, carry_out, check, given_training
 
 if TYPE_CHECKING:
-    from jaxpaint.study.trained import TrainedSummary
+    from jaxpaint.studies.trained import TrainedSummary
 
 
 Answer = studies.Answer
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     spec.files()
 
     def glue() -> TrainedSummary:
-        from jaxpaint.study.glue import run_glue
+        from jaxpaint.studies.glue import run_glue
 
         with byte_bar() as converting, bar("glue", "examples") as progress:
             return run_glue(spec, progress=progress, converting=converting)
@@ -77,9 +77,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _spec(options: argparse.Namespace):
-    from jaxpaint.study import values
-    from jaxpaint.study.glue import GlueSpec
-    from jaxpaint.study.settings import checked_options
+    from jaxpaint.studies import values
+    from jaxpaint.studies.glue import GlueSpec
+    from jaxpaint.studies.settings import checked_options
     from jaxpaint.tasks.glue import PAPER
     from jaxpaint.training.settings import ENCODER, HEAD
 

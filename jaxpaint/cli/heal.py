@@ -172,7 +172,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> HealingSettings:
-    from jaxpaint.study.settings import checked_options
+    from jaxpaint.studies.settings import checked_options
     from jaxpaint.training.settings import HealingSettings
 
     numbers = checked_options({name: getattr(options, name.replace("-", "_")) for name in _OF_TASKS})
@@ -194,7 +194,7 @@ def _as_option(text: str) -> str:
 
 def _texts(options: argparse.Namespace) -> tuple[str, ...]:
     from jaxpaint.base.bundled import MODEL
-    from jaxpaint.study.proposing import calibration_texts
+    from jaxpaint.studies.proposing import calibration_texts
 
     if options.calibration is None and options.model != MODEL:
         raise UserError(

@@ -24,8 +24,8 @@ from jaxpaint.base.files import check_writable, write_whole
 from jaxpaint.cli import study
 from jaxpaint.cli.answers import give
 from jaxpaint.cli.options import study_options
-from jaxpaint.study.settings import COMMAND_LINE_ONLY, PLACES, checked_names
-from jaxpaint.study.written_settings import Setting, settings_text
+from jaxpaint.studies.settings import COMMAND_LINE_ONLY, PLACES, checked_names
+from jaxpaint.studies.written_settings import Setting, settings_text
 
 DEFAULTS = {"model": "painter-16", "tasks": "painter_facts,painter_places", "store": "study.sqlite"}
 

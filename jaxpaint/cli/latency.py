@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     for name, least in LEAST.items():
         if numbers[name] < least:
             raise UserError(f"--{name.replace('_', '-')} is {numbers[name]}; give at least {least}")
-    from jaxpaint.study.settings import read_plans
+    from jaxpaint.studies.settings import read_plans
 
     in_file = read_plans(options.plans_file) if options.plans_file else ()
     compared = [Plan.parse(text) for text in (*options.compare, *in_file)]

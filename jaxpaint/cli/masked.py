@@ -27,8 +27,8 @@ from jaxpaint.base.words import count
 from jaxpaint.cli.answers import give
 from jaxpaint.cli.loading import model_config, model_source
 from jaxpaint.cli.options import add_host_options, add_model_options, add_variant_options, variant_options
-from jaxpaint.study.settings import checked_options
-from jaxpaint.study.spec import variants_of
+from jaxpaint.studies.settings import checked_options
+from jaxpaint.studies.spec import variants_of
 
 if TYPE_CHECKING:
     from jaxpaint.engine.masked import MaskedScores

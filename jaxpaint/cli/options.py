@@ -245,7 +245,7 @@ def variant_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def study_options(options: argparse.Namespace) -> dict[str, Any]:
     """Those of the options that are a study's settings, by their names there."""
-    from jaxpaint.study.settings import KINDS
+    from jaxpaint.studies.settings import KINDS
 
     given = {name.replace("_", "-"): value for name, value in vars(options).items()}
     named = {name: value for name, value in given.items() if name in KINDS}

@@ -123,9 +123,9 @@ def run(options: argparse.Namespace) -> int:
 def _spec(options: argparse.Namespace) -> SearchSpec:
     from jaxpaint.search.budget import Budget
     from jaxpaint.search.spec import SearchSpec, Timing, proposals
-    from jaxpaint.study import values
-    from jaxpaint.study.settings import checked_options
-    from jaxpaint.study.spec import StudySpec
+    from jaxpaint.studies import values
+    from jaxpaint.studies.settings import checked_options
+    from jaxpaint.studies.spec import StudySpec
 
     budget = Budget.parse(options.budget)
     settings = checked_options(

@@ -69,11 +69,11 @@ from jaxpaint.cli.options import (
     study_options,
 )
 from jaxpaint.cli.studies import carry_out, check
-from jaxpaint.study.settings import DEMO, DEMO_REPORT, PRESETS, report_from, spec_from
-from jaxpaint.study.spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
+from jaxpaint.studies.settings import DEMO, DEMO_REPORT, PRESETS, report_from, spec_from
+from jaxpaint.studies.spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
 
 if TYPE_CHECKING:
-    from jaxpaint.study.run import StudySummary
+    from jaxpaint.studies.run import StudySummary
 
 # What may be given beside nothing else: it is still the demo.
 _OF_THE_DEMO = frozenset({"limit", "starts", "seeds", "dtype", "batch-tokens"})
@@ -149,7 +149,7 @@ def run(options: argparse.Namespace) -> int:
 
     def study() -> StudySummary:
         from jaxpaint.base.progress import bar, byte_bar, say
-        from jaxpaint.study.run import run_study
+        from jaxpaint.studies.run import run_study
 
         with byte_bar() as converting, bar("study") as progress:
             command = shlex.join(sys.argv)
@@ -167,12 +167,12 @@ def _dry_run(options: argparse.Namespace, spec: StudySpec) -> int:
         prepare(target.kind)  # before JAX starts
     config = model_config(spec.model, spec.revision)
 
-    from jaxpaint.study.early import require_fitting
-    from jaxpaint.study.estimate import describe
+    from jaxpaint.studies.early import require_fitting
+    from jaxpaint.studies.estimate import describe
 
     require_fitting(spec, config)
     if target is not None:
-        from jaxpaint.study.absent import fits
+        from jaxpaint.studies.absent import fits
 
         told = f"{f'fits {device}':7} {fits(spec, config, target)}"
         give(options, {"store": str(spec.store), "lines": [told], "numbers": {}}, told)

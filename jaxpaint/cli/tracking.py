@@ -42,7 +42,7 @@ def wanted_trackers(options: argparse.Namespace) -> Wanted | None:
 
     Raises UserError for samples that nobody would get, a folder that is none, and values of another kind.
     """
-    from jaxpaint.study.values import checked, pairs
+    from jaxpaint.studies.values import checked, pairs
     from jaxpaint.tasks.trackers import Wanted
 
     keeps = bool(options.output or options.output_path or options.json or options.wandb_args or options.trackio_args)

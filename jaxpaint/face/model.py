@@ -15,7 +15,7 @@ from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
     from jaxpaint.generation.written import Asked, Written
-    from jaxpaint.study.asked import Study, Tasks
+    from jaxpaint.studies.asked import Study, Tasks
     from jaxpaint.tasks.scores import Scores
 
 
@@ -57,7 +57,7 @@ class Model(engine.Model):
 
         >>> model.study([model.full_plan.without(layer) for layer in range(4, 12)], tasks="arc_easy").frame()
         """
-        from jaxpaint.study.asked import study
+        from jaxpaint.studies.asked import study
 
         return study(self, plans, tasks=tasks, **options)
 

@@ -17,7 +17,7 @@ FROZEN = "frozen"  # of GLUE: whether the encoder was left as it is under its cl
 LATENCY = "latency"  # of analyses: what took how long, in place of what hidden states are (jaxpaint.results.latency)
 FLOW = "flow"  # of analyses: how facts flow (jaxpaint.results.flow), and how one of them does (jaxpaint.results.story)
 STORY = "story"
-MEASURED = "measured"  # of analyses: what was measured of the full model to propose plans from (jaxpaint.study)
+MEASURED = "measured"  # of analyses: what was measured of the full model to propose plans from (jaxpaint.studies)
 SEARCH = "search"  # of analyses: what a search for plans found (jaxpaint.results.search)
 CLOCK = "clock of plans"  # of analyses: what a plan's parts take on a machine (jaxpaint.search.clock)
 # Analyses that are no numbers by state or step of texts, and are read by modules of their own.

@@ -32,9 +32,9 @@ from jaxpaint.search.methods import METHODS, Generation, Space, best, without_mi
 from jaxpaint.search.objective import answer_scores
 from jaxpaint.search.spec import SearchSpec
 from jaxpaint.search.timing import clock_of, sizes, timed
-from jaxpaint.study.cells import register
-from jaxpaint.study.cluster import Cluster
-from jaxpaint.study.run import Session, open_session
+from jaxpaint.studies.cells import register
+from jaxpaint.studies.cluster import Cluster
+from jaxpaint.studies.run import Session, open_session
 from jaxpaint.tasks.requests import TaskRequests
 
 BEGINNERS = 4  # of the best plans so far, which the next method begins with
@@ -53,7 +53,7 @@ def run_search(
 ) -> SearchResult:
     """Searches, confirms what was found on held-out documents, and keeps the outcome in the store.
 
-    Arguments and errors are those of `jaxpaint.study.run.run_study`. Also raises UserError for a budget without a
+    Arguments and errors are those of `jaxpaint.studies.run.run_study`. Also raises UserError for a budget without a
     layer, a task that writes its answers or has too few documents, or a full model with logits that are not finite; for
     a latency on a cluster, or of a model that writes no text. With a `cluster` its workers score.
     """

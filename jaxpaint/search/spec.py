@@ -11,7 +11,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.words import count
 from jaxpaint.search.budget import Budget
 from jaxpaint.search.methods import METHODS
-from jaxpaint.study.spec import StudySpec
+from jaxpaint.studies.spec import StudySpec
 
 PROPOSALS = ("drop-by-influence", "drop-span-by-angle")
 """What is measured on calibration texts: plans to begin with, and to be held against."""

@@ -13,8 +13,8 @@ from jaxpaint.results.kinds import CLOCK
 from jaxpaint.results.latency import Latency
 from jaxpaint.search.clock import Clock, probes
 from jaxpaint.search.spec import Timing
-from jaxpaint.study.cells import register
-from jaxpaint.study.run import Session
+from jaxpaint.studies.cells import register
+from jaxpaint.studies.run import Session
 
 
 def sizes(timing: Timing) -> Sizes:

@@ -5,7 +5,7 @@ import pytest
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.texts import read_text
 from jaxpaint.cli import main
-from jaxpaint.study.settings import read_plans
+from jaxpaint.studies.settings import read_plans
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from jaxpaint.plans.strategies import STRATEGIES
-from jaxpaint.study.spec import ANALYSES
+from jaxpaint.studies.spec import ANALYSES
 from jaxpaint.tasks.glue import TASKS
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")

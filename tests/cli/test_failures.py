@@ -16,7 +16,7 @@ from jaxpaint.base import budgets, limits, memory
 from jaxpaint.base.machine import machine
 from jaxpaint.cli import plan
 from jaxpaint.models import checkpoint
-from jaxpaint.study import run as study_run
+from jaxpaint.studies import run as study_run
 from jaxpaint.tasks import load
 from tests.helpers.cli_fixtures import in_process, scoring
 

@@ -121,7 +121,7 @@ def test_other_settings_are_other_results_and_the_full_model_is_trained_where_it
 @pytest.fixture
 def steps(monkeypatch) -> list[int]:
     """The steps that are told; at the second, after a checkpoint of the first, the command is interrupted."""
-    from jaxpaint.study.trained import Advance
+    from jaxpaint.studies.trained import Advance
 
     monkeypatch.setattr("jaxpaint.training.trainer.WINDOW", 1)
     monkeypatch.setattr("jaxpaint.training.trainer.CHECKPOINT_SECONDS", 0.0)
@@ -175,7 +175,7 @@ def test_a_loss_that_explodes_is_recorded_and_drawn_as_missing(run, command, tmp
 
 
 def test_no_report_while_another_process_trains(run, command, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("jaxpaint.study.trained.claimed", lambda folder: nullcontext(False))
+    monkeypatch.setattr("jaxpaint.studies.trained.claimed", lambda folder: nullcontext(False))
     file, out = tmp_path / "s.sqlite", tmp_path / "report"
     status, text, _ = run(*command, "--store", file, "--report", out)
     first, second = text.splitlines()

@@ -176,7 +176,7 @@ def test_what_other_processes_are_at(run, bert, data, tmp_path) -> None:
 
     base = ["glue", "--model", bert, "--store", store, *data[:4], "--tasks", "rte", "--max-length", 16, "--epochs", 1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxpaint.study.trained.claimed", recorded)
+        patch.setattr("jaxpaint.studies.trained.claimed", recorded)
         status, text, err = run(*base, "--limit-train", 8, "--training-seeds", 1, "--report", out)
     assert (status, err, len(folders)) == (0, "", 1)
     first, second = text.splitlines()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jaxpaint.study.settings import COMMAND_LINE_ONLY, KINDS, checked_names, report_from, spec_from
+from jaxpaint.studies.settings import COMMAND_LINE_ONLY, KINDS, checked_names, report_from, spec_from
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
 

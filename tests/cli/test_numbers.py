@@ -10,7 +10,7 @@ import pytest
 
 from jaxpaint.engine import source
 from jaxpaint.models import checkpoint
-from jaxpaint.study import glue
+from jaxpaint.studies import glue
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
 

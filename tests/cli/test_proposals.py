@@ -9,7 +9,7 @@ import pytest
 
 from jaxpaint.base.bundled import CALIBRATION
 from jaxpaint.painter import items
-from jaxpaint.study import proposing
+from jaxpaint.studies import proposing
 from tests.helpers.cli_fixtures import NOUNS
 from tests.helpers.study_store import rows
 from tests.helpers.tiny_tasks import make_task

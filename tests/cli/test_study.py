@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from jaxpaint.engine import model, source
-from jaxpaint.study import analysis_estimate
-from jaxpaint.study import estimate as study_estimate
-from jaxpaint.study import run as study
-from jaxpaint.study.analysis_estimate import AnalysisRates
-from jaxpaint.study.estimate import Rates, plan_work
+from jaxpaint.studies import analysis_estimate
+from jaxpaint.studies import estimate as study_estimate
+from jaxpaint.studies import run as study
+from jaxpaint.studies.analysis_estimate import AnalysisRates
+from jaxpaint.studies.estimate import Rates, plan_work
 from tests.helpers.cli_fixtures import Terminal
 from tests.helpers.tiny_tasks import make_task
 
@@ -313,7 +313,7 @@ class TestMistakes:
 
 def test_plans_of_the_fixture(settings) -> None:
     """The counts in these tests, by the counting that `test_estimate` proves."""
-    from jaxpaint.study.settings import spec_from
+    from jaxpaint.studies.settings import spec_from
 
     work = plan_work([variant.plan for variant in spec_from({}, settings).variants(5)])
     assert (work.plans, work.distinct, work.separate) == (5, 13, 19)

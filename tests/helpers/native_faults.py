@@ -161,7 +161,7 @@ def main() -> None:
     """The other side of `outcomes`."""
     library, place, given = sys.argv[1:]
     from jaxpaint.training import trainer
-    from tests.study.test_kills import files, stored
+    from tests.studies.test_kills import files, stored
 
     trainer.CHECKPOINT_SECONDS, trainer.WINDOW = 0.0, 1  # a checkpoint after each step, in place of the one before
     command, before, most = (json.loads(given)[name] for name in ("command", "before", "most"))

@@ -17,8 +17,8 @@ import pytest
 from jaxpaint.engine.model import load
 from jaxpaint.plans import strategies
 from jaxpaint.plans.plan import Plan
-from jaxpaint.study.run import run_study
-from jaxpaint.study.spec import StudySpec
+from jaxpaint.studies.run import run_study
+from jaxpaint.studies.spec import StudySpec
 from jaxpaint.tasks.harness import PlanLM
 from jaxpaint.tasks.load import evaluate, load_tasks
 from jaxpaint.tasks.local_data import parse_data_option

@@ -19,7 +19,7 @@ from jaxpaint.report.figures import study_figures
 from jaxpaint.report.figures.style import Drawn
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.results.schema import connect
-from jaxpaint.study.spec import ANALYSES
+from jaxpaint.studies.spec import ANALYSES
 from tests.helpers.report_store import FakeModel, FakeTask, add_analysis, write_store
 
 LAYERS = 8

@@ -19,8 +19,8 @@ from jaxpaint.search.documents import of_documents, split
 from jaxpaint.search.objective import LAPSE, answer_scores
 from jaxpaint.search.run import run_search
 from jaxpaint.search.spec import SearchSpec
-from jaxpaint.study.run import open_session, run_study
-from jaxpaint.study.spec import StudySpec
+from jaxpaint.studies.run import open_session, run_study
+from jaxpaint.studies.spec import StudySpec
 from tests.helpers.study_store import rows, scores
 from tests.helpers.tiny_tasks import make_task
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxpaint.base.errors import UserError
-from jaxpaint.study.glue import GlueSpec
+from jaxpaint.studies.glue import GlueSpec
 from jaxpaint.tasks.glue import TASKS, glue_task, load_examples
 from jaxpaint.tasks.load import build_instances, load_tasks
 from jaxpaint.tasks.local_data import parse_data_option

@@ -1,0 +1,1 @@
+"""Many plans on many tasks, until a results store has them all. Never a report, nor the options of a command."""
