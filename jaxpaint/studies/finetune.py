@@ -49,8 +49,8 @@ def run_finetune(
     """Computes what the results store lacks. It may be ended at any moment, and called again.
 
     The plans are scored as they are first, exactly as `jaxpaint.studies.run.run_study` does, so results that a study
-    left in the store are used. Then every plan is trained on each task's training documents and scored on its test ones, as
-    `jaxpaint.studies.trained.run_trained` does. `frozen_progress` and `progress` are those of the two, `tell`,
+    left in the store are used. Then every plan is trained on each task's training documents and scored on its test
+    ones, as `jaxpaint.studies.trained.run_trained` does. `frozen_progress` and `progress` are those of the two, `tell`,
     `converting` and `command` as in `run_study`.
 
     Raises:

@@ -47,9 +47,9 @@ class StudySpec:
     tasks (`jaxpaint.generation.cache`); `starts` None is every start that the model has, a range those that are in it;
     `loops` are the iterations of looped-parallel, `times` those of block-repeat; `counts` the layers of strategies
     whose plans are proposed from measurements on the texts of `calibration` (`jaxpaint.studies.proposing`); `plans`
-    texts of plans of one's own; `shard` (i, n) the i-th of n parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first
-    `analysis_samples` texts of `analysis_task` (on all where there are no more), for the plans of `analysis_strategies`
-    (none named: for all plans).
+    texts of plans of one's own; `shard` (i, n) the i-th of n parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the
+    first `analysis_samples` texts of `analysis_task` (on all where there are no more), for the plans of
+    `analysis_strategies` (none named: for all plans).
     `trust_tasks` lets task files of the user's own run code.
 
     From `max_length` on they are lm-eval's (`jaxpaint.tasks.asking`): `max_length` in tokens, `include_path` a folder
