@@ -20,7 +20,8 @@ OF_THE_SYSTEM = {".DS_Store", "Thumbs.db", "desktop.ini"}  # which looking at a 
 def write_report(store: Path, out: Path) -> Path:
     """Makes the report of the results store `store` in the folder `out`; returns its `report.html`.
 
-    The folder appears whole or not at all. It replaces an empty folder, or a report that nothing was added to.
+    The folder appears whole or not at all. It replaces an empty folder, or a report that nothing was added to; one that
+    would come out the same stays as it is.
 
     Raises:
         UserError: the store cannot be read, holds no results or none of the full model; or `out` is something else
@@ -30,9 +31,14 @@ def write_report(store: Path, out: Path) -> Path:
     from jaxpaint.report.data import read_store
     from jaxpaint.report.finetuned import split as without_finetuned
     from jaxpaint.report.glue import split
-    from jaxpaint.report.page import write_page
+    from jaxpaint.report.unchanged import made_from
 
     store, out = Path(store), Path(out)
+    source = made_from(store)
+    if _made_from(out) == source:
+        return out / "report.html"
+    from jaxpaint.report.page import write_page
+
     studies = read_store(store)
     if not any(study.has_full_model for study in without_finetuned(studies)[0]):
         tasks = ",".join(dict.fromkeys(result.task.benchmark for study in studies for result in study.results))
@@ -52,13 +58,25 @@ def write_report(store: Path, out: Path) -> Path:
         if found:
             (folder / SUMMARY).write_text("\n".join(found), encoding="utf-8")
         files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-        (folder / MARKER).write_text(json.dumps({"format": "jaxpaint report", "files": files}), encoding="utf-8")
+        marker = {"format": "jaxpaint report", "made_from": source, "files": files}
+        (folder / MARKER).write_text(json.dumps(marker), encoding="utf-8")
     return out / "report.html"
 
 
 def is_replaceable(folder: Path) -> bool:
     """Whether `write_report` may take a folder: there is none, it is empty, or an earlier report."""
     return not folder.exists() or (folder.is_dir() and (not any(folder.iterdir()) or _is_report(folder)))
+
+
+def _made_from(folder: Path) -> str | None:
+    """Of which content a report was made (`jaxpaint.report.unchanged`); None of what is no whole report."""
+    from jaxpaint.base.documents import read_json
+
+    if not _is_report(folder):
+        return None
+    marker = read_json(folder / MARKER, dict[str, Any])
+    is_whole = all((folder / name).is_file() for name in marker["files"])
+    return marker.get("made_from") if is_whole else None
 
 
 def _is_report(folder: Path) -> bool:
