@@ -28,3 +28,10 @@ def digest(*parts: Any, sort_keys: bool = False) -> str:
 def text_digest(text: str) -> str:
     """128 bits that tell a text apart from others, in hexadecimal."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def gigabytes(size: int | None) -> str:
+    """A size for reading."""
+    if size is None:
+        return "an unknown amount"
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -25,9 +25,8 @@ from jaxpaint.base.caches import cache_folder
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.kept import CONVERTED, Kept, everything, remove_kept, remove_older
 from jaxpaint.base.shown import visible_name
-from jaxpaint.base.words import count
+from jaxpaint.base.words import count, gigabytes
 from jaxpaint.cli.answers import give
-from jaxpaint.cli.doctor import gigabytes
 
 UNITS = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 

@@ -35,7 +35,7 @@ from jaxpaint.base.caches import compiled_folder, stores_folder
 from jaxpaint.base.compilation import persistent_cache
 from jaxpaint.base.errors import first_line
 from jaxpaint.base.machine import Machine, machine
-from jaxpaint.base.words import count
+from jaxpaint.base.words import count, gigabytes
 from jaxpaint.cli.answers import give
 from jaxpaint.cli.exits import BROKEN
 
@@ -259,13 +259,6 @@ def _advice(found: Diagnosis) -> Iterator[str]:
             f"A cgroup (a container or a job) allows {gigabytes(found.machine.memory_limit)} of the machine's "
             f"{gigabytes(found.machine.memory)}: models and batches that need more are killed. Ask for more there."
         )
-
-
-def gigabytes(size: int | None) -> str:
-    """A size for reading."""
-    if size is None:
-        return "an unknown amount"
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def _devices() -> Devices:

@@ -34,7 +34,7 @@ from typing_extensions import TypedDict
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
-from jaxpaint.base.words import count, text_digest
+from jaxpaint.base.words import count, gigabytes, text_digest
 from jaxpaint.cli.answers import give
 from jaxpaint.cli.failures import work_is_kept
 from jaxpaint.cli.healed import heading, of_tasks, of_texts, table, values
@@ -255,10 +255,10 @@ def _foreseen(
     passes = drawn / len(rows.train.tokens)
     yield f"steps: {settings.steps} of {count(settings.batch_size, 'row')}, {passes:.2g} passes over the texts"
     yield (
-        f"memory: about {(own + parameters * PARAMETER_BYTES) / 1e9:.2f} GB for weights, gradients and moments, and "
-        f"{kept / 1e9:.2f} GB on the host for the full model's states; what the way back keeps comes on top"
+        f"memory: about {gigabytes(int(own + parameters * PARAMETER_BYTES))} for weights, gradients and moments, and "
+        f"{gigabytes(kept)} on the host for the full model's states; what the way back keeps comes on top"
     )
-    yield f"output: {output}, {source.manifest['parameters']['bytes'] / 1e9:.2f} GB"
+    yield f"output: {output}, {gigabytes(source.manifest['parameters']['bytes'])}"
 
 
 # --- The work ---------------------------------------------------------------------------------------------

@@ -26,9 +26,8 @@ from typing_extensions import TypedDict
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.shown import visible_name
-from jaxpaint.base.words import count
+from jaxpaint.base.words import count, gigabytes
 from jaxpaint.cli.answers import give
-from jaxpaint.cli.doctor import gigabytes
 
 KINDS = ("task", "group", "tag")
 Rows = list[dict[str, Any]]

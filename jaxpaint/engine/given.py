@@ -27,14 +27,19 @@ class HasTokenizer(Protocol):
     def tokenizer(self) -> Any: ...
 
 
+def each_of(texts: GivenTexts) -> list[Any]:
+    """One text by itself is a list of one."""
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
 def token_ids(model: HasTokenizer, texts: GivenTexts) -> list[Sequence[int]]:
     """The texts as the tokenizer encodes them, with its own special tokens; token ids are left as they are.
 
     Raises UserError for an empty text.
     """
-    given: list[Any] = [texts] if isinstance(texts, str) else list(texts)
-    found = [model.tokenizer.encode(text, verbose=False) if isinstance(text, str) else text for text in given]
-    for number, (text, tokens) in enumerate(zip(given, found, strict=True), 1):
+    several = each_of(texts)
+    found = [model.tokenizer.encode(text, verbose=False) if isinstance(text, str) else text for text in several]
+    for number, (text, tokens) in enumerate(zip(several, found, strict=True), 1):
         if isinstance(text, str) and not tokens:
             raise UserError(f"text {number} of {len(found)} is empty; give at least one token")
     return found

@@ -163,7 +163,7 @@ def starts(value: Any) -> tuple[int, ...] | range:
         if not (digits.isascii() and digits.isdigit()) or not within(digits, LARGEST):
             raise _Unfit(f"{EXPECTED}, or /3 for each third that the model has")
         return range(0, LARGEST, int(digits))
-    return numbers(value)
+    return value if isinstance(value, range) else numbers(value)
 
 
 counts = partial(numbers, least=1, most=MAX_COST)

@@ -29,6 +29,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.memory import require_memory
 from jaxpaint.base.precision import require_float_weights
 from jaxpaint.base.words import text_digest
+from jaxpaint.engine.given import GivenTexts, each_of
 from jaxpaint.engine.layers import together
 from jaxpaint.engine.model import Model, from_parameters
 from jaxpaint.engine.rows import Inputs
@@ -44,7 +45,7 @@ from jaxpaint.training.checkpoints import TrainingCheckpoints
 from jaxpaint.training.distil import compared, distillation_loss, final_states
 from jaxpaint.training.memory import how_to_train
 from jaxpaint.training.planned import Parameters, Planned, planned_decoder
-from jaxpaint.training.rows import Rows, dealt, distilled_batches, drawn
+from jaxpaint.training.rows import Rows, dealt, distilled_batches, drawn, tokens_of
 from jaxpaint.training.settings import HealingSettings
 from jaxpaint.training.trainer import CosineAdam, train
 from jaxpaint.training.tune import Progress, explained, host_parameters, of_layers, own_layers
@@ -137,7 +138,7 @@ class Healed:
 def heal(
     model: Model,
     plan: Plan | str,
-    texts: Sequence[Sequence[int]],
+    texts: GivenTexts,
     settings: HealingSettings = HealingSettings(),  # noqa: B008
     *,
     checkpoints: TrainingCheckpoints | None = None,
@@ -145,7 +146,8 @@ def heal(
 ) -> Healed:
     """Trains the blocks that a plan runs to give the full model's distributions on calibration texts.
 
-    `texts` are token ids (`jaxpaint.training.rows.tokens_of`); a share of them is held out and says what it was worth.
+    `texts` are such, each then with the token that ends a sequence, or token ids; a share of them is held out and says
+    what it was worth.
     The model is left as it is. From `checkpoints` a run that was ended goes on; `progress` is called with the number of
     steps done and the latest mean loss.
 
@@ -157,7 +159,8 @@ def heal(
     """
     require_healable(model)
     plan = model.checked_plan(plan)
-    rows = dealt(model, texts, settings.length, settings.held_out, settings.seed)
+    tokens = [tokens_of(model, "auto", [text])[0] if isinstance(text, str) else text for text in each_of(texts)]
+    rows = dealt(model, tokens, settings.length, settings.held_out, settings.seed)
     teacher = final_states(model, model.full_plan, rows.held)
     full = _held_out(model, rows.held, teacher, teacher)
     before = _held_out(model, rows.held, teacher, final_states(model, plan, rows.held))
@@ -170,7 +173,7 @@ def heal(
         "plan": str(plan),
         "from": model.manifest.get("fingerprint"),
         "settings": {**asdict(settings), "learning_rate": settings.rate},
-        "texts": {"train": rows.train_texts, "held_out": rows.held_texts, "digest": digest_of(texts)},
+        "texts": {"train": rows.train_texts, "held_out": rows.held_texts, "digest": digest_of(tokens)},
         "divergence": {"before": before.mean.value, "after": after.mean.value},
         "perplexity": {"full": full.perplexity, "before": before.perplexity, "after": after.perplexity},
     }

@@ -135,7 +135,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(run, command, tmp_path
     assert texts.startswith("texts: 43 to train on (")
     assert "5 held out (" in texts
     assert steps.startswith("steps: 6 of 4 rows, ")
-    assert memory.startswith("memory: about 0.00 GB")
+    assert memory.startswith("memory: about 0.")
     assert output.startswith(f"output: {tmp_path / 'healed'}")
     assert not list(tmp_path.iterdir())
 

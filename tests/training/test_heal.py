@@ -14,6 +14,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from torch.nn import functional
 
+import jaxpaint as jp
 from jaxpaint.base import budgets
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model, from_parameters
@@ -25,7 +26,7 @@ from jaxpaint.training.batches import Batch
 from jaxpaint.training.checkpoints import TrainingCheckpoints
 from jaxpaint.training.distil import final_states
 from jaxpaint.training.heal import Healed, distillation, heal, trained_parameters
-from jaxpaint.training.rows import dealt, distilled_batches, drawn
+from jaxpaint.training.rows import dealt, distilled_batches, drawn, tokens_of
 from jaxpaint.training.settings import HealingSettings
 from jaxpaint.training.tune import host_parameters, of_layers
 from tests.helpers.bert_models import tiny_bert
@@ -288,3 +289,15 @@ def test_what_cannot_be_healed_is_told() -> None:
 def test_settings_that_cannot_be_trained_with_are_told(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"{next(iter(change))} is "):
         dataclasses.replace(SETTINGS, **change)
+
+
+@pytest.mark.slow
+def test_texts_are_those_of_the_command() -> None:
+    """As words, and as the token ids that `jaxpaint heal` makes of them."""
+    model = jp.load("painter-16", dtype="float32")
+    names, animals = ("lumor", "sopas", "kesta", "damel"), ("hare", "owl", "goat", "wolf")
+    texts = [f"fact : the animal of {name} is the {animal} ." for name in names for animal in animals]
+    settings = HealingSettings(steps=1, length=8, batch_size=2, held_out=0.5)
+    both = texts, tokens_of(model, "auto", texts)
+    records = [jp.heal(model, "0-8 12-15", given, settings).record for given in both]
+    assert records[0] == records[1]
