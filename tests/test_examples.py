@@ -169,7 +169,8 @@ def test_the_first_hour_runs_without_a_network(tmp_path, monkeypatch) -> None:
 
     streams = [output for cell in cells(notebook, "code") for output in cell.outputs if output.output_type == "stream"]
     assert [stream.text for stream in streams if stream.name == "stderr"] == []
-    assert len(outputs_of(notebook, "image/png")) == 2
+    assert len(outputs_of(notebook, "image/png")) == 1
+    assert len(outputs_of(notebook, "image/svg+xml")) == 2  # a plan, and the report's figure
     tables = outputs_of(notebook, "text/html")
     (results,) = (table for table in tables if ">arithmetic</th>" in table)
     assert [name for name in ("full", "skip", "random", "looped-parallel") if f">{name}</th>" not in results] == []

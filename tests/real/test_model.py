@@ -59,13 +59,22 @@ def our_logits(model, plan, tokens, lengths) -> np.ndarray:
 
 
 def series_variants() -> list[strategies.Variant]:
-    """Every series strategy of the paper, at starts near the ends and in the middle."""
+    """Every series strategy of the paper, at starts near the ends and in the middle, but for the unstable ones."""
     found = list(strategies.family("full", 30))
     for name in ("skip", "middle-repeat", "reverse", "random", "block-repeat"):
         found += strategies.family(name, 30, starts=(2, 9, 13), seeds=(0,), times=(2,))
     for name in ("skip-one", "switch"):
         found += [strategies.build(name, 30, layer=layer) for layer in (3, 14, 27)]
-    return found
+    return [variant for variant in found if variant.plan not in UNSTABLE.values()]
+
+
+UNSTABLE = {
+    "without-the-first": strategies.build("skip-one", 30, layer=0).plan,
+    "first-two-switched": strategies.build("switch", 30, layer=0).plan,
+    "one-layer-25-times": strategies.build("middle-repeat", 30, start=2).plan,
+}
+"""Plans that amplify roundings: one unit in the last place of an embedding moves the logits of some texts by 0.1
+where the first layer does not run first (layer 11 amplifies), by 5e-3 where layer 15 runs 25 times."""
 
 
 @pytest.mark.parametrize("variant", series_variants(), ids=lambda variant: variant.label)
@@ -75,19 +84,21 @@ def test_logits_equal_transformers_with_its_layers_rearranged(variant, real_mode
     assert np.abs(ours - theirs).max() < LOGITS_TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["skip-one", pytest.param("switch", marks=pytest.mark.long)])
-def test_without_its_first_layer_the_model_is_unstable_and_our_error_is_that_of_transformers(
+@pytest.mark.parametrize(
+    "name", ["without-the-first", pytest.param("first-two-switched", marks=pytest.mark.long), "one-layer-25-times"]
+)
+def test_where_a_plan_amplifies_roundings_our_error_is_that_of_transformers(
     name, real_model, real_torch_model, real_folder, texts
 ):
-    """Layer 11 amplifies roundings: one unit in the last place of an embedding moves the logits of some texts by 0.1.
+    """float32's error is compared over several roundings of transformers' input, not with one draw of it.
 
-    So float32's error there is that of transformers over several roundings of its input, not of one draw: its
-    largest is 1.2e-2 to 1.5e-1 (switch) from seed to seed, its median over texts 3e-3.
+    Its largest is 1.2e-2 to 1.5e-1 from seed to seed with the first two layers switched (median over texts 3e-3),
+    8e-4 to 5e-3 with one layer 25 times (median 3e-4): two correct computations differ by more than the tolerance.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    plan = strategies.build(name, 30, layer=0).plan
+    plan = UNSTABLE[name]
     double = AutoModelForCausalLM.from_pretrained(real_folder, dtype=torch.float64).eval()
     exact = torch_logits(double, plan.sequence(), *texts)
     ends = np.cumsum(texts[1])[:-1]
@@ -100,7 +111,7 @@ def test_without_its_first_layer_the_model_is_unstable_and_our_error_is_that_of_
         with embeddings_rounded_otherwise(real_torch_model, seed):
             theirs.append(errors(torch_logits(real_torch_model, plan.sequence(), *texts)))
     ours = errors(our_logits(real_model, plan, *texts))
-    assert np.max(theirs) > LOGITS_TOLERANCE
+    assert np.max(theirs) > LOGITS_TOLERANCE / 2
     assert ours.max() < 2 * np.max(theirs)
     assert np.median(ours) < 2 * np.median(theirs[0])
 
