@@ -24,7 +24,7 @@ from jaxpaint.base.files import check_writable, write_whole
 from jaxpaint.cli import study
 from jaxpaint.cli.answers import give
 from jaxpaint.cli.options import study_options
-from jaxpaint.studies.settings import COMMAND_LINE_ONLY, PLACES, checked_names
+from jaxpaint.studies.settings import COMMAND_LINE_ONLY, ONE_OR_SEVERAL, PLACES, checked_names
 from jaxpaint.studies.written_settings import Setting, settings_text
 
 DEFAULTS = {"model": "painter-16", "tasks": "painter_facts,painter_places", "store": "study.sqlite"}
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         given["report"] = options.report
     checked_names(given)
     if "preset" not in given:
-        given = DEFAULTS | given
+        given = {name: value for name, value in DEFAULTS.items() if ONE_OR_SEVERAL.get(name) not in given} | given
     known = [_setting(action) for action in _options() if _is_setting(action)]
     write_whole(settings_text(known, given, file.suffix), file)
     words = f"wrote {file}; edit it, then: jaxpaint study {file} --dry-run"

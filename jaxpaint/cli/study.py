@@ -9,12 +9,15 @@ examples:
       --store map.sqlite
   jaxpaint study --model llama2-7b --preset paper --store paper.sqlite --dry-run
   jaxpaint study study.toml --limit 100
+  jaxpaint study --models smollm2,llama2-7b --preset quick \\
+      --tasks lambada_openai,arc_easy --store both.sqlite --report both
 
   jaxpaint study --model llama2-7b --tasks arc_challenge --counts 4,8 \\
       --strategies drop-by-influence,drop-span-by-angle \\
       --calibration texts.jsonl --store dropped.sqlite
 
-The full model is always scored, too. The same command again continues where it
+The full model is always scored, too. Of --models each is studied, one after
+the other, and the report has them beside each other. The same command again continues where it
 stopped, by Ctrl-C or otherwise; more plans, tasks or documents compute what is
 missing. Several processes may work on one store. In a job array every job has
 --shard I/N and a store of its own; jaxpaint results --merge joins them.
@@ -50,12 +53,15 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.words import count
 from jaxpaint.cli import studies
 from jaxpaint.cli.answers import give
 from jaxpaint.cli.asking import add_asking_options
@@ -69,7 +75,7 @@ from jaxpaint.cli.options import (
     study_options,
 )
 from jaxpaint.cli.studies import carry_out, check
-from jaxpaint.studies.settings import DEMO, DEMO_REPORT, PRESETS, report_from, spec_from
+from jaxpaint.studies.settings import DEMO, DEMO_REPORT, PRESETS, report_from, specs_from
 from jaxpaint.studies.spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
 
 if TYPE_CHECKING:
@@ -94,6 +100,19 @@ class Foreseen(TypedDict):
 Answer = studies.Answer | Foreseen
 
 
+@dataclass(frozen=True)
+class Several:
+    """How the studies of several models stand, by their names."""
+
+    models: Mapping[str, StudySummary]
+
+    def __str__(self) -> str:
+        """A line each."""
+        return "\n  ".join(
+            [count(len(self.models), "model"), *(f"{name}: {each}" for name, each in self.models.items())]
+        )
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", metavar="FILE.toml", nargs="?", type=Path, help="settings (TOML or YAML), in place of options"
@@ -107,6 +126,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The options that a file of settings may have, too."""
     parser.add_argument("--preset", metavar="NAME", help=f"settings to begin with: {', '.join(PRESETS)}")
+    parser.add_argument("--models", metavar="MODEL,MODEL", help="several, by commas, in place of --model")
     parser.add_argument("--store", metavar="FILE", help="the results store (SQLite), made or continued")
     parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
     parser.add_argument("--shard", metavar="I/N", help="the I-th of N parts of nearly equal work; I from 1")
@@ -134,20 +154,22 @@ def run(options: argparse.Namespace) -> int:
     given = {name for name, value in settings.items() if value is not None}
     if options.file is None and given <= _OF_THE_DEMO:
         settings["preset"] = "demo"
-    spec = spec_from(settings, options.file)
-    of_demo = (spec.model, str(spec.store)) == (DEMO["model"], DEMO["store"])
+    specs = specs_from(settings, options.file)
+    spec = specs[0]
+    of_demo = len(specs) == 1 and (spec.model, str(spec.store)) == (DEMO["model"], DEMO["store"])
     in_file = None if options.file is None else report_from(options.file)
     folder = options.report or in_file or (DEMO_REPORT if of_demo else None)
-    check(spec, folder)
+    for each in specs:
+        check(each, folder)
     if options.dry_run and options.ray is not None:
         raise UserError("--dry-run computes nothing, and needs no cluster; leave --ray away")
     cluster = chosen_cluster(options)
     if options.dry_run:
-        return _dry_run(options, spec)
+        return _dry_run(options, specs)
     if options.compile_for is not None:
         raise UserError("--compile-for says whether a study fits a device that is not here; it goes with --dry-run")
 
-    def study() -> StudySummary:
+    def study(spec: StudySpec) -> StudySummary:
         from jaxpaint.base.progress import bar, byte_bar, say
         from jaxpaint.studies.run import run_study
 
@@ -155,10 +177,33 @@ def run(options: argparse.Namespace) -> int:
             command = shlex.join(sys.argv)
             return run_study(spec, progress=progress, tell=say, converting=converting, command=command, cluster=cluster)
 
-    return carry_out(options, spec, folder, study)
+    def all_of_them() -> StudySummary | Several:
+        if len(specs) == 1:
+            return study(spec)
+        return Several({each.model: study(each) for each in specs})
+
+    return carry_out(options, spec, folder, all_of_them)
 
 
-def _dry_run(options: argparse.Namespace, spec: StudySpec) -> int:
+def _dry_run(options: argparse.Namespace, specs: Sequence[StudySpec]) -> int:
+    """Of several models one after the other; their numbers are by the models' names."""
+    found = []
+    for spec in specs:
+        if len(specs) > 1:
+            print(f"{spec.model}:", flush=True)
+        found.append(_foreseen(options, spec))
+    lines = [line for lines, _ in found for line in lines]
+    numbers = {
+        f"{spec.model}: {name}" if len(specs) > 1 else name: value
+        for spec, (_, own) in zip(specs, found, strict=True)
+        for name, value in own.items()
+    }
+    give(options, {"store": str(specs[0].store), "lines": lines, "numbers": numbers}, None)
+    return 0
+
+
+def _foreseen(options: argparse.Namespace, spec: StudySpec) -> tuple[list[str], dict[str, float]]:
+    """Says what there is to do for one model; the lines, and the numbers that are known."""
     from jaxpaint.bench.kinds import Target, prepare
 
     device = options.compile_for
@@ -175,8 +220,8 @@ def _dry_run(options: argparse.Namespace, spec: StudySpec) -> int:
         from jaxpaint.studies.absent import fits
 
         told = f"{f'fits {device}':7} {fits(spec, config, target)}"
-        give(options, {"store": str(spec.store), "lines": [told], "numbers": {}}, told)
-        return 0
+        print(told, flush=True)
+        return [told], {}
     store = model_store(spec.model, spec.revision)
 
     lines: list[str] = []
@@ -185,5 +230,4 @@ def _dry_run(options: argparse.Namespace, spec: StudySpec) -> int:
         print(line, flush=True)
         lines.append(str(line))
         numbers |= line.numbers
-    give(options, {"store": str(spec.store), "lines": lines, "numbers": numbers}, None)
-    return 0
+    return lines, numbers

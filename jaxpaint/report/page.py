@@ -14,6 +14,7 @@ import numpy as np
 from jaxpaint.base import __version__
 from jaxpaint.plans.strategies import entry
 from jaxpaint.report import finetuned, glue, tables
+from jaxpaint.report.across import Compared, across_tables
 from jaxpaint.report.analysed import clock_words
 from jaxpaint.report.bootstrap import DRAWS
 from jaxpaint.report.data import Study, model_facts
@@ -31,7 +32,7 @@ from jaxpaint.report.parts import MOST_ROWS, Listing, Picture, pictures, saved
 from jaxpaint.report.plans_page import PlansBox, facts, plans_box
 from jaxpaint.report.search import search_tables
 from jaxpaint.report.story_picture import StoryBox
-from jaxpaint.report.summary import glue_summary, summary
+from jaxpaint.report.summary import across_summary, glue_summary, summary
 from jaxpaint.report.tables import Table
 from jaxpaint.results.reading import NOT_FINITE, RUNNING, TaskRow
 
@@ -90,6 +91,8 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
     names = _prefixes([*(titles[id(measured.study)] for measured in shown), *glue.titles(shown_glue)])
     across = pictures(figures_across(shown), "", folder, "")
     elsewhere = [picture.drawn.number for picture in across]
+    compared = [Compared(titles[id(m.study)], m, of_study) for m, of_study in zip(shown, found, strict=True)]
+    beside = [saved(table, table.texts(), folder, "") for table in across_tables(compared)]
     sections = [
         _section(measured, of_study, folder, elsewhere, *name)
         for measured, of_study, name in zip(shown, found, names, strict=False)
@@ -112,12 +115,13 @@ def write_page(studies: Sequence[Study], store: str, folder: Path) -> list[str]:
         draws=DRAWS,
         sections=sections,
         across=across,
+        beside=beside,
         left_out=[titles[id(study)] for study in studies if not study.has_full_model]
         + glue.titles([each for each in on_glue if not each.scores.tasks]),
     )
     (folder / "report.html").write_text(text, encoding="utf-8")
-    told = [summary(titles[id(m.study)], m, of_study) for m, of_study in zip(shown, found, strict=True)]
-    return [*told, *map(glue_summary, glue.titles(shown_glue), shown_glue)]
+    told = [summary(*each) for each in compared]
+    return [*told, *across_summary(compared), *map(glue_summary, glue.titles(shown_glue), shown_glue)]
 
 
 def _vega() -> tuple[Markup, ...]:

@@ -10,6 +10,7 @@ from typing import get_args
 
 from jaxpaint.base.shown import visible_name
 from jaxpaint.base.words import count
+from jaxpaint.report.across import NOT_ASKED, Compared, verdicts
 from jaxpaint.report.analysed import Numbers, clock_words, of_the_full_model
 from jaxpaint.report.evidence import DOES_NOT_HOLD, HOLDS, IN_PART, OPEN, Verdict
 from jaxpaint.report.findings import Answer, not_asked
@@ -26,7 +27,6 @@ from jaxpaint.results.search import verdict
 WIDTH = 80
 MOST_PLANS, FEWER_PLANS = 20, 5  # in the terminal; the fewer beside answers to the paper's questions
 MOST_TASKS, TASK_WIDTH = 3, 12  # that have a column each
-NOT_ASKED = "not asked"
 
 
 def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
@@ -49,6 +49,26 @@ def _head(title: str, measured: Measurements) -> Iterator[str]:
     """Where no question is asked."""
     if rows := measured.plans.rows:
         yield f"{title} ({measured.num_layers} layers): {count(len(rows), 'plan')}."
+
+
+def across_summary(models: Sequence[Compared]) -> list[str]:
+    """What several models say of the paper's questions, a column each; nothing of one, or where none was asked."""
+    rows = list(verdicts(models)) if len(models) > 1 else []
+    if not rows:
+        return []
+    wide = max(map(len, (*get_args(Verdict), NOT_ASKED)))
+    most = max(1, (WIDTH // 2) // (wide + 2))  # columns beside the questions
+    lines = ["Across models"]
+    for first in range(0, len(models), most):
+        some = models[first : first + most]
+        room = WIDTH - len(some) * (wide + 2)
+        heads = "".join(f"  {_clip(model.title, wide):{wide}}" for model in some)
+        lines += [f"{'':{room}}{heads}".rstrip()]
+        for number, text, said in rows:
+            own = "".join(f"  {verdict:{wide}}" for verdict in said[first : first + most])
+            lines.append(f"{_clip(f'{number}  {text}', room):{room}}{own}".rstrip())
+        lines.append("")
+    return ["\n".join(map(visible_name, lines))]
 
 
 def glue_summary(title: str, glue: GlueStudy) -> str:

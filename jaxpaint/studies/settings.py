@@ -69,10 +69,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"quick": QUICK, "pa
 KINDS: Mapping[str, values.Kind] = MappingProxyType(
     {setting.name.replace("_", "-"): setting.metadata["kind"] for setting in fields(StudySpec)}
     | {"plans-file": values.path, "data-dir": values.path, "preset": values.choice(*PRESETS)}
-    | {"report": values.path}
+    | {"report": values.path, "models": values.names}
 )
 """What may be set, by the command line's names without the dashes in front."""
 
+ONE_OR_SEVERAL = {"model": "models", "models": "model"}  # what is given of either goes before both elsewhere
 # Trust is no file's to give.
 COMMAND_LINE_ONLY = ("dry-run", "compile-for", "trust-tasks", "ray", "ray-worker")
 PLACES = (".toml", ".yaml", ".yml")
@@ -91,14 +92,41 @@ def spec_from(options: Mapping[str, Any], file: Path | None = None) -> StudySpec
     `plans`, a list of texts. Paths are relative to the working directory. Raises UserError for a file that cannot be
     read, an unknown name, a value of the wrong kind, or where something is missing.
     """
+    given, settings = _merged(options, file)
+    if "models" in settings:
+        raise UserError("models is of jaxpaint study alone, which studies each of them; give one model")
+    return _spec(given, settings)
+
+
+def specs_from(options: Mapping[str, Any], file: Path | None = None) -> tuple[StudySpec, ...]:
+    """As `spec_from`, a spec for each of `models` where there are several, all of one store."""
+    given, settings = _merged(options, file)
+    if "models" not in settings:
+        return (_spec(given, settings),)
+    names = settings.pop("models")
+    if "revision" in settings:
+        raise UserError("--revision is of one model, and --models are several; leave one of the two away")
+    return tuple(_spec(given.keys() - {"models"}, settings | {"model": name}) for name in names)
+
+
+def _merged(options: Mapping[str, Any], file: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options that were given, and all settings."""
     in_file = _checked_all(f"{file}: ", read_settings(file)) if file is not None else {}
     given = _checked_all("--", options)
-    settings = in_file | given
+    settings = {name: value for name, value in in_file.items() if ONE_OR_SEVERAL.get(name) not in given} | given
+    if ONE_OR_SEVERAL.keys() <= settings.keys():
+        raise UserError("--model names one model and --models several; leave one of the two away")
     settings.pop("report", None)
     if (preset := settings.pop("preset", None)) is not None:
         settings = _checked_all(f"preset {preset}: ", PRESETS[preset]) | settings
+        if "models" in settings:
+            settings.pop("model", None)
     _take_plans(settings)
     _take_data(settings)
+    return given, settings
+
+
+def _spec(given: Iterable[str], settings: Mapping[str, Any]) -> StudySpec:
     _refuse_incomplete(settings)
     _refuse_uncounted(settings)
     _refuse_unused(given, settings)

@@ -22,6 +22,7 @@ EXAMPLES: Mapping[str, Any] = {
     "report": "study-report",
     "shard": "1/8",
     "model": "painter-16",
+    "models": ["smollm2", "llama2-7b"],
     "revision": "main",
     "tasks": ["lambada_openai", "arc_easy"],
     "limit": 100,

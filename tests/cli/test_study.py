@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import signal
@@ -65,6 +66,28 @@ def test_it_runs_what_the_settings_say_and_continues(run, settings, tmp_path) ->
     assert before.items() <= scores(file).items()
 
     assert run("study", settings)[1] == f"{file}: 5 plans, 10 of 10 results finished; there was nothing to compute\n"
+
+
+def test_several_models_are_compared_in_one_report(run, settings, store, tmp_path) -> None:
+    short = tmp_path / "short"
+    assert run("compose", "--model", store, "--layers", "0 2-4", "--output", short)[0] == 0
+    command = ("study", settings, "--models", f"{store},{short}", "--strategies", "skip", "--report", tmp_path / "out")
+    status, out, err = run(*command)
+    assert (status, err) == (0, "")
+    file = tmp_path / "study.sqlite"
+    assert f"{file}: 2 models\n  {store}: 3 plans, 6 of 6 results finished" in out
+    assert f"\n  {short}: 3 plans, 6 of 6 results finished" in out
+    assert {plan for plan, _ in finished(file)} == {"0-4", "0 1 4", "0", "0-3", "0 1 3"}
+    with open(tmp_path / "out" / "tables" / "across-tasks.csv") as table:
+        columns, *tasks = csv.reader(table)
+    assert len(columns) == 6  # the task, its metric, and of each model its score with its error
+    assert {task[0] for task in tasks} == {"tiny_choice", "tiny_word"}
+
+    assert "nothing to compute" in run(*command)[1]
+    for mistake in (["--model", store], ["--revision", "main"]):
+        status, _, err = run(*command, *mistake)
+        assert status == 2
+        assert "leave one of the two away" in err
 
 
 def plans_file(folder: Path, text: str) -> Path:

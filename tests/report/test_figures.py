@@ -237,6 +237,20 @@ def test_models_are_compared_by_the_share_of_layers(tmp_path: Path) -> None:
     assert figures_across(found[:1]) == []
 
 
+def test_each_strategy_that_two_models_ran_has_a_panel(tmp_path: Path) -> None:
+    task = FakeTask("t", lambda v: 0.8 if v.strategy == "full" else 0.8 * (1 - (v.affected or 0) / v.num_layers))
+    large = FakeModel(variants("skip", "reverse", "random"), [task], LAYERS)
+    small = FakeModel(variants("skip", "reverse", layers=4), [task], 4, source="example/Small", fingerprint="a" * 64)
+    panels = [
+        axes for axes in draw(figures_across(measured(tmp_path / "s", large, small)), "models").axes if axes.axison
+    ]
+    assert [axes.get_title() for axes in panels] == ["skip", "reverse"]
+    assert {name: line[-1, 0] for name, line in lines(panels[1]).items()} == {
+        f"Tiny-Model ({LAYERS} layers)": 87.5,
+        "Small (4 layers)": 75,
+    }
+
+
 def test_the_trade_off_shows_depth_and_cost_and_own_plans(tmp_path: Path) -> None:
     own = Variant(CUSTOM, Plan.parse("0-2 {3 4 5} 6 7"), LAYERS)
     task = FakeTask("t", lambda v: 0.8 if v.strategy == "full" else 0.4)

@@ -37,6 +37,24 @@ def lines(path: Path, **shares: float) -> list[str]:
     return summary("tiny", measured, answers(measured)).splitlines()
 
 
+def test_what_models_say_stands_beside_each_other(tmp_path: Path) -> None:
+    """Where the second model's layers can be skipped as well as run side by side."""
+    store = write_store(tmp_path / "study", model(), model("example/a-name-that-is-long", skip=0.9, parallel=0.2))
+    text = (write_report(store, tmp_path / "out").parent / SUMMARY).read_text()
+    heads, *questions = text[text.index("Across models") :].splitlines()[1:]
+    assert heads.split() == ["tiny", "a-name-that-…"]
+    assert {line[0]: re.split("  +", line)[2:] for line in questions if line} == {
+        "2": ["open", "open"],
+        "3": ["holds", "holds"],
+        "4": ["holds", "holds"],
+        "5": ["holds", "does not hold"],
+        "8": ["open", "open"],
+    }
+    with open(tmp_path / "out" / "tables" / "across-strategies.csv") as table:
+        left = {row["strategy"]: float(row["a-name-that-is-long"]) for row in csv.DictReader(table)}
+    assert left["skip"] > 0.8 > 0.3 > left["parallel"]
+
+
 def test_it_counts_what_holds_and_says_what_is_left(tmp_path: Path) -> None:
     found = lines(tmp_path / "study")
     assert max(map(len, found)) <= 80

@@ -20,8 +20,9 @@ from jaxpaint.report.figures.finetuned import FINETUNED
 from jaxpaint.report.figures.heatmaps import BLOCKS, ITERATIONS, SIMILARITIES, SIMILARITY, STATES
 from jaxpaint.report.figures.latency import LATENCY
 from jaxpaint.report.figures.layers import LAYERS
+from jaxpaint.report.figures.models import ACROSS
 from jaxpaint.report.figures.search import SEARCH
-from jaxpaint.report.figures.strategies import ALL_STRATEGIES, SKIP_ACROSS
+from jaxpaint.report.figures.strategies import ALL_STRATEGIES
 from jaxpaint.report.figures.style import RC, Drawn
 from jaxpaint.report.measurements import Measurements
 
@@ -33,7 +34,7 @@ KINDS = (
     *(FINETUNED, STATES, CURVES, MAPS),
 )
 """In the order of the page."""
-ACROSS_MODELS = (SKIP_ACROSS, SIMILARITIES)
+ACROSS_MODELS = (ACROSS, SIMILARITIES)
 DOTS_PER_INCH = 160
 PIXELS_PER_POINT = 96 / 72  # of a page
 CHARACTERS_PER_INCH = 12  # of titles

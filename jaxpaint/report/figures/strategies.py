@@ -1,8 +1,8 @@
-"""Figures 11 and 12, tasks against each other, and score against cost: all strategies in one plot."""
+"""Figure 11, tasks against each other, and score against cost: all strategies in one plot."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,22 +60,6 @@ def strategy_figures(measured: Measurements) -> Iterator[Drawn]:
         )
 
 
-def skip_across_models(all_measured: Sequence[Measurements]) -> Iterator[Drawn]:
-    """Figure 12, for two models or more."""
-    curves = [(m, m.curve("skip")) for m in all_measured]
-    curves = [(m, curve) for m, curve in curves if curve]
-    if len({m.study.model.id for m, _ in curves}) < 2:
-        return
-    yield Drawn(
-        "12",
-        "skip-across-models",
-        "Skip, several models",
-        "The median over benchmarks against the share of layers left out. Bars: 95 % intervals, bootstrap over "
-        "documents.",
-        lambda f: _across(f, curves),
-    )
-
-
 def trade_off(measured: Measurements) -> dict[str, list[Curve]]:
     """Curves by strategy: every number of iterations and repeats, plans of one's own as single points."""
     found: dict[str, list[Curve]] = {}
@@ -96,19 +80,6 @@ def _all(figure: Figure, measured: Measurements, curves: dict[str, Curve]) -> No
     style.fit_normalised(axes, list(curves.values()))
     style.over_affected(axes, list(curves.values()), NORMALISED)
     style.legend_below(figure, axes, 3)
-
-
-def _across(figure: Figure, curves: Sequence[tuple[Measurements, Curve]]) -> None:
-    axes = figure.subplots()
-    style.reference_lines(axes)
-    for index, (measured, curve) in enumerate(curves):
-        bos = f", BOS {measured.study.bos}" if len({m.study.bos for m, _ in curves}) > 1 else ""
-        label = f"{measured.study.model.name} ({measured.num_layers} layers{bos})"
-        style.plot_curve(axes, curve, style.look(index), label, x=100 * curve.affected / measured.num_layers)
-    style.fit_normalised(axes, [curve for _, curve in curves])
-    axes.set_xlabel("layers skipped, % of the model's layers")
-    axes.set_ylabel(NORMALISED)
-    style.legend_below(figure, axes, 2)
 
 
 def _trade_off(figure: Figure, measured: Measurements, points: dict[str, list[Curve]]) -> None:
@@ -147,4 +118,3 @@ def _tasks(figure: Figure, measured: Measurements, by_task: dict[str, dict[str, 
 
 
 ALL_STRATEGIES = Kind(strategy_figures, {"11": "several strategies"})
-SKIP_ACROSS = Kind(skip_across_models, {"12": "skip on a second model, in the same store"})
