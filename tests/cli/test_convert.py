@@ -18,6 +18,7 @@ from tests.helpers.tiny_folder import NUM_LAYERS
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
 
 
+@pytest.mark.smoke
 def test_convert(run, folder, tmp_path) -> None:
     status, out, err = run("convert", folder, tmp_path / "store")
     assert (status, out, err) == (0, f"converted {folder} into {tmp_path / 'store'}\n", "")
@@ -50,6 +51,7 @@ def test_a_terminal_shows_progress(run, folder, tmp_path, monkeypatch) -> None:
         assert "B/s" in terminal.getvalue()
 
 
+@pytest.mark.smoke
 def test_export(run, folder, store, tmp_path) -> None:
     status, out, err = run("export", store, tmp_path / "short", "--plan", "0 3 2 4*2")
     assert (status, out, err) == (0, f"exported 0 3 2 4*2 (5 layers) into {tmp_path / 'short'}\n", "")

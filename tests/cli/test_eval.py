@@ -113,6 +113,7 @@ def test_settings_and_samples_only_on_request(evaluate, store) -> None:
     assert results["n-samples"]["arc_challenge"]["effective"] == 8
 
 
+@pytest.mark.smoke
 def test_a_strategy_equals_its_plan(evaluate, store) -> None:
     plan = strategies.looped_parallel(NUM_LAYERS, 1, 2)
     named = ("--strategy", "looped-parallel", "--start", 1, "--iterations", 2)

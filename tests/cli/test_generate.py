@@ -26,6 +26,7 @@ def by_full_passes(model, text: str, plan: str, new: int) -> str:
     return model.tokenizer.decode(tokens[start:])
 
 
+@pytest.mark.smoke
 def test_a_text_under_a_plan(run, store, model) -> None:
     status, out, err = run(
         *("generate", "--model", store, "--prompt", "She put the", "--max-new-tokens", 7, "--plan", "0 {1-3}*2 4")

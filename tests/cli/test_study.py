@@ -49,6 +49,7 @@ def finished(file: Path) -> set[tuple[str, str]]:
         return set(connection.execute(query))
 
 
+@pytest.mark.smoke
 def test_it_runs_what_the_settings_say_and_continues(run, settings, tmp_path) -> None:
     file = tmp_path / "study.sqlite"
     status, out, err = run("study", settings, "--tasks", tmp_path / "tiny_word.yaml", "--strategies", "skip")

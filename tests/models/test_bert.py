@@ -41,6 +41,7 @@ def _close(ours: Any, theirs: np.ndarray, tolerance: float = 1e-4) -> None:
         np.testing.assert_allclose(ours[row, :length], theirs[row, :length], rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("hidden_act", ["gelu", "relu", "gelu_new"])
 def test_logits_and_pooled_output_equal_transformers(hidden_act: str, rows: Any) -> None:
     tokens, lengths, types = rows

@@ -34,6 +34,7 @@ def _close(ours: Any, theirs: Any) -> None:
         np.testing.assert_allclose(np.asarray(ours)[row, :length], part, rtol=0, atol=1e-5 * np.abs(part).max())
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("plan", ["0-4", "4-0", "0 2 1 3 4", "0 (1 2)*2 4", "2*3"])
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_series_plans_are_transformers_with_its_layers_rearranged(variation: str, plan: str, texts: np.ndarray) -> None:

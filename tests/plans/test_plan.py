@@ -17,6 +17,8 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.plans.nodes import MAX_LAYER, Combine, map_layers, units, written_layers
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series, Weighted
 
+pytestmark = pytest.mark.smoke
+
 indices = st.integers(0, 12)
 halves = st.builds(Layer, indices, st.sampled_from(["attention", "mlp"]))
 layer_nodes = st.builds(Layer, indices) | halves | st.builds(Layer, indices, st.just("mlp"), indices)

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import get_args
 
+import pytest
+
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import CUSTOM, Variant, build, family
 from jaxpaint.report import SUMMARY, write_report
@@ -55,6 +57,7 @@ def test_what_models_say_stands_beside_each_other(tmp_path: Path) -> None:
     assert left["skip"] > 0.8 > 0.3 > left["parallel"]
 
 
+@pytest.mark.smoke
 def test_it_counts_what_holds_and_says_what_is_left(tmp_path: Path) -> None:
     found = lines(tmp_path / "study")
     assert max(map(len, found)) <= 80

@@ -103,6 +103,7 @@ def test_the_search_never_sees_what_is_held_out(spec, monkeypatch) -> None:
         assert sorted(each.search + each.held_out) == list(range(DOCUMENTS))
 
 
+@pytest.mark.smoke
 def test_budget_front_and_numbers(spec) -> None:
     result = search(spec)
     winner = Plan.parse(result.winner)
