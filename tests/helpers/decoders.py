@@ -97,6 +97,13 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "sliding_window": WINDOW,
         "layer_types": ["full_attention", "sliding_attention"] * 2 + ["full_attention"],
     },
+    "qwen3": {
+        "model_type": "qwen3",
+        "head_dim": 6,
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
+        "max_window_layers": 2,
+    },
 }
 # Attributes of the sizes that a family has under another name, or not at all.
 _OTHER_NAMES: dict[str, dict[str, str | None]] = {
