@@ -24,16 +24,17 @@ from jaxpaint.engine.model import start
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.generation import Prompt
 from jaxpaint.models import abstract_parameters, from_huggingface
+from jaxpaint.models.fields import ConfigError
 from jaxpaint.models.sharding import DATA, MODEL, parameter_sharding
 from jaxpaint.plans.plan import Plan
 from jaxpaint.training.heal import distillation
 from tests.generation.test_generation import by_full_passes, generated, random_prompts, with_mean_slots
-from tests.helpers.decoders import LONGEST, Tiny, stacked_parameters
+from tests.helpers.decoders import LONGEST, Tiny, make_tiny, stacked_parameters
 from tests.helpers.oracle import run_slowly
 from tests.training.test_heal import ALL_WEIGHTS, last_batch, loss_and_gradient, torch_loss
 
 # Variations of `tests.helpers.decoders`; each is of a family of its own, or of other code.
-FAMILIES = ["qwen3"]
+FAMILIES = ["olmo2", "phi3", "qwen2, windows in turn", "qwen3", "stablelm"]
 LENGTHS = np.array([LONGEST, 3, 15])
 SERIES = ("0-4", "4-0", "0 2 1 3 4", "0 (1 2)*2 4", "2*3")
 GROUPS = ("0 {1-3} 4", "0 {(1 {2@0.5 3})@0.75 2}*2 4", "0 sum{1 2} 3 4", "{0-4}*2", "0 1a {3 2m} 4m")
@@ -100,6 +101,7 @@ def test_an_exported_plan_has_the_logits_of_the_plan(tiny: Tiny, tmp_path: Any, 
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 @of_each_family
 def test_healing_has_the_gradient_of_torch(tiny: Tiny) -> None:
     plan = Plan.parse("0 1 4")
@@ -129,6 +131,32 @@ def test_silence_is_what_transformers_writes_out(tiny: Tiny) -> None:
     for name in vars(config).keys() & vars(theirs).keys() - {"rope_scaling"}:
         value = getattr(config, name)
         assert (list(value) if isinstance(value, tuple) else value) == getattr(theirs, name), name
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("qwen3", {"layer_types": ["full_attention"]}),
+        ("qwen3", {"num_experts": 8}),
+        ("qwen3", {"partial_rotary_factor": 0.5}),
+        ("olmo2", {"sliding_window": 4}),
+        ("olmo2", {"clip_qkv": 8.0}),
+        ("phi3", {"attention_bias": True}),
+        ("phi3", {"full_attn_mod": 2}),
+        ("phi3", {"sliding_window": -1}),
+        ("phi3", {"rope_parameters": {"partial_rotary_factor": 0.4}}),
+        ("stablelm", {"use_parallel_residual": True}),
+        ("stablelm", {"qk_layernorm": True}),
+        ("stablelm", {"head_dim": 4}),
+        ("stablelm", {"rope_parameters": {"partial_rotary_factor": 0.1}}),
+    ],
+)
+def test_what_changes_the_result_is_refused_by_name(family: str, change: dict[str, Any]) -> None:
+    raw = make_tiny(family).raw_config
+    from_huggingface(raw)
+    (name,) = change
+    with pytest.raises(ConfigError, match=name.replace("rope_parameters", "partial_rotary_factor")):
+        from_huggingface({**raw, **change})
 
 
 @of_each_family
