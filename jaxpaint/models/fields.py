@@ -208,7 +208,7 @@ def _longrope(parameters: Mapping[str, Any], length: int) -> tuple[LongropeScali
     original = _original_length(parameters, length)
     factors = parameters["short_factor"]
     if not isinstance(factors, list):
-        raise ConfigError(f"short_factor={factors!r} of rope scaling 'longrope' is not a list of numbers")
+        raise ConfigError(f"short_factor={shown(factors)} of rope scaling 'longrope' is not a list of numbers")
     factor = number(parameters, "factor", length / original, float)
     implied = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
     scaling = LongropeScaling(

@@ -63,10 +63,11 @@ def read(raw: Mapping[str, Any]) -> Phi3Config:
         raise ConfigError(f"rope scaling {shown(kind)} is not handled for phi3; known types: {', '.join(TYPES)}")
     original = number(raw, "original_max_position_embeddings", LENGTH)  # whatever the parameters themselves say
     parameters |= {"rope_type": TYPES[kind], "original_max_position_embeddings": original}
-    heads = grouped_heads(raw)
     handled = names_of(Phi3Config) - {"rotary_dim"} | {"partial_rotary_factor"}
+    fields = decoder_fields(raw, handled, LENGTH, parameters=parameters)
+    heads = grouped_heads(raw)
     return Phi3Config(
-        **decoder_fields(raw, handled, LENGTH, parameters=parameters),
+        **fields,
         **heads,
         rms_norm_eps=number(raw, "rms_norm_eps", 1e-5, float),
         rotary_dim=turning(heads["head_dim"], share, 1.0),
