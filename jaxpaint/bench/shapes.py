@@ -31,6 +31,22 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mistral-7b": _llama(
         *(4096, 14336, 32, 32, 8), model_type="mistral", max_position_embeddings=32768, sliding_window=4096
     ),
+    "qwen3-8b": _llama(
+        *(4096, 12288, 36, 32, 8), model_type="qwen3", vocab_size=151936, head_dim=128, max_position_embeddings=40960
+    ),
+    "olmo2-7b": _llama(4096, 11008, 32, 32, 32, model_type="olmo2", vocab_size=100352),
+    "phi3-mini": _llama(3072, 8192, 32, 32, 32, model_type="phi3", vocab_size=32064, sliding_window=2047),
+    "stablelm-2-1.6b": {
+        "model_type": "stablelm",
+        "vocab_size": 100352,
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,
+        "use_qkv_bias": True,
+    },
     "pythia-6.9b": {
         "model_type": "gpt_neox",
         "vocab_size": 50432,

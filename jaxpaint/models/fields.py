@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jaxpaint.base.documents import shown, shown_items
+from jaxpaint.base.documents import checked, shown, shown_items
 from jaxpaint.base.errors import UserError
 from jaxpaint.models.harmless import is_harmless
 from jaxpaint.models.scalings import LongropeScaling, RopeScaling, Scaling, YarnScaling
@@ -208,7 +208,7 @@ def _longrope(parameters: Mapping[str, Any], length: int) -> tuple[LongropeScali
     original = _original_length(parameters, length)
     factors = parameters["short_factor"]
     if not isinstance(factors, list):
-        raise ConfigError(f"short_factor={factors!r} of rope scaling 'longrope' is not a list of numbers")
+        raise ConfigError(f"short_factor={shown(factors)} of rope scaling 'longrope' is not a list of numbers")
     factor = number(parameters, "factor", length / original, float)
     implied = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
     scaling = LongropeScaling(
@@ -266,6 +266,45 @@ def grouped_heads(values: Mapping[str, Any]) -> dict[str, Any]:
     if head_dim % 2:
         raise ConfigError(f"head_dim={head_dim} is odd: rotary positions turn halves of a head against each other")
     return {"num_key_value_heads": key_value_heads, "head_dim": head_dim}
+
+
+def windows_of_layers(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """`sliding_window` and `layer_types` of the Qwens: windows only where `use_sliding_window`, from a layer on.
+
+    Raises ConfigError for kinds of layers that there are not.
+    """
+    window = number(raw, "sliding_window", 4096) if switch(raw, "use_sliding_window") else None
+    layers = range(number(raw, "num_hidden_layers"))
+    full = checked({"max_window_layers": 28, **raw}["max_window_layers"], int, "max_window_layers in config.json")
+    of_full = range(full if window else len(layers))
+    named = checked(raw.get("layer_types"), list[str] | None, "layer_types in config.json")  # type: ignore[arg-type]
+    kinds = tuple(named or ("full_attention" if layer in of_full else "sliding_attention" for layer in layers))
+    if set(kinds) - {"full_attention", *(["sliding_attention"] if window else [])} or len(kinds) != len(layers):
+        raise ConfigError(
+            f"layer_types={shown(list(kinds))} is not handled for {len(layers)} layers of window {window}"
+        )
+    return {"sliding_window": window, "layer_types": kinds}
+
+
+WINDOWS = {"use_sliding_window", "max_window_layers"}  # what it reads beside those
+
+
+def rope_and_share(raw: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """`rope_parameters(raw)` without the share of a head that turns, and that share: None where it is not said."""
+    parameters = rope_parameters(raw)
+    share = parameters.pop("partial_rotary_factor", None)
+    return parameters, raw.get("partial_rotary_factor") if share is None else share
+
+
+def turning(head_dim: int, share: Any, default: float, name: str = "partial_rotary_factor") -> int:
+    """How many numbers of a head turn. Raises ConfigError unless they are an even part of it."""
+    turning = int(head_dim * number({name: share}, name, default, float))
+    if turning % 2 or not 0 < turning <= head_dim:
+        raise ConfigError(
+            f"{name}={shown(share)} turns {turning} of a head's {head_dim} numbers: rotary positions turn halves of an "
+            "even part of a head against each other"
+        )
+    return turning
 
 
 def whole_heads(numbers: Mapping[str, Any]) -> int:

@@ -8,12 +8,12 @@ from typing import Any
 
 from jaxpaint.models.family import Family, Traits, WholeHeads, decoder_names
 from jaxpaint.models.fields import (
-    ConfigError,
     decoder_fields,
     names_of,
     number,
     rope_parameters,
     switch,
+    turning,
     whole_heads,
 )
 from jaxpaint.models.scalings import Scaling
@@ -66,17 +66,10 @@ def read(raw: Mapping[str, Any]) -> NeoxConfig:
     again = {"rope_theta": raw.get("rotary_emb_base"), "partial_rotary_factor": rotary["rotary_pct"]}
     handled |= {name for name, value in again.items() if raw.get(name) == value}
     fields = decoder_fields(raw, handled, LENGTH, "gelu", parameters, theta="rotary_emb_base")
-    head_dim = whole_heads(fields)
-    rotary_dim = int(head_dim * number(rotary, "rotary_pct", ROTARY, float))
-    if rotary_dim % 2 or not 0 < rotary_dim <= head_dim:
-        raise ConfigError(
-            f"rotary_pct={rotary['rotary_pct']} turns {rotary_dim} of a head's {head_dim} numbers: rotary positions "
-            "turn halves of an even part of a head against each other"
-        )
     return NeoxConfig(
         **fields,
         layer_norm_eps=number(raw, "layer_norm_eps", 1e-5, float),
-        rotary_dim=rotary_dim,
+        rotary_dim=turning(whole_heads(fields), rotary["rotary_pct"], ROTARY, "rotary_pct"),
         use_parallel_residual=switch(raw, "use_parallel_residual", default=True),
         attention_bias=switch(raw, "attention_bias", default=True),
     )

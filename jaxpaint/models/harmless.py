@@ -126,6 +126,8 @@ HARMLESS_WHEN: dict[str, tuple[Callable[[Any, Mapping[str, Any]], bool], str]] =
     "head_dim": (_head_size, "what the hidden size and the heads imply"),
     "num_key_value_heads": (_equal_to("num_attention_heads"), "as many as query heads, as the family has"),
     "embedding_size": (_equal_to("hidden_size"), "as wide as the layers, as the family's embedding is"),
+    "full_attn_mod": (_one_of(1), "every layer attends alike, in Phi-4's own code too"),
+    "interpolate_factor": (_one_of(1), "positions are as they are, in Phi-4's own code too"),
     "quantization_config": (_quantization, "says that nothing is quantised"),
 }
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxpaint.base.documents import checked, shown
 from jaxpaint.models.family import Family, Sizes, Traits, decoder_names
-from jaxpaint.models.fields import ConfigError, decoder_fields, grouped_heads, names_of, number, switch
+from jaxpaint.models.fields import WINDOWS, decoder_fields, grouped_heads, names_of, number, windows_of_layers
 from jaxpaint.models.scalings import Scaling
 
 
@@ -37,23 +36,12 @@ class Qwen2Config(Sizes):
 
 def read(raw: Mapping[str, Any]) -> Qwen2Config:
     """Reads the `config.json` of a Qwen2. Raises ConfigError."""
-    fields = decoder_fields(raw, names_of(Qwen2Config) | {"use_sliding_window", "max_window_layers"}, 32768)
-    window = number(raw, "sliding_window", 4096) if switch(raw, "use_sliding_window") else None
-    layers = range(fields["num_hidden_layers"])
-    full = checked({"max_window_layers": 28, **raw}["max_window_layers"], int, "max_window_layers in config.json")
-    of_full = range(full if window else len(layers))
-    named = checked(raw.get("layer_types"), list[str] | None, "layer_types in config.json")  # type: ignore[arg-type]
-    kinds = tuple(named or ("full_attention" if layer in of_full else "sliding_attention" for layer in layers))
-    if set(kinds) - {"full_attention", *(["sliding_attention"] if window else [])} or len(kinds) != len(layers):
-        raise ConfigError(
-            f"layer_types={shown(list(kinds))} is not handled for {len(layers)} layers of window {window}"
-        )
+    fields = decoder_fields(raw, names_of(Qwen2Config) | WINDOWS, 32768)
     return Qwen2Config(
         **fields,
         **grouped_heads({"num_key_value_heads": 32, **raw}),
         rms_norm_eps=number(raw, "rms_norm_eps", 1e-6, float),
-        sliding_window=window,
-        layer_types=kinds,
+        **windows_of_layers(raw),
     )
 
 

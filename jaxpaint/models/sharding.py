@@ -19,7 +19,7 @@ DATA, MODEL, LAYER = "data", "model", "layer"
 # of what leaves it, and the vocabulary.
 SPLIT_OUTPUT = (
     *("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head"),
-    *("query_key_value", "dense_h_to_4h"),
+    *("query_key_value", "dense_h_to_4h", "qkv_proj", "gate_up_proj"),
     *("query", "key", "value", "intermediate"),
 )
 SPLIT_INPUT = ("o_proj", "down_proj", "dense", "dense_4h_to_h", "output")

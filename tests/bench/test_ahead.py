@@ -85,7 +85,9 @@ class TestTPU:
         assert found["peak"] < 12.5 * GIB
         assert found["weight_copies"] == []
 
-    @pytest.mark.parametrize("shape", ["pythia-6.9b", "mistral-7b", "bert-large"])
+    @pytest.mark.parametrize(
+        "shape", ["pythia-6.9b", "mistral-7b", "qwen3-8b", "olmo2-7b", "phi3-mini", "stablelm-2-1.6b", "bert-large"]
+    )
     def test_other_families(self, shape: str) -> None:
         found = figures("v6e", "--rows", 8, "--length", 512, shape=shape)
         assert found["peak"] < 31.25 * GIB

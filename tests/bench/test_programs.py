@@ -56,6 +56,18 @@ def test_programs_lower(shape: str, what: What, kind: str) -> None:
         assert ("tpu_custom_call" in text) == kernel
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tpu", "gpu"])
+@pytest.mark.parametrize("shape", ["qwen3-8b", "olmo2-7b", "phi3-mini", "stablelm-2-1.6b"])
+def test_further_families_lower(shape: str, kind: str) -> None:
+    """One program each for scoring and generation; the kernel serves heads of 128 numbers."""
+    config = config_of(shape)
+    for what in ("score", "decode"):
+        text = lowered(config, Work(what, Plan.of(range(4)), 4, 256), MESHES[kind], kind).as_text()
+        assert "stablehlo.dot_general" in text
+        assert ("tpu_custom_call" in text) == (kind == "tpu" and what == "score" and config.head_dim % 128 == 0)
+
+
 @pytest.mark.parametrize("kind", ["tpu", "gpu"])
 @pytest.mark.parametrize("shape", ["llama2-small", "mistral-7b", "pythia-6.9b", "bert-large"])
 def test_all_other_programs_lower(shape: str, kind: str) -> None:

@@ -207,13 +207,14 @@ def with_mean_slots(tiny: Tiny, prompt: Prompt, plan: Plan) -> tuple[int, ...]:
     Prompts and slots are padded with what nothing sees, as each length would compile every operation again.
     """
     module, config = tiny.module, tiny.model.config
-    steps = list(units(plan))
-    heads, size = getattr(config, "num_key_value_heads", config.num_attention_heads), config.hidden_size
-    slots = np.zeros((len(steps), 2, LONGEST, heads, size // config.num_attention_heads), np.float32)
+    steps, kinds, windows = list(units(plan)), module.layer_kinds, module.traits.windows
+    slots = np.zeros((len(steps), 2, LONGEST, config.num_key_value_heads, config.head_dim), np.float32)
 
     def through(index: int, x, context, past) -> tuple:
         key, value = past.transpose(0, 2, 1, 3)[:, None]
-        written = np.broadcast_to(np.arange(LONGEST) < fed, (1, 1, x.shape[1], LONGEST))
+        at, back = np.arange(LONGEST), windows[index] or LONGEST
+        written = ((at < fed) & (fed + np.arange(x.shape[1])[:, None] - at < back))[None, None]
+        context = context if kinds is None else context.of_kind(kinds[index])
         return tiny.block(index).with_past(x, context, [ops.Past(jnp.array(key), jnp.array(value), jnp.array(written))])
 
     tokens = list(prompt.tokens)

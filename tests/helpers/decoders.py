@@ -97,10 +97,26 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "sliding_window": WINDOW,
         "layer_types": ["full_attention", "sliding_attention"] * 2 + ["full_attention"],
     },
+    "qwen3": {
+        "model_type": "qwen3",
+        "head_dim": 6,
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
+        "max_window_layers": 2,
+    },
+    "olmo2": {"model_type": "olmo2"},
+    "phi3": {
+        "model_type": "phi3",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.75},
+        "sliding_window": WINDOW,
+        "pad_token_id": 0,
+    },
+    "stablelm": {"model_type": "stablelm", "use_qkv_bias": True},
 }
 # Attributes of the sizes that a family has under another name, or not at all.
 _OTHER_NAMES: dict[str, dict[str, str | None]] = {
     "gpt_neox": {"num_key_value_heads": None, "rms_norm_eps": "layer_norm_eps"},
+    "stablelm": {"rms_norm_eps": "layer_norm_eps"},
 }
 
 
@@ -163,11 +179,15 @@ class Tiny:
 
 @cache
 def make_tiny(variation: str) -> Tiny:
+    values = {**SIZES, **VARIATIONS[variation]}
+    return tiny_like(values.pop("model_type", "llama"), **values)
+
+
+def tiny_like(model_type: str, **values: Any) -> Tiny:
+    """A family's random model of these values, which are given by Llama's names and set by the family's own."""
     # Here, because it takes seconds that most test files can do without.
     import transformers
 
-    values = {**SIZES, **VARIATIONS[variation]}
-    model_type = values.pop("model_type", "llama")
     names = _OTHER_NAMES.get(model_type, {})
     values = {known: value for name, value in values.items() if (known := names.get(name, name))}
     config = transformers.AutoConfig.for_model(model_type, **values, attn_implementation="eager")

@@ -74,8 +74,7 @@ class TestLadder:
     def test_rope(self, tiny: Tiny) -> None:
         config = tiny.model.config
         positions = np.random.default_rng(2).integers(0, 64, (2, 17))
-        turning = getattr(config, "rotary_dim", config.head_dim)
-        frequencies = rotary.rope_frequencies(turning, config.rope_theta, config.rope_scaling)
+        frequencies = rotary.rope_frequencies(config.traits.rotary_dim, config.rope_theta, config.rope_scaling)
         cos, sin = rotary.rope_tables(jnp.array(positions), frequencies)
         expected = tiny.torch.base_model.rotary_emb(torch.zeros(1), torch.tensor(positions))
         _close(cos[:, :, 0], expected[0], 1e-5)

@@ -16,6 +16,24 @@ from jaxpaint.models.llama import LlamaConfig
 from tests.helpers.hostile import JSON, places, refused
 
 FAMILIES = json.loads((Path(__file__).parents[1] / "old" / "families.json").read_text())
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 64,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 32,
+}
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+LONGROPE = {"type": "su", "short_factor": [1.0], "long_factor": [2.0]}
+LATER = {
+    "olmo2": {"rope_scaling": YARN, "attention_bias": True},
+    "phi3": {"rope_scaling": LONGROPE, "original_max_position_embeddings": 16, "partial_rotary_factor": 1.0},
+    "qwen3": {"rope_scaling": YARN, "use_sliding_window": True, "max_window_layers": 1, "head_dim": 4},
+    "stablelm": {"rope_scaling": YARN, "partial_rotary_factor": 1.0, "use_qkv_bias": True},
+}
+for model_type, own in LATER.items():
+    raw = {"model_type": model_type, **SIZES, **own}
+    FAMILIES[model_type] = {"huggingface": raw, "config": json.loads(json.dumps(from_huggingface(raw).to_dict()))}
 READERS = {"huggingface": from_huggingface, "config": from_dict}
 BEYOND_JSON = st.sampled_from([float("inf"), float("-inf"), float("nan"), 10**5000])
 NEW = st.sampled_from(

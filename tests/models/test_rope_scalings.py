@@ -12,7 +12,7 @@ import transformers
 from jaxpaint.base.errors import UserError
 from jaxpaint.models import from_dict, from_huggingface
 from jaxpaint.models.fields import ConfigError
-from tests.helpers.decoders import SIZES, VOCAB_SIZE, Tiny, tiny_of
+from tests.helpers.decoders import SIZES, VOCAB_SIZE, Tiny, tiny_like
 
 HALF = 4  # frequencies of a head
 SHORT, LONG = [1.0, 1.1, 1.7, 2.5], [1.0, 3.0, 8.0, 20.0]
@@ -40,18 +40,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "longrope": ("llama", LONGROPE),
     "longrope, factor": ("mistral", {**LONGROPE, "factor": 8.0}),
     "longrope, its own magnitude": ("qwen2", {**LONGROPE, "attention_factor": 1.3}),
+    "yarn, stablelm, half a head": ("stablelm", {**YARN, "partial_rotary_factor": 0.5}),
     "longrope, neox": ("gpt_neox", {**LONGROPE, "partial_rotary_factor": 1.0}),
 }
 
 
 def _tiny(model_type: str, parameters: dict[str, Any], **more: Any) -> Tiny:
-    sizes = {**SIZES, "max_position_embeddings": 64, **more}
-    if model_type == "gpt_neox":
-        sizes = {name: value for name, value in sizes.items() if name not in ("num_key_value_heads", "rms_norm_eps")}
-    values = {"rope_parameters": {"rope_theta": 300.0, **parameters}, "attn_implementation": "eager"}
-    return tiny_of(
-        transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(model_type, **sizes, **values))
-    )
+    values = {**SIZES, "max_position_embeddings": 64, "pad_token_id": 0, **more}
+    return tiny_like(model_type, **values, rope_parameters={"rope_theta": 300.0, **parameters})
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -91,6 +87,29 @@ def test_a_length_beside_the_parameters_counts_first() -> None:
     assert scaled.model.config.rope_scaling.original_max_position_embeddings == 16  # type: ignore[union-attr]
     tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, (1, 40))
     np.testing.assert_allclose(scaled.model.logits(tokens), scaled.torch_logits(tokens), rtol=1e-4, atol=1e-4)
+
+
+FACTORS = ("short_factor", "long_factor", "original_max_position_embeddings")
+PHI = {**LONGROPE, "short_factor": SHORT[:2], "long_factor": LONG[:2], "partial_rotary_factor": 0.5}
+
+
+def test_phi3_within_its_original_context() -> None:
+    """Which is told beside the parameters, whatever these tell; both have names of its own for the scaling."""
+    tiny = _tiny("phi3", {**PHI, "original_max_position_embeddings": 8}, original_max_position_embeddings=32)
+    tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, (2, 32))
+    theirs = tiny.torch_logits(tokens)
+    np.testing.assert_allclose(tiny.model.logits(tokens), theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+    with pytest.raises(UserError, match="33 positions are more than the model's 32"):
+        tiny.model.logits(np.zeros((1, 33), int))
+    raw = {name: value for name, value in tiny.raw_config.items() if name != "rope_parameters"}
+    for kind in ("su", "yarn", "longrope"):
+        older = {**raw, "rope_theta": 300.0, "partial_rotary_factor": 0.5}
+        older["rope_scaling"] = {"type": kind, **{name: PHI[name] for name in FACTORS}}
+        assert from_huggingface(older) == tiny.model.config
+        theirs = json.loads(transformers.Phi3Config(**older).to_json_string())
+        assert from_huggingface(theirs) == tiny.model.config
+    with pytest.raises(ConfigError, match="'linear' is not handled for phi3"):
+        from_huggingface({**raw, "rope_scaling": {"type": "linear", "factor": 2.0}})
 
 
 def test_where_both_spellings_are_there_the_older_counts() -> None:

@@ -92,24 +92,6 @@ CASES = {
         tuple(WINDOW if kind == "sliding_attention" else None for kind in KINDS),
         hidden_act="gelu_pytorch_tanh",
     ),
-    "norms after, of whole projections": Case(
-        "olmo2",
-        {name: value for name, value in COMMON.items() if name != "head_dim"},
-        {
-            "norms": (None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
-            "query_key_norm": "projection",
-        },
-    ),
-    "norms of each head": Case("qwen3", COMMON, {"query_key_norm": "head"}),
-    "joined in blocks": Case(
-        "phi3",
-        {**{name: value for name, value in COMMON.items() if name != "head_dim"}, "pad_token_id": 0},
-        {
-            "projections": ("qkv_proj", "o_proj"),
-            "query_key_value": "joined in blocks",
-            "mlp": ("gate_up_proj", "down_proj"),
-        },
-    ),
     "learned positions": Case(
         "gpt2",
         {**GPT2, "vocab_size": VOCAB_SIZE},
