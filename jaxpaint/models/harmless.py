@@ -123,6 +123,11 @@ HARMLESS_WHEN: dict[str, tuple[Callable[[Any, Mapping[str, Any]], bool], str]] =
         lambda value, raw: raw["model_type"] == "qwen2" and value is True,
         "not read: Qwen2 has its biases whatever it says",
     ),
+    "sliding_window_size": (_equal_to("sliding_window"), "another name of the window of Gemma 2, which is read"),
+    "_sliding_window_pattern": (
+        lambda value, raw: value == 6 or bool(raw.get("layer_types")),
+        "not read: layer_types or sliding_window_pattern tell Gemma 3's kinds of layers",
+    ),
     "head_dim": (_head_size, "what the hidden size and the heads imply"),
     "num_key_value_heads": (_equal_to("num_attention_heads"), "as many as query heads, as the family has"),
     "embedding_size": (_equal_to("hidden_size"), "as wide as the layers, as the family's embedding is"),
