@@ -34,7 +34,9 @@ def family_of(model_type: Any) -> Family:
     known = {name: family for family in FAMILIES for name in family.model_types}
     if not isinstance(model_type, str) or model_type not in known:
         names = ", ".join(sorted(known))
-        raise ConfigError(f"model_type {shown(model_type)} is not one this version converts; it knows {names}")
+        part = "; save the part of it that reads texts by itself (docs/how-to/text-part.md)"
+        advice = part if model_type in gemma3.WITH_IMAGES else ""
+        raise ConfigError(f"model_type {shown(model_type)} is not one this version converts; it knows {names}{advice}")
     return known[model_type]
 
 

@@ -22,6 +22,7 @@ from jaxpaint.models.gemma2 import NORMS, attention_scale, cap, of_attention
 from jaxpaint.models.scalings import Scaling
 
 KINDS = "full_attention", "sliding_attention"
+WITH_IMAGES = ("gemma3",)  # whose part of texts is a gemma3_text
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "gemma": {"model_type": "gemma", "head_dim": 8},
     "gemma2": {
         "model_type": "gemma2",
-        "head_dim": 8,
+        "head_dim": 6,
         "query_pre_attn_scalar": 3,
         "attn_logit_softcapping": 2.0,
         "final_logit_softcapping": 3.0,
@@ -88,7 +88,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     },
     "gemma3": {
         "model_type": "gemma3_text",
-        "head_dim": 8,
+        "head_dim": 6,
         "query_pre_attn_scalar": 3,
         "sliding_window": WINDOW,
         "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] + ["sliding_attention"] * 2,
