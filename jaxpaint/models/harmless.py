@@ -11,8 +11,8 @@ from typing import Any
 
 _REASONS = {
     "says what the model is called, who wrote it, with which version of what": """
-        _name_or_path name_or_path _commit_hash architectures model_type transformers_version name language license
-        unsloth_version unsloth_fixed is_llama_config sentence_transformers transformers.js_config
+        _name_or_path name_or_path _model_name_or_path _commit_hash architectures model_type transformers_version name
+        language license unsloth_version unsloth_fixed is_llama_config sentence_transformers transformers.js_config
         base_model_name_or_path layer_plan
     """,
     "points at code beside the weights, which is never run: the model_type says what is computed": """
