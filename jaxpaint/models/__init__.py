@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from jaxpaint.base.documents import checked, shown
 from jaxpaint.base.errors import UserError, first_line
-from jaxpaint.models import bert, gpt_neox, llama, olmo2, phi3, qwen2, qwen3, stablelm
+from jaxpaint.models import bert, gemma, gemma2, gemma3, gpt_neox, llama, olmo2, phi3, qwen2, qwen3, stablelm
 from jaxpaint.models.family import Config, Family
 from jaxpaint.models.fields import ConfigError
 from jaxpaint.models.scalings import LongropeScaling, scaling_from_dict
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 FAMILIES: tuple[Family, ...] = (
     bert.FAMILY,
+    gemma.FAMILY,
+    gemma2.FAMILY,
+    gemma3.FAMILY,
     gpt_neox.FAMILY,
     llama.FAMILY,
     olmo2.FAMILY,
@@ -34,7 +37,9 @@ def family_of(model_type: Any) -> Family:
     known = {name: family for family in FAMILIES for name in family.model_types}
     if not isinstance(model_type, str) or model_type not in known:
         names = ", ".join(sorted(known))
-        raise ConfigError(f"model_type {shown(model_type)} is not one this version converts; it knows {names}")
+        part = "; save the part of it that reads texts by itself (docs/how-to/text-part.md)"
+        advice = part if model_type in gemma3.WITH_IMAGES else ""
+        raise ConfigError(f"model_type {shown(model_type)} is not one this version converts; it knows {names}{advice}")
     return known[model_type]
 
 

@@ -20,7 +20,7 @@ from jaxpaint.base.part import Part
 from jaxpaint.models import attention as ops
 from jaxpaint.models import rotary
 from jaxpaint.models.blockwise import Blocks, blocks, blockwise_attention
-from jaxpaint.models.family import Traits
+from jaxpaint.models.family import Rotary, Traits
 from jaxpaint.models.kernel import Kernel, Seen, kernel_attention, seen
 from jaxpaint.models.observed import Asked, Edges, Edits, edited, observed_attention, only
 from jaxpaint.models.parts import MLP, norm, stacked, with_mean_norm
@@ -33,17 +33,21 @@ Implementation: TypeAlias = ops.AttentionImplementation | Kernel
 class Context(NamedTuple):
     """What the layers of one batch share: rotary tables (None without) and what each token sees.
 
-    That is a mask, or what `blockwise` or a `kernel` reads in place of one. Where layers differ in their windows there
-    is one for each kind of layer, until `of_kind` takes a layer's own.
+    That is a mask, or what `blockwise` or a `kernel` reads in place of one. Where layers differ in their windows or in
+    how their positions turn there is one for each kind of layer, until `of_kind` takes a layer's own; tables have an
+    axis of kinds only where these turn differently.
     """
 
-    cos: Float[Array, "B S 1 rotary"] | None
-    sin: Float[Array, "B S 1 rotary"] | None
+    cos: Float[Array, "B S 1 rotary"] | Float[Array, "kinds B S 1 rotary"] | None
+    sin: Float[Array, "B S 1 rotary"] | Float[Array, "kinds B S 1 rotary"] | None
     mask: Bool[Array, "B 1 S keys"] | Bool[Array, "kinds B 1 S keys"] | Blocks | Seen
 
     def of_kind(self, kind: int | Int[Array, ""]) -> Context:
         """What a layer of this kind reads."""
-        return self._replace(mask=self.mask.of_kind(kind) if isinstance(self.mask, Blocks | Seen) else self.mask[kind])
+        mask = self.mask.of_kind(kind) if isinstance(self.mask, Blocks | Seen) else self.mask[kind]
+        if self.cos is None or self.sin is None or self.cos.ndim == 4:
+            return self._replace(mask=mask)
+        return Context(self.cos[kind], self.sin[kind], mask)
 
 
 def row_layout(lengths: Int[Array, " B"], size: int) -> tuple[Int[Array, "B S"], Int[Array, "B S"]]:
@@ -225,8 +229,9 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """Embeddings, stacked blocks, final norm and head. Parameters are in `dtype`; norms and softmax in float32.
 
-    `windows` are the distinct sliding windows of the layers, in tokens; `layer_kinds` tells each layer's place among
-    them, and is None where all layers are alike.
+    Layers are of one kind where they have the same sliding window and the same rotary positions. `windows` are those of
+    the kinds, in tokens, `rotaries` how they turn; `layer_kinds` tells each layer's kind, and is None where all layers
+    are alike.
     """
 
     def __init__(
@@ -239,9 +244,10 @@ class Decoder(nnx.Module):
     ):
         self.config, self.traits = config, config.traits
         self.kernel = attention_implementation if isinstance(attention_implementation, Kernel) else None
-        each = self.traits.windows
-        self.windows = tuple(dict.fromkeys(each))
-        self.layer_kinds = tuple(map(self.windows.index, each)) if len(self.windows) > 1 else None
+        each = list(zip(self.traits.windows, _rotaries(config), strict=True))
+        kinds = list(dict.fromkeys(each))
+        self.windows, self.rotaries = tuple(window for window, _ in kinds), tuple(rotary for _, rotary in kinds)
+        self.layer_kinds = tuple(map(kinds.index, each)) if len(kinds) > 1 else None
         make = partial(Block, config, self.traits, dtype=dtype, implementation=attention_implementation)
         self.embed = Embeddings(config, self.traits, dtype=dtype, rngs=rngs)
         self.blocks = stacked(make, config.num_hidden_layers, rngs.params())
@@ -272,12 +278,17 @@ class Decoder(nnx.Module):
         return self._context(positions, seen(positions, visible_until, self.windows, lookback))
 
     def _context(self, positions: Int[Array, "B S"], mask: Array | Blocks | Seen) -> Context:
-        if self.traits.rotary_dim is None:
+        tables = [self._rotary_tables(positions, each) for each in self.rotaries if each is not None]
+        if not tables:
             return Context(None, None, mask)
-        config = self.config
-        frequencies = rotary.rope_frequencies(self.traits.rotary_dim, config.rope_theta, config.rope_scaling)
-        factor = rotary.attention_factor(config.rope_scaling)
-        return Context(*rotary.rope_tables(positions, frequencies, factor), mask)
+        if len(set(self.rotaries)) == 1:
+            return Context(*tables[0], mask)
+        cos, sin = map(jnp.stack, zip(*tables, strict=True))
+        return Context(cos, sin, mask)
+
+    def _rotary_tables(self, positions: Int[Array, "B S"], turn: Rotary) -> tuple[Array, Array]:
+        frequencies = rotary.rope_frequencies(self.traits.rotary_dim, turn.theta, turn.scaling)
+        return rotary.rope_tables(positions, frequencies, rotary.attention_factor(turn.scaling))
 
     def row_context(self, lengths: Int[Array, " B"], size: int) -> Context:
         """The context of rows of `size` that each hold one right-padded text."""
@@ -306,6 +317,16 @@ class Decoder(nnx.Module):
             kernel = jax.lax.dynamic_slice_in_dim(self.lm_head.kernel[...], first, size, axis=1).T
         logits = jnp.matmul(kernel, normed.T, preferred_element_type=jnp.float32)
         return ops.capped(logits, self.traits.logit_cap)
+
+
+def _rotaries(config: Any) -> tuple[Rotary | None, ...]:
+    """How each layer's positions turn; None where they do not."""
+    traits, alike = config.traits, None
+    if traits.rotary is not None:
+        return traits.rotary
+    if traits.rotary_dim is not None:
+        alike = Rotary(config.rope_theta, config.rope_scaling)
+    return (alike,) * len(traits.windows)
 
 
 def _norm(traits: Traits, size: int, dtype, rngs: nnx.Rngs) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.models.fields import require_bounds
+from jaxpaint.models.scalings import Scaling
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,14 @@ class Config(Protocol):
 
 
 @dataclass(frozen=True)
+class Rotary:
+    """How a layer's rotary positions turn: their base, and how the frequencies are rescaled."""
+
+    theta: float
+    scaling: Scaling | None = None
+
+
+@dataclass(frozen=True)
 class Traits:
     """How a decoder's layers compute; follows from its config and is never stored.
 
@@ -130,6 +139,8 @@ class Traits:
     """What queries and keys are normed over, before they turn."""
     rotary_dim: int | None = None
     """How many of a head's numbers turn with the position; None where positions are learned and added at the start."""
+    rotary: tuple[Rotary, ...] | None = None
+    """How they turn in each layer; None where it is by the config's `rope_theta` and `rope_scaling` in all of them."""
     attention_scale: float | None = None
     """What scores are multiplied with; None for one over the root of a head's size."""
     attention_cap: float | None = None

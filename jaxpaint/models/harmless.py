@@ -11,8 +11,8 @@ from typing import Any
 
 _REASONS = {
     "says what the model is called, who wrote it, with which version of what": """
-        _name_or_path name_or_path _commit_hash architectures model_type transformers_version name language license
-        unsloth_version unsloth_fixed is_llama_config sentence_transformers transformers.js_config
+        _name_or_path name_or_path _model_name_or_path _commit_hash architectures model_type transformers_version name
+        language license unsloth_version unsloth_fixed is_llama_config sentence_transformers transformers.js_config
         base_model_name_or_path layer_plan
     """,
     "points at code beside the weights, which is never run: the model_type says what is computed": """
@@ -122,6 +122,11 @@ HARMLESS_WHEN: dict[str, tuple[Callable[[Any, Mapping[str, Any]], bool], str]] =
     "attention_bias": (
         lambda value, raw: raw["model_type"] == "qwen2" and value is True,
         "not read: Qwen2 has its biases whatever it says",
+    ),
+    "sliding_window_size": (_equal_to("sliding_window"), "another name of the window of Gemma 2, which is read"),
+    "_sliding_window_pattern": (
+        lambda value, raw: value == 6 or bool(raw.get("layer_types")),
+        "not read: layer_types or sliding_window_pattern tell Gemma 3's kinds of layers",
     ),
     "head_dim": (_head_size, "what the hidden size and the heads imply"),
     "num_key_value_heads": (_equal_to("num_attention_heads"), "as many as query heads, as the family has"),

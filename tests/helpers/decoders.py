@@ -77,6 +77,26 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "llama3 rope": {"rope_parameters": _LLAMA3},
     "sliding window": {"model_type": "mistral", "head_dim": 8, "sliding_window": WINDOW},
     "no sliding window": {"model_type": "mistral", "head_dim": 8, "sliding_window": None},
+    "gemma": {"model_type": "gemma", "head_dim": 8},
+    "gemma2": {
+        "model_type": "gemma2",
+        "head_dim": 6,
+        "query_pre_attn_scalar": 3,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+        "sliding_window": WINDOW,
+    },
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "head_dim": 6,
+        "query_pre_attn_scalar": 3,
+        "sliding_window": WINDOW,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] + ["sliding_attention"] * 2,
+        "rope_parameters": {
+            "full_attention": _LINEAR,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+        },
+    },
     "neox": {"model_type": "gpt_neox"},
     "neox, residuals in series": {"model_type": "gpt_neox", "use_parallel_residual": False},
     "neox, whole heads turn": {
@@ -204,11 +224,12 @@ def tiny_of(network: Any) -> Tiny:
 def randomise(network: torch.nn.Module, seed: int = 0) -> None:
     """Weights that all matter: norms are not ones, biases not zeros, attention neither uniform nor one-hot."""
     generator = torch.Generator().manual_seed(seed)
+    scale = 0 if network.config.model_type.startswith("gemma") else 1  # theirs are stored less 1
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if "norm" in name.lower() and name.endswith("weight"):
-                parameter.copy_(1 + 0.3 * noise)
+                parameter.copy_(scale + 0.3 * noise)
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * noise)
             else:

@@ -47,8 +47,15 @@ def _torch_context(tiny: Tiny, layer: int, hidden: np.ndarray) -> dict[str, Any]
         window = length
     seen = (key <= query) & (query - key < window)
     mask = torch.where(torch.tensor(seen), 0.0, torch.finfo(torch.float32).min).expand(2, 1, -1, -1)
-    tables = tiny.torch.base_model.rotary_emb(torch.tensor(hidden), torch.arange(length)[None])
+    tables = _torch_tables(tiny, layer, torch.tensor(hidden), torch.arange(length)[None])
     return {"position_embeddings": tables, "attention_mask": mask}
+
+
+def _torch_tables(tiny: Tiny, layer: int, hidden: torch.Tensor, positions: torch.Tensor) -> Any:
+    """transformers' cosines and sines of a layer: Gemma 3 has some for each kind of layer."""
+    config = tiny.torch.config
+    kind = (config.layer_types[layer],) if "full_attention" in config.rope_parameters else ()
+    return tiny.torch.base_model.rotary_emb(hidden, positions, *kind)
 
 
 def _attention(layer: Any) -> Any:
@@ -67,18 +74,17 @@ class TestLadder:
             x = hidden * scale
             base = tiny.torch.base_model
             last = base.final_layer_norm if hasattr(base, "final_layer_norm") else base.norm
-            _close(tiny.module.norm(x), last(torch.tensor(x)), 1e-5)
+            _close(tiny.module.norm(jnp.array(x)), last(torch.tensor(x)), 1e-5)
             theirs = tiny.torch_layers[3].post_attention_layernorm(torch.tensor(x))
-            _close(tiny.block(3).post_attention_layernorm(x), theirs, 1e-5)
+            _close(tiny.block(3).post_attention_layernorm(jnp.array(x)), theirs, 1e-5)
 
     def test_rope(self, tiny: Tiny) -> None:
-        config = tiny.model.config
         positions = np.random.default_rng(2).integers(0, 64, (2, 17))
-        frequencies = rotary.rope_frequencies(config.traits.rotary_dim, config.rope_theta, config.rope_scaling)
-        cos, sin = rotary.rope_tables(jnp.array(positions), frequencies)
-        expected = tiny.torch.base_model.rotary_emb(torch.zeros(1), torch.tensor(positions))
-        _close(cos[:, :, 0], expected[0], 1e-5)
-        _close(sin[:, :, 0], expected[1], 1e-5)
+        for layer in (0, 2):
+            context = tiny.context(layer, jnp.array(positions), jnp.full((2, 17), 17))
+            expected = _torch_tables(tiny, layer, torch.zeros(1), torch.tensor(positions))
+            _close(context.cos[:, :, 0], expected[0], 1e-5)
+            _close(context.sin[:, :, 0], expected[1], 1e-5)
 
     def test_attention(self, tiny: Tiny, hidden: np.ndarray) -> None:
         context = tiny.context(1, *_everything_visible(LONGEST))
@@ -196,7 +202,8 @@ class TestConfig:
                 value = getattr(config, field.name)
                 value = list(value) if isinstance(value, tuple) else value
                 assert value == getattr(theirs, field.name), field.name
-        assert config.rope_theta == theirs.rope_parameters["rope_theta"]
+        parameters = theirs.rope_parameters
+        assert config.rope_theta == parameters.get("full_attention", parameters)["rope_theta"]
 
     def test_round_trip(self, tiny: Tiny) -> None:
         config = tiny.model.config

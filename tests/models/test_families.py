@@ -34,7 +34,7 @@ from tests.helpers.oracle import run_slowly
 from tests.training.test_heal import ALL_WEIGHTS, last_batch, loss_and_gradient, torch_loss
 
 # Variations of `tests.helpers.decoders`; each is of a family of its own, or of other code.
-FAMILIES = ["olmo2", "phi3", "qwen2, windows in turn", "qwen3", "stablelm"]
+FAMILIES = ["gemma", "gemma2", "gemma3", "olmo2", "phi3", "qwen2, windows in turn", "qwen3", "stablelm"]
 LENGTHS = np.array([LONGEST, 3, 15])
 SERIES = ("0-4", "4-0", "0 2 1 3 4", "0 (1 2)*2 4", "2*3")
 GROUPS = ("0 {1-3} 4", "0 {(1 {2@0.5 3})@0.75 2}*2 4", "0 sum{1 2} 3 4", "{0-4}*2", "0 1a {3 2m} 4m")

@@ -17,7 +17,7 @@ from jaxpaint.models.harmless import HARMLESS, HARMLESS_WHEN
 from tests.helpers.bert_models import torch_bert
 from tests.helpers.decoders import LONGEST, NUM_LAYERS, make_tiny
 
-FAMILIES = ["grouped-query", "sliding window", "neox", "qwen2", "bert"]
+FAMILIES = ["grouped-query", "sliding window", "neox", "qwen2", "gemma3", "bert"]
 # What transformers takes these for has a type, which it checks.
 VALUES: dict[str, Any] = {
     **dict.fromkeys(("torch_dtype", "dtype"), "float32"),
