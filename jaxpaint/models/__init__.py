@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from jaxpaint.base.documents import checked, shown
 from jaxpaint.base.errors import UserError, first_line
-from jaxpaint.models import bert, gpt_neox, llama, qwen2, qwen3
+from jaxpaint.models import bert, gpt2, gpt_neox, llama, qwen2, qwen3
 from jaxpaint.models.family import Config, Family
 from jaxpaint.models.fields import ConfigError
 from jaxpaint.models.scalings import LongropeScaling, scaling_from_dict
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FAMILIES: tuple[Family, ...] = (
     bert.FAMILY,
+    gpt2.FAMILY,
     gpt_neox.FAMILY,
     llama.FAMILY,
     qwen2.FAMILY,

@@ -233,6 +233,8 @@ class Family:
     config: type
     read: Callable[[Mapping[str, Any]], Config]
     names: Names
+    num_layers: str = "num_hidden_layers"
+    """What config.json calls the number of layers."""
 
 
 def require_lm_head(config: Config, purpose: str) -> None:

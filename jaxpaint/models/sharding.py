@@ -21,8 +21,9 @@ SPLIT_OUTPUT = (
     *("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head"),
     *("query_key_value", "dense_h_to_4h"),
     *("query", "key", "value", "intermediate"),
+    *("c_attn", "c_fc"),
 )
-SPLIT_INPUT = ("o_proj", "down_proj", "dense", "dense_4h_to_h", "output")
+SPLIT_INPUT = ("o_proj", "down_proj", "dense", "dense_4h_to_h", "output", "c_proj")
 
 
 def device_mesh(tensor_parallel: int = 1, layer_parallel: int = 1) -> Mesh | None:
