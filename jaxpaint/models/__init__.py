@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from jaxpaint.base.documents import checked, shown
 from jaxpaint.base.errors import UserError, first_line
-from jaxpaint.models import bert, gpt2, gpt_neox, llama, qwen2, qwen3
+from jaxpaint.models import bert, gpt2, gpt_neox, llama, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe
 from jaxpaint.models.family import Config, Family
 from jaxpaint.models.fields import ConfigError
 from jaxpaint.models.scalings import LongropeScaling, scaling_from_dict
@@ -22,8 +22,11 @@ FAMILIES: tuple[Family, ...] = (
     gpt2.FAMILY,
     gpt_neox.FAMILY,
     llama.FAMILY,
+    mixtral.FAMILY,
     qwen2.FAMILY,
+    qwen2_moe.FAMILY,
     qwen3.FAMILY,
+    qwen3_moe.FAMILY,
 )
 
 

@@ -6,8 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxpaint.base.documents import shown
 from jaxpaint.models.family import Family, Names, Traits, Weight, WholeHeads
-from jaxpaint.models.fields import ConfigError, activation, names_of, number, refuse_unhandled, sizes, switch, whole_heads
+from jaxpaint.models.fields import (
+    ConfigError,
+    activation,
+    names_of,
+    number,
+    refuse_unhandled,
+    sizes,
+    switch,
+    whole_heads,
+)
 
 
 @dataclass(frozen=True)
@@ -52,13 +62,13 @@ OWN_NAMES = {
 
 def read(raw: Mapping[str, Any]) -> Gpt2Config:
     """Reads the `config.json` of a GPT-2. Raises ConfigError."""
-    values = {**raw, **{name: raw.get(own) for name, own in OWN_NAMES.items()}}
-    if values["intermediate_size"] is None and raw.get("n_embd") is not None:
-        values["intermediate_size"] = 4 * number(raw, "n_embd")
-    missing = [OWN_NAMES[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads") if not values[name]]
-    if missing:
-        raise ConfigError(f"config.json lacks {', '.join(missing)}: is it the config of a gpt2 checkpoint?")
-    numbers = sizes(values)
+    both = {name: own for name, own in OWN_NAMES.items() if raw.get(own) is not None and raw.get(name) is not None}
+    for name, own in both.items():
+        if raw[name] != raw[own]:
+            raise ConfigError(f"{own}={shown(raw[own])} and {name}={shown(raw[name])} are names of one number")
+    values = {**raw, **{name: raw[own] for name, own in OWN_NAMES.items() if raw.get(own) is not None}}
+    inner = values.pop("intermediate_size", None) or 4 * number(values, "hidden_size")
+    numbers = sizes({**values, "intermediate_size": inner})
     handled = {*OWN_NAMES.values(), "scale_attn_weights", "reorder_and_upcast_attn"}
     # The last says in which order and precision scores are multiplied; here they are in float32.
     refuse_unhandled(raw, handled | names_of(Gpt2Config) - OWN_NAMES.keys())
