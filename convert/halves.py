@@ -53,4 +53,4 @@ def source_of(path: str, layer: Assembled, traits: Traits | None) -> tuple[int, 
     if own is not None:
         return own, False
     # What nobody reads is the other half's layer's, and what is added are zeros.
-    return layer.kind, inner[:1] == [traits.projections[-1] if in_attention else traits.mlp[-1]]
+    return layer.kind, inner[-2:-1] == [traits.projections[-1] if in_attention else traits.mlp[-1]]

@@ -53,7 +53,7 @@ def without_head(
     if not config.capabilities.decoder or config.tie_word_embeddings or names.head in weights:
         return config
     architectures = raw.get("architectures") or ()
-    other = bool(architectures) and not any("CausalLM" in str(name) for name in architectures)
+    other = bool(architectures) and not any(str(name).endswith(("CausalLM", "LMHeadModel")) for name in architectures)
     if selected.base_alone or selected.left_out or other:
         return dataclasses.replace(config, has_lm_head=False)  # type: ignore[call-arg, type-var]
     return config

@@ -68,7 +68,7 @@ def export(
             file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             tensors = {}
             for entry in shard:
-                value = checkpoint.read_tensor(store, entry.path, entry.layer)
+                value = checkpoint.read_tensor(store, entry.path, entry.place)
                 value = np.zeros_like(value) if entry.zeros else value
                 tensors[entry.name] = np.ascontiguousarray(value.T if entry.transposed else value)
                 weight_map[entry.name] = file
@@ -131,11 +131,11 @@ def _copy(file: Path, to: Path, store: Path) -> None:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A tensor to write: its Hugging Face name, our path and stored layer, its size in bytes, and whether of zeros."""
+    """A tensor to write: its Hugging Face name, our path, its layer and expert there, its bytes, whether of zeros."""
 
     name: str
     path: str
-    layer: int | None
+    place: tuple[int, ...]
     transposed: bool
     size: int
     zeros: bool = False
@@ -150,11 +150,12 @@ def _entries(
         weight = names.weight(path)
         size = math.prod(weight.shape(tuple(tensor["shape"]))) * jnp.dtype(tensor["dtype"]).itemsize
         if not weight.stacked:
-            yield _Entry(weight.name, path, None, weight.transposed, size)
+            yield _Entry(weight.name, path, (), weight.transposed, size)
             continue
         for new, layer in enumerate(layers):
             old, zeros = source_of(path, layer, traits)
-            yield _Entry(weight.of_layer(new), path, old, weight.transposed, size, zeros)
+            for place, name in weight.parts(new, tuple(tensor["shape"][1:])):
+                yield _Entry(name, path, (old, *place), weight.transposed, size, zeros)
 
 
 def _shards(entries: Iterable[_Entry], limit: int) -> list[list[_Entry]]:
@@ -175,7 +176,7 @@ def rearranged(original: dict[str, Any], config: Config, dtype: str) -> dict[str
         own["layer_types"] = original["layer_types"][:1] * layers
     if original.get("tie_word_embeddings") and not config.tie_word_embeddings:
         own["tie_word_embeddings"] = False  # the head that was there differed from the embedding
-    return {**original, "num_hidden_layers": layers, **own, key: dtype}
+    return {**original, family_of(config.model_type).num_layers: layers, **own, key: dtype}
 
 
 def _is_huggingface(folder: Path) -> bool:

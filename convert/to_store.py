@@ -52,7 +52,8 @@ def convert(
 
     def fill(path: str, layer: int | None, out: np.ndarray) -> None:
         weight = names.weight(path)
-        copy(tensors[weight.of_layer(layer)], out, weight.transposed)
+        for place, name in weight.parts(layer, out.shape):
+            copy(tensors[name], out[place], weight.transposed)
 
     if progress:
         for line in remarks(found, config, read.selected):

@@ -36,6 +36,11 @@ def parts(text: str) -> tuple[str, str]:
     return dtype, weights.removesuffix(" weights") or "float"
 
 
+# Modules whose kernels weigh experts: small, and what they round off would choose others.
+ROUTERS = ("gate", "shared_expert_gate")
+
+
 def is_quantised(path: str, weights: str) -> bool:
     """Whether the parameter at `path` (`blocks/mlp/up_proj/kernel`) is kept in integers: a kernel of the layers."""
-    return weights != "float" and path.startswith("blocks/") and path.endswith("/kernel")
+    first, *inside = path.split("/")
+    return weights != "float" and first == "blocks" and inside[-1] == "kernel" and inside[-2] not in ROUTERS

@@ -142,7 +142,10 @@ def layer_flops(config: Config, work: Work) -> float:
     tokens = work.rows * (1 if work.what == "decode" else work.length)
     seen = work.length / 2 if config.capabilities.decoder and work.what != "decode" else work.length
     width = config.num_attention_heads * config.head_dim
-    return 2.0 * tokens * layer_parameters(config) + 4.0 * tokens * seen * width
+    experts = getattr(getattr(config, "traits", None), "experts", None)
+    share = experts.chosen / experts.count if experts else 1.0  # of the experts, those that a token goes through
+    numbers = sum(math.prod(shape) * (share if len(shape) > 2 else 1.0) for shape in layer_kernels(config))
+    return 2.0 * tokens * numbers + 4.0 * tokens * seen * width
 
 
 def layer_bytes(config: Config, work: Work) -> float:

@@ -8,7 +8,23 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from jaxpaint.base.documents import checked, shown
 from jaxpaint.base.errors import UserError, first_line
-from jaxpaint.models import bert, gemma, gemma2, gemma3, gpt_neox, llama, olmo2, phi3, qwen2, qwen3, stablelm
+from jaxpaint.models import (
+    bert,
+    gemma,
+    gemma2,
+    gemma3,
+    gpt2,
+    gpt_neox,
+    llama,
+    mixtral,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+    stablelm,
+)
 from jaxpaint.models.family import Config, Family
 from jaxpaint.models.fields import ConfigError
 from jaxpaint.models.scalings import LongropeScaling, scaling_from_dict
@@ -22,12 +38,16 @@ FAMILIES: tuple[Family, ...] = (
     gemma.FAMILY,
     gemma2.FAMILY,
     gemma3.FAMILY,
+    gpt2.FAMILY,
     gpt_neox.FAMILY,
     llama.FAMILY,
+    mixtral.FAMILY,
     olmo2.FAMILY,
     phi3.FAMILY,
     qwen2.FAMILY,
+    qwen2_moe.FAMILY,
     qwen3.FAMILY,
+    qwen3_moe.FAMILY,
     stablelm.FAMILY,
 )
 

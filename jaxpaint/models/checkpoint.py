@@ -335,7 +335,8 @@ def _write_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> Non
     arguments = {}
     for name, value in parameters.items():
         stacked_and_large = name.startswith("blocks/") and value.nbytes > CHUNK_BYTES
-        arguments[name] = ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if stacked_and_large else ())
+        shard_axes = ((0, 1) if value.ndim > 3 else (0,)) if stacked_and_large else ()  # a chunk is of one expert, too
+        arguments[name] = ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=shard_axes)
     # One file per chunk: OCDBT's merging holds gigabytes in memory. Weights compress little.
     with checkpointer_of(use_ocdbt=False, use_compression=False, type_handler_registry=registry) as checkpointer:
         checkpointer.save(

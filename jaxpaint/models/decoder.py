@@ -20,6 +20,7 @@ from jaxpaint.base.part import Part
 from jaxpaint.models import attention as ops
 from jaxpaint.models import rotary
 from jaxpaint.models.blockwise import Blocks, blocks, blockwise_attention
+from jaxpaint.models.experts import Mixture
 from jaxpaint.models.family import Rotary, Traits
 from jaxpaint.models.kernel import Kernel, Seen, kernel_attention, seen
 from jaxpaint.models.observed import Asked, Edges, Edits, edited, observed_attention, only
@@ -169,14 +170,15 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """One layer, residuals included."""
 
-    mlp: MLP
+    mlp: MLP | Mixture
 
     def __init__(self, config: Any, traits: Traits, *, dtype, implementation: Implementation, rngs):
         self.traits = traits
         before, after, before_mlp, after_mlp = traits.norms
         norm = partial(_norm, traits, config.hidden_size)
         attention = partial(Attention, config, traits, implementation=implementation)
-        mlp = partial(MLP, config, traits.mlp, gated=traits.gated, use_bias=traits.mlp_bias)
+        kind = MLP if traits.experts is None else partial(Mixture, traits=traits.experts)
+        mlp = partial(kind, config, traits.mlp, gated=traits.gated, use_bias=traits.mlp_bias)
         parts = ((before, norm), (traits.attention, attention), (after, norm))
         for name, make in (*parts, (before_mlp, norm), ("mlp", mlp), (after_mlp, norm)):
             if name:

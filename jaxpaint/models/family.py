@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -109,6 +109,25 @@ class Rotary:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """A mixture of experts in the place of a feed-forward: `chosen` of `count` for each token, `width` numbers inside.
+
+    `normalised`, the weights of the chosen ones add up to 1. `shared_width` is that of an expert for all tokens.
+    """
+
+    count: int
+    chosen: int
+    width: int
+    normalised: bool
+    shared_width: int | None = None
+
+    @property
+    def inside(self) -> int:
+        """Numbers inside for a token, all experts that it goes through together."""
+        return self.chosen * self.width + (self.shared_width or 0)
+
+
+@dataclass(frozen=True)
 class Traits:
     """How a decoder's layers compute; follows from its config and is never stored.
 
@@ -147,13 +166,14 @@ class Traits:
     """Scores s become cap * tanh(s / cap)."""
     logit_cap: float | None = None
     embedding_scale: float | None = None
+    experts: Experts | None = None
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A parameter of ours and its Hugging Face name, with `{layer}` where it is stacked.
+    """A parameter of ours and its Hugging Face name, with `{layer}` where it is stacked, `{expert}` where experts are.
 
-    Kernels are [in, out] here and [out, in] there.
+    Kernels are [in, out] here and, where `transposed`, [out, in] there.
     """
 
     path: str
@@ -164,12 +184,23 @@ class Weight:
     def stacked(self) -> bool:
         return "{layer}" in self.name
 
-    def of_layer(self, layer: int | None) -> str:
-        return self.name.format(layer=layer)
+    @property
+    def of_experts(self) -> bool:
+        return "{expert}" in self.name
+
+    def of_layer(self, layer: int | None, expert: int | None = None) -> str:
+        return self.name.format(layer=layer, expert=expert)
+
+    def parts(self, layer: int | None, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:
+        """Where Hugging Face tensors lie in one layer, of this shape, of our parameter, and their names."""
+        if self.of_experts:
+            yield from (((expert,), self.of_layer(layer, expert)) for expert in range(shape[0]))
+        else:
+            yield (), self.of_layer(layer)
 
     def shape(self, stacked: tuple[int, ...]) -> tuple[int, ...]:
         """The Hugging Face tensor's shape, for the shape of our stacked one."""
-        shape = stacked[1:] if self.stacked else stacked
+        shape = stacked[self.stacked + self.of_experts :]
         return shape[::-1] if self.transposed else shape
 
 
@@ -197,11 +228,11 @@ class Names:
 
     def expected(self, shapes: Mapping[str, tuple[int, ...]], num_layers: int) -> dict[str, tuple[int, ...]]:
         """Every Hugging Face name that a checkpoint with our parameters' shapes has, with its shape."""
-        found = {}
+        found: dict[str, tuple[int, ...]] = {}
         for path, shape in shapes.items():
             entry = self.weight(path)
             for layer in range(num_layers if entry.stacked else 1):
-                found[entry.of_layer(layer)] = entry.shape(shape)
+                found.update((name, entry.shape(shape)) for _, name in entry.parts(layer, shape[entry.stacked :]))
         return found
 
 
@@ -218,6 +249,7 @@ def decoder_names(base: str, embedding: str, norm: str, head: str = "lm_head", b
 
     def weight(path: str) -> Weight:
         first, *inside, leaf = path.split("/")
+        inside = ["experts.{expert}" if part == "experts" else part for part in inside]
         module = ".".join([f"{base}.layers.{{layer}}", *inside]) if first == "blocks" else outside[first]
         return Weight(path, f"{module}.{'bias' if leaf == 'bias' else 'weight'}", transposed=leaf == "kernel")
 
@@ -244,6 +276,8 @@ class Family:
     config: type
     read: Callable[[Mapping[str, Any]], Config]
     names: Names
+    num_layers: str = "num_hidden_layers"
+    """What config.json calls the number of layers."""
 
 
 def require_lm_head(config: Config, purpose: str) -> None:

@@ -40,7 +40,7 @@ _REASONS = {
     """,
     "how a loss was computed, or training went": """
         loss_type label_smoothing ignore_index mlm_probability gradient_checkpointing use_gradient_checkpointing
-        gradient_checkpointing_kwargs tf_legacy_loss is_training
+        gradient_checkpointing_kwargs tf_legacy_loss is_training router_aux_loss_coef router_jitter_noise
     """,
     "labels and heads of a task, which are no part of what is read": """
         id2label label2id num_labels _num_labels problem_type finetuning_task task_specific_params classifier_activation
@@ -57,7 +57,7 @@ _REASONS = {
     """,
     "what a call returns beside the result, keeps, or is exported as": """
         output_attentions output_hidden_states output_past output_scores return_dict use_cache use_mems
-        torchscript torch_compile onnx_export onnx use_onnx_export
+        output_router_logits torchscript torch_compile onnx_export onnx use_onnx_export
     """,
     "a setting of generation (transformers' GenerationConfig), which scores know nothing of": """
         max_length max_new_tokens min_length min_new_tokens early_stopping max_time stop_strings do_sample num_beams

@@ -43,7 +43,8 @@ class OffsetNorm(nnx.Module):
 class MLP(nnx.Module):
     """Feed-forward: `last(act(first(x)))`, or gated `last(act(first(x)) * second(x))`.
 
-    Of two names where it is gated, the first is both of them in one product.
+    Of two names where it is gated, the first is both of them in one product. `width` is the config's
+    `intermediate_size` where it is not given.
     """
 
     def __init__(
@@ -55,15 +56,17 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
         gated: bool = False,
         use_bias: bool = True,
+        width: int | None = None,
     ):
         self.names, self.activation, self.gated = names, config.hidden_act, gated
         linear = partial(nnx.Linear, use_bias=use_bias, param_dtype=dtype, rngs=rngs)
+        width = config.intermediate_size if width is None else width
         joined = 2 if gated and len(names) == 2 else 1
         for name in names[:-1]:
-            setattr(self, name, linear(config.hidden_size, joined * config.intermediate_size))
-        setattr(self, names[-1], linear(config.intermediate_size, config.hidden_size))
+            setattr(self, name, linear(config.hidden_size, joined * width))
+        setattr(self, names[-1], linear(width, config.hidden_size))
 
-    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         first, *others = (getattr(self, name)(x) for name in self.names[:-1])
         if self.gated and not others:
             first, *others = jnp.split(first, 2, axis=-1)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxpaint.base.precision import Weights
+from jaxpaint.base.precision import ROUTERS, Weights
 
 # Input features that share a scale in int4: fewer hurt less, and cost memory.
 GROUP = 32
@@ -65,8 +65,11 @@ def quantised(
         scale = jnp.where(scale == 0, 1, scale)
         return jnp.rint(kernel / scale).astype(jnp.int8), scale
 
+    def each(kernel: Float[Array, "*layers features out"]) -> tuple[Array, Array]:
+        return jax.lax.map(each, kernel) if kernel.ndim > 2 else one(kernel)
+
     # Layer by layer: a stack in float32 is larger than all else. A loop that writes int4 copies all of it each time.
-    values, scale = jax.lax.map(one, kernel) if kernel.ndim > 2 else one(kernel)
+    values, scale = each(kernel)
     return values.astype(weights), scale
 
 
@@ -119,4 +122,5 @@ def quantise_layers(model: nnx.Module, weights: Weights) -> None:
 
 
 def _linears(module: nnx.Module) -> Iterator[tuple[str, nnx.Linear]]:
-    return ((name, part) for name, part in vars(module).items() if isinstance(part, nnx.Linear))
+    linears = ((name, part) for name, part in vars(module).items() if isinstance(part, nnx.Linear))
+    return ((name, part) for name, part in linears if name not in ROUTERS)

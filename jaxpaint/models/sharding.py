@@ -21,8 +21,9 @@ SPLIT_OUTPUT = (
     *("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head"),
     *("query_key_value", "dense_h_to_4h", "qkv_proj", "gate_up_proj"),
     *("query", "key", "value", "intermediate"),
+    *("c_attn", "c_fc"),
 )
-SPLIT_INPUT = ("o_proj", "down_proj", "dense", "dense_4h_to_h", "output")
+SPLIT_INPUT = ("o_proj", "down_proj", "dense", "dense_4h_to_h", "output", "c_proj")
 
 
 def device_mesh(tensor_parallel: int = 1, layer_parallel: int = 1) -> Mesh | None:
@@ -93,7 +94,8 @@ def parameter_sharding(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedShar
         elif any(name in SPLIT_OUTPUT for name in names):
             axis = len(shape) - 1
         elif any(name in SPLIT_INPUT for name in names) and names[-1] == "kernel":
-            axis = len(shape) - (3 if len(shape) == 4 else 2)  # int4: [layers, of a group, groups, out]
+            in_groups = len(shape) - ("experts" in names) == 4  # int4: [layers, of a group, groups, out]
+            axis = len(shape) - (3 if in_groups else 2)
         if axis is None or shape[axis] % mesh.shape[MODEL]:
             return NamedSharding(mesh, PartitionSpec())
         return NamedSharding(mesh, PartitionSpec(*(MODEL if i == axis else None for i in range(len(shape)))))

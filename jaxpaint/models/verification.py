@@ -84,10 +84,10 @@ def measure(parameters: Path) -> dict[str, int]:
     return {"files": len(sizes), "bytes": sum(sizes)}
 
 
-def read_tensor(path: str | Path, name: str, layer: int | None = None) -> np.ndarray:
-    """One stored parameter by its path in the tree, or one `layer` of it, on the host and nothing else read."""
+def read_tensor(path: str | Path, name: str, place: int | tuple[int, ...] | None = None) -> np.ndarray:
+    """One stored parameter by its path in the tree, on the host: all of it, or one layer, or (layer, expert)."""
     stored = _opened(Path(path), name)
-    return (stored if layer is None else stored[layer]).read().result()
+    return (stored[place] if place not in (None, ()) else stored).read().result()
 
 
 def _require_hashes(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -130,8 +130,8 @@ def _parts(stored: Any, tensor: Mapping[str, Any]) -> Iterator[np.ndarray]:
     if (shape, dtype) != (tensor["shape"], tensor["dtype"]):
         raise ValueError(f"it is {dtype} {shape} and was {tensor['dtype']} {tensor['shape']}")
     chunk = stored.chunk_layout.read_chunk.shape
-    # Rows of chunks within a layer follow each other only where no chunk holds two layers.
-    axes = 2 if len(shape) > 2 and chunk[0] == 1 else 1
+    # Rows of chunks within a layer, or an expert, follow each other only where no chunk holds two of them.
+    axes = 1 + sum(1 for _ in itertools.takewhile(lambda size: size == 1, chunk[: max(0, len(shape) - 2)]))
     for start in itertools.product(*(range(0, shape[axis], chunk[axis]) for axis in range(axes))):
         stop = (min(first + chunk[axis], shape[axis]) for axis, first in enumerate(start))
         yield np.ascontiguousarray(stored[tuple(map(slice, start, stop))].read().result())

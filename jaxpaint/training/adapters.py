@@ -15,6 +15,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 
+from jaxpaint.base.errors import UserError
 from jaxpaint.models import abstract_parameters, new_model
 from jaxpaint.models.family import Config
 
@@ -75,9 +76,11 @@ def merged_kernels(parameters: Parameters, adapters: Parameters) -> Flat:
 
 
 def _kernels(config: Config) -> dict[str, tuple[int, ...]]:
-    """The layers' modules that have one, and its shape."""
+    """The layers' modules that have one, and its shape. Raises UserError for a mixture of experts."""
     shapes = {path: leaf.shape for path, leaf in abstract_parameters(config, jnp.float32).items()}
     chosen = sorted(path for path in shapes if path.startswith("blocks/") and path.endswith("/kernel"))
+    if any(len(shapes[path]) > 3 for path in chosen):
+        raise UserError(f"adapters of a {config.model_type} model's experts are not handled; train all weights: rank 0")
     return {path.removesuffix("/kernel"): shapes[path] for path in chosen}
 
 

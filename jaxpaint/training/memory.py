@@ -50,7 +50,9 @@ def how_to_train(
 def _inside_bytes(config: Any, itemsize: int, length: int, dropout: bool) -> int:
     """About what the way back needs of one layer and row: inputs and outputs of products, norms in float32, masks, and
     per pair of tokens and head the softmax in float32, what is multiplied with values, and a mask."""
-    of_token = config.hidden_size * (9 * itemsize + 12 + 6 * dropout) + config.intermediate_size * 4 * itemsize
+    experts = getattr(getattr(config, "traits", None), "experts", None)
+    inside = experts.inside if experts else config.intermediate_size
+    of_token = config.hidden_size * (9 * itemsize + 12 + 6 * dropout) + inside * 4 * itemsize
     return length * (of_token + length * config.num_attention_heads * (itemsize + 8 + dropout))
 
 

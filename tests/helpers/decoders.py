@@ -133,8 +133,32 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     },
     "stablelm": {"model_type": "stablelm", "use_qkv_bias": True},
 }
+# Of parts that the others have not: tests/models/test_families.py alone runs over them.
+BESIDE: dict[str, dict[str, Any]] = {
+    "gpt2": {
+        **{"model_type": "gpt2", "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": None},
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
+    },
+    "mixtral": {
+        **{"model_type": "mixtral", "sliding_window": WINDOW, "head_dim": 6},
+        **{"num_local_experts": 4, "num_experts_per_tok": 2},
+    },
+    "qwen2_moe": {
+        **{"model_type": "qwen2_moe", "num_experts": 6, "num_experts_per_tok": 3},
+        **{"moe_intermediate_size": 24, "shared_expert_intermediate_size": 40},
+    },
+    "qwen3_moe": {
+        **{"model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 2, "norm_topk_prob": True},
+        **{"moe_intermediate_size": 24, "head_dim": 6},
+    },
+}
 # Attributes of the sizes that a family has under another name, or not at all.
 _OTHER_NAMES: dict[str, dict[str, str | None]] = {
+    "gpt2": {
+        **{"num_key_value_heads": None, "rms_norm_eps": "layer_norm_epsilon", "hidden_size": "n_embd"},
+        **{"intermediate_size": "n_inner", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"},
+        **{"max_position_embeddings": "n_positions"},
+    },
     "gpt_neox": {"num_key_value_heads": None, "rms_norm_eps": "layer_norm_eps"},
     "stablelm": {"rms_norm_eps": "layer_norm_eps"},
 }
@@ -155,10 +179,11 @@ class Tiny:
     @property
     def torch_layers(self) -> Any:
         """transformers' list of layers."""
-        return getattr(self.torch.base_model, self._layers_name)
+        return getattr(self.torch.base_model, self.layers_name)
 
     @property
-    def _layers_name(self) -> str:
+    def layers_name(self) -> str:
+        """What transformers calls it."""
         return "layers" if hasattr(self.torch.base_model, "layers") else "h"
 
     @property
@@ -184,14 +209,14 @@ class Tiny:
         order = range(len(original)) if layers is None else layers
         kinds = getattr(config, "layer_types", None)
         try:
-            setattr(network, self._layers_name, torch.nn.ModuleList(original[index] for index in order))
+            setattr(network, self.layers_name, torch.nn.ModuleList(original[index] for index in order))
             config.num_hidden_layers = len(order)
             if kinds:
                 config.layer_types = [kinds[index] for index in order]
             with torch.no_grad():
                 return self.torch(torch.tensor(tokens), attention_mask=mask, use_cache=False).logits.numpy()
         finally:
-            setattr(network, self._layers_name, original)
+            setattr(network, self.layers_name, original)
             config.num_hidden_layers = len(original)
             if kinds:
                 config.layer_types = kinds
@@ -199,7 +224,7 @@ class Tiny:
 
 @cache
 def make_tiny(variation: str) -> Tiny:
-    values = {**SIZES, **VARIATIONS[variation]}
+    values = {**SIZES, **{**VARIATIONS, **BESIDE}[variation]}
     return tiny_like(values.pop("model_type", "llama"), **values)
 
 
@@ -208,10 +233,15 @@ def tiny_like(model_type: str, **values: Any) -> Tiny:
     # Here, because it takes seconds that most test files can do without.
     import transformers
 
-    names = _OTHER_NAMES.get(model_type, {})
-    values = {known: value for name, value in values.items() if (known := names.get(name, name))}
-    config = transformers.AutoConfig.for_model(model_type, **values, attn_implementation="eager")
+    values = named({"model_type": model_type, **values})
+    config = transformers.AutoConfig.for_model(**values, attn_implementation="eager", experts_implementation="eager")
     return tiny_of(transformers.AutoModelForCausalLM.from_config(config))
+
+
+def named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json's values as its family names them."""
+    names = _OTHER_NAMES.get(values["model_type"], {})
+    return {known: value for name, value in values.items() if (known := names.get(name, name))}
 
 
 def tiny_of(network: Any) -> Tiny:
@@ -228,7 +258,7 @@ def randomise(network: torch.nn.Module, seed: int = 0) -> None:
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if "norm" in name.lower() and name.endswith("weight"):
+            if ("norm" in name.lower() or "ln_" in name) and name.endswith("weight"):
                 parameter.copy_(scale + 0.3 * noise)
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * noise)
@@ -238,14 +268,15 @@ def randomise(network: torch.nn.Module, seed: int = 0) -> None:
 
 
 def stacked_parameters(
-    state_dict: Mapping[str, torch.Tensor], num_layers: int, transposed: bool = True
+    state_dict: Mapping[str, torch.Tensor], num_layers: int, transposed: bool | None = None
 ) -> dict[str, Any]:
-    """Torch weights as ours, independently of `convert`: kernels `transposed`, layers stacked.
+    """Torch weights as ours, independently of `convert`: kernels `transposed` but for GPT-2's, layers stacked.
 
     What a name outside of the layers stands for is told by its structure: within the base module the norm says that it
     is one and the embedding is the rest; the head lies beside the base module.
     """
     first = next(name for name in state_dict if ".0." in name).split(".0.")[0] + ".0."
+    transposed = first != "transformer.h.0." if transposed is None else transposed
     flat: dict[str, np.ndarray] = {}
     outside = {name: value for name, value in state_dict.items() if not re.search(r"\.\d+\.", name)}
     embedding = next(value for value in outside.values() if value.ndim == 2)  # the embedding comes first
@@ -261,7 +292,11 @@ def stacked_parameters(
     for name in (key.removeprefix(first) for key in state_dict if key.startswith(first)):
         stacked = np.stack([state_dict[first.replace(".0.", f".{i}.") + name].numpy() for i in range(num_layers)])
         path, kind = name.replace(".", "/").rsplit("/", 1)
-        if kind == "bias":
+        if stacked.ndim == 4:  # of experts, those that are joined one after the other
+            parts = kind.split("_")[:-1]
+            for part, kernel in zip(parts, np.split(stacked.swapaxes(2, 3), len(parts), axis=-1), strict=True):
+                flat[f"blocks/{path}/{part}_proj/kernel"] = kernel
+        elif kind == "bias":
             flat[f"blocks/{path}/bias"] = stacked
         elif stacked.ndim == 2:
             flat[f"blocks/{path}/scale"] = stacked

@@ -71,7 +71,8 @@ def torch_loss(network: Any, batch: Batch) -> torch.Tensor:
 def with_layers(tiny: Tiny, layers: tuple[int, ...]) -> Any:
     """A copy of the torch model in float64 with some of its layers."""
     network = copy.deepcopy(tiny.torch).double().train()
-    network.base_model.layers = torch.nn.ModuleList(network.base_model.layers[index] for index in layers)
+    kept = torch.nn.ModuleList(getattr(network.base_model, tiny.layers_name)[index] for index in layers)
+    setattr(network.base_model, tiny.layers_name, kept)
     network.config.num_hidden_layers = len(layers)
     return network
 
