@@ -34,7 +34,8 @@ def convert(
     """Converts a checkpoint into a store and returns the store's path.
 
     Args:
-        source: a Hugging Face folder, a hub id, or a folder of Meta's original files.
+        source: a Hugging Face folder, a hub id, a folder of Meta's original files, or a GGUF file (of several parts the
+            first), whose quantised tensors become float32.
         destination: the new store; nothing is there until all of it is.
         dtype: `bfloat16`, `float16` or `float32`; None keeps the checkpoint's (the widest, where they are mixed).
         revision: branch, tag or commit of a hub id.
@@ -48,7 +49,7 @@ def convert(
     found = resolve(source, revision)
     read = architecture(found)
     config, tensors, names = read.config, read.tensors, family_of(read.config.model_type).names
-    chosen = _choose_dtype(dtype, tensors)
+    chosen, texts = _choose_dtype(dtype, tensors), found.tokenizer_texts()
 
     def fill(path: str, layer: int | None, out: np.ndarray) -> None:
         weight = names.weight(path)
@@ -57,7 +58,7 @@ def convert(
     if progress:
         for line in remarks(found, config, read.selected):
             progress(line, 0, 0)
-    if progress and not (found.tokenizer_files or found.tokenizer_texts):
+    if progress and not (found.tokenizer_files or texts):
         progress(f"{found.name} has no tokenizer: the store will take token ids only", 0, 0)
     return checkpoint.save(
         destination,
@@ -66,10 +67,11 @@ def convert(
         dtype=chosen,
         huggingface_config=found.config,
         tokenizer_files=found.tokenizer_files,
-        tokenizer_texts=found.tokenizer_texts,
+        tokenizer_texts=texts,
         generation_config=found.generation_config,
         source=found.name,
         revision=found.revision,
+        quantisation=found.quantisation,
         overwrite=overwrite,
         progress=progress,
     )
