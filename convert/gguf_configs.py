@@ -134,7 +134,10 @@ def huggingface_config(file: GgufFile) -> dict[str, Any]:
         raise UserError(f"{file.file} lacks {', '.join(lacking or [EMBEDDING])}: is it a whole model?")
 
     heads, hidden_size = file.count(f"{name}.attention.head_count"), file.count(f"{name}.embedding_length")
-    head_dim = file.count(f"{name}.attention.key_length", hidden_size // max(heads, 1))
+    implied = hidden_size // max(heads, 1)
+    if known.neighbours_turn:  # whose heads turn as a whole
+        implied = file.count(f"{name}.rope.dimension_count", implied)
+    head_dim = file.count(f"{name}.attention.key_length", implied)
     if (other := file.count(f"{name}.attention.value_length", head_dim)) != head_dim:
         raise UserError(f"{file.file}: {name}.attention.value_length is {other} and key_length {head_dim}: not handled")
     config = {
