@@ -102,9 +102,7 @@ ARCHITECTURES = {
     "gemma2": Architecture(
         "gemma2", "Gemma2ForCausalLM", {**_WINDOW, **_CAPS}, ("sliding_window",), _gemma2, whole_norms=True
     ),
-    "gemma3": Architecture(
-        "gemma3_text", "Gemma3ForCausalLM", _GEMMA3, ("sliding_window",), _gemma3, whole_norms=True
-    ),
+    "gemma3": Architecture("gemma3_text", "Gemma3ForCausalLM", _GEMMA3, ("sliding_window",), _gemma3, whole_norms=True),
 }
 
 
@@ -129,7 +127,9 @@ def huggingface_config(file: GgufFile) -> dict[str, Any]:
     """
     known, name = architecture_of(file), file.architecture
     lacking = [f"{name}.{key}" for key in SHARED.values() if f"{name}.{key}" not in file.fields]
-    lacking += [f"{name}.{known.keys[each]}" for each in known.needed if f"{name}.{known.keys[each]}" not in file.fields]
+    lacking += [
+        f"{name}.{known.keys[each]}" for each in known.needed if f"{name}.{known.keys[each]}" not in file.fields
+    ]
     if lacking or EMBEDDING not in file.tensors:
         raise UserError(f"{file.file} lacks {', '.join(lacking or [EMBEDDING])}: is it a whole model?")
 

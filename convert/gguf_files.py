@@ -73,6 +73,13 @@ class GgufFile:
         except ValueError as error:
             raise UserError(f"{self.file}: {key} is not UTF-8 text") from error
 
+    def text(self, key: str) -> str | None:
+        """A key's text. Raises UserError where it has another value."""
+        found = self.value(key)
+        if found is not None and not isinstance(found, str):
+            raise UserError(f"{self.file}: {key} is {shown(found)}; expected a text")
+        return found
+
     def count(self, key: str, default: int | None = None) -> int:
         """A key's whole number. Raises UserError where it has another value, or none and there is no default."""
         found = self.value(key)
@@ -153,10 +160,10 @@ def _read(path: Path) -> GgufFile:
             reader = _careful_reader()(path)
             tensors = dict(_tensors(reader, path))
     except _DAMAGE as error:
-        if "GGMLQuantizationType" in str(error):
+        if unknown := re.search(r"(\d+)\W* is not a valid GGMLQuantizationType", str(error)):
             raise UserError(
-                f"{path} has tensors of a type that this version of gguf does not know: {first_line(error)[:120]}; "
-                "pip install --upgrade gguf, or take a file of another quantisation"
+                f"{path} has tensors of the type {unknown[1]}, which this version of gguf does not know; update it, or "
+                "take a file of another quantisation"
             ) from error
         raise UserError(f"{path} is cut short or damaged, so download it again: {first_line(error)[:120]}") from error
     fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
@@ -193,7 +200,12 @@ def _careful_reader() -> type[GGUFReader]:
                 return super()._get_field_parts(orig_offs, raw_type)
             start = orig_offs + 12
             end = self._after_texts(start, count) if number is None else start + count * np.dtype(number).itemsize
-            return end - orig_offs, [self._get(orig_offs, np.uint8, end - orig_offs)], [], [GGUFValueType.ARRAY, GGUFValueType(kind)]
+            return (
+                end - orig_offs,
+                [self._get(orig_offs, np.uint8, end - orig_offs)],
+                [],
+                [GGUFValueType.ARRAY, GGUFValueType(kind)],
+            )
 
         def _after_texts(self, start: int, count: int) -> int:
             """Where so many texts end, each behind its length."""

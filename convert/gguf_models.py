@@ -23,12 +23,13 @@ from jaxpaint.models.fields import ConfigError
 @dataclass(frozen=True)
 class GgufModel:
     """None of its tensors is read yet. `quantisation` counts them by the names of their types; `tokenizer` is the kind
-    of its tokenizer, None where it has none."""
+    of its tokenizer and `split` how that splits texts first, None where the file does not say."""
 
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     quantisation: Mapping[str, int]
     tokenizer: str | None
+    split: str | None
 
 
 def read_gguf_model(path: Path) -> GgufModel:
@@ -49,8 +50,13 @@ def read_gguf_model(path: Path) -> GgufModel:
     except ConfigError as error:
         raise ConfigError(f"{path}, its keys as a config.json's: {error}") from error
     types = Counter(gguf.GGMLQuantizationType(tensor.type).name for tensor in file.tensors.values())
-    kind = file.value("tokenizer.ggml.model")
-    return GgufModel(raw, _weights(file, config), dict(types.most_common()), None if kind is None else str(kind))
+    return GgufModel(
+        raw,
+        _weights(file, config),
+        dict(types.most_common()),
+        file.text("tokenizer.ggml.model"),
+        file.text("tokenizer.ggml.pre"),
+    )
 
 
 def _weights(file: GgufFile, config: Config) -> dict[str, Tensor]:

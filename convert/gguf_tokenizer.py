@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.models.tokenizer import PANIC
+
+# llama.cpp's names of ways to split a text before merges that are GPT-2's, or do not split at all.
+AS_GPT2 = {None, "default", "gpt-2", "phi-2", "mpt", "olmo", "jais", "roberta-bpe"}
 
 
 def gguf_tokenizer(path: Path, kind: str | None) -> Mapping[str, str]:
@@ -35,3 +39,11 @@ def gguf_tokenizer(path: Path, kind: str | None) -> Mapping[str, str]:
         written = Path(folder) / "written"
         made.save_pretrained(written)
         return {file.name: file.read_text(encoding="utf-8") for file in sorted(written.iterdir())}
+
+
+def splits_as_gpt2(split: str | None, texts: Mapping[str, str]) -> bool:
+    """Whether transformers did not know the file's tokenizer.ggml.pre, and so splits texts as GPT-2 does."""
+    if split in AS_GPT2 or "tokenizer.json" not in texts:
+        return False
+    made = json.loads(texts["tokenizer.json"])["pre_tokenizer"] or {}
+    return made.get("type") == "ByteLevel" and made.get("use_regex", True)

@@ -1,4 +1,4 @@
-"""Rows of queries and keys where neighbours turn against each other, as Meta's and llama.cpp's rotary positions have it."""
+"""Rows of queries and keys whose neighbours turn against each other, as Meta's and llama.cpp's do."""
 
 from __future__ import annotations
 

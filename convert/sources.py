@@ -47,7 +47,8 @@ class Index(TypedDict):
 class Source:
     """A checkpoint, none of its tensors read yet. `name` is the folder or file, hub id or `BUNDLED`, `revision` the
     hub's commit; `tokenizer_texts` makes files by name that the tokenizer needs and the checkpoint has in another form.
-    `quantisation` counts the tensors of a GGUF file by their types."""
+    `tokenizer_split` is a GGUF file's name for how texts are split, `quantisation` counts its tensors by their types.
+    """
 
     name: str
     revision: str | None
@@ -57,6 +58,7 @@ class Source:
     tokenizer_files: Sequence[Path]
     tokenizer_texts: Callable[[], Mapping[str, str]] = dict
     generation_config: Path | None = None
+    tokenizer_split: str | None = None
     quantisation: Mapping[str, int] | None = None
 
 
@@ -94,6 +96,7 @@ def _of_gguf(file: Path) -> Source:
         found.tensors,
         tokenizer_files=(),
         tokenizer_texts=partial(gguf_tokenizer, file, found.tokenizer),
+        tokenizer_split=found.split,
         quantisation=found.quantisation,
     )
 

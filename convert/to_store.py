@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convert.gguf_tokenizer import splits_as_gpt2
 from convert.heads import remarks, untied, without_head
 from convert.names import Selection, select
 from convert.sources import Source, resolve
@@ -60,6 +61,13 @@ def convert(
             progress(line, 0, 0)
     if progress and not (found.tokenizer_files or texts):
         progress(f"{found.name} has no tokenizer: the store will take token ids only", 0, 0)
+    if progress and splits_as_gpt2(found.tokenizer_split, texts):
+        progress(
+            f"{found.name} splits texts as {str(found.tokenizer_split)[:40]!r}, which transformers does not know of such "
+            "files: it splits them as GPT-2 does, so numbers may be other tokens than the original's",
+            0,
+            0,
+        )
     return checkpoint.save(
         destination,
         config,

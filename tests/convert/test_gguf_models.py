@@ -101,7 +101,9 @@ def test_what_transformers_passes_over_in_such_a_file(tmp_path, values, keys):
     extra = {}
     if values.get("rope_parameters") == LLAMA3:
         plain = 5e5 ** (-np.arange(0, 16, 2) / 16)
-        extra = {"rope_freqs.weight": ((plain / network.model.rotary_emb.inv_freq.numpy()).astype(np.float32), Type.F32)}
+        extra = {
+            "rope_freqs.weight": ((plain / network.model.rotary_emb.inv_freq.numpy()).astype(np.float32), Type.F32)
+        }
         assert len({*np.round(extra["rope_freqs.weight"][0], 3)}) > 2
     file = write_model(tmp_path / "model.gguf", network, types=(Type.F32,), keys=keys, extra=extra)
     store = convert(file, tmp_path / "store")
@@ -121,7 +123,11 @@ def test_any_part_of_a_tensor_is_that_part_of_the_whole(tmp_path, kind):
 
 @pytest.mark.parametrize(
     ("tokenizer", "architecture"),
-    [(gguf_models.add_tokenizer, "llama"), (gguf_models.add_sentencepiece, "llama"), (gguf_models.add_tokenizer, "qwen2")],
+    [
+        (gguf_models.add_tokenizer, "llama"),
+        (gguf_models.add_sentencepiece, "llama"),
+        (gguf_models.add_tokenizer, "qwen2"),
+    ],
 )
 def test_tokens_are_those_of_transformers_reading(tmp_path, tokenizer, architecture):
     def add(writer):

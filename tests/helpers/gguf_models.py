@@ -63,7 +63,8 @@ def write_model(
 ) -> Path:
     """A network as llama.cpp's converter writes it, layer after layer in the `types`, those that come again.
 
-    `keys` and `extra` tensors are beside those that follow from its config, and `options` the writer's, such as parts and order of bytes.
+    `keys` and `extra` tensors are beside those that follow from its config, and `options` the writer's, such as parts
+    and order of bytes.
     """
     config = network.config
     architecture = config.model_type.removesuffix("_text")
@@ -101,7 +102,9 @@ def write_model(
         found |= {"rope.freq_base": config.rope_parameters["rope_theta"], "rope.dimension_count": head_dim}
     if architecture == "qwen3":
         found |= {"attention.key_length": head_dim, "attention.value_length": head_dim}
-    return write(file, architecture, {**found, **(keys or {})}, tensors, tokenizer=tokenizer or add_tokenizer, **options)
+    return write(
+        file, architecture, {**found, **(keys or {})}, tensors, tokenizer=tokenizer or add_tokenizer, **options
+    )
 
 
 def write_layers(
