@@ -1,7 +1,7 @@
 """config.json of a GGUF file: what its keys say, by the names that transformers has for it.
 
-The keys are those that llama.cpp's `convert_hf_to_gguf.py` writes. What they leave out is as llama.cpp runs it, which is
-how transformers reads such files (`transformers.integrations.ggml`) but for what that passes over: scaled rotary
+The keys are those that llama.cpp's `convert_hf_to_gguf.py` writes. What they leave out is as llama.cpp runs it, which
+is how transformers reads such files (`transformers.integrations.ggml`) but for what that passes over: scaled rotary
 positions, and biases of a Llama's attention. A key that is neither read nor harmless is refused by name.
 """
 

@@ -63,8 +63,8 @@ def convert(
         progress(f"{found.name} has no tokenizer: the store will take token ids only", 0, 0)
     if progress and splits_as_gpt2(found.tokenizer_split, texts):
         progress(
-            f"{found.name} splits texts as {str(found.tokenizer_split)[:40]!r}, which transformers does not know of such "
-            "files: it splits them as GPT-2 does, so numbers may be other tokens than the original's",
+            f"{found.name} splits texts as {str(found.tokenizer_split)[:40]!r}, which transformers does not know of "
+            "such files: it splits them as GPT-2 does, so numbers may be other tokens than the original's",
             0,
             0,
         )
