@@ -8,7 +8,8 @@ examples:
 
 A folder has Hugging Face's config.json and weights, or Meta's params.json and
 consolidated.*.pth. Of a GGUF file quantised tensors become float32. A hub id
-needs the network, or a filled Hugging Face cache with HF_HUB_OFFLINE=1; a gated one needs HF_TOKEN in the environment.
+needs the network, or a filled Hugging Face cache with HF_HUB_OFFLINE=1; a
+gated one needs HF_TOKEN in the environment.
 """
 
 from __future__ import annotations
