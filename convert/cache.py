@@ -84,7 +84,7 @@ def _place(model: str | Path, revision: str | None) -> _Place:
     if _is_there(path):
         return _Place(path, True)
     require_known(model)
-    if path.is_dir():
+    if path.exists():
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files_read(path)]
         name, key, version = path.resolve().name, [str(path.resolve()), states], None
     else:

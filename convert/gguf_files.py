@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"GGUF"
 MOST_ENTRIES = 4_000_000  # of all arrays; a vocabulary of a million has four
+MANY_ENTRIES = 10_000  # more than any model has layers
 SPLITS = ("split.no", "split.count", "split.tensors.count")
 # What the package's reader raises of bytes that are no GGUF, which it does not mind itself.
 _DAMAGE = (ValueError, KeyError, IndexError, OverflowError, TypeError, RecursionError)
@@ -39,7 +41,10 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A model: its keys' values as the first file has them, byte for byte, and the tensors of all its files."""
+    """A model: its keys' values as the first file has them, byte for byte, and the tensors of all its files.
+
+    An array of more than `MANY_ENTRIES`, as vocabularies are, is there as bytes alone: its entries cannot be asked for.
+    """
 
     files: tuple[Path, ...]
     version: bytes
@@ -67,6 +72,13 @@ class GgufFile:
             return None if field is None else field.contents()
         except ValueError as error:
             raise UserError(f"{self.file}: {key} is not UTF-8 text") from error
+
+    def text(self, key: str) -> str | None:
+        """A key's text. Raises UserError where it has another value."""
+        found = self.value(key)
+        if found is not None and not isinstance(found, str):
+            raise UserError(f"{self.file}: {key} is {shown(found)}; expected a text")
+        return found
 
     def count(self, key: str, default: int | None = None) -> int:
         """A key's whole number. Raises UserError where it has another value, or none and there is no default."""
@@ -148,6 +160,11 @@ def _read(path: Path) -> GgufFile:
             reader = _careful_reader()(path)
             tensors = dict(_tensors(reader, path))
     except _DAMAGE as error:
+        if unknown := re.search(r"(\d+)\W* is not a valid GGMLQuantizationType", str(error)):
+            raise UserError(
+                f"{path} has tensors of the type {unknown[1]}, which this version of gguf does not know; update it, or "
+                "take a file of another quantisation"
+            ) from error
         raise UserError(f"{path} is cut short or damaged, so download it again: {first_line(error)[:120]}") from error
     fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
     version = reader.fields["GGUF.version"].parts[0].tobytes()
@@ -158,9 +175,10 @@ def _read(path: Path) -> GgufFile:
 def _careful_reader() -> type[GGUFReader]:
     """The package's reader; its own takes what lies behind the end for nothing, and goes on for as long as it is told.
 
-    A class made here, since the package may be missing.
+    Of a vocabulary of 262,144 that one makes 2.6 million objects, in 30 s and 700 MB. A class made here, since the
+    package may be missing.
     """
-    from gguf import GGUFReader, GGUFValueType
+    from gguf import GGUFEndian, GGUFReader, GGUFValueType
 
     class Careful(GGUFReader):
         entries = 0
@@ -171,11 +189,34 @@ def _careful_reader() -> type[GGUFReader]:
             return super()._get(offset, dtype, count, override_order)
 
         def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
-            if raw_type == GGUFValueType.ARRAY:
-                self.entries += int(self._get(orig_offs + 4, np.uint64)[0])
-                if self.entries > MOST_ENTRIES:
-                    raise ValueError(f"its keys have more than {MOST_ENTRIES:,} values")
-            return super()._get_field_parts(orig_offs, raw_type)
+            if raw_type != GGUFValueType.ARRAY:
+                return super()._get_field_parts(orig_offs, raw_type)
+            kind, count = int(self._get(orig_offs, np.uint32)[0]), int(self._get(orig_offs + 4, np.uint64)[0])
+            self.entries += count
+            if self.entries > MOST_ENTRIES:
+                raise ValueError(f"its keys have more than {MOST_ENTRIES:,} values")
+            number = self.gguf_scalar_to_np.get(GGUFValueType(kind))
+            if count <= MANY_ENTRIES or (number is None and kind != GGUFValueType.STRING):
+                return super()._get_field_parts(orig_offs, raw_type)
+            start = orig_offs + 12
+            end = self._after_texts(start, count) if number is None else start + count * np.dtype(number).itemsize
+            return (
+                end - orig_offs,
+                [self._get(orig_offs, np.uint8, end - orig_offs)],
+                [],
+                [GGUFValueType.ARRAY, GGUFValueType(kind)],
+            )
+
+        def _after_texts(self, start: int, count: int) -> int:
+            """Where so many texts end, each behind its length."""
+            read = struct.Struct("<Q" if self.endianess == GGUFEndian.LITTLE else ">Q").unpack_from
+            content = memoryview(self.data)
+            try:
+                for _ in range(count):
+                    start += 8 + read(content, start)[0]
+            except struct.error as error:
+                raise ValueError(f"it ends at byte {len(self.data)}, within a value") from error
+            return start
 
     return Careful
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.rotary_rows import half_split
 from convert.tensors import Tensor, by_name
 from convert.torch_files import read_torch_file
 from jaxpaint.base.documents import checked, read_json, shown
@@ -150,7 +151,7 @@ def _translated(name: str, parts: Sequence[Tensor], hidden_size: int, heads: int
         module, axis = LAYER_NAMES[match[2]]
         joined = _joined(f"model.layers.{match[1]}.{module}.weight", parts, axis)
         rotary_heads = {"self_attn.q_proj": heads, "self_attn.k_proj": key_value_heads}.get(module)
-        return _half_split(joined, rotary_heads) if rotary_heads else joined
+        return half_split(joined, rotary_heads) if rotary_heads else joined
     if name == "tok_embeddings.weight":
         # Split over hidden_size in Llama 1 and 2, over the vocabulary in Llama 3.
         return _joined(NAMES.embedding, parts, 0 if parts[0].shape[-1:] == (hidden_size,) else 1)
@@ -186,19 +187,3 @@ def _joined(name: str, parts: Sequence[Tensor], axis: int | None) -> Tensor:
         return np.concatenate(pieces, axis=axis)
 
     return Tensor(name, shape, first.dtype, files, read)
-
-
-def _half_split(tensor: Tensor, heads: int) -> Tensor:
-    """Within each head, even rows first and odd rows after."""
-    if tensor.shape[0] % (2 * heads):
-        raise UserError(f"{tensor.name} in {tensor.file} has {tensor.shape[0]} rows, not a multiple of 2*{heads} heads")
-    head_dim = tensor.shape[0] // heads
-    origin = np.arange(tensor.shape[0]).reshape(heads, head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
-
-    def read(along: int, start: int, stop: int) -> np.ndarray:
-        if along != 0:
-            return tensor.part(along, start, stop)[origin]
-        first, last = start // head_dim * head_dim, -(-stop // head_dim) * head_dim
-        return tensor.part(0, first, last)[origin[start:stop] - first]
-
-    return Tensor(tensor.name, tensor.shape, tensor.dtype, tensor.file, read)

@@ -1,17 +1,22 @@
-"""Where checkpoints come from: a Hugging Face folder, a hub id, or a folder of Meta's original files."""
+"""Where checkpoints come from: a Hugging Face folder, a hub id, a folder of Meta's original files, or a GGUF file."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
 from convert import hub
+from convert.gguf_files import is_gguf
+from convert.gguf_models import read_gguf_model
+from convert.gguf_tokenizer import gguf_tokenizer
 from convert.meta import is_meta_folder, read_meta_folder
 from convert.meta_tokenizer import read_meta_tokenizer
 from convert.safetensors_files import read_header
@@ -40,8 +45,10 @@ class Index(TypedDict):
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint, none of its tensors read yet. `name` is the folder, hub id or `BUNDLED`, `revision` the hub's
-    commit; `tokenizer_texts` are files by name that the tokenizer needs and the checkpoint has in another form."""
+    """A checkpoint, none of its tensors read yet. `name` is the folder or file, hub id or `BUNDLED`, `revision` the
+    hub's commit; `tokenizer_texts` makes files by name that the tokenizer needs and the checkpoint has in another form.
+    `tokenizer_split` is a GGUF file's name for how texts are split, `quantisation` counts its tensors by their types.
+    """
 
     name: str
     revision: str | None
@@ -49,8 +56,10 @@ class Source:
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     tokenizer_files: Sequence[Path]
-    tokenizer_texts: Mapping[str, str] = field(default_factory=dict)
+    tokenizer_texts: Callable[[], Mapping[str, str]] = dict
     generation_config: Path | None = None
+    tokenizer_split: str | None = None
+    quantisation: Mapping[str, int] | None = None
 
 
 def resolve(source: str | Path, revision: str | None = None) -> Source:
@@ -59,6 +68,8 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
     Raises:
         UserError: there is none, or it is incomplete, truncated or corrupt.
     """
+    if _is_gguf_file(path := local_path(source, revision)):
+        return _of_gguf(path.resolve())
     folder, commit = locate(source, revision)
     name = str(folder) if commit is None and folder != BUNDLED_FOLDER else str(source)
     files = _tokenizer_files(folder)
@@ -75,19 +86,35 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
     return Source(name, commit, folder, config, tensors, files, generation_config=_generation_config(folder))
 
 
+def _of_gguf(file: Path) -> Source:
+    found = read_gguf_model(file)
+    return Source(
+        str(file),
+        None,
+        file.parent,
+        found.config,
+        found.tensors,
+        tokenizer_files=(),
+        tokenizer_texts=partial(gguf_tokenizer, file, found.tokenizer),
+        tokenizer_split=found.split,
+        quantisation=found.quantisation,
+    )
+
+
 def _of_meta(source: Source) -> Source:
     """With the tokenizer as Hugging Face has it, unless it is there in that form already."""
     files = {file.name: file for file in source.tokenizer_files}
     if "tokenizer.model" not in files or "tokenizer.json" in files:
         return source
     made = read_meta_tokenizer(files["tokenizer.model"], source.folder, source.config)
+    texts = {name: text for name, text in made.written.items() if name not in files}
     if not made.kept:
         del files["tokenizer.model"]
     return replace(
         source,
         config={**source.config, **made.token_ids},
         tokenizer_files=list(files.values()),
-        tokenizer_texts={name: text for name, text in made.written.items() if name not in files},
+        tokenizer_texts=lambda: texts,
     )
 
 
@@ -100,8 +127,8 @@ def local_path(source: str | Path, revision: str | None = None) -> Path:
     recover(path)
     if str(source) == BUNDLED and not (is_store(path) or is_meta_folder(path) or (path / "config.json").is_file()):
         path = BUNDLED_FOLDER
-    if revision is not None and path.is_dir():
-        what = "comes with jaxpaint" if path == BUNDLED_FOLDER else "is a folder"
+    if revision is not None and path.exists():
+        what = "comes with jaxpaint" if path == BUNDLED_FOLDER else f"is a {'folder' if path.is_dir() else 'file'}"
         raise UserError(f"revision {revision!r} belongs to a hub id, and {source} {what}; leave it out")
     return path
 
@@ -116,20 +143,33 @@ def locate(source: str | Path, revision: str | None = None) -> tuple[Path, str |
 
 
 def require_known(source: str | Path) -> None:
-    """Raises UserError for what is neither a folder nor spelled like a hub id, nor the bundled model."""
+    """Raises UserError for what is neither a folder or GGUF file nor spelled like a hub id, nor the bundled model."""
     path = local_path(source)
-    if path.suffix == ".gguf" and path.exists():
-        raise UserError(f"{source} is a GGUF file, which only `jaxpaint export` takes; give a checkpoint's folder")
+    if _is_gguf_file(path):
+        return
     if path.exists() and not path.is_dir():
-        raise UserError(f"{source} is a file; give the folder that it is in")
+        raise UserError(f"{source} is a file, and no GGUF file; give the folder that it is in")
     if not path.is_dir() and not hub.is_hub_id(str(source)):
         near = difflib.get_close_matches(str(source), [BUNDLED], n=1)
         hint = f"; did you mean {BUNDLED}?" if near else ""
         raise UserError(f"no folder {source}, and it is not a hub id (owner/name) either{hint}")
 
 
+def _is_gguf_file(path: Path) -> bool:
+    """Whether it is read as one: by its first bytes, or by its name, so that what is wrong with it is told."""
+    return is_gguf(path) or (path.suffix == ".gguf" and path.is_file())
+
+
+def _is_part(name: str, before: str, after: str) -> bool:
+    return re.fullmatch(rf"{re.escape(before)}-\d{{5}}{re.escape(after)}", name) is not None
+
+
 def files_read(folder: Path) -> list[Path]:
-    """The files of a local checkpoint that conversion depends on."""
+    """The files of a local checkpoint that conversion depends on; of a GGUF file itself, and its other parts."""
+    if folder.is_file():
+        part = re.fullmatch(r"(.+)-\d{5}(-of-\d{5}\.gguf)", folder.name)
+        others = folder.parent.iterdir() if part else ()
+        return sorted({folder, *(file for file in others if part and _is_part(file.name, part[1], part[2]))})
     patterns = ("*.json", "*.safetensors", "*.bin", "*.pth")
     files = {file for file in folder.iterdir() if file.is_file() and any(fnmatch(file.name, one) for one in patterns)}
     return sorted(files.union(_tokenizer_files(folder)))

@@ -19,6 +19,7 @@ class Tensor:
     """A tensor in a checkpoint file. `part(axis, start, stop)` reads those indices of one axis and all of others.
 
     `strange` says why it can be no weight, such as a dtype of quantised ones; a buffer may be so, and is never read.
+    `grain` is how many numbers of a row, its last axis, can only be read together.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Tensor:
     file: str
     part: Callable[[int, int, int], np.ndarray]
     strange: str = ""
+    grain: int = 1
 
     def require_floats(self) -> None:
         """Raises UserError for what cannot be read as a weight."""
@@ -40,6 +42,8 @@ class Tensor:
         size = self.shape[axis]
         width = math.prod(self.shape) // max(1, size) * self.dtype.itemsize
         step = max(1, BLOCK_BYTES // max(1, width))
+        if axis == len(self.shape) - 1:
+            step = max(self.grain, step // self.grain * self.grain)
         for start in range(0, size, step):
             stop = min(start + step, size)
             yield slice(start, stop), self.part(axis, start, stop)

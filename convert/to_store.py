@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convert.gguf_tokenizer import splits_as_gpt2
 from convert.heads import remarks, untied, without_head
 from convert.names import Selection, select
 from convert.sources import Source, resolve
@@ -34,7 +35,8 @@ def convert(
     """Converts a checkpoint into a store and returns the store's path.
 
     Args:
-        source: a Hugging Face folder, a hub id, or a folder of Meta's original files.
+        source: a Hugging Face folder, a hub id, a folder of Meta's original files, or a GGUF file (of several parts the
+            first), whose quantised tensors become float32.
         destination: the new store; nothing is there until all of it is.
         dtype: `bfloat16`, `float16` or `float32`; None keeps the checkpoint's (the widest, where they are mixed).
         revision: branch, tag or commit of a hub id.
@@ -48,7 +50,7 @@ def convert(
     found = resolve(source, revision)
     read = architecture(found)
     config, tensors, names = read.config, read.tensors, family_of(read.config.model_type).names
-    chosen = _choose_dtype(dtype, tensors)
+    chosen, texts = _choose_dtype(dtype, tensors), found.tokenizer_texts()
 
     def fill(path: str, layer: int | None, out: np.ndarray) -> None:
         weight = names.weight(path)
@@ -58,8 +60,15 @@ def convert(
     if progress:
         for line in remarks(found, config, read.selected):
             progress(line, 0, 0)
-    if progress and not (found.tokenizer_files or found.tokenizer_texts):
+    if progress and not (found.tokenizer_files or texts):
         progress(f"{found.name} has no tokenizer: the store will take token ids only", 0, 0)
+    if progress and splits_as_gpt2(found.tokenizer_split, texts):
+        progress(
+            f"{found.name} splits texts as {str(found.tokenizer_split)[:40]!r}, which transformers does not know of "
+            "such files: it splits them as GPT-2 does, so numbers may be other tokens than the original's",
+            0,
+            0,
+        )
     return checkpoint.save(
         destination,
         config,
@@ -67,10 +76,11 @@ def convert(
         dtype=chosen,
         huggingface_config=found.config,
         tokenizer_files=found.tokenizer_files,
-        tokenizer_texts=found.tokenizer_texts,
+        tokenizer_texts=texts,
         generation_config=found.generation_config,
         source=found.name,
         revision=found.revision,
+        quantisation=found.quantisation,
         overwrite=overwrite,
         progress=progress,
     )

@@ -4,10 +4,12 @@ examples:
   jaxpaint convert path/to/llama-2-7b-hf llama2-7b
   jaxpaint convert HuggingFaceTB/SmolLM2-135M smollm2 --dtype float32
   jaxpaint convert path/to/meta/llama-2-7b llama2-7b
+  jaxpaint convert model-q4_k_m.gguf model
 
 A folder has Hugging Face's config.json and weights, or Meta's params.json and
-consolidated.*.pth. A hub id needs the network, or a filled Hugging Face cache
-with HF_HUB_OFFLINE=1; a gated one needs HF_TOKEN in the environment.
+consolidated.*.pth. Of a GGUF file quantised tensors become float32. A hub id
+needs the network, or a filled Hugging Face cache with HF_HUB_OFFLINE=1; a
+gated one needs HF_TOKEN in the environment.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class Answer(TypedDict):
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="a Hugging Face folder, a Meta folder, or a hub id")
+    parser.add_argument("source", metavar="SRC", help="a Hugging Face or Meta folder, a GGUF file, or a hub id")
     parser.add_argument("destination", metavar="DST", type=Path, help="the store to write (a folder)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the store (default: the checkpoint's)")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub id (default: main)")

@@ -22,8 +22,8 @@ def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, d
         "--model",
         required=defaults,
         metavar="MODEL",
-        help="a converted store, a Hugging Face or Meta folder, or a hub id (converted into a cache on first use)"
-        + ("; painter-16 comes with jaxpaint" if decoder else ""),
+        help="a converted store, a Hugging Face or Meta folder, a GGUF file, or a hub id "
+        "(converted into a cache on first use)" + ("; painter-16 comes with jaxpaint" if decoder else ""),
     )
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub id (default: main)")
     parser.add_argument(

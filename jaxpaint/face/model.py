@@ -71,7 +71,7 @@ def load(
     mesh: Mesh | None = None,
     offload: bool = False,
 ) -> Model:
-    """Loads a converted store, a Hugging Face or Meta folder, or a hub id (converted into the cache on first use).
+    """Loads a store, or a Hugging Face or Meta folder, GGUF file or hub id (converted into the cache on first use).
 
     `dtype` "auto" is float32 on CPU and bfloat16 on accelerators. With `weights` "int8" or "int4" the layers' kernels
     are kept so (`jaxpaint.models.quantised`), and all else in `dtype`. `mesh`

@@ -209,6 +209,7 @@ def save(
     generation_config: Path | None = None,
     source: str = "memory",
     revision: str | None = None,
+    quantisation: Mapping[str, int] | None = None,
     healed: Sequence[Mapping[str, Any]] = (),
     composed: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -218,7 +219,8 @@ def save(
 
     `fill(name, layer, out)` writes one layer of a stacked parameter into `out`, or, with `layer` None, a parameter
     that is not stacked. It is called once for each, and `out` is memory-mapped: memory holds one layer at a time.
-    `tokenizer_texts` are files of the tokenizer by name, beside those that are copied. `healed` says of each time that
+    `tokenizer_texts` are files of the tokenizer by name, beside those that are copied. `quantisation` counts the
+    tensors of a GGUF file, which the source then is, by their types. `healed` says of each time that
     the source's parameters were trained how (`jaxpaint.training.heal`), `composed` of which models' layers they are
     (`convert.composing`).
 
@@ -263,6 +265,7 @@ def save(
                 "format_version": FORMAT_VERSION,
                 "source": source,
                 "revision": revision,
+                **({"quantisation": dict(quantisation)} if quantisation else {}),
                 **({"healed": list(healed)} if healed else {}),
                 **({"composed": composed} if composed else {}),
                 "dtype": dtype,

@@ -49,6 +49,7 @@ def save_derived(
         generation_config=generation if checkpoint.GENERATION_CONFIG in manifest.get("files", {}) else None,
         source=manifest["source"],
         revision=manifest.get("revision"),
+        quantisation=manifest.get("quantisation"),
         healed=manifest.get("healed", ()) if healed is None else healed,
         composed=composed or manifest.get("composed"),
         overwrite=overwrite,

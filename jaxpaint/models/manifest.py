@@ -49,6 +49,7 @@ class Manifest(TypedDict):
 
     source: str
     revision: NotRequired[str | None]
+    quantisation: NotRequired[dict[str, int]]
     healed: NotRequired[list[dict[str, Any]]]
     composed: NotRequired[dict[str, Any]]
     dtype: DType

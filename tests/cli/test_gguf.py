@@ -59,9 +59,9 @@ def test_what_cannot_be_exported(refused, source, tmp_path, monkeypatch, argumen
     assert sorted(file.name for file in tmp_path.iterdir()) == ["full.gguf", "text.gguf"]
 
 
-def test_other_commands_do_not_take_it(refused, source, tmp_path) -> None:
+def test_other_commands_ask_for_a_whole_model(refused, source, tmp_path, cache) -> None:
     for command in (("logits", "--model", source, "--text", "A"), ("convert", source, tmp_path / "store")):
-        refused(*command, expected=("is a GGUF file", "jaxpaint export"))
+        refused(*command, expected=("full.gguf lacks llama.embedding_length", "is it a whole model"))
 
 
 def test_nothing_is_computed(source, tmp_path) -> None:
