@@ -175,7 +175,7 @@ def rearranged(original: dict[str, Any], config: Config, dtype: str) -> dict[str
         own["layer_types"] = original["layer_types"][:1] * layers
     if original.get("tie_word_embeddings") and not config.tie_word_embeddings:
         own["tie_word_embeddings"] = False  # the head that was there differed from the embedding
-    return {**original, "num_hidden_layers": layers, **own, key: dtype}
+    return {**original, family_of(config.model_type).num_layers: layers, **own, key: dtype}
 
 
 def _is_huggingface(folder: Path) -> bool:

@@ -167,8 +167,8 @@ class Names:
     """A family's names.
 
     `weight` gives the entry of our path. The names of the base model begin with `base` and a dot, where they are not
-    saved without it, and then with one of `modules`; beside it we read what begins with `kept`, and every other head is
-    left out. `buffers` are endings of names that hold no weights of ours. `twice` is a second name of some weights,
+    saved without it, and then with one of `modules`; beside it we read what begins with one of `kept`, and every other
+    head is left out. `buffers` are endings of names that hold no weights of ours. `twice` is a second name of some weights,
     beside that of the head's where it is tied to the embedding. `canonical` makes one spelling of several, and `adapt`
     gives the configuration of a checkpoint with these (canonical) names.
     """
@@ -178,7 +178,7 @@ class Names:
     modules: tuple[str, ...]
     embedding: str
     head: str
-    kept: str
+    kept: str | tuple[str, ...]
     buffers: tuple[str, ...]
     twice: tuple[tuple[str, str], ...] = ()
     canonical: Callable[[str], str] = str
@@ -233,6 +233,8 @@ class Family:
     config: type
     read: Callable[[Mapping[str, Any]], Config]
     names: Names
+    num_layers: str = "num_hidden_layers"
+    """What config.json calls the number of layers."""
 
 
 def require_lm_head(config: Config, purpose: str) -> None:
