@@ -47,6 +47,7 @@ class EncoderConfig(WholeHeads):
         return Capabilities(
             decoder=False,
             pooler=getattr(self, "has_pooler", False) or getattr(self, "has_classifier_dense", False),
+            new_pooler=hasattr(self, "has_classifier_dense"),
             masked_lm_head=getattr(self, "has_masked_lm_head", False),
             token_types=self.encoder_traits.token_types,
         )

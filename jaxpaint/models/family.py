@@ -19,6 +19,8 @@ class Capabilities:
     lm_head: bool = True
     """Of a decoder: whether its states become logits of the next token."""
     pooler: bool = False
+    new_pooler: bool = False
+    """Whether its classifiers are trained with a new pooler where there is none, as transformers has it."""
     masked_lm_head: bool = False
     token_types: int = 0
     flash_attention: bool = True
@@ -256,7 +258,9 @@ def require_decoder(config: Config, purpose: str) -> None:
         )
 
 
-def require_pooler(config: Config) -> None:
-    """Raises UserError for a model without the pooled output that GLUE's classifiers read."""
-    if not config.capabilities.pooler:
-        raise UserError(f"this {config.model_type} checkpoint has no pooler, which GLUE's classifiers read")
+def require_pooler(config: Config, *, trained: bool = False) -> None:
+    """Raises UserError for a model without the pooled output that GLUE's classifiers read; `trained`, it may be new."""
+    has = config.capabilities
+    if not has.pooler and not (trained and has.new_pooler):
+        new = "; fine-tuned, it gets a new one" if has.new_pooler else ""
+        raise UserError(f"this {config.model_type} checkpoint has no pooler, which GLUE's classifiers read{new}")
