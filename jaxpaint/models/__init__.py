@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from jaxpaint.base.documents import checked, shown
 from jaxpaint.base.errors import UserError, first_line
-from jaxpaint.models import bert, gpt_neox, llama, qwen2, roberta
+from jaxpaint.models import bert, distilbert, gpt_neox, llama, mpnet, qwen2, roberta
 from jaxpaint.models.family import Config, Family
 from jaxpaint.models.fields import ConfigError
 from jaxpaint.models.scalings import LongropeScaling, scaling_from_dict
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from jaxpaint.base.precision import Weights
     from jaxpaint.models.decoder import Implementation
 
-FAMILIES: tuple[Family, ...] = (bert.FAMILY, gpt_neox.FAMILY, llama.FAMILY, qwen2.FAMILY, roberta.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    bert.FAMILY,
+    distilbert.FAMILY,
+    gpt_neox.FAMILY,
+    llama.FAMILY,
+    mpnet.FAMILY,
+    qwen2.FAMILY,
+    roberta.FAMILY,
+)
 
 
 def family_of(model_type: Any) -> Family:

@@ -6,11 +6,13 @@ where the checkpoint has them.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -23,9 +25,10 @@ from jaxpaint.models.parts import MLP, norm, stacked
 
 
 class Context(NamedTuple):
-    """What every layer of one batch shares: which tokens are text."""
+    """What every layer of one batch shares: which tokens are text, and what is added to scores (None for nothing)."""
 
     mask: Bool[Array, "B 1 S S"]
+    bias: Float[Array, "1 N S S"] | None = None
 
 
 class Embeddings(nnx.Module):
@@ -67,7 +70,7 @@ class Attention(nnx.Module):
         self, x: Float[Array, "B S D"], context: Context, dropped: Dropout | None = None
     ) -> Float[Array, "B S D"]:
         query, key, value = self._heads(x)
-        mixed = ops.attention(query, key, value, context.mask, self.implementation, dropped)
+        mixed = ops.attention(query, key, value, context.mask, self.implementation, dropped, bias=context.bias)
         return self.output(mixed.reshape(x.shape))
 
     def observed(
@@ -79,7 +82,7 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B S D"], dict[str, Array]]:
         """`(output, found)` with what is asked for of the attention, and without the edges that are blocked."""
         query, key, value = self._heads(x)
-        mixed, found = observed_attention(query, key, value, context.mask, blocked, asked)
+        mixed, found = observed_attention(query, key, value, context.mask, blocked, asked, bias=context.bias)
         return self.output(mixed.reshape(x.shape)), found
 
     def _heads(self, x: Float[Array, "B S D"]) -> list[Float[Array, "B S N H"]]:
@@ -144,6 +147,33 @@ class MaskedLMHead(nnx.Module):
         return logits + self.bias[...].astype(jnp.float32)
 
 
+class RelativeBias(nnx.Embed):
+    """What the distance of two tokens adds to every head's scores (transformers `MPNetEncoder`)."""
+
+    def __init__(self, buckets: int, heads: int, dtype, rngs: nnx.Rngs):
+        super().__init__(buckets, heads, param_dtype=dtype, rngs=rngs)
+
+    def __call__(self, size: int) -> Float[Array, "1 N S S"]:  # type: ignore[override]
+        of_distance = self.embedding[...][distance_buckets(np.arange(1 - size, size), self.num_embeddings)]
+        place = jnp.arange(size)
+        bias = of_distance[place[None, :] - place[:, None] + size - 1].astype(jnp.float32)
+        return jnp.moveaxis(bias, -1, 0)[None]
+
+
+def distance_buckets(distances: np.ndarray, buckets: int, furthest: int = 128) -> np.ndarray:
+    """The bucket of each distance, that of a key less that of the query (`MPNetEncoder.relative_position_bucket`).
+
+    Half of them are for what comes after. Of a half, one half is of single distances, the other of ever more of them
+    up to `furthest`, and the last also of what is further.
+    """
+    half = buckets // 2
+    exact, far = half // 2, np.abs(distances)
+    # In float32, as there: whole numbers of the logarithm are at the edges of buckets.
+    ratio = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(furthest / exact))
+    more = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int32), half - 1)
+    return np.where(distances > 0, half, 0) + np.where(far < exact, far, more)
+
+
 class Encoder(nnx.Module):
     """Embeddings, stacked blocks, and the heads that the checkpoint has."""
 
@@ -158,16 +188,19 @@ class Encoder(nnx.Module):
         self.config, self.traits = config, config.encoder_traits
         make = partial(Block, config, dtype=dtype, implementation=attention_implementation)
         self.embed = Embeddings(config, dtype=dtype, rngs=rngs)
+        buckets = self.traits.relative_buckets
+        self.relative = RelativeBias(buckets, config.num_attention_heads, dtype, rngs) if buckets else None
         self.blocks = stacked(make, config.num_hidden_layers, rngs.params())
         dense = partial(nnx.Linear, config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
-        self.pooler = dense() if config.has_pooler else None
+        self.pooler = dense() if getattr(config, "has_pooler", False) else None
         self.classifier_dense = dense() if getattr(config, "has_classifier_dense", False) else None
         self.masked_lm = MaskedLMHead(config, dtype=dtype, rngs=rngs) if config.has_masked_lm_head else None
 
     def row_context(self, lengths: Int[Array, " B"], size: int) -> Context:
         """The context of rows of `size` that each hold one right-padded text: every token sees all of the text."""
         seen = jnp.arange(size) < lengths[:, None]
-        return Context(jnp.broadcast_to(seen[:, None, None, :], (len(lengths), 1, size, size)))
+        mask = jnp.broadcast_to(seen[:, None, None, :], (len(lengths), 1, size, size))
+        return Context(mask, None if self.relative is None else self.relative(size))
 
     def pooled(self, hidden: Float[Array, "B S D"], dropped: Dropout | None = None) -> Float[Array, "B D"]:
         """What classifiers read: the first token's last state through the pooler. For models with one.

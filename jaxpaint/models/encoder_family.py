@@ -1,4 +1,4 @@
-"""What families of encoders declare and share: how they compute, how their config.json is read, the names of weights."""
+"""What families of encoders declare and share: how they compute, how config.json is read, the names of weights."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class EncoderTraits:
     """In training; else dropout follows the feed-forward alone."""
     drops_pooler_input: bool = False
     """In training, at the rate of the classifier."""
+    relative_buckets: int = 0
+    """How many kinds of distances between tokens have a number of every head, added to its scores; 0 for none."""
 
 
 class EncoderConfig(WholeHeads):
@@ -50,6 +52,7 @@ class EncoderConfig(WholeHeads):
             new_pooler=hasattr(self, "has_classifier_dense"),
             masked_lm_head=getattr(self, "has_masked_lm_head", False),
             token_types=self.encoder_traits.token_types,
+            flash_attention=not self.encoder_traits.relative_buckets,
         )
 
     def to_dict(self) -> dict[str, Any]:

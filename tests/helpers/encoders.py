@@ -62,9 +62,17 @@ def _berts(model_type: str, values: dict[str, Any], positions: int) -> Variation
 VARIATIONS = {
     "roberta": _berts("roberta", ROBERTA, 38),
     "xlm-roberta": _berts("xlm-roberta", {**ROBERTA, "pad_token_id": 3, "hidden_act": "gelu"}, 36),
+    "distilbert": Variation(
+        {"model_type": "distilbert", **DISTILBERT},
+        40,
+        lambda layer, x, *shared, **named: layer.sa_layer_norm(layer.attention(x, *shared, **named)[0] + x),
+        lambda layer, x: layer.output_layer_norm(layer.ffn(x) + x),
+        pooler=False,
+    ),
+    "mpnet": _berts("mpnet", {**SIZES, "max_position_embeddings": 302}, 300),
 }
 # Those whose code paths differ from one another's.
-DISTINCT = ["roberta"]
+DISTINCT = ["roberta", "distilbert", "mpnet"]
 
 
 def config_of(name: str, **more: Any) -> Any:

@@ -107,7 +107,9 @@ def test_logits_under_plans_are_transformers_with_its_layers_rearranged(name: st
 
 def test_states_are_transformers(distinct: str) -> None:
     with torch.no_grad():
-        theirs = torch_encoder(distinct).base_model(**torch_inputs(distinct, TOKENS, LENGTHS), output_hidden_states=True)
+        theirs = torch_encoder(distinct).base_model(
+            **torch_inputs(distinct, TOKENS, LENGTHS), output_hidden_states=True
+        )
     ours = loaded(distinct).hidden_states(TOKENS, lengths=LENGTHS)
     assert len(ours) == len(theirs.hidden_states) == NUM_LAYERS + 1
     for state, expected in zip(ours, theirs.hidden_states, strict=True):
@@ -308,7 +310,7 @@ def test_without_a_pooler_training_makes_one_and_frozen_is_refused(distinct: str
     from jaxpaint.models.family import require_pooler
 
     model, (encoded, labels) = loaded(distinct), _examples()
-    with pytest.raises(UserError, match="no pooler.*fine-tuned, it gets a new one"):
+    with pytest.raises(UserError, match=r"no pooler.*fine-tuned, it gets a new one"):
         require_pooler(model.config)
     tuned = tune_encoder(model, Plan.parse("0-4"), encoded, labels, 2, 0, SETTINGS)
     assert tuned.parameters["encoder"]["classifier_dense"]["kernel"].shape == (32, 32)
@@ -337,4 +339,20 @@ REFUSED: dict[str, Any] = {
         ({"pad_token_id": 39}, "max_position_embeddings=40"),
         ({"num_attention_heads": 5}, "num_attention_heads=5"),
     ),
+    "distilbert": (
+        ({"hidden_size": 16}, "hidden_size=16 and dim=32"),
+        ({"hidden_act": "relu"}, "hidden_act='relu' and activation='gelu'"),
+        ({"attention_dropout": 1.0}, "attention"),
+    ),
+    "mpnet": (({"relative_attention_num_buckets": 64}, "relative_attention_num_buckets=64"),),
 }
+
+
+def test_buckets_of_distances_are_transformers() -> None:
+    from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+
+    from jaxpaint.models.encoder import distance_buckets
+
+    distances = np.arange(-600, 601)
+    expected = MPNetEncoder.relative_position_bucket(torch.tensor(distances)).numpy()
+    np.testing.assert_array_equal(distance_buckets(distances, 32), expected)
