@@ -11,19 +11,22 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 
 import jaxpaint as jp
 from convert import convert, export
 from jaxpaint.base.errors import UserError
-from jaxpaint.engine.masked import score_masked
+from jaxpaint.engine.masked import encode_texts, score_masked
 from jaxpaint.models import from_dict, from_huggingface
+from jaxpaint.models.checkpoint import read_config
 from jaxpaint.models.dropout import Dropout
 from jaxpaint.models.fields import ConfigError
 from jaxpaint.plans.plan import Plan
+from jaxpaint.tasks.glue import Examples
 from jaxpaint.training.batches import labelled_batches, shuffled
-from jaxpaint.training.features import Encoded, pooled_features
+from jaxpaint.training.features import Encoded, encode, pooled_features
 from jaxpaint.training.planned import first_parameters, planned_classifier
 from jaxpaint.training.settings import ENCODER
 from jaxpaint.training.tune import tune_encoder
@@ -192,6 +195,50 @@ def test_a_rearranged_encoder_is_written_back(distinct: str, tmp_path: Path) -> 
     assert told["missing_keys"] == {f"{last}weight", f"{last}bias"}, "labels are left out, as a BERT's"
 
 
+@pytest.mark.parametrize("task", ["TokenClassification", "QuestionAnswering"])
+def test_heads_of_other_tasks_are_left_out(distinct: str, task: str, tmp_path: Path) -> None:
+    torch_encoder(distinct, task).save_pretrained(tmp_path / "model")
+    told: list[str] = []
+    store = convert(tmp_path / "model", tmp_path / "store", progress=lambda line, *_: told.append(line))
+    head = "classifier" if task == "TokenClassification" else "qa_outputs"
+    assert any(f"left out {head}.bias; {head}.weight, which are no part of it" in line for line in told)
+    has = read_config(store).capabilities
+    assert (has.pooler, has.new_pooler, has.masked_lm_head) == (False, True, False)
+
+
+def test_a_byte_level_tokenizer(tmp_path: Path) -> None:
+    """RoBERTa's: pairs as transformers encodes them, without token types, and texts to mask."""
+    letters = ["\u0120", *"abcdefghijklmnopqrstuvwxyz"]
+    words = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *letters, "ab", "\u0120c"]
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            {word: i for i, word in enumerate(words)}, [("a", "b"), ("\u0120", "c")], unk_token="<unk>"
+        )
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    special = {
+        "bos": "<s>",
+        "cls": "<s>",
+        "pad": "<pad>",
+        "eos": "</s>",
+        "sep": "</s>",
+        "unk": "<unk>",
+        "mask": "<mask>",
+    }
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in special.items()}
+    ).save_pretrained(tmp_path / "model")
+    torch_encoder("roberta").save_pretrained(tmp_path / "model")
+    model = jp.load(convert(tmp_path / "model", tmp_path / "store"), dtype="float32")
+    assert model.tokenizer.encode("ab ca", "b") == [0, 32, 33, 6, 2, 2, 7, 2]
+    encoded = encode(model, Examples((("ab ca", "b"),), np.zeros(1, np.int32)), 16)
+    assert encoded.tokens[0].tolist() == [0, 32, 33, 6, 2, 2, 7, 2]
+    assert not encoded.token_types[0].any()
+    texts = encode_texts(model, ["ab ca"])
+    assert (texts.mask_token, texts.masked) == (4, 3)
+
+
 def test_masked_scores_and_similarity(distinct: str) -> None:
     model = loaded(distinct)
     texts = [row[:length].tolist() for row, length in zip(TOKENS, LENGTHS, strict=True)]
@@ -276,6 +323,7 @@ def test_dropout_is_where_transformers_has_it(distinct: str, monkeypatch: pytest
     assert abs(with_dropout - float(classifier(parameters, jax.device_put(batch), None))) > 1e-3
 
 
+@pytest.mark.slow
 def test_fine_tuned_steps_equal_torch(distinct: str) -> None:
     model, (encoded, labels) = loaded(distinct, "SequenceClassification"), _examples()
     plan = Plan.parse("0 2-1 {3 4}")
@@ -285,6 +333,10 @@ def test_fine_tuned_steps_equal_torch(distinct: str) -> None:
     parameters = list(network.parameters())
     encoder = encoder_of(network)
     encoder.layer = torch.nn.ModuleList([torch_plan(distinct, plan, encoder.layer)])
+    every = torch_inputs(distinct, np.stack(encoded.tokens), np.full(16, 32))
+    with torch.no_grad():
+        before = network.eval()(**every).logits.numpy()
+    network.train()
     optimizer = torch.optim.AdamW(parameters, lr=SETTINGS.learning_rate, weight_decay=0.0)
     batches = labelled_batches(encoded, labels, *shuffled(16, SETTINGS.batch_size, 1, seed=0))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / len(batches))
@@ -298,14 +350,12 @@ def test_fine_tuned_steps_equal_torch(distinct: str) -> None:
         schedule.step()
     tuned = tune_encoder(model, plan, encoded, labels, 2, 0, SETTINGS)
     with torch.no_grad():
-        tokens = np.stack(encoded.tokens)
-        expected = network.eval()(**torch_inputs(distinct, tokens, np.full(16, 32))).logits.numpy()
-    found = tuned.logits(encoded)
-    untrained = tune_encoder(model, plan, encoded, labels, 2, 0, dataclasses.replace(SETTINGS, learning_rate=1e-12))
-    assert np.abs(found - untrained.logits(encoded)).max() > 1e-3, "so little training would show no difference"
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        expected = network.eval()(**every).logits.numpy()
+    assert np.abs(expected - before).max() > 1e-3, "so little training would show no difference"
+    np.testing.assert_allclose(tuned.logits(encoded), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_a_pooler_training_makes_one_and_frozen_is_refused(distinct: str) -> None:
     from jaxpaint.models.family import require_pooler
 
