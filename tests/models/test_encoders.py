@@ -239,6 +239,7 @@ def test_a_byte_level_tokenizer(tmp_path: Path) -> None:
     assert (texts.mask_token, texts.masked) == (4, 3)
 
 
+@pytest.mark.slow
 def test_masked_scores_and_similarity(distinct: str) -> None:
     model = loaded(distinct)
     texts = [row[:length].tolist() for row, length in zip(TOKENS, LENGTHS, strict=True)]
@@ -292,6 +293,7 @@ def torch_rates(name: str, rates: dict[str, float]) -> dict[str, float]:
     return {theirs.get(ours, ours): rate for ours, rate in rates.items()}
 
 
+@pytest.mark.slow
 def test_dropout_is_where_transformers_has_it(distinct: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same masks in both, made from nothing but a shape, at rates of their own; and three steps of training."""
 
