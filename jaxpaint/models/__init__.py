@@ -10,6 +10,7 @@ from jaxpaint.base.documents import checked, shown
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.models import (
     bert,
+    distilbert,
     gemma,
     gemma2,
     gemma3,
@@ -17,12 +18,14 @@ from jaxpaint.models import (
     gpt_neox,
     llama,
     mixtral,
+    mpnet,
     olmo2,
     phi3,
     qwen2,
     qwen2_moe,
     qwen3,
     qwen3_moe,
+    roberta,
     stablelm,
 )
 from jaxpaint.models.family import Config, Family
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 FAMILIES: tuple[Family, ...] = (
     bert.FAMILY,
+    distilbert.FAMILY,
     gemma.FAMILY,
     gemma2.FAMILY,
     gemma3.FAMILY,
@@ -42,12 +46,14 @@ FAMILIES: tuple[Family, ...] = (
     gpt_neox.FAMILY,
     llama.FAMILY,
     mixtral.FAMILY,
+    mpnet.FAMILY,
     olmo2.FAMILY,
     phi3.FAMILY,
     qwen2.FAMILY,
     qwen2_moe.FAMILY,
     qwen3.FAMILY,
     qwen3_moe.FAMILY,
+    roberta.FAMILY,
     stablelm.FAMILY,
 )
 
@@ -104,9 +110,9 @@ def model_class(config: Config) -> Any:
         from jaxpaint.models.decoder import Decoder
 
         return Decoder
-    from jaxpaint.models.encoder import Bert
+    from jaxpaint.models.encoder import Encoder
 
-    return Bert
+    return Encoder
 
 
 def abstract_model(

@@ -108,14 +108,15 @@ def attention(
     implementation: AttentionImplementation = "matmul",
     dropped: Dropout | None = None,
     cap: float | None = None,
+    bias: Float[Array, "#B N S keys"] | None = None,
 ) -> Float[Array, "B S N H"]:
     """Scaled dot-product attention with grouped key/value heads, softmax in float32, as far back as `mask` reaches.
 
     `cudnn` is cuDNN's flash attention (NVIDIA GPUs, bfloat16). The others are plain matrix products, by blocks of
     queries where the scores of all would take more than `SCORES_BYTES`: `matmul` multiplies [B*K, N/K*S, H] with
     [B*K, keys, H], the form that runs fastest on a CPU; `einsum` never joins batch and heads, so that heads which are
-    split over devices stay split. `dropped` says which of the softmax's probabilities to drop, and `cap` bounds scores
-    softly, not in `cudnn`.
+    split over devices stay split. `dropped` says which of the softmax's probabilities to drop, `cap` bounds scores
+    softly, and `bias` is added to them: not in `cudnn`.
     """
     batch, length, heads, _ = query.shape
     lookback = mask.shape[-1] // length - 1
@@ -123,22 +124,24 @@ def attention(
     if implementation == "cudnn":
         assert dropped is None
         assert cap is None
+        assert bias is None
         return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
     blocks = 1
     while batch * heads * (length // blocks) * mask.shape[-1] * 4 > SCORES_BYTES and length % (blocks * 2) == 0:
         blocks *= 2
     attend = _einsum_attention if implementation == "einsum" else _matmul_attention
     if blocks == 1:
-        return attend(query, key, value, mask, dropped, cap)
+        return attend(query, key, value, mask, dropped, cap, bias)
     queries = jnp.moveaxis(query.reshape(batch, blocks, length // blocks, heads, -1), 1, 0)
     masks = jnp.moveaxis(mask.reshape(batch, 1, blocks, length // blocks, -1), 2, 0)
     keys = None if dropped is None else jax.random.split(dropped.key, blocks)
+    biases = None if bias is None else jnp.moveaxis(bias.reshape(*bias.shape[:2], blocks, *masks.shape[3:]), 2, 0)
 
     def block(parts: tuple[Any, ...]) -> Array:
         own = None if dropped is None else dropped._replace(key=parts[2])
-        return attend(parts[0], key, value, parts[1], own, cap)
+        return attend(parts[0], key, value, parts[1], own, cap, parts[3])
 
-    mixed = jax.lax.map(block, (queries, masks, keys))
+    mixed = jax.lax.map(block, (queries, masks, keys, biases))
     return jnp.moveaxis(mixed, 0, 1).reshape(query.shape)
 
 
@@ -149,6 +152,7 @@ def _matmul_attention(
     mask: Bool[Array, "B 1 T S"],
     dropped: Dropout | None = None,
     cap: float | None = None,
+    bias: Float[Array, "#B N T S"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """Attention of T queries to S keys by plain matrix products."""
     batch, queries, heads, head_dim = query.shape
@@ -158,6 +162,7 @@ def _matmul_attention(
     value = value.transpose(0, 2, 1, 3).reshape(batch * groups, length, head_dim)
     scores = jnp.einsum("bqh,bkh->bqk", query, key, preferred_element_type=jnp.float32) * head_dim**-0.5
     scores = capped(scores, cap).reshape(batch, heads, queries, length)
+    scores = scores if bias is None else scores + bias
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     # The softmax's division comes after the product, where there is less to divide.
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
@@ -174,13 +179,16 @@ def _einsum_attention(
     mask: Bool[Array, "B 1 T S"],
     dropped: Dropout | None = None,
     cap: float | None = None,
+    bias: Float[Array, "#B N T S"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """As `_matmul_attention`, with batch and heads as axes of their own."""
     batch, queries, heads, head_dim = query.shape
     groups = key.shape[2]
     query = query.reshape(batch, queries, groups, heads // groups, head_dim)
     scores = jnp.einsum("btkgh,bskh->bkgts", query, key, preferred_element_type=jnp.float32) * head_dim**-0.5
-    scores = jnp.where(mask[:, :, None], capped(scores, cap), jnp.finfo(jnp.float32).min)
+    scores = capped(scores, cap)
+    scores = scores if bias is None else scores + bias.reshape(len(bias), groups, -1, *bias.shape[2:])
+    scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1)
     weights = dropout(weights.astype(value.dtype), dropped)

@@ -20,6 +20,8 @@ class Capabilities:
     lm_head: bool = True
     """Of a decoder: whether its states become logits of the next token."""
     pooler: bool = False
+    new_pooler: bool = False
+    """Whether its classifiers are trained with a new pooler where there is none, as transformers has it."""
     masked_lm_head: bool = False
     token_types: int = 0
     flash_attention: bool = True
@@ -209,10 +211,10 @@ class Names:
     """A family's names.
 
     `weight` gives the entry of our path. The names of the base model begin with `base` and a dot, where they are not
-    saved without it, and then with one of `modules`; beside it we read what begins with `kept`, and every other head is
-    left out. `buffers` are endings of names that hold no weights of ours. `twice` is a second name of some weights,
-    beside that of the head's where it is tied to the embedding. `canonical` makes one spelling of several, and `adapt`
-    gives the configuration of a checkpoint with these (canonical) names.
+    saved without it, and then with one of `modules`; beside it we read what begins with one of `kept`, and every other
+    head is left out. `buffers` are endings of names that hold no weights of ours. `twice` is a second name of some
+    weights, beside that of the head's where it is tied to the embedding. `canonical` makes one spelling of several, and
+    `adapt` gives the configuration of a checkpoint with these (canonical) names.
     """
 
     weight: Callable[[str], Weight]
@@ -220,7 +222,7 @@ class Names:
     modules: tuple[str, ...]
     embedding: str
     head: str
-    kept: str
+    kept: str | tuple[str, ...]
     buffers: tuple[str, ...]
     twice: tuple[tuple[str, str], ...] = ()
     canonical: Callable[[str], str] = str
@@ -299,7 +301,9 @@ def require_decoder(config: Config, purpose: str) -> None:
         )
 
 
-def require_pooler(config: Config) -> None:
-    """Raises UserError for a model without the pooled output that GLUE's classifiers read."""
-    if not config.capabilities.pooler:
-        raise UserError(f"this {config.model_type} checkpoint has no pooler, which GLUE's classifiers read")
+def require_pooler(config: Config, *, trained: bool = False) -> None:
+    """Raises UserError for a model without the pooled output that GLUE's classifiers read; `trained`, it may be new."""
+    has = config.capabilities
+    if not has.pooler and not (trained and has.new_pooler):
+        new = "; fine-tuned, it gets a new one" if has.new_pooler else ""
+        raise UserError(f"this {config.model_type} checkpoint has no pooler, which GLUE's classifiers read{new}")

@@ -55,6 +55,7 @@ def observed_attention(
     blocked: Edges | None,
     asked: Asked,
     cap: float | None = None,
+    bias: Float[Array, "#B N S S"] | None = None,
 ) -> tuple[Float[Array, "B S N H"], dict[str, Array]]:
     """`jaxpaint.models.attention.attention` with its weights. A query of which every key is blocked gives zeros.
 
@@ -65,6 +66,7 @@ def observed_attention(
     query = query.reshape(batch, length, key.shape[2], -1, head_dim)
     scores = jnp.einsum("btkgh,bskh->bkgts", query, key, preferred_element_type=jnp.float32) * head_dim**-0.5
     scores = capped(scores, cap).reshape(batch, heads, length, length)
+    scores = scores if bias is None else scores + bias
     weights = jax.nn.softmax(jnp.where(visible, scores, jnp.finfo(jnp.float32).min), axis=-1)
     weights = jnp.where(visible, weights, 0.0)
     shared = weights.astype(value.dtype).reshape(batch, key.shape[2], -1, length, length)

@@ -133,7 +133,7 @@ def run_glue(spec: GlueSpec, *, progress: Start = no_bar, converting: Progress |
     started, tasks = time.perf_counter(), []
     config = config_for(spec.model, spec.revision)  # what cannot run is told before anything is loaded or converted
     variants = spec.variants(config.num_hidden_layers)
-    require_pooler(config)
+    require_pooler(config, trained=not spec.frozen)
     require_positions(config, spec.training.max_length)
     files = spec.files()
     for task, local in files:
@@ -143,7 +143,7 @@ def run_glue(spec: GlueSpec, *, progress: Start = no_bar, converting: Progress |
         tasks.append(GlueRequests(task, train, load_examples(task, split, local.get(split), spec.limit)))
     converted = store_for(spec.model, spec.revision, progress=converting)
     source = Source.of(converted)
-    require_pooler(source.config)  # which of a hub's model only the weights may say
+    require_pooler(source.config, trained=not spec.frozen)  # which of a hub's model only the weights may say
     for task, _ in files:
         check_max_length(source, task, spec.training.max_length)
     model = load(converted, dtype=spec.dtype, weights=spec.weights)  # type: ignore[arg-type]
@@ -161,7 +161,6 @@ def run_glue(spec: GlueSpec, *, progress: Start = no_bar, converting: Progress |
 def _registered(
     store: Store, model: Model, requests: GlueRequests, variants: Sequence[Variant], settings: TrainingSettings
 ) -> Study:
-    require_pooler(model.config)
     check_max_length(model, requests.task, settings.max_length)
     for variant in variants:
         model.checked_plan(variant.plan)
@@ -179,6 +178,7 @@ def finetuning(
     Raises PlanError for a layer that the model lacks, and UserError for a model without a pooler, a `max_length` that
     does not fit it, or a store that cannot be written or knows other validation examples.
     """
+    require_pooler(model.config, trained=True)
     requests = replace(requests, how={FROZEN: False, **settings.of_encoder()})
     study = _registered(store, model, requests, variants, settings)
     train = requests.train

@@ -70,8 +70,12 @@ def encode(model: Model, examples: Examples, max_length: int) -> Encoded:
     found = model.tokenizer(
         *columns, truncation=True, max_length=max_length, return_token_type_ids=True, return_attention_mask=False
     )
-    for name, known in (("input_ids", "vocab_size"), ("token_type_ids", "type_vocab_size")):
-        largest, size = max(max(values, default=0) for values in found[name]), getattr(model.config, known)
+    types = model.config.capabilities.token_types
+    for name, known, size in (
+        ("input_ids", "vocab_size", model.config.vocab_size),
+        *([("token_type_ids", "type_vocab_size", types)] if types else []),
+    ):
+        largest = max(max(values, default=0) for values in found[name])
         if largest >= size:
             raise UserError(
                 f"the tokenizer gives {name} of {largest}, and the model's {known} is {size}: "

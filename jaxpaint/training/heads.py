@@ -50,9 +50,14 @@ def classifier_dropout(config: Any) -> float:
 
 
 def initial_head(seed: int, width: int, num_labels: int) -> dict[str, Array]:
-    """A classifier's first weights: normal with a deviation of 0.02, and zeros, as BERT's."""
+    """A classifier's first weights."""
     first, _ = jax.random.split(jax.random.key(seed))
-    return {"kernel": 0.02 * jax.random.normal(first, (width, num_labels)), "bias": jnp.zeros(num_labels)}
+    return initial_dense(first, width, num_labels)
+
+
+def initial_dense(key: Array, width: int, out: int) -> dict[str, Array]:
+    """A layer's first weights: normal with a deviation of 0.02, and zeros, as BERT's."""
+    return {"kernel": 0.02 * jax.random.normal(key, (width, out)), "bias": jnp.zeros(out)}
 
 
 def class_logits(head: dict[str, Array], x: Float[Array, "B D"]) -> Float[Array, "B labels"]:

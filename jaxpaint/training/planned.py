@@ -30,7 +30,7 @@ from jaxpaint.models.sharding import DATA, parameter_sharding, rows, with_lanes
 from jaxpaint.plans.plan import Plan
 from jaxpaint.training.batches import Batch
 from jaxpaint.training.features import Encoded
-from jaxpaint.training.heads import class_logits, classifier_dropout, initial_head, label_loss
+from jaxpaint.training.heads import class_logits, classifier_dropout, initial_dense, initial_head, label_loss
 
 Parameters: TypeAlias = dict[str, Any]
 SHORTEST_ROW = 32
@@ -103,11 +103,12 @@ def planned_decoder(
 
 
 def planned_classifier(model: Model, plan: Plan, rate: float | None = None, *, remat: bool = False) -> Planned:
-    """An encoder with a pooler under a plan that fits it, with a classifier; `rate` replaces its config's dropout."""
+    """An encoder with a pooler, which may be new, under a plan, with a classifier; `rate` replaces its dropout."""
     form, layers = stack.with_own_layers(plan)
     names = () if rate is None else ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
-    changes: dict[str, Any] = {"has_masked_lm_head": False, **dict.fromkeys(names, rate)}
     encoder: Any = model.config
+    new = {} if encoder.capabilities.pooler else {"has_classifier_dense": True}
+    changes: dict[str, Any] = {"has_masked_lm_head": False, **dict.fromkeys(names, rate), **new}
     module = abstract_model(dataclasses.replace(encoder, **changes), jnp.float32)
     as_they_are = not on_cpu() and form == plan  # on a CPU code shared with other orders is worth more
     own = None if as_they_are else layers
@@ -173,13 +174,17 @@ def _class_logits(
     """In float32."""
     model = nnx.merge(planned.graphdef, parameters["encoder"])
     before, within, after = (None,) * 3 if key is None else jax.random.split(key, 3)
-    pooled = model.pooled(planned.states(model, inputs, before, within).astype(jnp.float32))
-    pooled = dropout(pooled, None if after is None else Dropout(classifier_dropout(model.config), after))
+    rate, first = classifier_dropout(model.config), None
+    if after is not None and model.traits.drops_pooler_input:
+        of_input, after = jax.random.split(after)
+        first = Dropout(rate, of_input)
+    pooled = model.pooled(planned.states(model, inputs, before, within).astype(jnp.float32), first)
+    pooled = dropout(pooled, None if after is None else Dropout(rate, after))
     return class_logits(parameters["classifier"], pooled)
 
 
 def first_parameters(model: Model, num_labels: int, seed: int) -> Parameters:
-    """The model's parameters in float32, without a masked-LM head, and a new classifier's.
+    """The model's parameters in float32, without a masked-LM head, and a new classifier's; a pooler where it has none.
 
     Those of a model computed in fewer bits are read again from its store, where it has one.
     """
@@ -189,7 +194,10 @@ def first_parameters(model: Model, num_labels: int, seed: int) -> Parameters:
         encoder = checkpoint.restore(model.store, dtype=jnp.float32, sharding=sharding)
     encoder = {name: value for name, value in encoder.items() if name != "masked_lm"}
     encoder = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), encoder)
-    return {"encoder": encoder, "classifier": initial_head(seed, model.config.hidden_size, num_labels)}
+    width = model.config.hidden_size
+    if not model.config.capabilities.pooler:
+        encoder["classifier_dense"] = initial_dense(jax.random.fold_in(jax.random.key(seed), 1), width, width)
+    return {"encoder": encoder, "classifier": initial_head(seed, width, num_labels)}
 
 
 def evaluate(

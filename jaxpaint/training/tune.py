@@ -144,7 +144,7 @@ def tune_encoder(
     errors are otherwise as `tune_decoder`'s, and UserError for a model without a pooler or batches that its devices
     cannot share.
     """
-    require_pooler(model.config)
+    require_pooler(model.config, trained=True)
     require_float_weights(model.weights)
     _require_shared(settings, model)
     count = sum(leaf.size for leaf in jax.tree.leaves(model.state))
