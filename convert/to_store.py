@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from convert.adapters import parted, read_adapter
 from convert.heads import remarks, untied, without_head
+from convert.merging import merged
 from convert.names import Selection, select
 from convert.sources import Source, resolve
 from convert.tensors import Tensor, abbreviated
@@ -28,16 +30,18 @@ def convert(
     *,
     dtype: str | None = None,
     revision: str | None = None,
+    adapter: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Converts a checkpoint into a store and returns the store's path.
 
     Args:
-        source: a Hugging Face folder, a hub id, or a folder of Meta's original files.
+        source: a Hugging Face folder, a hub id, a folder of Meta's original files, or an adapter's, which names one.
         destination: the new store; nothing is there until all of it is.
         dtype: `bfloat16`, `float16` or `float32`; None keeps the checkpoint's (the widest, where they are mixed).
         revision: branch, tag or commit of a hub id.
+        adapter: the folder of a LoRA adapter of peft, merged into the weights (`convert.merging`).
         overwrite: replace a store that is there already.
         progress: called with what is being done, bytes done and bytes in all.
 
@@ -45,10 +49,14 @@ def convert(
         UserError: no such checkpoint, one that does not match its config, or a destination that cannot be written.
     """
     require_new(destination, overwrite=overwrite, replaces=checkpoint.is_store)  # before anything is downloaded
+    source, revision, adapter = parted(source, revision, adapter)
+    low_rank = None if adapter is None else read_adapter(adapter)
     found = resolve(source, revision)
     read = architecture(found)
     config, tensors, names = read.config, read.tensors, family_of(read.config.model_type).names
     chosen = _choose_dtype(dtype, tensors)
+    if low_rank:
+        tensors = merged(tensors, low_rank, [names.weight(path) for path in _parameter_shapes(config)], names)
 
     def fill(path: str, layer: int | None, out: np.ndarray) -> None:
         weight = names.weight(path)
@@ -70,6 +78,7 @@ def convert(
         generation_config=found.generation_config,
         source=found.name,
         revision=found.revision,
+        adapter=low_rank.record() if low_rank else None,
         overwrite=overwrite,
         progress=progress,
     )

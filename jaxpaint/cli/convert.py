@@ -4,6 +4,7 @@ examples:
   jaxpaint convert path/to/llama-2-7b-hf llama2-7b
   jaxpaint convert HuggingFaceTB/SmolLM2-135M smollm2 --dtype float32
   jaxpaint convert path/to/meta/llama-2-7b llama2-7b
+  jaxpaint convert meta-llama/Llama-2-7b-hf tuned --adapter path/to/lora
 
 A folder has Hugging Face's config.json and weights, or Meta's params.json and
 consolidated.*.pth. A hub id needs the network, or a filled Hugging Face cache
@@ -36,6 +37,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("destination", metavar="DST", type=Path, help="the store to write (a folder)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the store (default: the checkpoint's)")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub id (default: main)")
+    parser.add_argument(
+        "--adapter", metavar="FOLDER", help="a LoRA adapter of peft, merged into the weights (default: none)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
 
 
@@ -50,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
             options.destination,
             dtype=options.dtype,
             revision=options.revision,
+            adapter=options.adapter,
             overwrite=options.overwrite,
             progress=progress,
         )

@@ -211,6 +211,7 @@ def save(
     revision: str | None = None,
     healed: Sequence[Mapping[str, Any]] = (),
     composed: Mapping[str, Any] | None = None,
+    adapter: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -220,7 +221,7 @@ def save(
     that is not stacked. It is called once for each, and `out` is memory-mapped: memory holds one layer at a time.
     `tokenizer_texts` are files of the tokenizer by name, beside those that are copied. `healed` says of each time that
     the source's parameters were trained how (`jaxpaint.training.heal`), `composed` of which models' layers they are
-    (`convert.composing`).
+    (`convert.composing`), `adapter` which one is merged into them (`convert.merging`).
 
     Raises:
         UserError: `destination` exists, or its disk has not the room.
@@ -265,6 +266,7 @@ def save(
                 "revision": revision,
                 **({"healed": list(healed)} if healed else {}),
                 **({"composed": composed} if composed else {}),
+                **({"adapter": adapter} if adapter else {}),
                 "dtype": dtype,
                 "tokenizer": sorted([*(file.name for file in tokenizer_files), *tokenizer_texts]),
                 "versions": {name: _version(name) for name in ("jaxpaint", "jax", "flax", "orbax-checkpoint")},

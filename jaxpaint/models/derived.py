@@ -51,6 +51,7 @@ def save_derived(
         revision=manifest.get("revision"),
         healed=manifest.get("healed", ()) if healed is None else healed,
         composed=composed or manifest.get("composed"),
+        adapter=manifest.get("adapter"),
         overwrite=overwrite,
         progress=progress,
     )

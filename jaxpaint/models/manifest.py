@@ -51,6 +51,7 @@ class Manifest(TypedDict):
     revision: NotRequired[str | None]
     healed: NotRequired[list[dict[str, Any]]]
     composed: NotRequired[dict[str, Any]]
+    adapter: NotRequired[dict[str, Any]]
     dtype: DType
     tokenizer: list[str]
     parameters: Measure
