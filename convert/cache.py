@@ -10,6 +10,7 @@ from typing import Any
 
 from convert import hub
 from convert.adapters import content, parted, read_adapter
+from convert.quantised import floats_config
 from convert.sources import files_read, local_path, read_config_file, require_known, resolve
 from convert.to_store import architecture, convert
 from jaxpaint.base.caches import stores_folder
@@ -74,7 +75,7 @@ def config_for(model: str | Path, revision: str | None = None) -> Config:
     if place.is_there:
         return read_config(place.store)
     if place.version is not None and (file := hub.config_file(str(model), place.version)) is not None:
-        return from_huggingface(read_config_file(file))
+        return from_huggingface(floats_config(read_config_file(file), str(model)))
     return architecture(resolve(model, place.version)).config
 
 

@@ -92,7 +92,7 @@ def _updated(base: Tensor, update: Update, out_first: bool, of_model: str) -> Te
             weight[rows] += left[rows] @ right * np.float32(update.scale)
         return weight
 
-    return Tensor(base.name, base.shape, np.dtype(np.float32), base.file, part)
+    return Tensor(base.name, base.shape, np.dtype(np.float32), base.file, part, kept=base.kept or base.dtype)
 
 
 def _added(base: Tensor, bias: Tensor, scale: float, of_model: str) -> Tensor:
@@ -104,7 +104,7 @@ def _added(base: Tensor, bias: Tensor, scale: float, of_model: str) -> Tensor:
             np.float32
         ) * np.float32(scale)
 
-    return Tensor(base.name, base.shape, np.dtype(np.float32), base.file, part)
+    return Tensor(base.name, base.shape, np.dtype(np.float32), base.file, part, kept=base.kept or base.dtype)
 
 
 def _whole(tensor: Tensor) -> np.ndarray:

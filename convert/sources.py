@@ -14,6 +14,7 @@ from typing_extensions import TypedDict  # pydantic asks for it before Python 3.
 from convert import hub
 from convert.meta import is_meta_folder, read_meta_folder
 from convert.meta_tokenizer import read_meta_tokenizer
+from convert.quantised import floats
 from convert.safetensors_files import read_header
 from convert.tensors import Tensor, abbreviated, by_name
 from convert.torch_files import read_torch_file
@@ -66,7 +67,7 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
         config, tensors = read_meta_folder(folder)
         return _of_meta(Source(name, commit, folder, config, tensors, files))
     if (folder / "config.json").is_file():
-        config, tensors = read_config_file(folder / "config.json"), _read_weights(folder)
+        config, tensors = floats(read_config_file(folder / "config.json"), _read_weights(folder), name)
     else:
         raise UserError(
             f"{folder} is not a checkpoint: it has neither config.json (Hugging Face) nor params.json with "

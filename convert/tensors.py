@@ -19,6 +19,7 @@ class Tensor:
     """A tensor in a checkpoint file. `part(axis, start, stop)` reads those indices of one axis and all of others.
 
     `strange` says why it can be no weight, such as a dtype of quantised ones; a buffer may be so, and is never read.
+    `kept` is a narrower dtype that a store has of it, where parts are computed in `dtype`.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Tensor:
     file: str
     part: Callable[[int, int, int], np.ndarray]
     strange: str = ""
+    kept: np.dtype | None = None
 
     def require_floats(self) -> None:
         """Raises UserError for what cannot be read as a weight."""

@@ -54,9 +54,9 @@ def convert(
     found = resolve(source, revision)
     read = architecture(found)
     config, tensors, names = read.config, read.tensors, family_of(read.config.model_type).names
-    chosen = _choose_dtype(dtype, tensors)
     if low_rank:
         tensors = merged(tensors, low_rank, [names.weight(path) for path in _parameter_shapes(config)], names)
+    chosen = _choose_dtype(dtype, tensors)
 
     def fill(path: str, layer: int | None, out: np.ndarray) -> None:
         weight = names.weight(path)
@@ -114,7 +114,7 @@ def copy(tensor: Tensor, out: np.ndarray, transposed: bool) -> None:
 def _choose_dtype(asked: str | None, tensors: Mapping[str, Tensor]) -> str:
     import jax.numpy as jnp
 
-    dtype = asked or reduce(jnp.promote_types, {tensor.dtype for tensor in tensors.values()}).name
+    dtype = asked or reduce(jnp.promote_types, {tensor.kept or tensor.dtype for tensor in tensors.values()}).name
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype} is not one of {', '.join(DTYPES)}; say which with --dtype")
     return dtype
