@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convert.hub import at_revision
 from convert.safetensors_files import read_header
 from convert.tensors import Tensor, by_name
 from convert.torch_files import read_torch_file
@@ -96,11 +97,14 @@ def base_of(folder: Path) -> tuple[str, str | None]:
 def parted(
     model: str | Path, revision: str | None = None, adapter: str | Path | None = None
 ) -> tuple[str | Path, str | None, Path | None]:
-    """A base model, its revision, and the adapter's folder; of an adapter's folder in place of a model, what it names.
+    """A model as one asks for it as the base model, its revision, and the adapter's folder: `owner/name@revision` taken
+    apart, and an adapter's folder in place of a model as what it names.
 
     Raises UserError as `base_of`, and for two adapters.
     """
     path = Path(model).expanduser()
+    if not path.exists():
+        model, revision = at_revision(str(model), revision)
     if adapter is not None:
         if is_adapter(path):
             raise UserError(f"{model} is an adapter itself; --adapter goes with the model that it belongs to")

@@ -36,7 +36,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a Hugging Face folder, a Meta folder, or a hub id")
     parser.add_argument("destination", metavar="DST", type=Path, help="the store to write (a folder)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the store (default: the checkpoint's)")
-    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub id (default: main)")
+    parser.add_argument(
+        "--revision", metavar="NAME", help="branch, tag or commit of a hub id, as owner/name@NAME (default: main)"
+    )
     parser.add_argument(
         "--adapter", metavar="FOLDER", help="a LoRA adapter of peft, merged into the weights (default: none)"
     )
