@@ -170,8 +170,8 @@ def _explained(error: Exception, repository: str, revision: str | None, begun: b
     if isinstance(error, errors.GatedRepoError):
         if get_token():
             return UserError(
-                f"{repository} is gated, and your token's account has no access: ask for it at {url}, or set HF_TOKEN to "
-                "a token that has"
+                f"{repository} is gated, and your token's account has no access: ask for it at {url}, or set HF_TOKEN "
+                "to one that has"
             )
         return UserError(
             f"{repository} is gated: accept its terms at {url}, then log in (hf auth login) or set HF_TOKEN to your "
