@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from convert import hub
+from convert.adapters import content, parted, read_adapter
+from convert.quantised import floats_config
 from convert.sources import files_read, local_path, read_config_file, require_known, resolve
 from convert.to_store import architecture, convert
 from jaxpaint.base.caches import stores_folder
@@ -22,20 +24,27 @@ from jaxpaint.models.manifest import FORMAT_VERSION, TOKENIZER_VOCABULARIES
 KEPT_VERSION = 3
 
 
-def store_for(model: str | Path, revision: str | None = None, progress: Progress | None = None) -> Path:
+def store_for(
+    model: str | Path,
+    revision: str | None = None,
+    progress: Progress | None = None,
+    adapter: str | Path | None = None,
+) -> Path:
     """The converted store of a model: a store itself, or a checkpoint's, converted on first use.
 
     Converted stores are kept in `$JAXPAINT_CACHE`, or else the user's cache folder, by what the checkpoint's files
-    are: a changed checkpoint is converted anew.
+    are: a changed checkpoint is converted anew. A LoRA adapter of peft (a folder) is merged into the weights; its
+    folder in place of a model stands for the model that it names, with it.
 
     Raises:
         UserError: no such model, or one that does not convert.
     """
-    place = _place(model, revision)
+    model, revision, adapter = parted(model, revision, adapter)
+    place = _place(model, revision, adapter)
     if place.is_there:
         return place.store
     try:
-        convert(model, place.store, revision=place.version, progress=progress)
+        convert(model, place.store, revision=place.version, adapter=adapter, progress=progress)
     except UserError:
         # Another process may have been faster.
         if is_store(place.store):
@@ -49,7 +58,7 @@ def store_for(model: str | Path, revision: str | None = None, progress: Progress
 
 def is_converted(model: str | Path, revision: str | None = None) -> bool:
     """Whether `store_for` only looks it up. Raises UserError where there is no such model."""
-    return _place(model, revision).is_there
+    return _place(*parted(model, revision)).is_there
 
 
 def config_for(model: str | Path, revision: str | None = None) -> Config:
@@ -61,11 +70,12 @@ def config_for(model: str | Path, revision: str | None = None) -> Config:
     Raises:
         UserError: no such model, or one that does not convert, as far as names and shapes of its tensors say.
     """
-    place = _place(model, revision)
+    model, revision, adapter = parted(model, revision)
+    place = _place(model, revision, adapter)
     if place.is_there:
         return read_config(place.store)
     if place.version is not None and (file := hub.config_file(str(model), place.version)) is not None:
-        return from_huggingface(read_config_file(file))
+        return from_huggingface(floats_config(read_config_file(file), str(model)))
     return architecture(resolve(model, place.version)).config
 
 
@@ -79,9 +89,11 @@ class _Place:
     version: str | None = None
 
 
-def _place(model: str | Path, revision: str | None) -> _Place:
+def _place(model: str | Path, revision: str | None, adapter: Path | None) -> _Place:
     path = local_path(model, revision)
     if _is_there(path):
+        if adapter is not None:
+            raise UserError(f"{model} is a converted store; give the checkpoint that {adapter} is to be merged into")
         return _Place(path, True)
     require_known(model)
     if path.exists():
@@ -90,6 +102,10 @@ def _place(model: str | Path, revision: str | None) -> _Place:
     else:
         version = hub.commit(str(model), revision)
         name, key = str(model).replace("/", "--"), [str(model), version]
+    if adapter is not None:
+        read_adapter(adapter)  # what cannot be merged is told before anything is downloaded
+        store = _named(f"{name}--{adapter.resolve().name}", FORMAT_VERSION, key, KEPT_VERSION, content(adapter))
+        return _Place(store, _is_there(store), name, version)
     of_before = _named(name, FORMAT_VERSION, key)
     # What the hub has besides is not known here.
     has_all = path.is_dir() and not (path / GENERATION_CONFIG).is_file()

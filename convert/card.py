@@ -61,11 +61,13 @@ def _layers(manifest: Mapping[str, Any]) -> str:
 def _weights(manifest: Mapping[str, Any]) -> str:
     """Whose they are, and what they were trained for since."""
     healed = manifest.get("healed") or []
+    adapter = manifest.get("adapter")
+    of_source = "the source's" + (f" with the LoRA adapter `{adapter['name']}` merged into them" if adapter else "")
     if not healed:
-        return "Weights are the source's, not trained further."
+        return f"Weights are {of_source}, not trained further."
     plans = " and then ".join(f"`{each['plan']}`" for each in healed)
     return (
-        f"Weights are the source's, healed for the plan {plans}: trained to give the distributions of the full model, "
+        f"Weights are {of_source}, healed for the plan {plans}: trained to give the distributions of the full model, "
         "by distillation."
     )
 

@@ -25,9 +25,22 @@ WEIGHTS = (
 )
 
 
+_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
+
+
 def is_hub_id(model: str) -> bool:
-    """`owner/name`, as the hub spells it."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model) is not None
+    """`owner/name`, as the hub spells it, or `owner/name@revision`."""
+    return _ID.fullmatch(model) is not None
+
+
+def at_revision(model: str, revision: str | None) -> tuple[str, str | None]:
+    """A hub id without its `@revision`, and the revision. Raises UserError for two different ones."""
+    found = _ID.fullmatch(model)
+    if found is None or found["revision"] is None:
+        return model, revision
+    if revision not in (None, found["revision"]):
+        raise UserError(f"{model} and revision {revision!r} are two revisions; give one")
+    return found["repository"], found["revision"]
 
 
 def needed(files: Sequence[str]) -> list[str]:
@@ -63,10 +76,11 @@ def download(repository: str, revision: str | None = None) -> tuple[Path, str]:
     if found is None:
         folder = _cached(repository, revision)
     else:
+        _require_weights(repository, found[1])
         try:
             folder = Path(snapshot_download(repository, revision=revision, allow_patterns=needed(found[1])))
         except Exception as error:
-            raise _explained(error, repository, revision) from None
+            raise _explained(error, repository, revision, begun=True) from None
     return folder, folder.name
 
 
@@ -84,7 +98,7 @@ def config_file(repository: str, revision: str) -> Path | None:
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=["config.json"])) / "config.json"
     except Exception as error:
-        raise _explained(error, repository, revision) from None
+        raise _explained(error, repository, revision, begun=True) from None
 
 
 def _ask(repository: str, revision: str | None) -> tuple[str, list[str]] | None:
@@ -98,6 +112,29 @@ def _ask(repository: str, revision: str | None) -> tuple[str, list[str]] | None:
             return None
         raise _explained(error, repository, revision) from None
     return str(info.sha), [file.rfilename for file in info.siblings or ()]
+
+
+def _require_weights(repository: str, files: Sequence[str]) -> None:
+    """Raises UserError for a repository without weights that convert, with what it has in their place."""
+    if any(fnmatch(file, marker) for file in files if "/" not in file for marker, _ in WEIGHTS):
+        return
+    if "adapter_config.json" in files:
+        raise UserError(
+            f"{repository} is an adapter of peft, no model; download it (hf download {repository} --local-dir FOLDER) "
+            "and give its folder with --adapter to the model that it belongs to, or in place of a model"
+        )
+    inner = next(
+        (file for file in files if any(fnmatch(file.rpartition("/")[2], marker) for marker, _ in WEIGHTS)), None
+    )
+    gguf = next((file for file in files if file.endswith(".gguf")), None)
+    has = (
+        f"; it has {gguf}, which jaxpaint export takes as a file"
+        if gguf
+        else f"; it has {inner}: download it (hf download {repository} --local-dir FOLDER) and give that folder"
+        if inner
+        else ""
+    )
+    raise UserError(f"{repository} on the Hugging Face hub has no {', '.join(marker for marker, _ in WEIGHTS)}{has}")
 
 
 def _cached(repository: str, revision: str | None) -> Path:
@@ -124,14 +161,22 @@ def _is_network(error: Exception) -> bool:
     )
 
 
-def _explained(error: Exception, repository: str, revision: str | None) -> UserError:
-    """In our own words: the hub's messages could quote a request and its headers."""
-    from huggingface_hub import errors
+def _explained(error: Exception, repository: str, revision: str | None, begun: bool = False) -> UserError:
+    """In our own words: the hub's messages could quote a request and its headers. `begun` says that it had answered."""
+    from huggingface_hub import constants, errors, get_token
 
     at = f" at revision {revision}" if revision else ""
-    url = f"https://huggingface.co/{repository}"
+    url = f"{constants.ENDPOINT}/{repository}"
     if isinstance(error, errors.GatedRepoError):
-        return UserError(f"{repository} is gated: accept its terms at {url}, then set HF_TOKEN to your access token")
+        if get_token():
+            return UserError(
+                f"{repository} is gated, and your token's account has no access: ask for it at {url}, or set HF_TOKEN "
+                "to one that has"
+            )
+        return UserError(
+            f"{repository} is gated: accept its terms at {url}, then log in (hf auth login) or set HF_TOKEN to your "
+            "access token"
+        )
     if isinstance(error, errors.RevisionNotFoundError):
         return UserError(f"{repository} has no revision {revision!r}; see {url}/tree/main for its branches and tags")
     if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
@@ -139,11 +184,30 @@ def _explained(error: Exception, repository: str, revision: str | None) -> UserE
             f"no folder {repository} here and no repository {repository} on the Hugging Face hub; check the spelling, "
             "or set HF_TOKEN if it is private"
         )
+    if refused := _REFUSED.get(_status(error) or 0):
+        return UserError(f"downloading {repository}{at} from the Hugging Face hub failed: {refused}")
+    if begun and (isinstance(error, errors.LocalEntryNotFoundError | OSError) or _is_network(error)):
+        return UserError(
+            f"the connection to the Hugging Face hub broke while {repository}{at} was downloaded; run it again: files "
+            "that are complete are kept"
+        )
     if isinstance(error, errors.LocalEntryNotFoundError) or _is_network(error):
         return _unreachable(repository, revision)
     return UserError(
         f"downloading {repository}{at} from the Hugging Face hub failed ({type(error).__name__}); try again"
     )
+
+
+# By the status of an answer.
+_REFUSED = {
+    401: "it does not accept your token; log in anew (hf auth login), or set HF_TOKEN to one that is valid",
+    403: "your token may not read it; give one with the permission to read this repository",
+    429: "it had too many requests; wait a few minutes and try again, logged in (hf auth login) if you are not",
+}
+
+
+def _status(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _unreachable(repository: str, revision: str | None) -> UserError:

@@ -43,7 +43,8 @@ def select(tensors: Mapping[str, Tensor], names: Names, source: str) -> Selectio
     if adapters:
         raise UserError(
             f"{source} holds an adapter beside its weights, which changes what they compute ({abbreviated(adapters)}); "
-            "merge it into them (peft: merge_and_unload) and save the model again"
+            "merge it into them (peft: merge_and_unload) and save the model again, or give the adapter's folder with "
+            "--adapter"
         )
     prefix = _prefix(plain.values(), names, source)
     weights: dict[str, Tensor] = {}
@@ -60,6 +61,13 @@ def select(tensors: Mapping[str, Tensor], names: Names, source: str) -> Selectio
         if other is not tensor:
             raise UserError(f"{other.name} in {other.file} and {name} in {tensor.file} are the same weight; keep one")
     return Selection(weights, left_out, not f".{prefix}".endswith(f".{names.base}."))
+
+
+def canonical_name(name: str, names: Names) -> str:
+    """The canonical name of a tensor that belongs to a model's, such as an adapter's bias; another's stays as it is."""
+    bare = _unwrapped(name)
+    ours = _ours(bare, f"{names.base}." if bare.startswith(f"{names.base}.") else "", names)
+    return bare if ours is None else names.canonical(ours)
 
 
 def _unwrapped(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from jaxpaint.base.errors import UserError
 
 # Names of the safetensors format; others (8-bit floats, integers) are of quantised checkpoints.
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+QUANTISED = {"F8_E4M3": "float8_e4m3fn", "I32": "int32", "I64": "int64", "I8": "int8"}
 
 
 def read_header(file: Path) -> list[Tensor]:
@@ -21,7 +23,7 @@ def read_header(file: Path) -> list[Tensor]:
     Raises:
         UserError: a truncated or corrupt file.
     """
-    import ml_dtypes
+    import ml_dtypes  # noqa: F401 (safetensors asks numpy for bfloat16, which it registers)
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -40,9 +42,32 @@ def read_header(file: Path) -> list[Tensor]:
         part = opened.get_slice(name)
         kind = part.get_dtype()
         strange = "" if kind in DTYPES else _strange(kind)
-        dtype = np.dtype(ml_dtypes.bfloat16) if kind == "BF16" else np.dtype(DTYPES.get(kind, "float32"))
-        tensors.append(Tensor(name, tuple(part.get_shape()), dtype, file.name, partial(_read, part), strange))
+        dtype = _dtype(kind)
+        shape = tuple(part.get_shape())
+        read = partial(_read, part) if shape else partial(_number, opened, name)
+        if kind == "F8_E4M3":  # which safetensors does not read into numpy's arrays
+            read = partial(_read, np.memmap(file, dtype, "r", offset=_offset(file, name), shape=shape or (1,)))
+        tensors.append(Tensor(name, shape, dtype, file.name, read, strange))
     return tensors
+
+
+def _dtype(kind: str) -> np.dtype:
+    import ml_dtypes
+
+    name = {**DTYPES, **QUANTISED}.get(kind, "float32")
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def _offset(file: Path, name: str) -> int:
+    """Where a tensor's bytes begin, of a file whose header safetensors has read and found right."""
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+    return int(8 + size + header[name]["data_offsets"][0])
+
+
+def _number(opened: Any, name: str, axis: int, start: int, stop: int) -> np.ndarray:
+    return np.asarray(opened.get_tensor(name))
 
 
 def _strange(kind: str) -> str:

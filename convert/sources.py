@@ -19,6 +19,7 @@ from convert.gguf_models import read_gguf_model
 from convert.gguf_tokenizer import gguf_tokenizer
 from convert.meta import is_meta_folder, read_meta_folder
 from convert.meta_tokenizer import read_meta_tokenizer
+from convert.quantised import floats
 from convert.safetensors_files import read_header
 from convert.tensors import Tensor, abbreviated, by_name
 from convert.torch_files import read_torch_file
@@ -77,7 +78,7 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
         config, tensors = read_meta_folder(folder)
         return _of_meta(Source(name, commit, folder, config, tensors, files))
     if (folder / "config.json").is_file():
-        config, tensors = read_config_file(folder / "config.json"), _read_weights(folder)
+        config, tensors = floats(read_config_file(folder / "config.json"), _read_weights(folder), name)
     else:
         raise UserError(
             f"{folder} is not a checkpoint: it has neither config.json (Hugging Face) nor params.json with "

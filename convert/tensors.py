@@ -19,7 +19,8 @@ class Tensor:
     """A tensor in a checkpoint file. `part(axis, start, stop)` reads those indices of one axis and all of others.
 
     `strange` says why it can be no weight, such as a dtype of quantised ones; a buffer may be so, and is never read.
-    `grain` is how many numbers of a row, its last axis, can only be read together.
+    `grain` is how many numbers of a row, its last axis, can only be read together. `kept` is a narrower dtype that a store
+    has of it, where parts are computed in `dtype`.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Tensor:
     part: Callable[[int, int, int], np.ndarray]
     strange: str = ""
     grain: int = 1
+    kept: np.dtype | None = None
 
     def require_floats(self) -> None:
         """Raises UserError for what cannot be read as a weight."""

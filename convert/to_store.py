@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from convert.adapters import parted, read_adapter
 from convert.gguf_tokenizer import splits_as_gpt2
 from convert.heads import remarks, untied, without_head
+from convert.merging import merged
 from convert.names import Selection, select
 from convert.sources import Source, resolve
 from convert.tensors import Tensor, abbreviated
@@ -29,17 +31,19 @@ def convert(
     *,
     dtype: str | None = None,
     revision: str | None = None,
+    adapter: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Converts a checkpoint into a store and returns the store's path.
 
     Args:
-        source: a Hugging Face folder, a hub id, a folder of Meta's original files, or a GGUF file (of several parts the
-            first), whose quantised tensors become float32.
+        source: a Hugging Face folder, a hub id, a folder of Meta's original files, a GGUF file (of several parts the
+            first), whose quantised tensors become float32, or an adapter's folder, which names one of these.
         destination: the new store; nothing is there until all of it is.
         dtype: `bfloat16`, `float16` or `float32`; None keeps the checkpoint's (the widest, where they are mixed).
         revision: branch, tag or commit of a hub id.
+        adapter: the folder of a LoRA adapter of peft, merged into the weights (`convert.merging`).
         overwrite: replace a store that is there already.
         progress: called with what is being done, bytes done and bytes in all.
 
@@ -47,9 +51,13 @@ def convert(
         UserError: no such checkpoint, one that does not match its config, or a destination that cannot be written.
     """
     require_new(destination, overwrite=overwrite, replaces=checkpoint.is_store)  # before anything is downloaded
+    source, revision, adapter = parted(source, revision, adapter)
+    low_rank = None if adapter is None else read_adapter(adapter)
     found = resolve(source, revision)
     read = architecture(found)
     config, tensors, names = read.config, read.tensors, family_of(read.config.model_type).names
+    if low_rank:
+        tensors = merged(tensors, low_rank, [names.weight(path) for path in _parameter_shapes(config)], names)
     chosen, texts = _choose_dtype(dtype, tensors), found.tokenizer_texts()
 
     def fill(path: str, layer: int | None, out: np.ndarray) -> None:
@@ -81,6 +89,7 @@ def convert(
         source=found.name,
         revision=found.revision,
         quantisation=found.quantisation,
+        adapter=low_rank.record() if low_rank else None,
         overwrite=overwrite,
         progress=progress,
     )
@@ -116,7 +125,7 @@ def copy(tensor: Tensor, out: np.ndarray, transposed: bool) -> None:
 def _choose_dtype(asked: str | None, tensors: Mapping[str, Tensor]) -> str:
     import jax.numpy as jnp
 
-    dtype = asked or reduce(jnp.promote_types, {tensor.dtype for tensor in tensors.values()}).name
+    dtype = asked or reduce(jnp.promote_types, {tensor.kept or tensor.dtype for tensor in tensors.values()}).name
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype} is not one of {', '.join(DTYPES)}; say which with --dtype")
     return dtype

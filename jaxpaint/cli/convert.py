@@ -5,6 +5,7 @@ examples:
   jaxpaint convert HuggingFaceTB/SmolLM2-135M smollm2 --dtype float32
   jaxpaint convert path/to/meta/llama-2-7b llama2-7b
   jaxpaint convert model-q4_k_m.gguf model
+  jaxpaint convert meta-llama/Llama-2-7b-hf tuned --adapter path/to/lora
 
 A folder has Hugging Face's config.json and weights, or Meta's params.json and
 consolidated.*.pth. Of a GGUF file quantised tensors become float32. A hub id
@@ -37,7 +38,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a Hugging Face or Meta folder, a GGUF file, or a hub id")
     parser.add_argument("destination", metavar="DST", type=Path, help="the store to write (a folder)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the store (default: the checkpoint's)")
-    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub id (default: main)")
+    parser.add_argument(
+        "--revision", metavar="NAME", help="branch, tag or commit of a hub id, as owner/name@NAME (default: main)"
+    )
+    parser.add_argument(
+        "--adapter", metavar="FOLDER", help="a LoRA adapter of peft, merged into the weights (default: none)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
 
 
@@ -52,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
             options.destination,
             dtype=options.dtype,
             revision=options.revision,
+            adapter=options.adapter,
             overwrite=options.overwrite,
             progress=progress,
         )

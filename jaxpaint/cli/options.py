@@ -25,7 +25,9 @@ def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, d
         help="a converted store, a Hugging Face or Meta folder, a GGUF file, or a hub id "
         "(converted into a cache on first use)" + ("; painter-16 comes with jaxpaint" if decoder else ""),
     )
-    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub id (default: main)")
+    parser.add_argument(
+        "--revision", metavar="NAME", help="branch, tag or commit of a hub id, as owner/name@NAME (default: main)"
+    )
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),

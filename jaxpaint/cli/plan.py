@@ -51,7 +51,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="MODEL", help="in place of --layers: a store, a folder, a hub id, painter-16"
     )
-    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub id (default: main)")
+    parser.add_argument(
+        "--revision", metavar="NAME", help="branch, tag or commit of a hub id, as owner/name@NAME (default: main)"
+    )
     parser.add_argument("--format", choices=FORMATS, help="of what is printed (default: text)")
     add_output_option(parser, "the drawing")
     add_strategy_options(parser.add_argument_group("or a strategy"))

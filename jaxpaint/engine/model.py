@@ -250,6 +250,7 @@ def load(
     dtype: DType = "auto",
     weights: Weights = "float",
     revision: str | None = None,
+    adapter: str | Path | None = None,
     mesh: Mesh | None = None,
     offload: bool = False,
 ) -> Model:
@@ -259,7 +260,7 @@ def load(
     are kept so (`jaxpaint.models.quantised`), and all else in `dtype`. `mesh`
     (`jaxpaint.models.sharding.device_mesh`) spreads the parameters over several devices, each reading its own part.
     With `offload` the layers' kernels stay in the host's memory, from which each layer's come to the device as it runs:
-    for models larger than the device.
+    for models larger than the device. `adapter` is the folder of a LoRA adapter of peft, merged into the weights.
 
     Raises:
         UserError: no such model, a damaged one, or one of a family that is not known.
@@ -268,7 +269,7 @@ def load(
     from convert import store_for
     from jaxpaint.models import checkpoint
 
-    store = store_for(model, revision=revision)
+    store = store_for(model, revision=revision, adapter=adapter)
     enable_persistent_cache()
     chosen = resolve_dtype(dtype)
     config, manifest = checkpoint.read_config(store), checkpoint.read_manifest(store)

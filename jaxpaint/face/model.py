@@ -68,6 +68,7 @@ def load(
     dtype: engine.DType = "auto",
     weights: Weights = "float",
     revision: str | None = None,
+    adapter: str | Path | None = None,
     mesh: Mesh | None = None,
     offload: bool = False,
 ) -> Model:
@@ -77,11 +78,11 @@ def load(
     are kept so (`jaxpaint.models.quantised`), and all else in `dtype`. `mesh`
     (`jaxpaint.models.sharding.device_mesh`) spreads the parameters over several devices, each reading its own part.
     With `offload` the layers' kernels stay in the host's memory, from which each layer's come to the device as it runs:
-    for models larger than the device.
+    for models larger than the device. `adapter` is the folder of a LoRA adapter of peft, merged into the weights.
 
     Raises:
         UserError: no such model, a damaged one, or one of a family that is not known.
     """
     how: Any = {"dtype": dtype, "weights": weights, "revision": revision, "mesh": mesh, "offload": offload}
-    loaded = engine.load(model, **how)
+    loaded = engine.load(model, adapter=adapter, **how)
     return Model(**{field.name: getattr(loaded, field.name) for field in fields(loaded)})

@@ -212,6 +212,7 @@ def save(
     quantisation: Mapping[str, int] | None = None,
     healed: Sequence[Mapping[str, Any]] = (),
     composed: Mapping[str, Any] | None = None,
+    adapter: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -222,7 +223,7 @@ def save(
     `tokenizer_texts` are files of the tokenizer by name, beside those that are copied. `quantisation` counts the
     tensors of a GGUF file, which the source then is, by their types. `healed` says of each time that
     the source's parameters were trained how (`jaxpaint.training.heal`), `composed` of which models' layers they are
-    (`convert.composing`).
+    (`convert.composing`), `adapter` which one is merged into them (`convert.merging`).
 
     Raises:
         UserError: `destination` exists, or its disk has not the room.
@@ -268,6 +269,7 @@ def save(
                 **({"quantisation": dict(quantisation)} if quantisation else {}),
                 **({"healed": list(healed)} if healed else {}),
                 **({"composed": composed} if composed else {}),
+                **({"adapter": adapter} if adapter else {}),
                 "dtype": dtype,
                 "tokenizer": sorted([*(file.name for file in tokenizer_files), *tokenizer_texts]),
                 "versions": {name: _version(name) for name in ("jaxpaint", "jax", "flax", "orbax-checkpoint")},

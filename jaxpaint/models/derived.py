@@ -52,6 +52,7 @@ def save_derived(
         quantisation=manifest.get("quantisation"),
         healed=manifest.get("healed", ()) if healed is None else healed,
         composed=composed or manifest.get("composed"),
+        adapter=manifest.get("adapter"),
         overwrite=overwrite,
         progress=progress,
     )

@@ -52,6 +52,7 @@ class Manifest(TypedDict):
     quantisation: NotRequired[dict[str, int]]
     healed: NotRequired[list[dict[str, Any]]]
     composed: NotRequired[dict[str, Any]]
+    adapter: NotRequired[dict[str, Any]]
     dtype: DType
     tokenizer: list[str]
     parameters: Measure

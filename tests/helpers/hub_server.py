@@ -1,0 +1,128 @@
+"""A server that speaks as much of the hub's protocol as a download takes, of repositories in memory.
+
+It runs as a program of its own beside the tests: `HF_ENDPOINT` is read when huggingface_hub is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Repository:
+    """Files by revision. `breaks` is how often the connection breaks in the middle of the weights, `gated` whether it
+    wants a token."""
+
+    revisions: dict[str, dict[str, bytes]]
+    gated: bool = False
+    breaks: int = 0
+
+    def commit(self, revision: str) -> str | None:
+        commits = {
+            name: hashlib.sha1(repr((name, sorted(self.revisions[name]))).encode()).hexdigest()
+            for name in self.revisions
+        }
+        return commits.get(revision) or (revision if revision in commits.values() else None)
+
+    def files(self, commit: str) -> dict[str, bytes]:
+        return next(files for name, files in self.revisions.items() if self.commit(name) == commit)
+
+
+@dataclass
+class Hub:
+    """What is on it, and what it was asked: method, path and range."""
+
+    repositories: dict[str, Repository]
+    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
+    url: str = ""
+
+
+@contextmanager
+def serving(repositories: dict[str, Repository]) -> Iterator[Hub]:
+    hub = Hub(repositories)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *given: Any) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            hub.asked.append((self.command, path, self.headers.get("Range")))
+            api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(?:revision|tree)/([^/]+))?(/.*)?", path)
+            file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+            found = api or file
+            repository = hub.repositories.get(found[1]) if found else None
+            if repository is None:
+                return self.answer(401, error="RepoNotFound")
+            commit = repository.commit((found[2] or "main").replace("%2F", "/"))
+            if commit is None:
+                return self.answer(404, error="RevisionNotFound")
+            if api:
+                return self.tell(commit, found[1], repository, tree="/tree/" in path)
+            if repository.gated and self.headers.get("Authorization") != "Bearer hf_good":
+                return self.answer(403 if self.headers.get("Authorization") else 401, error="GatedRepo")
+            data = repository.files(commit).get(found[3])
+            if data is None:
+                return self.answer(404, error="EntryNotFound")
+            return self.send(commit, data, repository, found[3])
+
+        def tell(self, commit: str, name: str, repository: Repository, tree: bool) -> None:
+            files = repository.files(commit)
+            if tree:
+                answer: Any = [
+                    {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                    for path, data in files.items()
+                ]
+            else:
+                answer = {"id": name, "sha": commit, "siblings": [{"rfilename": path} for path in files]}
+            self.answer(200, json.dumps(answer).encode())
+
+        def send(self, commit: str, data: bytes, repository: Repository, name: str) -> None:
+            headers = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(data).hexdigest()}"', "Accept-Ranges": "bytes"}
+            start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+            part = data[int(start[1]) :] if start else data
+            if start:
+                headers["Content-Range"] = f"bytes {start[1]}-{len(data) - 1}/{len(data)}"
+            if self.command == "GET" and repository.breaks and name == "model.safetensors":
+                repository.breaks -= 1
+                self.answer(206 if start else 200, part, headers, sent=0 if start else len(part) // 2)
+                self.close_connection = True
+                return
+            self.answer(206 if start else 200, part, headers)
+
+        def answer(
+            self, status: int, body: bytes = b"", headers: Any = (), *, error: str = "", sent: int | None = None
+        ) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **dict(headers)}.items():
+                self.send_header(name, value)
+            if error:
+                self.send_header("X-Error-Code", error)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body[:sent])
+                self.wfile.flush()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        hub.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()
+            thread.join()
