@@ -210,7 +210,7 @@ def _careful_reader() -> type[GGUFReader]:
         def _after_texts(self, start: int, count: int) -> int:
             """Where so many texts end, each behind its length."""
             read = struct.Struct("<Q" if self.endianess == GGUFEndian.LITTLE else ">Q").unpack_from
-            content = memoryview(self.data)
+            content: Any = memoryview(self.data)  # type: ignore[arg-type]  # a memory map of NumPy
             try:
                 for _ in range(count):
                     start += 8 + read(content, start)[0]

@@ -19,8 +19,8 @@ class Tensor:
     """A tensor in a checkpoint file. `part(axis, start, stop)` reads those indices of one axis and all of others.
 
     `strange` says why it can be no weight, such as a dtype of quantised ones; a buffer may be so, and is never read.
-    `grain` is how many numbers of a row, its last axis, can only be read together. `kept` is a narrower dtype that a store
-    has of it, where parts are computed in `dtype`.
+    `grain` is how many numbers of a row, its last axis, can only be read together. `kept` is a narrower dtype that a
+    store has of it, where parts are computed in `dtype`.
     """
 
     name: str
