@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import nbformat
@@ -11,6 +12,7 @@ import pytest
 
 from jaxpaint import cli
 from jaxpaint.cli.parsing import COMMANDS, command
+from jaxpaint.models import FAMILIES
 from tests.helpers.tiny_results import PLANS, make_store
 from tests.test_structure import ORDER
 
@@ -104,6 +106,15 @@ def test_results_are_read_with_pandas(tmp_path, monkeypatch, capsys) -> None:
 
 
 @pytest.mark.slow
+def test_readme_has_every_family_as_its_file_begins() -> None:
+    rows = []
+    for family in FAMILIES:
+        said = (sys.modules[family.read.__module__].__doc__ or "").partition("\n")[0]
+        said = said.removesuffix(" is tested.").rpartition(" Parity with ")[0] or said
+        rows.append(f"| {', '.join(f'`{name}`' for name in family.model_types)} | {said} |")
+    assert "\n".join(["| `model_type` | |", "|---|---|", *sorted(rows)]) in (ROOT / "README.md").read_text()
+
+
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "python.md"], ids=lambda page: page.name)
 def test_python_by_example_runs(page, tmp_path, monkeypatch, capsys) -> None:
     """The page's blocks as they stand, in order; what it says of an error is what is printed."""

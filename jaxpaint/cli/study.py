@@ -17,12 +17,12 @@ examples:
       --calibration texts.jsonl --store dropped.sqlite
 
 The full model is always scored, too. Of --models each is studied, one after
-the other, and the report has them beside each other. The same command again continues where it
-stopped, by Ctrl-C or otherwise; more plans, tasks or documents compute what is
-missing. Several processes may work on one store. In a job array every job has
---shard I/N and a store of its own; jaxpaint results --merge joins them.
-With --ray HOST:PORT the workers of a Ray cluster compute, lost ones' parts run
-again, and this process alone keeps the store.
+the other, and the report has them beside each other. The same command again
+continues where it stopped, by Ctrl-C or otherwise; more plans, tasks or
+documents compute what is missing. Several processes may work on one store. In
+a job array every job has --shard I/N and a store of its own; jaxpaint results
+--merge joins them. With --ray HOST:PORT the workers of a Ray cluster compute,
+lost ones' parts run again, and this process alone keeps the store.
 
 NUMBERS are 4, or 0,2,4, or 0-14, or 0-14/2. A FILE.toml (or .yaml) has the same
 names as the options, which go before it; jaxpaint init writes one:

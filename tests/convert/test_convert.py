@@ -395,7 +395,7 @@ def test_unknown_models(model, cache):
 
 def test_a_file_is_not_a_model(tmp_path, cache):
     (tmp_path / "model.safetensors").write_text("")
-    with pytest.raises(UserError, match="is a file; give the folder"):
+    with pytest.raises(UserError, match="is a file, and no GGUF file; give the folder"):
         store_for(tmp_path / "model.safetensors")
 
 
