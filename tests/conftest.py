@@ -65,7 +65,13 @@ def few_executables() -> Iterator[None]:
         gc.collect()
 
 
-@pytest.fixture(params=VARIATIONS)
+# Families that tests/models/test_families.py runs over: all that runs over every variation takes them as slow ones.
+SLOW_VARIATIONS = ("gemma", "gemma2", "olmo2", "phi3", "stablelm")
+
+
+@pytest.fixture(
+    params=[pytest.param(each, marks=pytest.mark.slow) if each in SLOW_VARIATIONS else each for each in VARIATIONS]
+)
 def tiny(request: pytest.FixtureRequest) -> Tiny:
     """Every variation; `parametrize("tiny", [names], indirect=True)` takes some of them."""
     return make_tiny(request.param)
