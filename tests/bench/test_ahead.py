@@ -86,7 +86,11 @@ class TestTPU:
         assert found["weight_copies"] == []
 
     @pytest.mark.parametrize(
-        "shape", ["pythia-6.9b", "mistral-7b", "qwen3-8b", "olmo2-7b", "phi3-mini", "stablelm-2-1.6b", "bert-large"]
+        "shape",
+        [
+            *("pythia-6.9b", "mistral-7b", "qwen3-8b", "olmo2-7b", "bert-large"),
+            *(pytest.param(shape, marks=pytest.mark.long) for shape in ("phi3-mini", "stablelm-2-1.6b")),
+        ],
     )
     def test_other_families(self, shape: str) -> None:
         found = figures("v6e", "--rows", 8, "--length", 512, shape=shape)
