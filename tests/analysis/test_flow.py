@@ -62,7 +62,8 @@ def test_flow_of_painter_16(painter: jaxpaint.Model) -> None:
     assert not reverse.known.any()
     assert full.in_order
     assert not looped.in_order
-    np.testing.assert_array_equal(full.by_depth.value, full.by_layer.value)
+    # Equal windows lie in other rows of a batch, which some processors' products round otherwise; these are percents.
+    np.testing.assert_allclose(full.by_depth.value, full.by_layer.value, rtol=0, atol=1e-5)
     assert looped.by_depth.value.shape == (10, 3)
     assert looped.by_layer.value.shape == (16, 3)
     assert np.abs(looped.everywhere.value[0, :2]).min() > 50
@@ -78,7 +79,7 @@ def test_flow_of_painter_16(painter: jaxpaint.Model) -> None:
 def test_6_windows_of_painter_16(painter: jaxpaint.Model) -> None:
     """In order windows of steps and of layers are one thing; in a loop two, and both are told."""
     full, looped = flows(painter, facts()[:12], ["0-15", "0-3 (4-11)*2 12-15"])
-    np.testing.assert_array_equal(full.by_depth.value, full.by_layer.value)
+    np.testing.assert_allclose(full.by_depth.value, full.by_layer.value, rtol=0, atol=1e-5)
     assert looped.known.any()
     assert (len(looped.by_depth.value), len(looped.by_layer.value)) == (24, 16)
     # Around layer 8 two turns are blocked, around a step of it one.
