@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,12 +33,13 @@ class EncoderTraits:
     """How many kinds of distances between tokens have a number of every head, added to its scores; 0 for none."""
 
 
-class EncoderConfig(WholeHeads):
+class EncoderConfig(WholeHeads, ABC):
     """What the configs of encoders tell alike, whatever fields they have."""
 
     @property
+    @abstractmethod
     def encoder_traits(self) -> EncoderTraits:
-        raise NotImplementedError
+        """How its layers compute; follows from its fields."""
 
     @property
     def tie_word_embeddings(self) -> bool:
