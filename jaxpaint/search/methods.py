@@ -119,7 +119,7 @@ def evolution(space: Space) -> Method:
         if len(known) >= space.plans:
             return
         parents = best(tuple(known), list(known.values()), PARENTS)
-        beginning = random.random()
+        beginning = max(random.random(), random.random())  # the longer of two: more is computed once
         # Where nothing new keeps so much, less is kept.
         shares = [beginning * (1 - number / (TRIES * CHILDREN)) for number in range(TRIES * CHILDREN)]
         children = (_child(parents, space, random, share) for share in shares)

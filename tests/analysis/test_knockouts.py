@@ -84,10 +84,11 @@ def _where(window: Window) -> dict:
 
 
 def test_2_without_a_knockout_nothing_changes() -> None:
-    """To the bit: a leaf whose window has no event."""
+    """A leaf whose window has no event: to float32's rounding, which other rows of one product may have other."""
     model = make_tiny("grouped-query").model
     for found in knock_out(model, _prompts(), _plans(), [Window("depth", 90, 99), EVERYWHERE]):
-        np.testing.assert_array_equal(found.logit_change[:, 0], 0)
+        tolerance = 1e-5 * max(1, np.abs(found.logit).max())
+        np.testing.assert_allclose(found.logit_change[:, 0], 0, rtol=0, atol=tolerance)
         assert np.abs(found.logit_change[:, 1, 0]).max() > 1e-3
 
 
@@ -122,7 +123,8 @@ def test_6_windows_of_steps_and_of_layers() -> None:
     model, prompts = make_tiny("grouped-query").model, _prompts()
     windows = [*centred("depth", 3, 5), *centred("layer", 3, 5)]
     full, repeated = knock_out(model, prompts, ["0-4", "0 (1 2)*2 3 4"], windows)
-    np.testing.assert_array_equal(full.change[:, :5], full.change[:, 5:])
+    # In per cent, where a logit's rounding of 1e-5 is 1e-3.
+    np.testing.assert_allclose(full.change[:, :5], full.change[:, 5:], rtol=0, atol=1e-3)
     assert np.abs(repeated.change[:, :5] - repeated.change[:, 5:]).max() > 1
 
 

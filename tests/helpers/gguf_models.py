@@ -193,6 +193,7 @@ def add_tokenizer(writer: GGUFWriter) -> None:
     model = tokenizer.backend_tokenizer
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
+    writer.add_pad_token_id(0)
     writer.add_token_list([model.id_to_token(index) for index in range(len(tokenizer))])
     is_special = [index in tokenizer.all_special_ids for index in range(len(tokenizer))]
     writer.add_token_types([gguf.TokenType.CONTROL if each else gguf.TokenType.NORMAL for each in is_special])
