@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What several tests compile, in this process and those that it starts, is compiled once.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# Fast tests compute next to nothing, and XLA's optimising takes a third of their time. Slow ones run what users run.
+if {"not slow", "smoke"} & {*sys.argv}:
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import jax
 import numpy as np
@@ -65,12 +70,12 @@ def few_executables() -> Iterator[None]:
         gc.collect()
 
 
-# Families that tests/models/test_families.py runs over: all that runs over every variation takes them as slow ones.
-SLOW_VARIATIONS = ("gemma", "gemma2", "olmo2", "phi3", "stablelm")
+# Most that runs over every variation runs over these as fast tests, over the others as slow ones.
+FAST_VARIATIONS = ("grouped-query", "sliding window", "neox")
 
 
 @pytest.fixture(
-    params=[pytest.param(each, marks=pytest.mark.slow) if each in SLOW_VARIATIONS else each for each in VARIATIONS]
+    params=[each if each in FAST_VARIATIONS else pytest.param(each, marks=pytest.mark.slow) for each in VARIATIONS]
 )
 def tiny(request: pytest.FixtureRequest) -> Tiny:
     """Every variation; `parametrize("tiny", [names], indirect=True)` takes some of them."""
@@ -83,8 +88,20 @@ def texts() -> np.ndarray:
     return np.random.default_rng(0).integers(0, VOCAB_SIZE, (3, LONGEST))
 
 
+CASES = pytest.StashKey[Counter[str]]()  # collected so far of each function
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--part", metavar="I/N", help="of the files with tests that are asked for, every Nth from the Ith")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Cases of a `few(number)` beyond the first ones are slow."""
+    if (few := item.get_closest_marker("few")) is not None:
+        seen, function = item.config.stash.setdefault(CASES, Counter()), item.nodeid.partition("[")[0]
+        seen[function] += 1
+        if seen[function] > few.args[0]:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(trylast=True)

@@ -116,6 +116,7 @@ def test_readme_has_every_family_as_its_file_begins() -> None:
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "python.md"], ids=lambda page: page.name)
+@pytest.mark.slow
 def test_python_by_example_runs(page, tmp_path, monkeypatch, capsys) -> None:
     """The page's blocks as they stand, in order; what it says of an error is what is printed."""
     text = page.read_text()

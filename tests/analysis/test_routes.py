@@ -221,6 +221,7 @@ class TestCheck8:
     """The whole graph: nothing left out, nothing divided again."""
 
     @pytest.mark.parametrize("plan", PLANS)
+    @pytest.mark.few(1)
     def test_what_leads_into_a_node_adds_up_to_1(self, tiny: Tiny, plan: str) -> None:
         found = _whole(tiny, plan)
         into = [sum(edge.share for edge in own) for own in found.into]
@@ -235,6 +236,7 @@ class TestCheck8:
         assert ("attention" in kinds) == (tiny is not make_tiny("neox"))
 
     @pytest.mark.parametrize("plan", PLANS)
+    @pytest.mark.few(43)
     def test_every_share_is_the_naive_one(self, tiny: Tiny, plan: str) -> None:
         ours, theirs = _incoming(_whole(tiny, plan)), naive(tiny, TOKENS[:1], Plan.parse(plan))
         for node, own in ours.items():
@@ -249,6 +251,7 @@ class TestCheck8:
         beside = tiny is make_tiny("neox")
         assert into["mlp", 3, 6] == {("mlp", "join", 0, 6) if beside else ("mlp", "attention", 3, 6): 1.0}
 
+    @pytest.mark.few(3)
     def test_a_part_of_zeros_has_none(self, tiny: Tiny) -> None:
         changes = Knockout(queries=-1, keys=[1, 2], events=[1]), Scale(what="mlp", factor=0, events=[1])
         found = _incoming(_whole(tiny, "0 (1 2)*2 4", *changes))
@@ -302,6 +305,7 @@ class TestRoutes:
         assert [node.kind for node in found.nodes] == ["state"]
         assert found.edges == ()
 
+    @pytest.mark.slow
     def test_positions_and_rows_of_unequal_lengths(self) -> None:
         model = self.MODEL()
         both = model.run([TOKENS[0].tolist(), TOKENS[1, :4].tolist()], "0 {1 2} 3")
@@ -344,6 +348,7 @@ class TestRoutes:
             [edge.share for edge in parts.edges], [edge.share for edge in whole.edges], atol=1e-6
         )
 
+    @pytest.mark.slow
     def test_one_executable_serves_plans(self) -> None:
         model = make_tiny("head size").model
         for plan in ("0-4", "0 {1 2} 3", "0 {1-3} 4"):
@@ -353,6 +358,7 @@ class TestRoutes:
             routes(model.run(TOKENS, plan), threshold=0)
         assert (of_attention.executables(), of_parts.executables()) == before
 
+    @pytest.mark.slow
     def test_layers_that_lie_apart(self) -> None:
         model = make_tiny("neox").model
         state = nnx.State({**model.state, "blocks": apart(model.state["blocks"])})

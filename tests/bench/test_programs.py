@@ -41,6 +41,7 @@ PLANS = ("0-23", "0-3 {4 5 6}*2 7-23")
 @pytest.mark.parametrize("kind", ["tpu", "gpu"])
 @pytest.mark.parametrize("what", ["score", "static", "decode"])
 @pytest.mark.parametrize("shape", ["llama2-7b", "mistral-7b", "pythia-6.9b", "bert-large"])
+@pytest.mark.few(4)
 def test_programs_lower(shape: str, what: What, kind: str) -> None:
     config = config_of(shape)
     if what == "decode" and not config.capabilities.decoder:

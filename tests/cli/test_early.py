@@ -63,6 +63,7 @@ TEXT = {"logits": ("--text", "A"), "generate": ("--prompt", "A"), "masked": ("--
         ("glue", ["--tasks", "rte", "--store", "TMP/s.sqlite"], ("no pooler",)),
     ],
 )
+@pytest.mark.few(8)
 def test_a_model_that_was_never_converted(untouched, copy, tmp_path, command, options, expected) -> None:
     options = [str(option).replace("TMP", str(tmp_path)) for option in options]
     untouched(command, "--model", copy, *TEXT.get(command, ()), *options, expected=expected)
@@ -111,12 +112,14 @@ def named(options: list[object], tmp_path: Path) -> list[object]:
 
 
 @pytest.mark.parametrize(("options", "expected"), [*TASKS, MEAN, (["--plan", "99"], ("layer 99",))])
+@pytest.mark.few(5)
 def test_an_evaluation_of_it(untouched, copy, tmp_path, options, expected) -> None:
     plan = [] if "--plan" in options else ["--plan", "0 {(1 2) 3} 4"]
     untouched("eval", "--model", copy, *named(options, tmp_path), *plan, expected=expected)
 
 
 @pytest.mark.parametrize(("options", "expected"), [*TASKS, MEAN, (["--plans-file", "PLANS"], ("layer 99",))])
+@pytest.mark.few(7)
 def test_a_study_of_it(untouched, copy, tmp_path, options, expected) -> None:
     (tmp_path / "plans").write_text("0 99\n" if "PLANS" in options else "0 {(1 2) 3} 4\n")
     given = [each for each in named(options, tmp_path) if each not in ("--plans-file", "PLANS")]
@@ -175,6 +178,7 @@ def test_a_conversion_over_what_is_there(untouched, copy, tmp_path, monkeypatch)
     ],
 )
 @pytest.mark.usefixtures("no_weights")
+@pytest.mark.few(3)
 def test_what_the_tokenizer_says_is_told_before_weights_are_read(refused, copy, tmp_path, arguments, expected) -> None:
     store_for(copy)  # what a first use says is not looked at here
     command, *options = (tmp_path / "s.sqlite" if each == "STORE" else each for each in arguments)

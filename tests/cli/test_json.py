@@ -121,6 +121,7 @@ def asked(name: str, options: str, things) -> list[object]:
     ("name", "options"),
     [*FAST.items(), *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW.items() if each[1])],
 )
+@pytest.mark.few(6)
 def test_one_document_of_its_shape(name, options, things, run) -> None:
     status, out, err = run(*asked(name, options, things), "--json")
     assert status == 0, err

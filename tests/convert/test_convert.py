@@ -138,6 +138,7 @@ def test_torch_files_without_torch(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("parts", "embedding_axis"), [(1, 1), (2, 1), (2, 0)])
+@pytest.mark.few(2)
 def test_meta_folders(tmp_path, parts, embedding_axis, monkeypatch):
     # Blocks so small that they begin and end within shards and heads.
     monkeypatch.setattr("convert.tensors.BLOCK_BYTES", 200)

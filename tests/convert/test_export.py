@@ -63,6 +63,7 @@ def test_the_whole_model_comes_back(tmp_path, tiny):
 
 
 @pytest.mark.parametrize(("plan", "layers"), PLANS.items())
+@pytest.mark.few(4)
 def test_layers_are_dropped_repeated_and_reordered(tmp_path, plan, layers):
     tiny = make_tiny("grouped-query")
     store = make_store(tmp_path, tiny)
@@ -112,6 +113,7 @@ def test_an_exported_model_converts_again(tmp_path):
         ("qwen2, windows in turn", "0 1a 3m 2m 4a", 4),
     ],
 )
+@pytest.mark.few(2)
 def test_a_sublayer_is_a_layer_whose_other_half_adds_zeros(tmp_path, name, plan, layers):
     tiny, plan = make_tiny(name), Plan.parse(plan)
     exported = export(make_store(tmp_path, tiny), tmp_path / "exported", plan)

@@ -57,6 +57,7 @@ def test_a_tied_head_equal_to_the_embedding_is_kept_once(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("plan", ["0-2", "0 2 1 1"])
+@pytest.mark.few(1)
 def test_a_head_that_differs_from_the_embedding_is_used_whatever_the_config_says(tmp_path: Path, plan: str) -> None:
     """As transformers 5 reads it; and exported so that every version does."""
     model = make_model(tmp_path / "model", tied=True)
@@ -92,6 +93,7 @@ def test_a_language_model_that_lacks_its_head_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "qwen2", "neox"])
+@pytest.mark.few(1)
 def test_a_decoder_saved_by_itself_gives_hidden_states(tmp_path: Path, variation: str) -> None:
     """As sentence embeddings are: without the base model's name before each, and without a head."""
     tiny = make_tiny(variation)
@@ -141,6 +143,7 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("wrapper", WRAPPED)
+@pytest.mark.few(1)
 def test_names_of_wrappers_are_taken_off(tmp_path: Path, wrapper: str) -> None:
     model = make_model(tmp_path / "model")
     edit_tensors(tmp_path / "model", lambda tensors: _rename(tensors, WRAPPED[wrapper]))
@@ -163,6 +166,7 @@ def test_a_reward_models_head_is_left_out_and_told(tmp_path: Path, capsys: Any) 
 
 
 @pytest.mark.parametrize("outer", ["", "pretrained_model."])
+@pytest.mark.few(1)
 def test_a_value_head_beside_the_language_models_is_left_out(tmp_path: Path, outer: str) -> None:
     model = make_model(tmp_path / "model")
 
@@ -226,6 +230,7 @@ BERTS = {
 
 @pytest.mark.parametrize("prefix", ["", "model.", "0.auto_model."])
 @pytest.mark.parametrize("kind", BERTS)
+@pytest.mark.few(1)
 def test_a_bert_of_any_task_is_taken_as_an_encoder(tmp_path: Path, kind: str, prefix: str) -> None:
     network = getattr(transformers, kind)(transformers.BertConfig(**BERT_SIZES)).eval()
     randomise(network)
@@ -255,6 +260,7 @@ def test_a_bert_of_any_task_is_taken_as_an_encoder(tmp_path: Path, kind: str, pr
 
 
 @pytest.mark.parametrize("there", ["bias", "decoder.bias", "both"])
+@pytest.mark.few(1)
 def test_a_masked_lm_heads_bias_by_either_name(tmp_path: Path, there: str) -> None:
     """Where both are there and differ, transformers reads the decoder's."""
     network = transformers.BertForMaskedLM(transformers.BertConfig(**BERT_SIZES))
@@ -278,6 +284,7 @@ def test_a_masked_lm_heads_bias_by_either_name(tmp_path: Path, there: str) -> No
 
 
 @pytest.mark.parametrize(("kind", "told"), [("dynamic", "64"), ("longrope", "16")])
+@pytest.mark.few(1)
 def test_the_bound_of_a_rope_scaling_is_told(tmp_path: Path, kind: str, told: str) -> None:
     make_model(tmp_path / "model")
     file = tmp_path / "model" / "config.json"

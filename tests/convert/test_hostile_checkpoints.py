@@ -71,6 +71,7 @@ JSON_FILES = [("single", "config.json"), ("shards", "model.safetensors.index.jso
 
 
 @pytest.mark.parametrize(("form", "file"), JSON_FILES)
+@pytest.mark.slow
 def test_any_json(checkpoints, form, file) -> None:
     folder = checkpoints[form]
 
@@ -91,6 +92,7 @@ def test_any_json(checkpoints, form, file) -> None:
         ("meta", "consolidated.00.pth", 4000),
     ],
 )
+@pytest.mark.few(1)
 def test_any_bytes(checkpoints, form, file, head) -> None:
     folder = checkpoints[form]
 

@@ -166,6 +166,7 @@ class TestExecutorsAgree:
             "0 lp{1 2} 3m~4*2 4",
         ],
     )
+    @pytest.mark.few(1)
     def test_the_llama_block(self, text: str) -> None:
         """The real block: stacked `nnx` parameters, and a context that is a tuple of arrays."""
         plan, llama = Plan.parse(text), _llama("grouped-query")
@@ -287,6 +288,7 @@ class TestStrategies:
 
     @pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "neox"])
     @pytest.mark.parametrize("variant", _variants(series=False), ids=lambda variant: variant.label)
+    @pytest.mark.few(3)
     def test_others_are_the_twin(self, variation: str, variant: Variant) -> None:
         tiny = make_tiny(variation)
         expected = tiny.module.logits(_llama(variation).slowly(variant.plan)[0])

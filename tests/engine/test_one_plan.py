@@ -95,6 +95,7 @@ def test_equal_transformers_request_by_request(tiny: Tiny) -> None:
     "text", ["0 {1-3} 4", "0 {1-3}*3 4", "{(0 1) {2 3}} sum{4 1}", "0 (1-2)*2 4", "4-0", "2", "0 {1@0.5 2-3}@0.5*2 4"]
 )
 @pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "neox"])
+@pytest.mark.few(1)
 def test_equal_each_alone_under_any_plan(variation: str, text: str) -> None:
     tiny, plan = make_tiny(variation), Plan.parse(text)
     requests = _requests(tiny)
@@ -102,6 +103,7 @@ def test_equal_each_alone_under_any_plan(variation: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 64, 320, 4096, None])
+@pytest.mark.few(3)
 def test_batch_size_changes_nothing(batch_tokens: int | None) -> None:
     tiny = make_tiny("grouped-query")
     requests = _requests(tiny)
@@ -131,6 +133,7 @@ def test_the_head_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("largest", [1, 20, 30, 60])
 @pytest.mark.parametrize("variation", ["grouped-query", "tied embeddings"])
+@pytest.mark.few(1)
 def test_the_vocabulary_in_blocks(monkeypatch: pytest.MonkeyPatch, variation: str, largest: int) -> None:
     """Blocks that divide the vocabulary of 61, and blocks of which the last overlaps."""
     tiny = make_tiny(variation)

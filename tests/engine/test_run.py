@@ -52,9 +52,11 @@ class TestParity:
     """What lies on the way, in float32, to 1e-5 of the largest number."""
 
     @pytest.mark.parametrize("plan", [PLANS[0], *FIVE], ids=str)
+    @pytest.mark.few(3)
     def test_with_a_loop_over_transformers_layers(self, tiny: Tiny, plan: Plan) -> None:
         _same(tiny.model.run(TOKENS, plan), torch_run(tiny, TOKENS, plan))
 
+    @pytest.mark.few(3)
     def test_with_transformers_own_outputs(self, tiny: Tiny) -> None:
         """The full plan: hidden states and attentions as the whole network gives them."""
         with torch.no_grad():
@@ -89,6 +91,7 @@ class TestParity:
                 )
                 np.testing.assert_allclose(np.asarray(ours)[:, row][where], stacked[where], rtol=0, atol=2e-5)
 
+    @pytest.mark.few(2)
     def test_with_an_edge_blocked(self, tiny: Tiny) -> None:
         edges = np.zeros((4, 11, 11), bool)
         edges[2, 10, 7:] = True
@@ -96,6 +99,7 @@ class TestParity:
         expected = torch_run(tiny, TOKENS, PLANS[1], blocked=lambda number, _: edges if 4 <= number <= 6 else None)
         _same(tiny.model.run(TOKENS, PLANS[1], knockout), expected)
 
+    @pytest.mark.few(1)
     def test_padding_changes_nothing(self, one: Tiny) -> None:
         alone = one.model.run(TOKENS[1:, :6], "0 {1-3} 4")
         beside = one.model.run([TOKENS[0].tolist(), TOKENS[1, :6].tolist()], "0 {1-3} 4")
@@ -105,6 +109,7 @@ class TestParity:
             ours = np.asarray(getattr(beside, name))[:, 1, :6]
             np.testing.assert_allclose(ours, np.asarray(getattr(alone, name))[:, 0], rtol=1e-5, atol=1e-5)
 
+    @pytest.mark.few(1)
     def test_logits_are_the_models(self, one: Tiny) -> None:
         for plan in FIVE[:2]:
             ours, whole = (
@@ -125,6 +130,7 @@ class TestInterventions:
         expected = torch_run(one, TOKENS, self.PLAN, blocked=lambda _, layer: edges if layer in (1, 3) else None)
         _same(one.model.run(TOKENS, self.PLAN, knockout), expected)
 
+    @pytest.mark.few(1)
     def test_a_query_without_keys_gives_zeros(self, one: Tiny) -> None:
         """Softmax has none; torch's would be uniform."""
         run = one.model.run(TOKENS, self.PLAN, Knockout(queries=4, keys=range(5), events=[0]))
@@ -135,6 +141,7 @@ class TestInterventions:
             np.testing.assert_allclose(np.asarray(run.logits), np.asarray(nothing.logits), atol=1e-5)
 
     @pytest.mark.parametrize("what", ["attention", "mlp"])
+    @pytest.mark.few(1)
     def test_scaled_and_replaced(self, one: Tiny, what: str) -> None:
         other = one.model.run(TOKENS[::-1].copy(), "4-0")
         value = np.asarray(other.attention_out if what == "attention" else other.mlp_out)[2][:, [3, 10]]
@@ -173,6 +180,7 @@ class TestInterventions:
 
         _same(one.model.run(TOKENS, self.PLAN, *changes), torch_run(one, TOKENS, self.PLAN, change_state=change))
 
+    @pytest.mark.few(1)
     def test_a_run_patched_with_itself_is_itself(self, one: Tiny) -> None:
         run = one.model.run(TOKENS, self.PLAN)
         patches = [
@@ -273,6 +281,7 @@ class TestInterventions:
 
 
 class TestLens:
+    @pytest.mark.few(1)
     def test_last_state_says_the_models_logits(self, one: Tiny) -> None:
         for plan in FIVE:
             run = one.model.run(TOKENS, plan)
@@ -302,6 +311,7 @@ class TestLens:
 
 class TestAttribution:
     @pytest.mark.parametrize("plan", [PLANS[0], *FIVE], ids=str)
+    @pytest.mark.few(5)
     def test_parts_add_up_to_the_logit(self, one: Tiny, plan: Plan) -> None:
         run = one.model.run(TOKENS, plan)
         found = run.attribution(token=7, position=9)
@@ -317,6 +327,7 @@ class TestAttribution:
             assert found.token[row] == np.asarray(run.logits)[row, found.position[row]].argmax()
         np.testing.assert_allclose(found.remainder, 0, atol=1e-4)
 
+    @pytest.mark.few(1)
     def test_by_head_and_source(self, one: Tiny) -> None:
         run = one.model.run(TOKENS, FIVE[0], Knockout(queries=-1, keys=8, layers=[2]))
         parts, bias = run.attribution_by_head(token=7)
@@ -326,6 +337,7 @@ class TestAttribution:
         assert np.abs(parts[2, :, :, 8]).max() == 0  # event 2 is layer 2, whose edge is blocked
         assert np.abs(parts[1, :, :, 8]).max() > 0
 
+    @pytest.mark.slow
     def test_layers_that_lie_apart(self) -> None:
         """As large ones do on GPUs."""
         model = make_tiny("neox").model

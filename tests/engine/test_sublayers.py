@@ -47,12 +47,14 @@ def _close(ours: Any, theirs: Any, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize("text", PLANS)
+@pytest.mark.few(2)
 def test_parity_with_a_loop_over_halves_of_transformers_layers(tiny: Tiny, text: str) -> None:
     plan = Plan.parse(text)
     expected = torch_run(tiny, TOKENS, plan)["logits"]
     _close(tiny.model.logits(TOKENS, plan), expected)
 
 
+@pytest.mark.few(1)
 def test_a_compiled_plan_is_the_same(tiny: Tiny) -> None:
     plan = Plan.parse(PLANS[2])
     _close(tiny.model.logits(TOKENS, plan, static=True), tiny.model.logits(TOKENS, plan))
@@ -66,6 +68,7 @@ def test_random_nests_are_a_loop_over_halves(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize("text", ["0-4a", "0 1a {2m 3}*2 4m 1a"])
+@pytest.mark.few(1)
 def test_bert_runs_halves_of_transformers_layers(text: str) -> None:
     """A BERT layer's halves each end with their norm, so they cannot be had by setting weights to zero."""
     plan, theirs = Plan.parse(text), torch_bert()
@@ -101,6 +104,7 @@ def test_bert_runs_halves_of_transformers_layers(text: str) -> None:
 
 @pytest.mark.parametrize("static", [False, True], ids=["as data", "compiled"])
 @pytest.mark.parametrize("text", ["0 1a 2m 3 4", "0m 1 {2a 3m (1 4a)}*2", "0-4m 0a"])
+@pytest.mark.few(1)
 def test_a_cache_has_a_slot_where_attention_runs(text: str, static: bool) -> None:
     """What is written with a cache is what full passes write, also where the last sublayer has no keys and values."""
     one, plan = make_tiny("multi-query"), Plan.parse(text)
@@ -145,6 +149,7 @@ def test_families_without_such_a_norm_refuse_in_words() -> None:
         tiny_bert().logits(TOKENS, Plan.parse("0 lp{1 2} 3 4"))
 
 
+@pytest.mark.slow
 def test_plans_that_begin_alike_share_and_score_as_alone() -> None:
     one = make_tiny("grouped-query")
     texts = ("0-4", "0-2 3a 4", "0-2 3m 4", "0-2 3a 4m", "0 1a 2-4", "0-2 lp{3 4}")

@@ -73,6 +73,7 @@ def generated(tiny: Tiny, prompts, plans, **options) -> dict[tuple[int, int], tu
 
 
 @pytest.mark.parametrize("shared", [0, 35], ids=["no trunk", "trunk"])
+@pytest.mark.few(1)
 def test_every_plan_writes_what_full_passes_of_it_do(shared):
     tiny = make_tiny("grouped-query")
     prompts = random_prompts(shared, 7, shared)
@@ -85,6 +86,7 @@ FEW = ["grouped-query", "sliding window", "llama3 rope", "head size", "neox", "n
 
 
 @pytest.mark.parametrize("tiny", FEW, indirect=True)
+@pytest.mark.slow
 def test_variations_of_the_family(tiny):
     plan = Plan.parse("0 {1-3}*2 4")
     prompts = random_prompts(1, 4, 34)
@@ -93,6 +95,7 @@ def test_variations_of_the_family(tiny):
 
 
 @pytest.mark.parametrize("tiny", ["tied embeddings", "attention bias", "sliding window", "neox"], indirect=True)
+@pytest.mark.few(1)
 def test_full_plan_equals_transformers(tiny):
     prompts = random_prompts(2, 3)
     for (_, number), tokens in generated(tiny, prompts, [tiny.model.full_plan]).items():
@@ -137,6 +140,7 @@ def test_neither_batches_nor_chunks_nor_waves_change_what_is_written(
     "plan", ["0-4", "0 {1-3}*2 4", "0 sum{1 2} 3 4", "0 {(1 {2 3}) 2}*2 4", "0 {1 (2 3)@0.5}@0.5 4"]
 )
 @pytest.mark.parametrize("static", [False, True], ids=["as data", "compiled"])
+@pytest.mark.slow
 def test_one_plan_as_data_and_compiled(plan, static):
     tiny, plan = make_tiny("multi-query"), Plan.parse(plan)
     prompts = random_prompts(9, 5, 33, longest=6)
@@ -145,6 +149,7 @@ def test_one_plan_as_data_and_compiled(plan, static):
 
 
 @pytest.mark.parametrize(("kv", "of_means"), [("exact", 0), ("mean", 1)])
+@pytest.mark.slow
 def test_two_executables_for_any_number_of_plans(kv, of_means):
     """A mean cache has a third, which averages it once the prompts are read."""
     tiny = make_tiny("multi-head")
@@ -180,6 +185,7 @@ def test_shared_work_is_prefilled_once(monkeypatch):
     assert calls == [(4, 0)] * 2 + [(1, 4)] * 4
 
 
+@pytest.mark.slow
 def test_a_row_whose_text_ended_goes_to_a_prompt_that_waits(monkeypatch):
     """One long answer and eight short ones, in two rows, take no more steps than the long one."""
     tiny = make_tiny("grouped-query")
@@ -239,6 +245,7 @@ def with_mean_slots(tiny: Tiny, prompt: Prompt, plan: Plan) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("tiny", ["grouped-query", "neox"], indirect=True)
 @pytest.mark.parametrize("plan", ["0 {1-3} 4", "0 {1 2}*2 4"])
+@pytest.mark.slow
 def test_mean_cache_does_as_the_released_code(tiny, plan):
     plan = Plan.parse(plan)
     prompts = [Prompt(prompt.tokens, 8) for prompt in random_prompts(5, 3, 33, longest=6)]
@@ -247,6 +254,7 @@ def test_mean_cache_does_as_the_released_code(tiny, plan):
         assert tokens == with_mean_slots(tiny, prompts[number], plan)
 
 
+@pytest.mark.slow
 def test_mean_cache_differs_from_the_exact_one_in_groups_only():
     tiny = make_tiny("grouped-query")
     prompts = [Prompt(prompt.tokens, 20) for prompt in random_prompts(6, 8)]
@@ -265,6 +273,7 @@ def test_mean_cache_knows_groups_of_single_layers_only():
 # --- Sampling ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_draws_depend_on_the_seed_and_the_prompt_alone():
     tiny = make_tiny("grouped-query")
     prompts = random_prompts(7, 6, new=12)
@@ -276,6 +285,7 @@ def test_draws_depend_on_the_seed_and_the_prompt_alone():
     assert found != generated(tiny, prompts, plans)
 
 
+@pytest.mark.slow
 def test_one_candidate_is_greedy():
     tiny = make_tiny("grouped-query")
     prompts, plans = random_prompts(8, 4), [tiny.model.full_plan]
@@ -343,6 +353,7 @@ def test_prompts_that_cannot_be(prompt, message):
         list(generate(tiny.model, [prompt], [tiny.model.full_plan]))
 
 
+@pytest.mark.slow
 def test_a_prompt_that_fills_the_context():
     tiny = make_tiny("grouped-query")
     prompt = Prompt(tuple(range(60)), 4)
@@ -363,6 +374,7 @@ def test_a_cache_that_does_not_fit():
         list(generate(tiny.model, [Prompt(tuple(range(20)), 4)], [tiny.model.full_plan], cache_bytes=1000))
 
 
+@pytest.mark.slow
 def test_a_plan_whose_logits_are_not_finite_stops_alone():
     tiny = make_tiny("grouped-query")
     state = jax.tree.map(lambda leaf: leaf, tiny.model.state)
@@ -423,6 +435,7 @@ def test_caches_are_let_go_of_at_once():
 
 
 @pytest.mark.parametrize(("family", "shared"), [("grouped-query", 0), ("qwen2, windows in turn", 40)])
+@pytest.mark.slow
 def test_prompts_are_read_as_gpus_do(family, shared, monkeypatch):
     """Layers apart, prompts read by one attention to all keys and by a compiled plan; cuDNN itself is not here."""
     tiny = make_tiny(family)

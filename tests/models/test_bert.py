@@ -43,6 +43,7 @@ def _close(ours: Any, theirs: np.ndarray, tolerance: float = 1e-4) -> None:
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("hidden_act", ["gelu", "relu", "gelu_new"])
+@pytest.mark.few(1)
 def test_logits_and_pooled_output_equal_transformers(hidden_act: str, rows: Any) -> None:
     tokens, lengths, types = rows
     logits, pooled, _ = torch_outputs(torch_bert(hidden_act), *rows)
@@ -79,6 +80,7 @@ def test_series_plans_are_transformers_with_its_layers_rearranged(variant: Any, 
 
 
 @pytest.mark.parametrize("variant", OTHERS, ids=lambda variant: variant.label)
+@pytest.mark.few(1)
 def test_other_plans_are_the_slow_twin(variant: Any, rows: Any) -> None:
     tokens, lengths, types = rows
     model = tiny_bert()
@@ -201,6 +203,7 @@ class TestConfig:
             from_huggingface({**CONFIG, **change})
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_its_statistics_in_float32() -> None:
     model = tiny_bert()
     state = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model.state)

@@ -60,6 +60,7 @@ def test_what_was_saved_is_restored(tmp_path, tiny):
 
 
 @pytest.mark.parametrize("chunk_bytes", [64, 1000, 10**6])
+@pytest.mark.few(1)
 def test_whatever_the_chunks(tmp_path, model, monkeypatch, chunk_bytes):
     monkeypatch.setattr(checkpoint, "CHUNK_BYTES", chunk_bytes)
     store = save(model, tmp_path / "store")
@@ -68,6 +69,7 @@ def test_whatever_the_chunks(tmp_path, model, monkeypatch, chunk_bytes):
         np.testing.assert_array_equal(value, saved[path])
 
 
+@pytest.mark.slow
 def test_dtypes(tmp_path, model):
     saved = flat_parameters(model)
     narrow = save(model, tmp_path / "narrow", dtype="bfloat16")
@@ -116,6 +118,7 @@ print("sharded")
 """
 
 
+@pytest.mark.slow
 def test_restoring_onto_shardings(store):
     flags = "--xla_force_host_platform_device_count=4"
     answer = subprocess.run(
@@ -255,6 +258,7 @@ def test_importing_the_store_is_light():
     assert answer.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_parameters_that_memory_does_not_hold_are_not_read(model, tmp_path, monkeypatch) -> None:
     store = save(model, tmp_path / "store")
     size = sum(value.nbytes for value in flat_parameters(model).values())
@@ -270,6 +274,7 @@ def test_parameters_that_memory_does_not_hold_are_not_read(model, tmp_path, monk
     assert checkpoint.restore(store)
 
 
+@pytest.mark.slow
 def test_a_second_copy_is_counted_of_what_is_read_at_once(model, tmp_path, monkeypatch) -> None:
     store = save(model, tmp_path / "store")
     sizes = sorted((value.nbytes for value in flat_parameters(model).values()), reverse=True)

@@ -61,6 +61,7 @@ def _close(ours: Any, theirs: Any) -> None:
 
 
 @of_each_family
+@pytest.mark.few(3)
 def test_series_plans_are_transformers_with_its_layers_rearranged(tiny: Tiny, texts: np.ndarray) -> None:
     for plan in map(Plan.parse, SERIES):
         theirs = tiny.torch_logits(texts, LENGTHS, plan.sequence())
@@ -68,6 +69,7 @@ def test_series_plans_are_transformers_with_its_layers_rearranged(tiny: Tiny, te
 
 
 @of_some_families
+@pytest.mark.few(1)
 def test_parallel_plans_are_the_slow_twin(tiny: Tiny, texts: np.ndarray) -> None:
     block, stacked = layer_stack(tiny.module)
     layer, inputs = jax.jit(block, static_argnames="part"), Inputs(jnp.array(texts), jnp.array(LENGTHS), None)
@@ -78,6 +80,7 @@ def test_parallel_plans_are_the_slow_twin(tiny: Tiny, texts: np.ndarray) -> None
 
 
 @of_some_families
+@pytest.mark.few(1)
 def test_what_is_written_with_a_cache_is_what_full_passes_write(tiny: Tiny) -> None:
     prompts = random_prompts(1, 3, 34)
     plans = [tiny.model.full_plan, Plan.parse("0 {1-3}*2 4")]

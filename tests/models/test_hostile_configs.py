@@ -55,6 +55,7 @@ def changed(document: dict, changes: list) -> dict:
 
 @pytest.mark.parametrize("what", READERS)
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.few(3)
 def test_any_value_at_any_place(name, what) -> None:
     raw = FAMILIES[name][what]
     place = st.sampled_from([place for place in places(raw) if place]) | NEW.map(lambda key: (key,))

@@ -51,6 +51,7 @@ def _tiny(model_type: str, parameters: dict[str, Any], **more: Any) -> Tiny:
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.few(2)
 def test_logits_equal_transformers_over_the_whole_context(case: str) -> None:
     model_type, parameters = CASES[case]
     tiny = _tiny(model_type, parameters)

@@ -59,6 +59,7 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_it_is_hashed_once(mine, hashed, monkeypatch) -> None:
     settle(mine)
     monkeypatch.chdir(mine.parent)
@@ -91,6 +92,7 @@ def test_it_runs_where_nothing_can_be_remembered(mine, hashed, monkeypatch) -> N
 
 @pytest.mark.parametrize("verified_before", [False, True])
 @pytest.mark.parametrize("times", ["new", "kept"])
+@pytest.mark.few(2)
 def test_a_changed_number_is_found(mine, verified_before, times) -> None:
     settle(mine)
     if verified_before:
@@ -175,6 +177,7 @@ NAMES = [*DAMAGE, *DAMAGE_SINCE, *(f"{name}, first stores" for name in DAMAGE)]
 
 
 @pytest.mark.parametrize(("first", "damage"), CASES, ids=NAMES)
+@pytest.mark.few(1)
 def test_config_and_manifest_are_compared_at_every_start(mine, first, damage) -> None:
     if first:
         as_first_stores(mine)
@@ -228,6 +231,7 @@ TOKENIZER_DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", TOKENIZER_DAMAGE.values(), ids=TOKENIZER_DAMAGE)
+@pytest.mark.few(1)
 def test_other_tokens_would_be_other_scores(mine, damage) -> None:
     settle(mine)
     load_tokenizer(mine)

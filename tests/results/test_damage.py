@@ -94,6 +94,7 @@ def check_survived(path: Path, sound: Path) -> str:
 
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
 def test_any_flipped_bit(tmp_path: Path, sound: Path, position: float, bit: int) -> None:
     data = bytearray(sound.read_bytes())
     data[int(position * len(data))] ^= 1 << bit
@@ -170,6 +171,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.few(17)
 def test_whatever_changed_is_named_taken_out_and_computed_again(tmp_path: Path, sound: Path, what: str) -> None:
     path = changed(tmp_path, sound, CHANGES[what])
     for use in (everything, read_store):

@@ -46,6 +46,7 @@ def searched(name: str, space: Space, score: Callable[[Plan], float]) -> list[tu
 
 
 @pytest.mark.parametrize("name", ["greedy", "beam", "blocks", "evolution", "halving"])
+@pytest.mark.few(3)
 def test_the_planted_plan_is_found(name: str) -> None:
     space = Space(LAYERS, Limit("cost", len(USEFUL)), (without_middle(LAYERS, 4),), seed=3, plans=400)
     asked = searched(name, space, additive)
@@ -65,6 +66,7 @@ def test_random_plans_find_less_than_a_search() -> None:
 @pytest.mark.parametrize(
     "limit", [Limit("cost", 7), Limit("depth", 7), Limit("cost", 13), Limit("latency", 9.5, CLOCK)], ids=str
 )
+@pytest.mark.few(4)
 def test_what_is_asked_for_fits_and_is_asked_again_alike(name: str, limit: Limit) -> None:
     """All but steps on the way to the budget, and single blocks that teach, are within it."""
     space = Space(LAYERS, limit, () if limit.layers > LAYERS else (without_middle(LAYERS, 3),), plans=60, width=3)

@@ -88,6 +88,7 @@ def events(answer: requests.Response) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.few(1)
 def test_a_name_picks_the_plan(address, model, name) -> None:
     tokens = model.tokenizer.encode(PROMPT)
     found = complete(address, model=name)
@@ -167,6 +168,7 @@ def test_a_stream_adds_up_to_the_whole(address, model) -> None:
         assert own[-1]["finish_reason"] == expected["finish_reason"]
 
 
+@pytest.mark.slow
 def test_chats_go_by_the_template(address, model) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
@@ -184,6 +186,7 @@ def test_chats_go_by_the_template(address, model) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny@wide"])
+@pytest.mark.few(1)
 def test_log_probabilities_of_prompt_and_text(address, model, name) -> None:
     """Beside those of a plain forward pass over the whole."""
     tokens = model.tokenizer.encode(PROMPT)
@@ -244,6 +247,7 @@ def test_a_single_token_ends_as_longer_texts_do(model, tmp_path) -> None:
             assert (choice["text"], choice["finish_reason"]) == ("", "stop")
 
 
+@pytest.mark.slow
 def test_requests_that_wait_are_done_together_under_their_own_plans(model) -> None:
     """Four come while the model is busy: their texts are computed at once, and nobody's under another's plan."""
     held, asked = Held(), []

@@ -76,6 +76,7 @@ def torch_loss(tiny: Tiny, student: Any, batch: Batch, temperature: float) -> to
 @pytest.mark.parametrize(
     "tiny", ["grouped-query", "sliding window", "neox, tied, no attention bias", "qwen2"], indirect=True
 )
+@pytest.mark.few(1)
 def test_the_loss_and_its_gradient_are_torchs(tiny: Tiny, temperature: float) -> None:
     ((batch,), student) = last_batch(tiny.model), with_layers(tiny, (0, 1, 4))
     expected = torch_loss(tiny, student, batch, temperature)
@@ -94,6 +95,7 @@ def test_the_loss_and_its_gradient_are_torchs(tiny: Tiny, temperature: float) ->
 
 
 @pytest.mark.parametrize("text", ["0 1 4", "0 {1-3}*2 4", "0 1a 2m 4"])
+@pytest.mark.slow
 def test_memory_is_traded_without_a_change(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of a batch, logits a few positions at a time, and insides computed again: the same gradient."""
     model, plan = make_tiny("tied embeddings").model, Plan.parse(text)
