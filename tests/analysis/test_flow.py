@@ -54,6 +54,7 @@ def test_4_what_painter_16_reads(painter: jaxpaint.Model) -> None:
     np.testing.assert_allclose(found.left[:, 0].mean(axis=0), [0.167, 0.198, 1, 1, 0], atol=0.02)
 
 
+@pytest.mark.slow
 def test_flow_of_painter_16(painter: jaxpaint.Model) -> None:
     """In order and looped: what is known, and that the relation is read before the subject."""
     full, looped, reverse = flows(painter, facts(), ["0-15", "0-3 {4-11}*2 12-15", "15-0"])
@@ -76,6 +77,7 @@ def test_flow_of_painter_16(painter: jaxpaint.Model) -> None:
     np.testing.assert_allclose(again.by_depth.value, looped.by_depth.value, atol=1e-2)  # other leaves, one group
 
 
+@pytest.mark.slow
 def test_6_windows_of_painter_16(painter: jaxpaint.Model) -> None:
     """In order windows of steps and of layers are one thing; in a loop two, and both are told."""
     full, looped = flows(painter, facts()[:12], ["0-15", "0-3 (4-11)*2 12-15"])
@@ -89,6 +91,7 @@ def test_6_windows_of_painter_16(painter: jaxpaint.Model) -> None:
     assert "3 layers at once, around\n" in told
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_digits(painter: jaxpaint.Model) -> None:
     once, again = (flows(painter, facts()[:20], ["0-15", "0-3 {4-11} 12-15"]) for _ in range(2))
     for one, other in zip(once, again, strict=True):
@@ -108,6 +111,7 @@ def test_verdicts_can_be_no() -> None:
     assert few == ["cannot be told", "cannot be told", "holds"]
 
 
+@pytest.mark.slow
 def test_branches_are_blocked_one_by_one(painter: jaxpaint.Model) -> None:
     """Each branch's window is a run without its edges."""
     group, series = flows(painter, facts()[:12], ["0-4 {5 6}*2 7-15", "0-15"], extras=[BRANCHES])
@@ -130,6 +134,7 @@ def test_branches_are_blocked_one_by_one(painter: jaxpaint.Model) -> None:
 
 
 @pytest.mark.parametrize(("variation", "plan"), [("grouped-query", "0-2 {3 4} 4*2"), ("neox", "4-0")])
+@pytest.mark.few(1)
 def test_patches_are_runs_with_early_states(variation: str, plan: str) -> None:
     """Against interventions: states replaced before an event, whose attention alone is looked at."""
     model, prompts = make_tiny(variation).model, _prompts(6)
@@ -160,6 +165,7 @@ def test_patches_are_runs_with_early_states(variation: str, plan: str) -> None:
 
 
 @pytest.mark.parametrize("plan", ["0-4", "4-0", "0 {1 2 (3 4)}*2 4", "sum{1 2} 3", "0 (1 {2@0.5 3})@0.75*2 4"])
+@pytest.mark.few(1)
 def test_what_writes_the_answer_adds_up(plan: str) -> None:
     model, prompts = make_tiny("neox").model, _prompts(6)
     run = model.run([prompt.tokens for prompt in prompts], plan)
@@ -170,6 +176,7 @@ def test_what_writes_the_answer_adds_up(plan: str) -> None:
     np.testing.assert_allclose(found.sum(axis=(1, 2)) + rest, whole.logit, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_flow_is_read_as_it_was_kept(painter: jaxpaint.Model) -> None:
     plans = ["0-15", "0-3 {4-11}*2 12-15", "15-0"]
     for flow in flows(painter, facts()[:8], plans, extras=[BRANCHES, PATCHES]):
@@ -192,6 +199,7 @@ def test_a_flow_is_read_as_it_was_kept(painter: jaxpaint.Model) -> None:
         assert old.value == kept[:-2]
 
 
+@pytest.mark.slow
 def test_every_window_has_its_logit_and_its_answers_left(painter: jaxpaint.Model) -> None:
     """Against the knockouts one by one, of facts that the plan knows."""
     plan = "0-3 {4-11}*2 12-15"
@@ -223,6 +231,7 @@ def test_11_towns_are_not_enriched(painter: jaxpaint.Model) -> None:
 
 
 @pytest.mark.parametrize("of_words", [False, True])
+@pytest.mark.slow
 def test_what_a_subject_tells_at_the_ends_of_branches(painter: jaxpaint.Model, of_words: bool) -> None:
     """Against runs of each branch by itself, after what precedes its group; at each of the four places."""
     told = facts()[:12]
@@ -247,6 +256,7 @@ def test_what_a_subject_tells_at_the_ends_of_branches(painter: jaxpaint.Model, o
     np.testing.assert_array_equal(again.enriched.control.stderr, whole.enriched.control.stderr)
 
 
+@pytest.mark.slow
 def test_texts_about_subjects(painter: jaxpaint.Model, monkeypatch) -> None:
     """Of each subject once, at four places, with the next subject's text as a control; one row at a time, too."""
     from jaxpaint.analysis import runs
@@ -277,6 +287,7 @@ def test_texts_about_subjects(painter: jaxpaint.Model, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("plan", ["0-15", "0-3 {4-11}*2 12"])
+@pytest.mark.slow
 def test_what_a_subject_tells_without_sublayers(painter: jaxpaint.Model, plan: str) -> None:
     """Against runs with each layer's output scaled to nothing, one subject at a time."""
     (flow,) = flows(painter, facts()[:8], [plan], extras=[SUBLAYERS])
@@ -321,6 +332,7 @@ def test_texts_that_cannot_be_asked_about(painter: jaxpaint.Model, tmp_path: Pat
         read_facts(tmp_path / "facts.json")
 
 
+@pytest.mark.slow
 def test_subjects_are_asked_one_at_a_time_too(painter: jaxpaint.Model, monkeypatch) -> None:
     from jaxpaint.analysis import runs
 

@@ -90,6 +90,7 @@ def texts() -> list[list[int]]:
 
 
 @pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "neox"])
+@pytest.mark.few(1)
 def test_every_plan_equals_numpy_over_the_slow_twins_states(variation, texts):
     tiny = make_tiny(variation)
     tokens, lengths = padded(texts)
@@ -158,6 +159,7 @@ def test_identities(tiny, texts):
         assert found.angular_distance.max() <= 1
 
 
+@pytest.mark.slow
 def test_batches_padding_order_and_other_plans_change_nothing(tiny, texts):
     together = analyse(tiny.model, texts, PLANS)
     shuffled = analyse(tiny.model, texts[::-1], PLANS[::-1], batch_tokens=64)[::-1]
@@ -166,6 +168,7 @@ def test_batches_padding_order_and_other_plans_change_nothing(tiny, texts):
         assert_close(analyse(tiny.model, texts, [plan], batch_tokens=1)[0], first)
 
 
+@pytest.mark.slow
 def test_long_texts_of_many_row_lengths():
     config = LlamaConfig("llama", 96, 32, 64, 4, 4, 2, 8, 140, 1e-5, 1e4)
     model = random_model(config, dtype="float32")
@@ -219,6 +222,7 @@ def test_small_differences_keep_their_digits(tiny, texts):
     np.testing.assert_allclose(found.angular_distance[2, 3], wanted.angular_distance[2, 3], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_bfloat16_states_are_compared_in_float32(tiny, texts):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), nnx.to_pure_dict(tiny.model.state))
     model = from_parameters(tiny.model.config, half)
@@ -230,6 +234,7 @@ def test_bfloat16_states_are_compared_in_float32(tiny, texts):
     assert_close(found, expected(states, lengths), 1e-2)
 
 
+@pytest.mark.slow
 def test_three_executables_per_batch_shape_whatever_the_plans(tiny, texts):
     compiled = analysis._embed.executables, analysis._step.executables, analysis._compare._cache_size
     for executable in (analysis._embed, analysis._step, analysis._compare):

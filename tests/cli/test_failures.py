@@ -180,6 +180,7 @@ script()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit addresses")
+@pytest.mark.slow
 def test_a_model_that_memory_does_not_hold(tmp_path) -> None:
     allowed = limits.STARTING + limits.A_CORE * machine().cores + 1_000_000_000
     code = (

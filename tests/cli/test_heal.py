@@ -97,6 +97,7 @@ def logprobs_of_plan(store: Path, tokens: np.ndarray) -> np.ndarray:
     return np.take_along_axis(found[:, :-1], tokens[:, 1:, None], -1)[..., 0]
 
 
+@pytest.mark.slow
 def test_a_bfloat16_store_stays_one_and_unrun_halves_keep_their_bits(run, command, tmp_path) -> None:
     folder = make_folder(tmp_path / "model")
     store, healed = tmp_path / "store", tmp_path / "healed"
@@ -140,6 +141,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(run, command, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_ends_the_same(run, command, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("jaxpaint.training.trainer.WINDOW", 1)
     monkeypatch.setattr("jaxpaint.training.trainer.CHECKPOINT_SECONDS", 0.0)
@@ -176,6 +178,7 @@ def test_a_run_that_ends_before_anything_is_kept_leaves_nothing(run, command, tm
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_cannot_be_stored_is_not_lost(run, command, tmp_path, monkeypatch) -> None:
     from jaxpaint.training.heal import Healed
 

@@ -79,6 +79,7 @@ class Broken(io.StringIO):
         raise OSError(self.number, os.strerror(self.number))
 
 
+@pytest.mark.slow
 def test_the_report_is_written_whether_or_not_anyone_listens(tmp_path, store, files, monkeypatch, capsys) -> None:
     arguments = ("study", "--model", store, "--tasks", "arc_challenge", "--strategies", "skip", "--limit", "2")
     data = ("--data", f"arc_challenge={files / 'arc_challenge.jsonl'}", "--dtype", "float32")

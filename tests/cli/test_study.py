@@ -69,6 +69,7 @@ def test_it_runs_what_the_settings_say_and_continues(run, settings, tmp_path) ->
     assert run("study", settings)[1] == f"{file}: 5 plans, 10 of 10 results finished; there was nothing to compute\n"
 
 
+@pytest.mark.slow
 def test_several_models_are_compared_in_one_report(run, settings, store, tmp_path) -> None:
     short = tmp_path / "short"
     assert run("compose", "--model", store, "--layers", "0 2-4", "--output", short)[0] == 0
@@ -102,6 +103,7 @@ def scores(file: Path) -> dict[tuple[int, int], float]:
         return {(cell, request): value for cell, request, value in rows}
 
 
+@pytest.mark.slow
 def test_shards_together_are_the_study(run, settings, tmp_path) -> None:
     whole = tmp_path / "study.sqlite"
     assert run("study", settings)[0] == 0
@@ -193,6 +195,7 @@ class TestDryRun:
         assert lines["also"].startswith("variance of 1 plan on 4 texts of ")
         assert lines["states"].endswith(": 5 applications a token, 6 states")
 
+    @pytest.mark.slow
     def test_analyses_that_the_store_has(self, run, settings, tmp_path, monkeypatch) -> None:
         monkeypatch.undo()
         on = ("--analyses", "variance", "--analysis-task", tmp_path / "tiny_word.yaml", "--analysis-samples", 4)
@@ -205,6 +208,7 @@ class TestDryRun:
         assert lines["states"].endswith(", 5 of 5 plans analysed")
         assert "about" not in lines
 
+    @pytest.mark.slow
     def test_a_store_that_has_some(self, run, settings, monkeypatch) -> None:
         monkeypatch.undo()
         assert run("study", settings, "--strategies", "skip")[0] == 0

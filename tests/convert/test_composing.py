@@ -53,6 +53,7 @@ def of_torch(networks: dict[str, torch.nn.Module], layers: list[tuple[str, int]]
 
 
 @pytest.mark.parametrize("variation", ["grouped-query", "neox", WINDOWS])
+@pytest.mark.few(1)
 def test_any_plan_of_both_models(tmp_path: Path, variation: str) -> None:
     stores, networks = make_stores(tmp_path, variation)
     store = compose(stores, "A:0-4 B:0-4", tmp_path / "both")
@@ -65,6 +66,7 @@ def test_any_plan_of_both_models(tmp_path: Path, variation: str) -> None:
 
 
 @pytest.mark.parametrize("variation", ["grouped-query", WINDOWS])
+@pytest.mark.few(1)
 def test_transformers_loads_what_is_exported_of_it(tmp_path: Path, variation: str) -> None:
     stores, networks = make_stores(tmp_path, variation)
     store = compose(stores, "B:3 A:4-2 B:0", tmp_path / "mixed")

@@ -51,6 +51,7 @@ FORMS = {
 
 @pytest.mark.parametrize("save", [torch.save, _older], ids=["zip", "before 1.6"])
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.few(1)
 def test_every_form_is_read(tmp_path: Path, form: str, save: Any) -> None:
     model = make_model(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
@@ -60,6 +61,7 @@ def test_every_form_is_read(tmp_path: Path, form: str, save: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("save", [torch.save, _older], ids=["zip", "before 1.6"])
+@pytest.mark.few(1)
 def test_narrow_parameters_that_are_not_side_by_side(tmp_path: Path, dtype: torch.dtype, save: Any) -> None:
     model = make_model(tmp_path / "model", dtype=dtype)
     (tmp_path / "model" / "model.safetensors").unlink()

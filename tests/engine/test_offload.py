@@ -39,12 +39,14 @@ def test_kernels_alone_are_there(models: tuple[Model, Model]) -> None:
 
 @pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("plan", PLANS, ids=str)
+@pytest.mark.few(1)
 def test_logits(models: tuple[Model, Model], plan: Plan, static: bool) -> None:
     here, there = (np.asarray(model.logits(TOKENS, plan, static=static)) for model in models)
     np.testing.assert_array_equal(there, here)
     assert np.ptp(here) > 0.1
 
 
+@pytest.mark.slow
 def test_scores_and_states(models: tuple[Model, Model]) -> None:
     requests = [Request.of(row[:-3].tolist(), row[-3:].tolist(), 64) for row in TOKENS]
     here, there = (score_plans(model, requests, PLANS).loglikelihoods for model in models)

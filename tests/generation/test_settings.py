@@ -85,6 +85,7 @@ def settings_of(free: list[tuple[int, ...]]) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("kv", ["exact", "mean"])
 @pytest.mark.parametrize("static", [True, False], ids=["compiled plan", "plan as data"])
+@pytest.mark.few(1)
 def test_every_setting_does_as_with_transformers(model, network, free, kv, static):
     for name, values in settings_of(free).items():
         network.generation_config = GenerationConfig(**values)
@@ -107,6 +108,7 @@ def test_no_value_compiles_anew(model, free):
     assert engine.decode.executables() <= before + 1
 
 
+@pytest.mark.slow
 def test_a_row_that_goes_to_another_prompt_forgets(model, free):
     """In two rows and in four: what one text has seen does not count for the next."""
     penalised = GenerationSettings(repetition_penalty=1.5, eos_token_id=(free[0][3],))
@@ -133,6 +135,7 @@ def ours_alone(model: jp.Model, tokens: tuple[int, ...], settings: GenerationSet
     ],
     ids=["generation_config.json", "which goes before config.json", "config.json alone", "and its older settings"],
 )
+@pytest.mark.few(1)
 def test_a_folder_writes_as_with_transformers(folder, free, tmp_path, generation, config):
     def filled(values: Any) -> Any:
         return json.loads(json.dumps(values).replace('"used"', str(free[2][5])))

@@ -95,6 +95,7 @@ def loaded(name: str, task: str = "MaskedLM") -> jp.Model:
     return jp.load(stored(name, task), dtype="float32")
 
 
+@pytest.mark.few(1)
 def test_logits_under_plans_are_transformers_with_its_layers_rearranged(name: str) -> None:
     model = loaded(name)
     expected = torch_logits(name, TOKENS, LENGTHS)
@@ -108,6 +109,7 @@ def test_logits_under_plans_are_transformers_with_its_layers_rearranged(name: st
     close(compiled, torch_logits(name, TOKENS, LENGTHS, Plan.parse(PLANS[5])))
 
 
+@pytest.mark.few(1)
 def test_states_are_transformers(distinct: str) -> None:
     with torch.no_grad():
         theirs = torch_encoder(distinct).base_model(
@@ -121,6 +123,7 @@ def test_states_are_transformers(distinct: str) -> None:
     close(observed.states[-1], theirs.hidden_states[-1])
 
 
+@pytest.mark.few(1)
 def test_the_longest_text_and_no_longer(distinct: str) -> None:
     most = VARIATIONS[distinct].positions
     tokens = np.random.default_rng(1).integers(4, VOCAB_SIZE, (3, most))
@@ -131,12 +134,14 @@ def test_the_longest_text_and_no_longer(distinct: str) -> None:
         loaded(distinct).logits(np.full((1, most + 1), 5))
 
 
+@pytest.mark.few(2)
 def test_padding_tokens_within_a_text_have_the_position_that_transformers_gives_them(distinct: str) -> None:
     tokens = TOKENS.copy()
     tokens[0, 4:7] = VARIATIONS[distinct].config["pad_token_id"]
     close(loaded(distinct).logits(tokens, lengths=LENGTHS), torch_logits(distinct, tokens, LENGTHS))
 
 
+@pytest.mark.few(1)
 def test_a_base_model_alone_has_its_pooler_and_no_logits(distinct: str) -> None:
     network, model = torch_encoder(distinct, ""), loaded(distinct, "")
     with pytest.raises(UserError, match="no masked-LM head"):
@@ -157,6 +162,7 @@ def _classifier_logits(name: str, network: Any, pooled: Any) -> np.ndarray:
         return last(torch.tensor(np.asarray(pooled))).numpy()
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_classifiers_first_layer_is_its_pooler(distinct: str) -> None:
     """Under a plan too; pooled features as GLUE reads them frozen; written back, the same classifier reads them."""
     network, model = torch_encoder(distinct, "SequenceClassification"), loaded(distinct, "SequenceClassification")
@@ -174,6 +180,7 @@ def test_a_fine_tuned_classifiers_first_layer_is_its_pooler(distinct: str) -> No
     assert np.abs(features[1] - np.asarray(model.pooled(TOKENS, plan, LENGTHS))).max() <= 1e-5
 
 
+@pytest.mark.few(1)
 def test_a_rearranged_encoder_is_written_back(distinct: str, tmp_path: Path) -> None:
     plan = Plan.of([0, 3, 2, 2])
     exported = export(stored(distinct), tmp_path / "exported", plan)

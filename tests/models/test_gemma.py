@@ -107,6 +107,7 @@ def test_what_published_configs_say_is_read() -> None:
     assert _read("gemma3_text", cache_implementation="hybrid", use_bidirectional_attention=False).tie_word_embeddings
 
 
+@pytest.mark.slow
 def test_attention_block_by_block_is_that_with_a_mask() -> None:
     """Each layer has its own window and rotary base there."""
     tiny, positions = make_tiny("gemma3"), jnp.arange(LONGEST)[None]

@@ -90,6 +90,7 @@ def rows(report: Path, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_but_itself(report: Path) -> None:
     page, source = Page(report), report.read_text(encoding="utf-8")
     assert not page.open
@@ -173,6 +174,7 @@ def test_the_page_says_what_is_missing_and_left_out(report: Path) -> None:
     assert "Figure 10: --strategies looped-parallel --loops 1-28" in text
 
 
+@pytest.mark.slow
 def test_a_task_that_writes_names_its_cache(tmp_path: Path) -> None:
     """GSM8K under both caches, beside one that scores: no two are called alike, and all say how they were written."""
     tasks = [FakeTask("gsm8k", accuracy, metric="exact_match", num_fewshot=5, kv=kv) for kv in ("exact", "mean")]
@@ -188,6 +190,7 @@ def test_a_task_that_writes_names_its_cache(tmp_path: Path) -> None:
     assert "gsm8k (100 documents, 5-shot, kv=mean)" in Page(one).text
 
 
+@pytest.mark.slow
 def test_arithmetic_that_is_left_out_is_not_said_to_be_missing(tmp_path: Path) -> None:
     hopeless = FakeTask("gsm8k", lambda v: 0.0, metric="exact_match", kv="exact")
     model = FakeModel(plans("skip", "parallel"), [hopeless, TASKS[0]], LAYERS)
@@ -244,6 +247,7 @@ def test_tables_hold_hostile_names_as_texts(tmp_path: Path) -> None:
     assert as_markdown.read_text(encoding="utf-8") == f"# A table\n\n{rows}"
 
 
+@pytest.mark.slow
 def test_equal_stores_make_equal_reports(store: Path, report: Path, tmp_path: Path) -> None:
     again = write_report(store, tmp_path / "again")
     files = sorted(file.relative_to(report.parent) for file in report.parent.rglob("*") if file.is_file())
@@ -377,6 +381,7 @@ def test_a_model_without_its_full_model_is_named(tmp_path: Path) -> None:
     assert "Left out, because the full model has no result there: Headless." in page.text
 
 
+@pytest.mark.slow
 def test_two_models_of_one_name_have_folders_of_their_own(tmp_path: Path) -> None:
     task = FakeTask("t", lambda v: 0.8 if v.strategy == "full" else 0.4)
     models = [

@@ -91,11 +91,13 @@ SEEDS = {"random_seed": 1, "numpy_random_seed": 2, "torch_random_seed": 3, "fews
     ],
     ids=["none", "chat", "examples in one turn", "system", "system without a chat", "gen_kwargs", "seeds"],
 )
+@pytest.mark.few(1)
 def test_prompts_texts_and_scores_equal_lm_evals_own(folder, model, tasks, switches, their_switches):
     expected = theirs(folder, tasks, limit=4, **(switches if their_switches is None else their_switches))
     assert_equal(ours(model, tasks, 4, **switches), expected)
 
 
+@pytest.mark.slow
 def test_chosen_documents(folder, model, tasks):
     samples = {"tiny_write": [1, 3, 7], "tiny_choice": [0, 9]}
     found = ours(model, tasks, None, samples={"tiny_write": [7, 1, 3, 3], "tiny_choice": [0, 9]})
@@ -105,10 +107,12 @@ def test_chosen_documents(folder, model, tasks):
     assert found["config"]["samples"] == {"tiny_write": [7, 1, 3, 3], "tiny_choice": [0, 9]}
 
 
+@pytest.mark.slow
 def test_a_shorter_length(folder, model, tasks):
     assert_equal(ours(model, tasks, 4, max_length=60), theirs(folder, tasks, max_length=60, limit=4))
 
 
+@pytest.mark.slow
 def test_a_template_that_refuses_the_system_is_given_the_other_turns(tmp_path, tasks):
     folder = make_chat_folder(tmp_path / "model", WITHOUT_SYSTEM)
     switches = {**CHAT, "system_instruction": "Be brief."}
@@ -189,6 +193,7 @@ def test_no_template(tmp_path):
         "{{ raise_exception('never') }}",
     ],
 )
+@pytest.mark.few(1)
 def test_a_template_reaches_nothing_and_fails_in_a_line(tmp_path, tasks, template):
     """The interpreter's classes, the list of turns, and the machine's time are out of its reach."""
     model = jp.load(convert(make_chat_folder(tmp_path / "model", template), tmp_path / "store"), dtype="float32")

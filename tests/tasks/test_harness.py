@@ -101,6 +101,7 @@ def plain(tmp_path_factory) -> Pair:
 
 @pytest.mark.parametrize("bos", ADD_BOS_TOKEN)
 class TestEqualsLmEvalsOwnBackend:
+    @pytest.mark.few(1)
     def test_loglikelihood(self, pair: Pair, bos: str) -> None:
         asked = requests(list(PAIRS.values()), "loglikelihood")
         theirs = pair.theirs(bos).loglikelihood(asked, disable_tqdm=True)
@@ -122,6 +123,7 @@ class TestEqualsLmEvalsOwnBackend:
         assert not all(expected)
         assert [greedy for _, greedy in pair.ours(bos).loglikelihood(asked)] == expected
 
+    @pytest.mark.few(1)
     def test_loglikelihood_rolling(self, pair: Pair, bos: str) -> None:
         asked = requests([(text,) for text in TEXTS.values()], "loglikelihood_rolling")
         assert len(pair.model.tokenizer.encode(LONG)) > 2 * MAX_LENGTH

@@ -148,6 +148,7 @@ def local(files: dict[str, Path], *names: str) -> dict:
         ("gsm8k", 0),
     ],
 )
+@pytest.mark.few(1)
 def test_results_and_prompts_equal_lm_evals_own(task, num_fewshot, files, tmp_path, no_network, monkeypatch):
     given = [task] if task == "lambada_openai" else [task, f"{task}:train"]
     ours_lm, theirs_lm = HashLM(), HashLM()

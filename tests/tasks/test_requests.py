@@ -55,6 +55,7 @@ def scores(model: jp.Model, requests: TaskRequests, plans: list[jp.Plan]) -> tup
     ("name", "shots", "bos"),
     [(name, 0, "auto") for name in SCORED] + [("tiny_choice", 2, "on"), ("tiny_word", 1, "off")],
 )
+@pytest.mark.few(1)
 def test_metrics_equal_lm_evals(name, shots, bos, limit, model, tmp_path):
     tasks = load_tasks([make_task(tmp_path, name, shots=shots)])
     (requests,) = load_requests(Encoding.of(model, bos), tasks, limit=limit)

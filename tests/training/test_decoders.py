@@ -86,6 +86,7 @@ def loss_and_gradient(tiny: Tiny, plan: Plan, batch: Batch, *, remat: bool = Fal
 
 
 @pytest.mark.parametrize("tiny", [*SERIES, "neox"], indirect=True)
+@pytest.mark.few(1)
 def test_the_loss_is_transformers_loss_of_the_answers(tiny: Tiny) -> None:
     network = with_layers(tiny, (0, 1, 4))
     for (batch,) in batches()(0):
@@ -94,6 +95,7 @@ def test_the_loss_is_transformers_loss_of_the_answers(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("tiny", SERIES, indirect=True)
+@pytest.mark.few(1)
 def test_parameters_after_three_steps_are_torchs(tiny: Tiny) -> None:
     network, done = with_layers(tiny, (0, 1, 4)), []
     before = of_layers(host_parameters(tiny.model), (0, 1, 4))
@@ -141,6 +143,7 @@ PLANS = (
 
 
 @pytest.mark.parametrize("text", PLANS)
+@pytest.mark.slow
 def test_untrained_layers_of_a_plan_are_the_plan(text: str, texts: np.ndarray) -> None:
     """With steps too small to be seen: whatever the plan, its own layers in their new order are the model."""
     tiny, plan = make_tiny("grouped-query"), Plan.parse(text)
@@ -157,6 +160,7 @@ def test_own_layers_are_counted_as_they_are_named() -> None:
 
 
 @pytest.mark.parametrize("text", ["0 1 4", "0 {1-3}*2 4", "0 2 0 4"])
+@pytest.mark.slow
 def test_memory_is_traded_without_a_change(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of a batch, logits a few positions at a time, and insides computed again: the same gradient."""
     tiny, plan = make_tiny("tied embeddings"), Plan.parse(text)
@@ -178,6 +182,7 @@ def test_padding_changes_no_loss() -> None:
     assert loss_and_gradient(tiny, SKIP, padded)[0] == pytest.approx(loss_and_gradient(tiny, SKIP, batch)[0], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_float32_parameters() -> None:
     tiny, ((batch,), *_) = make_tiny("grouped-query"), list(batches()(0))
     own, layers = own_layers(Plan.parse("0 {1-3} 4"))
@@ -205,6 +210,7 @@ def stop_at(steps: list[int], stop: int | None) -> Callable[[int, float], None]:
     return progress
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jaxpaint.training.trainer.WINDOW", 1)
     monkeypatch.setattr("jaxpaint.training.trainer.CHECKPOINT_SECONDS", 0.0)
@@ -256,6 +262,7 @@ def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
             dataclasses.replace(DECODER, **change)
 
 
+@pytest.mark.slow
 def test_a_small_device_takes_insides_again_and_then_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     config, plan = make_tiny("grouped-query").model.config, Plan.parse("0-4")
 
