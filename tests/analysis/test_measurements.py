@@ -100,6 +100,7 @@ def test_perplexity_is_that_of_transformers_without_the_layer(tiny) -> None:
 
 
 @pytest.mark.parametrize("variation", ["grouped-query", "neox"])
+@pytest.mark.few(1)
 def test_perplexity_without_a_sublayer_is_that_of_transformers_without_it(variation) -> None:
     """Of NeoX, whose halves read one input, too."""
     tiny = make_tiny(variation)

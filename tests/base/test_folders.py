@@ -60,6 +60,7 @@ def kill_everywhere(root: Path, exchanges: bool) -> None:
 
 
 @pytest.mark.parametrize("exchanges", WAYS.values(), ids=WAYS)
+@pytest.mark.few(1)
 def test_killed_at_every_step(tmp_path, exchanges):
     code = "import sys; from pathlib import Path; from tests.base.test_folders import kill_everywhere as k; "
     code += "k(Path(sys.argv[1]), sys.argv[2] == 'True')"
@@ -70,6 +71,7 @@ def test_killed_at_every_step(tmp_path, exchanges):
 
 @pytest.mark.parametrize("exchanges", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("lasts", [True, False], ids=["for good", "once"])
+@pytest.mark.few(1)
 def test_whatever_fails_the_old_one_or_the_new_one_is_there(tmp_path, exchanges, lasts, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     for number in count(1):

@@ -58,6 +58,7 @@ def test_a_whole_run(run, here) -> None:
     assert not (here / "out.unfinished").exists()
 
 
+@pytest.mark.slow
 def test_the_least_run(run, here) -> None:
     status, out, err = run(*ONE)
     assert (status, err) == (0, "")

@@ -42,6 +42,7 @@ def evaluate(run, chat, tasks, tmp_path):
     return command
 
 
+@pytest.mark.slow
 def test_what_is_written_and_said(evaluate, tmp_path) -> None:
     samples = tmp_path / "samples.json"
     samples.write_text('{"tiny_write": [3, 1], "tiny_choice": [0]}')

@@ -60,6 +60,7 @@ def scores(path: Path) -> list[tuple]:
         return connection.execute(query).fetchall()
 
 
+@pytest.mark.slow
 def test_frozen_and_fine_tuned_lie_side_by_side_and_are_drawn(run, command, files, store, tmp_path) -> None:
     file, out = tmp_path / "s.sqlite", tmp_path / "report"
     data = ("--data", f"{TASK}={files / TASK}.jsonl")
@@ -102,6 +103,7 @@ def test_frozen_and_fine_tuned_lie_side_by_side_and_are_drawn(run, command, file
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("s.sqlite")] == ["s.sqlite"]
 
 
+@pytest.mark.slow
 def test_other_settings_are_other_results_and_the_full_model_is_trained_where_it_is_named(
     run, command, tmp_path
 ) -> None:
@@ -138,6 +140,7 @@ def steps(monkeypatch) -> list[int]:
     return steps
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_ends_the_same(run, command, tmp_path, steps) -> None:
     file = tmp_path / "s.sqlite"
     status, _, err = run(*command, "--store", file)
@@ -154,6 +157,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(run, command, tmp_path, st
 @pytest.mark.parametrize(
     ("option", "interrupted", "other"), [("--bos", "on", "off"), ("--learning-rate", "0.01", "0.02")]
 )
+@pytest.mark.slow
 def test_an_interrupted_run_of_other_settings_is_not_gone_on_with(
     run, command, tmp_path, steps, option, interrupted, other
 ) -> None:
@@ -165,6 +169,7 @@ def test_an_interrupted_run_of_other_settings_is_not_gone_on_with(
     assert set(scores(alone)) <= set(scores(file))
 
 
+@pytest.mark.slow
 def test_a_loss_that_explodes_is_recorded_and_drawn_as_missing(run, command, tmp_path) -> None:
     file, out = tmp_path / "s.sqlite", tmp_path / "report"
     exploding = [*command, "--store", file, "--learning-rate", "1e30", "--epochs", "2"]

@@ -36,6 +36,7 @@ def test_a_text_under_a_plan(run, store, model) -> None:
     assert err.strip() == "plan 0 {1-3}*2 4 (cost 8, depth 4 layers)"
 
 
+@pytest.mark.slow
 def test_standard_input_and_a_stop_string(run, store, model, monkeypatch) -> None:
     whole = by_full_passes(model, "She put the", "0-4", 9)
     monkeypatch.setattr("sys.stdin", io.StringIO("She put the"))
@@ -70,6 +71,7 @@ def test_many_plans_below_each_other(run, store, monkeypatch) -> None:
     assert [line for line in out.splitlines() if line and not line.startswith(" ")] == ["0", "0 1", "0-2", "0-3"]
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_too_long(run, refused, store) -> None:
     long = "She put the kettle back where she had found the lantern. " * 8
     arguments = ("generate", "--model", store, "--prompt", long, "--max-new-tokens", 5)
@@ -81,6 +83,7 @@ def test_a_prompt_that_is_too_long(run, refused, store) -> None:
     assert out.strip()
 
 
+@pytest.mark.slow
 def test_draws_with_a_seed(run, store) -> None:
     arguments = ("generate", "--model", store, "--prompt", "She", "--max-new-tokens", 8, "--temperature", 3)
     texts = [run(*arguments, "--sampling-seed", seed)[1] for seed in (1, 1, 2)]
@@ -131,6 +134,7 @@ def test_the_checkpoints_own_settings_are_told(run, store, folder, model, tmp_pa
     assert "temperature" not in err
 
 
+@pytest.mark.slow
 def test_prompts_of_a_file_under_plans(run, store, refused, tmp_path) -> None:
     """Each as it is alone, in the file's order, plan by plan."""
     file, out = tmp_path / "prompts.jsonl", tmp_path / "texts.jsonl"

@@ -138,6 +138,7 @@ def test_a_decoder_is_told_before_anything_is_stored(run, store, data, tmp_path)
     assert not file.exists()
 
 
+@pytest.mark.slow
 def test_results_on_other_training_examples_are_shown_apart(run, bert, data, tmp_path) -> None:
     """A trial with few examples in the same store; no task counts twice in an average."""
     store, out = tmp_path / "glue.sqlite", tmp_path / "report"

@@ -47,6 +47,7 @@ def turns(monkeypatch) -> list[tuple[str, int]]:
     return found
 
 
+@pytest.mark.slow
 def test_plans_take_turns_and_rates_follow_from_the_times(bench, turns, tmp_path: Path) -> None:
     output = tmp_path / "figures.json"
     out = bench("--plan", GROUP, "--compare", SHORT, "--compare", GROUP, "--rounds", 3, "--output", output)
@@ -69,6 +70,7 @@ def test_plans_take_turns_and_rates_follow_from_the_times(bench, turns, tmp_path
     assert row.split()[3:7] == ["3,000", "3,000-3,000", "3", "0.60"]
 
 
+@pytest.mark.slow
 def test_lines_of_eighty_columns(bench, turns) -> None:
     out = bench("--compare", "0 1 2 3 4 3 2 1 {0 1 2 3 4}*900 1 2 3 0")
     assert max(map(len, out.splitlines()[1:])) <= 80
@@ -93,6 +95,7 @@ def test_it_really_runs(bench, tmp_path: Path) -> None:
         assert plan["peak_memory_bytes"] > 1 << 20
 
 
+@pytest.mark.slow
 def test_rows_are_kept_by_machine_sizes_and_dtype_and_replaced_by_the_same(bench, turns, tmp_path, monkeypatch) -> None:
     store = tmp_path / "study.sqlite"
     assert f"{store}: 2 latencies kept" in bench("--compare", SHORT, "--store", store)
@@ -125,6 +128,7 @@ def test_rows_are_kept_by_machine_sizes_and_dtype_and_replaced_by_the_same(bench
     assert rows(store, "SELECT * FROM variants") == []  # a plan stands for a strategy where a study says so
 
 
+@pytest.mark.slow
 def test_results_show_what_was_kept(bench, run, turns, tmp_path: Path) -> None:
     store = tmp_path / "study.sqlite"
     bench("--compare", SHORT, "--store", store)
@@ -189,6 +193,7 @@ def test_mistakes_about_a_model(refused, store, arguments: list, expected: tuple
     refused("bench", "--model", store, *SMALL, *arguments, expected=expected)
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_of_a_run_that_does_not_end(run, store, tmp_path: Path, monkeypatch) -> None:
     results, calls = tmp_path / "study.sqlite", []
 

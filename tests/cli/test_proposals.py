@@ -39,6 +39,7 @@ def study(run, store, tmp_path, texts):
     return command
 
 
+@pytest.mark.slow
 def test_a_study_measures_once_and_keeps_its_plans(study, texts, tmp_path, monkeypatch) -> None:
     options = ("--counts", "1,3", "--calibration", texts)
     status, out, err = study(*options)
@@ -83,6 +84,7 @@ def test_every_strategy_and_what_comes_of_it(study, run, texts, tmp_path) -> Non
     assert run("report", file, "-o", tmp_path / "report")[0] == 0
 
 
+@pytest.mark.slow
 def test_shards_propose_the_same_plans(study, texts, tmp_path) -> None:
     options = ("--counts", "1,2,3", "--calibration", texts)
     assert study(*options, file="whole.sqlite")[0] == 0
@@ -94,6 +96,7 @@ def test_shards_propose_the_same_plans(study, texts, tmp_path) -> None:
     assert sorted(parts) == sorted(row["text"] for row in rows(tmp_path / "whole.sqlite", cells))
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_that_plans_are_not_known(study, texts) -> None:
     options = ("--counts", "2", "--calibration", texts)
     status, out, err = study(*options, "--dry-run")

@@ -125,6 +125,7 @@ def clock(monkeypatch) -> Clock:
     return told
 
 
+@pytest.mark.slow
 def test_a_latency_for_a_budget(search, clock, tmp_path: Path) -> None:
     """The winner is the best of those that were measured within it; what was measured stays what it was."""
     file, options = tmp_path / "f.csv", ("--plans", 20, "--prompt-length", 8, "--new-tokens", 3, "--rounds", 2)

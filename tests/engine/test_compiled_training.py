@@ -20,6 +20,7 @@ class TestGradients:
     @pytest.mark.parametrize(
         "text", ["0 {1-3}*3 4", "{(0 1) sum{2 3}} 4*3", "(0-1)*2 {2 {3 4}}", "0-4", "0 {1@0.5 2@0.5 3}@0.25*2 4"]
     )
+    @pytest.mark.few(1)
     def test_equal_those_of_the_twin(self, text: str) -> None:
         plan = Plan.parse(text)
 
@@ -34,6 +35,7 @@ class TestGradients:
 
     @pytest.mark.parametrize("at_once", [True, False])
     @pytest.mark.parametrize("text", ["0 {1-3}*3 4 4", "{(0 1) sum{2 3}} 4*3", "4-0", "0a (1 {2@0.5 3m~1})@0.75*2 4"])
+    @pytest.mark.few(1)
     def test_of_training_are_those_of_running(self, text: str, at_once: bool) -> None:
         plan = Plan.parse(text)
         form, layers = stack.with_own_layers(plan)
@@ -57,6 +59,7 @@ class TestGradients:
 class TestTraining:
     @pytest.mark.parametrize("at_once", [True, False])
     @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+    @pytest.mark.few(1)
     def test_everything_that_runs_has_a_key_of_its_own(self, impl: str, at_once: bool) -> None:
         plan, seen = Plan.parse("0-2 {1 2 (3 4)*2}*3 0*4 {(1 0*2) (2 3*2)}*2*2"), []
 

@@ -52,6 +52,7 @@ def test_weights_are_probabilities_among_all_experts(normalised: bool) -> None:
 
 
 @pytest.mark.parametrize("weights", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_experts_in_integers_are_the_numbers_that_they_stand_for(weights: Any, tmp_path: Any) -> None:
     tiny = make_tiny("qwen2_moe").model
     model = jp.load(save(tiny, tmp_path / "store"), dtype="float32", weights=weights)

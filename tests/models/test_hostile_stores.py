@@ -42,6 +42,7 @@ def reads(store: Path) -> bool:
 
 @pytest.mark.parametrize("with_hashes", [True, False])
 @pytest.mark.parametrize("file", ["manifest.json", "config.json", "huggingface_config.json"])
+@pytest.mark.few(1)
 def test_any_json(changed, file, with_hashes) -> None:
     if not with_hashes:
         as_first_stores(changed)
@@ -63,6 +64,7 @@ METADATA = ["parameters/_METADATA", "parameters/blocks.mlp.up_proj.kernel/.zarra
 
 @pytest.mark.parametrize("with_hashes", [True, False])
 @pytest.mark.parametrize("file", METADATA)
+@pytest.mark.few(1)
 def test_any_bytes_among_the_parameters(changed, file, with_hashes) -> None:
     if not with_hashes:
         as_first_stores(changed)

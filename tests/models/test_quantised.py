@@ -117,6 +117,7 @@ def same(found: Any, expected: Any) -> None:
     assert np.abs(found - expected).max() <= TOLERANCE * max(1, np.abs(expected).max())
 
 
+@pytest.mark.few(1)
 def test_logits_and_states(pair: tuple[Model, Model]) -> None:
     model, twin = pair
     tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, (3, 24))
@@ -127,6 +128,7 @@ def test_logits_and_states(pair: tuple[Model, Model]) -> None:
     same(model.hidden_states(tokens), twin.hidden_states(tokens))
 
 
+@pytest.mark.slow
 def test_scores_generation_analyses(pair: tuple[Model, Model]) -> None:
     model, twin = pair
     rng = np.random.default_rng(1)
@@ -167,6 +169,7 @@ def test_encoders(pair: tuple[Model, Model]) -> None:
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.few(1)
 def test_the_float_model_is_never_there(tmp_path: Path, monkeypatch, weights: Any) -> None:
     store = save(make_tiny("grouped-query").model, tmp_path / "store")
     read, seen = checkpoint._read, []
@@ -186,6 +189,7 @@ def test_the_float_model_is_never_there(tmp_path: Path, monkeypatch, weights: An
     assert {count for _, count in seen} == {0}
 
 
+@pytest.mark.slow
 def test_memory_is_asked_for_as_it_is_kept(tmp_path: Path, monkeypatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(checkpoint, "require_memory", lambda needed, *_, **__: asked.append(needed))
@@ -249,6 +253,7 @@ for weights in ("int8", "int4"):
 """
 
 
+@pytest.mark.slow
 def test_several_devices_equal_one(tmp_path: Path) -> None:
     store = save(make_tiny("multi-head").model, tmp_path / "store")
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}

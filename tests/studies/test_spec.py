@@ -111,6 +111,7 @@ class TestVariants:
 class TestShards:
     @pytest.mark.parametrize("num_layers", [30, PAPER_LAYERS])
     @pytest.mark.parametrize("count", [1, 2, 8, 16])
+    @pytest.mark.few(3)
     def test_the_papers_set_in_parts(self, paper, num_layers, count) -> None:
         whole = [variant.plan for variant in paper.variants(num_layers)]
         shards = shard_of(whole, count)

@@ -85,6 +85,7 @@ def watched(monkeypatch, before: Callable[[int, sweep.Batch], None] = lambda num
 
 
 @pytest.mark.parametrize("name", SCORED)
+@pytest.mark.few(1)
 def test_scores_and_metrics_equal_those_of_each_plan_alone(name, spec, tmp_path):
     task = make_task(tmp_path, name, documents=7)
     spec = replace(spec, tasks=(task,))
@@ -201,6 +202,7 @@ def test_a_store_that_cannot_be_written_is_told_and_loses_nothing(spec, monkeypa
 
 
 @pytest.mark.parametrize("late", [False, True])
+@pytest.mark.few(1)
 def test_out_of_memory_halves_batches(late, spec, monkeypatch, undisturbed):
     """`late`: only after some plans of a batch, whose scores are kept."""
     most = BATCH_TOKENS // 2
@@ -289,6 +291,7 @@ def test_two_workers_divide_the_work(spec, monkeypatch, undisturbed):
     assert_equal_stores(spec.store, undisturbed(spec))
 
 
+@pytest.mark.slow
 def test_workers_with_other_batches_share_requests_and_no_score(spec, monkeypatch, undisturbed):
     """The second one packs differently, so most of its batches are claimed in part."""
     waits = threading.Event()
@@ -309,6 +312,7 @@ def test_workers_with_other_batches_share_requests_and_no_score(spec, monkeypatc
     assert_equal_stores(spec.store, undisturbed(whole))
 
 
+@pytest.mark.slow
 def test_a_study_of_many_plans_has_few_executables(spec, monkeypatch):
     """At most 4 for a batch shape, and at most 6 shapes, whatever the number of plans."""
     shapes = set()

@@ -53,6 +53,7 @@ def ours(model: jp.Model, plan: str = "0-4", **options: Any) -> PlanLM:
     return PlanLM(model, jp.Plan.parse(plan), **options)
 
 
+@pytest.mark.few(1)
 def test_texts_equal_lm_evals_own(model, theirs):
     asked = instances(CONTEXTS, SETTINGS)
     expected = theirs.generate_until(asked, disable_tqdm=True)
@@ -61,6 +62,7 @@ def test_texts_equal_lm_evals_own(model, theirs):
     assert len(set(expected)) > 3
 
 
+@pytest.mark.slow
 def test_stop_strings_end_texts_wherever_tokens_part(model, theirs):
     whole = theirs.generate_until(instances(CONTEXTS, SETTINGS), disable_tqdm=True)
     found = {text[i : i + size] for text in whole[:4] for size in (1, 2, 4) for i in (1, 3)}
@@ -83,12 +85,14 @@ def test_an_empty_stop_string_stops_nothing(model):
     assert first == second
 
 
+@pytest.mark.few(1)
 def test_an_empty_context_is_the_prefix_token(model):
     (found,) = ours(model, bos="off").generate_until(instances([""], SETTINGS))
     (expected,) = ours(model, bos="off").generate_until(instances([BOS], SETTINGS))
     assert found == expected
 
 
+@pytest.mark.slow
 def test_the_plan_and_the_cache_count(model):
     asked = instances(CONTEXTS, {**SETTINGS, "max_gen_toks": 20})
     texts = [
@@ -105,6 +109,7 @@ def test_drawn_texts_are_the_same_again(model):
     assert ours(model).generate_until(instances(CONTEXTS, SETTINGS)) != first
 
 
+@pytest.mark.few(1)
 def test_different_settings_in_one_call(model):
     asked = [*instances(CONTEXTS[:3], SETTINGS), *instances(CONTEXTS[:3], {**SETTINGS, "max_gen_toks": 2})]
     together = ours(model).generate_until(asked)

@@ -167,6 +167,7 @@ def _in_torch_names(parameters: Any) -> dict[str, np.ndarray]:
     ("text", "num_labels", "longest"),
     [("0-4", 2, 34), ("0-4", 1, 30), ("0 4", 3, 30), ("0 3-1 4", 2, 34), ("0 {1-3}*2 2*2 4 1", 2, 30)],
 )
+@pytest.mark.slow
 def test_three_steps_equal_torch(text: str, num_labels: int, longest: int) -> None:
     """Padding to one length or two, token types, a batch that is not whole, clipping; five times the usual rate."""
     plan, (encoded, labels) = Plan.parse(text), _examples(num_labels, longest)
@@ -193,6 +194,7 @@ def test_three_steps_equal_torch(text: str, num_labels: int, longest: int) -> No
 
 
 @pytest.mark.parametrize("of_classifier", [None, 0.5])
+@pytest.mark.slow
 def test_dropout_is_where_transformers_has_it(of_classifier: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same masks in both, made from nothing but a shape, at rates of their own."""
 
@@ -223,6 +225,7 @@ def test_dropout_is_where_transformers_has_it(of_classifier: float | None, monke
 
 
 @pytest.mark.parametrize("impl", ["threefry2x32", GENERATOR])
+@pytest.mark.few(1)
 def test_dropout_drops_its_share_independently(impl: str) -> None:
     keys, rate, size = jax.random.split(jax.random.key(3, impl=impl), 8), 0.1, 100_001
     rows = np.asarray(jax.vmap(lambda key: dropout(jnp.ones(size), Dropout(rate, key)))(keys))
@@ -267,6 +270,7 @@ def _difference(one: Any, other: Any) -> float:
     return float(jnp.abs(ravel_pytree(one)[0] - ravel_pytree(other)[0]).max())
 
 
+@pytest.mark.slow
 def test_a_loss_with_dropout_depends_on_the_key_and_is_the_same_with_remat() -> None:
     (batch,), plan = next(_batches(*_examples())(0)), Plan.parse("0 {1-3}*2 4")
     parameters = first_parameters(tiny_bert(), 2, seed=0)
@@ -355,6 +359,7 @@ def test_a_run_that_was_interrupted_ends_the_same_to_the_bit(tmp_path: Path, mon
     assert _difference(resumed, undisturbed) == 0.0
 
 
+@pytest.mark.slow
 def test_a_loss_that_explodes_is_told_and_the_model_is_left_as_it_was() -> None:
     encoded, labels = _examples()
     before = ravel_pytree(nnx.to_pure_dict(tiny_bert().state))[0].copy()
@@ -365,6 +370,7 @@ def test_a_loss_that_explodes_is_told_and_the_model_is_left_as_it_was() -> None:
     np.testing.assert_array_equal(ravel_pytree(nnx.to_pure_dict(tiny_bert().state))[0], before)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_float32_parameters() -> None:
     model = tiny_bert()
     low = dataclasses.replace(model, state=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model.state))
