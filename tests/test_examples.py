@@ -85,10 +85,7 @@ SAID = {  # in what they print, or the file that they write
 }
 
 
-LONGER = {"own_questions", "skip_windows", "texts_side_by_side"}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONGER)) for name in SAID])
+@pytest.mark.parametrize("name", SAID)
 @pytest.mark.few(1)
 def test_scripts_run(name: str, tmp_path: Path) -> None:
     script = ROOT / "examples" / f"{name}.py"
