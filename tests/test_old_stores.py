@@ -46,6 +46,7 @@ def test_a_finished_study_has_nothing_to_compute(run, store: Path) -> None:
     assert _contents(store) == before
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_with_what_it_lacks(run, store: Path) -> None:
     scores = "SELECT cell, request, loglikelihood FROM scores WHERE loglikelihood IS NOT NULL ORDER BY cell, request"
     with closing(sqlite3.connect(store)) as connection:
@@ -59,6 +60,7 @@ def test_a_study_goes_on_with_what_it_lacks(run, store: Path) -> None:
     assert len(after) == len(before) + 2
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_named_and_computed_again(run, store: Path, tmp_path: Path) -> None:
     assert run("study", *STUDY, "--store", store)[0] == 0
     scores = "SELECT cell, request, round(loglikelihood, 4) FROM scores ORDER BY cell, request"

@@ -112,6 +112,7 @@ def read(clocks, state: np.ndarray) -> np.ndarray:
     return np.concatenate([each[1][:-1], each[0][-1:]])
 
 
+@pytest.mark.slow
 def test_the_clock_reads_what_scikit_learns_ridge_reads(texts, clocks):
     model = make_tiny("grouped-query").model
     for plan, found in zip(FEW, analyse(model, texts, FEW, probes=[CLOCK]), strict=True):
@@ -222,6 +223,7 @@ def painter():
     return load("painter-16", dtype="float32")
 
 
+@pytest.mark.slow
 def test_the_clock_of_painter_16_tells_its_own_depths_on_questions(painter):
     """The claim that it holds: R² of 0.9 or more, and within a layer on average."""
     texts = [painter.tokenizer.encode(language.question(*fact)) for fact in sorted(world.FACTS)]
@@ -230,6 +232,7 @@ def test_the_clock_of_painter_16_tells_its_own_depths_on_questions(painter):
     assert (16 * np.abs(full.clock - np.linspace(0, 1, 17)[:, None]).mean(axis=0) <= 1).all()
 
 
+@pytest.mark.slow
 def test_it_does_not_hold_at_all_tokens_of_stories(painter):
     """What falls short stays visible: a linear clock of the tokens before the last one is refused there."""
     lines = (TASKS / "painter_places.jsonl").read_text().splitlines()[:100]

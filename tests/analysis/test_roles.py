@@ -32,6 +32,7 @@ def own_tokens(prompt) -> list[list[int]]:
     return [[subject[-1]], [*last], [*subject[:-1], *rest]]
 
 
+@pytest.mark.slow
 def test_9_clocks_are_scikit_learns(painter: jaxpaint.Model) -> None:
     """Fits, R², readings and what both lenses say, from the states of one run a prompt."""
     to_ask = asked(painter, facts()[:24], extras=[CLOCK])
@@ -130,6 +131,7 @@ def test_planted_depths_are_read_exactly(tokens: int) -> None:
     assert role.reading(-beyond) == 0
 
 
+@pytest.mark.slow
 def test_progress_counts_the_clocks_work_too(painter: jaxpaint.Model) -> None:
     totals: list[int] = []
     done: list[int] = []
@@ -164,6 +166,7 @@ def test_what_is_refused_is_not_read(painter: jaxpaint.Model, monkeypatch) -> No
     assert "read" not in told
 
 
+@pytest.mark.slow
 def test_verdicts_of_painter_16(painter: jaxpaint.Model) -> None:
     """It tells the full model's depths; its lens says more in order, and less of a plan that runs backwards."""
     full, backwards = flows(painter, facts(), ["0-15", "15-0"], extras=[CLOCK])
@@ -178,6 +181,7 @@ def test_verdicts_of_painter_16(painter: jaxpaint.Model) -> None:
     assert any(line.startswith("  subject 0.9") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_clock_is_read_as_it_was_kept(painter: jaxpaint.Model) -> None:
     for extras in ([CLOCK], [SUBLAYERS, CLOCK]):
         (flow,) = flows(painter, facts()[:8], [LOOPED], extras=extras)

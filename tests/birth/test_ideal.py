@@ -57,6 +57,7 @@ def accuracies(model: SmallModel, parameters: Parameters, batch: Batch, *plans: 
 
 
 @pytest.mark.parametrize("width", [128, 256, 512])
+@pytest.mark.few(1)
 def test_check_2_the_ideal_head_recalls(width) -> None:
     _, parameters = head(width, 20, 3)
     found = {name: float(value) for name, value in recalls(parameters, source_of(DataSettings()).triggers).items()}

@@ -65,6 +65,7 @@ class Plain:
 
 @pytest.mark.parametrize("start", ["orthogonal", "default"])
 @pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.few(1)
 def test_check_5_a_plain_forward_pass(positions, start) -> None:
     model = SmallModel(WIDTH, LENGTH, start=start, positions=positions)
     parameters = model.init(jax.random.key(3))
@@ -104,6 +105,7 @@ def test_positions_alone_tell_models_apart() -> None:
 
 
 @pytest.mark.parametrize("positions", POSITIONS[1:])
+@pytest.mark.slow
 def test_they_train_and_stay_as_they_are(positions) -> None:
     model = SmallModel(16, 16, positions=positions)
     found = train(model, [Arm("free"), Arm("looped", plan=Plan.parse("{0 1}"))], Training(20, 8, 0.2, every=10))

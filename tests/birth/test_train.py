@@ -51,6 +51,7 @@ def start(seed: int) -> dict:
     return jax.tree.map(np.asarray, init(np.uint32(seed)))
 
 
+@pytest.mark.slow
 def test_check_7_what_is_frozen_does_not_move_by_a_bit(trained) -> None:
     for number, arm in enumerate(ARMS):
         before, after = start(arm.seed), of_arm(trained, number)
@@ -93,6 +94,7 @@ np.savez(sys.argv[2], *map(np.asarray, leaves))
 """
 
 
+@pytest.mark.slow
 def test_arms_over_devices_are_those_of_one(trained, tmp_path) -> None:
     """Four arms over three devices, of which two have two; and a run that one device began goes on over three.
 
@@ -165,6 +167,7 @@ def test_the_optimizer_is_sgd_with_momentum_and_decay(trained) -> None:
     np.testing.assert_allclose(ours["layers"]["output"], p["layers"]["output"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_check_12_the_same_seed_gives_the_same_curve_to_the_last_digit(trained) -> None:
     again = train(MODEL, ARMS, TRAINING)
     for ours, theirs in zip(
@@ -213,6 +216,7 @@ def test_check_13_plans_and_freezes_share_one_executable() -> None:
     assert training_module._chunk.executables() == 1
 
 
+@pytest.mark.slow
 def test_plans_are_tried_during_training() -> None:
     watched = (Plan.of(0, 1), Plan.parse("{0 1}*2"))
     found = train(MODEL, ARMS[:2], replace(TRAINING, watched=watched, plan_rows=8))
@@ -222,6 +226,7 @@ def test_plans_are_tried_during_training() -> None:
 
 
 @pytest.mark.parametrize("kind", ["linear", pytest.param("mlp", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_feed_forward_of_the_last_layer_alone(kind) -> None:
     model = replace(MODEL, feed_forward=kind)
     found = train(model, [Arm("free", loss="all"), Arm("frozen", frozen_until={"W_F": NEVER})], TRAINING)

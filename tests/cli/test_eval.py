@@ -114,6 +114,7 @@ def test_settings_and_samples_only_on_request(evaluate, store) -> None:
 
 
 @pytest.mark.smoke
+@pytest.mark.slow
 def test_a_strategy_equals_its_plan(evaluate, store) -> None:
     plan = strategies.looped_parallel(NUM_LAYERS, 1, 2)
     named = ("--strategy", "looped-parallel", "--start", 1, "--iterations", 2)
@@ -127,6 +128,7 @@ def test_a_strategy_equals_its_plan(evaluate, store) -> None:
 
 
 @pytest.mark.parametrize("bos", ["on", "off"])
+@pytest.mark.few(1)
 def test_scores_equal_lm_evals_with_the_layers_rearranged(bos, evaluate, folder, files, tmp_path) -> None:
     peer = HFLM(str(folder), dtype="float32", device="cpu", batch_size=4, add_bos_token=bos == "on")
     peer.model.model.layers = torch.nn.ModuleList([peer.model.model.layers[index] for index in (0, 3, 1, 1, 4)])
@@ -151,6 +153,7 @@ def test_scores_equal_lm_evals_with_the_layers_rearranged(bos, evaluate, folder,
                 assert ours["results"][name][metric] == pytest.approx(theirs["results"][name][metric], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(evaluate, store, monkeypatch) -> None:
     score, calls = harness.score, []
 
@@ -227,6 +230,7 @@ def test_a_terminal_shows_progress(evaluate, store, monkeypatch) -> None:
     assert "tokens/s" in last
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own_without_torch(store, files, cache) -> None:
     arguments = ("--tasks", "arc_challenge", "--data", f"arc_challenge={files}/arc_challenge.jsonl", "--limit", 2)
     done = in_process(

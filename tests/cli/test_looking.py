@@ -34,6 +34,7 @@ def test_the_last_state_says_what_torch_says(run, folder) -> None:
     assert [line.split()[0] for line in table[3:]] == ["0", "1", "2", "3", "4", "5"]
 
 
+@pytest.mark.slow
 def test_a_run_is_the_models(run, folder) -> None:
     common = ("run", "--model", folder, "--dtype", "float32", "--text", TEXT, "--plan", PLAN)
     status, out, err = run(*common, "--json", "--block", "kettle", "--layers", "1-2")
@@ -60,6 +61,7 @@ def test_a_run_is_the_models(run, folder) -> None:
     assert float(top[0]) != pytest.approx(before, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_which_of_several_words_is_blocked(run, refused, folder) -> None:
     common = ("run", "--model", folder, "--dtype", "float32", "--text", f"{TEXT} {TEXT}", "--json", "--block")
     said = {name: json.loads(run(*common, name)[1]) for name in ("kettle#1", "kettle#2", "kettle#all")}
@@ -72,6 +74,7 @@ def test_which_of_several_words_is_blocked(run, refused, folder) -> None:
     refused(*common, "kettle", expected=("'kettle' is 2 times in the text", "kettle#1 to kettle#2"))
 
 
+@pytest.mark.slow
 def test_routes_are_the_models(run, folder) -> None:
     common = ("routes", "--model", folder, "--dtype", "float32", "--text", TEXT, "--plan", PLAN)
     status, out, err = run(*common, "--json", "--threshold", 0.1, "--without", 2)
@@ -128,6 +131,7 @@ def test_mistakes(refused, store) -> None:
     refused(*common, "--off", "mlp", "--layers", "x", expected=("x",))
 
 
+@pytest.mark.slow
 def test_flow(run, tmp_path) -> None:
     common = ("flow", "--model", "painter-16", "--limit", 12, "--plan", "0-3 {4-11}*2 12-15", "--plan", "15-0")
     status, out, err = run(*common, "--figure", tmp_path / "flow.png")
@@ -149,6 +153,7 @@ def test_flow(run, tmp_path) -> None:
     assert len(said[1]["enriched"]["own_by_branch"]["value"]) == 16
 
 
+@pytest.mark.slow
 def test_flow_by_the_clock(run) -> None:
     common = ("flow", "--model", "painter-16", "--limit", 40, "--plan", "0-7 7*3 8-15", "--clock")
     status, out, _ = run(*common)

@@ -98,6 +98,7 @@ def llama3(tmp_path_factory) -> Path:
     return root / "Llama3.1-8B-Instruct"
 
 
+@pytest.mark.slow
 def test_a_sentencepiece_folder_reads_texts_as_the_same_model_in_hugging_face_format(llama2, tmp_path, capsys):
     meta, hub = (convert(folder, tmp_path / folder.name) for folder in llama2)
     expected, found = AutoTokenizer.from_pretrained(llama2[1]), load_tokenizer(meta)

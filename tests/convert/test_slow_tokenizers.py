@@ -44,6 +44,7 @@ def same_tokens(folder: Path, store: Path) -> None:
         {"added_tokens_json": {"<extra>": len(WORDS)}},
     ],
 )
+@pytest.mark.few(1)
 def test_a_bert_with_vocab_txt(tmp_path, files, capsys):
     torch_bert().save_pretrained(tmp_path / "bert")
     write(tmp_path / "bert", vocab_txt="\n".join(WORDS) + "\n", **files)
@@ -55,6 +56,7 @@ def test_a_bert_with_vocab_txt(tmp_path, files, capsys):
 
 
 @pytest.mark.parametrize("tokenizer", ["GPT2Tokenizer", "Qwen2Tokenizer"])
+@pytest.mark.few(1)
 def test_a_llama_with_vocab_json_and_merges(tmp_path, tokenizer):
     make_model(tmp_path / "llama", vocab_size=300)
     vocabulary = {token: number for number, token in enumerate([*sorted(ByteLevel.alphabet()), "th", "the"])}

@@ -35,6 +35,7 @@ def both(request, monkeypatch) -> tuple[Model, Model]:
     return stacked, from_parameters(stacked.config, nnx.to_pure_dict(stacked.state))
 
 
+@pytest.mark.few(1)
 def test_logits_and_scores_are_the_same(both):
     stacked, apart = both
     assert are_apart(apart.state["blocks"])
@@ -48,6 +49,7 @@ def test_logits_and_scores_are_the_same(both):
 
 
 @pytest.mark.parametrize("static", [False, True])
+@pytest.mark.slow
 def test_the_same_is_written(both, static):
     prompts = [Prompt(tuple(map(int, row[:size])), 5) for row, size in zip(TOKENS, (12, 4), strict=True)]
     plans = PLANS[2:3] if static else PLANS
@@ -55,6 +57,7 @@ def test_the_same_is_written(both, static):
     assert wrote[0] == wrote[1]
 
 
+@pytest.mark.slow
 def test_random_layers_are_made_apart(monkeypatch):
     config = make_tiny("qwen2, windows in turn").model.config
     stacked = random_model(config)

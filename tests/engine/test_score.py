@@ -39,6 +39,7 @@ def requests(tiny) -> list[Request]:
 
 
 @pytest.mark.parametrize("held_states", [0, 1, 32])
+@pytest.mark.few(1)
 def test_every_plan_scores_as_it_does_alone(tiny, requests, held_states):
     found = score_plans(tiny.model, requests, PLANS, batch_tokens=128, held_bytes=held_states * STATE_BYTES)
     for plan, loglikelihoods, greedy in zip(PLANS, found.loglikelihoods, found.is_greedy, strict=True):

@@ -30,6 +30,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_is_kept(folder, nothing_of_the_users) -> None:
     with (folder / "training.csv").open() as file:
         rows = list(csv.DictReader(file))

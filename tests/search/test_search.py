@@ -64,6 +64,7 @@ def assert_same_outcome(found: SearchResult, expected: SearchResult) -> None:
         assert value == (pytest.approx(other, abs=1e-5) if isinstance(other, float) else other), path
 
 
+@pytest.mark.slow
 def test_an_ended_search_goes_on_to_the_same_front(spec, tmp_path, monkeypatch) -> None:
     expected = search(spec)
     assert stored(spec) == [expected]
@@ -95,6 +96,7 @@ def test_an_ended_search_goes_on_to_the_same_front(spec, tmp_path, monkeypatch) 
     assert_same_outcome(search(again), expected)
 
 
+@pytest.mark.slow
 def test_the_search_never_sees_what_is_held_out(spec, monkeypatch) -> None:
     """Of plans that are neither on the front nor beside it no held-out document has a score."""
     result = search(spec)
@@ -186,6 +188,7 @@ def of_answers(spec: SearchSpec, folder: Path, answers: dict[int, int], budget: 
     return search(replace(spec, study=study, methods=methods, held_out_tasks=(), budget=Budget.parse(budget), plans=40))
 
 
+@pytest.mark.slow
 def test_a_planted_plan_wins_and_is_confirmed(spec, store, tmp_path) -> None:
     (folder := tmp_path / "planted").mkdir()
     answers = chosen_by(store, "0 2 4", folder, 80)
@@ -211,6 +214,7 @@ def test_the_plan_that_others_are_held_against_may_be_of_the_front(spec, store, 
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.few(1)
 def test_luck_is_shown_as_luck(spec, tmp_path, seed: int) -> None:
     """Right answers are drawn at random: whatever wins is chosen for luck alone, and nothing is confirmed."""
     (folder := tmp_path / "noise").mkdir()

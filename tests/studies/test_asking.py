@@ -78,6 +78,7 @@ def test_finetuning_has_no_switches(tmp_path):
         FinetuneSpec(spec)
 
 
+@pytest.mark.slow
 def test_one_store_keeps_results_apart(tmp_path):
     folder = make_chat_folder(tmp_path / "model", eos_token_id=[1, 70], num_beams=2)
     told: list[str] = []

@@ -56,6 +56,7 @@ def _kept(painter: jaxpaint.Model, file: Path, **how):
     return list(found.values()), list(told.values()), new
 
 
+@pytest.mark.slow
 def test_14_an_ended_command_adds_what_is_missing(painter, tmp_path: Path, monkeypatch) -> None:
     """Ended after the first part; the second run asks for the others alone, and all digits are those of one run."""
     monkeypatch.setattr(study, "PLANS_AT_ONCE", 2)
@@ -83,11 +84,13 @@ def test_14_an_ended_command_adds_what_is_missing(painter, tmp_path: Path, monke
     assert len(calls) == 3
 
 
+@pytest.mark.slow
 def test_other_facts_and_windows_are_kept_beside(painter, tmp_path: Path) -> None:
     file = tmp_path / "s.sqlite"
     assert [_kept(painter, file, size=size)[2] for size in (None, 3, 2)] == [4, 0, 4]
 
 
+@pytest.mark.slow
 def test_a_store_of_flows_is_merged_and_has_a_report(painter, tmp_path: Path) -> None:
     flows, stories, _ = _kept(painter, tmp_path / "s.sqlite")
     merge.merge(tmp_path / "merged.sqlite", [tmp_path / "s.sqlite"])
@@ -110,6 +113,7 @@ def test_a_store_of_flows_is_merged_and_has_a_report(painter, tmp_path: Path) ->
     assert "15-0" in summary
 
 
+@pytest.mark.slow
 def test_a_picture_says_each_of_its_words_once(painter, tmp_path: Path) -> None:
     """As the title of what it is about; a pointer, and the arrow keys, say it below."""
     told = _kept(painter, tmp_path / "s.sqlite")[1][0]
@@ -159,6 +163,7 @@ def test_arrow_keys_go_from_dot_to_dot(painter, tmp_path: Path) -> None:
     assert shown.count('class="here"') == 1
 
 
+@pytest.mark.slow
 def test_what_differs_is_told_apart_and_one_prompt_is_told(painter, tmp_path: Path) -> None:
     """Other extras have another heading; and a store's story goes on with the prompt that it began with."""
     file = tmp_path / "s.sqlite"
@@ -175,6 +180,7 @@ def test_what_differs_is_told_apart_and_one_prompt_is_told(painter, tmp_path: Pa
     assert page.count("windows of 3, with patches. What") == page.count("windows of 3. What") == 1
 
 
+@pytest.mark.slow
 def test_what_was_asked_of_states_is_shown(painter, tmp_path: Path) -> None:
     """Figures and tables of the clock, of other places and of branches; a claim that does not hold, in words."""
     flows, _, _ = _kept(painter, tmp_path / "s.sqlite", extras=["clock"])
@@ -236,6 +242,7 @@ def told_of(painter):
     return stories(painter, asked(painter, facts()[:2]), 0, [Plan.parse("0-15")])
 
 
+@pytest.mark.slow
 def test_a_story_is_what_a_run_says(painter) -> None:
     """Against the run itself: what each state says, how sure it is of the answer, and when it appears."""
     to_ask = asked(painter, facts()[:3])
