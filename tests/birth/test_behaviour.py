@@ -33,6 +33,7 @@ ASKED = {"0 1": (0, 1), "1 0": (1, 0), "{0 1}*2": (0, 3), "0 1 0 1 1": (0, 4), "
 
 
 @pytest.mark.parametrize("plan", ASKED)
+@pytest.mark.few(1)
 def test_probes_are_what_a_loop_counts(plan, parameters, batch) -> None:
     plan, asked = Plan.parse(plan), ASKED[plan]
     patterns = attention_patterns(MODEL, parameters, batch.tokens, plan)
@@ -62,6 +63,7 @@ def test_a_layer_that_does_not_run_finds_nothing(parameters, batch) -> None:
         assert float(told[missing]) == float(told["looks_back_at_hits"]) == 0
 
 
+@pytest.mark.slow
 def test_probes_and_maps_over_training() -> None:
     model = SmallModel(16, 50)
     arms = [Arm("looped", plan=Plan.parse("{0 1}*2"), seed=3), Arm("full", seed=4)]

@@ -102,6 +102,7 @@ def commands(store: Path, *more: object) -> list[list[object]]:
     return [[*command, "--text", "w7 w8", *more, *several, "--process-id", process] for process in range(2)]
 
 
+@pytest.mark.slow
 def test_the_first_process_prints(store: Path) -> None:
     (first, second) = side_by_side(*commands(store, "--tensor-parallel", 2), devices=1)
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]

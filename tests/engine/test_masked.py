@@ -51,6 +51,7 @@ def test_scores_equal_transformers(texts: list[list[int]]) -> None:
     assert len({scores[i].pseudo_loglikelihoods[0] for i in (0, 1, 2, 4)}) == 4
 
 
+@pytest.mark.slow
 def test_any_batch_size_gives_the_same(texts: list[list[int]]) -> None:
     plans = [Plan.parse("0 {1-3}*2 4"), tiny_bert().full_plan]
     one, other = (

@@ -21,6 +21,7 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_demo_says_what_it_found_and_where_the_report_is(run, here) -> None:
     status, out, err = run("study", "--limit", 6, "--starts", "5,6", "--seeds", 1)
     assert status == 0, err

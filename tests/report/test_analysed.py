@@ -132,6 +132,7 @@ def test_a_clock_below_its_least_r2_is_refused(store: Path, tmp_path: Path) -> N
     assert "does not hold): held-out R² 0.970" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_layers_off_does_not_hold(store: Path, tmp_path: Path) -> None:
     add_clock(store, (0.97, 0.93), off=1.5)
     assert "to a layer (does not hold)" in summary_of(store, tmp_path / "out")

@@ -39,6 +39,7 @@ def lines(path: Path, **shares: float) -> list[str]:
     return summary("tiny", measured, answers(measured)).splitlines()
 
 
+@pytest.mark.slow
 def test_what_models_say_stands_beside_each_other(tmp_path: Path) -> None:
     """Where the second model's layers can be skipped as well as run side by side."""
     store = write_store(tmp_path / "study", model(), model("example/a-name-that-is-long", skip=0.9, parallel=0.2))
@@ -91,6 +92,7 @@ def test_singular_and_plural(tmp_path: Path) -> None:
     assert text.startswith("Of the paper's 8 findings 1 holds, 1 holds in part, 1 does not, 2 are open and 3")
 
 
+@pytest.mark.slow
 def test_a_report_keeps_it_for_every_study(tmp_path: Path) -> None:
     both = write_store(tmp_path / "both.sqlite", model("example/one"), model("example/two", skip=0.2))
     text = (write_report(both, tmp_path / "report").parent / SUMMARY).read_text()

@@ -71,6 +71,7 @@ def undisturbed(model: jp.Model, tmp_path_factory) -> Path:
     return folder / "glue.sqlite"
 
 
+@pytest.mark.slow
 def test_scores_are_kept_and_not_computed_again(model: jp.Model, undisturbed: Path) -> None:
     found = {(plan, metric): (value, stderr) for plan, metric, value, stderr in _rows(undisturbed)}
     for plan in ("0-4", "0 3-1 4"):
@@ -82,6 +83,7 @@ def test_scores_are_kept_and_not_computed_again(model: jp.Model, undisturbed: Pa
     assert _run(model, undisturbed, progress=lambda *_: pytest.fail("nothing is left to do")) == 0
 
 
+@pytest.mark.slow
 def test_other_settings_are_another_task(model: jp.Model, undisturbed: Path, tmp_path: Path) -> None:
     copy = tmp_path / "glue.sqlite"
     copy.write_bytes(undisturbed.read_bytes())
@@ -106,6 +108,7 @@ def _stop_after(examples: int) -> Any:
     return progress
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(
     model: jp.Model, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +126,7 @@ def test_a_killed_run_goes_on_where_it_was(
     assert [file.name for file in tmp_path.iterdir()] == ["glue.sqlite"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_other_settings_is_not_gone_on_with(
     model: jp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

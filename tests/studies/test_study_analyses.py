@@ -84,6 +84,7 @@ def test_analyses_are_kept_and_not_made_again(analysing, tmp_path, monkeypatch):
     assert rows(spec.store, query) == found
 
 
+@pytest.mark.slow
 def test_analyses_go_on_where_they_were_killed(analysing, tmp_path, monkeypatch):
     """And are then those of a study that was not, to the last digit."""
     analysing = replace(analysing, analyses=("block_influence", "logit_lens", "cka", "clock", "ridge_lens"))
@@ -116,6 +117,7 @@ def test_an_encoder_is_refused_before_anything_is_done(tmp_path):
         require_fitting(spec, tiny_bert().config)
 
 
+@pytest.mark.slow
 def test_parts_of_analyses_travel(analysing, monkeypatch):
     """To the workers of a cluster: what is run is pickled."""
     jobs: list[Any] = []
@@ -135,6 +137,7 @@ def test_parts_of_analyses_travel(analysing, monkeypatch):
     assert rows(analysing.store, ANALYSES) == rows(analysing.store.with_name("here.sqlite"), ANALYSES)
 
 
+@pytest.mark.slow
 def test_only_the_analyses_that_are_missing_are_computed(analysing, monkeypatch):
     assert run_study(replace(analysing, analyses=("variance",))).analysed == 3
     asked = []

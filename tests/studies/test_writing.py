@@ -39,6 +39,7 @@ def texts(store: Path) -> dict[tuple[str, int], str | None]:
 
 
 @pytest.mark.parametrize("kv", ["exact", "mean"])
+@pytest.mark.few(1)
 def test_texts_and_metrics_equal_those_of_each_plan_alone(kv, spec):
     summary = run_study(replace(spec, kv=kv))
     assert summary.written == 12 * summary.plans
@@ -58,6 +59,7 @@ def test_texts_and_metrics_equal_those_of_each_plan_alone(kv, spec):
     assert len(set(stored.values())) > 5
 
 
+@pytest.mark.slow
 def test_a_second_run_writes_nothing_and_more_documents_write_what_is_missing(spec):
     run_study(replace(spec, limit=5))
     first = texts(spec.store)
@@ -68,6 +70,7 @@ def test_a_second_run_writes_nothing_and_more_documents_write_what_is_missing(sp
     assert {documents for _, documents in statuses(spec.store).values()} == {12, 3}
 
 
+@pytest.mark.slow
 def test_an_interruption_keeps_what_was_written(spec, monkeypatch, tmp_path):
     whole = replace(spec, store=tmp_path / "whole.sqlite")
     run_study(whole)
@@ -92,6 +95,7 @@ def test_an_interruption_keeps_what_was_written(spec, monkeypatch, tmp_path):
     assert not rows(spec.store, "SELECT * FROM claims")
 
 
+@pytest.mark.slow
 def test_caches_are_kept_apart(spec):
     run_study(spec)
     run_study(replace(spec, kv="mean"))
@@ -100,6 +104,7 @@ def test_caches_are_kept_apart(spec):
     assert len(rows(spec.store, "SELECT * FROM generations")) == 2 * len(texts(spec.store))
 
 
+@pytest.mark.slow
 def test_out_of_memory_goes_on_with_less(spec, monkeypatch, tmp_path):
     run_study(replace(spec, store=tmp_path / "whole.sqlite"))
     original, sizes = encoding.generate, []
@@ -134,6 +139,7 @@ def test_a_plan_that_is_not_finite_stops_no_other(spec, monkeypatch):
     assert all(value is not None for key, value in texts(spec.store).items() if key[0] != lost[0][0])
 
 
+@pytest.mark.slow
 def test_stores_merge_with_their_texts(spec, tmp_path):
     run_study(spec)
     halves = [tmp_path / f"half{number}.sqlite" for number in (1, 2)]

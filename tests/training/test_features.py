@@ -26,6 +26,7 @@ def encoded() -> Encoded:
     return Encoded(tokens, tuple((np.arange(length) > length // 2).astype(np.int32) for length in lengths))
 
 
+@pytest.mark.slow
 def test_equal_transformers(encoded: Encoded) -> None:
     done: list[int] = []
     found = pooled_features(tiny_bert(), encoded, PLANS, batch_tokens=96, progress=done.append)
@@ -39,6 +40,7 @@ def test_equal_transformers(encoded: Encoded) -> None:
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_groups_equal_the_plan_alone(encoded: Encoded) -> None:
     plans = [Plan.parse("0 {1-3}*2 4"), Plan.parse("0 {(1 2) 3} 4")]
     found = pooled_features(tiny_bert(), encoded, [*plans, *PLANS])
@@ -55,6 +57,7 @@ def test_a_plan_that_does_not_fit(encoded: Encoded) -> None:
 
 
 @pytest.mark.parametrize(("field", "size"), [("vocab_size", 6), ("type_vocab_size", 1)])
+@pytest.mark.few(1)
 def test_a_tokenizer_of_another_model(model: jp.Model, field: str, size: int) -> None:
     other = dataclasses.replace(model, config=dataclasses.replace(model.config, **{field: size}))
     pair = Examples(((" ".join(WORDS[:3]), WORDS[4]),), np.zeros(1, np.int32))
