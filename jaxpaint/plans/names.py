@@ -11,7 +11,7 @@ from jaxpaint.plans.nodes import PlanError
 Names: TypeAlias = Mapping[str, Mapping[int, int]]
 """By a model's name, where its layers are in the composed one. Without names no layer has one."""
 
-NAME = re.compile(r"(\w*[^\W\d]\w*)\s*:")
+NAME = re.compile(r"(\d*[^\W\d]\w*)\s*:")
 
 
 class NamedLayersError(PlanError):

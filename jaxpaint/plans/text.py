@@ -131,6 +131,7 @@ class _Parser:
     def __init__(self, text: str, names: Names | None) -> None:
         self.text = text
         self.names = names
+        self.has_names = ":" in text
         self.unread: NamedLayersError | None = None  # of the first name, where there are no names
         self.token = ""
         self.start = self.end = 0
@@ -157,7 +158,7 @@ class _Parser:
 
     @property
     def at_name(self) -> bool:
-        return NAME.match(self.text, self.start) is not None
+        return self.has_names and NAME.match(self.text, self.start) is not None
 
     def plan(self) -> Series:
         if not self.token:

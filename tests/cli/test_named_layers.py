@@ -44,7 +44,6 @@ def test_python(both: Path) -> None:
     found = model.logits(tokens, NAMED)
     np.testing.assert_array_equal(found, model.logits(tokens, NUMBERS))
     np.testing.assert_array_equal(found, model.logits(tokens, "0 1 {1 3m}*2 0"))  # B is A here
-    assert [str(each.plan) for each in model.generate("She", plans=[SERIES], max_new_tokens=1)] == [SERIES_NUMBERS]
     assert jp.Plan.parse(NAMED, model.layer_names) == jp.Plan(NUMBERS)
     with pytest.raises(PlanError, match="column 3: there is no model C; there is A, B"):
         model.logits(tokens, "0 C:1")
@@ -61,8 +60,6 @@ def test_the_command(run, both: Path, store: Path, tmp_path: Path) -> None:
     assert answer("plan", NAMED, "--model", both)["plan"] == NUMBERS
     exported = answer("export", both, tmp_path / "out", "--plan", SERIES)
     assert (exported["plan"], exported["num_layers"]) == (SERIES_NUMBERS, 4)
-    written = answer("generate", "--model", both, "--prompt", "She", "--max-new-tokens", 1, "--plan", SERIES)
-    assert [each["plan"] for each in written["texts"]] == [SERIES_NUMBERS]
     lacking = "column 3: A:4: of A the store has layers 0-3"
     for arguments, told in (
         (("logits", "--text", "x", "--model", both, "--plan", "0 A:0-4"), lacking),
