@@ -146,10 +146,11 @@ class Model:
     def checked_plan(self, plan: Plan | str | None) -> Plan:
         """The plan, or that of a text, or the full plan for None. Raises PlanError for a layer that the model lacks."""
         if isinstance(plan, str):
+            text = plan
             try:
-                plan = Plan.parse(plan)
+                plan = Plan.parse(text)
             except NamedLayersError:
-                plan = Plan.parse(plan, self.layer_names)
+                plan = Plan.parse(text, self.layer_names)
         if plan is not None and not isinstance(plan, Plan):
             raise UserError(f"plan is {plan!r}; give a jaxpaint.Plan or its text, such as '0-8 {{9-22}} 23-31'")
         return (plan or self.full_plan).validate(self.num_layers)
