@@ -269,8 +269,10 @@ class _Parser:
             meant = f"{first}-{last}{LETTERS[part]}"
             raise self.fail(f"the range begins with {part} and ends otherwise: write {meant} for {part} alone", at_last)
         step = 1 if last >= first else -1
-        places = (self.place(name, index, start) for index in range(first, last + step, step))
-        nodes: list[Node] = [layer(index, part_of_last) for index in places]
+        indices: Sequence[int] = range(first, last + step, step)
+        if name:
+            indices = [self.place(name, index, start) for index in indices]
+        nodes: list[Node] = [layer(index, part_of_last) for index in indices]
         return nodes, len(nodes)
 
     def name(self) -> str:
