@@ -3,15 +3,16 @@
 examples:
   jaxpaint compose --model A=llama2-7b --model B=llama2-7b-chat \\
       --layers 'A:0-31 B:0-31' --output both
-  jaxpaint eval --model both --plan '0-15 48-63' --tasks arc_easy
+  jaxpaint eval --model both --plan 'A:0-15 B:16-31' --tasks arc_easy
   jaxpaint compose --model llama2-7b --layers '0-20 merge(21-24) 25-31' \\
       --output collapsed
 
 The output is a store as that of jaxpaint convert: any command takes it as
---model. Its layers are numbered anew, in the order of --layers, so that one
-store of all layers of two checkpoints of one architecture serves any plan of
-both. All that is no layer, and the tokenizer, is the first model's. merge( )
-adds to the first layer the differences of the others from it (LaCo).
+--model. Its layers are numbered anew, in the order of --layers; plans may name
+them instead, as above. So one store of all layers of two checkpoints of one
+architecture serves any plan of both. All that is no layer, and the tokenizer,
+is the first model's. merge( ) adds to the first layer the differences of the
+others from it (LaCo).
 """
 
 from __future__ import annotations

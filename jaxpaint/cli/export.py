@@ -23,6 +23,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
 from jaxpaint.cli.answers import give
 from jaxpaint.cli.loading import model_config, model_store
+from jaxpaint.cli.options import plan_of
 from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    plan = Plan.parse(options.plan)
+    plan = plan_of(options.plan, options.store)
     require(computing=False)
     from convert.gguf_files import is_gguf
 

@@ -36,7 +36,7 @@ from jaxpaint.cli.answers import give
 from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.cli.options import add_model_options, add_variant_options, variant_options
 from jaxpaint.studies.settings import checked_options
-from jaxpaint.studies.spec import variants_of
+from jaxpaint.studies.spec import numbered, variants_of
 
 if TYPE_CHECKING:
     from jaxpaint.analysis.asking import Asked
@@ -90,6 +90,7 @@ def run(options: argparse.Namespace) -> int:
         check_writable(options.figure, "the figure", "--figure")
     require(computing=True)
     config = model_config(options.model, options.revision)
+    values["plans"] = numbered(values.get("plans", ()), options.model)
     variants = variants_of(config.num_hidden_layers, **values)
 
     from jaxpaint.analysis.asking import BRANCHES, CLOCK, PATCHES, SUBLAYERS, asked

@@ -37,6 +37,7 @@ from jaxpaint.cli.options import (
     add_output_option,
     add_plan_options,
     check_plan_options,
+    plan_of,
     take_plans,
 )
 from jaxpaint.cli.streams import read_input
@@ -105,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("give a plan, or several, or one --strategy, not both")
     options.plan = None
     check_plan_options(options)
-    compared = [Plan.parse(text) for text in given]
+    compared = [plan_of(text, options.model) for text in given]
     if options.max_new_tokens < 1:
         raise UserError(f"--max-new-tokens is {options.max_new_tokens}; expected 1 or more")
     if options.output is not None:

@@ -16,6 +16,7 @@ from jaxpaint.base.shown import visible_name
 from jaxpaint.base.words import count
 from jaxpaint.cli.answers import dumped, give
 from jaxpaint.cli.loading import source_with_plan
+from jaxpaint.cli.options import plan_of
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.latency import Latency, Setting, Spread, beside
 
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     from jaxpaint.studies.settings import read_plans
 
     in_file = read_plans(options.plans_file) if options.plans_file else ()
-    compared = [Plan.parse(text) for text in (*options.compare, *in_file)]
+    compared = [plan_of(text, options.model) for text in (*options.compare, *in_file)]
     options.tensor_parallel, options.layer_parallel = options.tensor_parallel or 1, options.layer_parallel or 1
     options.weights = options.weights or "float"
     _check_files(options.output, options.store)
@@ -63,15 +64,14 @@ def run(options: argparse.Namespace) -> int:
     source, plan = source_with_plan(options, check)
     from jaxpaint.base.progress import bar
     from jaxpaint.bench.latency import Sizes, measure
+    from jaxpaint.models.manifest import identity
 
     plans = list(dict.fromkeys([plan, *compared]))
     model = source.loaded
     with bar("measuring", "plans") as progress:
         advance = progress(len(plans) * (rounds + 1))
         found = measure(model, plans, Sizes(**numbers), rounds, progress=advance)
-    manifest = model.manifest
-    about = {name: manifest.get(name) for name in ("fingerprint", "source", "revision")}
-    about |= {"dtype": model.computed_in, "num_layers": model.num_layers}
+    about = {**identity(model.manifest), "dtype": model.computed_in, "num_layers": model.num_layers}
     if options.store is not None:
         from jaxpaint.results.store import Store
 

@@ -28,7 +28,7 @@ from jaxpaint.cli.answers import give
 from jaxpaint.cli.loading import model_config, model_source
 from jaxpaint.cli.options import add_host_options, add_model_options, add_variant_options, variant_options
 from jaxpaint.studies.settings import checked_options
-from jaxpaint.studies.spec import variants_of
+from jaxpaint.studies.spec import numbered, variants_of
 
 if TYPE_CHECKING:
     from jaxpaint.engine.masked import MaskedScores
@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
     if not texts:
         raise UserError("there is no text to score; give --text or --text-file")
     config = model_config(options.model, options.revision)
+    values["plans"] = numbered(values.get("plans", ()), options.model)
     variants = variants_of(config.num_hidden_layers, **values)
 
     from jaxpaint.base.progress import bar

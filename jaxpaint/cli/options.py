@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.limits import require
 from jaxpaint.base.precision import WEIGHTS
+from jaxpaint.plans.names import NamedLayersError
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.proposals import MEASURED
 from jaxpaint.plans.strategies import EVERY, STRATEGIES, build, taking
@@ -210,11 +213,30 @@ def check_plan_options(options: argparse.Namespace) -> None:
     if options.strategy is not None and options.plan is not None:
         raise UserError("give a plan or a --strategy, not both")
     if options.plan is not None:
-        Plan.parse(options.plan)
+        check_plan(options.plan)
     if options.strategy is None and (stray := [f"--{name}" for name in _strategy_details(options)]):
         raise UserError(
             f"{', '.join(stray)}: belongs to a --strategy, and none is given; name one of {', '.join(STRATEGIES)}"
         )
+
+
+def check_plan(text: str) -> None:
+    """Raises PlanError for a text that is no plan, whatever the model."""
+    with suppress(NamedLayersError):
+        Plan.parse(text)
+
+
+def plan_of(text: str, model: str | None) -> Plan:
+    """The plan of a text; names of layers are those of the composed model. Raises PlanError, UserError."""
+    try:
+        return Plan.parse(text)
+    except NamedLayersError:
+        if model is None:
+            raise
+        require(computing=False)
+        from convert.layer_names import names_of
+
+        return Plan.parse(text, names_of(model))
 
 
 def chosen_plan(options: argparse.Namespace, num_layers: int) -> Plan:
@@ -222,7 +244,8 @@ def chosen_plan(options: argparse.Namespace, num_layers: int) -> Plan:
     check_plan_options(options)
     if options.strategy is not None:
         return build(options.strategy, num_layers, **_strategy_details(options)).plan
-    return Plan.of(range(num_layers)) if options.plan is None else Plan.parse(options.plan).validate(num_layers)
+    plan = Plan.of(range(num_layers)) if options.plan is None else plan_of(options.plan, options.model)
+    return plan.validate(num_layers)
 
 
 def plan_line(plan: str, cost: float, depth: float) -> str:

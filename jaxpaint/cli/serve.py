@@ -28,8 +28,7 @@ from jaxpaint.base.documents import read_bytes
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
 from jaxpaint.cli.loading import model_config, model_source
-from jaxpaint.cli.options import add_model_options
-from jaxpaint.plans.plan import Plan
+from jaxpaint.cli.options import add_model_options, check_plan
 
 if TYPE_CHECKING:
     from jaxpaint.engine.model import Model
@@ -77,14 +76,15 @@ def run(options: argparse.Namespace) -> int:
             f"{TOKEN} in the environment"
         )
     for given in options.plan:  # what can be said without a model
-        Plan.parse(given.partition("=")[2] or given)
+        check_plan(given.partition("=")[2] or given)
     require(computing=True)
+    from convert.layer_names import names_of
     from jaxpaint.models.family import require_lm_head
     from jaxpaint.serve.offered import offered
 
     config = model_config(options.model, options.revision)
     require_lm_head(config, "writing text")
-    plans = offered(_name(options.model), config.num_hidden_layers, options.plan)
+    plans = offered(_name(options.model), config.num_hidden_layers, options.plan, names_of(options.model))
     with _listening(options.host, options.port) as listening:
         model = model_source(options).loaded
         print("\n".join(lines(plans, options.host, listening.getsockname()[1], token is not None)), flush=True)

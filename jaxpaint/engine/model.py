@@ -33,8 +33,10 @@ from jaxpaint.models import abstract_model, abstract_parameters
 from jaxpaint.models.decoder import Implementation
 from jaxpaint.models.family import Config, require_lm_head
 from jaxpaint.models.kernel import Kernel
+from jaxpaint.models.manifest import source_name
 from jaxpaint.models.quantised import weights_of
 from jaxpaint.models.sharding import lanes, parameter_sharding, with_kernels_on_host, with_lanes
+from jaxpaint.plans.names import NamedLayersError, Names
 from jaxpaint.plans.nodes import fold
 from jaxpaint.plans.plan import Plan
 
@@ -73,7 +75,7 @@ class Model:
     @property
     def name(self) -> str:
         """What it was converted from: a hub id, or a folder's name; "in memory" for a model made there."""
-        return str(self.manifest.get("source") or "in memory").rstrip("/").rpartition("/")[2]
+        return str(source_name(self.manifest) or "in memory").rstrip("/").rpartition("/")[2]
 
     @property
     def parameters(self) -> int:
@@ -112,6 +114,13 @@ class Model:
         return read_manifest(self.store) if self.store else {}
 
     @cached_property
+    def layer_names(self) -> Names:
+        """Of a composed model, by the names of those that it has layers of, their layers' numbers in it; else empty."""
+        from convert.layer_names import layer_names
+
+        return layer_names(self.manifest)
+
+    @cached_property
     def tokenizer(self) -> Any:
         """The checkpoint's Hugging Face tokenizer. Raises UserError where the checkpoint brought none."""
         from jaxpaint.models.tokenizer import load_tokenizer
@@ -137,7 +146,11 @@ class Model:
     def checked_plan(self, plan: Plan | str | None) -> Plan:
         """The plan, or that of a text, or the full plan for None. Raises PlanError for a layer that the model lacks."""
         if isinstance(plan, str):
-            plan = Plan.parse(plan)
+            text = plan
+            try:
+                plan = Plan.parse(text)
+            except NamedLayersError:
+                plan = Plan.parse(text, self.layer_names)
         if plan is not None and not isinstance(plan, Plan):
             raise UserError(f"plan is {plan!r}; give a jaxpaint.Plan or its text, such as '0-8 {{9-22}} 23-31'")
         return (plan or self.full_plan).validate(self.num_layers)

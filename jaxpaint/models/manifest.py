@@ -27,6 +27,7 @@ TOKENIZER_VOCABULARIES = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
     *("spiece.model", "sentencepiece.bpe.model"),
 )
+LONGEST = 60  # characters of how a model was made, in its name
 
 DType: TypeAlias = Literal["bfloat16", "float16", "float32"]
 
@@ -82,6 +83,22 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 def read_config(path: str | Path) -> Config:
     """The architecture of a store. Raises UserError as `read_manifest` does."""
     return from_dict(_read(Path(path))[1])
+
+
+def source_name(manifest: Mapping[str, Any]) -> str | None:
+    """What results call a model: its source, and of which layers it was composed, or for which plans healed."""
+    source = manifest.get("source")
+    if source is None:
+        return None
+    made = [f"composed of {composed['layers']}"] if (composed := manifest.get("composed")) else []
+    made += [f"healed for {each['plan']}" for each in manifest.get("healed") or ()]
+    return ", ".join([source, *(each if len(each) <= LONGEST else f"{each[: LONGEST - 1]}…" for each in made)])
+
+
+def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What results tell a model by, its source as `source_name` has it; all None of one made in memory."""
+    known = {name: manifest.get(name) for name in ("fingerprint", "revision")}
+    return {**known, "source": source_name(manifest)}
 
 
 def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Any]]) -> str:

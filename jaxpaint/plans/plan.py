@@ -9,6 +9,7 @@ A plan is a frozen, hashable value in one normal form, with a text form that rou
     7a           the attention of layer 7       7m           its feed-forward
     7m~8         the same, its norm's gain the mean of layers 7's and 8's
     lp{7 8}      both as Layer Parallelism has it: sum{7a 8a} sum{7m~8 8m~7}
+    A:0-8 B:3a   layers of a composed model, by the names of those that it has them of
 
 `docs/plans.md` describes the language in full.
 """
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from jaxpaint.plans import edits, nodes
 from jaxpaint.plans.drawing import draw
+from jaxpaint.plans.names import Names
 from jaxpaint.plans.nodes import Combine, Layer, Node, Parallel, PlanError, Repeat, Series, Weighted, layer
 from jaxpaint.plans.text import clip, parse_nodes, text_of_items
 
@@ -64,13 +66,16 @@ class Plan:
             raise PlanError(nodes.TOO_COSTLY)
 
     @classmethod
-    def parse(cls, text: str) -> Plan:
+    def parse(cls, text: str, names: Names | None = None) -> Plan:
         """Read a plan from its text form. Whitespace between symbols is free.
 
+        `names` has the numbers of layers with names (`A:3`), as `Model.layer_names` has them; a plan has numbers alone.
+
         Raises:
+            NamedLayersError: a layer has a name, and `names` is None.
             PlanError: the text is not a plan; it says what was expected and points at the column.
         """
-        return cls(parse_nodes(text))
+        return cls(parse_nodes(text, names))
 
     @classmethod
     def of(cls, *items: Item) -> Plan:

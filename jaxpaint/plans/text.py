@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from jaxpaint.base.part import Part
+from jaxpaint.plans.names import NAME, NamedLayersError, Names, unknown, unnamed
 from jaxpaint.plans.nodes import (
     LETTERS,
     MAX_COST,
@@ -97,14 +98,15 @@ _MINUS = "".join(sign for sign, meant in SIGNS.items() if meant == "-")
 _WEIGHT = re.compile(f"([-{_MINUS}]?)([0-9]+(?:[.][0-9]+)?|[.][0-9]+)")
 
 
-def parse_nodes(text: str) -> Series:
-    """The tree that a plan's text stands for, not yet in normal form.
+def parse_nodes(text: str, names: Names | None = None) -> Series:
+    """The tree that a plan's text stands for, not yet in normal form, with the numbers that named layers have.
 
     Raises:
-        PlanError: the text is not a plan, or is beyond a limit.
+        NamedLayersError: the text is a plan with names, and `names` is None.
+        PlanError: the text is not a plan, is beyond a limit, or names a layer that is not there.
     """
     refuse_mergekit(text)
-    return _Parser(text).plan()
+    return _Parser(text, names).plan()
 
 
 def layer_parallel(one: int, other: int) -> tuple[Parallel, Parallel]:
@@ -123,11 +125,14 @@ class _Parser:
     series := item (','? item)*        item := atom ('*' count | '@' weight)*
     atom   := layers | '(' series ')' | '[' layers (','? layers)* ']' | ('sum' | 'lp')? '{' series '}'
     layers := layer | layer '-' layer | 'range' '(' number (',' number)* ')'
-    layer  := number ('a' | 'm' ('~' number)?)?
+    layer  := (name ':')? number ('a' | 'm' ('~' (name ':')? number)?)?
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, names: Names | None) -> None:
         self.text = text
+        self.names = names
+        self.has_names = ":" in text
+        self.unread: NamedLayersError | None = None  # of the first name, where there are no names
         self.token = ""
         self.start = self.end = 0
         self.advance()
@@ -151,23 +156,31 @@ class _Parser:
     def at_number(self) -> bool:
         return self.token.isascii() and self.token.isdigit()
 
+    @property
+    def at_name(self) -> bool:
+        return self.has_names and NAME.match(self.text, self.start) is not None
+
     def plan(self) -> Series:
         if not self.token:
             raise self.fail(f"the plan is empty: expected {_AN_ITEM}")
-        return Series(tuple(self.items("", 0, 0)[0]))
+        nodes = tuple(self.items("", 0, 0)[0])
+        if self.unread is not None:
+            raise self.unread
+        return Series(nodes)
 
     def items(self, opener: str, opened_at: int, level: int) -> tuple[list[Node], int]:
         """The items up to the closing bracket (which stays the current token), and their cost."""
         closer = _CLOSER.get(opener, "")
         ending = f"{closer!r} to close the {opener!r} of column {opened_at + 1}" if opener else "the end of the plan"
         nodes: list[Node] = []
-        cost, items, comma, commas = 0, 0, True, 0
+        cost, items, comma, commas, names = 0, 0, True, 0, 0
         while self.token != closer or not nodes or (comma and not opener):
             if comma and self.token == "*" and _UNPACKED.match(self.text, self.end):
                 self.advance()  # [*range(9), 16]
-            if opener == "[" and self.token in ("(", "[", "{", "sum", "lp"):
+            at_name = self.at_name
+            if opener == "[" and not at_name and self.token in ("(", "[", "{", "sum", "lp"):
                 raise self.fail("a list holds layers and ranges alone: write ( ) for a series, { } for side by side")
-            if not (self.at_number or self.token in ("(", "[", "{", "sum", "lp", "range")):
+            if not (self.at_number or at_name or self.token in ("(", "[", "{", "sum", "lp", "range")):
                 raise self.expected(_AN_ITEM if comma else f"{_AN_ITEM}, or '*', or '@', or {ending}")
             start = self.start
             more, more_cost = self.item(level)
@@ -176,11 +189,12 @@ class _Parser:
                 raise self.fail(TOO_COSTLY, start)
             nodes += more
             items += 1
+            names += at_name
             comma = self.token == ","
             if comma:
                 self.advance()
                 commas += self.token != closer
-        if opener in ("(", "[") and items == 2 and commas:
+        if opener in ("(", "[") and items == 2 and commas and not names:
             self.refuse_pair(nodes, opened_at)
         return nodes, cost
 
@@ -191,7 +205,7 @@ class _Parser:
 
     def item(self, level: int) -> tuple[list[Node], int]:
         """One item as the nodes it stands for: several only for a range that is not repeated or weighted."""
-        if self.at_number:
+        if self.at_number or self.at_name:
             nodes, cost = self.layers()
         else:
             nodes, cost = self.half_open() if self.token == "range" else self.group(level + 1)
@@ -237,28 +251,62 @@ class _Parser:
         return -float(digits) if sign else float(digits)
 
     def layers(self) -> tuple[list[Node], int]:
+        start = self.start
+        name = self.name()
         first = self.number("a layer", "layer", MAX_LAYER)
         part = self.part()
         if self.token == "~":
-            return [layer(first, part, self.other_layer(part))], 1
+            return [layer(self.place(name, first, start), part, self.other_layer(name, part))], 1
         if self.token != "-":
-            return [layer(first, part)], 1
+            return [layer(self.place(name, first, start), part)], 1
         self.advance()
-        start = self.start
+        at_last = self.start
+        if self.name() not in ("", name):
+            raise self.fail("a range has the layers of one model: write A:0-15 B:16-31", at_last)
         last = self.number("the last layer of the range", "layer", MAX_LAYER)
         part_of_last = self.part()
         if part not in ("whole", part_of_last):
             meant = f"{first}-{last}{LETTERS[part]}"
-            raise self.fail(f"the range begins with {part} and ends otherwise: write {meant} for {part} alone", start)
+            raise self.fail(f"the range begins with {part} and ends otherwise: write {meant} for {part} alone", at_last)
         step = 1 if last >= first else -1
-        nodes: list[Node] = [layer(index, part_of_last) for index in range(first, last + step, step)]
+        indices: Sequence[int] = range(first, last + step, step)
+        if name:
+            indices = [self.place(name, index, start) for index in indices]
+        nodes: list[Node] = [layer(index, part_of_last) for index in indices]
         return nodes, len(nodes)
 
-    def other_layer(self, part: Part) -> int:
+    def name(self) -> str:
+        """Of the model whose layer follows; "" where none is named."""
+        found = NAME.match(self.text, self.start)
+        if found is None:
+            return ""
+        self.end = found.end()
+        self.advance()
+        if not self.at_number:
+            raise self.expected(f"a layer's number after {found[0]}")
+        return found[1]
+
+    def place(self, name: str, index: int, start: int) -> int:
+        """The number of a layer, which is named as that of a model, or has its number already."""
+        if not name:
+            return index
+        if self.names is None:
+            self.unread = self.unread or NamedLayersError(unnamed(f"{name}:{index}"), self.text, start + 1)
+            return index
+        found = self.names.get(name, {}).get(index)
+        if found is None:
+            there = text_of_items([layer(each) for each in sorted(self.names.get(name, {}))])
+            raise self.fail(unknown(name, index, self.names, clip(there)), start)
+        return found
+
+    def other_layer(self, name: str, part: Part) -> int:
+        """Whose norm is shared; of the same model, unless it has a name of its own."""
         if part != "mlp":
             raise self.fail("'~' is for feed-forwards that share a norm: write 7m~8")
         self.advance()
-        return self.number("the layer whose norm is shared", "layer", MAX_LAYER)
+        start = self.start
+        name = self.name() or name
+        return self.place(name, self.number("the layer whose norm is shared", "layer", MAX_LAYER), start)
 
     def part(self) -> Part:
         """That of the layer just read: its letter follows at once."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, astuple
 
 from jaxpaint.base.words import count
 from jaxpaint.bench.latency import MOST_PLANS, Sizes, measure, setting_of
+from jaxpaint.models.manifest import identity
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import build
 from jaxpaint.results.kinds import CLOCK
@@ -59,9 +60,8 @@ def timed(session: Session, plans: Sequence[Plan], timing: Timing) -> Mapping[Pl
         for start in range(0, len(plans), MOST_PLANS):
             part = plans[start : start + MOST_PLANS]
             found |= dict(zip(part, _measured(session, part, timing), strict=True))
-        manifest = session.model.manifest
-        about = {name: manifest.get(name) for name in ("fingerprint", "source", "revision")}
-        about |= {"dtype": session.model.computed_in, "num_layers": session.model.num_layers}
+        model = session.model
+        about = {**identity(model.manifest), "dtype": model.computed_in, "num_layers": model.num_layers}
         session.store.add_latencies(about, list(found.items()))
         known = {str(plan): latency for plan, latency in found.items()}
     return {plan: known[str(plan)].whole.median for plan in plans}

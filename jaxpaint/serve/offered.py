@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.plans.names import Names
 from jaxpaint.plans.plan import Plan
 
 _LABEL = re.compile(r"[A-Za-z0-9._-]+")
@@ -24,10 +25,10 @@ class Offered:
         return self.names[0]
 
 
-def offered(model: str, num_layers: int, plans: Sequence[str]) -> tuple[Offered, ...]:
+def offered(model: str, num_layers: int, plans: Sequence[str], names: Names | None = None) -> tuple[Offered, ...]:
     """The full plan as `model`, and `model@LABEL` for each of `plans`: `LABEL=PLAN`, or a plan that is its own label.
 
-    A labelled plan answers to its canonical text too.
+    A labelled plan answers to its canonical text too, and one with `names` of layers to its text as it was given.
 
     Raises:
         PlanError: a plan that cannot be read, or names a layer that the model lacks.
@@ -39,8 +40,9 @@ def offered(model: str, num_layers: int, plans: Sequence[str]) -> tuple[Offered,
         label, text = (before.strip(), after) if equals else (None, given)
         if label is not None and not _LABEL.fullmatch(label):
             raise UserError(f"--plan {given}: the name {label!r} is not one of letters, digits, dots, - and _")
-        plan = Plan.parse(text).validate(num_layers)
-        labels = (str(plan),) if label is None else (label, str(plan))
+        plan = Plan.parse(text, names).validate(num_layers)
+        given_text = [text.strip()] if ":" in text else []
+        labels = [*([] if label is None else [label]), str(plan), *given_text]
         found.append(Offered(tuple(f"{model}@{each}" for each in labels), plan))
     first = [each.name for each in found]
     if twice := next((name for name in first if first.count(name) > 1), None):

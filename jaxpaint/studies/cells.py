@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from jaxpaint.engine.packing import Request
+from jaxpaint.models.manifest import identity
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.store import PlanRow, Store
@@ -107,14 +108,7 @@ def register(
 
     Raises UserError where the store knows other text for a request, or another plan for a label.
     """
-    manifest = model.manifest
-    model_id = store.model(
-        fingerprint=manifest["fingerprint"],
-        dtype=model.computed_in,
-        source=manifest.get("source"),
-        revision=manifest.get("revision"),
-        num_layers=model.num_layers,
-    )
+    model_id = store.model(**identity(model.manifest), dtype=model.computed_in, num_layers=model.num_layers)
     ids = store.plans([_plan_row(variant) for variant in variants])
     first: dict[int, Variant] = {}
     for plan_id, variant in zip(ids, variants, strict=True):

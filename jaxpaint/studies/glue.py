@@ -30,7 +30,7 @@ from jaxpaint.results.store import Store
 from jaxpaint.studies.cells import Study, register
 from jaxpaint.studies.glue_cells import VERSION, GlueRequests, finish
 from jaxpaint.studies.run import tell_mended
-from jaxpaint.studies.spec import require_few_plans, variants_of
+from jaxpaint.studies.spec import numbered, require_few_plans, variants_of
 from jaxpaint.studies.trained import Advance, TrainedSummary, Training, run_trained
 from jaxpaint.tasks.glue import KINDS, Examples, GlueTask, glue_task, load_examples
 from jaxpaint.tasks.glue_tsv import tsv_file
@@ -75,6 +75,7 @@ class GlueSpec:
     def __post_init__(self) -> None:
         if not self.frozen:
             require_float_weights(self.weights)
+        object.__setattr__(self, "plans", numbered(self.plans, self.model))
         require_few_plans(self)
 
     def variants(self, num_layers: int) -> tuple[Variant, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.base.precision import WEIGHTS, require_float_weights
+from jaxpaint.plans.names import Names
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.proposals import MEASURED
 from jaxpaint.plans.shards import shard_of
@@ -47,9 +48,10 @@ class StudySpec:
     tasks (`jaxpaint.generation.cache`); `starts` None is every start that the model has, a range those that are in it;
     `loops` are the iterations of looped-parallel, `times` those of block-repeat; `counts` the layers of strategies
     whose plans are proposed from measurements on the texts of `calibration` (`jaxpaint.studies.proposing`); `plans`
-    texts of plans of one's own; `shard` (i, n) the i-th of n parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the
-    first `analysis_samples` texts of `analysis_task` (on all where there are no more), for the plans of
-    `analysis_strategies` (none named: for all plans).
+    texts of plans of one's own, in which names of a composed model's layers become numbers at once; `shard` (i, n) the
+    i-th of n parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first `analysis_samples` texts of
+    `analysis_task` (on all where there are no more), for the plans of `analysis_strategies` (none named: for all
+    plans).
     `trust_tasks` lets task files of the user's own run code.
 
     From `max_length` on they are lm-eval's (`jaxpaint.tasks.asking`): `max_length` in tokens, `include_path` a folder
@@ -104,6 +106,7 @@ class StudySpec:
             if (value := getattr(self, setting.name)) is not setting.default:
                 checked = values.checked(setting.name, value, setting.metadata["kind"])
                 object.__setattr__(self, setting.name, checked)
+        object.__setattr__(self, "plans", numbered(self.plans, self.model))
         require_few_plans(self)
 
     @property
@@ -173,6 +176,16 @@ class FinetuneSpec:
         """What is fine-tuned: every variant of the study, the full model only where its strategies name it."""
         asked = (*self.study.strategies, CUSTOM)
         return tuple(variant for variant in self.study.variants(num_layers) if variant.strategy in asked)
+
+
+def numbered(plans: Sequence[str], model: str) -> tuple[str, ...]:
+    """Texts of plans in which layers of a composed model have their numbers in place of names. Raises UserError."""
+    if not any(":" in text for text in plans):
+        return tuple(plans)
+    from convert.layer_names import names_of
+
+    names = names_of(model)
+    return tuple(str(_parsed(text, names)) if ":" in text else text for text in plans)
 
 
 def refuse_measured(strategies: Sequence[str]) -> None:
@@ -256,7 +269,12 @@ def _require_few(
 
 
 def _custom(text: str, num_layers: int) -> Variant:
+    return Variant(CUSTOM, _parsed(text, None, num_layers), num_layers)
+
+
+def _parsed(text: str, names: Names | None, num_layers: int | None = None) -> Plan:
     try:
-        return Variant(CUSTOM, Plan.parse(text).validate(num_layers), num_layers)
+        plan = Plan.parse(text, names)
+        return plan if num_layers is None else plan.validate(num_layers)
     except UserError as error:
         raise UserError(f"plan {text!r} of this study: {first_line(error)}") from None

@@ -14,6 +14,7 @@ from jaxpaint.base.documents import checked as checked_shape
 from jaxpaint.base.documents import parse_json, read_json, shown
 from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.base.numbers import EXPECTED, LARGEST, parse_numbers, within
+from jaxpaint.plans.names import NamedLayersError
 from jaxpaint.plans.nodes import MAX_COST
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import MAX_PLANS
@@ -125,7 +126,7 @@ def data(value: Any) -> tuple[str, ...]:
 
 
 def plans(value: Any) -> tuple[str, ...]:
-    """Texts of plans in canonical form, of a list of texts or Plans."""
+    """Texts of plans as `plan` gives them, of a list of texts or Plans."""
     of_texts = isinstance(value, Sequence) and not isinstance(value, str)
     if not of_texts or not all(isinstance(item, str | Plan) for item in value):
         raise _Unfit("a list of texts")
@@ -133,9 +134,11 @@ def plans(value: Any) -> tuple[str, ...]:
 
 
 def plan(text: str, where: str) -> str:
-    """A plan's text in canonical form. Raises UserError, which names `where`."""
+    """A plan's text in canonical form, or as it is while layers' names are unknown. Raises UserError with `where`."""
     try:
         return str(Plan.parse(text))
+    except NamedLayersError:
+        return text.strip()
     except UserError as error:
         raise UserError(f"{where}: {first_line(error)}") from None
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.failures import in_words
 from jaxpaint.base.files import write_whole
+from jaxpaint.models.manifest import source_name
 from jaxpaint.results.kinds import GENERATION, KV
 from jaxpaint.tasks.asking import USUAL, Asking
 
@@ -86,7 +87,7 @@ def _setting(lm: PlanLM) -> dict[str, Any]:
     manifest = lm.model.manifest
     return {
         "model": "jaxpaint",
-        "model_source": manifest.get("source"),
+        "model_source": source_name(manifest),
         "model_revision": manifest.get("revision"),
         "model_fingerprint": manifest.get("fingerprint"),
         "model_num_layers": lm.model.num_layers,
