@@ -12,6 +12,7 @@ from jaxpaint.analysis.words import words_of
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.words import text_digest
 from jaxpaint.engine.model import Model
+from jaxpaint.engine.source import Source
 from jaxpaint.results.flow import FlowSetting
 
 # Of the layers, in a window: 9 of the 48 of Geva et al.
@@ -41,7 +42,7 @@ class Asked:
 
 
 def asked(
-    model: Model,
+    model: Model | Source,
     facts: Sequence[Fact],
     *,
     before: str = "",
@@ -78,7 +79,7 @@ def asked(
     return Asked(tuple(facts), prompts, answers, attributes, words, setting)
 
 
-def _attributes(model: Model, facts: Sequence[Fact], before: str, bos: bool) -> tuple[tuple[int, ...], ...]:
+def _attributes(model: Model | Source, facts: Sequence[Fact], before: str, bos: bool) -> tuple[tuple[int, ...], ...]:
     counts = {len(fact.attributes) for fact in facts}
     if counts == {0}:
         return ()

@@ -90,6 +90,16 @@ def flows(
     return tuple(made)
 
 
+def windows_of(setting: FlowSetting, num_layers: int, plans: Sequence[Plan]) -> tuple[Window, ...]:
+    """In which edges are blocked for `flows` of these plans."""
+    return _Windows.of(setting, num_layers, plans).whole
+
+
+def read_off(model: Model, to_ask: Asked, plan: Plan) -> None:
+    """What `flows` reads of ordinary runs, of facts that are known, for whoever asks how long it takes."""
+    _Inside.of(model, to_ask, plan, np.ones(len(to_ask.prompts), bool))
+
+
 def _nothing(amount: int) -> None:
     """Where no progress is shown."""
 

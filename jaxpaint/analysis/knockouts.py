@@ -27,6 +27,7 @@ from jaxpaint.engine.layers import run_layer
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.program import Program, enough_room
 from jaxpaint.engine.rows import checked_texts
+from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import walk
 from jaxpaint.models.attention import SCORES_BYTES
 from jaxpaint.models.family import require_lm_head
@@ -162,11 +163,8 @@ def knock_out(
         raise UserError("there is no window to block edges in; give at least one, such as EVERYWHERE")
     sets = len(prompts[0].sets)
     leaves = _leaves(windows, sets)
-    width = max(len(prompt.tokens) for prompt in prompts) - 1
-    size = width + len(leaves.start)
-    scores = 4 * model.config.num_attention_heads * size**2
-    most = min((batch_tokens or budgets().analysis_tokens) // size, SCORES_BYTES // scores)
-    height = max(1, min(len(prompts), most))
+    height, size = batch_shape(model, prompts, len(windows), batch_tokens)
+    width = size - len(leaves.start)
     asked = np.full(len(prompts), -1) if given is None else np.asarray(given)
     found: list[list[Any]] = [[] for _ in plans]
     whole = prefix_tree(plans).cost * height * size * -(-len(prompts) // height)
@@ -184,6 +182,16 @@ def knock_out(
     names = ("token", "logprob", "logit", "best", "given_logprob")
     joined = [[np.concatenate(each) for each in zip(*parts, strict=True)] for parts in found]
     return tuple(Knockouts(**dict(zip(names, each, strict=True)), windows=len(windows), sets=sets) for each in joined)
+
+
+def batch_shape(
+    model: Model | Source, prompts: Sequence[Prompt], windows: int, batch_tokens: int | None = None
+) -> tuple[int, int]:
+    """Prompts of a batch of `knock_out`, and positions of each, leaves included."""
+    size = max(len(prompt.tokens) for prompt in prompts) + windows * len(prompts[0].sets)
+    scores = 4 * model.config.num_attention_heads * size**2
+    most = min((batch_tokens or budgets().analysis_tokens) // size, SCORES_BYTES // scores)
+    return max(1, min(len(prompts), most)), size
 
 
 def _check(model: Model, prompts: Sequence[Prompt]) -> None:

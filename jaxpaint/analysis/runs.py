@@ -9,20 +9,26 @@ from jaxpaint.base.budgets import budgets
 from jaxpaint.engine.interventions import Intervention
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.run import Run
+from jaxpaint.engine.source import Source
 from jaxpaint.plans.plan import Plan
 
 STATES_KEPT = 5  # of each event: its read, both sublayers' outputs, its values, and the state after its step
+
+
+def rows_at_once(model: Model | Source, prompts: Sequence[Prompt], plan: Plan) -> int:
+    """How many of the prompts a batch holds."""
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    state = model.config.hidden_size * model.dtype.itemsize
+    weights = 4 * model.config.num_attention_heads * longest
+    row_bytes = plan.applications * longest * (STATES_KEPT * state + weights)
+    return max(1, min(len(prompts), budgets().analysis_bytes // row_bytes))
 
 
 def batches(
     model: Model, prompts: Sequence[Prompt], plan: Plan, *changes: Intervention
 ) -> Iterator[tuple[Sequence[Prompt], Run]]:
     """Prompts with their run, whose last row is repeated up to the size of a batch: only the first rows count."""
-    longest = max(len(prompt.tokens) for prompt in prompts)
-    state = model.config.hidden_size * model.dtype.itemsize
-    weights = 4 * model.config.num_attention_heads * longest
-    row_bytes = plan.applications * longest * (STATES_KEPT * state + weights)
-    height = max(1, min(len(prompts), budgets().analysis_bytes // row_bytes))
+    height = rows_at_once(model, prompts, plan)
     for start in range(0, len(prompts), height):
         part = prompts[start : start + height]
         padded = [*part, *[part[-1]] * (height - len(part))]

@@ -47,9 +47,16 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="[NAME=]MODEL",
-        help="a converted store, a folder or a hub id, and what --layers calls it; may be given several times",
+        help="a converted store, a folder or a hub id, and what --layers calls it, which one model alone does not "
+        "need; may be given several times",
     )
-    parser.add_argument("--layers", metavar="LAYERS", required=True, help="such as 'A:0-15 merge(A:16-18) B:8-23'")
+    parser.add_argument(
+        "--layers",
+        metavar="LAYERS",
+        required=True,
+        help="the new model's, in order: A's layers 0 to 15 are A:0-15, several as one merge(A:16-18); such as "
+        "'A:0-15 merge(A:16-18) B:8-23'",
+    )
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="the store to write (a folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
 

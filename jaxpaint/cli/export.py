@@ -3,11 +3,14 @@
 examples:
   jaxpaint export llama2-7b llama2-7b-short --plan '0-20 25-31'
   jaxpaint export model-q4_0.gguf short-q4_0.gguf --plan '0-20 25-31'
+  jaxpaint export llama2-7b llama2-7b-short --plan '0-20 25-31' \\
+      --push-to-hub me/llama2-7b-short --private
 
 The layers of the plan, dropped, repeated or reordered, become the layers of an
 ordinary checkpoint that transformers loads; a sublayer (7a, 7m) becomes a layer
 whose other half adds zeros. Parallel groups and weights have no such form. A
-GGUF file is copied as it is quantised, and not converted.
+GGUF file is copied as it is quantised, and not converted. With --push-to-hub
+what was written is uploaded, too, by the token of hf auth login or HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -31,12 +34,13 @@ if TYPE_CHECKING:
 
 
 class Answer(TypedDict):
-    """What was written, a folder or a GGUF file, and the number of its layers."""
+    """What was written, a folder or a GGUF file, and the number of its layers; `pushed` is its address on the hub."""
 
     source: str
     plan: str
     num_layers: int
     output: str
+    pushed: str | None
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -49,12 +53,25 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a folder or GGUF file of this kind that exists"
     )
+    hub = parser.add_argument_group("on the Hugging Face hub")
+    hub.add_argument(
+        "--push-to-hub",
+        metavar="OWNER/NAME",
+        help="upload it to this repository, made if it is not there (default: no)",
+    )
+    hub.add_argument("--private", action="store_true", help="the repository that is made is private")
 
 
 def run(options: argparse.Namespace) -> int:
     plan = plan_of(options.plan, options.store)
     require(computing=False)
     from convert.gguf_files import is_gguf
+    from convert.hub import require_uploadable
+
+    if options.push_to_hub is not None:
+        require_uploadable(options.push_to_hub)
+    elif options.private:
+        raise UserError("--private is of the repository that --push-to-hub OWNER/NAME makes, and none is given")
 
     given = Path(options.store)
     if is_gguf(given) or (given.suffix == ".gguf" and not given.is_dir()):
@@ -81,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
             "command": _command(options, plan),
         }
         folder = export(store, options.destination, plan, **how)
-    give(options, *_answer(options, plan, plan.applications, folder))
+    _tell(options, plan, plan.applications, folder)
     return 0
 
 
@@ -95,14 +112,26 @@ def _run_gguf(options: argparse.Namespace, plan: Plan) -> int:
     with byte_bar() as progress:
         how = {"overwrite": options.overwrite, "progress": progress}
         file = export_gguf(options.store, options.destination, plan, **how)
-    give(options, *_answer(options, plan, int(plan.cost), file))
+    _tell(options, plan, int(plan.cost), file)
     return 0
 
 
-def _answer(options: argparse.Namespace, plan: Plan, layers: int, written: Path) -> tuple[Answer, str]:
-    """As a document and in words."""
-    answer: Answer = {"source": options.store, "plan": str(plan), "num_layers": layers, "output": str(written)}
-    return answer, f"exported {plan} ({layers} layers) into {written}"
+def _tell(options: argparse.Namespace, plan: Plan, layers: int, written: Path) -> None:
+    """Uploads it first, where that is asked for."""
+    words, pushed = f"exported {plan} ({layers} layers) into {written}", None
+    if options.push_to_hub is not None:
+        from convert.hub import upload
+
+        pushed = upload(written, options.push_to_hub, private=options.private)
+        words += f"\nuploaded it to {pushed}"
+    answer: Answer = {
+        "source": options.store,
+        "plan": str(plan),
+        "num_layers": layers,
+        "output": str(written),
+        "pushed": pushed,
+    }
+    give(options, answer, words)
 
 
 def _scores(options: argparse.Namespace, store: Path, plan: Plan, num_layers: int) -> tuple[PlanScore, ...]:

@@ -6,6 +6,8 @@ examples:
       --store flow.sqlite && jaxpaint report flow.sqlite -o report
   jaxpaint flow --model llama2-7b --facts known_1000.json --limit 200 \\
       --plan '0-8 {9-22}*3 23-31' --figure flow.png --story 1
+  jaxpaint flow --model llama2-7b --facts known_1000.json --strategies skip \\
+      --store flow.sqlite --dry-run       (how much it is, and how long)
 
 Of the facts that a plan knows, how does the answer's probability change when
 the last token does not attend to the subject, to the rest of the prompt, or to
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from jaxpaint.analysis.asking import Asked
     from jaxpaint.analysis.facts import Fact
     from jaxpaint.engine.model import Model
+    from jaxpaint.engine.source import Source
     from jaxpaint.plans.strategies import Variant
     from jaxpaint.report.flow import FlowStudy, StoryStudy
     from jaxpaint.results.flow import Flow, Mean, Windows
@@ -50,33 +53,57 @@ if TYPE_CHECKING:
 IN_FULL = 3  # plans; of more, a line each
 
 
-class Answer(TypedDict):
+class Flows(TypedDict):
     """The full model first, then every plan; what each number is, docs/flow.md says."""
 
     plans: list[dict[str, Any]]
     stories: list[dict[str, Any]]
 
 
+class Foreseen(TypedDict):
+    """With --dry-run: what there is to do, in words and in numbers; `seconds` is how long it may take."""
+
+    lines: list[str]
+    numbers: dict[str, float]
+
+
+Answer = Flows | Foreseen
+
+
 def add(parser: argparse.ArgumentParser) -> None:
-    add_model_options(parser, parallel=False)
-    parser.add_argument("--facts", type=Path, metavar="FILE", help="facts as JSON; painter-16 has its own")
-    parser.add_argument("--limit", type=int, metavar="N", help="facts to ask for, the first ones (default: all)")
-    parser.add_argument("--before", default="", metavar="TEXT", help="examples in front of each prompt")
-    parser.add_argument("--window", type=int, metavar="N", help="steps or layers blocked together (default: 9 in 48)")
-    parser.add_argument("--branches", action="store_true", help="block each branch of a group by itself, too")
-    parser.add_argument(
-        "--patches", action="store_true", help="ask what attention would say of earlier states of the prompt, too"
-    )
-    parser.add_argument(
-        "--sublayers", action="store_true", help="switch sublayers off, and see what the subject tells, too"
-    )
-    parser.add_argument(
-        "--clock", action="store_true", help="ask which depth of the full model each state looks like, too"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="say what there is to do and how long it may take")
     parser.add_argument("--story", type=int, metavar="N", help="tell the story of the Nth fact under each plan")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the curves here, PNG or PDF")
     parser.add_argument("--store", type=Path, metavar="FILE", help="a results store to keep it in, made or added to")
-    add_variant_options(parser.add_argument_group("plans"))
+    add_model_options(parser.add_argument_group("model"), parallel=False)
+    facts = parser.add_argument_group("facts")
+    facts.add_argument(
+        "--facts", type=Path, metavar="FILE", help="facts as JSON; needed, but of painter-16 (default: its own)"
+    )
+    facts.add_argument("--limit", type=int, metavar="N", help="ask for the first N facts (default: all)")
+    facts.add_argument("--before", default="", metavar="TEXT", help="examples in front of each prompt")
+    asked = parser.add_argument_group("what is asked")
+    asked.add_argument(
+        "--window",
+        type=int,
+        metavar="N",
+        help="steps or layers in which attention is blocked together (default: 9 of every 48 layers)",
+    )
+    asked.add_argument(
+        "--branches", action="store_true", help="block attention in each branch of a parallel group by itself, too"
+    )
+    asked.add_argument(
+        "--patches", action="store_true", help="ask what attention would say of earlier states of the prompt, too"
+    )
+    asked.add_argument(
+        "--sublayers",
+        action="store_true",
+        help="switch attention, or feed-forwards, of some layers off, and see what the subject's state tells, too",
+    )
+    asked.add_argument(
+        "--clock", action="store_true", help="ask which depth of the full model each state looks like, too"
+    )
+    add_variant_options(parser.add_argument_group("plans, beside the full model"))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -101,9 +128,12 @@ def run(options: argparse.Namespace) -> int:
     facts = _facts(options)[: options.limit]
     if options.story is not None and options.story > len(facts):
         raise UserError(f"--story {options.story}: there are {count(len(facts), 'fact')}")
-    model = Source.of(model_store(options.model, options.revision), options.dtype, options.weights).loaded
+    source = Source.of(model_store(options.model, options.revision), options.dtype, options.weights)
     wanted = [name for name in (BRANCHES, PATCHES, SUBLAYERS, CLOCK) if getattr(options, name)]
-    to_ask = asked(model, facts, before=options.before, size=options.window, extras=wanted)
+    to_ask = asked(source, facts, before=options.before, size=options.window, extras=wanted)
+    if options.dry_run:
+        return _dry_run(options, source, variants, to_ask)
+    model = source.loaded
     story = None if options.story is None else options.story - 1
     if options.store is None:
         found, told, new = _computed(model, variants, to_ask, story)
@@ -119,6 +149,19 @@ def run(options: argparse.Namespace) -> int:
             print(f"\n{kept}\ndraw them: jaxpaint report {options.store} -o report")
     if options.figure is not None:
         write_whole(_figure(study, options.figure.suffix[1:]), options.figure)
+    return 0
+
+
+def _dry_run(options: argparse.Namespace, source: Source, variants: Sequence[Variant], to_ask: Asked) -> int:
+    from jaxpaint.studies.flow_estimate import describe_flow
+
+    lines: list[str] = []
+    numbers: dict[str, float] = {}
+    for line in describe_flow(source, to_ask, [variant.plan for variant in variants], options.store):
+        print(line, flush=True)
+        lines.append(str(line))
+        numbers |= line.numbers
+    give(options, {"lines": lines, "numbers": numbers}, None)
     return 0
 
 

@@ -94,30 +94,54 @@ Answer = Healing | Foreseen
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="the store to write (a folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace a store that exists")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and in what memory")
     add_model_options(parser.add_argument_group("model"), parallel=False)
-    add_plan_options(parser, "what is healed, for example '0-20 27-31'; this or a --strategy is needed")
-    training = parser.add_argument_group("training")
-    training.add_argument(
+    add_plan_options(parser, "what is healed, such as '0-20 27-31'; this or a --strategy is needed", default="none")
+    texts = parser.add_argument_group("texts to train on")
+    texts.add_argument(
         "--calibration",
         metavar="FILE",
         type=Path,
-        help='texts to train on: one a line, or JSON lines with "text" (painter-16 has its own)',
+        help='one text a line, or JSON lines with "text"; needed, but of painter-16 (default: its own texts)',
     )
-    training.add_argument("--adapters", type=int, metavar="RANK", help="of LoRA; 0 trains all weights (default: 16)")
-    training.add_argument("--length", type=int, metavar="N", help="tokens of a row of joined texts (default: 256)")
-    training.add_argument("--steps", type=int, metavar="N", help="(default: 200)")
+    texts.add_argument(
+        "--length", type=int, metavar="N", help="texts are joined and cut into rows of so many tokens (default: 256)"
+    )
+    texts.add_argument(
+        "--held-out", type=float, metavar="SHARE", help="share of the texts that is not trained on (default: 0.1)"
+    )
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--adapters", type=int, metavar="RANK", help="rank of the adapters (LoRA); 0 trains all weights (default: 16)"
+    )
+    training.add_argument("--steps", type=int, metavar="N", help="how often weights are changed (default: 200)")
     training.add_argument("--batch-size", type=int, metavar="N", help="rows a step (default: 8)")
     training.add_argument(
-        "--learning-rate", type=float, metavar="RATE", help="the highest (default: 1e-3, or 1e-4 of all weights)"
+        "--learning-rate",
+        type=float,
+        metavar="RATE",
+        help="the highest of the run (default: 1e-3, or 1e-4 with --adapters 0)",
     )
     training.add_argument(
-        "--warmup", type=float, metavar="SHARE", help="of the steps, in which it grows to that (default: 0.1)"
+        "--warmup",
+        type=float,
+        metavar="SHARE",
+        help="share of the steps in which the learning rate grows to that (default: 0.1)",
     )
-    training.add_argument("--temperature", type=float, metavar="NUMBER", help="of both distributions (default: 1)")
-    training.add_argument("--held-out", type=float, metavar="SHARE", help="of texts, not trained on (default: 0.1)")
-    training.add_argument("--training-seed", type=int, metavar="N", help="of split, order and adapters (default: 0)")
-    training.add_argument("--dry-run", action="store_true", help="say what would be trained, and in what memory")
-    add_task_options(parser.add_argument_group("tasks, scored before and after"), defaults=False, writes=False)
+    training.add_argument(
+        "--temperature",
+        type=float,
+        metavar="NUMBER",
+        help="what logits of teacher and plan are divided by as they are compared (default: 1)",
+    )
+    training.add_argument(
+        "--training-seed",
+        type=int,
+        metavar="N",
+        help="of which texts are held out, their order, and the adapters' first weights (default: 0)",
+    )
+    tasks = parser.add_argument_group("tasks, scored before and after (--bos holds for the texts, too)")
+    add_task_options(tasks, defaults=False, writes=False)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from jaxpaint.base.files import check_writable, is_stream, write_whole
 from jaxpaint.base.shown import visible_name
 from jaxpaint.base.words import count
 from jaxpaint.cli.answers import dumped, give
+from jaxpaint.cli.columns import in_columns
 from jaxpaint.cli.loading import source_with_plan
 from jaxpaint.cli.options import plan_of
 from jaxpaint.plans.plan import Plan
@@ -34,7 +35,6 @@ class Answer(TypedDict):
 
 LEAST = {"batch_size": 1, "prompt_length": 2, "new_tokens": 2, "rounds": 1}
 DEFAULTS = {"batch_size": 1, "prompt_length": 128, "new_tokens": 32, "rounds": 5}
-WIDTH, GAP = 80, "  "
 UNKNOWN = "-"
 TOO_FAST = ["- took less than one round differs from another; give more --new-tokens"]
 
@@ -150,26 +150,11 @@ def table(model: str, dtype: str, plans: Sequence[Plan], found: Sequence[Latency
         f"{visible_name(model)}, {dtype}, on {setting.machine}",
         f"{setting.sizes}; medians of {count(rounds, 'round')}, plans in turn",
         "",
-        *_lines([[*row, size] for row, size in zip(first, memory, strict=True)]),
+        *in_columns([[*row, size] for row, size in zip(first, memory, strict=True)]),
         "",
-        *_lines(further),
+        *in_columns(further),
         *([] if all(each.told for each in found) else TOO_FAST),
     ]
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The plans' texts are cut where the line has no room for them."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = WIDTH - sum(len(GAP) + width for width in widths[1:])
-    widths[0] = min(widths[0], max(left, len(rows[0][0])))
-    return [
-        GAP.join([_cut(row[0], widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-
-
-def _cut(text: str, width: int) -> str:
-    return text.ljust(width) if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _milliseconds(spread: Spread) -> tuple[str, str]:

@@ -168,16 +168,21 @@ def add_cache_option(parser, *, defaults: bool = True) -> None:
 
 
 def add_plan_options(
-    parser: argparse.ArgumentParser, plan_help: str, *, seed: bool = True, several: bool = False
+    parser: argparse.ArgumentParser,
+    plan_help: str,
+    *,
+    seed: bool = True,
+    several: bool = False,
+    default: str = "all layers in order",
 ) -> None:
     """--plan, or a --strategy with its options; --seed is one, unless the command itself has it.
 
-    `several` plans may be given where `take_plans` parts them.
+    `several` plans may be given where `take_plans` parts them. `default` says what runs without any.
     """
     group = parser.add_argument_group("layer plan")
     how: dict[str, Any] = {"action": "append"} if several else {}
     many = "; may be given several times" if several else ""
-    group.add_argument("--plan", metavar="PLAN", help=f"{plan_help}{many} (default: all layers in order)", **how)
+    group.add_argument("--plan", metavar="PLAN", help=f"{plan_help}{many} (default: {default})", **how)
     add_strategy_options(group, seed=seed)
 
 

@@ -19,7 +19,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "convert": "convert a checkpoint into a store of stacked parameters, once",
         "compose": "make one model of layers of several, or merge layers into one",
         "export": "write a series plan back as a Hugging Face folder, or a GGUF file as another",
-        "eval": "score a model under a plan on lm-evaluation-harness tasks",
+        "eval": "score a model under one plan or several on lm-evaluation-harness tasks",
         "logits": "show the most likely next tokens after a text",
         "run": "run a text under a plan: which steps wrote the next token, and what changes it",
         "lens": "show what each step of a plan would say, were it the last (the logit lens)",

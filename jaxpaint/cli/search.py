@@ -59,34 +59,47 @@ Answer = studies.Answer
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", metavar="FILE", required=True, help="the results store (SQLite), made or continued")
-    parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end, with the front")
-    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the front as a table")
+    parser.add_argument(
+        "--report", metavar="DIR", type=Path, help="write the report at the end, with the best plan of each cost"
+    )
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the best plan of each cost as a table")
     add_model_options(parser.add_argument_group("model"), defaults=False)
     tasks = parser.add_argument_group("tasks")
     add_task_options(tasks, defaults=False, writes=False)
-    tasks.add_argument("--held-out", type=float, metavar="SHARE", help="of documents, not searched on (default: 0.5)")
-    tasks.add_argument("--held-out-tasks", metavar="TASK,TASK", help="tasks that only confirm")
+    tasks.add_argument(
+        "--held-out",
+        type=float,
+        metavar="SHARE",
+        help="share of each task's documents that the search never sees (default: 0.5)",
+    )
+    tasks.add_argument("--held-out-tasks", metavar="TASK,TASK", help="tasks that the search never sees, to confirm on")
     search = parser.add_argument_group("search")
     search.add_argument(
         "--budget",
         metavar="BUDGET",
         required=True,
-        help="cost=0.75 (of the full model), cost=24, depth=24 (layers), latency=0.8 or latency=40ms",
+        help="what a plan may take at most: cost=0.75 (of the full model's layer applications), cost=24 (of them), "
+        "depth=24 (one after the other), latency=0.8 (of the full model's) or latency=40ms",
     )
     search.add_argument("--methods", metavar="NAME,NAME", help="by commas, as above (default: greedy,evolution)")
     search.add_argument(
-        "--plans", type=int, metavar="N", help="that blocks, evolution, halving and random look at (default: 200)"
+        "--plans",
+        type=int,
+        metavar="N",
+        help="how many blocks, evolution, halving and random each look at (default: 200)",
     )
     search.add_argument("--width", type=int, metavar="N", help="plans that the beam keeps (default: 4)")
-    search.add_argument("--finalists", type=int, metavar="N", help="plans to confirm at most (default: 8)")
+    search.add_argument(
+        "--finalists", type=int, metavar="N", help="of the best plans so many are confirmed, at most (default: 8)"
+    )
     search.add_argument("--seed", type=int, metavar="N", help="of the documents' split and all draws (default: 0)")
     search.add_argument(
         "--calibration",
         metavar="FILE",
         help='texts to measure the model on: one a line, or JSON lines with "text". Its Block Influence and angular '
-        "distance propose plans to begin with, and to compare with (painter-16 has its own)",
+        "distance propose plans to begin with, and to compare with (default: none, or painter-16's own)",
     )
-    latency = parser.add_argument_group("latency, where it is the budget: a call that writes after random prompts")
+    latency = parser.add_argument_group("with --budget latency=…, how it is measured: by writing after random prompts")
     for name, what in (
         ("batch-size", "prompts at once (default: 1)"),
         ("prompt-length", "tokens of a prompt (default: 128)"),

@@ -98,15 +98,19 @@ def score(
     totals, greedy = np.zeros(len(requests)), np.ones(len(requests), bool)
     for found in sweep(model, batches, [plan]):
         if not np.isfinite(found.loglikelihoods).all():
-            raise ModelOutputError(
-                f"NaN or infinite logits under plan {plan}: no score was made. Check the checkpoint, or try "
-                "--dtype float32"
-            )
+            raise not_finite(plan)
         done = found.batch.requests
         totals[done], greedy[done] = found.loglikelihoods, found.is_greedy
         if progress:
             progress(sum(len(requests[i].tokens) for i in done))
     return Scores(totals, greedy, sum(len(r.tokens) for r in requests), sum(batch.tokens.size for batch in batches))
+
+
+def not_finite(plan: Plan) -> ModelOutputError:
+    """What is said of a plan whose scores are not finite."""
+    return ModelOutputError(
+        f"NaN or infinite logits under plan {plan}: no score was made. Check the checkpoint, or try --dtype float32"
+    )
 
 
 def score_plans(

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.results import kinds
+from jaxpaint.results.paired import paired_difference
 
 COLUMNS = (
     *("model", "revision", "fingerprint", "dtype", "num_layers", "task", "version", "num_fewshot", "bos", "settings"),
@@ -136,20 +137,9 @@ _PAIRS = """
 def _paired(connection: sqlite3.Connection, row: Row, full: Row) -> tuple[float | None, float | None]:
     query = (row["cell"], full["cell"], row["metric"], row["filter"])
     pairs = connection.execute(_PAIRS, query).fetchall()
-    if len(pairs) > 1 and _is_mean(row, [own for own, _ in pairs]) and _is_mean(full, [other for _, other in pairs]):
-        each = [own - other for own, other in pairs]
-        mean = math.fsum(each) / len(each)
-        variance = math.fsum((value - mean) ** 2 for value in each) / (len(each) - 1)
-        return mean, math.sqrt(variance / len(each))
     if row["value"] is None or full["value"] is None:
         return None, None
-    return row["value"] - full["value"], None
-
-
-def _is_mean(row: Row, documents: Sequence[float]) -> bool:
-    """Whether a result is the mean of its documents' scores, all of them."""
-    value = row["value"]
-    return value is not None and math.isclose(math.fsum(documents) / len(documents), value, abs_tol=1e-6)
+    return paired_difference(row["value"], full["value"], [own for own, _ in pairs], [other for _, other in pairs])
 
 
 def _in_order(rows: list[Row], selection: Selection) -> list[Row]:

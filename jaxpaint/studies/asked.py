@@ -21,6 +21,7 @@ from jaxpaint.engine.source import Source
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.damage import reading
 from jaxpaint.results.kinds import preferred
+from jaxpaint.results.paired import paired_difference
 from jaxpaint.studies.run import StudySummary, run_study
 from jaxpaint.studies.spec import StudySpec
 from jaxpaint.tasks.local_data import Data, data_options
@@ -202,7 +203,6 @@ def _difference(
     difference = row["value"] - full["value"]
     if row is full or own.keys() != of_full.keys() or len(own) < 2 or None in {*own.values(), *of_full.values()}:
         return difference, 0.0 if row is full else np.nan
-    each = np.array([own[document] - of_full[document] for document in own], float)
-    if abs(each.mean() - difference) > 1e-6:  # no mean over documents
-        return difference, np.nan
-    return difference, float(each.std(ddof=1) / np.sqrt(len(each)))
+    pairs = list(own.values()), [of_full[document] for document in own]
+    difference, error = paired_difference(row["value"], full["value"], *pairs)
+    return difference, np.nan if error is None else error

@@ -170,7 +170,7 @@ def describe(spec: StudySpec, store: Path) -> Iterator[Line]:
         texts = count(len(calibration_texts(spec.calibration)), "text")
         others = "others of their cost are counted here"
         yield _line("", f"some are proposed once {names} of {texts} {verb} measured; {others}")
-    told = _instead(whole.distinct, whole.separate, "applications a token", "plan by plan")
+    told = instead(whole.distinct, whole.separate, "applications a token", "plan by plan")
     yield _line("layers", told, applications=whole.distinct, separate_applications=whole.separate)
     own = whole
     if spec.shard[1] > 1:
@@ -192,7 +192,7 @@ def describe(spec: StudySpec, store: Path) -> Iterator[Line]:
         yield _line("states", str(todo))
         if todo.plans:
             seconds = todo.seconds(analysis_rates(model, todo))
-            told = f"{_duration(seconds)} for analyses (from one batch on this {_device()}), and compiling"
+            told = f"{duration(seconds)} for analyses (from one batch on this {device()}), and compiling"
             yield _line("", told, analysis_seconds=seconds)
 
 
@@ -209,10 +209,10 @@ def _of_tasks(spec: StudySpec, model: Source, own: PlanWork) -> Iterator[Line]:
         return
     batches = pack_for(model, requests, spec.batch_tokens)
     tokens = token_work(requests, batches)
-    told = _instead(tokens.distinct, tokens.separate, "distinct", "text by text")
+    told = instead(tokens.distinct, tokens.separate, "distinct", "text by text")
     yield _line("tokens", told, tokens=tokens.distinct, separate_tokens=tokens.separate, requests=tokens.requests)
     distinct, separate = own.distinct * tokens.distinct, own.separate * tokens.separate
-    yield _line("work", _instead(distinct, separate, "applications", "plan by plan, text by text"))
+    yield _line("work", instead(distinct, separate, "applications", "plan by plan, text by text"))
     if spec.store.exists():
         todo = unfinished(spec, model, tasks)
         done = own.plans - todo.plans
@@ -225,9 +225,9 @@ def _of_tasks(spec: StudySpec, model: Source, own: PlanWork) -> Iterator[Line]:
     yield _line("memory", _memory_text(used), memory_bytes=used.total)
     rates, source = _earlier_rates(spec.store), "as fast as the runs in the store"
     if rates is None:
-        rates, source = measured_rates(model, largest), f"from one batch on this {_device()}"
+        rates, source = measured_rates(model, largest), f"from one batch on this {device()}"
     seconds = seconds_needed(own, tokens, rates)
-    yield _line("time", f"{_duration(seconds)} ({source}), and compiling", seconds=seconds)
+    yield _line("time", f"{duration(seconds)} ({source}), and compiling", seconds=seconds)
 
 
 def unfinished(spec: StudySpec, model: Source, tasks: Sequence[TaskRequests]) -> PlanWork:
@@ -301,7 +301,8 @@ def _memory_text(used: MemoryUse) -> str:
     return text if left is None or used.total <= left else f"{text}: more than the {_bytes(left)} left here"
 
 
-def _device() -> str:
+def device() -> str:
+    """That of this machine, by its kind."""
     return jax.devices()[0].device_kind
 
 
@@ -309,7 +310,8 @@ def _line(name: str, text: str, **numbers: float) -> Line:
     return Line(name, text, numbers)
 
 
-def _instead(distinct: int, separate: int, what: str, otherwise: str) -> str:
+def instead(distinct: int, separate: int, what: str, otherwise: str) -> str:
+    """How much work there is, and how much it would be otherwise."""
     times = f" ({separate / distinct:.1f} x)" if distinct else ""
     return f"{_big(distinct)} {what}, {otherwise} {_big(separate)}{times}"
 
@@ -328,7 +330,8 @@ def _bytes(number: int) -> str:
     return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """For reading."""
     if seconds < 90:
         return f"about {max(seconds, 1):.0f} s"
     minutes = seconds / 60

@@ -1,4 +1,4 @@
-"""One model under one plan on benchmark tasks: lm-eval's results, with what is needed to repeat them."""
+"""One model under one plan, or several, on benchmark tasks: lm-eval's results, with what is needed to repeat them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,47 +40,84 @@ def evaluate_tasks(
     other, so that what is finished is kept: after an interruption (Ctrl-C) `interrupted` lists the tasks that are
     missing, and `failed` says of each task that could not be scored why.
     """
-    from jaxpaint.tasks.load import evaluate
+    how: Any = {"limit": limit, "log_samples": log_samples, "asking": asking, "write_out": write_out}
+    return evaluate_plans([lm], tasks, **how)[0]
+
+
+def evaluate_plans(
+    lms: Sequence[PlanLM],
+    tasks: Mapping[str, Any],
+    *,
+    limit: float | None = None,
+    log_samples: bool = False,
+    asking: Asking = USUAL,
+    write_out: bool = False,
+) -> list[dict[str, Any]]:
+    """As `evaluate_tasks`, of each of several plans (`jaxpaint.tasks.harness.Together`), task by task.
+
+    All but the first plan's have `differences` from the first's (`jaxpaint.tasks.paired`). `timing` is that of all
+    plans together. What is interrupted is missing of all; a plan that fails does not stop the others.
+    """
+    from jaxpaint.tasks.paired import differences
 
     started = time.perf_counter()
-    merged: dict[str, Any] = {}
+    merged: list[dict[str, Any]] = [{} for _ in lms]
+    failed: list[dict[str, str]] = [{} for _ in lms]
     missing = list(tasks["tasks"])
     # A group's own score needs its members together.
     portions = [tasks] if tasks.get("groups") else [{"tasks": {name: task}} for name, task in tasks["tasks"].items()]
-    failed: dict[str, str] = {}
+    paired = len(lms) > 1
+    how: Any = {"limit": limit, "log_samples": log_samples or paired, "asking": asking}
     try:
         for portion in portions:
-            try:
-                how: Any = {"limit": limit, "log_samples": log_samples, "asking": asking, "write_out": write_out}
-                results = evaluate(lm, portion, **how)  # type: ignore[arg-type]
-            except UserError as error:
-                failed |= dict.fromkeys(portion["tasks"], str(error))
-                results = {}
-            except Exception as error:  # what is finished counts, whatever broke
-                if not merged:
-                    raise
-                failed |= dict.fromkeys(portion["tasks"], in_words(error))
-                results = {}
-            for key, value in results.items():
-                merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+            done = []
+            for number, lm in enumerate(lms):
+                told = write_out and number == 0
+                done.append(_evaluated(lm, portion, fatal=not any(merged), write_out=told, **how))
+            for (results, reasons), whole, known in zip(done, merged, failed, strict=True):
+                for key, value in results.items():
+                    whole[key] = {**whole.get(key, {}), **value} if isinstance(value, dict) else value
+                known |= reasons
             missing = [name for name in missing if name not in portion["tasks"]]
     except KeyboardInterrupt:
-        merged["interrupted"] = missing
-    if failed:
-        merged["failed"] = failed
+        for whole in merged:
+            whole["interrupted"] = missing
     seconds = time.perf_counter() - started
-    request_tokens = sum(work.request_tokens for work in lm.work)
-    return {
-        **merged,
-        "config": {**merged.get("config", {}), **_setting(lm)},
-        "environment": environment(),
-        "timing": {
-            "wall_seconds": seconds,
-            "request_tokens": request_tokens,
-            "computed_tokens": sum(work.computed_tokens for work in lm.work),
-            "tokens_per_second": request_tokens / seconds,
-        },
+    request_tokens = sum(work.request_tokens for lm in lms for work in lm.work)
+    timing = {
+        "wall_seconds": seconds,
+        "request_tokens": request_tokens,
+        "computed_tokens": sum(work.computed_tokens for lm in lms for work in lm.work),
+        "tokens_per_second": request_tokens / seconds,
     }
+    found = []
+    for lm, whole, reasons in zip(lms, merged, failed, strict=True):
+        of_plan = {**whole, **({"failed": reasons} if reasons else {})}
+        of_plan |= {"config": {**whole.get("config", {}), **_setting(lm)}, "environment": environment()}
+        of_plan["timing"] = timing
+        if paired and whole is not merged[0]:
+            of_plan["differences"] = differences(whole, merged[0])
+        found.append(of_plan)
+    if paired and not log_samples:
+        for of_plan in found:
+            of_plan.pop("samples", None)
+    return found
+
+
+def _evaluated(
+    lm: PlanLM, portion: Mapping[str, Any], *, fatal: bool, **how: Any
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What some tasks give, or why each has nothing. What is `fatal` and no UserError is raised."""
+    from jaxpaint.tasks.load import evaluate
+
+    try:
+        return evaluate(lm, portion, **how), {}  # type: ignore[arg-type]
+    except UserError as error:
+        return {}, dict.fromkeys(portion["tasks"], str(error))
+    except Exception as error:  # what is finished counts, whatever broke
+        if fatal:
+            raise
+        return {}, dict.fromkeys(portion["tasks"], in_words(error))
 
 
 def _setting(lm: PlanLM) -> dict[str, Any]:

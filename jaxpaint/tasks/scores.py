@@ -14,6 +14,7 @@ from jaxpaint.results.kinds import preferred
 from jaxpaint.tasks.asking import USUAL, Asking
 from jaxpaint.tasks.local_data import Data, data_options, parse_data_option
 from jaxpaint.tasks.own import OwnTask
+from jaxpaint.tasks.paired import metric_values
 from jaxpaint.tasks.requests import main_metric
 
 if TYPE_CHECKING:
@@ -62,12 +63,7 @@ class Scores:
 
     def _metrics(self, task: str) -> dict[tuple[str, str], float]:
         """By metric and filter."""
-        found: dict[tuple[str, str], float] = {}
-        for key, value in self.results["results"][task].items():
-            metric, comma, name = key.partition(",")
-            if comma and not metric.endswith("_stderr") and isinstance(value, int | float):
-                found[metric, name] = float(value)
-        return found
+        return metric_values(self.results["results"][task])
 
 
 def score_tasks(

@@ -1,10 +1,13 @@
-"""A server that speaks as much of the hub's protocol as a download takes, of repositories in memory.
+"""A server that speaks as much of the hub's protocol as a download or an upload takes, of repositories in memory.
+
+`hf_good` is the token that may write, to whatever is called me/…; `hf_read` may read alone.
 
 It runs as a program of its own beside the tests: `HF_ENDPOINT` is read when huggingface_hub is imported.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -24,6 +27,7 @@ class Repository:
     revisions: dict[str, dict[str, bytes]]
     gated: bool = False
     breaks: int = 0
+    private: bool = False
 
     def commit(self, revision: str) -> str | None:
         commits = {
@@ -42,6 +46,7 @@ class Hub:
 
     repositories: dict[str, Repository]
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
+    blobs: dict[str, bytes] = field(default_factory=dict)
     url: str = ""
 
 
@@ -79,6 +84,57 @@ def serving(repositories: dict[str, Repository]) -> Iterator[Hub]:
                 return self.answer(404, error="EntryNotFound")
             return self.send(commit, data, repository, found[3])
 
+        def do_PUT(self) -> None:
+            hub.blobs[self.path.rpartition("/")[2]] = self.body()
+            self.answer(200)
+
+        def do_POST(self) -> None:
+            path, body = self.path.partition("?")[0], self.body()
+            hub.asked.append((self.command, path, None))
+            if path == "/api/validate-yaml":
+                return self.answer(200, b'{"errors": [], "warnings": []}')
+            token = self.headers.get("Authorization")
+            if token != "Bearer hf_good":
+                return self.answer(403 if token == "Bearer hf_read" else 401, b'{"error": "hf_good is what may"}')
+            if path == "/api/repos/create":
+                asked = json.loads(body)
+                name = f"{asked['organization']}/{asked['name']}"
+                if asked["organization"] != "me":
+                    return self.answer(403)
+                is_there = name in hub.repositories
+                private = asked.get("private", False) or asked.get("visibility") == "private"
+                hub.repositories.setdefault(name, Repository({"main": {}}, private=private))
+                return self.answer(409 if is_there else 200, json.dumps({"url": f"{hub.url}/{name}"}).encode())
+            if path.endswith(".git/info/lfs/objects/batch"):
+                asked = json.loads(body)["objects"]
+                actions = [{**each, "actions": {"upload": {"href": f"{hub.url}/lfs/{each['oid']}"}}} for each in asked]
+                return self.answer(200, json.dumps({"transfer": "basic", "objects": actions}).encode())
+            _, name, what, _ = re.fullmatch(r"(/api/models/)([^/]+/[^/]+)/(preupload|commit)(/main)", path).groups()
+            if what == "preupload":
+                files = [
+                    {
+                        "path": each["path"],
+                        "uploadMode": "lfs" if each["path"].endswith(".safetensors") else "regular",
+                        "shouldIgnore": False,
+                    }
+                    for each in json.loads(body)["files"]
+                ]
+                return self.answer(200, json.dumps({"files": files}).encode())
+            own = hub.repositories[name].revisions["main"]
+            for line in body.splitlines():
+                entry = json.loads(line)
+                value = entry["value"]
+                if entry["key"] == "file":
+                    own[value["path"]] = base64.b64decode(value["content"])
+                elif entry["key"] == "lfsFile":
+                    own[value["path"]] = hub.blobs[value["oid"]]
+            commit = hub.repositories[name].commit("main")
+            answer = {"commitUrl": f"{hub.url}/{name}/commit/{commit}", "commitOid": commit}
+            return self.answer(200, json.dumps(answer).encode())
+
+        def body(self) -> bytes:
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
         def tell(self, commit: str, name: str, repository: Repository, tree: bool) -> None:
             files = repository.files(commit)
             if tree:
@@ -87,7 +143,8 @@ def serving(repositories: dict[str, Repository]) -> Iterator[Hub]:
                     for path, data in files.items()
                 ]
             else:
-                answer = {"id": name, "sha": commit, "siblings": [{"rfilename": path} for path in files]}
+                siblings = [{"rfilename": path} for path in files]
+                answer = {"id": name, "sha": commit, "private": repository.private, "siblings": siblings}
             self.answer(200, json.dumps(answer).encode())
 
         def send(self, commit: str, data: bytes, repository: Repository, name: str) -> None:
