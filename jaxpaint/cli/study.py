@@ -70,13 +70,14 @@ from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.cli.options import (
     add_measured_options,
     add_model_options,
+    add_setting,
     add_task_options,
     add_variant_options,
     study_options,
 )
 from jaxpaint.cli.studies import carry_out, check
-from jaxpaint.studies.settings import DEMO, DEMO_REPORT, PRESETS, report_from, specs_from
-from jaxpaint.studies.spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
+from jaxpaint.studies.settings import DEMO, DEMO_REPORT, report_from, specs_from
+from jaxpaint.studies.spec import StudySpec
 
 if TYPE_CHECKING:
     from jaxpaint.studies.run import StudySummary
@@ -125,11 +126,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The options that a file of settings may have, too."""
-    parser.add_argument("--preset", metavar="NAME", help=f"settings to begin with: {', '.join(PRESETS)}")
-    parser.add_argument("--models", metavar="MODEL,MODEL", help="several, by commas, in place of --model")
-    parser.add_argument("--store", metavar="FILE", help="the results store (SQLite), made or continued")
-    parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
-    parser.add_argument("--shard", metavar="I/N", help="the I-th of N parts of nearly equal work; I from 1")
+    for name in ("preset", "models", "store"):
+        add_setting(parser, name)
+    add_setting(parser, "report", type=Path)
+    add_setting(parser, "shard")
     add_model_options(parser.add_argument_group("model"), defaults=False)
     add_task_options(parser.add_argument_group("tasks"), defaults=False)
     plans = parser.add_argument_group("plans")
@@ -137,16 +137,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add_measured_options(plans)
     add_asking_options(parser)
     analyses = parser.add_argument_group("analyses of hidden states")
-    analyses.add_argument(
-        "--analyses", metavar="NAME,NAME", help=f"by commas, of {', '.join(ANALYSES)} (default: none)"
-    )
-    analyses.add_argument(
-        "--analysis-strategies", metavar="NAME,NAME", help="run them on the plans of these strategies (default: on all)"
-    )
-    analyses.add_argument(
-        "--analysis-samples", type=int, metavar="N", help=f"texts to run them on, at most (default: {ANALYSIS_SAMPLES})"
-    )
-    analyses.add_argument("--analysis-task", metavar="TASK", help=f"whose texts (default: {ANALYSIS_TASK})")
+    for name in ("analyses", "analysis-strategies", "analysis-samples", "analysis-task"):
+        add_setting(analyses, name)
 
 
 def run(options: argparse.Namespace) -> int:
