@@ -302,7 +302,9 @@ def samples(value: Any) -> dict[str, list[int]]:
 _SEED: Schema = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1}
 
 
-@_either(_SEED, {"type": "array", "items": {**_SEED, "type": ["integer", "string"]}, "minItems": 1, "maxItems": 4}, TEXT)
+@_either(
+    _SEED, {"type": "array", "items": {**_SEED, "type": ["integer", "string"]}, "minItems": 1, "maxItems": 4}, TEXT
+)
 def seeds(value: Any) -> tuple[int | None, ...]:
     """One for all of lm-eval's four, or four (or three) by commas, None among them where nothing is seeded."""
     if isinstance(value, list) and value and isinstance(value[-1], str):  # the option, of which the last one counts
