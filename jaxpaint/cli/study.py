@@ -56,7 +56,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
@@ -90,7 +90,8 @@ class Foreseen(TypedDict):
     """With --dry-run: what there is to do, in words and in numbers (those that are known).
 
     `plans` of `variants`; `applications` of layers a token and `separate_applications` plan by plan; `tokens` that
-    differ; `memory_bytes` at the peak; `seconds` of scoring and `analysis_seconds`.
+    differ; `memory_bytes` at the peak; `seconds` of scoring, `analysis_seconds`, and
+    `report_seconds` where there is one.
     """
 
     store: str
@@ -157,7 +158,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--dry-run computes nothing, and needs no cluster; leave --ray away")
     cluster = chosen_cluster(options)
     if options.dry_run:
-        return _dry_run(options, specs)
+        return _dry_run(options, specs, folder is not None)
     if options.compile_for is not None:
         raise UserError("--compile-for says whether a study fits a device that is not here; it goes with --dry-run")
 
@@ -167,7 +168,9 @@ def run(options: argparse.Namespace) -> int:
 
         with byte_bar() as converting, bar("study") as progress:
             command = shlex.join(sys.argv)
-            return run_study(spec, progress=progress, tell=say, converting=converting, command=command, cluster=cluster)
+            reports = folder is not None and spec is specs[-1]  # it comes after all of them
+            how: Any = {"converting": converting, "command": command, "cluster": cluster, "reports": reports}
+            return run_study(spec, progress=progress, tell=say, **how)
 
     def all_of_them() -> StudySummary | Several:
         if len(specs) == 1:
@@ -177,13 +180,13 @@ def run(options: argparse.Namespace) -> int:
     return carry_out(options, spec, folder, all_of_them)
 
 
-def _dry_run(options: argparse.Namespace, specs: Sequence[StudySpec]) -> int:
+def _dry_run(options: argparse.Namespace, specs: Sequence[StudySpec], reports: bool) -> int:
     """Of several models one after the other; their numbers are by the models' names."""
     found = []
     for spec in specs:
         if len(specs) > 1:
             print(f"{spec.model}:", flush=True)
-        found.append(_foreseen(options, spec))
+        found.append(_foreseen(options, spec, reports))
     lines = [line for lines, _ in found for line in lines]
     numbers = {
         f"{spec.model}: {name}" if len(specs) > 1 else name: value
@@ -194,7 +197,7 @@ def _dry_run(options: argparse.Namespace, specs: Sequence[StudySpec]) -> int:
     return 0
 
 
-def _foreseen(options: argparse.Namespace, spec: StudySpec) -> tuple[list[str], dict[str, float]]:
+def _foreseen(options: argparse.Namespace, spec: StudySpec, reports: bool) -> tuple[list[str], dict[str, float]]:
     """Says what there is to do for one model; the lines, and the numbers that are known."""
     from jaxpaint.bench.kinds import Target, prepare
 
@@ -218,7 +221,7 @@ def _foreseen(options: argparse.Namespace, spec: StudySpec) -> tuple[list[str], 
 
     lines: list[str] = []
     numbers: dict[str, float] = {}
-    for line in describe(spec, store):
+    for line in describe(spec, store, reports=reports):
         print(line, flush=True)
         lines.append(str(line))
         numbers |= line.numbers
