@@ -25,13 +25,14 @@ class Advance(Protocol):
 class Start(Protocol):
     """Opens a bar of so many units, and closes the one before.
 
-    `phase` says what is done; `later` is what the phases after it take, in units of this one.
+    `phase` says what is done; `later` is what the phases after it take, in units of this one, and `beyond` the seconds
+    of what comes after them at a pace of its own.
     """
 
-    def __call__(self, total: int, phase: str = "", later: float = 0.0) -> Advance: ...
+    def __call__(self, total: int, phase: str = "", later: float = 0.0, beyond: float = 0.0) -> Advance: ...
 
 
-def no_bar(total: int, phase: str = "", later: float = 0.0) -> Advance:
+def no_bar(total: int, phase: str = "", later: float = 0.0, beyond: float = 0.0) -> Advance:
     """Shows nothing."""
     return lambda amount, note="": None
 
@@ -76,15 +77,15 @@ def bar(description: str, unit: str = "tokens") -> Iterator[Start]:
     """
     with ExitStack() as shown:
 
-        def start(total: int, phase: str = "", later: float = 0.0) -> Advance:
+        def start(total: int, phase: str = "", later: float = 0.0, beyond: float = 0.0) -> Advance:
             shown.close()
             named = f"{description}, {phase}" if phase else description
             on_terminal = sys.stderr.isatty() and _is_drawn()
-            log = _Log(named, unit, total, later, on_terminal)
+            log = _Log(named, unit, total, on_terminal, later, beyond)
             shown.callback(log.close)
             if not on_terminal:
                 return log.advance
-            drawn = shown.enter_context(_bar(named, total, f" {unit}", later))
+            drawn = shown.enter_context(_bar(named, total, f" {unit}", later, beyond))
             below = shown.enter_context(_line(BEFORE_THE_FIRST))
             told = -LINE_INTERVAL
 
@@ -120,7 +121,7 @@ def asked_bar(wanted: bool | None, description: str, unit: str = "tokens") -> It
         warnings.simplefilter("ignore", TqdmWarning)  # that there are no widgets: text will do
         from tqdm.auto import tqdm
 
-        def start_here(total: int, phase: str = "", later: float = 0.0) -> Advance:
+        def start_here(total: int, phase: str = "", later: float = 0.0, beyond: float = 0.0) -> Advance:
             shown.close()
             how: dict[str, Any] = {"unit": f" {unit}", "unit_scale": True, "leave": False}
             named = f"{description}, {phase}" if phase else description
@@ -144,10 +145,12 @@ def _in_notebook() -> bool:
 class _Log:
     """A bar for files: whole lines, one a minute."""
 
-    def __init__(self, description: str, unit: str, total: int, later: float, on_terminal: bool) -> None:
+    def __init__(
+        self, description: str, unit: str, total: int, on_terminal: bool, later: float = 0.0, beyond: float = 0.0
+    ) -> None:
         self.extra = SHOWN if on_terminal else None  # where a bar shows it, files alone get lines
         self.description, self.unit, self.total, self.done, self.note = description, unit, total, 0, ""
-        self.later = later
+        self.later, self.beyond = later, beyond
         self.started = self.said = time.monotonic()
         self.lines = self.told = 0
 
@@ -173,7 +176,9 @@ class _Log:
             f"{self.description}: {share:.1%}, {size(self.done)} of {size(self.total)} {self.unit}",
             f"{size(self.done / seconds)} {self.unit}/s" if seconds else "",
             f"{tqdm.format_interval(seconds)} gone",
-            f"{tqdm.format_interval(_left(self.total, self.done, self.later, seconds))} left" if self.done else "",
+            f"{tqdm.format_interval(_left(self.total, self.done, self.later, seconds) + self.beyond)} left"
+            if self.done
+            else "",
             self.note,
         ]
         logger.info("%s", ", ".join(filter(None, parts)), extra=self.extra)
@@ -203,6 +208,16 @@ def byte_bar() -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
+@contextmanager
+def under_way(words: str) -> Iterator[None]:
+    """Words for what has no bar, on a terminal as long as it takes; in a log file a line."""
+    logger.info("%s", words, extra=SHOWN)
+    with ExitStack() as shown:
+        if sys.stderr.isatty() and _is_drawn():
+            shown.enter_context(_line(words, 0))
+        yield
+
+
 def say(line: str) -> None:
     """A line of its own on standard error, above the bars that are there, and in the log."""
     logger.info("%s", line)
@@ -213,14 +228,14 @@ def _left(total: float, done: float, later: float, seconds: float) -> float:
     return (total + later - done) * seconds / done
 
 
-def _line(words: str) -> tqdm:
-    """A line of words under a bar."""
+def _line(words: str, position: int = 1) -> tqdm:
+    """A line of words, by default under a bar."""
     from tqdm import tqdm
 
-    return tqdm(desc=words, bar_format="{desc}", position=1, leave=False, dynamic_ncols=True, file=sys.stderr)
+    return tqdm(desc=words, bar_format="{desc}", position=position, leave=False, dynamic_ncols=True, file=sys.stderr)
 
 
-def _bar(description: str, total: int, unit: str, later: float = 0.0) -> tqdm:
+def _bar(description: str, total: int, unit: str, later: float = 0.0, beyond: float = 0.0) -> tqdm:
     from tqdm import tqdm
 
     class Bar(tqdm):
@@ -228,7 +243,7 @@ def _bar(description: str, total: int, unit: str, later: float = 0.0) -> tqdm:
         def format_dict(self) -> dict[str, Any]:
             known = super().format_dict
             done, seconds = known["n"], known["elapsed"]
-            left = self.format_interval(_left(known["total"] or 0, done, later, seconds)) if done else "?"
+            left = self.format_interval(_left(known["total"] or 0, done, later, seconds) + beyond) if done else "?"
             return known | {"left": left}
 
     terminal = sys.stderr.isatty()

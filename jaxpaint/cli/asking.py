@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.numbers import whole
+from jaxpaint.cli.options import add_setting
 
 if TYPE_CHECKING:
     from jaxpaint.tasks.asking import Asking
@@ -16,42 +17,14 @@ if TYPE_CHECKING:
 def add_asking_options(parser) -> None:
     """None where not given. Words with an underscore in place of the hyphen, as lm-eval spells them, are the same."""
     group = parser.add_argument_group("how documents are asked, as lm-eval has it")
-    group.add_argument(
-        "--apply-chat-template",
-        nargs="?",
-        const=True,
-        metavar="NAME",
-        help="write prompts by the checkpoint's chat template, or by the one of that name",
-    )
-    group.add_argument("--system-instruction", metavar="TEXT", help="what the system says first")
-    group.add_argument(
-        "--fewshot-as-multiturn",
-        nargs="?",
-        const=True,
-        metavar="BOOL",
-        help="examples are turns of the chat (default: true with --apply-chat-template)",
-    )
-    group.add_argument(
-        "--gen-kwargs",
-        nargs="+",
-        action="extend",
-        metavar="NAME=VALUE",
-        help="generation settings, by commas or as JSON; they go before a task's own and the checkpoint's",
-    )
-    group.add_argument("--include-path", metavar="DIR", help="a folder with task YAML files of your own")
-    group.add_argument(
-        "--samples", metavar="JSON", help="of tasks the documents to ask, by index, as JSON or a file of it"
-    )
-    group.add_argument(
-        "--seed",
-        action="append",
-        metavar="SEEDS",
-        help="of Python, NumPy, drawn tokens and few-shot examples, by commas, or one for all "
-        "(default: 0,1234,1234,1234)",
-    )
-    group.add_argument(
-        "--max-length", type=int, metavar="N", help="longest text in tokens (default: the model's positions)"
-    )
+    add_setting(group, "apply-chat-template", nargs="?", const=True)
+    add_setting(group, "system-instruction")
+    add_setting(group, "fewshot-as-multiturn", nargs="?", const=True)
+    add_setting(group, "gen-kwargs", nargs="+", action="extend")
+    add_setting(group, "include-path")
+    add_setting(group, "samples")
+    add_setting(group, "seed", action="append")
+    add_setting(group, "max-length")
 
 
 def asking_of(options: argparse.Namespace) -> tuple[Asking, dict[str, Any]]:

@@ -27,7 +27,7 @@ from typing_extensions import TypedDict
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli.answers import give
-from jaxpaint.cli.options import SEEDS
+from jaxpaint.studies.values import SEVERAL_SEEDS
 
 ARMS = ("freezes", "one-layer", "texts", "plans")
 MEMORIES = ("W_K1", "W_K2", "W_O2", "W_F")
@@ -73,7 +73,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--learning-rate", type=float, metavar="RATE", help="(default: 0.1, general 0.01)")
     training.add_argument("--weight-decay", type=float, metavar="RATE", help="(default: 1e-4, general 0.01)")
     training.add_argument("--loss", choices=("in-context", "all"), help="positions that it is taken over")
-    training.add_argument("--seeds", metavar="NUMBERS", help=f"of weights and texts; {SEEDS} (default: 3)")
+    training.add_argument("--seeds", metavar="NUMBERS", help=f"of weights and texts; {SEVERAL_SEEDS} (default: 3)")
     training.add_argument(
         "--arms",
         metavar="NAME,NAME",

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli import studies
-from jaxpaint.cli.options import add_model_options, add_task_options, add_variant_options, study_options
+from jaxpaint.cli.options import add_model_options, add_setting, add_task_options, add_variant_options, study_options
 from jaxpaint.cli.studies import add_training_options, carry_out, check, given_training
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ Answer = studies.Answer
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", metavar="FILE", required=True, help="the results store (SQLite), made or continued")
-    parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
+    add_setting(parser, "store", required=True)
+    add_setting(parser, "report", type=Path)
     add_model_options(parser.add_argument_group("model"), defaults=False, parallel=False)
     add_task_options(parser.add_argument_group("tasks"), defaults=False)
     add_variant_options(parser.add_argument_group("plans"))

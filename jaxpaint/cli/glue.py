@@ -25,8 +25,15 @@ from typing import TYPE_CHECKING
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.cli import studies
-from jaxpaint.cli.options import SEEDS, add_data_folder_option, add_model_options, add_variant_options, variant_options
+from jaxpaint.cli.options import (
+    add_data_folder_option,
+    add_model_options,
+    add_setting,
+    add_variant_options,
+    variant_options,
+)
 from jaxpaint.cli.studies import add_training_options, carry_out, check, given_training
+from jaxpaint.studies.values import SEVERAL_SEEDS
 
 if TYPE_CHECKING:
     from jaxpaint.studies.trained import TrainedSummary
@@ -36,8 +43,8 @@ Answer = studies.Answer
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", metavar="FILE", required=True, help="the results store (SQLite), made or continued")
-    parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
+    add_setting(parser, "store", required=True)
+    add_setting(parser, "report", type=Path)
     add_model_options(parser.add_argument_group("model"), parallel=False, decoder=False)
     tasks = parser.add_argument_group("tasks")
     tasks.add_argument("--tasks", metavar="TASK,TASK", help="of cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb, wnli")
@@ -53,7 +60,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_variant_options(parser.add_argument_group("plans"))
     training = parser.add_argument_group("training")
     training.add_argument("--frozen", action="store_true", help="train a classifier alone, the encoder as it is")
-    training.add_argument("--training-seeds", "--training-seed", metavar="NUMBERS", help=f"{SEEDS} (default: 3)")
+    training.add_argument(
+        "--training-seeds", "--training-seed", metavar="NUMBERS", help=f"{SEVERAL_SEEDS} (default: 3)"
+    )
     add_training_options(training, unit="examples", learning_rate="2e-5, frozen 3e-2", epochs=3, batch_size=32)
     training.add_argument(
         "--max-length", type=int, metavar="N", help="tokens an example, longer ones cut (default: 128)"

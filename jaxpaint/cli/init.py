@@ -6,15 +6,21 @@ examples:
       --strategies skip,reverse,random --starts 6-12/3 --store llama2.sqlite
   jaxpaint init quick.yaml --preset quick --model smollm2 --tasks arc_easy
   jaxpaint study study.toml
+  jaxpaint init --schema > jaxpaint.schema.json
 
 The options are those of jaxpaint study. What is given stands in the file, all
 else as a comment with its default. A name that ends in .yaml is YAML. A file
 that exists is left alone without --force.
+
+With a schema editors complete settings, explain them and mark what is mistyped.
+A file that is written beside jaxpaint.schema.json names it in its first line,
+#:schema ./jaxpaint.schema.json, which Even Better TOML and taplo read.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from typing_extensions import TypedDict
@@ -24,17 +30,21 @@ from jaxpaint.base.files import check_writable, write_whole
 from jaxpaint.cli import study
 from jaxpaint.cli.answers import give
 from jaxpaint.cli.options import study_options
-from jaxpaint.studies.settings import COMMAND_LINE_ONLY, ONE_OR_SEVERAL, PLACES, checked_names
-from jaxpaint.studies.written_settings import Setting, settings_text
+from jaxpaint.studies.schema import SCHEMA, Schema, schema_of_files
+from jaxpaint.studies.settings import ONE_OR_SEVERAL, PLACES, checked_names
+from jaxpaint.studies.written_settings import settings_text
 
 DEFAULTS = {"model": "painter-16", "tasks": "painter_facts,painter_places", "store": "study.sqlite"}
 
 
-class Answer(TypedDict):
+class Written(TypedDict):
     """The file, and what it sets."""
 
     file: str
     settings: list[str]
+
+
+Answer = Written | Schema
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -42,10 +52,17 @@ def add(parser: argparse.ArgumentParser) -> None:
         "file", metavar="FILE", nargs="?", type=Path, default=Path("study.toml"), help="(default: study.toml)"
     )
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
+    parser.add_argument(
+        "--schema", action="store_true", help="print the JSON schema of settings files, for editors, and write nothing"
+    )
     study.add_settings(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.schema:
+        document = schema_of_files()
+        give(options, document, json.dumps(document, ensure_ascii=False, indent=2))
+        return 0
     file: Path = options.file
     if file.suffix not in PLACES:
         raise UserError(f"{file}: the kinds of settings files are {', '.join(PLACES)}")
@@ -58,26 +75,8 @@ def run(options: argparse.Namespace) -> int:
     checked_names(given)
     if "preset" not in given:
         given = {name: value for name, value in DEFAULTS.items() if ONE_OR_SEVERAL.get(name) not in given} | given
-    known = [_setting(action) for action in _options() if _is_setting(action)]
-    write_whole(settings_text(known, given, file.suffix), file)
+    schema = SCHEMA if (file.parent / SCHEMA).is_file() else None
+    write_whole(settings_text(given, file.suffix, schema), file)
     words = f"wrote {file}; edit it, then: jaxpaint study {file} --dry-run"
     give(options, {"file": str(file), "settings": sorted(given)}, words)
     return 0
-
-
-def _options() -> list[argparse.Action]:
-    parser = argparse.ArgumentParser()
-    study.add_settings(parser)
-    return parser._actions
-
-
-def _is_setting(action: argparse.Action) -> bool:
-    return bool(action.option_strings) and action.dest not in (
-        "help",
-        *(n.replace("-", "_") for n in COMMAND_LINE_ONLY),
-    )
-
-
-def _setting(action: argparse.Action) -> Setting:
-    name = "plans" if action.dest == "plan" else action.dest.replace("_", "-")
-    return Setting(name, (action.help or "").replace("%%", "%"))

@@ -5,15 +5,39 @@ from __future__ import annotations
 import argparse
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
-from jaxpaint.base.precision import WEIGHTS
 from jaxpaint.plans.names import NamedLayersError
 from jaxpaint.plans.plan import Plan
-from jaxpaint.plans.proposals import MEASURED
-from jaxpaint.plans.strategies import EVERY, STRATEGIES, build, taking
+from jaxpaint.plans.strategies import STRATEGIES, build, taking
+
+if TYPE_CHECKING:
+    from jaxpaint.studies.settings import Setting
+
+
+def add_setting(parser, name: str, *flags: str, defaults: bool = False, **how: Any) -> None:
+    """An option, `--name` or the flags, that is a setting of a study, made of its declaration there; `how` goes before.
+
+    What is not given is None, or with `defaults` the setting's own default.
+    """
+    from jaxpaint.studies.settings import SETTINGS
+
+    setting = SETTINGS[name]
+    own = {"help": setting.help.replace("%", "%%"), "default": setting.default if defaults else None}
+    parser.add_argument(*(flags or (f"--{name}",)), **{**own, **_value(setting), **how})
+
+
+def _value(setting: Setting) -> dict[str, Any]:
+    """How argparse reads what the setting takes; what is wrong with it is the setting's own to say."""
+    takes = setting.kind.schema
+    if takes.get("type") == "boolean":
+        return {"action": "store_true"}
+    if "enum" in takes and setting.metavar is None:
+        return {"choices": tuple(takes["enum"])}
+    kind = {"integer": int, "number": float}.get(takes.get("type", ""))
+    return {"metavar": setting.metavar} | ({} if kind is None else {"type": kind})
 
 
 def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, decoder: bool = True) -> None:
@@ -21,52 +45,16 @@ def add_model_options(parser, *, defaults: bool = True, parallel: bool = True, d
 
     Without `parallel` it is not spread over devices. `decoder` says that one will do, so that painter-16 is named.
     """
-    parser.add_argument(
-        "--model",
-        required=defaults,
-        metavar="MODEL",
-        help="a converted store, a Hugging Face or Meta folder, a GGUF file, or a hub id "
-        "(converted into a cache on first use)" + ("; painter-16 comes with jaxpaint" if decoder else ""),
-    )
-    parser.add_argument(
-        "--revision", metavar="NAME", help="branch, tag or commit of a hub id, as owner/name@NAME (default: main)"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto" if defaults else None,
-        help="of the computation; auto is float32 on CPU and bfloat16 on accelerators (default: auto)",
-    )
-    parser.add_argument(
-        "--weights",
-        choices=WEIGHTS,
-        default=WEIGHTS[0] if defaults else None,
-        help="what the layers' kernels are kept in: as --dtype says, or integers, in a half or a third of bfloat16's "
-        "memory; not for fine-tuning (default: float)",
-    )
+    from jaxpaint.studies.settings import SETTINGS
+
+    any_model = SETTINGS["model"].help
+    add_setting(parser, "model", required=defaults, help=any_model if decoder else any_model.partition(";")[0])
+    add_setting(parser, "revision")
+    add_setting(parser, "dtype", defaults=defaults)
+    add_setting(parser, "weights", defaults=defaults)
     if parallel:
-        parser.add_argument(
-            "--tensor-parallel",
-            type=int,
-            default=1 if defaults else None,
-            metavar="N",
-            help="devices that share each weight, for models larger than one device; the others share the rows "
-            "(default: 1)",
-        )
-        parser.add_argument(
-            "--layer-parallel",
-            type=int,
-            default=1 if defaults else None,
-            metavar="N",
-            help="lanes of devices that run the branches of parallel groups side by side, each with all weights "
-            "(default: 1)",
-        )
-        parser.add_argument(
-            "--offload",
-            action="store_true",
-            default=False if defaults else None,
-            help="keep the layers' kernels in the host's memory, from which each comes as its layer runs",
-        )
+        for name in ("tensor-parallel", "layer-parallel", "offload"):
+            add_setting(parser, name, defaults=defaults)
 
 
 def add_output_options(parser: argparse.ArgumentParser, *, answers: bool) -> None:
@@ -100,46 +88,21 @@ def add_task_options(parser, *, defaults: bool = True, writes: bool = True) -> N
 
     `writes` says that there may be tasks whose answers are written.
     """
-    parser.add_argument(
-        "--tasks", required=defaults, metavar="TASK,TASK", help="tasks, groups or task YAML files, by commas"
-    )
-    parser.add_argument(
-        "--limit", type=float, metavar="N", help="documents per task, or a fraction below 1 (default: all)"
-    )
-    parser.add_argument("--num-fewshot", type=int, metavar="N", help="examples in the prompt (default: the task's)")
-    parser.add_argument(
-        "--bos",
-        choices=("auto", "on", "off"),
-        default="auto" if defaults else None,
-        help="begin texts with the BOS token; auto leaves it to the tokenizer (default: auto)",
-    )
-    parser.add_argument(
-        "--data",
-        action="append",
-        default=[] if defaults else None,
-        metavar="TASK[:SPLIT]=FILE",
-        help="a local JSONL, CSV or Parquet file in place of a task's dataset; give it once per split",
-    )
+    add_setting(parser, "tasks", required=defaults)
+    add_setting(parser, "limit")
+    add_setting(parser, "num-fewshot")
+    add_setting(parser, "bos", defaults=defaults)
+    add_setting(parser, "data", action="append", default=[] if defaults else None)
     add_data_folder_option(parser)
-    parser.add_argument(
-        "--trust-tasks",
-        action="store_true",
-        default=False if defaults else None,
-        help="let task YAML files of your own run the Python that they name (!function)",
-    )
+    add_setting(parser, "trust-tasks", defaults=defaults)
     if writes:
         add_cache_option(parser, defaults=defaults)
-    parser.add_argument("--batch-tokens", type=int, metavar="N", help="tokens per batch (default: by device)")
+    add_setting(parser, "batch-tokens")
 
 
 def add_data_folder_option(parser) -> None:
     """--data-dir."""
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        metavar="DIR",
-        help="where files of the tasks lie, as TASK.jsonl or TASK_SPLIT.jsonl (or .csv, .parquet); --data goes before",
-    )
+    add_setting(parser, "data-dir", type=Path)
 
 
 def add_output_option(parser, what: str, *, required: bool = False, default: str = "standard output") -> None:
@@ -158,13 +121,7 @@ def add_text_option(parser, help: str) -> None:
 
 def add_cache_option(parser, *, defaults: bool = True) -> None:
     """--kv, of generation."""
-    parser.add_argument(
-        "--kv",
-        choices=("exact", "mean"),
-        default="exact" if defaults else None,
-        help="keys and values while generating: each executed layer's own, or a parallel group's mean, as the "
-        "paper's code has it (default: exact)",
-    )
+    add_setting(parser, "kv", defaults=defaults)
 
 
 def add_plan_options(
@@ -258,7 +215,6 @@ def plan_line(plan: str, cost: float, depth: float) -> str:
     return f"plan {plan} (cost {cost}, depth {depth} layers)"
 
 
-SEEDS = "a number N stands for the N seeds from 0, and 3-7 or 1,4 for these"
 _DETAILS = ("start", "seed", "iterations", "times", "layer", "first", "last")
 
 
@@ -284,30 +240,17 @@ def study_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def add_variant_options(plans, *, measured: bool = False) -> None:
     """--strategies with what many plans are made of, and --plans-file; `measured` names those of measurements, too."""
-    names = EVERY if measured else STRATEGIES
-    plans.add_argument("--plan", action="append", metavar="PLAN", help="a plan of your own; may be given several times")
-    plans.add_argument("--plans-file", metavar="FILE", help="more of them, one a line, # for comments")
-    plans.add_argument("--strategies", metavar="NAME,NAME", help=f"by commas, of {', '.join(names)}")
-    plans.add_argument(
-        "--starts",
-        "--start",
-        metavar="NUMBERS",
-        help="start layers; /3 for each third that the model has (default: all)",
-    )
-    plans.add_argument("--seeds", metavar="NUMBERS", help=f"of random; {SEEDS} (default: 10)")
-    plans.add_argument("--loops", "--iterations", metavar="NUMBERS", help="iterations of looped-parallel (default: 3)")
-    plans.add_argument("--times", metavar="NUMBERS", help="of block-repeat (default: 2,3)")
+    add_setting(plans, "plans", "--plan", action="append")
+    add_setting(plans, "plans-file")
+    of_names: dict[str, Any] = {} if measured else {"help": f"by commas, of {', '.join(STRATEGIES)}"}
+    add_setting(plans, "strategies", **of_names)
+    add_setting(plans, "starts", "--starts", "--start")
+    add_setting(plans, "seeds")
+    add_setting(plans, "loops", "--loops", "--iterations")
+    add_setting(plans, "times")
 
 
 def add_measured_options(plans) -> None:
     """What strategies of measurements take."""
-    plans.add_argument(
-        "--counts",
-        metavar="NUMBERS",
-        help=f"layers left out, or put in parallel, of {', '.join(MEASURED)}",
-    )
-    plans.add_argument(
-        "--calibration",
-        metavar="FILE",
-        help='texts that those measure the model on: one a line, or JSON lines with "text" (painter-16 has its own)',
-    )
+    add_setting(plans, "counts")
+    add_setting(plans, "calibration")

@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
+from jaxpaint.base.progress import under_way
 from jaxpaint.cli.answers import give
 
 
@@ -56,7 +57,8 @@ def written(store: Path, folder: Path) -> tuple[Answer, str]:
     check_folder(folder, "--output")
     from jaxpaint.report import SUMMARY, write_report
 
-    page = write_report(store, folder)
+    with under_way("report: intervals and figures …"):
+        page = write_report(store, folder)
     found = folder / SUMMARY
     summary = found.read_text(encoding="utf-8") if found.exists() else None
     files = sorted(str(file) for file in folder.rglob("*") if file.is_file())

@@ -41,7 +41,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import check_writable
 from jaxpaint.cli import studies
 from jaxpaint.cli.clusters import add_cluster_options, chosen_cluster
-from jaxpaint.cli.options import add_model_options, add_task_options
+from jaxpaint.cli.options import add_model_options, add_setting, add_task_options
 from jaxpaint.cli.studies import carry_out, check
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ Answer = studies.Answer
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", metavar="FILE", required=True, help="the results store (SQLite), made or continued")
+    add_setting(parser, "store", required=True)
     parser.add_argument(
         "--report", metavar="DIR", type=Path, help="write the report at the end, with the best plan of each cost"
     )

@@ -56,7 +56,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
@@ -70,13 +70,14 @@ from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.cli.options import (
     add_measured_options,
     add_model_options,
+    add_setting,
     add_task_options,
     add_variant_options,
     study_options,
 )
 from jaxpaint.cli.studies import carry_out, check
-from jaxpaint.studies.settings import DEMO, DEMO_REPORT, PRESETS, report_from, specs_from
-from jaxpaint.studies.spec import ANALYSES, ANALYSIS_SAMPLES, ANALYSIS_TASK, StudySpec
+from jaxpaint.studies.settings import DEMO, DEMO_REPORT, report_from, specs_from
+from jaxpaint.studies.spec import StudySpec
 
 if TYPE_CHECKING:
     from jaxpaint.studies.run import StudySummary
@@ -89,7 +90,8 @@ class Foreseen(TypedDict):
     """With --dry-run: what there is to do, in words and in numbers (those that are known).
 
     `plans` of `variants`; `applications` of layers a token and `separate_applications` plan by plan; `tokens` that
-    differ; `memory_bytes` at the peak; `seconds` of scoring and `analysis_seconds`.
+    differ; `memory_bytes` at the peak; `seconds` of scoring, `analysis_seconds`, and
+    `report_seconds` where there is one.
     """
 
     store: str
@@ -125,11 +127,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The options that a file of settings may have, too."""
-    parser.add_argument("--preset", metavar="NAME", help=f"settings to begin with: {', '.join(PRESETS)}")
-    parser.add_argument("--models", metavar="MODEL,MODEL", help="several, by commas, in place of --model")
-    parser.add_argument("--store", metavar="FILE", help="the results store (SQLite), made or continued")
-    parser.add_argument("--report", metavar="DIR", type=Path, help="write the report at the end")
-    parser.add_argument("--shard", metavar="I/N", help="the I-th of N parts of nearly equal work; I from 1")
+    for name in ("preset", "models", "store"):
+        add_setting(parser, name)
+    add_setting(parser, "report", type=Path)
+    add_setting(parser, "shard")
     add_model_options(parser.add_argument_group("model"), defaults=False)
     add_task_options(parser.add_argument_group("tasks"), defaults=False)
     plans = parser.add_argument_group("plans")
@@ -137,16 +138,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add_measured_options(plans)
     add_asking_options(parser)
     analyses = parser.add_argument_group("analyses of hidden states")
-    analyses.add_argument(
-        "--analyses", metavar="NAME,NAME", help=f"by commas, of {', '.join(ANALYSES)} (default: none)"
-    )
-    analyses.add_argument(
-        "--analysis-strategies", metavar="NAME,NAME", help="run them on the plans of these strategies (default: on all)"
-    )
-    analyses.add_argument(
-        "--analysis-samples", type=int, metavar="N", help=f"texts to run them on, at most (default: {ANALYSIS_SAMPLES})"
-    )
-    analyses.add_argument("--analysis-task", metavar="TASK", help=f"whose texts (default: {ANALYSIS_TASK})")
+    for name in ("analyses", "analysis-strategies", "analysis-samples", "analysis-task"):
+        add_setting(analyses, name)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -165,7 +158,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--dry-run computes nothing, and needs no cluster; leave --ray away")
     cluster = chosen_cluster(options)
     if options.dry_run:
-        return _dry_run(options, specs)
+        return _dry_run(options, specs, folder is not None)
     if options.compile_for is not None:
         raise UserError("--compile-for says whether a study fits a device that is not here; it goes with --dry-run")
 
@@ -175,7 +168,9 @@ def run(options: argparse.Namespace) -> int:
 
         with byte_bar() as converting, bar("study") as progress:
             command = shlex.join(sys.argv)
-            return run_study(spec, progress=progress, tell=say, converting=converting, command=command, cluster=cluster)
+            reports = folder is not None and spec is specs[-1]  # it comes after all of them
+            how: Any = {"converting": converting, "command": command, "cluster": cluster, "reports": reports}
+            return run_study(spec, progress=progress, tell=say, **how)
 
     def all_of_them() -> StudySummary | Several:
         if len(specs) == 1:
@@ -185,13 +180,13 @@ def run(options: argparse.Namespace) -> int:
     return carry_out(options, spec, folder, all_of_them)
 
 
-def _dry_run(options: argparse.Namespace, specs: Sequence[StudySpec]) -> int:
+def _dry_run(options: argparse.Namespace, specs: Sequence[StudySpec], reports: bool) -> int:
     """Of several models one after the other; their numbers are by the models' names."""
     found = []
     for spec in specs:
         if len(specs) > 1:
             print(f"{spec.model}:", flush=True)
-        found.append(_foreseen(options, spec))
+        found.append(_foreseen(options, spec, reports))
     lines = [line for lines, _ in found for line in lines]
     numbers = {
         f"{spec.model}: {name}" if len(specs) > 1 else name: value
@@ -202,7 +197,7 @@ def _dry_run(options: argparse.Namespace, specs: Sequence[StudySpec]) -> int:
     return 0
 
 
-def _foreseen(options: argparse.Namespace, spec: StudySpec) -> tuple[list[str], dict[str, float]]:
+def _foreseen(options: argparse.Namespace, spec: StudySpec, reports: bool) -> tuple[list[str], dict[str, float]]:
     """Says what there is to do for one model; the lines, and the numbers that are known."""
     from jaxpaint.bench.kinds import Target, prepare
 
@@ -226,7 +221,7 @@ def _foreseen(options: argparse.Namespace, spec: StudySpec) -> tuple[list[str], 
 
     lines: list[str] = []
     numbers: dict[str, float] = {}
-    for line in describe(spec, store):
+    for line in describe(spec, store, reports=reports):
         print(line, flush=True)
         lines.append(str(line))
         numbers |= line.numbers

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from jaxpaint.plans.strategies import CUSTOM
-from jaxpaint.report.evidence import DOES_NOT_HOLD, HOLDS
+from jaxpaint.report.evidence import DOES_NOT_HOLD, HOLDS, Z
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.results.kinds import LEAST_R2
 from jaxpaint.results.reading import VariantRow
@@ -20,7 +20,6 @@ MOST_PLANS = 6  # in a figure, the full model among them
 NO_INTERVAL = "No interval: the store holds the mean over the texts alone, from before standard errors were kept."
 MOST_CHARACTERS = 34  # of a plan's name
 ROLES = ("last tokens", "other tokens")  # in the order of the clock's numbers
-Z = 1.96  # standard errors from a mean to the end of its 95 % interval
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from jaxpaint.report.evidence import DOES_NOT_HOLD, HOLDS, IN_PART, OPEN, Evidence, Verdict, any_holds, combine
+from jaxpaint.report.evidence import (
+    DOES_NOT_HOLD,
+    HOLDS,
+    IN_PART,
+    OPEN,
+    Evidence,
+    Verdict,
+    any_holds,
+    combine,
+    times_to_tell,
+)
 from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.questions import layers as questions_layers
 from jaxpaint.report.questions import order as questions_order
@@ -190,13 +200,40 @@ def _answer(question: Question, measured: Measurements) -> Answer:
             lead = "Not enough data: the full model is not clearly above chance on any task."
     else:
         verdict = question.judge(decisive)
-        lead = question.says.get(verdict, UNSETTLED)
+        lead = question.says.get(verdict, "") or _unsettled(decisive, question, measured)
     aside = question.aside(measured)
     sentences = [*map(_sentence, decisive), aside]
     return Answer(question, verdict, lead, tuple(filter(None, sentences)), evidence, aside)
 
 
-UNSETTLED = "Not settled: some interval reaches over its threshold, which more documents or seeds would narrow."
+UNSETTLED = "Not settled: some interval reaches over its threshold"
+MOST_TIMES = 100  # the sample: beyond it nobody has documents
+
+
+def _unsettled(decisive: Sequence[Evidence], question: Question, measured: Measurements) -> str:
+    """How many more documents would tell, in the words of the terminal and the page."""
+    times = times_to_tell(decisive, question.judge)
+    narrowed = [item for item in decisive if item.verdict == OPEN and (item.times <= times or math.isinf(times))]
+    samples = {"documents": measured.documents} if any(item.texts is None for item in narrowed) else {}
+    if texts := next((item.texts for item in narrowed if item.texts), None):
+        samples["texts"] = texts
+    seeds = "; of random order more seeds, too" if "random" in question.needs else ""
+    return f"{UNSETTLED}, and {more_of(times, samples)}{seeds}."
+
+
+def more_of(times: float, samples: Mapping[str, int]) -> str:
+    """How much more of samples, by what they are of, would tell, if that is so many times as much; in words."""
+    here = " and ".join(f"{count:,} {what}" for what, count in samples.items())
+    if not times <= MOST_TIMES:
+        return f"it would take more than {MOST_TIMES} times the {here} here to tell"
+    more = " and ".join(f"{_rounded(count * (times - 1)):,} more {what}" for what, count in samples.items())
+    return f"about {more} ({times:.1f} times those here) would tell, were the numbers to stay as they are"
+
+
+def _rounded(number: float) -> int:
+    """Up, to two digits."""
+    unit = 10 ** max(0, math.floor(math.log10(max(number, 1))) - 1)
+    return max(1, math.ceil(number / unit) * unit)
 
 
 def _sentence(item: Evidence) -> str:

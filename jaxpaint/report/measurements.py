@@ -112,6 +112,16 @@ class Measurements:
         settings = found.settings
         return f"{settings['samples']} texts of {settings['task']}, BOS {settings.get('bos', 'not recorded')}"
 
+    def analysed_count(self, name: str, column: int | None) -> int | None:
+        """How many texts `analysis` was made on; None where the store does not say."""
+        found = self._analysis(name, column)
+        return None if found is None else found.settings.get("samples")
+
+    @property
+    def documents(self) -> int:
+        """Of the tasks that are normalised, under the full model."""
+        return sum(score.documents for score in self.scores.full if not score.left_out)
+
     def _analysis(self, name: str, column: int | None) -> Analysis | None:
         """Of several, the one under the study's own BOS setting and over most texts."""
         return min(

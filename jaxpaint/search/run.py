@@ -146,7 +146,7 @@ class _Search:
     def _told(self, what: str) -> Session:
         """The session, whose bars tell what is done, and of the best plan so far."""
 
-        def start(total: int, phase: str = "", later: float = 0.0) -> Advance:
+        def start(total: int, phase: str = "", later: float = 0.0, beyond: float = 0.0) -> Advance:
             advance, standing = self.progress(total, what), self.standing
             return lambda amount, note="": advance(amount, standing)
 

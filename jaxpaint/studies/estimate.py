@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from jaxpaint.models import with_layers
 from jaxpaint.plans.plan import Plan, Repeat
 from jaxpaint.plans.shards import shard_of
 from jaxpaint.plans.tree import Branch, prefix_tree
+from jaxpaint.report.duration import report_seconds
 from jaxpaint.results.damage import reading
 from jaxpaint.results.schema import canonical_json
 from jaxpaint.results.scores import covered, seconds_per_application
@@ -147,8 +148,10 @@ def _ends(branch: Branch) -> int:
     return bool(branch.ends) + sum(map(_ends, branch.branches))
 
 
-def describe(spec: StudySpec, store: Path) -> Iterator[Line]:
+def describe(spec: StudySpec, store: Path, *, reports: bool = False) -> Iterator[Line]:
     """Lines about the study of the model in `store`, each as soon as it is known: plans first, then tasks.
+
+    The last one is of the report, where one comes after it (`reports`).
 
     Raises UserError for plans that do not fit the model, or tasks that cannot be loaded; the lines before it stand.
     """
@@ -185,8 +188,9 @@ def describe(spec: StudySpec, store: Path) -> Iterator[Line]:
         texts = f"{count(spec.analysis_samples, 'text')} of {spec.analysis_task}"
         analysed = count(len(spec.analysed_plans(spec.shard_variants(model.num_layers, measured))), "plan")
         yield _line("also", f"{', '.join(spec.analyses)} of {analysed} on {texts}")
+    documents = 0
     if spec.tasks and own.plans:
-        yield from _of_tasks(spec, model, own)
+        documents = yield from _of_tasks(spec, model, own)
     if spec.analyses:
         todo = analysis_work(spec, model)
         yield _line("states", str(todo))
@@ -194,19 +198,23 @@ def describe(spec: StudySpec, store: Path) -> Iterator[Line]:
             seconds = todo.seconds(analysis_rates(model, todo))
             told = f"{duration(seconds)} for analyses (from one batch on this {device()}), and compiling"
             yield _line("", told, analysis_seconds=seconds)
+    if reports:
+        seconds = report_seconds(own.plans, documents)
+        yield _line("report", f"{duration(seconds)} for intervals and figures at the end", report_seconds=seconds)
 
 
-def _of_tasks(spec: StudySpec, model: Source, own: PlanWork) -> Iterator[Line]:
-    """Lines about the tasks, and what they take under the shard's plans."""
+def _of_tasks(spec: StudySpec, model: Source, own: PlanWork) -> Generator[Line, None, int]:
+    """Lines about the tasks, and what they take under the shard's plans; returns how many documents they have."""
     from jaxpaint.studies.run import spec_requests, spec_tasks  # lm-eval takes a while to import
 
     asked = spec_requests(spec, model, spec_tasks(spec))
     for number, task in enumerate(asked):
         yield _line("" if number else "tasks", _task_text(task))
+    documents = sum(task.documents for task in asked)
     tasks = [task for task in asked if not task.is_generative]
     requests = [request for task in tasks for request in task.requests]
     if not requests:
-        return
+        return documents
     batches = pack_for(model, requests, spec.batch_tokens)
     tokens = token_work(requests, batches)
     told = instead(tokens.distinct, tokens.separate, "distinct", "text by text")
@@ -219,7 +227,7 @@ def _of_tasks(spec: StudySpec, model: Source, own: PlanWork) -> Iterator[Line]:
         yield _line("store", f"{spec.store} has finished {done:,} of {count(own.plans, 'plan')}", finished_plans=done)
         own = todo
         if not own.plans:
-            return
+            return documents
     largest = max(batches, key=lambda batch: batch.tokens.size)
     used = _memory(model, own, largest)
     yield _line("memory", _memory_text(used), memory_bytes=used.total)
@@ -228,6 +236,7 @@ def _of_tasks(spec: StudySpec, model: Source, own: PlanWork) -> Iterator[Line]:
         rates, source = measured_rates(model, largest), f"from one batch on this {device()}"
     seconds = seconds_needed(own, tokens, rates)
     yield _line("time", f"{duration(seconds)} ({source}), and compiling", seconds=seconds)
+    return documents
 
 
 def unfinished(spec: StudySpec, model: Source, tasks: Sequence[TaskRequests]) -> PlanWork:

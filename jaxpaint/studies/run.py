@@ -26,6 +26,7 @@ from jaxpaint.models.checkpoint import Progress
 from jaxpaint.models.sharding import DATA, device_mesh
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
+from jaxpaint.report.duration import report_seconds
 from jaxpaint.results.store import Store, Worker
 from jaxpaint.studies.analyses import AnalysedTexts, analysis_texts, analysis_tokens, run_analyses
 from jaxpaint.studies.cells import Study, register
@@ -100,6 +101,7 @@ class Session:
     tell: Callable[[str], None]
     command: str | None
     pool: Pool | None = None
+    reports: bool = False
 
     def measure(self) -> Mapping[str, Any]:
         """What plans are proposed from (`jaxpaint.studies.proposing`); nothing where no strategy asks for it."""
@@ -157,7 +159,8 @@ class Session:
                 "analyses": analysis_tokens(self.store, study.model_id, asked, self.spec.analyses, *self.analysed)
                 if self.analysed
                 else 0,
-            }
+            },
+            report_seconds(len(study.plans), sum(task.documents for task in self.requests)) if self.reports else 0.0,
         )
         loops["scoring"].run(phases.of("scoring", self.progress))
         loops["writing"].run(phases.of("writing", self.progress, SCORED_PER_WRITTEN))
@@ -214,6 +217,7 @@ def open_session(
     command: str | None = None,
     cluster: Cluster | None = None,
     source: Source | None = None,
+    reports: bool = False,
 ) -> Iterator[Session]:
     """Loads the spec's tasks, and opens its model and store. Arguments and errors as `run_study`."""
     if cluster is not None:
@@ -249,7 +253,7 @@ def open_session(
         store = stack.enter_context(Store.open(spec.store, create=True))
         worker = stack.enter_context(Worker(spec.store))
         tell_mended(store, tell)
-        yield Session(spec, model, requests, analysed, store, worker, progress, tell, command, pool)
+        yield Session(spec, model, requests, analysed, store, worker, progress, tell, command, pool, reports)
 
 
 def _source(store: Path, spec: StudySpec, pool: Pool) -> Source:
@@ -283,6 +287,7 @@ def run_study(
     command: str | None = None,
     cluster: Cluster | None = None,
     source: Source | None = None,
+    reports: bool = False,
 ) -> StudySummary:
     """Runs what the study's store lacks, and returns when nothing of the spec's shard is missing.
 
@@ -290,7 +295,8 @@ def run_study(
     the work, and each returns when all of it is done. `progress` counts tokens under each plan; `tell` gets lines that
     the user should read (default: to stderr); `converting` is told of a first use's conversion; `command` is what the
     user typed, for the record; with a `cluster` its workers compute, and this process keeps the store; `source` is the
-    spec's model where its weights may be there already.
+    spec's model where its weights may be there already; `reports` says that a report comes after it, whose time counts
+    in the time left.
 
     Raises:
         UserError: a model, task, plan or cluster that cannot be used; a store that cannot be written, or that knows
@@ -298,7 +304,7 @@ def run_study(
     """
     clock = time.perf_counter()
     how: dict[str, Any] = {"converting": converting, "command": command, "cluster": cluster, "source": source}
-    with open_session(spec, progress=progress, tell=tell, **how) as session:
+    with open_session(spec, progress=progress, tell=tell, reports=reports, **how) as session:
         summary = session.score(spec.shard_variants(session.model.num_layers, session.measure()))
     return replace(summary, seconds=time.perf_counter() - clock)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -66,17 +66,67 @@ QUICK: Mapping[str, Any] = MappingProxyType(
 """A first look at any model: the six strategies that the paper ranks, at few starts, on 100 documents."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"quick": QUICK, "paper": PAPER, "demo": DEMO})
-KINDS: Mapping[str, values.Kind] = MappingProxyType(
-    {setting.name.replace("_", "-"): setting.metadata["kind"] for setting in fields(StudySpec)}
-    | {"plans-file": values.path, "data-dir": values.path, "preset": values.choice(*PRESETS)}
-    | {"report": values.path, "models": values.names}
-)
-"""What may be set, by the command line's names without the dashes in front."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What may be set, by its name on the command line without the dashes in front.
+
+    `text` is what the help says of it; `metavar` what it calls the value.
+    """
+
+    name: str
+    kind: values.Kind
+    default: Any
+    text: str
+    metavar: str | None = None
+
+    @property
+    def help(self) -> str:
+        """The text, with the default."""
+        if "(default" in self.text or self.default in (None, MISSING, False, ()):
+            return self.text
+        default = ",".join(map(str, self.default)) if isinstance(self.default, tuple) else self.default
+        return f"{self.text} (default: {default})"
+
+
+_BESIDE_FIELDS = {  # what becomes something else before there is a spec, by the field that it stands beside
+    "model": (
+        Setting("models", values.names, None, "several, by commas, in place of --model", "MODEL,MODEL"),
+        Setting("preset", values.choice(*PRESETS), None, f"settings to begin with: {', '.join(PRESETS)}", "NAME"),
+    ),
+    "store": (Setting("report", values.path, None, "write the report at the end", "DIR"),),
+    "data": (
+        Setting(
+            *("data-dir", values.path, None),
+            "where files of the tasks lie, as TASK.jsonl or TASK_SPLIT.jsonl (or .csv, .parquet); --data goes before",
+            "DIR",
+        ),
+    ),
+    "plans": (Setting("plans-file", values.path, None, "more of them, one a line, # for comments", "FILE"),),
+}
+
+
+def _declared() -> Iterator[Setting]:
+    for each in fields(StudySpec):
+        about = each.metadata
+        yield Setting(each.name.replace("_", "-"), about["kind"], each.default, about["help"], about["metavar"])
+        yield from _BESIDE_FIELDS.get(each.name, ())
+
+
+SETTINGS: Mapping[str, Setting] = MappingProxyType({setting.name: setting for setting in _declared()})
+"""All of them: the fields of StudySpec, and what files and options have beside those."""
+KINDS: Mapping[str, values.Kind] = MappingProxyType({name: setting.kind for name, setting in SETTINGS.items()})
 
 ONE_OR_SEVERAL = {"model": "models", "models": "model"}  # what is given of either goes before both elsewhere
 # Trust is no file's to give.
 COMMAND_LINE_ONLY = ("dry-run", "compile-for", "trust-tasks", "ray", "ray-worker")
-PLACES = (".toml", ".yaml", ".yml")
+OF_FILES: Mapping[str, Setting] = MappingProxyType(
+    {name: setting for name, setting in SETTINGS.items() if name not in COMMAND_LINE_ONLY}
+)
+"""Those that a file may have."""
+YAML = (".yaml", ".yml")
+PLACES = (".toml", *YAML)
 """How names of settings files end."""
 _TAKERS = {
     **{"seeds": taking("seed"), "loops": taking("iterations"), "times": taking("times")},
@@ -159,7 +209,7 @@ def checked_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_settings(file: Path) -> dict[str, Any]:
     """The settings in a file, YAML if its name says so, else TOML; names are checked, values not yet."""
-    if file.suffix in (".yaml", ".yml"):
+    if file.suffix in YAML:
         settings = documents.read_yaml(file)
         if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
             raise UserError(f'{file} holds no settings; expected lines such as model: "llama2-7b"')
@@ -168,8 +218,8 @@ def read_settings(file: Path) -> dict[str, Any]:
     for name in settings:
         if name in COMMAND_LINE_ONLY:
             raise UserError(f"{file}: {name!r} belongs on the command line: --{name}")
-        if name not in KINDS:
-            raise UserError(f"{file}: unknown key {name!r}; {values.hint(name, KINDS, 'the keys are')}")
+        if name not in OF_FILES:
+            raise UserError(f"{file}: unknown key {name!r}; {values.hint(name, OF_FILES, 'the keys are')}")
     return settings
 
 

@@ -35,27 +35,20 @@ NOT_MEASURED: Mapping[str, Any] = MappingProxyType({})
 _STRATEGIES = values.names_of(EVERY, "strategy", "strategies")
 
 
-def _setting(kind: values.Kind, default: Any = MISSING) -> Any:
-    """A field whose values, as people write them, are of a kind (`jaxpaint.studies.values`)."""
-    return field(default=default, metadata={"kind": kind})
+def _setting(kind: values.Kind, default: Any, help: str, metavar: str | None = None) -> Any:
+    """A field whose values, as people write them, are of a kind; what --help says of it, and calls what it takes."""
+    return field(default=default, metadata={"kind": kind, "help": help, "metavar": metavar})
 
 
 @dataclass(frozen=True)
 class StudySpec:
-    """The settings of a study, as the options of `jaxpaint study` name them; paths as the user gave them.
+    """The settings of a study, each declared here alone: the command's options, the keys of its settings files with
+    their schema, and the arguments in Python are all made of these (`jaxpaint.studies.settings`). Paths are as the user
+    gave them.
 
-    `data` are texts TASK[:SPLIT]=FILE; `limit` documents per task, or a fraction below 1; `kv` the cache of generative
-    tasks (`jaxpaint.generation.cache`); `starts` None is every start that the model has, a range those that are in it;
-    `loops` are the iterations of looped-parallel, `times` those of block-repeat; `counts` the layers of strategies
-    whose plans are proposed from measurements on the texts of `calibration` (`jaxpaint.studies.proposing`); `plans`
-    texts of plans of one's own, in which names of a composed model's layers become numbers at once; `shard` (i, n) the
-    i-th of n parts, 1 <= i <= n. `analyses` (of `ANALYSES`) run on the first `analysis_samples` texts of
-    `analysis_task` (on all where there are no more), for the plans of `analysis_strategies` (none named: for all
-    plans).
-    `trust_tasks` lets task files of the user's own run code.
-
-    From `max_length` on they are lm-eval's (`jaxpaint.tasks.asking`): `max_length` in tokens, `include_path` a folder
-    of task files of one's own.
+    `starts` None is every start that the model has, a range those that are in it; `shard` (i, n) the i-th of n parts,
+    1 <= i <= n; `plans` texts of plans, in which names of a composed model's layers become numbers at once; `analyses`
+    run for the plans of `analysis_strategies` (none named: for all plans).
 
     In Python `plans` may be Plans, `tasks` tasks of one's own (`jaxpaint.tasks.own`), and `data` a mapping of tasks to
     files. Raises UserError for a value of another kind than its setting's.
@@ -63,43 +56,130 @@ class StudySpec:
     `jaxpaint.studies.settings.spec_from` makes one of options and a TOML file.
     """
 
-    model: str = _setting(values.text)
-    store: Path = _setting(values.path)  # noqa: RUF009
-    tasks: tuple[str | OwnTask, ...] = _setting(values.tasks, ())
-    revision: str | None = _setting(values.text, None)
-    dtype: str = _setting(values.choice("auto", "float32", "bfloat16"), "auto")
-    weights: str = _setting(values.choice(*WEIGHTS), "float")
-    tensor_parallel: int = _setting(values.whole(1), 1)
-    layer_parallel: int = _setting(values.whole(1), 1)
-    offload: bool = _setting(values.switch, False)
-    data: tuple[str, ...] = _setting(values.data, ())
-    num_fewshot: int | None = _setting(values.whole(0), None)
-    limit: float | None = _setting(values.limit, None)
-    bos: str = _setting(values.choice("auto", "on", "off"), "auto")
-    kv: str = _setting(values.choice("exact", "mean"), "exact")
-    strategies: tuple[str, ...] = _setting(_STRATEGIES, ())
-    starts: tuple[int, ...] | range | None = _setting(values.starts, None)
-    seeds: tuple[int, ...] = _setting(values.count_or_numbers, tuple(range(10)))
-    loops: tuple[int, ...] = _setting(values.counts, (3,))
-    times: tuple[int, ...] = _setting(values.counts, (2, 3))
-    counts: tuple[int, ...] = _setting(values.counts, ())
-    calibration: Path | None = _setting(values.path, None)  # noqa: RUF009
-    plans: tuple[str, ...] = _setting(values.plans, ())
-    analyses: tuple[str, ...] = _setting(values.names_of(ANALYSES, "analysis", "analyses"), ())
-    analysis_strategies: tuple[str, ...] = _setting(_STRATEGIES, ())
-    analysis_samples: int = _setting(values.whole(1), ANALYSIS_SAMPLES)
-    analysis_task: str = _setting(values.text, ANALYSIS_TASK)
-    shard: tuple[int, int] = _setting(values.shard, (1, 1))
-    batch_tokens: int | None = _setting(values.whole(1), None)
-    trust_tasks: bool = _setting(values.switch, False)
-    max_length: int | None = _setting(values.whole(1), None)
-    include_path: Path | None = _setting(values.path, None)  # noqa: RUF009
-    apply_chat_template: bool | str = _setting(values.template, False)
-    system_instruction: str | None = _setting(values.text, None)
-    fewshot_as_multiturn: bool | None = _setting(values.true_or_false, None)
-    gen_kwargs: Mapping[str, Any] | None = _setting(values.pairs, None)
-    samples: Mapping[str, Sequence[int]] | None = _setting(values.samples, None)
-    seed: tuple[int | None, ...] | None = _setting(values.seeds, None)
+    model: str = _setting(
+        values.text,
+        MISSING,
+        "a converted store, a Hugging Face or Meta folder, a GGUF file, or a hub id (converted into a cache on first "
+        "use); painter-16 comes with jaxpaint",
+        "MODEL",
+    )
+    store: Path = _setting(  # noqa: RUF009
+        values.path, MISSING, "the results store (SQLite), made or continued", "FILE"
+    )
+    tasks: tuple[str | OwnTask, ...] = _setting(
+        values.tasks, (), "tasks, groups or task YAML files, by commas", "TASK,TASK"
+    )
+    revision: str | None = _setting(
+        values.text, None, "branch, tag or commit of a hub id, as owner/name@NAME (default: main)", "NAME"
+    )
+    dtype: str = _setting(
+        values.choice("auto", "float32", "bfloat16"),
+        "auto",
+        "of the computation; auto is float32 on CPU and bfloat16 on accelerators",
+    )
+    weights: str = _setting(
+        values.choice(*WEIGHTS),
+        "float",
+        "what the layers' kernels are kept in: as --dtype says, or integers, in a half or a third of bfloat16's "
+        "memory; not for fine-tuning",
+    )
+    tensor_parallel: int = _setting(
+        values.whole(1),
+        1,
+        "devices that share each weight, for models larger than one device; the others share the rows",
+        "N",
+    )
+    layer_parallel: int = _setting(
+        values.whole(1),
+        1,
+        "lanes of devices that run the branches of parallel groups side by side, each with all weights",
+        "N",
+    )
+    offload: bool = _setting(
+        values.switch, False, "keep the layers' kernels in the host's memory, from which each comes as its layer runs"
+    )
+    data: tuple[str, ...] = _setting(
+        values.data,
+        (),
+        "a local JSONL, CSV or Parquet file in place of a task's dataset; give it once per split",
+        "TASK[:SPLIT]=FILE",
+    )
+    num_fewshot: int | None = _setting(values.whole(0), None, "examples in the prompt (default: the task's)", "N")
+    limit: float | None = _setting(values.limit, None, "documents per task, or a fraction below 1 (default: all)", "N")
+    bos: str = _setting(
+        values.choice("auto", "on", "off"), "auto", "begin texts with the BOS token; auto leaves it to the tokenizer"
+    )
+    kv: str = _setting(
+        values.choice("exact", "mean"),
+        "exact",
+        "keys and values while generating: each executed layer's own, or a parallel group's mean, as the paper's code "
+        "has it",
+    )
+    strategies: tuple[str, ...] = _setting(_STRATEGIES, (), f"by commas, of {', '.join(EVERY)}", "NAME,NAME")
+    starts: tuple[int, ...] | range | None = _setting(
+        values.starts, None, "start layers; /3 for each third that the model has (default: all)", "NUMBERS"
+    )
+    seeds: tuple[int, ...] = _setting(
+        values.count_or_numbers, tuple(range(10)), f"of random; {values.SEVERAL_SEEDS} (default: 10)", "NUMBERS"
+    )
+    loops: tuple[int, ...] = _setting(values.counts, (3,), "iterations of looped-parallel", "NUMBERS")
+    times: tuple[int, ...] = _setting(values.counts, (2, 3), "of block-repeat", "NUMBERS")
+    counts: tuple[int, ...] = _setting(
+        values.counts, (), f"layers left out, or put in parallel, of {', '.join(MEASURED)}", "NUMBERS"
+    )
+    calibration: Path | None = _setting(  # noqa: RUF009
+        values.path,
+        None,
+        'texts that those measure the model on: one a line, or JSON lines with "text" (painter-16 has its own)',
+        "FILE",
+    )
+    plans: tuple[str, ...] = _setting(values.plans, (), "a plan of your own; may be given several times", "PLAN")
+    analyses: tuple[str, ...] = _setting(
+        values.names_of(ANALYSES, "analysis", "analyses"), (), f"by commas, of {', '.join(ANALYSES)}", "NAME,NAME"
+    )
+    analysis_strategies: tuple[str, ...] = _setting(
+        _STRATEGIES, (), "run them on the plans of these strategies (default: on all)", "NAME,NAME"
+    )
+    analysis_samples: int = _setting(values.whole(1), ANALYSIS_SAMPLES, "texts to run them on, at most", "N")
+    analysis_task: str = _setting(values.text, ANALYSIS_TASK, "whose texts", "TASK")
+    shard: tuple[int, int] = _setting(
+        values.shard, (1, 1), "the I-th of N parts of nearly equal work; I from 1 (default: all in one)", "I/N"
+    )
+    batch_tokens: int | None = _setting(values.whole(1), None, "tokens per batch (default: by device)", "N")
+    trust_tasks: bool = _setting(
+        values.switch, False, "let task YAML files of your own run the Python that they name (!function)"
+    )
+    max_length: int | None = _setting(
+        values.whole(1), None, "longest text in tokens (default: the model's positions)", "N"
+    )
+    include_path: Path | None = _setting(  # noqa: RUF009
+        values.path, None, "a folder with task YAML files of your own", "DIR"
+    )
+    apply_chat_template: bool | str = _setting(
+        values.template,
+        False,
+        "write prompts by the checkpoint's chat template, or by the one of that name",
+        "NAME",
+    )
+    system_instruction: str | None = _setting(values.text, None, "what the system says first", "TEXT")
+    fewshot_as_multiturn: bool | None = _setting(
+        values.true_or_false, None, "examples are turns of the chat (default: true with --apply-chat-template)", "BOOL"
+    )
+    gen_kwargs: Mapping[str, Any] | None = _setting(
+        values.pairs,
+        None,
+        "generation settings, by commas or as JSON; they go before a task's own and the checkpoint's",
+        "NAME=VALUE",
+    )
+    samples: Mapping[str, Sequence[int]] | None = _setting(
+        values.samples, None, "of tasks the documents to ask, by index, as JSON or a file of it", "JSON"
+    )
+    seed: tuple[int | None, ...] | None = _setting(
+        values.seeds,
+        None,
+        "of Python, NumPy, drawn tokens and few-shot examples, by commas, or one for all (default: 0,1234,1234,1234)",
+        "SEEDS",
+    )
 
     def __post_init__(self) -> None:
         for setting in fields(self):

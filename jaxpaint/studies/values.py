@@ -1,4 +1,7 @@
-"""The kinds of values that settings have: what each makes of a text, a number or a list, or what it expected."""
+"""The kinds of values that settings have: what each makes of a text, a number or a list, or what it expected.
+
+Beside each stands the same as JSON Schema has it, for editors: `jaxpaint.studies.schema`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -23,15 +27,35 @@ from jaxpaint.tasks.local_data import data_options
 from jaxpaint.tasks.own import OwnTask
 
 MOST = f"at most {LARGEST}"
+SEVERAL_SEEDS = "a number N stands for the N seeds from 0, and 3-7 or 1,4 for these"
 
-Kind: TypeAlias = Callable[[Any], Any]
+Schema: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Makes a value of what people write; `schema` says in JSON Schema what that may be in a settings file."""
+
+    read: Callable[[Any], Any]
+    schema: Schema
+
+    def __call__(self, value: Any) -> Any:
+        return self.read(value)
+
+
+def _kind(**schema: Any) -> Callable[[Callable[[Any], Any]], Kind]:
+    return lambda read: Kind(read, schema)
+
+
+def _either(*schemas: Schema) -> Callable[[Callable[[Any], Any]], Kind]:
+    return _kind(anyOf=list(schemas))
 
 
 class _Unfit(Exception):
     """What was expected in place of a value."""
 
 
-def checked(where: str, value: Any, kind: Kind) -> Any:
+def checked(where: str, value: Any, kind: Callable[[Any], Any]) -> Any:
     """The value as its kind has it. Raises UserError, which names `where`."""
     try:
         return kind(value)
@@ -41,17 +65,28 @@ def checked(where: str, value: Any, kind: Kind) -> Any:
         raise UserError(f"{where}: {error}") from None
 
 
+TEXT: Schema = {"type": "string", "pattern": r"\S"}
+TEXTS: Schema = {"type": "array", "items": {"type": "string"}}
+NAMES: Schema = {"anyOf": [TEXTS, {"type": "string"}]}
+_COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": LARGEST}
+_RANGE = r"\s*[0-9]+(\s*-\s*[0-9]+(\s*/\s*[0-9]+)?)?\s*"
+_NUMBERS: Schema = {"type": "string", "pattern": f"^{_RANGE}(,{_RANGE})*$"}
+
+
+@_kind(**TEXT)
 def text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _Unfit("a text")
     return value
 
 
+@_kind(**TEXT)
 def path(value: Any) -> Path:
     return value if isinstance(value, Path) else Path(text(value)).expanduser()
 
 
 def choice(*choices: str) -> Kind:
+    @_kind(enum=list(choices))
     def of_choices(value: Any) -> str:
         if not isinstance(value, str) or value not in choices:
             raise _Unfit(f"one of {', '.join(choices)}")
@@ -60,6 +95,7 @@ def choice(*choices: str) -> Kind:
     return of_choices
 
 
+@_kind(type="boolean")
 def switch(value: Any) -> bool:
     if not isinstance(value, bool):
         raise _Unfit("true or false")
@@ -67,6 +103,7 @@ def switch(value: Any) -> bool:
 
 
 def whole(least: int) -> Kind:
+    @_kind(type="integer", minimum=least, maximum=LARGEST)
     def of_least(value: Any) -> int:
         if not _is_whole(value) or not least <= value <= LARGEST:
             raise _Unfit(f"a whole number, {least} or more" if not _is_whole(value) or value < least else MOST)
@@ -75,6 +112,12 @@ def whole(least: int) -> Kind:
     return of_least
 
 
+@_kind(
+    type="number",
+    exclusiveMinimum=0,
+    maximum=LARGEST,
+    anyOf=[{"type": "integer"}, {"exclusiveMaximum": 1}],
+)
 def limit(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise _Unfit("a number of documents per task, or a fraction below 1")
@@ -85,6 +128,7 @@ def limit(value: Any) -> float:
     return int(value) if value >= 1 else value
 
 
+@_kind(**NAMES)
 def names(value: Any) -> tuple[str, ...]:
     """A list, or one text by commas; each once."""
     if isinstance(value, str):
@@ -94,6 +138,7 @@ def names(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(item.strip() for item in value if item.strip()))
 
 
+@_kind(**NAMES)
 def tasks(value: Any) -> tuple[str | OwnTask, ...]:
     """As `names`, and tasks of one's own among them, or one."""
     items = [value] if isinstance(value, OwnTask) else value.split(",") if isinstance(value, str) else value
@@ -104,6 +149,9 @@ def tasks(value: Any) -> tuple[str | OwnTask, ...]:
 
 
 def names_of(known: Iterable[str], one: str, many: str) -> Kind:
+    name = rf"\s*({'|'.join(known)})?\s*"
+
+    @_either({"type": "array", "items": {"enum": list(known)}}, {"type": "string", "pattern": f"^{name}(,{name})*$"})
     def of_known(value: Any) -> tuple[str, ...]:
         for name in (found := names(value)):
             if name not in known:
@@ -113,6 +161,7 @@ def names_of(known: Iterable[str], one: str, many: str) -> Kind:
     return of_known
 
 
+@_kind(**TEXTS)
 def texts(value: Any) -> tuple[str, ...]:
     """A list; texts may hold commas."""
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(text, str) for text in value):
@@ -120,11 +169,13 @@ def texts(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+@_either(TEXTS, {"type": "object", "additionalProperties": {"type": "string"}})
 def data(value: Any) -> tuple[str, ...]:
     """As `texts`, or a table of tasks and their files."""
     return data_options(value) if isinstance(value, Mapping) else texts(value)
 
 
+@_kind(**TEXTS)
 def plans(value: Any) -> tuple[str, ...]:
     """Texts of plans as `plan` gives them, of a list of texts or Plans."""
     of_texts = isinstance(value, Sequence) and not isinstance(value, str)
@@ -143,7 +194,7 @@ def plan(text: str, where: str) -> str:
         raise UserError(f"{where}: {first_line(error)}") from None
 
 
-def numbers(value: Any, least: int = 0, most: int = LARGEST) -> tuple[int, ...]:
+def _numbers(value: Any, least: int = 0, most: int = LARGEST) -> tuple[int, ...]:
     if isinstance(value, str):
         found = parse_numbers(value)
     elif _is_whole(value):
@@ -159,6 +210,11 @@ def numbers(value: Any, least: int = 0, most: int = LARGEST) -> tuple[int, ...]:
     return found
 
 
+@_either(
+    _COUNT,
+    {"type": "array", "items": _COUNT, "minItems": 1},
+    {"type": "string", "pattern": rf"{_NUMBERS['pattern']}|^\s*/\s*[0-9]+\s*$"},
+)
 def starts(value: Any) -> tuple[int, ...] | range:
     """Start layers; a text /N stands for each Nth of those that a model has, which a range without an end has."""
     if isinstance(value, str) and (step := value.strip()).startswith("/"):
@@ -166,38 +222,49 @@ def starts(value: Any) -> tuple[int, ...] | range:
         if not (digits.isascii() and digits.isdigit()) or not within(digits, LARGEST):
             raise _Unfit(f"{EXPECTED}, or /3 for each third that the model has")
         return range(0, LARGEST, int(digits))
-    return value if isinstance(value, range) else numbers(value)
+    return value if isinstance(value, range) else _numbers(value)
 
 
-counts = partial(numbers, least=1, most=MAX_COST)
+_OF_A_PLAN: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_COST}
+counts = Kind(
+    partial(_numbers, least=1, most=MAX_COST),
+    {"anyOf": [_OF_A_PLAN, {"type": "array", "items": _OF_A_PLAN, "minItems": 1}, _NUMBERS]},
+)
 """Of iterations and repeats: no plan has room for more."""
 
 
+@_either({**_COUNT, "minimum": 1, "maximum": MAX_PLANS}, {"type": "array", "items": _COUNT, "minItems": 1}, _NUMBERS)
 def count_or_numbers(value: Any) -> tuple[int, ...]:
     """Seeds: a single number N stands for the N seeds 0 to N - 1."""
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
         value = within(value, MAX_PLANS)
     if not _is_whole(value):
-        return numbers(value)
+        return _numbers(value)
     if not 0 < value <= MAX_PLANS:
         raise _Unfit(f"how many seeds, 1 to {MAX_PLANS}, or a range such as 3-7")
     return tuple(range(value))
 
 
+_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@_either({"type": "boolean"}, {"enum": list(_WORDS)})
 def true_or_false(value: Any) -> bool:
     """Of lm-eval's switches that take a word, as it reads them."""
     if isinstance(value, str):
-        value = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(value.lower())
+        value = _WORDS.get(value.lower())
     if not isinstance(value, bool):
         raise _Unfit("true or false")
     return value
 
 
+@_either({"type": "boolean"}, TEXT)
 def template(value: Any) -> bool | str:
     """Of a chat: whether, or which by its name."""
     return value if isinstance(value, bool) else text(value)
 
 
+@_either({"type": "object"}, TEXTS, TEXT)
 def pairs(value: Any) -> dict[str, Any]:
     """Names and values: a table, texts NAME=VALUE,NAME=VALUE, or a JSON object."""
     if isinstance(value, Mapping):
@@ -221,6 +288,7 @@ def _of_json(values: dict[str, Any]) -> dict[str, Any]:
         raise _Unfit("values that JSON has, finite numbers among them") from None
 
 
+@_either({"type": "object", "additionalProperties": {"type": "array", "items": _COUNT}}, TEXT)
 def samples(value: Any) -> dict[str, list[int]]:
     """For tasks the indices of documents: a table, a JSON object, or the name of a file that holds one."""
     from pydantic import Field
@@ -234,6 +302,12 @@ def samples(value: Any) -> dict[str, list[int]]:
     return read_json(Path(given).expanduser(), shape)
 
 
+_SEED: Schema = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1}
+
+
+@_either(
+    _SEED, {"type": "array", "items": {**_SEED, "type": ["integer", "string"]}, "minItems": 1, "maxItems": 4}, TEXT
+)
 def seeds(value: Any) -> tuple[int | None, ...]:
     """One for all of lm-eval's four, or four (or three) by commas, None among them where nothing is seeded."""
     if isinstance(value, list) and value and isinstance(value[-1], str):  # the option, of which the last one counts
@@ -265,6 +339,7 @@ def _seed(value: Any) -> int:
     return within(digits, 2**32 - 1)
 
 
+@_kind(type="string", pattern=r"^\s*[0-9]+\s*/\s*[0-9]+\s*$")
 def shard(value: Any) -> tuple[int, int]:
     """I/N, from 1/N to N/N, or (I, N)."""
     if isinstance(value, tuple) and len(value) == 2 and all(map(_is_whole, value)):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
-from jaxpaint.studies.spec import StudySpec
+from jaxpaint.studies.settings import OF_FILES, YAML, Setting
 
 WIDTH = 100
 HEAD = (
@@ -51,34 +51,31 @@ EXAMPLES: Mapping[str, Any] = {
 """Of settings that have no default which could be written."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A setting's name, and what the command's help says of it."""
+def settings_text(given: Mapping[str, Any], suffix: str, schema: str | None = None) -> str:
+    """All settings, each with its help as a comment, the `given` ones set; TOML, or YAML for .yaml and .yml.
 
-    name: str
-    help: str
-
-
-def settings_text(known: Iterable[Setting], given: Mapping[str, Any], suffix: str) -> str:
-    """All known settings, each with its help as a comment, the `given` ones set; TOML, or YAML for .yaml and .yml."""
-    assign = ": " if suffix in (".yaml", ".yml") else " = "
-    lines = _comment(HEAD)
-    for setting in known:
+    `schema` is the name of a JSON schema beside the file, which its first line then tells editors of.
+    """
+    is_yaml = suffix in YAML
+    assign = ": " if is_yaml else " = "
+    lines = (
+        [] if schema is None else [f"# yaml-language-server: $schema={schema}" if is_yaml else f"#:schema ./{schema}"]
+    )
+    lines += _comment(HEAD)
+    for setting in OF_FILES.values():
         lines += ["", *_comment(setting.help)]
         if setting.name in given:
             lines.append(f"{setting.name}{assign}{_value(given[setting.name])}")
         else:
-            lines.append(f"# {setting.name}{assign}{_value(shown_default(setting.name))}")
+            lines.append(f"# {setting.name}{assign}{_value(shown_default(setting))}")
     return "\n".join([*lines, ""])
 
 
-def shown_default(name: str) -> Any:
+def shown_default(setting: Setting) -> Any:
     """What stands behind a setting that is not given: an example, or the default."""
-    if name in EXAMPLES:
-        return EXAMPLES[name]
-    default = next(each.default for each in fields(StudySpec) if each.name == name.replace("-", "_"))
-    assert default not in (None, MISSING), name
-    return default
+    shown = EXAMPLES.get(setting.name, setting.default)
+    assert shown not in (None, MISSING), setting.name
+    return shown
 
 
 def _comment(text: str) -> list[str]:

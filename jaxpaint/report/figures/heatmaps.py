@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxpaint.plans.strategies import entry
-from jaxpaint.report.analysed import PAPER_START, Numbers, Z, about, numbers
+from jaxpaint.report.analysed import PAPER_START, Numbers, about, numbers
+from jaxpaint.report.evidence import Z
 from jaxpaint.report.figures import style
 from jaxpaint.report.figures.style import NORMALISED, VERMILLION, Drawn, Kind
 from jaxpaint.report.measurements import Measurements

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from jaxpaint.report.evidence import Evidence, above, difference, matched, over, plain
+from jaxpaint.report.evidence import Evidence, above, difference, matched, of_texts, over, plain
 from jaxpaint.report.measurements import Measurements
 
 RETAINED = 0.8  # of the full model's score above chance: what "little loss" means here
+ADVANTAGE = "cosine similarity of two middle states, beyond that of two as far apart with one outside the middle"
 A_FEW = 6  # at most a sixth of the layers
 
 
 def shared_space(measured: Measurements) -> list[Evidence]:
     """Question 1: similar middle states (figures 3 and 14), and neighbours that can be switched (figure 2)."""
     found: list[Evidence] = []
-    similarity = measured.analysis("similarity", measured.study.full)
-    if similarity is not None and (contrast := _contrast(similarity)):
-        within, advantage = contrast
-        what = "cosine similarity of two middle states, beyond that of two as far apart with one outside the middle"
-        found.append(plain(what, advantage))
-        found.append(plain("mean cosine similarity of two middle states", within, decides=False))
+    full = measured.study.full
+    similarity = measured.analysis("similarity", full)
+    if similarity is not None and (found_pairs := _contrast(similarity)):
+        within, advantage = found_pairs
+        stderr, texts = measured.stderr("similarity", full), measured.analysed_count("similarity", full)
+        for what, weights, decides in (
+            (ADVANTAGE, advantage, True),
+            ("mean cosine similarity of two middle states", within, False),
+        ):
+            value = float((weights * similarity)[weights != 0].sum())
+            error = math.nan if stderr is None else float((abs(weights) * stderr)[weights != 0].sum())
+            known = texts is not None and not math.isnan(error)
+            found.append(
+                of_texts(what, value, error, texts, decides=decides) if known else plain(what, value, decides=decides)
+            )
     first, last = _middle_half(measured.num_layers)
     layers, values = measured.by_layer("switch")
     middle = (layers >= first) & (layers < last)
@@ -71,21 +83,27 @@ def _middle_half(num_layers: int) -> tuple[int, int]:
     return num_layers // 4, num_layers - num_layers // 4 - 1
 
 
-def _contrast(similarity: np.ndarray) -> tuple[float, float] | None:
-    """Mean similarity of two middle states, and by how much it exceeds that of pairs equally far apart.
+def _contrast(similarity: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Weights [S, S] on pairs of states: of the mean similarity of two middle ones, and of how much it exceeds that of
+    pairs equally far apart of which one is outside.
 
-    States that are near each other in depth are alike in any model, so pairs are compared at equal distance.
+    States that are near each other in depth are alike in any model, so pairs are compared at equal distance. What is
+    measured is the weights' sum over the similarities, so its standard error is at most theirs, added up with the
+    weights' sizes (as if all went together): the same texts made them, and a store keeps no covariances.
     """
     states = len(similarity)
     first, last = _middle_half(states)
     middle = (np.arange(states) >= first) & (np.arange(states) <= last)
-    within: list[float] = []
-    advantages: list[float] = []
+    advantages: list[np.ndarray] = []
+    counts: list[np.ndarray] = []
     for distance in range(1, last - first + 1):
         pairs = np.diagonal(similarity, distance)
         both = middle[:-distance] & middle[distance:]
         one = middle[:-distance] ^ middle[distance:]
         if both.any() and one.any() and np.isfinite(pairs).all():
-            within.extend(pairs[both])
-            advantages.append(pairs[both].mean() - pairs[one].mean())
-    return (float(np.mean(within)), float(np.mean(advantages))) if advantages else None
+            advantages.append(np.diag(both / both.sum() - one / one.sum(), distance))
+            counts.append(np.diag(both.astype(float), distance))
+    if not advantages:
+        return None
+    within = np.sum(counts, axis=0)
+    return within / within.sum(), np.mean(advantages, axis=0)
