@@ -14,13 +14,13 @@ from convert.composition import Origin, composition
 from convert.to_huggingface import rearranged
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.folders import require_new
-from jaxpaint.models import checkpoint
+from jaxpaint.models import OF_EACH_LAYER, checkpoint
 from jaxpaint.models.checkpoint import Progress
 from jaxpaint.models.derived import huggingface_config_of, save_derived
 from jaxpaint.models.family import Config
 
 # What a model's own layers say, and not what they have in common.
-OF_LAYERS = ("num_hidden_layers", "layer_types")
+_OF_LAYERS = ("num_hidden_layers", *OF_EACH_LAYER)
 
 
 def compose(
@@ -81,19 +81,23 @@ def composed_config(configs: Mapping[str, Config], origins: Sequence[Origin]) ->
         count = configs[origin.model].num_hidden_layers
         if (lacking := next((layer for layer in origin.layers if layer >= count), None)) is not None:
             raise UserError(f"there is no layer {lacking} in {origin.model}, which has {count}: 0-{count - 1}")
-    kinds = []
-    for origin in origins:
-        own: Any = getattr(configs[origin.model], "layer_types", None) or ()
-        of_layers = [*dict.fromkeys(own[layer] for layer in origin.layers)] if own else [None]
-        if len(of_layers) > 1:
-            raise UserError(f"layers {', '.join(map(str, origin.layers))} are of different kinds: {of_layers}")
-        kinds += of_layers
-    types: Any = {"layer_types": tuple(kinds)} if getattr(config, "layer_types", None) else {}
-    return replace(config, num_hidden_layers=len(origins), **types)  # type: ignore[type-var]
+    kinds: dict[str, Any] = {}
+    for name in OF_EACH_LAYER:
+        if getattr(config, name, None):
+            kinds[name] = tuple(_of_origin(getattr(configs[origin.model], name), origin) for origin in origins)
+    return replace(config, num_hidden_layers=len(origins), **kinds)  # type: ignore[type-var]
+
+
+def _of_origin(kinds: Sequence[Any], origin: Origin) -> Any:
+    """The kind of all layers that are merged."""
+    first, *others = dict.fromkeys(kinds[layer] for layer in origin.layers)
+    if others:
+        raise UserError(f"layers {', '.join(map(str, origin.layers))} are of different kinds: {[first, *others]}")
+    return first
 
 
 def _require_alike(first: str, config: Config, name: str, other: Config) -> None:
-    one, another = ({k: v for k, v in each.to_dict().items() if k not in OF_LAYERS} for each in (config, other))
+    one, another = ({k: v for k, v in each.to_dict().items() if k not in _OF_LAYERS} for each in (config, other))
     for key in ("model_type", *sorted(one.keys() | another.keys())):
         if one.get(key) != another.get(key):
             raise UserError(

@@ -109,7 +109,20 @@ def require_exportable(config: Config, destination: str | Path, plan: Plan, *, o
         )
     if not config.capabilities.decoder:
         plan.of_whole_layers("exporting an encoder")
+        _require_norms(config, plan)
     require_new(destination, overwrite=overwrite, replaces=_is_huggingface)
+
+
+def _require_norms(config: Config, plan: Plan) -> None:
+    """Raises UserError where the first layer should norm what its attention reads, or a later one should not."""
+    norms = getattr(config, "attention_norms", None)
+    if norms and [norms[layer] for layer in plan.sequence()] != [False, *[True] * (len(plan.sequence()) - 1)]:
+        without = ", ".join(str(layer) for layer, has in enumerate(norms) if not has)
+        raise UserError(
+            f"a Hugging Face {config.model_type} has no norm before the attention of its first layer, and one in every "
+            f"other: export a plan that begins with a layer without one (here {without or 'there is none'}) and has no "
+            f"other such layer, not {plan}"
+        )
 
 
 def _tokenizer_file(store: Path, name: str) -> Path:

@@ -62,6 +62,8 @@ def convert(
 
     def fill(path: str, layer: int | None, out: np.ndarray) -> None:
         weight = names.weight(path)
+        if layer is not None and layer < weight.first:
+            out[...] = 0
         for place, name in weight.parts(layer, out.shape):
             copy(tensors[name], out[place], weight.transposed)
 

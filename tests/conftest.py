@@ -36,6 +36,7 @@ CHECKED = (
     "models.decoder",
     "models.encoder",
     "models.parts",
+    "models.prenorm_encoder",
     "models.rotary",
 )
 # The array annotations of the modules that are first imported here are checked, in tests only. `jaxpaint.engine.model`
@@ -44,7 +45,8 @@ with install_import_hook([f"jaxpaint.{name}" for name in CHECKED], "beartype.bea
     import jaxpaint.engine.head
     import jaxpaint.engine.next_tokens
     import jaxpaint.models.decoder
-    import jaxpaint.models.encoder  # noqa: F401
+    import jaxpaint.models.encoder
+    import jaxpaint.models.prenorm_encoder  # noqa: F401
 
 from tests.helpers.decoders import LONGEST, VARIATIONS, VOCAB_SIZE, Tiny, make_tiny  # noqa: E402
 

@@ -91,9 +91,9 @@ def layer_stack(model: Any) -> tuple[Callable[..., Array], Any]:
 
     assert layer_count(stacked) == len(kinds), "the config is that of another number of layers"
 
-    def block(layer: tuple[Any, Array], x: Array, context: Any, beside: Any = None, **part: Any) -> Array:
+    def block(layer: tuple[Any, Array], x: Array, context: Any, *inputs: Any, beside: Any = None, **part: Any) -> Array:
         parameters, kind = layer
-        return layer_of(graphdef, parameters, beside and beside[0])(x, context.of_kind(kind), **part)
+        return layer_of(graphdef, parameters, beside and beside[0])(x, context.of_kind(kind), *inputs, **part)
 
     return block, (stacked, jnp.array(kinds))
 

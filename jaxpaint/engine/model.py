@@ -230,7 +230,7 @@ class Model:
         lengths: ArrayLike | None = None,
         token_types: ArrayLike | None = None,
     ) -> Float[Array, "B D"]:
-        """What a classifier reads of an encoder: its first token's last state through the pooler.
+        """What a classifier reads of an encoder: its first token's last state, or all tokens' mean, through the pooler.
 
         Arguments and errors as `logits`; UserError for a model without a pooler.
         """
@@ -400,7 +400,7 @@ def _logits_of(graphdef, state, states):
 @jit("graphdef", "room")
 def _pooled(graphdef, state, instructions, length, room, inputs):
     model = nnx.merge(graphdef, state)
-    return model.pooled(run_rows(model, instructions, length, room, inputs))
+    return model.pooled(run_rows(model, instructions, length, room, inputs), inputs.lengths)
 
 
 @jit("graphdef", "plan", "mesh")

@@ -18,6 +18,7 @@ from jaxpaint.models import (
     gpt_neox,
     llama,
     mixtral,
+    modernbert,
     mpnet,
     olmo2,
     phi3,
@@ -46,6 +47,7 @@ FAMILIES: tuple[Family, ...] = (
     gpt_neox.FAMILY,
     llama.FAMILY,
     mixtral.FAMILY,
+    modernbert.FAMILY,
     mpnet.FAMILY,
     olmo2.FAMILY,
     phi3.FAMILY,
@@ -97,10 +99,14 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         raise ConfigError(f"this is not the config of a {values['model_type']}: {first_line(error)}") from error
 
 
+# Fields that tell something of each layer: those of a model of other layers are these layers' own.
+OF_EACH_LAYER = ("layer_types", "attention_norms")
+
+
 def with_layers(config: Config, layers: Sequence[int]) -> Config:
     """The configuration of a model of these layers alone: where layers differ in kind, each keeps its own."""
-    kinds: Any = getattr(config, "layer_types", None)
-    own = {"layer_types": tuple(kinds[layer] for layer in layers)} if kinds else {}
+    named: dict[str, Any] = {name: getattr(config, name, None) for name in OF_EACH_LAYER}
+    own = {name: tuple(kinds[layer] for layer in layers) for name, kinds in named.items() if kinds}
     return dataclasses.replace(config, num_hidden_layers=len(layers), **own)  # type: ignore[type-var]
 
 
@@ -110,6 +116,10 @@ def model_class(config: Config) -> Any:
         from jaxpaint.models.decoder import Decoder
 
         return Decoder
+    if hasattr(config, "traits"):
+        from jaxpaint.models.prenorm_encoder import PreNormEncoder
+
+        return PreNormEncoder
     from jaxpaint.models.encoder import Encoder
 
     return Encoder

@@ -20,6 +20,7 @@ from jaxpaint.base.part import Part
 from jaxpaint.models import attention as ops
 from jaxpaint.models import rotary
 from jaxpaint.models.blockwise import Blocks, blocks, blockwise_attention
+from jaxpaint.models.dropout import Dropout
 from jaxpaint.models.experts import Mixture
 from jaxpaint.models.family import Rotary, Traits
 from jaxpaint.models.kernel import Kernel, Seen, kernel_attention, seen
@@ -77,7 +78,7 @@ class Embeddings(nnx.Embed):
 
 
 class Attention(nnx.Module):
-    """Causal self-attention with grouped key/value heads."""
+    """Self-attention with grouped key/value heads, to what the context lets each token see."""
 
     def __init__(self, config: Any, traits: Traits, *, dtype, implementation: Implementation, rngs):
         self.config, self.traits, self.implementation = config, traits, implementation
@@ -94,9 +95,16 @@ class Attention(nnx.Module):
             self.q_norm, self.k_norm = (_norm(traits, size, dtype, rngs) for size in sizes)
 
     def __call__(
-        self, x: Float[Array, "B S D"], context: Context, pasts: Sequence[ops.Past] | None = None
+        self,
+        x: Float[Array, "B S D"],
+        context: Context,
+        pasts: Sequence[ops.Past] | None = None,
+        dropped: Dropout | None = None,
     ) -> tuple[Float[Array, "B S D"], KeysValues]:
-        """`(output, (key, value))`; with `pasts` it also attends to them."""
+        """`(output, (key, value))`; with `pasts` it also attends to them.
+
+        `dropped` is what training drops of attention's probabilities, where a mask says what is seen.
+        """
         few = pasts is not None and x.shape[1] == 1 and self.implementation != "matmul"
         query, key, value = self._turned(x, context, apart=few or self.products_apart)
         cap = self.traits.attention_cap
@@ -108,7 +116,7 @@ class Attention(nnx.Module):
         else:
             plain = "einsum" if isinstance(self.implementation, Kernel) else self.implementation
             if pasts is None:
-                mixed = ops.attention(query, key, value, context.mask, plain, cap=cap)
+                mixed = ops.attention(query, key, value, context.mask, plain, dropped, cap=cap)
             else:
                 mixed = ops.attention_with_past(query, key, value, context.mask, pasts, plain, cap)
         return self.mixed_output(mixed), (key, value)
@@ -332,4 +340,5 @@ def _rotaries(config: Any) -> tuple[Rotary | None, ...]:
 
 
 def _norm(traits: Traits, size: int, dtype, rngs: nnx.Rngs) -> Any:
-    return norm(traits.norm, size, traits.epsilon, dtype, rngs, offset=traits.norm_offset)
+    how = {"offset": traits.norm_offset, "use_bias": traits.norm_bias}
+    return norm(traits.norm, size, traits.epsilon, dtype, rngs, **how)

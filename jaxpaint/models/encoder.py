@@ -202,7 +202,9 @@ class Encoder(nnx.Module):
         mask = jnp.broadcast_to(seen[:, None, None, :], (len(lengths), 1, size, size))
         return Context(mask, None if self.relative is None else self.relative(size))
 
-    def pooled(self, hidden: Float[Array, "B S D"], dropped: Dropout | None = None) -> Float[Array, "B D"]:
+    def pooled(
+        self, hidden: Float[Array, "B S D"], lengths: Int[Array, " B"], dropped: Dropout | None = None
+    ) -> Float[Array, "B D"]:
         """What classifiers read: the first token's last state through the pooler. For models with one.
 
         A classifier's own first layer goes before a pooler that was trained without it; `dropped` is for training.

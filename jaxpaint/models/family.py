@@ -131,11 +131,12 @@ class Experts:
 
 @dataclass(frozen=True)
 class Traits:
-    """How a decoder's layers compute; follows from its config and is never stored.
+    """How a decoder's layers compute, or a pre-norm encoder's; follows from its config and is never stored.
 
     Names are those of modules within a layer, as stored: transformers' own. `norms` are those before and after
     attention, before and after the feed-forward, None where there is none. Of two `mlp` names where it is gated the
-    first is gate and up in one product. `windows` are the layers' sliding windows in tokens, None for all before.
+    first is gate and up in one product. `windows` are the layers' sliding windows in tokens, None for all before; an
+    encoder's reach as far to both sides.
     """
 
     norm: Literal["rms", "layer"]
@@ -152,6 +153,8 @@ class Traits:
     )
     norm_offset: bool = False
     """The norms' scales are stored less 1."""
+    norm_bias: bool = True
+    """Whether layer norms have one."""
     residuals: Literal["in series", "side by side"] = "in series"
     input_bias: bool = False
     output_bias: bool = False
@@ -175,12 +178,14 @@ class Traits:
 class Weight:
     """A parameter of ours and its Hugging Face name, with `{layer}` where it is stacked, `{expert}` where experts are.
 
-    Kernels are [in, out] here and, where `transposed`, [out, in] there.
+    Kernels are [in, out] here and, where `transposed`, [out, in] there. Layers before `first` have none: theirs here
+    are zeros that nothing reads.
     """
 
     path: str
     name: str
     transposed: bool
+    first: int = 0
 
     @property
     def stacked(self) -> bool:
@@ -195,6 +200,8 @@ class Weight:
 
     def parts(self, layer: int | None, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:
         """Where Hugging Face tensors lie in one layer, of this shape, of our parameter, and their names."""
+        if layer is not None and layer < self.first:
+            return
         if self.of_experts:
             yield from (((expert,), self.of_layer(layer, expert)) for expert in range(shape[0]))
         else:
@@ -271,7 +278,7 @@ class Family:
     """A family of models: the `model_type` of its config.json files, their reader, what it is stored as, its weights.
 
     `read` raises `ConfigError` for a missing number and for an attribute that is not handled. A decoder's config tells
-    its `traits`.
+    its `traits`, and so does that of an encoder whose norms come before what they are of.
     """
 
     model_types: tuple[str, ...]

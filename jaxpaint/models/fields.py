@@ -66,12 +66,12 @@ def refuse_unhandled(raw: Mapping[str, Any], handled: Iterable[str]) -> None:
         )
 
 
-def activation(values: Mapping[str, Any], default: str) -> str:
-    """The name of the activation between a feed-forward's layers."""
-    name = values.get("hidden_act") or default
+def activation(values: Mapping[str, Any], default: str, attribute: str = "hidden_act") -> str:
+    """The name of an activation: by default of that between a feed-forward's layers."""
+    name = values.get(attribute) or default
     name = SAME_ACTIVATIONS.get(name, name) if isinstance(name, str) else name
     if name not in HIDDEN_ACTIVATIONS:
-        raise ConfigError(f"hidden_act={shown(name)} is not handled; known: {', '.join(HIDDEN_ACTIVATIONS)}")
+        raise ConfigError(f"{attribute}={shown(name)} is not handled; known: {', '.join(HIDDEN_ACTIVATIONS)}")
     return name
 
 

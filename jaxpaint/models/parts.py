@@ -12,19 +12,31 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxpaint.models.attention import activation
+from jaxpaint.models.dropout import Dropout, dropout
 from jaxpaint.models.family import Config
 
 
 def norm(
-    kind: Literal["rms", "layer"], size: int, epsilon: float, dtype: Any, rngs: nnx.Rngs, *, offset: bool = False
+    kind: Literal["rms", "layer"],
+    size: int,
+    epsilon: float,
+    dtype: Any,
+    rngs: nnx.Rngs,
+    *,
+    offset: bool = False,
+    use_bias: bool = True,
 ) -> Any:
-    """A norm over `size` numbers whose statistics are in float32; with `offset` its scale is stored less 1."""
+    """A norm over `size` numbers whose statistics are in float32; with `offset` its scale is stored less 1.
+
+    `use_bias` is of layer norms.
+    """
     if offset:
         return OffsetNorm(size, epsilon, dtype)
     if kind == "rms":
         return nnx.RMSNorm(size, epsilon=epsilon, param_dtype=dtype, rngs=rngs)
     # The variance as the mean square less the squared mean loses digits that deep plans need.
-    return nnx.LayerNorm(size, epsilon=epsilon, use_fast_variance=False, param_dtype=dtype, rngs=rngs)
+    how = {"use_bias": use_bias, "use_fast_variance": False}
+    return nnx.LayerNorm(size, epsilon=epsilon, param_dtype=dtype, rngs=rngs, **how)
 
 
 class OffsetNorm(nnx.Module):
@@ -66,12 +78,13 @@ class MLP(nnx.Module):
             setattr(self, name, linear(config.hidden_size, joined * width))
         setattr(self, names[-1], linear(width, config.hidden_size))
 
-    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+    def __call__(self, x: Float[Array, "*batch D"], dropped: Dropout | None = None) -> Float[Array, "*batch D"]:
+        """`dropped` is what training drops of the numbers inside, where a family does so there."""
         first, *others = (getattr(self, name)(x) for name in self.names[:-1])
         if self.gated and not others:
             first, *others = jnp.split(first, 2, axis=-1)
         inside = activation(self.activation)(first)
-        return getattr(self, self.names[-1])(inside * others[0] if others else inside)
+        return getattr(self, self.names[-1])(dropout(inside * others[0] if others else inside, dropped))
 
 
 def with_mean_norm(block: Any, other: Any, name: str) -> Any:

@@ -105,7 +105,7 @@ def pooled_features(
     for batch, inputs in encoded.batches(budget, shards(model), SHORTEST_ROW):
         chosen = list(batch.texts)
         for ends, state, _ in endings(model, start_of_rows(model, inputs), plans):
-            pooled = on_host(_pooled(model.graphdef, model.state, state))[: batch.real_rows]
+            pooled = on_host(_pooled(model.graphdef, model.state, state, inputs.lengths))[: batch.real_rows]
             del state
             for plan in ends:
                 features[plan, chosen] = pooled
@@ -115,5 +115,5 @@ def pooled_features(
 
 
 @jit("graphdef")
-def _pooled(graphdef, state, hidden):
-    return nnx.merge(graphdef, state).pooled(hidden).astype(np.float32)
+def _pooled(graphdef, state, hidden, lengths):
+    return nnx.merge(graphdef, state).pooled(hidden, lengths).astype(np.float32)

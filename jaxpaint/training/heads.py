@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -9,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import unflatten_dict
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxpaint.base.compilation import jit
+from jaxpaint.models import abstract_parameters
 from jaxpaint.training.batches import shuffled
 from jaxpaint.training.settings import TrainingSettings
 from jaxpaint.training.trainer import AdamW
@@ -52,12 +55,21 @@ def classifier_dropout(config: Any) -> float:
 def initial_head(seed: int, width: int, num_labels: int) -> dict[str, Array]:
     """A classifier's first weights."""
     first, _ = jax.random.split(jax.random.key(seed))
-    return initial_dense(first, width, num_labels)
+    return {"kernel": _normal(first, (width, num_labels)), "bias": jnp.zeros(num_labels)}
 
 
-def initial_dense(key: Array, width: int, out: int) -> dict[str, Array]:
-    """A layer's first weights: normal with a deviation of 0.02, and zeros, as BERT's."""
-    return {"kernel": 0.02 * jax.random.normal(key, (width, out)), "bias": jnp.zeros(out)}
+def initial_pooler(config: Any, key: Array) -> dict[str, Any]:
+    """The first weights of a new pooler of an encoder without one."""
+    named = abstract_parameters(dataclasses.replace(config, has_classifier_dense=True), jnp.float32)
+    begun = {"kernel": partial(_normal, key), "scale": jnp.ones, "bias": jnp.zeros}
+    first = "classifier_dense/"
+    flat = {path.removeprefix(first): leaf.shape for path, leaf in named.items() if path.startswith(first)}
+    return unflatten_dict({path: begun[path.split("/")[-1]](shape) for path, shape in flat.items()}, sep="/")
+
+
+def _normal(key: Array, shape: tuple[int, ...]) -> Array:
+    """With a deviation of 0.02, as BERT's."""
+    return 0.02 * jax.random.normal(key, shape)
 
 
 def class_logits(head: dict[str, Array], x: Float[Array, "B D"]) -> Float[Array, "B labels"]:

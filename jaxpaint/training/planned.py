@@ -26,14 +26,16 @@ from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import abstract_model, checkpoint
 from jaxpaint.models.dropout import Dropout, dropout
 from jaxpaint.models.family import Config
+from jaxpaint.models.fields import names_of
 from jaxpaint.models.sharding import DATA, parameter_sharding, rows, with_lanes
 from jaxpaint.plans.plan import Plan
 from jaxpaint.training.batches import Batch
 from jaxpaint.training.features import Encoded
-from jaxpaint.training.heads import class_logits, classifier_dropout, initial_dense, initial_head, label_loss
+from jaxpaint.training.heads import class_logits, classifier_dropout, initial_head, initial_pooler, label_loss
 
 Parameters: TypeAlias = dict[str, Any]
 SHORTEST_ROW = 32
+RATES = {"hidden_dropout_prob", "attention_probs_dropout_prob", "mlp_dropout", "classifier_dropout"}
 
 
 @partial(
@@ -105,8 +107,8 @@ def planned_decoder(
 def planned_classifier(model: Model, plan: Plan, rate: float | None = None, *, remat: bool = False) -> Planned:
     """An encoder with a pooler, which may be new, under a plan, with a classifier; `rate` replaces its dropout."""
     form, layers = stack.with_own_layers(plan)
-    names = () if rate is None else ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
     encoder: Any = model.config
+    names = RATES & names_of(type(encoder)) if rate is not None else ()
     new = {} if encoder.capabilities.pooler else {"has_classifier_dense": True}
     changes: dict[str, Any] = {"has_masked_lm_head": False, **dict.fromkeys(names, rate), **new}
     module = abstract_model(dataclasses.replace(encoder, **changes), jnp.float32)
@@ -178,7 +180,8 @@ def _class_logits(
     if after is not None and model.traits.drops_pooler_input:
         of_input, after = jax.random.split(after)
         first = Dropout(rate, of_input)
-    pooled = model.pooled(planned.states(model, inputs, before, within).astype(jnp.float32), first)
+    states = planned.states(model, inputs, before, within).astype(jnp.float32)
+    pooled = model.pooled(states, inputs.lengths, first)
     pooled = dropout(pooled, None if after is None else Dropout(rate, after))
     return class_logits(parameters["classifier"], pooled)
 
@@ -196,7 +199,7 @@ def first_parameters(model: Model, num_labels: int, seed: int) -> Parameters:
     encoder = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), encoder)
     width = model.config.hidden_size
     if not model.config.capabilities.pooler:
-        encoder["classifier_dense"] = initial_dense(jax.random.fold_in(jax.random.key(seed), 1), width, width)
+        encoder["classifier_dense"] = initial_pooler(model.config, jax.random.fold_in(jax.random.key(seed), 1))
     return {"encoder": encoder, "classifier": initial_head(seed, width, num_labels)}
 
 

@@ -37,7 +37,7 @@ def test_shapes_are_those_of_the_models(shape: str, size: float) -> None:
 
 def test_every_shape_is_read() -> None:
     assert {config_of(shape).model_type for shape in SHAPES} == {
-        *("bert", "gpt_neox", "llama", "mistral", "olmo2", "phi3", "qwen3", "stablelm"),
+        *("bert", "gpt_neox", "llama", "mistral", "modernbert", "olmo2", "phi3", "qwen3", "stablelm"),
     }
     with pytest.raises(UserError, match="shape 'llama3' is not one of llama2-7b"):
         config_of("llama3")

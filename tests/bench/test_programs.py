@@ -70,7 +70,13 @@ def test_further_families_lower(shape: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tpu", "gpu"])
-@pytest.mark.parametrize("shape", ["llama2-small", "mistral-7b", "pythia-6.9b", "bert-large"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *("llama2-small", "mistral-7b", "pythia-6.9b", "bert-large"),
+        pytest.param("modernbert-base", marks=pytest.mark.slow),
+    ],
+)
 def test_all_other_programs_lower(shape: str, kind: str) -> None:
     """What scoring, logits, analyses and generation run beside these."""
     config = with_layers(config_of(shape), range(8))

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
+from transformers.models.modernbert import modeling_modernbert
 
 from jaxpaint.plans.plan import Layer, Parallel, Plan, Repeat, Series, Weighted
 from tests.helpers.decoders import randomise
@@ -25,6 +27,16 @@ SIZES: dict[str, Any] = {
     "pad_token_id": PADDING,
 }
 ROBERTA = {**SIZES, "type_vocab_size": 1, "hidden_act": "gelu_new"}
+MODERNBERT = {
+    **{name: value for name, value in SIZES.items() if name != "layer_norm_eps"},
+    **{"norm_eps": 1e-2, "norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True},
+    **{"local_attention": 9, "global_attn_every_n_layers": 3, "classifier_pooling": "mean", "cls_token_id": 2},
+    **{"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3},
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 700.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+    },
+}
 DISTILBERT = {
     **{"vocab_size": VOCAB_SIZE, "dim": 32, "hidden_dim": 48, "n_layers": NUM_LAYERS, "n_heads": 4},
     **{"max_position_embeddings": 40, "activation": "gelu", "pad_token_id": 0},
@@ -40,6 +52,8 @@ class Variation:
     attention: Any
     mlp: Any
     pooler: bool = True
+    joint_head: bool = False
+    """Classifiers of all kinds, and the masked-LM head, begin with the same head."""
 
     @property
     def model_type(self) -> str:
@@ -70,9 +84,17 @@ VARIATIONS = {
         pooler=False,
     ),
     "mpnet": _berts("mpnet", {**SIZES, "max_position_embeddings": 302}, 300),
+    "modernbert": Variation(
+        {"model_type": "modernbert", **MODERNBERT},
+        40,
+        lambda layer, x, *shared, **named: x + layer.attn(layer.attn_norm(x), *shared, **named)[0],
+        lambda layer, x: x + layer.mlp(layer.mlp_norm(x)),
+        pooler=False,
+        joint_head=True,
+    ),
 }
 # Those whose code paths differ from one another's.
-DISTINCT = ["roberta", "distilbert", "mpnet"]
+DISTINCT = ["roberta", "distilbert", "mpnet", "modernbert"]
 
 
 def config_of(name: str, **more: Any) -> Any:
@@ -135,12 +157,46 @@ class Joined(torch.nn.Module):
 def torch_node(variation: Variation, node: Any, layers: Any) -> Any:
     if not isinstance(node, Layer):
         return Joined(variation, node, layers)
-    return layers[node.index] if node.part == "whole" else Half(variation, layers[node.index], node.part)
+    layer = layers[node.index] if node.part == "whole" else Half(variation, layers[node.index], node.part)
+    return OfItsKind(layer, layers[node.index]) if variation.model_type == "modernbert" else layer
+
+
+class OfItsKind(torch.nn.Module):
+    """A layer of ModernBERT, or half of one, given the mask of full attention: it makes its own, and rotary tables."""
+
+    def __init__(self, part: Any, layer: Any) -> None:
+        super().__init__()
+        self.part, self.config, self.kind = part, layer.config, layer.attention_type
+        self.turn = modeling_modernbert.ModernBertRotaryEmbedding(layer.config)
+
+    def forward(self, x: Any, attention_mask: Any = None, **_: Any) -> Any:
+        window = self.kind == "sliding_attention"
+        masked = create_bidirectional_sliding_window_mask if window else create_bidirectional_mask
+        seen = None if attention_mask is None else attention_mask[:, 0, 0] == 0
+        tables = self.turn(x, torch.arange(x.shape[1])[None], self.kind)
+        return self.part(x, attention_mask=masked(self.config, x, seen), position_embeddings=tables)
+
+
+class Layers:
+    """ModernBERT's list of layers by the name that other encoders have for theirs."""
+
+    def __init__(self, base: Any) -> None:
+        self.base = base
+
+    @property
+    def layer(self) -> Any:
+        return self.base.layers
+
+    @layer.setter
+    def layer(self, layers: Any) -> None:
+        self.base.layers = layers
 
 
 def encoder_of(network: Any) -> Any:
-    """The module that holds the layers."""
+    """What holds the layers."""
     base = network.base_model
+    if hasattr(base, "layers"):
+        return Layers(base)
     return base.encoder if hasattr(base, "encoder") else base.transformer
 
 
@@ -157,6 +213,21 @@ def torch_logits(name: str, tokens: np.ndarray, lengths: np.ndarray, plan: Plan 
             encoder.layer = layers
 
 
+def torch_states(name: str, tokens: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """transformers' hidden states of right-padded rows, the last one before the final norm, where there is one."""
+    base = torch_encoder(name).base_model
+    final = getattr(base, "final_norm", None)
+    try:
+        if final is not None:
+            base.final_norm = torch.nn.Identity()
+        with torch.no_grad():
+            found = base(**torch_inputs(name, tokens, lengths), output_hidden_states=True).hidden_states
+        return [state.numpy() for state in found]
+    finally:
+        if final is not None:
+            base.final_norm = final
+
+
 def torch_plan(name: str, plan: Plan, layers: Any) -> Any:
     """One module in the place of all layers, which gives what the family's layers give."""
     module = torch_node(VARIATIONS[name], plan.root, layers)
@@ -164,7 +235,7 @@ def torch_plan(name: str, plan: Plan, layers: Any) -> Any:
     class Whole(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.module = module
+            self.module, self.attention_type = module, "full_attention"
 
         def forward(self, x: Any, *shared: Any, **named: Any) -> Any:
             found = _first(self.module(x, *shared, **named))

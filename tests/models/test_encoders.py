@@ -42,6 +42,7 @@ from tests.helpers.encoders import (
     torch_inputs,
     torch_logits,
     torch_plan,
+    torch_states,
 )
 
 PLANS = [
@@ -111,16 +112,13 @@ def test_logits_under_plans_are_transformers_with_its_layers_rearranged(name: st
 
 @pytest.mark.few(1)
 def test_states_are_transformers(distinct: str) -> None:
-    with torch.no_grad():
-        theirs = torch_encoder(distinct).base_model(
-            **torch_inputs(distinct, TOKENS, LENGTHS), output_hidden_states=True
-        )
+    theirs = torch_states(distinct, TOKENS, LENGTHS)
     ours = loaded(distinct).hidden_states(TOKENS, lengths=LENGTHS)
-    assert len(ours) == len(theirs.hidden_states) == NUM_LAYERS + 1
-    for state, expected in zip(ours, theirs.hidden_states, strict=True):
+    assert len(ours) == len(theirs) == NUM_LAYERS + 1
+    for state, expected in zip(ours, theirs, strict=True):
         close(state, expected)
     observed = loaded(distinct).run(TOKENS, lengths=LENGTHS)
-    close(observed.states[-1], theirs.hidden_states[-1])
+    close(observed.states[-1], theirs[-1])
 
 
 @pytest.mark.few(1)
@@ -207,10 +205,11 @@ def test_heads_of_other_tasks_are_left_out(distinct: str, task: str, tmp_path: P
     torch_encoder(distinct, task).save_pretrained(tmp_path / "model")
     told: list[str] = []
     store = convert(tmp_path / "model", tmp_path / "store", progress=lambda line, *_: told.append(line))
-    head = "classifier" if task == "TokenClassification" else "qa_outputs"
+    joint = VARIATIONS[distinct].joint_head
+    head = "classifier" if joint or task == "TokenClassification" else "qa_outputs"
     assert any(f"left out {head}.bias; {head}.weight, which are no part of it" in line for line in told)
     has = read_config(store).capabilities
-    assert (has.pooler, has.new_pooler, has.masked_lm_head) == (False, True, False)
+    assert (has.pooler, has.new_pooler, has.masked_lm_head) == (joint, True, False)
 
 
 def test_a_byte_level_tokenizer(tmp_path: Path) -> None:
@@ -257,15 +256,10 @@ def test_masked_scores_and_similarity(distinct: str) -> None:
     each = logits.log_softmax(dim=-1)[range(3), range(3), TOKENS[1, :3]]
     assert score.pseudo_loglikelihoods[0] == pytest.approx(each.sum().item(), rel=1e-5)
     (found,) = jp.analyse(model, texts, [model.full_plan])
-    with torch.no_grad():
-        states = (
-            torch_encoder(distinct)
-            .base_model(**torch_inputs(distinct, TOKENS, LENGTHS), output_hidden_states=True)
-            .hidden_states
-        )
+    states = torch_states(distinct, TOKENS, LENGTHS)
     expected = np.zeros((NUM_LAYERS + 1, NUM_LAYERS + 1))
     for row, length in enumerate(LENGTHS):
-        flat = np.stack([state[row, :length].numpy().ravel() for state in states]).astype(np.float64)
+        flat = np.stack([state[row, :length].ravel() for state in states]).astype(np.float64)
         flat /= np.linalg.norm(flat, axis=1, keepdims=True)
         expected += flat @ flat.T / len(LENGTHS)
     np.testing.assert_allclose(found.similarity, expected, atol=1e-5)
@@ -296,7 +290,8 @@ def _torch_classifier(name: str, parameters: Any, **rates: float) -> Any:
 def torch_rates(name: str, rates: dict[str, float]) -> dict[str, float]:
     names = {"hidden_dropout_prob": "dropout", "attention_probs_dropout_prob": "attention_dropout"}
     of_distilbert = {**names, "classifier_dropout": "seq_classif_dropout"}
-    theirs = of_distilbert if name == "distilbert" else {}
+    of_modernbert = {**names, "hidden_dropout_prob": "embedding_dropout"}
+    theirs = {"distilbert": of_distilbert, "modernbert": of_modernbert}.get(name, {})
     return {theirs.get(ours, ours): rate for ours, rate in rates.items()}
 
 
@@ -316,13 +311,15 @@ def test_dropout_is_where_transformers_has_it(distinct: str, monkeypatch: pytest
     model = loaded(distinct, "SequenceClassification")
     config: Any = model.config
     known = {rate: RATES[rate] for rate in RATES if getattr(config, rate) is not None or distinct != "mpnet"}
+    known |= {"mlp_dropout": 0.4} if hasattr(config, "mlp_dropout") else {}
     model = dataclasses.replace(model, config=dataclasses.replace(config, **known))
     encoded, labels = _examples()
     (batch,) = next(labelled_batches(encoded, labels, *shuffled(16, 8, 1, seed=0))(0))
     parameters = first_parameters(model, 2, seed=0)
     network = _torch_classifier(distinct, parameters, **known)
     monkeypatch.setattr("torch.nn.functional.dropout", theirs)
-    for module in ("models.encoder", "models.attention", "training.planned"):
+    of_models = (f"models.{name}" for name in ("encoder", "prenorm_encoder", "attention", "parts"))
+    for module in (*of_models, "training.planned"):
         monkeypatch.setattr(f"jaxpaint.{module}.dropout", ours)
     classifier = planned_classifier(model, model.full_plan)
     with_dropout = float(classifier(parameters, jax.device_put(batch), jax.random.key(0)))
@@ -368,11 +365,12 @@ def test_fine_tuned_steps_equal_torch(distinct: str) -> None:
 def test_without_a_pooler_training_makes_one_and_frozen_is_refused(distinct: str) -> None:
     from jaxpaint.models.family import require_pooler
 
-    model, (encoded, labels) = loaded(distinct), _examples()
+    model, (encoded, labels) = loaded(distinct, "" if VARIATIONS[distinct].joint_head else "MaskedLM"), _examples()
     with pytest.raises(UserError, match=r"no pooler.*fine-tuned, it gets a new one"):
         require_pooler(model.config)
     tuned = tune_encoder(model, Plan.parse("0-4"), encoded, labels, 2, 0, SETTINGS)
-    assert tuned.parameters["encoder"]["classifier_dense"]["kernel"].shape == (32, 32)
+    pooler = tuned.parameters["encoder"]["classifier_dense"]
+    assert pooler.get("dense", pooler)["kernel"].shape == (32, 32)
     assert np.isfinite(tuned.logits(encoded)).all()
 
 
@@ -404,6 +402,22 @@ REFUSED: dict[str, Any] = {
         ({"attention_dropout": 1.0}, "attention"),
     ),
     "mpnet": (({"relative_attention_num_buckets": 64}, "relative_attention_num_buckets=64"),),
+    "modernbert": (
+        ({"decoder_bias": False}, "decoder_bias=false"),
+        ({"deterministic_flash_attn": True}, "deterministic_flash_attn=True"),
+        ({"classifier_pooling": "max"}, "classifier_pooling='max'"),
+        ({"hidden_activation": "tanh"}, "hidden_activation='tanh'"),
+        ({"classifier_activation": "mish"}, "classifier_activation='mish'"),
+        ({"layer_types": ["full_attention"] * 4}, "layer_types=.* for 5 layers"),
+        ({"layer_types": ["chunked_attention"] * 5}, "layer_types=.* for 5 layers"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling="),
+        ({"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}}, "rope_parameters="),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 3.0}}, "rope_parameters="),
+        ({"rope_parameters": {"full_attention": {"factor": 2.0}}}, "full_attention .*'factor': 2.0"),
+        ({"rope_parameters": None, "local_rope_theta": None}, "local_rope_theta=null"),
+        ({"sliding_window": 3}, "sliding_window=3"),
+        ({"num_attention_heads": 32}, "heads of 1 numbers"),
+    ),
 }
 
 
