@@ -35,8 +35,9 @@ def norm(
     if kind == "rms":
         return nnx.RMSNorm(size, epsilon=epsilon, param_dtype=dtype, rngs=rngs)
     # The variance as the mean square less the squared mean loses digits that deep plans need.
-    how = {"use_bias": use_bias, "use_fast_variance": False}
-    return nnx.LayerNorm(size, epsilon=epsilon, param_dtype=dtype, rngs=rngs, **how)
+    return nnx.LayerNorm(
+        size, epsilon=epsilon, use_bias=use_bias, use_fast_variance=False, param_dtype=dtype, rngs=rngs
+    )
 
 
 class OffsetNorm(nnx.Module):

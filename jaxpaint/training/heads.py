@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -61,7 +62,11 @@ def initial_head(seed: int, width: int, num_labels: int) -> dict[str, Array]:
 def initial_pooler(config: Any, key: Array) -> dict[str, Any]:
     """The first weights of a new pooler of an encoder without one."""
     named = abstract_parameters(dataclasses.replace(config, has_classifier_dense=True), jnp.float32)
-    begun = {"kernel": partial(_normal, key), "scale": jnp.ones, "bias": jnp.zeros}
+    begun: dict[str, Callable[[tuple[int, ...]], Array]] = {
+        "kernel": partial(_normal, key),
+        "scale": jnp.ones,
+        "bias": jnp.zeros,
+    }
     first = "classifier_dense/"
     flat = {path.removeprefix(first): leaf.shape for path, leaf in named.items() if path.startswith(first)}
     return unflatten_dict({path: begun[path.split("/")[-1]](shape) for path, shape in flat.items()}, sep="/")
