@@ -48,6 +48,7 @@ from jaxpaint.cli.options import (
     add_task_options,
     check_plan_options,
     plan_line,
+    plan_of,
     take_plans,
 )
 from jaxpaint.cli.scored import compared_lines
@@ -124,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
     data = parse_data_option(texts)
     asking, others = asking_of(options)
     check_plan_options(options)
-    compared = [Plan.parse(text) for text in more]
+    compared = [plan_of(text, options.model) for text in more]
     require_known(options.model)
     how = {"include_path": others["include_path"], "trust": options.trust_tasks, "asking": asking}
     tasks = load_tasks(names, data=data, num_fewshot=options.num_fewshot, **how)
