@@ -220,6 +220,7 @@ def test_every_window_has_its_logit_and_its_answers_left(painter: jaxpaint.Model
     assert 0 <= first.mean <= 1
 
 
+@pytest.mark.slow
 def test_11_towns_are_not_enriched(painter: jaxpaint.Model) -> None:
     (flow,) = flows(painter, facts(), ["0-15"])
     assert flow.enriched.own.value.shape == (17, 4)

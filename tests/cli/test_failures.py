@@ -210,6 +210,7 @@ def test_a_small_model_needs_little(run, monkeypatch) -> None:
     assert (status, len(out.splitlines()) > 1) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_batch_that_memory_does_not_hold(refused, store, files, monkeypatch) -> None:
     monkeypatch.setattr(checkpoint, "BESIDE_PARAMETERS", -(10**9))
     monkeypatch.setattr(checkpoint, "READING", -(10**9))

@@ -73,7 +73,7 @@ def generated(tiny: Tiny, prompts, plans, **options) -> dict[tuple[int, int], tu
 
 
 @pytest.mark.parametrize("shared", [0, 35], ids=["no trunk", "trunk"])
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_every_plan_writes_what_full_passes_of_it_do(shared):
     tiny = make_tiny("grouped-query")
     prompts = random_prompts(shared, 7, shared)

@@ -94,6 +94,7 @@ def test_every_setting_does_as_with_transformers(model, network, free, kv, stati
         assert ours(model, settings=parse_settings(values, name), kv=kv, static=static) == expected, name
 
 
+@pytest.mark.slow
 def test_no_value_compiles_anew(model, free):
     values = [parse_settings(each, name) for name, each in settings_of(free).items()]
     counts = []

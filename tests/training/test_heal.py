@@ -111,6 +111,7 @@ def test_memory_is_traded_without_a_change(text: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("tiny", ["attention bias", "neox", "mlp bias"], indirect=True)
+@pytest.mark.slow
 def test_adapters_apart_are_adapters_merged(tiny: Tiny) -> None:
     """The same loss; and with W + A B in place of W, dA = dW Bᵀ and dB = Aᵀ dW."""
     plan, (batch,) = Plan.parse("4 0 1a 0"), last_batch(tiny.model)
@@ -154,6 +155,7 @@ PLANS = {
 
 @pytest.mark.parametrize("settings", [SETTINGS, ALL_WEIGHTS], ids=["adapters", "all weights"])
 @pytest.mark.parametrize("text", PLANS)
+@pytest.mark.few(1)
 def test_a_plan_is_healed_and_nothing_else_changes(text: str, settings: HealingSettings) -> None:
     tiny, losses = make_tiny("grouped-query"), []
     before = flatten_dict(host_parameters(tiny.model), sep="/")
@@ -220,6 +222,7 @@ def test_held_out_texts_are_in_no_row_that_is_trained_on() -> None:
     assert held != [token for row in dealt(model, texts, 5, 0.25, 2).held.tokens for token in row]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jaxpaint.training.trainer.WINDOW", 1)
     monkeypatch.setattr("jaxpaint.training.trainer.CHECKPOINT_SECONDS", 0.0)
@@ -240,6 +243,7 @@ def test_a_run_that_was_killed_ends_the_same_to_the_bit(tmp_path: Path, monkeypa
     assert len(steps) < 2 * 6, "what was kept is not done again"
 
 
+@pytest.mark.slow
 def test_bfloat16_layers_are_healed_by_float32_adapters() -> None:
     tiny = make_tiny("grouped-query")
     lowered = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), nnx.to_pure_dict(tiny.model.state))
