@@ -86,7 +86,7 @@ SAID = {  # in what they print, or the file that they write
 
 
 @pytest.mark.parametrize("name", SAID)
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_scripts_run(name: str, tmp_path: Path) -> None:
     script = ROOT / "examples" / f"{name}.py"
     done = subprocess.run(

@@ -126,6 +126,7 @@ def test_the_clock_reads_what_scikit_learns_ridge_reads(texts, clocks):
             assert abs(found.clock[step, 1] - np.concatenate([each[:-1] for each in readings]).mean()) <= 1e-4
 
 
+@pytest.mark.slow
 def test_the_ridge_lens_maps_each_token_from_the_depth_it_looks_like(texts, clocks):
     tiny = make_tiny("grouped-query")
     model, full = tiny.model, states_of(tiny.model, texts)
@@ -162,6 +163,7 @@ def test_the_ridge_lens_maps_each_token_from_the_depth_it_looks_like(texts, cloc
             np.testing.assert_allclose(found.ridge_lens[step, [1, 3]], wanted[[1, 3]], atol=0.2)
 
 
+@pytest.mark.slow
 def test_batches_and_other_plans_change_nothing(texts):
     model = make_tiny("grouped-query").model
     whole = analyse(model, texts, FEW, probes=PROBES)

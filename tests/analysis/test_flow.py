@@ -134,7 +134,7 @@ def test_branches_are_blocked_one_by_one(painter: jaxpaint.Model) -> None:
 
 
 @pytest.mark.parametrize(("variation", "plan"), [("grouped-query", "0-2 {3 4} 4*2"), ("neox", "4-0")])
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_patches_are_runs_with_early_states(variation: str, plan: str) -> None:
     """Against interventions: states replaced before an event, whose attention alone is looked at."""
     model, prompts = make_tiny(variation).model, _prompts(6)

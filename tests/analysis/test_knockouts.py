@@ -53,7 +53,7 @@ def _plans() -> list[Plan]:
 
 
 @pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "neox"])
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_1_leaves_are_runs_of_their_own(variation: str) -> None:
     model, prompts = make_tiny(variation).model, _prompts()
     plans = _plans() if variation == "grouped-query" else PLANS[1:10:4]
@@ -94,7 +94,7 @@ def test_2_without_a_knockout_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "neox"])
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_2_without_a_knockout_it_is_the_ordinary_run(variation: str) -> None:
     """`Model.logits`' own executable, of another layout: equal as by check 1, not to the bit."""
     model, prompts = make_tiny(variation).model, _prompts()

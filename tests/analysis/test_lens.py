@@ -84,7 +84,7 @@ def assert_close(found: analysis.Analysis, wanted: dict[str, np.ndarray], tolera
 
 
 @pytest.mark.parametrize("variation", ["grouped-query", "tied embeddings", "neox"])
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_every_plan_equals_transformers_norm_and_head(variation, texts):
     tiny = make_tiny(variation)
     tokens, lengths = padded(texts)

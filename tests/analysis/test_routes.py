@@ -316,6 +316,7 @@ class TestRoutes:
         assert routes(both, -1, 1).nodes[-1].position == 3
         assert one.tokens == tuple(TOKENS[1, :4])
 
+    @pytest.mark.slow
     def test_without_the_largest_coordinates(self) -> None:
         """A state with two coordinates thousands of times the others': shares are those without them."""
         tiny = make_tiny("grouped-query")

@@ -90,7 +90,7 @@ def texts() -> list[list[int]]:
 
 
 @pytest.mark.parametrize("variation", ["grouped-query", "sliding window", "neox"])
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_every_plan_equals_numpy_over_the_slow_twins_states(variation, texts):
     tiny = make_tiny(variation)
     tokens, lengths = padded(texts)

@@ -41,7 +41,7 @@ PLANS = ("0-23", "0-3 {4 5 6}*2 7-23")
 @pytest.mark.parametrize("kind", ["tpu", "gpu"])
 @pytest.mark.parametrize("what", ["score", "static", "decode"])
 @pytest.mark.parametrize("shape", ["llama2-7b", "mistral-7b", "pythia-6.9b", "bert-large"])
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_programs_lower(shape: str, what: What, kind: str) -> None:
     config = config_of(shape)
     if what == "decode" and not config.capabilities.decoder:
@@ -77,6 +77,7 @@ def test_further_families_lower(shape: str, kind: str) -> None:
         pytest.param("modernbert-base", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.few(1)
 def test_all_other_programs_lower(shape: str, kind: str) -> None:
     """What scoring, logits, analyses and generation run beside these."""
     config = with_layers(config_of(shape), range(8))
@@ -130,6 +131,7 @@ def others(model: Model) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 @pytest.mark.parametrize("shape", ["llama2-7b", "pythia-6.9b", "bert-large"])
+@pytest.mark.few(3)
 def test_programs_of_weights_in_integers_lower(shape: str, weights: Weights) -> None:
     config = config_of(shape)
     for what in ("score", "static", "decode") if config.capabilities.decoder else ("score", "static"):

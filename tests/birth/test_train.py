@@ -66,6 +66,7 @@ def test_check_7_what_is_frozen_does_not_move_by_a_bit(trained) -> None:
         assert moved == {("key", 0): arm.name != "frozen", ("key", 1): True, ("output", 1): True}
 
 
+@pytest.mark.slow
 def test_check_7_a_schedule_releases_when_it_says(trained) -> None:
     norms = trained.measured["output_norm"]
     assert trained.at.tolist() == [0, 5, 10, 15, 20]
@@ -74,6 +75,7 @@ def test_check_7_a_schedule_releases_when_it_says(trained) -> None:
     assert len(set(norms[:, 0].tolist())) == 5
 
 
+@pytest.mark.slow
 def test_an_arm_among_others_is_the_arm_alone(trained) -> None:
     """The last one, whose texts have fewer triggers."""
     alone = train(MODEL, ARMS[-1:], TRAINING)
@@ -203,6 +205,7 @@ def test_check_12_a_killed_run_goes_on_and_ends_alike(trained, tmp_path, monkeyp
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_check_13_plans_and_freezes_share_one_executable() -> None:
     training_module._chunk.clear_cache()
     for arm in (
@@ -257,6 +260,7 @@ def test_the_general_model_trains_under_plans() -> None:
     assert found.measured["loss"][0, 0] == pytest.approx(np.log(65), abs=0.2)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UserError, match="W_F cannot be frozen; this model trains W_K1, W_K2, W_O2"):
         train(MODEL, [Arm("wrong", frozen_until={"W_F": 3})], TRAINING)

@@ -34,6 +34,7 @@ def test_convert_to_another_dtype_and_over_a_store(run, refused, folder, tmp_pat
     assert checkpoint.read_manifest(tmp_path / "store")["dtype"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_progress(run, folder, tmp_path, monkeypatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -68,6 +69,7 @@ def test_export(run, folder, store, tmp_path) -> None:
     assert encoded[0] == encoded[1]
 
 
+@pytest.mark.slow
 def test_the_card_has_scores_of_a_store(run, refused, folder, store, files, tmp_path) -> None:
     scores, short = tmp_path / "s.sqlite", tmp_path / "short"
     (tmp_path / "plans.txt").write_text("0 2 4\n")
@@ -149,6 +151,7 @@ def test_a_missing_tokenizer(run, refused, copy, files, tmp_path) -> None:
         refused(*command, expected=("has no tokenizer", str(copy)))
 
 
+@pytest.mark.slow
 def test_a_first_use_says_where_the_store_is(run, copy, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("JAXPAINT_CACHE", str(tmp_path / "cache"))
     status, _, err = run("logits", "--model", copy, "--text", "She put the kettle")

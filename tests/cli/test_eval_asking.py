@@ -72,6 +72,7 @@ def test_what_is_written_and_said(evaluate, tmp_path) -> None:
     assert settings["max_gen_toks"] == 4
 
 
+@pytest.mark.slow
 def test_underscores_and_no_switches(evaluate) -> None:
     status, err, plain = evaluate("--num_fewshot=0", "--limit", 2, "--log_samples", names="tiny_choice")
     assert (status, err) == (0, "")  # it writes nothing, so settings of generation are of no account
@@ -85,6 +86,7 @@ def test_underscores_and_no_switches(evaluate) -> None:
     assert chat["samples"]["tiny_choice"][0]["arguments"][0][0].startswith("<s><|user|>Question: Where is thing 0?")
 
 
+@pytest.mark.slow
 def test_a_seed_of_a_strategy_stays_its_own(evaluate) -> None:
     of_strategy = [
         evaluate("--limit", 1, "--strategy", "random", "--start", 0, "--seed", seed, names="tiny_choice")[2]["config"]

@@ -71,7 +71,7 @@ def test_a_dataset_without_a_network(store, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_weights_that_are_not_finite_give_no_score(refused, copy, files, tmp_path, value) -> None:
     tensors = load_file(copy / "model.safetensors")
     tensors["model.layers.2.mlp.up_proj.weight"][3, 4] = value

@@ -97,6 +97,7 @@ def test_what_the_machine_does_not_allow(refused, monkeypatch, error, words) -> 
     refused(*PLAN, expected=(words,))
 
 
+@pytest.mark.slow
 def test_a_study_says_where_its_work_is(run, store, files, tmp_path, monkeypatch) -> None:
     place = tmp_path / "s.sqlite"
     arguments = ("study", *scoring(store, files)[1:], "--strategies", "skip", "--limit", "2", "--store", place)
@@ -110,6 +111,7 @@ def test_a_study_says_where_its_work_is(run, store, files, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("error", [MemoryError(), KeyError("a bug")])
+@pytest.mark.few(1)
 def test_an_evaluation_keeps_the_tasks_that_are_finished(run, store, files, tmp_path, monkeypatch, error) -> None:
     evaluate = load.evaluate
 
@@ -203,6 +205,7 @@ def test_a_model_that_memory_does_not_hold(tmp_path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say how much is left")
+@pytest.mark.slow
 def test_a_small_model_needs_little(run, monkeypatch) -> None:
     monkeypatch.setattr(memory, "memory_left", lambda: 250_000_000)
     monkeypatch.setattr(budgets, "memory_left", lambda: 250_000_000)

@@ -189,6 +189,7 @@ def test_no_report_while_another_process_trains(run, command, tmp_path, monkeypa
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_training_on_what_is_scored_is_told(run, command, files, train, tmp_path) -> None:
     same = [str(part).replace(str(train), str(files / f"{TASK}.jsonl")) for part in command]
     status, _, err = run(*same, "--store", tmp_path / "s.sqlite")

@@ -46,6 +46,7 @@ def test_standard_input_and_a_stop_string(run, store, model, monkeypatch) -> Non
     assert out == whole.split(stop)[0] + "\n"
 
 
+@pytest.mark.slow
 def test_plans_side_by_side(run, store, model, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     plans = ("0-4", "0 {1-3} 4")
@@ -120,6 +121,7 @@ def test_a_stream_shows_what_is_certain(model) -> None:
     assert "".join(stopping.more([token]) for token in tokens) == "Ça va? The "
 
 
+@pytest.mark.slow
 def test_the_checkpoints_own_settings_are_told(run, store, folder, model, tmp_path) -> None:
     whole = by_full_passes(model, "She put the", "0-4", 9)
     tokens = model.tokenizer.encode(whole, add_special_tokens=False)

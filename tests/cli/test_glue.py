@@ -187,6 +187,7 @@ def test_what_other_processes_are_at(run, bert, data, tmp_path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_report_without_the_full_model_names_this_command(run, bert, data, tmp_path) -> None:
     store = tmp_path / "glue.sqlite"
     base = ["glue", "--model", bert, "--store", store, *data, "--frozen", "--training-seeds", 1, "--max-length", 16]

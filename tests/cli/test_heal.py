@@ -168,6 +168,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(run, command, tmp_path, mo
     assert read_manifest(one)["fingerprint"] == read_manifest(other)["fingerprint"]
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_before_anything_is_kept_leaves_nothing(run, command, tmp_path, monkeypatch) -> None:
     def interrupted(*_: Any) -> int:
         raise KeyboardInterrupt

@@ -79,6 +79,7 @@ def test_a_file_that_exists_is_left_alone(refused, run, here) -> None:
     assert not (here / "other.toml").exists()
 
 
+@pytest.mark.slow
 def test_the_report_of_the_file_is_written(run, here) -> None:
     Path("s.yaml").write_text("model: painter-16\ntasks: painter_facts\nstore: s.sqlite\nreport: pages\nlimit: 2\n")
     status, out, err = run("study", "s.yaml")

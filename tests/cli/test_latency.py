@@ -78,6 +78,7 @@ def test_lines_of_eighty_columns(bench, turns) -> None:
     assert "0-4 3-1 {0-4}*900 1-3 0" in bench("--compare", "0 1 2 3 4 3 2 1 {0 1 2 3 4}*900 1 2 3 0", "--json")
 
 
+@pytest.mark.slow
 def test_it_really_runs(bench, tmp_path: Path) -> None:
     output = tmp_path / "figures.json"
     out = bench("--compare", GROUP, "--batch-size", 3, "--output", output)

@@ -19,6 +19,7 @@ def bert(tmp_path_factory) -> Path:
     return tiny_store(tmp_path_factory.mktemp("bert"))
 
 
+@pytest.mark.slow
 def test_a_table_of_plans(run, bert, tmp_path) -> None:
     file = tmp_path / "texts.txt"
     file.write_text(f"{TEXTS[0]}\n\n{TEXTS[1]}\n")

@@ -74,6 +74,7 @@ def _spelt(plan: str) -> str:
     return " ".join(map(str, Plan.parse(plan).sequence()))
 
 
+@pytest.mark.slow
 def test_every_strategy_and_what_comes_of_it(study, run, texts, tmp_path) -> None:
     status, _, err = study("--counts", "1,2", "--calibration", texts, strategies=f"skip,{ALL}")
     assert status == 0, err

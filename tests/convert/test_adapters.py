@@ -95,6 +95,7 @@ def test_every_update_arrives(llama, tmp_path) -> None:
     llama.assert_merged(convert(llama.model, tmp_path / "of torch", adapter=llama.adapter))
 
 
+@pytest.mark.slow
 def test_an_adapters_folder_stands_for_its_model_with_it(llama, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("JAXPAINT_CACHE", str(tmp_path / "cache"))
     assert config_for(llama.adapter) == config_for(llama.model)

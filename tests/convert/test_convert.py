@@ -358,6 +358,7 @@ def test_store_for_converts_once_and_again_when_the_checkpoint_changes(tmp_path,
     )
 
 
+@pytest.mark.slow
 def test_two_processes_may_convert_at_once(tmp_path, cache):
     model = make_model(tmp_path / "model")
     code = "import sys; from convert import store_for; print(store_for(sys.argv[1]))"

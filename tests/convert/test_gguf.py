@@ -73,7 +73,7 @@ def test_keys_are_the_sources_but_for_what_the_plan_changes(source, tmp_path):
 
 
 @pytest.mark.parametrize("plan", [*PLANS, "0m 1a 2a (3m 4a)*2", "0 1a 2m 3 4m"])
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 def test_transformers_computes_of_it_what_the_plan_computes(source, ours, tmp_path, plan):
     exported = export_gguf(source, tmp_path / "short.gguf", Plan.parse(plan))
     with torch.no_grad():

@@ -55,7 +55,7 @@ MODELS = {name: (values, types) for name, (values, types) in MODELS.items() if v
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_config_and_weights_are_those_of_transformers_reading(tmp_path, name):
     values, types = MODELS[name]
     network = tiny_network(**values)
@@ -96,7 +96,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1000.0, "original_max_
         ({"rope_parameters": LLAMA3, "head_dim": 16}, {}),
     ],
 )
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_what_transformers_passes_over_in_such_a_file(tmp_path, values, keys):
     """Beside the network that was written."""
     network = tiny_network(**values)

@@ -206,6 +206,7 @@ def test_layers_outside_the_model() -> None:
         score(make_tiny("grouped-query").model, [Request.of([1], [2], MAX_LENGTH)], Plan.parse("0-5"))
 
 
+@pytest.mark.slow
 def test_100_plans_compile_once_per_batch_shape() -> None:
     tiny, random = make_tiny("grouped-query"), np.random.default_rng(0)
     requests = _requests(tiny)

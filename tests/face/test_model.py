@@ -40,6 +40,7 @@ def greedy(model: jp.Model, text: str, plan: str, new: int) -> tuple[int, ...]:
     return tuple(tokens[-new:])
 
 
+@pytest.mark.slow
 def test_texts_come_in_the_order_asked(model: jp.Model) -> None:
     plans = [LOOP, jp.Plan("0-15"), SKIP, LOOP]
     found = model.generate([OTHER, QUESTION], plans, max_new_tokens=3)
@@ -205,6 +206,7 @@ def test_a_spec_takes_what_python_has() -> None:
     assert (spec.plans, spec.data, spec.tasks, spec.store) == (("0-3", "4 5"), ("a=a.jsonl",), ("a", "b"), Path("s"))
 
 
+@pytest.mark.slow
 def test_a_model_in_one_line(model: jp.Model) -> None:
     assert repr(model) == "Model('painter-16', llama, 16 layers, hidden size 96, 1.8M parameters, float32, cpu)"
     assert repr(make_tiny("grouped-query").model).startswith("Model('in memory', llama, ")

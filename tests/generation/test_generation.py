@@ -167,6 +167,7 @@ def test_two_executables_for_any_number_of_plans(kv, of_means):
     assert engine.begin_with_means.executables() == of_means
 
 
+@pytest.mark.slow
 def test_shared_work_is_prefilled_once(monkeypatch):
     """The trunk once, not for each prompt; the layers that plans share once, not for each plan."""
     tiny = make_tiny("grouped-query")

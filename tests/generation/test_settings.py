@@ -85,7 +85,7 @@ def settings_of(free: list[tuple[int, ...]]) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("kv", ["exact", "mean"])
 @pytest.mark.parametrize("static", [True, False], ids=["compiled plan", "plan as data"])
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_every_setting_does_as_with_transformers(model, network, free, kv, static):
     for name, values in settings_of(free).items():
         network.generation_config = GenerationConfig(**values)
@@ -189,6 +189,7 @@ def test_a_store_without_a_tokenizer_ends_at_the_checkpoints_ends(folder, free, 
     assert ours(jp.load(convert(copy, tmp_path / "store"), dtype="float32"))[2] == until(free[2], free[2][5])
 
 
+@pytest.mark.slow
 def test_a_cached_store_is_made_anew_for_another_generation_config(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("JAXPAINT_CACHE", str(tmp_path / "cache"))
     copy = with_settings(folder, tmp_path / "model", {"eos_token_id": 5})

@@ -110,7 +110,7 @@ def test_logits_under_plans_are_transformers_with_its_layers_rearranged(name: st
     close(compiled, torch_logits(name, TOKENS, LENGTHS, Plan.parse(PLANS[5])))
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_states_are_transformers(distinct: str) -> None:
     theirs = torch_states(distinct, TOKENS, LENGTHS)
     ours = loaded(distinct).hidden_states(TOKENS, lengths=LENGTHS)
@@ -132,7 +132,7 @@ def test_the_longest_text_and_no_longer(distinct: str) -> None:
         loaded(distinct).logits(np.full((1, most + 1), 5))
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_padding_tokens_within_a_text_have_the_position_that_transformers_gives_them(distinct: str) -> None:
     tokens = TOKENS.copy()
     tokens[0, 4:7] = VARIATIONS[distinct].config["pad_token_id"]
@@ -178,7 +178,7 @@ def test_a_fine_tuned_classifiers_first_layer_is_its_pooler(distinct: str) -> No
     assert np.abs(features[1] - np.asarray(model.pooled(TOKENS, plan, LENGTHS))).max() <= 1e-5
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_a_rearranged_encoder_is_written_back(distinct: str, tmp_path: Path) -> None:
     plan = Plan.of([0, 3, 2, 2])
     exported = export(stored(distinct), tmp_path / "exported", plan)

@@ -117,7 +117,7 @@ def same(found: Any, expected: Any) -> None:
     assert np.abs(found - expected).max() <= TOLERANCE * max(1, np.abs(expected).max())
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_logits_and_states(pair: tuple[Model, Model]) -> None:
     model, twin = pair
     tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, (3, 24))
@@ -151,6 +151,7 @@ def test_scores_generation_analyses(pair: tuple[Model, Model]) -> None:
         assert written(model) == written(twin)
 
 
+@pytest.mark.few(1)
 def test_encoders(pair: tuple[Model, Model]) -> None:
     model, twin = pair
     if model.config.capabilities.decoder:

@@ -76,6 +76,7 @@ def told(capsys: pytest.CaptureFixture[str], command: Callable[[], None]) -> str
     return err
 
 
+@pytest.mark.slow
 def test_transformers_computes_the_same_logits(folder, nothing_of_the_users) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -88,6 +89,7 @@ def test_transformers_computes_the_same_logits(folder, nothing_of_the_users) -> 
         np.testing.assert_allclose(model.logits(tokens.numpy()), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_texts_one_by_one(folder, nothing_of_the_users) -> None:
     """Texts side by side in a row do not see each other, and every token but a text's first is predicted once."""
     settings = train.Settings(layers=2, hidden_size=32, heads=2)

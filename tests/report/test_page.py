@@ -105,6 +105,7 @@ def test_the_page_needs_nothing_but_itself(report: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_figures_are_numbered_as_they_come_with_the_papers_number_beside(report: Path) -> None:
     numbers = re.findall(r"Figure (\d+)(?: \(paper: Figure (\d+)\))?\. ", Page(report).text)
     assert [own for own, _ in numbers] == [str(number) for number in range(1, 7)]

@@ -99,6 +99,7 @@ def test_a_name_picks_the_plan(address, model, name) -> None:
     assert choice["finish_reason"] == "length"
 
 
+@pytest.mark.slow
 def test_the_plans_differ(address) -> None:
     assert len({complete(address, model=name)["choices"][0]["text"] for name in ("tiny", "tiny@wide", "tiny@0 4")}) == 3
 

@@ -127,6 +127,7 @@ def test_a_second_run_computes_nothing(spec, monkeypatch):
     assert (scores(spec.store), metrics(spec.store), rows(spec.store, "SELECT * FROM runs")) == before
 
 
+@pytest.mark.slow
 def test_a_session_scores_as_often_as_it_is_asked(spec, undisturbed):
     told: list[str] = []
     with run.open_session(spec, tell=told.append) as opened:
@@ -139,6 +140,7 @@ def test_a_session_scores_as_often_as_it_is_asked(spec, undisturbed):
     assert_equal_stores(spec.store, undisturbed(spec))
 
 
+@pytest.mark.slow
 def test_more_plans_tasks_and_documents_compute_what_is_missing(spec, tmp_path, undisturbed):
     small = replace(spec, tasks=spec.tasks[:1], strategies=("skip",), limit=3)
     whole = replace(spec, tasks=(*spec.tasks, make_task(tmp_path, "tiny_blank")), limit=5)
@@ -179,6 +181,7 @@ def test_an_interruption_keeps_what_was_computed(spec, monkeypatch, undisturbed)
     assert_equal_stores(spec.store, undisturbed(spec))
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_written_is_told_and_loses_nothing(spec, monkeypatch, undisturbed):
     written = []
     add_scores = Store.add_scores
@@ -202,7 +205,7 @@ def test_a_store_that_cannot_be_written_is_told_and_loses_nothing(spec, monkeypa
 
 
 @pytest.mark.parametrize("late", [False, True])
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_out_of_memory_halves_batches(late, spec, monkeypatch, undisturbed):
     """`late`: only after some plans of a batch, whose scores are kept."""
     most = BATCH_TOKENS // 2
@@ -263,6 +266,7 @@ def test_a_plan_that_is_not_finite_stops_no_other(spec, monkeypatch, undisturbed
     assert run_study(spec).work.scores == 0
 
 
+@pytest.mark.slow
 def test_two_workers_divide_the_work(spec, monkeypatch, undisturbed):
     """The second one comes while the first computes a batch, does all others, and waits for that one."""
     waits, told = threading.Event(), []
@@ -328,6 +332,7 @@ def test_a_study_of_many_plans_has_few_executables(spec, monkeypatch):
     assert sum(executable.executables() for executable in executables) <= 4 * len(shapes)
 
 
+@pytest.mark.slow
 def test_shards_merge_into_the_whole(spec, tmp_path, undisturbed):
     stores = [tmp_path / "first.sqlite", tmp_path / "second.sqlite"]
     summaries = [run_study(replace(spec, store=store, shard=(i + 1, 2))) for i, store in enumerate(stores)]
@@ -346,6 +351,7 @@ def test_other_texts_are_refused(spec, tmp_path):
         run_study(spec)
 
 
+@pytest.mark.slow
 def test_progress_counts_every_token_under_every_plan(spec):
     totals: list[int] = []
     done: list[tuple[int, str]] = []
@@ -361,6 +367,7 @@ def test_progress_counts_every_token_under_every_plan(spec):
     assert re.match(r"\d+ of 18 results, best on tiny_(word|choice): [a-z]+", done[-1][1])
 
 
+@pytest.mark.slow
 def test_where_the_store_has_all_no_weights_are_read(spec, monkeypatch) -> None:
     """Nor is room for them needed: a rerun costs seconds, however large the model is."""
     run_study(spec)
@@ -378,6 +385,7 @@ def test_where_the_store_has_all_no_weights_are_read(spec, monkeypatch) -> None:
     assert scores(spec.store) == before
 
 
+@pytest.mark.slow
 def test_a_model_that_is_replaced_before_its_weights_are_read(spec, model, tmp_path) -> None:
     shutil.copytree(model, copy := tmp_path / "copy")
     own = replace(spec, model=str(copy))

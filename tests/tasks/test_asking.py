@@ -91,7 +91,7 @@ SEEDS = {"random_seed": 1, "numpy_random_seed": 2, "torch_random_seed": 3, "fews
     ],
     ids=["none", "chat", "examples in one turn", "system", "system without a chat", "gen_kwargs", "seeds"],
 )
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_prompts_texts_and_scores_equal_lm_evals_own(folder, model, tasks, switches, their_switches):
     expected = theirs(folder, tasks, limit=4, **(switches if their_switches is None else their_switches))
     assert_equal(ours(model, tasks, 4, **switches), expected)

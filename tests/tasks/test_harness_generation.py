@@ -53,7 +53,7 @@ def ours(model: jp.Model, plan: str = "0-4", **options: Any) -> PlanLM:
     return PlanLM(model, jp.Plan.parse(plan), **options)
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_texts_equal_lm_evals_own(model, theirs):
     asked = instances(CONTEXTS, SETTINGS)
     expected = theirs.generate_until(asked, disable_tqdm=True)
@@ -109,7 +109,7 @@ def test_drawn_texts_are_the_same_again(model):
     assert ours(model).generate_until(instances(CONTEXTS, SETTINGS)) != first
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_different_settings_in_one_call(model):
     asked = [*instances(CONTEXTS[:3], SETTINGS), *instances(CONTEXTS[:3], {**SETTINGS, "max_gen_toks": 2})]
     together = ours(model).generate_until(asked)

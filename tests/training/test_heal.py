@@ -180,6 +180,7 @@ def test_a_plan_is_healed_and_nothing_else_changes(text: str, settings: HealingS
     )
 
 
+@pytest.mark.slow
 def test_what_is_told_of_held_out_texts_is_what_scoring_says() -> None:
     """The perplexity by the engine's scores of the held-out rows, the divergence by plain numpy."""
     tiny = make_tiny("tied embeddings")
