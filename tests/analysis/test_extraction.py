@@ -17,7 +17,7 @@ from tests.helpers.decoders import PLANS, make_tiny
 
 
 @pytest.mark.parametrize("variation", ["grouped-query", "neox"])
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_10_counts_are_numpys(variation: str) -> None:
     """From the updates alone, scaled by any positive number, in NumPy."""
     tiny, prompts = make_tiny(variation), _prompts(40)

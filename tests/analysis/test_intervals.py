@@ -55,6 +55,7 @@ def texts() -> list[list[int]]:
     return [draw.integers(0, VOCAB_SIZE, length).tolist() for length in (7, LONGEST, 2, 9, 15)]
 
 
+@pytest.mark.slow
 def test_every_probe_has_that_of_its_texts(texts):
     model = make_tiny("grouped-query").model
     alone = [analyse(model, [text], PLANS) for text in texts]

@@ -153,6 +153,7 @@ def test_states_that_do_not_tell_have_no_clock() -> None:
     assert role.missed.mean() > 0.5
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_not_read(painter: jaxpaint.Model, monkeypatch) -> None:
     """With a bound that no clock reaches: R² is told, nothing is read, and it is said that it does not hold."""
     monkeypatch.setattr("jaxpaint.analysis.roles.LEAST_R2", 0.9999)

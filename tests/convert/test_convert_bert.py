@@ -57,6 +57,7 @@ def test_an_encoder_alone(folder: Path, tmp_path: Path) -> None:
         jp.load(store).logits(np.zeros((1, 3), int))
 
 
+@pytest.mark.slow
 def test_a_masked_lm_without_a_pooler(folder: Path, tmp_path: Path) -> None:
     def strip(tensors):
         for name in [name for name in tensors if "pooler" in name or "seq_relationship" in name]:
@@ -70,6 +71,7 @@ def test_a_masked_lm_without_a_pooler(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("saved", ["safetensors", "torch"])
+@pytest.mark.few(1)
 def test_the_first_generation_of_names(folder: Path, tmp_path: Path, saved: str) -> None:
     """`gamma` and `beta`, counted positions, the decoder and its bias a second time: as bert-base-uncased has them."""
 

@@ -30,6 +30,7 @@ def models(request: pytest.FixtureRequest, store: Path) -> tuple[Model, Model]:
     return here, there
 
 
+@pytest.mark.few(1)
 def test_kernels_alone_are_there(models: tuple[Model, Model]) -> None:
     for leaf in jax.tree.leaves(models[1].state):
         assert (leaf.sharding.memory_kind == "pinned_host") == (leaf.ndim > 2)
@@ -55,6 +56,7 @@ def test_scores_and_states(models: tuple[Model, Model]) -> None:
     np.testing.assert_array_equal(there, here)
 
 
+@pytest.mark.slow
 def test_texts(models: tuple[Model, Model]) -> None:
     prompts = [Prompt(tuple(row[:6].tolist()), 5) for row in TOKENS]
     here, there = (
@@ -64,6 +66,7 @@ def test_texts(models: tuple[Model, Model]) -> None:
     assert len(here) == len(prompts) * len(PLANS)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(run, store: Path) -> None:
     command = "logits", "--model", store, "--text", "the river", "--plan", "0 {1-3} 4"
     here, there = run(*command), run(*command, "--offload")

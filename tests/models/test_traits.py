@@ -152,6 +152,7 @@ def test_series_plans_are_transformers_with_its_layers_rearranged(name: str, tex
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_parallel_plans_are_the_slow_twin(name: str, texts: np.ndarray) -> None:
     tiny = tiny_of(name)
     block, stacked = layer_stack(tiny.module)
@@ -164,6 +165,7 @@ def test_parallel_plans_are_the_slow_twin(name: str, texts: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_what_is_written_with_a_cache_is_what_full_passes_write(name: str) -> None:
     tiny, plan = tiny_of(name), Plan.parse("0 {1-3}*2 4")
     prompts = random_prompts(1, 4, 34)

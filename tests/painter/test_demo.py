@@ -75,6 +75,7 @@ def test_the_whole_demo(whole_demo) -> None:
     assert len(list((folder / f"{MODEL}-report" / "figures").glob("*.pdf"))) >= 10
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_goes_before_the_embedded_model(folder, here, nothing_of_the_users) -> None:
     import jaxpaint as jp
 

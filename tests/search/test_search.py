@@ -199,6 +199,7 @@ def test_a_planted_plan_wins_and_is_confirmed(spec, store, tmp_path) -> None:
     assert any(line.startswith("confirmed: better than skip of the middle") for line in verdict(result))
 
 
+@pytest.mark.slow
 def test_the_plan_that_others_are_held_against_may_be_of_the_front(spec, store, tmp_path) -> None:
     (folder := tmp_path / "planted").mkdir()
     answers = chosen_by(store, "0 1 4", folder, 80)
@@ -227,6 +228,7 @@ def test_luck_is_shown_as_luck(spec, tmp_path, seed: int) -> None:
     assert any(line.startswith(("not confirmed", "no difference", "worse")) for line in told)
 
 
+@pytest.mark.slow
 def test_repeats_above_the_full_model(spec) -> None:
     result = search(replace(spec, budget=Budget.parse("cost=1.4"), methods=("greedy", "blocks")))
     assert result.limit == 7
@@ -235,6 +237,7 @@ def test_repeats_above_the_full_model(spec) -> None:
     assert all(each.against is None for each in result.found)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_searched(spec, tmp_path) -> None:
     writes = make_task(tmp_path / "writes", "tiny_write")
     with pytest.raises(UserError, match="task tiny_write has the model write its answers"):

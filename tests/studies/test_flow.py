@@ -209,6 +209,7 @@ def test_what_was_asked_of_states_is_shown(painter, tmp_path: Path) -> None:
     assert f"{depth.answer:<16}the clock is less than a layer off" in summary
 
 
+@pytest.mark.slow
 def test_flows_are_shown_once_beside_studies_of_two_kinds(painter, tmp_path: Path) -> None:
     file = tmp_path / "s.sqlite"
     _kept(painter, file)

@@ -86,6 +86,7 @@ def test_scores_of_every_plan_are_kept_and_not_computed_again(model: jp.Model, t
     assert found[str(model.full_plan), "accuracy"][0] > 0.6, "a pooled output from which something can be learnt"
 
 
+@pytest.mark.slow
 def test_more_validation_examples_are_computed_and_others_refused(model: jp.Model, tmp_path: Path) -> None:
     more = Examples(VALIDATION.texts + _examples(2, 5).texts, np.concatenate([VALIDATION.labels, [0, 1, 0, 1, 0]]))
     with Store.open(tmp_path / "glue.sqlite", create=True) as store:
@@ -108,6 +109,7 @@ def test_dropout_is_the_model_s(model: jp.Model, tmp_path: Path) -> None:
     assert kept == [0.6, 0.6]
 
 
+@pytest.mark.slow
 def test_parts_that_fit_memory_give_the_same(model: jp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = []
     for name, share in (("whole", 1 / 8), ("parts", 1e-12)):

@@ -29,6 +29,7 @@ def asked(store: Path, files: Path) -> list[object]:
     return ["--model", store, "--dtype", "float32", "--tasks", TASK, "--data", f"{TASK}={files / TASK}.jsonl"]
 
 
+@pytest.mark.slow
 def test_results_of_other_weights_are_others(run, asked, tmp_path: Path) -> None:
     results = tmp_path / "results.sqlite"
     study = ("study", *asked, "--strategies", "skip", "--starts", 1, "--store", results)
@@ -73,6 +74,7 @@ def test_a_dry_run_names_them(run, asked, tmp_path: Path) -> None:
     assert out.splitlines()[0].endswith("parameters, float32, int8 weights")
 
 
+@pytest.mark.slow
 def test_other_commands_take_them(run, store: Path, tmp_path: Path) -> None:
     status, _, err = run("logits", "--model", store, "--weights", "int8", "--text", "She put")
     assert status == 0, err
@@ -91,6 +93,7 @@ def test_fine_tuning_refuses_them(refused, asked, tmp_path: Path) -> None:
     assert not (tmp_path / "none.sqlite").exists()
 
 
+@pytest.mark.slow
 def test_training_refuses_a_model_of_them(store: Path, tmp_path: Path) -> None:
     decoder = jp.load(store, weights="int8")
     with pytest.raises(UserError, match="int8 weights cannot be fine-tuned"):

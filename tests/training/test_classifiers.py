@@ -392,6 +392,7 @@ def _products(jaxpr: Any) -> Iterator[str]:
             yield from _products(inner)
 
 
+@pytest.mark.slow
 def test_layers_in_their_order_need_no_copy() -> None:
     """As on accelerators, where they are left as they are."""
     model = tiny_bert()
