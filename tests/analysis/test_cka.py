@@ -48,6 +48,7 @@ def random_states(seed: int) -> np.ndarray:
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**31), st.floats(0.01, 100), st.floats(-20, 20))
+@pytest.mark.slow
 def test_it_is_1_with_itself_and_does_not_see_rotation_scale_or_shift(seed, scale, shift):
     x = random_states(seed)
     rotation = np.linalg.qr(np.random.default_rng(seed).normal(size=(6, 6)))[0].astype(np.float32)
@@ -61,6 +62,7 @@ def test_it_is_1_with_itself_and_does_not_see_rotation_scale_or_shift(seed, scal
     assert abs(found[0, 2] - found[1, 2]) <= tolerance * max(1, abs(found[0, 2]))
 
 
+@pytest.mark.slow
 def test_every_plan_equals_the_estimator_written_out():
     draw = np.random.default_rng(5)
     texts = [draw.integers(0, VOCAB_SIZE, length).tolist() for length in (7, LONGEST, 3, 9, 15)]

@@ -26,6 +26,7 @@ jax.jit(deep)(jnp.ones((8, 8))).block_until_ready()
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(None, True), ("1000", False)])
+@pytest.mark.slow
 def test_what_compiles_fast_is_kept_unless_the_user_says_otherwise(
     tmp_path: Path, seconds: str | None, kept: bool
 ) -> None:

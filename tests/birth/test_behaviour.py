@@ -33,7 +33,7 @@ ASKED = {"0 1": (0, 1), "1 0": (1, 0), "{0 1}*2": (0, 3), "0 1 0 1 1": (0, 4), "
 
 
 @pytest.mark.parametrize("plan", ASKED)
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_probes_are_what_a_loop_counts(plan, parameters, batch) -> None:
     plan, asked = Plan.parse(plan), ASKED[plan]
     patterns = attention_patterns(MODEL, parameters, batch.tokens, plan)

@@ -99,6 +99,7 @@ def test_the_table_has_a_line_for_each_task_and_plan(run, store, files) -> None:
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_a_plan_that_fails_does_not_stop_the_others(run, copy, files) -> None:
     tensors = load_file(copy / "model.safetensors")
     tensors["model.layers.2.mlp.up_proj.weight"][3, 4] = math.nan

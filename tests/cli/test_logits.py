@@ -29,6 +29,7 @@ def torch_logits(folder: Path, layers: Sequence[int]) -> torch.Tensor:
     ("options", "plan"),
     [([], "0-4"), (["--plan", "0 2*2 4"], "0 2*2 4"), (["--strategy", "skip-one", "--layer", 3], "0-2 4")],
 )
+@pytest.mark.few(1)
 def test_the_top_tokens_are_torchs(run, folder, options, plan) -> None:
     store_for(folder)
     fixed = ("logits", "--model", folder, "--dtype", "float32", "--text", TEXT, "--top", 4)

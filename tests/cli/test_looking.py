@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
 PLAN = "0 {1 2}*2 3 4"
 
 
+@pytest.mark.slow
 def test_the_last_state_says_what_torch_says(run, folder) -> None:
     store_for(folder)
     status, out, err = run("lens", "--model", folder, "--dtype", "float32", "--text", TEXT, "--json", "--top", 2)
@@ -112,6 +113,7 @@ def test_routes_are_the_models(run, folder) -> None:
     assert not json.loads(every)["renormalised"]
 
 
+@pytest.mark.slow
 def test_mistakes(refused, store) -> None:
     for command in ("run", "lens", "routes"):
         common = (command, "--model", store)
@@ -167,6 +169,7 @@ def test_flow_by_the_clock(run) -> None:
     assert len(said["reading"]["value"]) == len(said["ridge_lens"]["stderr"]) == 20
 
 
+@pytest.mark.slow
 def test_flow_is_kept_and_told(run, tmp_path) -> None:
     store = tmp_path / "flow.sqlite"
     common = ("flow", "--model", "painter-16", "--limit", 8, "--strategies", "skip,parallel", "--starts", "4,6")

@@ -66,6 +66,7 @@ def commands(folder: Path) -> dict[str, tuple[list[str], list[str] | None]]:
         pytest.param("report", ALL, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_every_call(failing, command, most) -> None:
     for outcome in failing(command, most):
         assert outcome.status in (0, 2), outcome  # 0 where what failed could be done without

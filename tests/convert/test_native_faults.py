@@ -52,6 +52,7 @@ while True:
         pytest.param("lasting", 2, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_every_call(tmp_path, lasting, step) -> None:
     try:
         library = compiled(tmp_path)

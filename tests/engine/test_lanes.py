@@ -127,6 +127,7 @@ def on_eight_devices(marked: str) -> None:
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_eight_devices_give_what_one_gives() -> None:
     on_eight_devices("not slow")
 

@@ -35,7 +35,7 @@ def both(request, monkeypatch) -> tuple[Model, Model]:
     return stacked, from_parameters(stacked.config, nnx.to_pure_dict(stacked.state))
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_logits_and_scores_are_the_same(both):
     stacked, apart = both
     assert are_apart(apart.state["blocks"])

@@ -27,6 +27,7 @@ def random_texts(count: int, longest: int, seed: int = 0) -> list[tuple[int, ...
 
 
 @pytest.mark.parametrize("tiny", ["grouped-query", "sliding window"], indirect=True)
+@pytest.mark.slow
 def test_they_are_those_of_plain_forward_passes(tiny: Tiny) -> None:
     texts = random_texts(9, 40)
     for plan, of_plan in zip(PLANS, token_scores(tiny.model, texts, PLANS, best=3), strict=True):

@@ -47,6 +47,7 @@ jitted_blockwise_attention = jax.jit(blockwise_attention, static_argnums=4)
     cap=st.sampled_from([None, 2.0]),
     heads=st.sampled_from([(4, 4), (6, 2), (13, 1)]),
 )
+@pytest.mark.slow
 def test_it_is_attention(seed, stems, tails, window, cap, heads):
     batch = stream(seed, stems, tails)
     rows, length = batch.tokens.shape
@@ -67,6 +68,7 @@ def test_it_is_attention(seed, stems, tails, window, cap, heads):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layers_of_several_kinds_read_their_own_windows():
     batch = stream(3, [300], [20, 90, 4])
     rows, length = batch.tokens.shape
@@ -95,6 +97,7 @@ def test_memory_is_linear_in_the_length():
 
 
 @pytest.mark.parametrize("variation", ["grouped-query", "sliding window"])
+@pytest.mark.slow
 def test_a_long_text_has_the_scores_of_the_whole_model(variation):
     config = dataclasses.replace(make_tiny(variation).model.config, max_position_embeddings=1500)
     model = random_model(config)

@@ -65,6 +65,7 @@ def both(query, key, value, positions, ends, window, lookback, cap, kind):
     heads=st.sampled_from([(2, 2), (4, 2), (3, 1)]),
     how=st.sampled_from([(None, 0, None), (None, 1, None), (7, 0, None), (40, 1, 2.0)]),
 )
+@pytest.mark.slow
 def test_it_is_attention(seed, children, heads, how):
     window, lookback, cap = how
     positions, ends = trees(seed, children, lookback)
@@ -86,6 +87,7 @@ QWEN = qwen2.read(
 
 
 @pytest.mark.parametrize("config", [LLAMA, QWEN], ids=["grouped heads", "windows in turn"])
+@pytest.mark.slow
 def test_a_model_with_it_has_the_same_logits(config, monkeypatch):
     plain = random_model(config, dtype="float32")
     monkeypatch.setattr(engine, "attention_implementation", lambda *_: Kernel(interpret=True))
@@ -124,6 +126,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_on_four_devices_each_computes_its_own_rows_and_heads():
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)

@@ -57,6 +57,7 @@ def _close(ours: object, theirs: object) -> None:
     assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
+@pytest.mark.slow
 def test_a_published_classifier_is_read_as_transformers_reads_it(published: tuple) -> None:
     network, store = published
     seen = torch.tensor(np.arange(16) < LENGTHS[:, None]).long()
@@ -71,6 +72,7 @@ def _paths(store: Path) -> set[str]:
     return set(json.loads((store / "manifest.json").read_text())["tensors"])
 
 
+@pytest.mark.slow
 def test_a_layer_without_a_norm_stays_one_in_other_models(published: tuple, tmp_path: Path) -> None:
     _, store = published
     model = jp.load(store, dtype="float32")

@@ -44,6 +44,7 @@ for tensor_parallel in (1, 2, 4):
 """
 
 
+@pytest.mark.slow
 def test_scores_on_four_devices_equal_those_on_one():
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)

@@ -44,6 +44,7 @@ def test_another_result_draws_it_again(made: Path) -> None:
     assert _is_new(made)
 
 
+@pytest.mark.slow
 def test_a_missing_figure_draws_it_again(made: Path) -> None:
     next((made / "report" / "figures").rglob("*.svg")).unlink()
     assert _is_new(made)

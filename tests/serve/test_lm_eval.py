@@ -52,6 +52,7 @@ def client(address: str, name: str, **how: object) -> LocalCompletionsAPI:
 
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("how", [{}, {"batch_size": 3}, {"tokenized_requests": False}], ids=str)
+@pytest.mark.few(1)
 def test_log_likelihoods(address, model, name, how) -> None:
     instances = [Instance("loglikelihood", {}, pair, index, ("t", index, 1)) for index, pair in enumerate(PAIRS)]
     encoding = Encoding.of(model)

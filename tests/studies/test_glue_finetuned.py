@@ -149,6 +149,7 @@ def test_a_killed_run_of_other_settings_is_not_gone_on_with(
     assert _rows(tmp_path / "one.sqlite") == _rows(tmp_path / "alone.sqlite")
 
 
+@pytest.mark.slow
 def test_a_loss_that_explodes_ends_its_cell_alone(
     model: jp.Model, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_loss_that_explodes_ends_its_cell_alone(
     assert _run(model, tmp_path / "glue.sqlite") == 0
 
 
+@pytest.mark.slow
 def test_another_process_leaves_a_cell_alone_that_is_worked_at(model: jp.Model, tmp_path: Path) -> None:
     path, calls = tmp_path / "glue.sqlite", []
     short = {"settings": dataclasses.replace(SETTINGS, seeds=(0,), epochs=1), "variants": VARIANTS[:1]}
@@ -181,6 +183,7 @@ def test_another_process_leaves_a_cell_alone_that_is_worked_at(model: jp.Model, 
     assert calls == [0], "it computed nothing"
 
 
+@pytest.mark.slow
 def test_a_regression(model: jp.Model, tmp_path: Path) -> None:
     train, validation = (Examples(each.texts, each.labels.astype(np.float32)) for each in (TRAIN, VALIDATION))
     one_seed = dataclasses.replace(SETTINGS, seeds=(0,))

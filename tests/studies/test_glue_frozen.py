@@ -62,6 +62,7 @@ def _run(
     return run_frozen(store, model, GlueRequests(glue_task("mrpc"), train, validation), variants, SETTINGS)
 
 
+@pytest.mark.slow
 def test_scores_of_every_plan_are_kept_and_not_computed_again(model: jp.Model, tmp_path: Path) -> None:
     with Store.open(tmp_path / "glue.sqlite", create=True) as store:
         assert _run(model, store, VARIANTS[:2]) == 2

@@ -58,6 +58,7 @@ def analysing(model, tmp_path) -> StudySpec:
     )
 
 
+@pytest.mark.slow
 def test_analyses_are_kept_and_not_made_again(analysing, tmp_path, monkeypatch):
     spec = replace(analysing, analyses=("similarity", "variance", "block_influence", "angular_distance"))
     assert run_study(replace(spec, analysis_strategies=("full",))).analysed == 1

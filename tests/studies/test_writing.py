@@ -39,7 +39,7 @@ def texts(store: Path) -> dict[tuple[str, int], str | None]:
 
 
 @pytest.mark.parametrize("kv", ["exact", "mean"])
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_texts_and_metrics_equal_those_of_each_plan_alone(kv, spec):
     summary = run_study(replace(spec, kv=kv))
     assert summary.written == 12 * summary.plans
@@ -123,6 +123,7 @@ def test_out_of_memory_goes_on_with_less(spec, monkeypatch, tmp_path):
     assert "the device is out of memory; going on with a cache of" in said[0]
 
 
+@pytest.mark.slow
 def test_a_plan_that_is_not_finite_stops_no_other(spec, monkeypatch):
     original = encoding.generate
 

@@ -70,7 +70,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_texts_equal_lm_evals_own(folder, plain, used, tmp_path, name):
     generation, given = ({key: _filled(value, used) for key, value in each.items()} for each in CASES[name])
     copy = with_settings(folder, tmp_path / "model", generation)

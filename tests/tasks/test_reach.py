@@ -64,6 +64,7 @@ def asked_of(endpoint: str, folder, *arguments: object, **environment: str) -> t
     return float(done.stdout.split()[-1]), line
 
 
+@pytest.mark.slow
 def test_a_dataset_of_a_hub_that_takes_no_connection(store, tmp_path) -> None:
     waited, line = asked_of(CLOSED, tmp_path, "eval", "--model", store, "--tasks", "arc_easy,arc_challenge")
     assert 0 < waited <= 4, "the hub's client alone waits 23 seconds for each data set"
@@ -71,6 +72,7 @@ def test_a_dataset_of_a_hub_that_takes_no_connection(store, tmp_path) -> None:
     assert "--data arc_easy=FILE" in line
 
 
+@pytest.mark.slow
 def test_glue_of_a_hub_that_takes_no_connection(tmp_path) -> None:
     from tests.helpers.tiny_glue import tiny_store
 
@@ -82,6 +84,7 @@ def test_glue_of_a_hub_that_takes_no_connection(tmp_path) -> None:
     assert not (tmp_path / "s.sqlite").exists()
 
 
+@pytest.mark.slow
 def test_no_hub_is_asked_offline(store, tmp_path, troubled) -> None:
     endpoint = f"http://127.0.0.1:{troubled.server_port}"
     asked = ("eval", "--model", store, "--tasks", "arc_easy")
@@ -90,6 +93,7 @@ def test_no_hub_is_asked_offline(store, tmp_path, troubled) -> None:
     assert "--data arc_easy=FILE" in line
 
 
+@pytest.mark.slow
 def test_a_hub_that_answers_is_asked_with_patience(store, tmp_path, troubled) -> None:
     endpoint = f"http://127.0.0.1:{troubled.server_port}"
     waited, line = asked_of(endpoint, tmp_path, "eval", "--model", store, "--tasks", "arc_easy")
