@@ -1,6 +1,5 @@
 """Tasks through lm-eval, on files of invented items: nothing here needs a network."""
 
-import hashlib
 import json
 import os
 import socket
@@ -10,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.items import ITEMS, HashLM, gsm8k_item, hellaswag_item, winogrande_item
 from tests.helpers.real_assets import DATA, needs_assets
 
 datasets = pytest.importorskip("datasets")
 lm_eval = pytest.importorskip("lm_eval")
 
 from lm_eval.api import metrics  # noqa: E402
-from lm_eval.api.model import LM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
 from jaxpaint.base.errors import UserError  # noqa: E402
@@ -24,78 +23,6 @@ from jaxpaint.tasks.load import evaluate, load_tasks, results_table  # noqa: E40
 from jaxpaint.tasks.local_data import parse_data_option  # noqa: E402
 
 STOCK = Path(lm_eval.__file__).parent / "tasks"
-NOUNS = ["kettle", "lantern", "harbour", "ladder", "violin", "orchard", "saddle", "compass", "anvil", "feather"]
-
-
-class HashLM(LM):
-    """Scores every request by a hash of its text: equal requests, and only they, get equal scores."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.requests: list = []
-
-    def _score(self, request) -> float:
-        self.requests.append(request.args)
-        digest = hashlib.sha256(repr(request.args).encode()).digest()
-        return -int.from_bytes(digest[:4], "big") / 2**32 * 20
-
-    def loglikelihood(self, requests):
-        return [(score := self._score(request), score > -8) for request in requests]
-
-    def loglikelihood_rolling(self, requests):
-        return [self._score(request) for request in requests]
-
-    def generate_until(self, requests):
-        return [f"It makes #### {int(-self._score(request))}" for request in requests]
-
-
-def _lambada(number: int) -> dict:
-    return {"text": f"Item {number}: she put the {NOUNS[number % 10]} back where she had found the {NOUNS[number % 7]}"}
-
-
-def _arc(number: int) -> dict:
-    answers = [NOUNS[(number + shift) % 10] for shift in range(4)]
-    return {
-        "id": str(number),
-        "question": f"Which of these is thing number {number}?",
-        "choices": {"text": answers, "label": ["A", "B", "C", "D"]},
-        "answerKey": "ABCD"[number % 4],
-    }
-
-
-def _hellaswag(number: int) -> dict:
-    return {
-        "ind": number,
-        "activity_label": "Packing",
-        "ctx_a": f"A woman [title] lifts the {NOUNS[number % 10]}.",
-        "ctx_b": "then she",
-        "ctx": "",
-        "endings": [f"drops {noun} {number}." for noun in NOUNS[:4]],
-        "label": str(number % 4),
-    }
-
-
-def _winogrande(number: int) -> dict:
-    return {
-        "sentence": f"Ada gave Bea the {NOUNS[number % 10]} number {number} because _ had asked for it.",
-        "option1": "Ada",
-        "option2": "Bea",
-        "answer": str(number % 2 + 1),
-    }
-
-
-def _gsm8k(number: int) -> dict:
-    return {"question": f"What is {number} and {number}?", "answer": f"It is {2 * number}.\n#### {2 * number}"}
-
-
-ITEMS = {
-    "lambada_openai": _lambada,
-    "arc_challenge": _arc,
-    "arc_easy": _arc,
-    "hellaswag": _hellaswag,
-    "winogrande": _winogrande,
-    "gsm8k": _gsm8k,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -206,7 +133,7 @@ def test_a_second_evaluation_sees_the_same_prompts(files):
 
 def test_parquet_and_named_splits(files, tmp_path, no_network):
     table = tmp_path / "items[1].parquet"
-    datasets.Dataset.from_list([_hellaswag(number) for number in range(12)]).to_parquet(table)
+    datasets.Dataset.from_list([hellaswag_item(number) for number in range(12)]).to_parquet(table)
     parquet = load_tasks(["hellaswag"], data=parse_data_option([f"hellaswag:validation={table}"]))
     jsonl = load_tasks(["hellaswag"], data=local(files, "hellaswag"))
     assert evaluate(HashLM(), parquet)["results"] == evaluate(HashLM(), jsonl)["results"]
@@ -287,7 +214,7 @@ def test_data_that_does_not_fit_the_task(files, tmp_path):
     with pytest.raises(UserError, match="Python code of its own"):
         load_tasks(["squadv2"], data={"squadv2": {None: files["gsm8k"]}})
     table = tmp_path / "train.parquet"
-    datasets.Dataset.from_list([_gsm8k(1)]).to_parquet(table)
+    datasets.Dataset.from_list([gsm8k_item(1)]).to_parquet(table)
     with pytest.raises(UserError, match="both JSON and Parquet"):
         load_tasks(["gsm8k"], data={"gsm8k": {None: files["gsm8k"], "train": table}})
 
@@ -327,7 +254,7 @@ def test_a_missing_column_is_told_in_one_line(task, tmp_path, capfd):
 
 
 def test_a_document_that_breaks_later_is_told_with_its_number(tmp_path):
-    rows = [_winogrande(number) for number in range(6)]
+    rows = [winogrande_item(number) for number in range(6)]
     rows[4]["sentence"] = "No blank in here."
     file = rows_file(tmp_path / "items.jsonl", rows)
     tasks = load_tasks(["winogrande"], data=parse_data_option([f"winogrande={file}"]))
@@ -337,7 +264,7 @@ def test_a_document_that_breaks_later_is_told_with_its_number(tmp_path):
 
 
 def test_too_few_examples_and_bad_numbers(files, tmp_path):
-    few = rows_file(tmp_path / "few.jsonl", [_gsm8k(1)])
+    few = rows_file(tmp_path / "few.jsonl", [gsm8k_item(1)])
     data = {"gsm8k": {None: files["gsm8k"], "train": few}}
     with pytest.raises(UserError, match=r"task 'gsm8k'.*Sample larger than population"):
         evaluate(HashLM(), load_tasks(["gsm8k"], data=data))

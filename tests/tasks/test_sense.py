@@ -9,8 +9,8 @@ import yaml
 from jaxpaint.base.errors import UserError
 from jaxpaint.tasks.asking import USUAL, Asking
 from jaxpaint.tasks.load import build_instances, evaluate, load_tasks
+from tests.helpers.items import HashLM
 from tests.helpers.tiny_tasks import make_task
-from tests.tasks.test_load import HashLM
 
 CHOICE = {"question": "q", "choices": ["a", "b", "c"], "gold": 1}
 
