@@ -17,6 +17,10 @@ def test_a_name_is_what_its_home_calls_so(name: str) -> None:
     assert name in dir(jaxpaint)
 
 
+def test_completion_offers_them_alone() -> None:
+    assert [name for name in dir(jaxpaint) if not name.startswith("_")] == sorted(jaxpaint.__all__)
+
+
 def test_other_names_are_errors() -> None:
     with pytest.raises(AttributeError, match="'jaxpaint' has no attribute 'nothing'"):
         jaxpaint.nothing  # noqa: B018
