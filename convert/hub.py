@@ -1,7 +1,6 @@
 """Checkpoints on the Hugging Face hub: only the files that conversion needs, kept in the hub's own cache.
 
-What is written here may become a repository there (`jaxpaint export --push-to-hub`). Tokens are huggingface_hub's to
-find, and in no message.
+Tokens are huggingface_hub's to find, and in no message.
 """
 
 from __future__ import annotations
@@ -112,7 +111,7 @@ def _ask(repository: str, revision: str | None) -> tuple[str, list[str]] | None:
     try:
         info = HfApi().model_info(repository, revision=revision)
     except Exception as error:
-        if _is_network(error):
+        if is_network(error):
             return None
         raise _explained(error, repository, revision) from None
     return str(info.sha), [file.rfilename for file in info.siblings or ()]
@@ -152,7 +151,7 @@ def _cached(repository: str, revision: str | None) -> Path:
     raise _unreachable(repository, revision)
 
 
-def _is_network(error: Exception) -> bool:
+def is_network(error: Exception) -> bool:
     """Whether the hub could not be reached, or had trouble of its own, so that a cached copy may serve."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -188,82 +187,20 @@ def _explained(error: Exception, repository: str, revision: str | None, begun: b
             f"no folder {repository} here and no repository {repository} on the Hugging Face hub; check the spelling, "
             "or set HF_TOKEN if it is private"
         )
-    if refused := _REFUSED.get(_status(error) or 0):
+    if refused := _REFUSED.get(status_of(error) or 0):
         return UserError(f"downloading {repository}{at} from the Hugging Face hub failed: {refused}")
-    if begun and (isinstance(error, errors.LocalEntryNotFoundError | OSError) or _is_network(error)):
+    if begun and (isinstance(error, errors.LocalEntryNotFoundError | OSError) or is_network(error)):
         return UserError(
             f"the connection to the Hugging Face hub broke while {repository}{at} was downloaded; run it again: files "
             "that are complete are kept"
         )
-    if isinstance(error, errors.LocalEntryNotFoundError) or _is_network(error):
+    if isinstance(error, errors.LocalEntryNotFoundError) or is_network(error):
         return _unreachable(repository, revision)
     return UserError(
         f"downloading {repository}{at} from the Hugging Face hub failed ({type(error).__name__}); try again"
     )
 
 
-def require_uploadable(repository: str) -> None:
-    """What can be known before anything is written. Raises UserError for a name that is none, no token, no network."""
-    from huggingface_hub import constants, get_token
-
-    found = _ID.fullmatch(repository)
-    if found is None or found["revision"] is not None:
-        raise UserError(f"--push-to-hub {repository}: give the repository's owner and name, as OWNER/NAME")
-    if constants.HF_HUB_OFFLINE:
-        raise UserError("--push-to-hub needs the Hugging Face hub, and HF_HUB_OFFLINE=1 keeps away from it; unset it")
-    if get_token() is None:
-        raise UserError(
-            "--push-to-hub needs a token that may write: log in (hf auth login), or set HF_TOKEN to one of yours"
-        )
-
-
-def upload(written: Path, repository: str, *, private: bool = False, message: str = "jaxpaint export") -> str:
-    """The address of a repository with the files of a folder, or one file, made where there is none.
-
-    `private` is of the one that is made. Raises UserError for no permission or network, or a public repository where a
-    `private` one is wanted.
-    """
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    try:
-        api.create_repo(repository, private=private or None, exist_ok=True)
-        is_public = private and not api.model_info(repository).private
-        if not is_public:
-            if written.is_dir():
-                api.upload_folder(repo_id=repository, folder_path=written, commit_message=message)
-            else:
-                file, name = str(written), written.name
-                api.upload_file(repo_id=repository, path_or_fileobj=file, path_in_repo=name, commit_message=message)
-    except Exception as error:
-        raise _not_uploaded(error, repository, written) from None
-    if is_public:
-        raise UserError(
-            f"{repository} is there already, and public: nothing was uploaded. {written} is written; give another "
-            "name, make that repository private on the hub, or leave --private away"
-        )
-    return f"{api.endpoint}/{repository}"
-
-
-def _not_uploaded(error: Exception, repository: str, written: Path) -> UserError:
-    """As `_explained`, of what goes up; the files that were written stay."""
-    cause = error.__cause__ if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception) else error
-    reason = _REFUSED_UPLOADS.get(_status(cause) or 0)
-    if reason is None and (_is_network(cause) or isinstance(cause, OSError)):
-        reason = "the Hugging Face hub cannot be reached, or the connection to it broke"
-    reason = reason or f"the Hugging Face hub did not take it ({type(cause).__name__})"
-    again = f"hf upload {repository} {written}"
-    return UserError(f"{reason.format(repository)}; {written} is written, and can be uploaded later: {again}")
-
-
-_NO_RIGHTS = "your token may not write to {0}; give one with the permission to write there (hf auth login, HF_TOKEN)"
-# By the status of an answer.
-_REFUSED_UPLOADS = {
-    401: "the Hugging Face hub does not accept your token; log in anew (hf auth login), or set HF_TOKEN to a valid one",
-    403: _NO_RIGHTS,
-    404: _NO_RIGHTS,  # what a token may not see is said not to be there
-    429: "the Hugging Face hub had too many requests; wait a few minutes",
-}
 # By the status of an answer.
 _REFUSED = {
     401: "it does not accept your token; log in anew (hf auth login), or set HF_TOKEN to one that is valid",
@@ -272,7 +209,7 @@ _REFUSED = {
 }
 
 
-def _status(error: Exception) -> int | None:
+def status_of(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 

@@ -27,6 +27,7 @@ from jaxpaint.base.limits import require
 from jaxpaint.cli.answers import give
 from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.cli.options import plan_of
+from jaxpaint.cli.pushing import add_push, check_push
 from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
@@ -53,26 +54,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a folder or GGUF file of this kind that exists"
     )
-    hub = parser.add_argument_group("on the Hugging Face hub")
-    hub.add_argument(
-        "--push-to-hub",
-        metavar="OWNER/NAME",
-        help="upload it to this repository, made if it is not there (default: no)",
-    )
-    hub.add_argument("--private", action="store_true", help="the repository that is made is private")
+    add_push(parser, "it")
 
 
 def run(options: argparse.Namespace) -> int:
     plan = plan_of(options.plan, options.store)
     require(computing=False)
     from convert.gguf_files import is_gguf
-    from convert.hub import require_uploadable
 
-    if options.push_to_hub is not None:
-        require_uploadable(options.push_to_hub)
-    elif options.private:
-        raise UserError("--private is of the repository that --push-to-hub OWNER/NAME makes, and none is given")
-
+    check_push(options)
     given = Path(options.store)
     if is_gguf(given) or (given.suffix == ".gguf" and not given.is_dir()):
         return _run_gguf(options, plan)
@@ -120,7 +110,7 @@ def _tell(options: argparse.Namespace, plan: Plan, layers: int, written: Path) -
     """Uploads it first, where that is asked for."""
     words, pushed = f"exported {plan} ({layers} layers) into {written}", None
     if options.push_to_hub is not None:
-        from convert.hub import upload
+        from convert.uploads import upload
 
         pushed = upload(written, options.push_to_hub, private=options.private)
         words += f"\nuploaded it to {pushed}"

@@ -3,11 +3,13 @@
 example:
   jaxpaint report study.sqlite
   jaxpaint report study.sqlite -o report
+  jaxpaint report study.sqlite --push-to-hub me/study-of-layers --private
 
 The folder gets report.html, one file that opens without a network: all plans,
 best first, with figures to explore, the paper's questions that were asked, and
 tables. Beside it lie figures (SVG and PDF), tables (CSV and Markdown), and
-summary.txt, which is printed.
+summary.txt, which is printed. With --push-to-hub they and the store become a
+dataset, by the token of hf auth login or HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -21,14 +23,19 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
 from jaxpaint.base.progress import under_way
 from jaxpaint.cli.answers import give
+from jaxpaint.cli.pushing import add_push, check_push
 
 
 class Answer(TypedDict):
-    """The page, all files of its folder, and what it says in a few lines (None of a store without decoders)."""
+    """The page, all files of its folder, and what it says in a few lines (None of a store without decoders).
+
+    `pushed` is its address on the hub, where it was uploaded.
+    """
 
     report: str
     files: list[str]
     summary: str | None
+    pushed: str | None
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -39,12 +46,27 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="the folder to write (default: STORE-report beside the store)",
     )
+    add_push(parser, "the report and the store, as a dataset,")
 
 
 def run(options: argparse.Namespace) -> int:
-    answer, words = written(options.file, options.output or folder_of(options.file))
+    check_push(options)
+    folder = options.output or folder_of(options.file)
+    answer, words = written(options.file, folder)
+    if options.push_to_hub is not None:
+        answer["pushed"] = _pushed(options, folder)
+        words += f"\nuploaded it to {answer['pushed']}"
     give(options, answer, words)
     return 0
+
+
+def _pushed(options: argparse.Namespace, folder: Path) -> str:
+    from convert.uploads import upload
+    from jaxpaint.report.card import dataset_card
+
+    beside = {"README.md": dataset_card(options.file).encode(), options.file.name: options.file}
+    how = {"private": options.private, "message": "jaxpaint report", "beside": beside}
+    return upload(folder, options.push_to_hub, kind="dataset", **how)
 
 
 def folder_of(store: Path) -> Path:
@@ -62,7 +84,7 @@ def written(store: Path, folder: Path) -> tuple[Answer, str]:
     found = folder / SUMMARY
     summary = found.read_text(encoding="utf-8") if found.exists() else None
     files = sorted(str(file) for file in folder.rglob("*") if file.is_file())
-    answer: Answer = {"report": str(page), "files": files, "summary": summary}
+    answer: Answer = {"report": str(page), "files": files, "summary": summary, "pushed": None}
     told = "" if summary is None else f"\n{summary}\n"
     return answer, f"{told}report: {page}"
 

@@ -1,4 +1,4 @@
-"""jaxpaint export --push-to-hub, by huggingface_hub itself, against a small server that speaks the hub's protocol."""
+"""--push-to-hub, by huggingface_hub itself, against a small server that speaks the hub's protocol."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import huggingface_hub
 import pytest
+import yaml
 
 from tests.helpers.hub_server import Hub, Repository, serving
+from tests.helpers.tiny_results import make_store
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
 
@@ -44,6 +46,32 @@ def test_what_is_written_is_uploaded(run, store, tmp_path, hub) -> None:
     again = {file.name: file.read_bytes() for file in (tmp_path / "short").iterdir()}
     assert repository.revisions["main"] == again != written
     assert "hf_good" not in out + err
+
+
+def test_a_study_becomes_a_dataset(run, refused, tmp_path, hub) -> None:
+    file, folder = tmp_path / "study.sqlite", tmp_path / "out"
+    make_store(file)
+    asked = ("report", file, "-o", folder, "--push-to-hub", "me/study", "--private")
+    status, out, err = run(*asked, "--json")
+    assert status == 0, err
+    assert json.loads(out)["pushed"] == f"{hub.url}/datasets/me/study"
+    repository = hub.repositories["me/study"]
+    assert (repository.private, repository.kind) == (True, "dataset")
+    there = dict(repository.revisions["main"])
+    card = there.pop("README.md").decode()
+    assert there.pop(file.name) == file.read_bytes()
+    written = {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+    assert there == {name: content for name, content in written.items() if not name.startswith(".")}
+    assert "report.html" in there
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert metadata["tags"] == ["jaxpaint", "layer-plan"]
+    assert f"jaxpaint results {file.name}" in card
+    # Once more, with nothing that changed; and what cannot be, before the report is written.
+    assert run(*asked)[0] == 0
+    refused("report", file, "-o", tmp_path / "none", "--private", expected=("--push-to-hub OWNER/NAME",))
+    assert not (tmp_path / "none").exists()
+    line = refused("report", file, "-o", folder, "--push-to-hub", "they/study", expected=("may not write",))
+    assert f"hf upload they/study {folder} --repo-type dataset" in line
 
 
 def test_what_is_wrong_is_a_line_with_what_to_do(refused, store, tmp_path, hub, monkeypatch) -> None:

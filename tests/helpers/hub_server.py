@@ -28,6 +28,7 @@ class Repository:
     gated: bool = False
     breaks: int = 0
     private: bool = False
+    kind: str = "model"
 
     def commit(self, revision: str) -> str | None:
         commits = {
@@ -66,7 +67,7 @@ def serving(repositories: dict[str, Repository]) -> Iterator[Hub]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             hub.asked.append((self.command, path, self.headers.get("Range")))
-            api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(?:revision|tree)/([^/]+))?(/.*)?", path)
+            api = re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/(?:revision|tree)/([^/]+))?(/.*)?", path)
             file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
             found = api or file
             repository = hub.repositories.get(found[1]) if found else None
@@ -103,18 +104,19 @@ def serving(repositories: dict[str, Repository]) -> Iterator[Hub]:
                     return self.answer(403)
                 is_there = name in hub.repositories
                 private = asked.get("private", False) or asked.get("visibility") == "private"
-                hub.repositories.setdefault(name, Repository({"main": {}}, private=private))
+                made = Repository({"main": {}}, private=private, kind=asked.get("type") or "model")
+                hub.repositories.setdefault(name, made)
                 return self.answer(409 if is_there else 200, json.dumps({"url": f"{hub.url}/{name}"}).encode())
             if path.endswith(".git/info/lfs/objects/batch"):
                 asked = json.loads(body)["objects"]
                 actions = [{**each, "actions": {"upload": {"href": f"{hub.url}/lfs/{each['oid']}"}}} for each in asked]
                 return self.answer(200, json.dumps({"transfer": "basic", "objects": actions}).encode())
-            _, name, what, _ = re.fullmatch(r"(/api/models/)([^/]+/[^/]+)/(preupload|commit)(/main)", path).groups()
+            name, what = re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)/(preupload|commit)/main", path).groups()
             if what == "preupload":
                 files = [
                     {
                         "path": each["path"],
-                        "uploadMode": "lfs" if each["path"].endswith(".safetensors") else "regular",
+                        "uploadMode": "lfs" if each["path"].endswith((".safetensors", ".sqlite")) else "regular",
                         "shouldIgnore": False,
                     }
                     for each in json.loads(body)["files"]
