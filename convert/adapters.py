@@ -64,9 +64,20 @@ class Adapter:
     biases: Mapping[str, Tensor]
     targets: Sequence[str]
 
+    def doubt(self, model: str | Path) -> str | None:
+        """What to tell a person who merges it into a model that is called otherwise than the one it was trained on."""
+        if self.base is None or _called(self.base) == _called(model):
+            return None
+        return f"{self.folder} was trained on {self.base}, and is merged into {model}: are their weights the same?"
+
     def record(self) -> dict[str, Any]:
         """What a store that has it in its weights says of it."""
         return {"name": self.folder.name, "base": self.base, "sha256": content(self.folder)}
+
+
+def _called(model: str | Path) -> str:
+    """A model's own name: of a hub id or a folder the last part."""
+    return Path(model).name.casefold()
 
 
 def is_adapter(folder: Path) -> bool:

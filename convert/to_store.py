@@ -18,6 +18,7 @@ from convert.sources import Source, resolve
 from convert.tensors import Tensor, abbreviated
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.folders import require_new
+from jaxpaint.base.progress import say
 from jaxpaint.models import checkpoint, family_of, from_huggingface
 from jaxpaint.models.checkpoint import Progress
 from jaxpaint.models.family import Config, Names
@@ -57,6 +58,8 @@ def convert(
     read = architecture(found)
     config, tensors, names = read.config, read.tensors, family_of(read.config.model_type).names
     if low_rank:
+        if doubt := low_rank.doubt(source):
+            say(doubt)
         tensors = merged(tensors, low_rank, [names.weight(path) for path in _parameter_shapes(config)], names)
     chosen, texts = _choose_dtype(dtype, tensors), found.tokenizer_texts()
 

@@ -95,6 +95,16 @@ def test_every_update_arrives(llama, tmp_path) -> None:
     llama.assert_merged(convert(llama.model, tmp_path / "of torch", adapter=llama.adapter))
 
 
+def test_another_model_than_its_own_is_told(llama, tmp_path, capfd) -> None:
+    convert(llama.model, tmp_path / "own", adapter=llama.adapter)
+    assert "trained on" not in capfd.readouterr().err
+    llama.write(base_model_name_or_path="somebody/another")
+    llama.assert_merged(convert(llama.model, tmp_path / "store", adapter=llama.adapter))
+    assert (
+        f"{llama.adapter} was trained on somebody/another, and is merged into {llama.model}" in capfd.readouterr().err
+    )
+
+
 @pytest.mark.slow
 def test_an_adapters_folder_stands_for_its_model_with_it(llama, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("JAXPAINT_CACHE", str(tmp_path / "cache"))
