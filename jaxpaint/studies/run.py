@@ -331,6 +331,7 @@ def analysis_tasks(spec: StudySpec) -> Any:
 def spec_requests(spec: StudySpec, model: Model | Source, tasks: Any) -> tuple[TaskRequests, ...]:
     """What loaded tasks ask of the model. Raises UserError as `Encoding.of` and `load_requests`."""
     how: dict[str, Any] = {"limit": spec.limit, "kv": spec.kv, "asking": spec.asking}
+    how["keeps_texts"] = not spec.no_document_texts
     return load_requests(spec_encoding(spec, model), tasks, **how)
 
 
