@@ -45,6 +45,8 @@ def test_a_finished_study_has_nothing_to_compute(run, store: Path) -> None:
     assert status == 0, err
     assert "2 plans, 4 of 4 results finished; there was nothing to compute" in out + err
     assert _contents(store) == before
+    with closing(sqlite3.connect(store)) as connection:
+        assert connection.execute("SELECT count(*) FROM document_texts").fetchone() == (6,)
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def plans_table(scores: PlanScores) -> Table:
 
 
 def flipped_table(scores: PlanScores, most: int) -> Table:
-    """Documents on which any of the `most` best plans differs from the full model, with their texts where there are any.
+    """Documents on which any of the `most` best plans differs from the full model, with the texts that there are.
 
     Plans are named by their ranks in `plans_table`. A document that more of them flip comes first.
     """

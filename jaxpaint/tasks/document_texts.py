@@ -17,8 +17,8 @@ def document_texts(
 ) -> Iterator[tuple[int, DocumentText]]:
     """The numbers and texts of those of the documents that `instances` ask, without examples before the question.
 
-    A document of which the task's code has none is left out. Where a task's choices stand in the question, the right one's is the
-    answer, and the question ends with what every choice goes on with.
+    A document of which the task's code has none is left out. Where a task's choices are beginnings, the question has
+    all of them and what each goes on with, and the answer is the right one.
     """
     docs = {instance.doc_id: instance.doc for instance in instances}
     for number in documents:
