@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from jaxpaint.results.document_texts import ANSWER, LEFT_OUT, QUESTION, DocumentText, shortened
 from jaxpaint.results.store import Store, merge
+from jaxpaint.results.tables import results_text
 from tests.helpers import tiny_results
 from tests.helpers.tiny_results import TASKS, contents, make_store
 
@@ -52,3 +55,20 @@ def test_merged_stores_have_the_texts_of_both(tmp_path: Path) -> None:
     paths = [with_texts(tmp_path / "a.sqlite", 0, 1), with_texts(tmp_path / "b.sqlite", 1, 3)]
     merge(tmp_path / "merged.sqlite", [*paths, tiny_results.make_store(tmp_path / "without.sqlite")])
     assert contents(tmp_path / "merged.sqlite")["texts"] == [("arc_easy", n, f"Q{n}", f"A{n}") for n in (0, 1, 3)]
+
+
+def test_a_store_of_before_is_read_merged_and_continued(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "old.sqlite")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE document_texts")
+        connection.execute("PRAGMA user_version = 3")
+    before, shown = path.read_bytes(), results_text(path, "csv")
+    merge(tmp_path / "merged.sqlite", [path, with_texts(tmp_path / "new.sqlite", 2)])
+    assert path.read_bytes() == before
+    assert contents(tmp_path / "merged.sqlite")["texts"] == [("arc_easy", 2, "Q2", "A2")]
+    with Store.open(path, create=False) as store:
+        assert store.mended == ""
+        task = store.task(**TASKS["arc_easy"])
+        store.add_document_texts(task, [(0, DocumentText("Q0", "A0"))])
+    assert results_text(path, "csv") == shown
+    assert contents(path)["texts"] == [("arc_easy", 0, "Q0", "A0")]
