@@ -104,9 +104,12 @@ def bar(description: str, unit: str = "tokens") -> Iterator[Start]:
 
 @contextmanager
 def asked_bar(wanted: bool | None, description: str, unit: str = "tokens") -> Iterator[Start]:
-    """As `bar` where one is wanted: by default (None) in a notebook, which shows it with its own means."""
+    """As `bar` where one is wanted: by default (None) where a person looks, in a notebook or on a terminal.
+
+    A notebook shows it with its own means.
+    """
     notebook = _in_notebook()
-    if not (notebook if wanted is None else wanted):
+    if not (notebook or sys.stderr.isatty() if wanted is None else wanted):
         yield no_bar
         return
     if not notebook:

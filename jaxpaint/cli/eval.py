@@ -92,7 +92,7 @@ class Answer(OfPlan, total=False):
 
 def add(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
-    add_task_options(parser)
+    add_task_options(parser, keeps=False)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write results as JSON in lm-eval's schema")
     add_tracking_options(parser)
     add_asking_options(parser)

@@ -141,7 +141,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="of which texts are held out, their order, and the adapters' first weights (default: 0)",
     )
     tasks = parser.add_argument_group("tasks, scored before and after (--bos holds for the texts, too)")
-    add_task_options(tasks, defaults=False, writes=False)
+    add_task_options(tasks, defaults=False, writes=False, keeps=False)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -83,10 +83,10 @@ def add_host_options(parser) -> None:
     group.add_argument("--process-id", type=int, metavar="N", help="which one this is, from 0 (default: as auto finds)")
 
 
-def add_task_options(parser, *, defaults: bool = True, writes: bool = True) -> None:
+def add_task_options(parser, *, defaults: bool = True, writes: bool = True, keeps: bool = True) -> None:
     """--tasks and how they are asked. Without `defaults` nothing is required, and what is not given is None.
 
-    `writes` says that there may be tasks whose answers are written.
+    `writes` says that there may be tasks whose answers are written, `keeps` that scores go into a store.
     """
     add_setting(parser, "tasks", required=defaults)
     add_setting(parser, "limit")
@@ -98,6 +98,8 @@ def add_task_options(parser, *, defaults: bool = True, writes: bool = True) -> N
     if writes:
         add_cache_option(parser, defaults=defaults)
     add_setting(parser, "batch-tokens")
+    if keeps:
+        add_setting(parser, "no-document-texts", defaults=defaults)
 
 
 def add_data_folder_option(parser) -> None:

@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 
 _OF_A_STUDY = (
     *("model", "revision", "dtype", "weights", "tensor_parallel", "layer_parallel", "offload", "tasks", "limit"),
-    *("num_fewshot", "bos", "data", "data_dir", "trust_tasks", "batch_tokens", "store", "calibration"),
+    *("num_fewshot", "bos", "data", "data_dir", "trust_tasks", "batch_tokens", "no_document_texts"),
+    *("store", "calibration"),
 )
 
 

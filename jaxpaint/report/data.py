@@ -14,8 +14,9 @@ import numpy as np
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import entry
-from jaxpaint.results import reading
+from jaxpaint.results import document_texts, reading
 from jaxpaint.results.damage import reading as opened
+from jaxpaint.results.document_texts import DocumentText
 from jaxpaint.results.flow import FlowRow, stored_flows
 from jaxpaint.results.latency import Latency, latencies
 from jaxpaint.results.provenance import UNKNOWN, Provenance, provenance
@@ -41,7 +42,7 @@ class TaskResults:
 
     `status` is None where the study has no such cell. `documents` counts those the metrics cover, 0 where there are
     none. `per_document` is the main metric, float64 [P, documents], NaN where a plan was not scored on a document;
-    `numbers` are those documents' numbers in the task, from 0.
+    `numbers` are those documents' numbers in the task, from 0; `texts` what people see of them, where the store has it.
     """
 
     task: TaskRow
@@ -51,6 +52,7 @@ class TaskResults:
     metrics: Mapping[str, Measured]
     per_document: np.ndarray
     numbers: np.ndarray
+    texts: Mapping[int, DocumentText]
 
     @property
     def main(self) -> Measured:
@@ -174,7 +176,8 @@ def _task_results(connection: sqlite3.Connection, task: TaskRow, model: int, col
         status[columns[plan]], documents[columns[plan]], seconds[columns[plan]] = state, count, duration
     metrics = _metrics(connection, task, model, columns)
     scores, numbers = _per_document(connection, task, model, columns)
-    return TaskResults(task, tuple(status), documents, seconds, metrics, scores, numbers)
+    texts = document_texts.stored(connection, task.id)
+    return TaskResults(task, tuple(status), documents, seconds, metrics, scores, numbers, texts)
 
 
 def _metrics(

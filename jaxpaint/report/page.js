@@ -84,6 +84,19 @@
     if (!count) return "none";
     return `${count}: ${numbers.join(", ")}${count > numbers.length ? `, and ${count - numbers.length} more` : ""}`;
   };
+  const FEW = 12; // documents that are shown at once
+  const withTexts = (words, count, numbers, texts) => {
+    if (!count) return make("p", `${words}: none.`);
+    const box = make("details", "", count > FEW ? {} : { open: "" });
+    const list = make("ol", "", { class: "documents" });
+    for (const number of numbers) {
+      const item = make("li"), [question, answer] = texts[number] ?? ["", ""];
+      item.append(make("b", String(number)), make("span", question), make("span", answer, { class: "answer" }));
+      list.append(item);
+    }
+    box.append(make("summary", `${words}: ${count}${count > numbers.length ? `, of which the first ${numbers.length}` : ""}`), list);
+    return box;
+  };
   const choose = (section, data, place) => {
     const plan = data.plans[place], box = section.querySelector(".chosen");
     for (const row of section.querySelectorAll("tr.is-chosen")) row.classList.remove("is-chosen");
@@ -102,7 +115,13 @@
     data.tasks.forEach((task, index) => {
       const flips = plan.flips[index];
       if (!flips) return;
-      const [gained, right, lost, wrong] = flips;
+      const [gained, right, lost, wrong] = flips, texts = data.texts[index];
+      if ([...right, ...wrong].some((number) => texts[number])) {
+        parts.push(make("h5", `${task}: document, question, right answer`));
+        parts.push(withTexts("Right by this plan alone", gained, right, texts));
+        parts.push(withTexts("Right by the full model alone", lost, wrong, texts));
+        return;
+      }
       parts.push(make("p", `${task}. Right by this plan alone, documents ${listed(gained, right)}. Right by the full model alone, documents ${listed(lost, wrong)}.`));
     });
     box.replaceChildren(...parts);

@@ -29,6 +29,7 @@ from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.normalise import is_at_chance
 from jaxpaint.report.paired import PlanScores
 from jaxpaint.report.parts import MOST_ROWS, Listing, Picture, pictures, saved
+from jaxpaint.report.plans_page import MOST_ROWS as MOST_PLANS
 from jaxpaint.report.plans_page import PlansBox, facts, plans_box
 from jaxpaint.report.search import search_tables
 from jaxpaint.report.story_picture import StoryBox
@@ -182,7 +183,10 @@ def _plans(scores: PlanScores, folder: Path, prefix: str) -> PlansBox | None:
     drawn = pictures(list(plan_figures(scores)), scores.study.model.name, folder, prefix)
     cost = next((picture for picture in drawn if picture.drawn.number == COST), None)
     maps = [picture for picture in drawn if picture.drawn.number == WINDOWS]
-    return plans_box(scores, saved(tables.plans_table(scores), [], folder, prefix), cost, maps, prefix)
+    listing = saved(tables.plans_table(scores), [], folder, prefix)
+    flipped = tables.flipped_table(scores, MOST_PLANS)
+    beside = saved(flipped, [], folder, prefix).csv if flipped.rows else ""
+    return plans_box(scores, listing, cost, maps, prefix, beside)
 
 
 def _glue_section(study: GlueStudy, folder: Path, title: str, prefix: str) -> Section:

@@ -16,6 +16,7 @@ from jaxpaint.report.figures.style import strategy_look
 from jaxpaint.report.paired import Number, PlanScore, PlanScores
 from jaxpaint.report.parts import Listing, Picture
 from jaxpaint.report.strip import Strip, strip
+from jaxpaint.results.document_texts import DocumentText
 
 MOST_ROWS = 500
 MOST_DOCUMENTS = 100  # of one plan and task, each way
@@ -42,7 +43,8 @@ class PlanLine:
 class PlansBox:
     """A study's plans as the page shows them. `data` is what the page's script reads; `rest` counts plans left away.
 
-    The last `tasks` columns are those of the tasks, where there are several.
+    The last `tasks` columns are those of the tasks, where there are several. `flipped` is the table of the documents
+    beside the page, empty where no plan flips any.
     """
 
     columns: tuple[tuple[str, str], ...]
@@ -54,6 +56,7 @@ class PlansBox:
     cost: Picture | None
     maps: tuple[Picture, ...]
     tasks: int
+    flipped: str
 
     @property
     def several(self) -> bool:
@@ -67,7 +70,7 @@ class PlansBox:
 
 
 def plans_box(
-    scores: PlanScores, listing: Listing, cost: Picture | None, maps: Sequence[Picture], prefix: str
+    scores: PlanScores, listing: Listing, cost: Picture | None, maps: Sequence[Picture], prefix: str, flipped: str = ""
 ) -> PlansBox:
     """Of a study that has scores."""
     shown = scores.rows[:MOST_ROWS]
@@ -91,6 +94,7 @@ def plans_box(
         cost,
         tuple(maps),
         len(scores.results),
+        flipped,
     )
 
 
@@ -184,9 +188,9 @@ def _data(scores: PlanScores, shown: Sequence[PlanScore], prefix: str) -> Mappin
                     if flips is None
                     else [
                         len(flips.gained),
-                        flips.gained[:MOST_DOCUMENTS],
+                        _shown(flips.gained),
                         len(flips.lost),
-                        flips.lost[:MOST_DOCUMENTS],
+                        _shown(flips.lost),
                     ]
                     for flips in row.flips
                 ],
@@ -203,11 +207,25 @@ def _data(scores: PlanScores, shown: Sequence[PlanScore], prefix: str) -> Mappin
     return {
         "average": scores.of_average,
         "tasks": tasks,
+        "texts": [_texts(scores, shown, place) for place in range(len(tasks))],
         "plans": plans,
         "maps": maps,
         "looks": {name: [colour, _SHAPES.get(marker, "circle")] for name, (colour, marker, _) in looks.items()},
         "full": next((place for place, row in enumerate(shown) if row.column == study.full), None),
     }
+
+
+def _shown(documents: Sequence[int]) -> Sequence[int]:
+    return documents[:MOST_DOCUMENTS]
+
+
+def _texts(scores: PlanScores, shown: Sequence[PlanScore], task: int) -> Mapping[int, DocumentText]:
+    """What the store has of the documents that any plan's list shows of a task, each once."""
+    known, found = scores.results[task].texts, set()
+    for row in shown:
+        if (flips := row.flips[task]) is not None:
+            found |= {*_shown(flips.gained), *_shown(flips.lost)}
+    return {number: known[number] for number in sorted(found & known.keys())}
 
 
 def _words(strategy: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,32 @@ def plans_table(scores: PlanScores) -> Table:
         *(f"{task} {way}" for task in tasks for way in ("gained", "lost")),
     )
     return Table("plans", "Plans, best first", columns, tuple(rows))
+
+
+def flipped_table(scores: PlanScores, most: int) -> Table:
+    """Documents on which any of the `most` best plans differs from the full model, with the texts that there are.
+
+    Plans are named by their ranks in `plans_table`. A document that more of them flip comes first.
+    """
+    rows: list[tuple[Value, ...]] = []
+    for place, result in enumerate(scores.results):
+        ranks: dict[int, list[int]] = defaultdict(list)
+        by_full = set()
+        for rank, row in enumerate(scores.rows[:most], 1):
+            if (flips := row.flips[place]) is not None:
+                by_full |= {*flips.lost}
+                for document in (*flips.gained, *flips.lost):
+                    ranks[document].append(rank)
+        for document in sorted(ranks, key=lambda number: (-len(ranks[number]), number)):
+            own = ranks[document]
+            text = result.texts.get(document, (None, None))
+            right = "right" if document in by_full else "wrong"
+            rows.append((result.task.name, document, *text, right, len(own), " ".join(map(str, own))))
+    columns = (
+        *("task", "document", "question", "right answer", "full model", "plans that differ"),
+        "their ranks",
+    )
+    return Table("flipped", "Documents on which plans and the full model differ", columns, tuple(rows))
 
 
 def save(table: Table, folder: Path) -> tuple[Path, Path]:

@@ -14,6 +14,9 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from jaxpaint.results.layout import SINCE
+from jaxpaint.results.schema import has_table
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -21,7 +24,7 @@ OWNERS: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("models", "tasks", "plans", "environments", "cells", "runs"), "id"),
         **dict.fromkeys(("scores", "metrics", "document_scores"), "cell"),
-        **{"requests": "task", "variants": "plan", "analyses": "plan"},
+        **{"requests": "task", "document_texts": "task", "variants": "plan", "analyses": "plan"},
     }
 )
 """The tables whose rows are summed, and the column that says which rows go together."""
@@ -36,7 +39,7 @@ Totals = dict[int, int | None]
 def stored(connection: sqlite3.Connection) -> dict[str, Totals]:
     """The sums that a store keeps, by table and owner. A store of version 2 has none."""
     found: dict[str, Totals] = {part: {} for part in OWNERS}
-    if connection.execute("SELECT 1 FROM main.sqlite_master WHERE name = 'checksums'").fetchone():
+    if has_table(connection, "checksums"):
         for part, owner, value in connection.execute("SELECT CAST(part AS BLOB), owner, value FROM main.checksums"):
             found.setdefault((part or b"").decode("utf-8", "replace"), {})[owner] = value
     return found
@@ -44,6 +47,8 @@ def stored(connection: sqlite3.Connection) -> dict[str, Totals]:
 
 def computed(connection: sqlite3.Connection, part: str, owners: Iterable[int] | None = None) -> Totals:
     """The sums of a table's rows as they are, of some owners or of all that have rows; None where one cannot be."""
+    if part in SINCE and not has_table(connection, part):
+        return {}
     with _bytes_for_text(connection):
         if part in _LARGE:
             if owners is None:

@@ -162,7 +162,8 @@ def _take_out(connection: sqlite3.Connection, damage: Damage) -> None:
         gone[part] = set(damage.cells)
     for part in ("variants", "analyses"):
         gone[part] |= gone["plans"]
-    gone["requests"] |= gone["tasks"]
+    for part in ("requests", "document_texts"):
+        gone[part] |= gone["tasks"]
     for part, owners in gone.items():
         if owners or part in damage.torn:
             _rewrite(connection, part, owners)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-VERSION = 3
-READABLE = (2, VERSION)  # 2 has no checksums; who writes to one adds them
+VERSION = 4
+READABLE = (2, 3, VERSION)  # what an older one lacks, whoever writes to it adds
+SINCE: Mapping[str, int] = MappingProxyType({"checksums": 3, "document_texts": 4})
+"""The version that brought a table, where it was not there from the beginning."""
 APPLICATION_ID = 0x4A505354  # "JPST"
 
 # Statements end with a semicolon, which nothing else here may contain.
@@ -39,6 +41,13 @@ CREATE TABLE requests (
     content TEXT NOT NULL,          -- hash of the request's text
     UNIQUE (task, document, number)
 );
+CREATE TABLE document_texts (       -- what people see of a document: the middle of long ones is left out
+    task INTEGER NOT NULL REFERENCES tasks,
+    document INTEGER NOT NULL,
+    question TEXT NOT NULL,
+    answer TEXT NOT NULL,           -- the right one
+    PRIMARY KEY (task, document)
+) WITHOUT ROWID;
 CREATE TABLE plans (
     id INTEGER PRIMARY KEY,
     text TEXT NOT NULL UNIQUE,

@@ -13,7 +13,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.folders import followed, working_folder
 from jaxpaint.results import checksums
 from jaxpaint.results.damage import find, mend
-from jaxpaint.results.schema import connect, explained, one, readable_uri, transaction, unverified
+from jaxpaint.results.schema import connect, explained, has_table, one, readable_uri, transaction, unverified
 
 TOLERANCE = 1e-3  # nats: what packing may change in a log-likelihood
 
@@ -96,6 +96,7 @@ def _add(connection: sqlite3.Connection, source: Path, blame: str) -> None:
             _add_rows(connection, table, key, references)
         _check(connection, blame)
         _add_scores(connection, newest)
+        _add_document_texts(connection)
         _add_analyses(connection)
         _add_runs(connection)
         checksums.seal_all(connection)
@@ -227,6 +228,16 @@ def _replace_metrics(connection: sqlite3.Connection, there: int, here: int) -> N
 
 def _count(connection: sqlite3.Connection, schema: str, cell: int) -> int:
     return one(connection, f"SELECT count(*) FROM {schema}.scores WHERE cell = ?", (cell,))
+
+
+def _add_document_texts(connection: sqlite3.Connection) -> None:
+    """The first store's, where several have them: requests' hashes say that the texts are the same."""
+    if has_table(connection, "document_texts", "source"):
+        connection.execute(
+            "INSERT OR IGNORE INTO main.document_texts (task, document, question, answer) "
+            "SELECT t.here, s.document, s.question, s.answer FROM source.document_texts AS s "
+            "JOIN temp.tasks_ids AS t ON t.there = s.task"
+        )
 
 
 def _add_analyses(connection: sqlite3.Connection) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpaint.base.errors import UserError, first_line
-from jaxpaint.results.layout import APPLICATION_ID, READABLE, STATEMENTS, VERSION
+from jaxpaint.results.layout import APPLICATION_ID, READABLE, SINCE, STATEMENTS, VERSION
 
 LOCK_SECONDS = 60.0
 
@@ -21,6 +21,11 @@ LOCK_SECONDS = 60.0
 def one(connection: sqlite3.Connection, query: str, values: Sequence[Any] = ()) -> Any:
     """The first value of the first row, of which there must be one."""
     return connection.execute(query, values).fetchone()[0]
+
+
+def has_table(connection: sqlite3.Connection, name: str, schema: str = "main") -> bool:
+    """Whether a store has a table: an older one lacks those of `jaxpaint.results.layout.SINCE`."""
+    return bool(connection.execute(f"SELECT 1 FROM {schema}.sqlite_master WHERE name = ?", (name,)).fetchone())
 
 
 def canonical_json(value: Any) -> str:
@@ -195,7 +200,9 @@ def _migrate(connection: sqlite3.Connection) -> None:
         return
     with transaction(connection):
         if one(connection, "PRAGMA user_version") != VERSION:  # no other process was first
-            connection.execute(STATEMENTS["checksums"])
+            for name in SINCE:
+                if not has_table(connection, name):
+                    connection.execute(STATEMENTS[name])
             connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
@@ -221,10 +228,10 @@ def _check_header(connection: sqlite3.Connection, path: Path) -> None:
         if version > VERSION:
             maker, advice = "a newer", "update jaxpaint"
         raise UserError(
-            f"results store {path} has version {version}, made by {maker} jaxpaint; this one reads version "
-            f"{READABLE[0]} or {VERSION}: {advice}"
+            f"results store {path} has version {version}, made by {maker} jaxpaint; this one reads versions "
+            f"{READABLE[0]} to {VERSION}: {advice}"
         )
-    needed = {name: _plain(text) for name, text in STATEMENTS.items() if name != "checksums" or version == VERSION}
+    needed = {name: _plain(text) for name, text in STATEMENTS.items() if version >= SINCE.get(name, 0)}
     found = connection.execute("SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM main.sqlite_master")
     made = {name: _plain(text.decode("utf-8", "replace")) for name, text in found if text is not None}
     if torn := [name for name, text in needed.items() if made.get(name.encode()) != text]:

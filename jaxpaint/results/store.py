@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -22,12 +22,13 @@ import numpy as np
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan
-from jaxpaint.results import checksums
+from jaxpaint.results import checksums, document_texts
 from jaxpaint.results import claims as results_claims
 from jaxpaint.results import keys as results_keys
 from jaxpaint.results import scores as results_scores
 from jaxpaint.results.claims import Worker
 from jaxpaint.results.damage import mend, reading
+from jaxpaint.results.document_texts import DocumentText
 from jaxpaint.results.keys import PlanRow
 from jaxpaint.results.kinds import LATENCY
 from jaxpaint.results.latency import Latency, LatencyRow, latencies
@@ -127,6 +128,16 @@ class Store:
         """
         with self._writing() as connection:
             return results_keys.request_ids(connection, task, entries)
+
+    def documents_without_text(self, task: int, documents: Collection[int]) -> list[int]:
+        """Those of a task's documents that `add_document_texts` was not given yet, ascending."""
+        with self._reading() as connection:
+            return document_texts.without_text(connection, task, documents)
+
+    def add_document_texts(self, task: int, texts: Iterable[tuple[int, DocumentText]]) -> None:
+        """Keeps what people see of a task's documents, shortened; those that are there stay."""
+        with self._writing() as connection:
+            document_texts.add(connection, task, texts)
 
     def plans(self, variants: Sequence[PlanRow]) -> list[int]:
         """The ids of the variants' plans, one each; variants with the same plan share an id.

@@ -104,7 +104,7 @@ def study(
             goes on. By default in a temporary folder, which is gone with the study.
         data: Local files in place of datasets: {"arc_easy": "arc_easy.jsonl"} or "arc_easy=arc_easy.jsonl".
         limit: Documents per task, or a fraction below 1.
-        progress: Whether to show a bar: by default in notebooks.
+        progress: Whether to show a bar: by default in notebooks and on terminals.
         settings: Others of `jaxpaint.StudySpec`: `starts`, `seeds`, `num_fewshot`, `bos`, `analyses`, …
 
     Raises:

@@ -126,6 +126,9 @@ def register(
         for task in tasks
     ]
     request_ids = [store.requests(task_id, task.identities) for task_id, task in zip(task_ids, tasks, strict=True)]
+    for task_id, task in zip(task_ids, tasks, strict=True):
+        if task.keeps_texts:
+            _keep_texts(store, task_id, task)
     cells = [store.cells(model_id, task_id, list(first)) for task_id in task_ids]
     return Study(
         model_id=model_id,
@@ -139,6 +142,13 @@ def register(
         task_of=np.repeat(np.arange(len(tasks)), [len(each) for each in request_ids]),
         environment=environment,
     )
+
+
+def _keep_texts(store: Store, task_id: int, task: TaskRequests) -> None:
+    """What people see of the documents, where the store lacks it: a study of before had none."""
+    documents = {document for document, _, _ in task.identities}
+    if lacking := store.documents_without_text(task_id, documents):
+        store.add_document_texts(task_id, task.document_texts(lacking))
 
 
 class Finishing:

@@ -36,6 +36,7 @@ class GlueRequests:
     bos: str = "auto"
     chance: float | None = None  # of the examples scored, so a metric of each cell: MAJORITY
     main_metric: str = SCORE
+    keeps_texts: bool = False
 
     @property
     def name(self) -> str:

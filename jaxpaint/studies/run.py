@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh
 
 from convert import config_for, store_for
 from jaxpaint.base.errors import UserError
-from jaxpaint.base.progress import Start, no_bar
+from jaxpaint.base.progress import Start, asked_bar, no_bar
 from jaxpaint.base.target import compiling_for
 from jaxpaint.base.words import count
 from jaxpaint.engine.model import Model
@@ -281,7 +281,7 @@ def _to_stderr(line: str) -> None:
 def run_study(
     spec: StudySpec,
     *,
-    progress: Start = no_bar,
+    progress: Start | bool | None = None,
     tell: Callable[[str], None] = _to_stderr,
     converting: Progress | None = None,
     command: str | None = None,
@@ -292,9 +292,10 @@ def run_study(
     """Runs what the study's store lacks, and returns when nothing of the spec's shard is missing.
 
     It may be ended at any moment, and called again. Several processes may run it on one store at once: they divide
-    the work, and each returns when all of it is done. `progress` counts tokens under each plan; `tell` gets lines that
-    the user should read (default: to stderr); `converting` is told of a first use's conversion; `command` is what the
-    user typed, for the record; with a `cluster` its workers compute, and this process keeps the store; `source` is the
+    the work, and each returns when all of it is done. `progress` says whether to show a bar (default: in notebooks
+    and on terminals), or opens one of the caller's own, which counts tokens under each plan; `tell` gets lines that the
+    user should read (default: to stderr); `converting` is told of a first use's conversion; `command` is what the user
+    typed, for the record; with a `cluster` its workers compute, and this process keeps the store; `source` is the
     spec's model where its weights may be there already; `reports` says that a report comes after it, whose time counts
     in the time left.
 
@@ -304,7 +305,10 @@ def run_study(
     """
     clock = time.perf_counter()
     how: dict[str, Any] = {"converting": converting, "command": command, "cluster": cluster, "source": source}
-    with open_session(spec, progress=progress, tell=tell, reports=reports, **how) as session:
+    with ExitStack() as stack:
+        if progress is None or isinstance(progress, bool):
+            progress = stack.enter_context(asked_bar(progress, "study"))
+        session = stack.enter_context(open_session(spec, progress=progress, tell=tell, reports=reports, **how))
         summary = session.score(spec.shard_variants(session.model.num_layers, session.measure()))
     return replace(summary, seconds=time.perf_counter() - clock)
 
@@ -331,6 +335,7 @@ def analysis_tasks(spec: StudySpec) -> Any:
 def spec_requests(spec: StudySpec, model: Model | Source, tasks: Any) -> tuple[TaskRequests, ...]:
     """What loaded tasks ask of the model. Raises UserError as `Encoding.of` and `load_requests`."""
     how: dict[str, Any] = {"limit": spec.limit, "kv": spec.kv, "asking": spec.asking}
+    how["keeps_texts"] = not spec.no_document_texts
     return load_requests(spec_encoding(spec, model), tasks, **how)
 
 

@@ -152,6 +152,11 @@ class StudySpec:
     max_length: int | None = _setting(
         values.whole(1), None, "longest text in tokens (default: the model's positions)", "N"
     )
+    no_document_texts: bool = _setting(
+        values.switch,
+        False,
+        "keep no questions and right answers in the store, which the report shows beside what flipped",
+    )
     include_path: Path | None = _setting(  # noqa: RUF009
         values.path, None, "a folder with task YAML files of your own", "DIR"
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from jaxpaint.base.words import text_digest
 from jaxpaint.results.kinds import GENERATION, KV
 from jaxpaint.tasks.asking import USUAL, Asking
 from jaxpaint.tasks.calls import in_tasks
+from jaxpaint.tasks.document_texts import document_texts
 from jaxpaint.tasks.load import build_instances
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from jaxpaint.engine.packing import Request
     from jaxpaint.generation.cache import CacheKind
+    from jaxpaint.results.document_texts import DocumentText
     from jaxpaint.tasks.encoding import Asked, Encoding
 
 # What a task's configuration says of where its data lies, or of the number of shots, which have places of their own:
@@ -45,6 +47,7 @@ class TaskRequests:
     same documents give the same ones, however many more there are. `owners` says which of `instances` each request
     belongs to: a rolling text has a request for each window of the model's length. `settings` is what changes scores
     besides the model, name, version, shots and BOS. `chance` is the score of guessing, None where it is unknown.
+    `keeps_texts` says whether a store may keep what people see of the documents.
     """
 
     name: str
@@ -59,6 +62,7 @@ class TaskRequests:
     identities: tuple[tuple[int, int, str], ...]
     owners: tuple[int, ...]
     encoding: Encoding
+    keeps_texts: bool = True
 
     @property
     def is_generative(self) -> bool:
@@ -83,6 +87,11 @@ class TaskRequests:
         """Of a generative task, one for each of `identities`. Raises UserError as `Encoding.encode_prompt`."""
         return tuple(map(self.encoding.encode_prompt, self.instances))
 
+    def document_texts(self, documents: Collection[int]) -> list[tuple[int, DocumentText]]:
+        """What people see of some of the documents (`jaxpaint.tasks.document_texts`)."""
+        with in_tasks():
+            return list(document_texts(self.task, self.instances, documents))
+
 
 def load_requests(
     encoding: Encoding,
@@ -91,17 +100,19 @@ def load_requests(
     limit: float | None = None,
     kv: CacheKind = "exact",
     asking: Asking = USUAL,
+    keeps_texts: bool = True,
 ) -> tuple[TaskRequests, ...]:
     """The requests of loaded tasks (`jaxpaint.tasks.load.load_tasks`), encoded on first use; `limit` as in `evaluate`.
 
     `kv` is the cache with which answers will be written, of which generative tasks' settings tell; `asking` is that of
-    `load_tasks` and of the encoding. Raises UserError for
-    documents that a task cannot read, or a limit that is not positive.
+    `load_tasks` and of the encoding; `keeps_texts` is as in `TaskRequests`. Raises UserError for documents that a task
+    cannot read, or a limit that is not positive.
     """
     template = encoding.chat if asking.apply_chat_template else None
     build_instances(tasks, limit=limit, asking=asking, chat_template=template)
     with in_tasks():
-        return tuple(_of_task(encoding, name, task, kv, asking) for name, task in tasks["tasks"].items())
+        found = [_of_task(encoding, name, task, kv, asking) for name, task in tasks["tasks"].items()]
+    return tuple(replace(each, keeps_texts=keeps_texts) for each in found)
 
 
 def _of_task(encoding: Encoding, name: str, task: Task, kv: CacheKind, asking: Asking) -> TaskRequests:

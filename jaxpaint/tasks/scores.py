@@ -92,7 +92,7 @@ def score_tasks(
         kv: The cache that texts are written with (`jaxpaint.generation.cache`).
         trust_tasks: Whether task files of one's own may run code.
         asking: lm-eval's other settings (`jaxpaint.tasks.asking`).
-        progress: Whether to show a bar: by default in notebooks.
+        progress: Whether to show a bar: by default in notebooks and on terminals.
 
     Raises:
         PlanError: a plan that cannot be read, or names a layer that the model lacks.

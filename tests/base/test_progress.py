@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 import time
@@ -119,13 +120,14 @@ def test_lines_stand_above_the_bar(monkeypatch) -> None:
     assert "study:" in after
 
 
-@pytest.mark.parametrize(("wanted", "in_notebook", "shown"), [
-    (None, False, False), (True, False, True), (False, True, False), (None, True, True),
+@pytest.mark.parametrize(("wanted", "in_notebook", "on_terminal", "shown"), [
+    (None, False, False, False), (None, False, True, True), (None, True, False, True),
+    (True, False, True, True), (False, True, True, False), (False, False, True, False),
 ])  # fmt: skip
-def test_a_bar_is_shown_where_it_is_wanted_and_by_default_in_notebooks(
-    wanted: bool | None, in_notebook: bool, shown: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_bar_is_shown_where_it_is_wanted_and_by_default_where_a_person_looks(
+    wanted: bool | None, in_notebook: bool, on_terminal: bool, shown: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    terminal = Terminal()
+    terminal = Terminal() if on_terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)
     config = {"IPKernelApp": {}} if in_notebook else {}
     shell = SimpleNamespace(get_ipython=lambda: SimpleNamespace(config=config))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from jaxpaint.plans.strategies import Variant
+from jaxpaint.results.document_texts import DocumentText
 from jaxpaint.results.schema import connect
+from jaxpaint.results.store import Store
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,13 @@ def add_analysis(
         (name, json.dumps(settings), json.dumps(value.tolist()), str(variant.plan)),
     )
     connection.close()
+
+
+def add_texts(path: Path, task: str, texts: Mapping[int, DocumentText]) -> None:
+    """What people see of some of a task's documents."""
+    with Store.open(path, create=False) as store:
+        (found,) = store.connection.execute("SELECT id FROM tasks WHERE name = ?", (task,)).fetchone()
+        store.add_document_texts(found, texts.items())
 
 
 def change(path: Path, *statements: str) -> None:

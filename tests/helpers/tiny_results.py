@@ -118,6 +118,7 @@ def contents(path: Path) -> dict[str, list[tuple]]:
         "scores": "SELECT fingerprint, dtype, task, num_fewshot, bos, plan, document, number, loglikelihood, is_greedy "
         "FROM loglikelihoods",
         "documents": "SELECT fingerprint, task, plan, document, metric, filter, value FROM document_results",
+        "texts": "SELECT name, document, question, answer FROM document_texts JOIN tasks ON tasks.id = task",
         "analyses": "SELECT fingerprint, text, name, settings, value FROM analyses "
         "JOIN models m ON m.id = model JOIN plans p ON p.id = plan",
         "runs": "SELECT worker, started, seconds, executed, distinct_work, separate, command FROM runs",

@@ -17,12 +17,14 @@ import pytest
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import CUSTOM, Variant, build, family
 from jaxpaint.report import write_report
-from tests.helpers.report_store import FakeModel, FakeTask, write_store
+from jaxpaint.results.document_texts import DocumentText
+from tests.helpers.report_store import FakeModel, FakeTask, add_texts, write_store
 
 pytestmark = pytest.mark.slow
 LAYERS = 16
 SHARES = {"full": 1.0, "skip": 0.3, "middle-repeat": 0.1, "random": 0.8, "parallel": 0.6, "reverse": 0.5}
 ONES = 12  # windows of one layer
+QUESTION = "<script>document.title = 'broken'</script>\nWhich? " + "w" * 150 + " two"
 
 
 def accuracy(variant: Variant) -> float:
@@ -46,6 +48,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         FakeTask("two", accuracy, chance=0.25, documents=60),
     ]
     store = write_store(folder / "study.sqlite", FakeModel([build("full", LAYERS), *plans[1:]], tasks, LAYERS))
+    add_texts(store, tasks[0].name, {number: DocumentText(QUESTION, f"<b>{number}</b>") for number in range(60)})
     alone = tmp_path_factory.mktemp("mailed") / "report.html"
     shutil.copy(write_report(store, folder / "report"), alone)
     return alone
@@ -160,6 +163,24 @@ def test_a_point_leads_to_its_plan_and_documents(opened: Any) -> None:
     cells.last.click(position={"x": 4, "y": 4})  # beside its number
     assert chosen.is_visible()
     assert page.locator("tr.is-chosen").count() == 1
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_documents_that_flipped_are_shown_as_texts(opened: Any, width: int) -> None:
+    page = opened(width)
+    page.get_by_role("button", name="skip start=1", exact=True).click()
+    lost = page.locator(".chosen details", has_text="Right by the full model alone: 34")
+    assert not lost.locator("li").first.is_visible()  # many, which a click opens
+    lost.locator("summary").click()
+    number, question, answer = lost.locator("li").first.locator("> *").all()
+    assert (number.inner_text(), answer.inner_text()) == ("14", "<b>14</b>")
+    assert question.inner_text() == QUESTION
+    assert lost.locator("li").count() == 34
+    assert "broken" not in page.title()
+    assert page.locator(".chosen script, .chosen li b b").count() == 0
+    chosen = page.locator(".chosen")
+    assert chosen.evaluate("each => each.scrollWidth") <= chosen.evaluate("each => each.clientWidth")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_axes_are_chosen_and_one_task_shown(opened: Any) -> None:

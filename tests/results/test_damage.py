@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.report.data import read_store
+from jaxpaint.results.document_texts import DocumentText
+from jaxpaint.results.layout import VERSION
 from jaxpaint.results.merge import merge
 from jaxpaint.results.store import MetricRow, Store, reading
 from jaxpaint.results.tables import FORMATS, results_text
@@ -33,6 +35,8 @@ def complete(path: Path) -> Path:
             store.add_analysis(model, plan, "similarity", {"samples": 3}, [[1.0, 0.5], [0.5, 1.0]])
         task = store.task(**GSM8K, chance=0.0, main_metric="exact_match")
         requests = store.requests(task, [(number, 0, f"text {number}") for number in range(4)])
+        texts = [(number, DocumentText(f"how many of {number}?", "größer als 3")) for number in range(4)]
+        store.add_document_texts(task, texts)
         (cell,) = store.cells(model, task, [plan])
         store.add_texts([(cell, request, f"größer als {n}") for n, request in enumerate(requests)], {cell: 1.0})
         store.finish(
@@ -58,7 +62,7 @@ def everything(path: Path) -> list[str]:
 def without_times(path: Path) -> dict[str, list[tuple]]:
     """What a store says, seconds and environments left out: these are of the process that computed it."""
     found = contents(path)
-    return {name: found[name] for name in ("results", "scores", "documents", "analyses")}
+    return {name: found[name] for name in ("results", "scores", "documents", "texts", "analyses")}
 
 
 def one_line(error: UserError, path: Path) -> str:
@@ -162,6 +166,8 @@ CHANGES = {
     "a model's layers": "UPDATE models SET num_layers = 1000000000",
     "a fingerprint": "UPDATE models SET fingerprint = 'abc124'",
     "a request's hash": "UPDATE requests SET content = 'other' WHERE id = 4",
+    "a document's text": "UPDATE document_texts SET answer = 'größer als 4' WHERE document = 2",
+    "a document's text less": "DELETE FROM document_texts WHERE document = 2",
     "an analysis": "UPDATE analyses SET value = '[[1.0,0.5],[0.5,2.0]]'",
     "an analysis that is no JSON": "UPDATE analyses SET value = 'much'",
     "an environment": "UPDATE environments SET description = 'null' WHERE id = 1",
@@ -232,7 +238,7 @@ def test_an_older_store_is_read_as_it_is_and_gets_sums_from_whoever_writes(tmp_p
     assert (old.read_bytes(), version(old)) == (before, 2)
     with Store.open(old, create=False) as store:
         assert store.mended == ""
-    assert version(old) == 3
+    assert version(old) == VERSION
     assert everything(old) == shown
     found = changed(tmp_path, old, "UPDATE scores SET loglikelihood = -1.0 WHERE request = 1 AND cell = 1")
     with pytest.raises(UserError, match="is damaged: 1 result"):
@@ -261,7 +267,7 @@ def test_old_and_new_stores_are_merged(tmp_path: Path, old: Path, sound: Path) -
     merged = tmp_path / "merged.sqlite"
     assert merge(merged, [old, sound]) == []
     assert merge(old, [sound]) == []
-    assert (old.read_bytes() != before, version(merged), version(old)) == (True, 3, 3)
+    assert (old.read_bytes() != before, version(merged), version(old)) == (True, VERSION, VERSION)
     assert without_times(merged) == without_times(old)
     assert changed(tmp_path, merged, CHANGES["a score"])
     with pytest.raises(UserError, match="is damaged"):
