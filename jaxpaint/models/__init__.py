@@ -79,11 +79,14 @@ def from_huggingface(raw: Mapping[str, Any]) -> Config:
     """
     config: Any = family_of(raw.get("model_type")).read(raw)
     scaling = getattr(config, "rope_scaling", None)
-    if isinstance(scaling, LongropeScaling) and len(scaling.short_factor) != config.traits.rotary_dim // 2:
-        raise ConfigError(
-            f"rope scaling 'longrope' has {len(scaling.short_factor)} short factors for the "
-            f"{config.traits.rotary_dim // 2} frequencies of a head"
-        )
+    if isinstance(scaling, LongropeScaling):
+        frequencies = config.traits.rotary_dim // 2
+        for name, factors in (("short", scaling.short_factor), ("long", scaling.long_factor)):
+            if factors is not None and len(factors) != frequencies:
+                raise ConfigError(
+                    f"rope scaling 'longrope' has {len(factors)} {name} factors for the {frequencies} frequencies of a "
+                    "head"
+                )
     return config
 
 
