@@ -6,6 +6,7 @@ read anew by the long factors, and all that follows is written by these.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -41,7 +42,7 @@ class Part:
 def parts(model: Model, prompts: Sequence[Prompt], settings: GenerationSettings) -> Iterator[Part]:
     """All of the prompts: one part where texts of all lengths turn alike."""
     most = border(model.config)
-    if most == float("inf"):
+    if most == math.inf:
         yield Part(model, dict(enumerate(prompts)), settings)
         return
     sides: dict[tuple[bool, bool], dict[int, Prompt]] = {}
@@ -66,8 +67,8 @@ def require_one_side(model: Model, prompts: Sequence[Prompt]) -> None:
     for prompt in prompts:
         if crosses(prompt, most):
             raise UserError(
-                f"a prompt of {len(prompt.tokens)} tokens and {prompt.max_new_tokens} new ones cross the {most} of the "
-                "model's original context (LongRoPE), where keys and values are made anew: a mean cache has no way to; "
+                f"a prompt of {len(prompt.tokens)} tokens and {prompt.max_new_tokens} new ones cross the {int(most)} of "
+                "LongRoPE's original context, where keys and values are made anew, which a mean cache has no way to; "
                 f"ask for {int(most) + 1 - len(prompt.tokens)} new ones at most, or leave kv exact"
             )
 

@@ -161,10 +161,9 @@ ROPE_NAMES = {
 }
 
 
-def bounded_by(raw: Mapping[str, Any]) -> str | None:
-    """The type of a config.json's rope scaling, if it would read longer texts than the model's by other frequencies."""
-    kind = rope_type(rope_parameters(raw))
-    return kind if kind == "dynamic" else None
+def is_dynamic(raw: Mapping[str, Any]) -> bool:
+    """Whether a config.json's rope scaling would read longer texts than the model's by other frequencies."""
+    return rope_type(rope_parameters(raw)) == "dynamic"
 
 
 def _scaling(kind: Any, parameters: Mapping[str, Any], length: int) -> RopeScaling:

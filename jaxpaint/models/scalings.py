@@ -75,7 +75,7 @@ def border(config: Any) -> float:
     """
     scaling = getattr(config, "rope_scaling", None)
     found = scaling.original_max_position_embeddings if isinstance(scaling, LongropeScaling) else None
-    return math.inf if found is None else found
+    return math.inf if found is None else float(found)
 
 
 def scaling_from_dict(values: Mapping[str, Any]) -> Scaling:
