@@ -1,11 +1,12 @@
 """Scoring requests packed into few batch shapes, with every shared token prefix laid out once.
 
 A batch is a stream of token blocks without gaps. The requests that begin alike form a tree, laid out depth first from
-the token ids alone: `positions` is a token's depth in its tree (after a `border`, where requests are longer than it) and
-`visible_until` the end of its subtree, all that attention needs (`jaxpaint.models.attention.visibility`). The stream is cut into rows; a row's queries look
-back over as many rows as the largest tree is long; or, where texts are long, it is attended to block by block
-(`jaxpaint.models.blockwise`), whatever its rows. References: tree attention (SpecInfer, arXiv 2305.09781), Hydragen
-(arXiv 2402.05099); a window over a stream in place of padded rows is sliding-window attention's (arXiv 2004.05150).
+the token ids alone: `positions` is a token's depth in its tree (after a `border`, where requests are longer) and
+`visible_until` the end of its subtree, which is all that attention needs (`jaxpaint.models.attention.visibility`). The
+stream is cut into rows; a row's queries look back over as many rows as the largest tree is long; or, where texts are
+long, it is attended to block by block (`jaxpaint.models.blockwise`), whatever its rows. References: tree
+attention (SpecInfer, arXiv 2305.09781), Hydragen (arXiv 2402.05099); a window over a stream in place of padded rows is
+sliding-window attention's (arXiv 2004.05150).
 """
 
 from __future__ import annotations

@@ -66,10 +66,11 @@ def require_one_side(model: Model, prompts: Sequence[Prompt]) -> None:
     most = border(model.config)
     for prompt in prompts:
         if crosses(prompt, most):
+            length = len(prompt.tokens)
             raise UserError(
-                f"a prompt of {len(prompt.tokens)} tokens and {prompt.max_new_tokens} new ones cross the {int(most)} of "
-                "LongRoPE's original context, where keys and values are made anew, which a mean cache has no way to; "
-                f"ask for {int(most) + 1 - len(prompt.tokens)} new ones at most, or leave kv exact"
+                f"a prompt of {length} tokens and {prompt.max_new_tokens} new ones cross the {int(most)} of LongRoPE's "
+                "original context, where keys and values are made anew, which a mean cache has no way to; ask for "
+                f"{int(most) + 1 - length} new ones at most, or leave kv exact"
             )
 
 

@@ -95,7 +95,7 @@ PHI = {**LONGROPE, "short_factor": SHORT[:2], "long_factor": LONG[:2], "partial_
 
 
 def test_phi3_within_its_original_context() -> None:
-    """Beyond it: `test_longrope.py`. Which is told beside the parameters, whatever these tell; both have names of its own."""
+    """Which is told beside the parameters, whatever these tell. Beyond it: `test_longrope.py`."""
     tiny = _tiny("phi3", {**PHI, "original_max_position_embeddings": 8}, original_max_position_embeddings=32)
     tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, (2, 32))
     theirs = tiny.torch_logits(tokens)
