@@ -11,6 +11,7 @@ from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.models import (
     bert,
     distilbert,
+    falcon,
     gemma,
     gemma2,
     gemma3,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 FAMILIES: tuple[Family, ...] = (
     bert.FAMILY,
     distilbert.FAMILY,
+    falcon.FAMILY,
     gemma.FAMILY,
     gemma2.FAMILY,
     gemma3.FAMILY,

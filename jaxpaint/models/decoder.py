@@ -166,7 +166,9 @@ class Attention(nnx.Module):
         if apart:
             found = list(jax.lax.optimization_barrier(tuple(found)))
         if traits.query_key_value == "joined by head":
-            found = jnp.split(found[0].reshape(*x.shape[:2], -1, 3 * head_dim), 3, axis=-1)
+            queries = self.config.num_attention_heads // self.config.num_key_value_heads * head_dim
+            joined = found[0].reshape(*x.shape[:2], -1, queries + 2 * head_dim)
+            found = jnp.split(joined, [queries, queries + head_dim], axis=-1)
         elif traits.query_key_value == "joined in blocks":
             width, narrow = self.config.num_attention_heads * head_dim, self.config.num_key_value_heads * head_dim
             found = jnp.split(found[0], [width, width + narrow], axis=-1)
