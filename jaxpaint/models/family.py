@@ -145,6 +145,7 @@ class Traits:
     attention: str = "self_attn"
     projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     query_key_value: Literal["apart", "joined by head", "joined in blocks"] = "apart"
+    """Joined by head, each key and its value come after the queries that read them."""
     mlp: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     gated: bool = True
     norms: tuple[str | None, str | None, str | None, str | None] = (

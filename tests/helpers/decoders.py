@@ -145,6 +145,15 @@ BESIDE: dict[str, dict[str, Any]] = {
         **{"model_type": "mixtral", "sliding_window": WINDOW, "head_dim": 6},
         **{"num_local_experts": 4, "num_experts_per_tok": 2},
     },
+    "olmo3": {
+        "model_type": "olmo3",
+        "sliding_window": WINDOW,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"] + ["full_attention"] * 2,
+        "rope_parameters": {
+            "full_attention": _LINEAR,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+        },
+    },
     "qwen2_moe": {
         **{"model_type": "qwen2_moe", "num_experts": 6, "num_experts_per_tok": 3},
         **{"moe_intermediate_size": 24, "shared_expert_intermediate_size": 40},
