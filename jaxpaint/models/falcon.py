@@ -77,13 +77,13 @@ def read(raw: Mapping[str, Any]) -> FalconConfig:
     own = {"rope_parameters", "original_max_position_embeddings", "multi_query", *OWN_NAMES.values()}
     refuse_unhandled(raw, names_of(FalconConfig) - OWN_NAMES.keys() | own)
     values = {**raw, **{name: raw.get(own) for name, own in OWN_NAMES.items()}}
-    if raw.get("hidden_size") is not None:
-        values["intermediate_size"] = values["intermediate_size"] or 4 * number(raw, "hidden_size")
+    if values["intermediate_size"] is None and raw.get("hidden_size") is not None:
+        values["intermediate_size"] = 4 * number(raw, "hidden_size")
     fields = decoder_fields(values, values, 2048, "gelu")
     whole_heads(fields)
     new, parallel = switch(raw, "new_decoder_architecture"), switch(raw, "parallel_attn", default=True)
-    norms = raw.get("num_ln_in_parallel_attn")
-    if norms not in ((None, 1, 2) if new else (None, 1)):
+    norms = number(raw, "num_ln_in_parallel_attn", 2 if new else 1)
+    if norms > 1 + new:
         raise ConfigError(f"num_ln_in_parallel_attn={shown(norms)} is not handled, nor known to transformers' Falcon")
     if new and not parallel:
         raise ConfigError(
@@ -100,7 +100,7 @@ def read(raw: Mapping[str, Any]) -> FalconConfig:
         num_key_value_heads=grouped_heads({**values, "head_dim": None})["num_key_value_heads"],
         layer_norm_epsilon=number(raw, "layer_norm_epsilon", 1e-5, float),
         new_decoder_architecture=new,
-        num_ln_in_parallel_attn=(norms or 2) if new else None,
+        num_ln_in_parallel_attn=norms if new else None,
         parallel_attn=parallel,
         bias=switch(raw, "bias"),
     )
