@@ -90,14 +90,13 @@ def read(raw: Mapping[str, Any]) -> FalconConfig:
             "parallel_attn=false is not handled with new_decoder_architecture, which transformers has not"
         )
     heads = number(raw, "num_attention_heads")
-    if not new:
-        several = not switch(raw, "multi_query", default=True)
-        if several and values["num_key_value_heads"] not in (None, heads):
-            raise ConfigError(f"num_kv_heads={shown(values['num_key_value_heads'])} is not num_attention_heads={heads}")
-        values["num_key_value_heads"] = heads if several else 1
+    whole = not new and not switch(raw, "multi_query", default=True)
+    kept = number(raw, "num_kv_heads", heads) if new or whole else 1
+    if heads % kept or (whole and kept != heads):
+        raise ConfigError(f"num_kv_heads={kept} does not go with the {heads} of num_attention_heads")
     return FalconConfig(
         **{**fields, "tie_word_embeddings": switch(raw, "tie_word_embeddings", default=True)},
-        num_key_value_heads=grouped_heads({**values, "head_dim": None})["num_key_value_heads"],
+        num_key_value_heads=grouped_heads({**fields, "num_key_value_heads": kept})["num_key_value_heads"],
         layer_norm_epsilon=number(raw, "layer_norm_epsilon", 1e-5, float),
         new_decoder_architecture=new,
         num_ln_in_parallel_attn=norms if new else None,
