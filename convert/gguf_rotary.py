@@ -41,6 +41,8 @@ def rotary(file: GgufFile, head_dim: int) -> tuple[dict[str, Any], set[str]]:
         scaling = _llama3(file, float(config["rope_theta"]), turning)
     if scaling:
         config["rope_scaling"] = scaling
+        if scaling["rope_type"] == "longrope":  # beside the others Phi-3 reads it, and nowhere else
+            config["original_max_position_embeddings"] = scaling["original_max_position_embeddings"]
     return config, {f"rope.scaling.{each}" for each in read}
 
 

@@ -13,7 +13,7 @@ from convert.sources import Source
 from convert.tensors import Tensor, abbreviated
 from jaxpaint.base.errors import UserError
 from jaxpaint.models.family import Config, Names
-from jaxpaint.models.fields import bounded_by, names_of
+from jaxpaint.models.fields import is_dynamic, names_of
 
 
 def untied(weights: Mapping[str, Tensor], config: Config, names: Names) -> tuple[dict[str, Tensor], Any]:
@@ -70,9 +70,9 @@ def remarks(found: Source, config: Config, selected: Selection) -> Iterator[str]
             f"{found.name}: its head differs from its embedding and is used, although config.json ties the two "
             "(tie_word_embeddings), as transformers 5 reads it"
         )
-    if kind := bounded_by(found.config):
+    if is_dynamic(found.config):
         yield (
-            f"{found.name}: texts may have {config.max_position_embeddings} tokens; its rope scaling {kind!r} turns "
+            f"{found.name}: texts may have {config.max_position_embeddings} tokens; its rope scaling 'dynamic' turns "
             "those of longer ones otherwise, which jaxpaint does not"
         )
 

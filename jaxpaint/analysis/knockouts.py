@@ -32,6 +32,7 @@ from jaxpaint.engine.walk import walk
 from jaxpaint.models.attention import SCORES_BYTES
 from jaxpaint.models.family import require_lm_head
 from jaxpaint.models.observed import Edits
+from jaxpaint.models.scalings import border
 from jaxpaint.plans.events import events
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import prefix_tree
@@ -174,7 +175,7 @@ def knock_out(
         real = len(part)
         part += [part[-1]] * (height - real)
         own = np.pad(asked[start : start + real], (0, height - real), constant_values=-1).astype(np.int32)
-        layout = _laid_out(part, width, len(leaves.start))
+        layout = _laid_out(part, width, len(leaves.start), border(model.config))
         for ends, x in _endings(model, layout, leaves, plans, advance):
             each = jax.device_get(_read(model.graphdef, model.state, x[:, width:], jnp.asarray(own)))
             for plan in ends:
@@ -219,7 +220,7 @@ def _leaves(windows: Sequence[Window], sets: int) -> _Leaves:
     )
 
 
-def _laid_out(prompts: Sequence[Prompt], width: int, leaves: int) -> _Layout:
+def _laid_out(prompts: Sequence[Prompt], width: int, leaves: int, border: float) -> _Layout:
     rows, size, sets = len(prompts), width + leaves, len(prompts[0].sets)
     tokens, positions = np.zeros((rows, size), np.int32), np.zeros((rows, size), np.int32)
     visible_until = np.tile(np.arange(1, size + 1, dtype=np.int32), (rows, 1))
@@ -228,6 +229,8 @@ def _laid_out(prompts: Sequence[Prompt], width: int, leaves: int) -> _Layout:
         before = len(prompt.tokens) - 1
         tokens[row, :before], tokens[row, width:] = prompt.tokens[:-1], prompt.tokens[-1]
         positions[row, :before], positions[row, width:] = np.arange(before), before
+        if before + 1 > border:
+            positions[row] += int(border)
         visible_until[row, :before] = size
         for number, places in enumerate(prompt.sets):
             members[row, number, [at for at in places if at < before]] = True

@@ -129,9 +129,13 @@ def row_length(at_least: int, smallest: int = 16) -> int:
     return next(length for length in row_lengths(smallest) if length >= at_least)
 
 
-def sequences_of(requests: Sequence[Request], order: list[int]) -> list[tuple[int, int, int]]:
-    """Of each request its number, its tokens, and those that it shares with the one before."""
-    shared = [0, *(shared_prefix(requests[a].tokens, requests[b].tokens) for a, b in pairwise(order))]
+def sequences_of(requests: Sequence[Request], order: list[int], border: float) -> list[tuple[int, int, int]]:
+    """Of each request its number, its tokens, and those that it shares with the one before, none across the border."""
+
+    def common(before: tuple[int, ...], after: tuple[int, ...]) -> int:
+        return shared_prefix(before, after) if (len(before) > border) == (len(after) > border) else 0
+
+    shared = [0, *(common(requests[a].tokens, requests[b].tokens) for a, b in pairwise(order))]
     return [(i, len(requests[i].tokens), common) for i, common in zip(order, shared, strict=True)]
 
 

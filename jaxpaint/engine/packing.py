@@ -1,15 +1,17 @@
 """Scoring requests packed into few batch shapes, with every shared token prefix laid out once.
 
 A batch is a stream of token blocks without gaps. The requests that begin alike form a tree, laid out depth first from
-the token ids alone: `positions` is a token's depth in its tree and `visible_until` the end of its subtree, which is
-all that attention needs (`jaxpaint.models.attention.visibility`). The stream is cut into rows; a row's queries look
-back over as many rows as the largest tree is long; or, where texts are long, it is attended to block by block
-(`jaxpaint.models.blockwise`), whatever its rows. References: tree attention (SpecInfer, arXiv 2305.09781), Hydragen
-(arXiv 2402.05099); a window over a stream in place of padded rows is sliding-window attention's (arXiv 2004.05150).
+the token ids alone: `positions` is a token's depth in its tree (after a `border`, where requests are longer) and
+`visible_until` the end of its subtree, which is all that attention needs (`jaxpaint.models.attention.visibility`). The
+stream is cut into rows; a row's queries look back over as many rows as the largest tree is long; or, where texts are
+long, it is attended to block by block (`jaxpaint.models.blockwise`), whatever its rows. References: tree
+attention (SpecInfer, arXiv 2305.09781), Hydragen (arXiv 2402.05099); a window over a stream in place of padded rows is
+sliding-window attention's (arXiv 2004.05150).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -98,6 +100,7 @@ def pack(
     rows_multiple: int = 1,
     blockwise: bool = False,
     whole_rows: bool = False,
+    border: float = math.inf,
 ) -> list[Batch]:
     """Packs requests into batches of at most about `batch_tokens` tokens, of one or two shapes.
 
@@ -105,22 +108,27 @@ def pack(
     attending to one more key relative to all else a layer does for a token). The number of rows in a batch is a
     multiple of `rows_multiple`, the number of devices that share the rows. With `blockwise` a shape may be one that is
     attended to block by block, with `whole_rows` one whose rows are whole, so that none looks back to another.
+    Requests of more tokens than `border` share no tree with others, and begin at that position
+    (`jaxpaint.models.scalings.border`).
     """
     order = sorted((i for i, r in enumerate(requests) if r.targets), key=lambda i: requests[i].tokens)
+    order.sort(key=lambda i: len(requests[i].tokens) > border)
     if not order:
         return []
     batches: list[Batch] = []
-    sequences = sequences_of(requests, order)
+    sequences = sequences_of(requests, order, border)
     single = alone(sequences, batch_tokens) if rows_multiple == 1 else None
     for group in single or cheapest_groups(sequences, attention_cost, batch_tokens, blockwise, whole_rows):
-        batches += _with_equal_room(_batches(requests, group, batch_tokens, rows_multiple))
+        batches += _with_equal_room(_batches(requests, group, batch_tokens, rows_multiple, border))
     return batches
 
 
-def _batches(requests: Sequence[Request], group: Group, batch_tokens: int, rows_multiple: int) -> Iterable[Batch]:
+def _batches(
+    requests: Sequence[Request], group: Group, batch_tokens: int, rows_multiple: int, border: float
+) -> Iterable[Batch]:
     """As few batches as the trees fill, all of the same height."""
     if group.whole:
-        return _whole_batches(requests, group, batch_tokens, rows_multiple)
+        return _whole_batches(requests, group, batch_tokens, rows_multiple, border)
     largest, total = max(tree.size for tree in group.trees), sum(tree.size for tree in group.trees)
     row = group.length * rows_multiple
     most = max(batch_tokens // row, -(-largest // row))
@@ -130,11 +138,14 @@ def _batches(requests: Sequence[Request], group: Group, batch_tokens: int, rows_
             bins = best_fit([tree.size for tree in group.trees], height * row)
             if len(bins) <= number:
                 shape = height * rows_multiple, group.length
-                return [_lay_out(requests, _in_line(group.trees, trees), shape, group.lookback) for trees in bins]
+                placed = [_in_line(group.trees, trees) for trees in bins]
+                return [_lay_out(requests, each, shape, group.lookback, border) for each in placed]
         number += 1
 
 
-def _whole_batches(requests: Sequence[Request], group: Group, batch_tokens: int, rows_multiple: int) -> Iterator[Batch]:
+def _whole_batches(
+    requests: Sequence[Request], group: Group, batch_tokens: int, rows_multiple: int, border: float
+) -> Iterator[Batch]:
     rows = group.rows()
     most = max(1, batch_tokens // (group.length * rows_multiple))
     number = -(-len(rows) // (most * rows_multiple))
@@ -145,7 +156,7 @@ def _whole_batches(requests: Sequence[Request], group: Group, batch_tokens: int,
             for row, trees in enumerate(rows[first : first + height])
             for tree in _in_line(group.trees, trees, row * group.length)
         ]
-        yield _lay_out(requests, placed, (height, group.length), 0)
+        yield _lay_out(requests, placed, (height, group.length), 0, border)
 
 
 def _in_line(trees: Sequence[Tree], which: Sequence[int], start: int = 0) -> list[tuple[int, Tree]]:
@@ -155,7 +166,11 @@ def _in_line(trees: Sequence[Tree], which: Sequence[int], start: int = 0) -> lis
 
 
 def _lay_out(
-    requests: Sequence[Request], placed: Sequence[tuple[int, Tree]], shape: tuple[int, int], lookback: int | None
+    requests: Sequence[Request],
+    placed: Sequence[tuple[int, Tree]],
+    shape: tuple[int, int],
+    lookback: int | None,
+    border: float,
 ) -> Batch:
     """The trees, each from its first token on, and padding around them."""
     room = shape[0] * shape[1]
@@ -166,6 +181,7 @@ def _lay_out(
     entries: list[tuple[int, int, int, int]] = []  # request, token, list, place in the list
     for start, tree in placed:
         end = start
+        first = int(border) if tree.depth > border else 0
         path: list[int] = []
         previous: tuple[int, ...] = ()
         for i in tree.members:
@@ -174,7 +190,7 @@ def _lay_out(
             visible_until[path[common:]] = end
             new = len(request.tokens) - common
             tokens[end : end + new] = request.tokens[common:]
-            positions[end : end + new] = range(common, len(request.tokens))
+            positions[end : end + new] = range(first + common, first + len(request.tokens))
             path[common:] = range(end, end + new)
             end += new
             previous = request.tokens

@@ -22,6 +22,7 @@ from jaxpaint.engine.packing import Batch, Request, pack
 from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import endings, shards, start_of_stream
 from jaxpaint.models.family import require_lm_head
+from jaxpaint.models.scalings import border
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import prefix_tree
 
@@ -184,6 +185,7 @@ def pack_for(model: Model | Source, requests: Sequence[Request], batch_tokens: i
         # Its loop over blocks keeps no accelerator busy, and one device of several would run it for all.
         blockwise=on_cpu() and shards(model) == 1 and any(len(each.tokens) >= LONG for each in requests),
         whole_rows=platform() == "gpu",
+        border=border(model.config),
     )
 
 

@@ -29,6 +29,7 @@ from jaxpaint.engine.walk import walk
 from jaxpaint.generation import cache
 from jaxpaint.generation import decode as engine
 from jaxpaint.generation.adjust import adjustments, seen_tokens
+from jaxpaint.generation.border import Part, beyond, parts, require_one_side
 from jaxpaint.generation.cache import CacheKind, Rows, Stored, Texts
 from jaxpaint.generation.layout import Layout, Wave, lay_out
 from jaxpaint.generation.sampling import GREEDY, Sampling
@@ -101,8 +102,9 @@ def generate(
 
     Raises:
         PlanError: a plan names a layer that the model lacks.
-        UserError: an empty prompt; one that with its new tokens is longer than the model's context; a plan that a
-            mean cache is not defined for; a cache that does not fit; generation settings that cannot be.
+        UserError: an empty prompt; one that with its new tokens is longer than the model's context; a plan, or a text
+            (`jaxpaint.generation.border`), that a mean cache is not defined for; a cache that does not fit; generation
+            settings that cannot be.
     """
     require_lm_head(model.config, "writing text")
     check_prompts(model, prompts)
@@ -111,6 +113,7 @@ def generate(
         plan.validate(model.num_layers)
         by_slots.setdefault(row_length(plan.attentions), []).append(index)
         if kv == "mean":
+            require_one_side(model, prompts)
             cache.groups(plan, plan.attentions)
     if lanes(model.mesh) > 1 and (kv == "mean" or static):
         what = "a mean cache" if kv == "mean" else "a plan that is compiled in"
@@ -127,20 +130,35 @@ def generate(
     def each() -> Iterator[Continuation]:
         """Plans of about as many layers together: the cache has as many slots as the longest needs."""
         for slots, indices in sorted(by_slots.items()) if prompts else ():
-            layout = lay_out(
-                # Decoding begins with a prompt's last token. With a mean cache that one, too, must see the prompt as it
-                # was read.
-                [prompt.tokens[: None if kv == "mean" else -1] for prompt in prompts],
-                max(room, *(prompt.max_new_tokens for prompt in prompts)),
-                slots=slots,
-                chunk_tokens=budgets().prefill_tokens,
-                batch_size=rows,
-                least_rows=budgets().least_rows,
-                token_bytes=cache.token_bytes(model),
-                cache_bytes=budget,
-            )
-            chosen = {index: plans[index] for index in indices}
-            yield from _Run(model, prompts, chosen, layout, sampling, settings, kv, static, on_tokens).all()
+            for part in parts(model, prompts, settings):
+                reached: dict[int, dict[int, tuple[int, ...]]] = {}
+                for found in written(part, slots, indices, {}):
+                    if part.crossing and found.ending == "length":
+                        reached.setdefault(found.plan, {})[found.prompt] = found.tokens
+                    else:
+                        yield found
+                for index, begun in reached.items():
+                    yield from written(beyond(model, prompts, settings, begun), slots, [index], begun)
+
+    def written(
+        part: Part, slots: int, indices: Sequence[int], begun: Mapping[int, tuple[int, ...]]
+    ) -> Iterator[Continuation]:
+        """What plans go on with after prompts of which `begun` are written already."""
+        texts = [(*prompt.tokens, *begun.get(number, ())) for number, prompt in part.prompts.items()]
+        layout = lay_out(
+            # Decoding begins with a prompt's last token. With a mean cache that one, too, must see the prompt as it was
+            # read.
+            [text[: None if kv == "mean" else -1] for text in texts],
+            max(room, *(prompt.max_new_tokens for prompt in part.prompts.values())),
+            slots=slots,
+            chunk_tokens=budgets().prefill_tokens,
+            batch_size=rows,
+            least_rows=budgets().least_rows,
+            token_bytes=cache.token_bytes(model),
+            cache_bytes=budget,
+        )
+        chosen = {index: plans[index] for index in indices}
+        yield from _Run(part, chosen, part.numbered(layout), begun, sampling, kv, static, on_tokens).all()
 
     return each()
 
@@ -171,23 +189,23 @@ class _Run:
 
     def __init__(
         self,
-        model: Model,
-        prompts: Sequence[Prompt],
+        part: Part,
         plans: Mapping[int, Plan],
         layout: Layout,
+        begun: Mapping[int, tuple[int, ...]],
         sampling: Sampling,
-        settings: GenerationSettings,
         kv: CacheKind,
         static: bool,
         on_tokens: Callable[[int, int, tuple[int, ...]], None] | None,
     ) -> None:
-        self._model, self._prompts, self._plans, self._layout = model, prompts, plans, layout
+        model, settings = part.model, part.settings
+        self._model, self._prompts, self._plans, self._layout, self._begun = model, part.prompts, plans, layout, begun
         self._changes = adjustments(settings, model.config.vocab_size)
         self._drawing = tuple(map(np.asarray, sampling.data)), self._changes
         self._mean, self._static, self._on_tokens = kv == "mean", static, on_tokens
         self._room = max(Program.of(plan).room for plan in plans.values())
         self._ends = ending_tokens(model, settings)
-        searched = any(any(prompt.stop) for prompt in prompts)
+        searched = any(any(prompt.stop) for prompt in part.prompts.values())
         self._steps = SHOW_EVERY if on_tokens else SEARCH_EVERY if searched else engine.STRETCH
         self._stored: Stored
         self._rows: Rows
@@ -231,7 +249,7 @@ class _Run:
     def _decode(self, wave: Wave, hidden: Mapping[int, Array], index: int) -> Iterator[Continuation]:
         """Continues the wave's prompts under a plan whose slots are filled; `hidden` are their last hidden states."""
         shape, plan = self._layout.shape, self._plans[index]
-        texts: dict[int, list[int]] = {prompt: [] for prompt in wave.prompts}
+        texts: dict[int, list[int]] = {prompt: [*self._begun.get(prompt, ())] for prompt in wave.prompts}
         waiting = deque(range(len(wave.prompts)))
         stored, slots = self._stored, None
         if self._mean:

@@ -11,6 +11,7 @@ from jaxpaint.base.errors import UserError, first_line
 from jaxpaint.models import (
     bert,
     distilbert,
+    falcon,
     gemma,
     gemma2,
     gemma3,
@@ -21,6 +22,7 @@ from jaxpaint.models import (
     modernbert,
     mpnet,
     olmo2,
+    olmo3,
     phi3,
     qwen2,
     qwen2_moe,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 FAMILIES: tuple[Family, ...] = (
     bert.FAMILY,
     distilbert.FAMILY,
+    falcon.FAMILY,
     gemma.FAMILY,
     gemma2.FAMILY,
     gemma3.FAMILY,
@@ -50,6 +53,7 @@ FAMILIES: tuple[Family, ...] = (
     modernbert.FAMILY,
     mpnet.FAMILY,
     olmo2.FAMILY,
+    olmo3.FAMILY,
     phi3.FAMILY,
     qwen2.FAMILY,
     qwen2_moe.FAMILY,
@@ -79,11 +83,14 @@ def from_huggingface(raw: Mapping[str, Any]) -> Config:
     """
     config: Any = family_of(raw.get("model_type")).read(raw)
     scaling = getattr(config, "rope_scaling", None)
-    if isinstance(scaling, LongropeScaling) and len(scaling.short_factor) != config.traits.rotary_dim // 2:
-        raise ConfigError(
-            f"rope scaling 'longrope' has {len(scaling.short_factor)} short factors for the "
-            f"{config.traits.rotary_dim // 2} frequencies of a head"
-        )
+    if isinstance(scaling, LongropeScaling):
+        frequencies = config.traits.rotary_dim // 2
+        for name, factors in (("short", scaling.short_factor), ("long", scaling.long_factor)):
+            if factors is not None and len(factors) != frequencies:
+                raise ConfigError(
+                    f"rope scaling 'longrope' has {len(factors)} {name} factors for the {frequencies} frequencies of a "
+                    "head"
+                )
     return config
 
 

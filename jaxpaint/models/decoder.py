@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -26,6 +28,7 @@ from jaxpaint.models.family import Rotary, Traits
 from jaxpaint.models.kernel import Kernel, Seen, kernel_attention, seen
 from jaxpaint.models.observed import Asked, Edges, Edits, edited, observed_attention, only
 from jaxpaint.models.parts import MLP, norm, stacked, with_mean_norm
+from jaxpaint.models.scalings import LongropeScaling, border
 
 # Of one layer's tokens, each [B, S, K, H].
 KeysValues: TypeAlias = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
@@ -163,7 +166,9 @@ class Attention(nnx.Module):
         if apart:
             found = list(jax.lax.optimization_barrier(tuple(found)))
         if traits.query_key_value == "joined by head":
-            found = jnp.split(found[0].reshape(*x.shape[:2], -1, 3 * head_dim), 3, axis=-1)
+            queries = self.config.num_attention_heads // self.config.num_key_value_heads * head_dim
+            joined = found[0].reshape(*x.shape[:2], -1, queries + 2 * head_dim)
+            found = jnp.split(joined, [queries, queries + head_dim], axis=-1)
         elif traits.query_key_value == "joined in blocks":
             width, narrow = self.config.num_attention_heads * head_dim, self.config.num_key_value_heads * head_dim
             found = jnp.split(found[0], [width, width + narrow], axis=-1)
@@ -297,12 +302,28 @@ class Decoder(nnx.Module):
         return Context(cos, sin, mask)
 
     def _rotary_tables(self, positions: Int[Array, "B S"], turn: Rotary) -> tuple[Array, Array]:
+        if isinstance(turn.scaling, LongropeScaling) and turn.scaling.long_factor is not None:
+            first = turn.scaling.original_max_position_embeddings
+            short, long = (replace(turn, scaling=turn.scaling.of(long=long)) for long in (False, True))
+            each = zip(self._rotary_tables(positions - first, long), self._rotary_tables(positions, short), strict=True)
+            cos, sin = (jnp.where((positions >= first)[:, :, None, None], *tables) for tables in each)
+            return cos, sin
         frequencies = rotary.rope_frequencies(self.traits.rotary_dim, turn.theta, turn.scaling)
         return rotary.rope_tables(positions, frequencies, rotary.attention_factor(turn.scaling))
 
     def row_context(self, lengths: Int[Array, " B"], size: int) -> Context:
         """The context of rows of `size` that each hold one right-padded text."""
-        return self.context_of_texts(*row_layout(lengths, size))
+        positions, visible_until = row_layout(lengths, size)
+        if (most := border(self.config)) < math.inf:
+            positions = jnp.where(lengths[:, None] > most, positions + int(most), positions)
+        return self.context_of_texts(positions, visible_until)
+
+    def turned_alike(self, *, long: bool) -> Decoder:
+        """This one for texts that are all beyond LongRoPE's original context, or all within it; they begin at 0."""
+        scaling = self.config.rope_scaling.of(long=long)
+        self.config = replace(self.config, rope_scaling=scaling)
+        self.rotaries = tuple(turn and replace(turn, scaling=scaling) for turn in self.rotaries)
+        return self
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Next-token logits in float32 of hidden states taken before the final norm."""

@@ -145,6 +145,7 @@ class Traits:
     attention: str = "self_attn"
     projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     query_key_value: Literal["apart", "joined by head", "joined in blocks"] = "apart"
+    """Joined by head, each key and its value come after the queries that read them."""
     mlp: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     gated: bool = True
     norms: tuple[str | None, str | None, str | None, str | None] = (
@@ -249,7 +250,14 @@ class Names:
 ROTARY_BUFFERS = tuple(f"rotary_emb.{name}" for name in ("inv_freq", "original_inv_freq", "cos_cached", "sin_cached"))
 
 
-def decoder_names(base: str, embedding: str, norm: str, head: str = "lm_head", buffers: tuple[str, ...] = ()) -> Names:
+def decoder_names(
+    base: str,
+    embedding: str,
+    norm: str,
+    head: str = "lm_head",
+    buffers: tuple[str, ...] = (),
+    layers: str = "layers",
+) -> Names:
     """The names of a decoder whose layers' modules we name as transformers does; `buffers` beside the rotary ones.
 
     With `model` as the base, `blocks/mlp/up_proj/kernel` is `model.layers.{layer}.mlp.up_proj.weight`.
@@ -259,13 +267,13 @@ def decoder_names(base: str, embedding: str, norm: str, head: str = "lm_head", b
     def weight(path: str) -> Weight:
         first, *inside, leaf = path.split("/")
         inside = ["experts.{expert}" if part == "experts" else part for part in inside]
-        module = ".".join([f"{base}.layers.{{layer}}", *inside]) if first == "blocks" else outside[first]
+        module = ".".join([f"{base}.{layers}.{{layer}}", *inside]) if first == "blocks" else outside[first]
         return Weight(path, f"{module}.{'bias' if leaf == 'bias' else 'weight'}", transposed=leaf == "kernel")
 
     return Names(
         weight,
         base=base,
-        modules=(embedding, "layers", norm),
+        modules=(embedding, layers, norm),
         embedding=f"{base}.{embedding}.weight",
         head=f"{head}.weight",
         kept=f"{head}.",

@@ -161,10 +161,9 @@ ROPE_NAMES = {
 }
 
 
-def bounded_by(raw: Mapping[str, Any]) -> str | None:
-    """The type of a config.json's rope scaling, if it would read longer texts than the model's by other frequencies."""
-    kind = rope_type(rope_parameters(raw))
-    return kind if kind in ("dynamic", "longrope") else None
+def is_dynamic(raw: Mapping[str, Any]) -> bool:
+    """Whether a config.json's rope scaling would read longer texts than the model's by other frequencies."""
+    return rope_type(rope_parameters(raw)) == "dynamic"
 
 
 def _scaling(kind: Any, parameters: Mapping[str, Any], length: int) -> RopeScaling:
@@ -204,18 +203,22 @@ def _yarn_magnitude(factor: float, scale: float) -> float:
 
 
 def _longrope(parameters: Mapping[str, Any], length: int) -> tuple[LongropeScaling, int]:
-    """The scaling of texts within the original context, and how long these are."""
+    """The scaling and the most tokens of a text; long factors are there where one may have more than the original."""
     original = _original_length(parameters, length)
-    factors = parameters["short_factor"]
-    if not isinstance(factors, list):
-        raise ConfigError(f"short_factor={shown(factors)} of rope scaling 'longrope' is not a list of numbers")
     factor = number(parameters, "factor", length / original, float)
     implied = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
-    scaling = LongropeScaling(
-        short_factor=tuple(number({"short_factor": each}, "short_factor", kind=float) for each in factors),
-        attention_factor=number(parameters, "attention_factor", implied, float),
-    )
-    return scaling, min(original, length)
+    short, long = (_factors(parameters, name) for name in SCALINGS["longrope"])
+    scaling = LongropeScaling(short, number(parameters, "attention_factor", implied, float))
+    if original < length:
+        scaling = dataclasses.replace(scaling, long_factor=long, original_max_position_embeddings=original)
+    return scaling, length
+
+
+def _factors(parameters: Mapping[str, Any], name: str) -> tuple[float, ...]:
+    factors = parameters[name]
+    if not isinstance(factors, list):
+        raise ConfigError(f"{name}={shown(factors)} of rope scaling 'longrope' is not a list of numbers")
+    return tuple(number({name: each}, name, kind=float) for each in factors)
 
 
 def _original_length(parameters: Mapping[str, Any], length: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from jaxpaint.base.documents import shown
 from jaxpaint.models.family import Family, Sizes, Traits, decoder_names
 from jaxpaint.models.fields import ConfigError, decoder_fields, grouped_heads, names_of, number, switch
+from jaxpaint.models.layer_kinds import said
 from jaxpaint.models.scalings import Scaling
 
 
@@ -54,11 +55,6 @@ def read(raw: Mapping[str, Any]) -> GemmaConfig:
         rms_norm_eps=number(values, "rms_norm_eps", 1e-6, float),
         attention_bias=switch(values, "attention_bias"),
     )
-
-
-def said(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config.json says: null is as good as silence."""
-    return {name: value for name, value in raw.items() if value is not None}
 
 
 def with_tanh(values: Mapping[str, Any], read: str, other: str) -> dict[str, Any]:

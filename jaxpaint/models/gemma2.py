@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxpaint.base.documents import checked, shown
 from jaxpaint.models.family import Capabilities, Family, Sizes, Traits, decoder_names
-from jaxpaint.models.fields import ConfigError, decoder_fields, grouped_heads, names_of, number, switch
-from jaxpaint.models.gemma import said, with_tanh
+from jaxpaint.models.fields import decoder_fields, grouped_heads, names_of, number, switch
+from jaxpaint.models.gemma import with_tanh
+from jaxpaint.models.layer_kinds import kinds_of_layers, said
 from jaxpaint.models.scalings import Scaling
 
 NORMS = (
@@ -84,18 +84,10 @@ def of_attention(raw: Mapping[str, Any], pattern: int) -> dict[str, Any]:
     Raises:
         ConfigError: other kinds of layers, or no window where some have one.
     """
-    values, layers = {"num_key_value_heads": 4, "head_dim": 256, **said(raw)}, range(number(raw, "num_hidden_layers"))
-    named = checked(raw.get("layer_types"), list[str] | None, "layer_types in config.json")  # type: ignore[arg-type]
-    kinds = tuple(named or ("sliding_attention" if (i + 1) % pattern else "full_attention" for i in layers))
-    if set(kinds) - {"full_attention", "sliding_attention"} or len(kinds) != len(layers):
-        raise ConfigError(f"layer_types={shown(list(kinds))} is not handled for {len(layers)} layers")
-    none = "sliding_window" in raw and raw["sliding_window"] is None
-    if none and "sliding_attention" in kinds:
-        raise ConfigError("sliding_window=None in config.json, and some of its layer_types are sliding_attention")
+    values = {"num_key_value_heads": 4, "head_dim": 256, **said(raw)}
     return {
         **grouped_heads(values),
-        "layer_types": kinds,
-        "sliding_window": None if none else number(values, "sliding_window", 4096),
+        **kinds_of_layers(raw, pattern),
         "query_pre_attn_scalar": number(values, "query_pre_attn_scalar", 256, float),
         "attention_bias": switch(values, "attention_bias"),
     }

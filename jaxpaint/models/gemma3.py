@@ -6,22 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxpaint.base.documents import shown
 from jaxpaint.models.family import Family, Rotary, Sizes, Traits, decoder_names
-from jaxpaint.models.fields import (
-    ConfigError,
-    decoder_fields,
-    names_of,
-    number,
-    rope_parameters,
-    rope_type,
-    switch,
-)
-from jaxpaint.models.gemma import said, with_tanh
+from jaxpaint.models.fields import decoder_fields, names_of, number, switch
+from jaxpaint.models.gemma import with_tanh
 from jaxpaint.models.gemma2 import NORMS, attention_scale, cap, of_attention
+from jaxpaint.models.layer_kinds import rope_of_kinds, said
 from jaxpaint.models.scalings import Scaling
 
-KINDS = "full_attention", "sliding_attention"
 WITH_IMAGES = ("gemma3",)  # whose part of texts is a gemma3_text
 
 
@@ -69,7 +60,7 @@ class Gemma3Config(Sizes):
 
 def read(raw: Mapping[str, Any]) -> Gemma3Config:
     """Reads the `config.json` of a Gemma 3 of texts. Raises ConfigError."""
-    values, (whole, local) = said(raw), _rotary(raw)
+    values, (whole, local) = said(raw), rope_of_kinds(raw, 1e6, 1e4)
     handled = names_of(Gemma3Config) | {"hidden_activation", "sliding_window_pattern"}
     fields = decoder_fields(with_tanh(values, "hidden_activation", "hidden_act"), handled, 131072, parameters=whole)
     return Gemma3Config(
@@ -79,35 +70,6 @@ def read(raw: Mapping[str, Any]) -> Gemma3Config:
         rms_norm_eps=number(values, "rms_norm_eps", 1e-6, float),
         final_logit_softcapping=cap(raw, "final_logit_softcapping", None),
     )
-
-
-def _rotary(raw: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
-    """`(rope parameters of full attention, rotary base of layers with a window)`, as transformers' `Gemma3TextConfig`.
-
-    transformers 5 writes `rope_parameters` for each kind of layer; 4 wrote `rope_theta`, `rope_local_base_freq` and
-    `rope_scaling`, of which the scaling counts before the former and the bases where these are silent.
-
-    Raises:
-        ConfigError: parameters of other kinds, a scaling beside a window, or one that depends on a text's length.
-    """
-    rope_parameters(raw)  # both are objects, if they are there
-    of_kinds = said(raw.get("rope_parameters") or {})
-    if strange := {name: each for name, each in of_kinds.items() if name not in KINDS or not isinstance(each, Mapping)}:
-        raise ConfigError(
-            f"rope_parameters of a {raw['model_type']} are an object for each of {' and '.join(KINDS)}, and those in "
-            f"config.json have {shown(strange)}"
-        )
-    whole, local = (said(of_kinds.get(kind, {})) for kind in KINDS)
-    scaling = rope_parameters({**raw, "rope_parameters": None})
-    whole = {"rope_theta": number(raw, "rope_theta", 1e6, float), **whole, **said(scaling)}
-    if rope_type(whole) in ("dynamic", "longrope"):
-        raise ConfigError(f"rope scaling {rope_type(whole)!r} is not handled for a {raw['model_type']}")
-    base = local.pop("rope_theta", raw.get("rope_local_base_freq"))
-    if local not in ({}, {"rope_type": "default"}):
-        raise ConfigError(
-            f"rope_parameters of sliding_attention in config.json have {shown(local)}, which is not handled"
-        )
-    return whole, number({"rope_local_base_freq": base}, "rope_local_base_freq", 1e4, float)
 
 
 FAMILY = Family(("gemma3_text",), Gemma3Config, read, decoder_names("model", "embed_tokens", "norm"))

@@ -6,6 +6,7 @@ among them: up to `max_position_embeddings`, and none reads further here, it is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -44,17 +45,37 @@ class YarnScaling:
 
 @dataclass(frozen=True)
 class LongropeScaling:
-    """LongRoPE (arXiv 2402.13753) within its original context: each frequency is divided by its own `short_factor`.
+    """LongRoPE (arXiv 2402.13753): each frequency is divided by its own `short_factor`, in texts of more tokens than
+    `original_max_position_embeddings` by its `long_factor`, from the first token on.
 
-    Cosines and sines are multiplied by `attention_factor`. Longer texts, for which the long factors are, are not read.
+    Cosines and sines are multiplied by `attention_factor`.
     """
 
     short_factor: tuple[float, ...]
     attention_factor: float
+    long_factor: tuple[float, ...] | None = None
+    original_max_position_embeddings: int | None = None
     rope_type: Literal["longrope"] = "longrope"
+
+    def of(self, *, long: bool) -> LongropeScaling:
+        """The scaling of texts that are all beyond the original context, or all within it."""
+        factor = self.long_factor if long else self.short_factor
+        assert factor is not None
+        return LongropeScaling(factor, self.attention_factor)
 
 
 Scaling: TypeAlias = RopeScaling | YarnScaling | LongropeScaling
+
+
+def border(config: Any) -> float:
+    """Of a config the most tokens of a text that LongRoPE turns by short factors; infinite where all turn alike.
+
+    The first token of a longer text stands at this position, and not at 0, wherever rows are laid out. So layers tell
+    such a text apart, and distances within it are as they were.
+    """
+    scaling = getattr(config, "rope_scaling", None)
+    found = scaling.original_max_position_embeddings if isinstance(scaling, LongropeScaling) else None
+    return math.inf if found is None else float(found)
 
 
 def scaling_from_dict(values: Mapping[str, Any]) -> Scaling:

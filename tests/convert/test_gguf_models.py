@@ -13,9 +13,11 @@ from transformers import AutoTokenizer
 
 from convert import convert, store_for
 from convert.gguf_files import read_gguf
+from convert.gguf_models import read_gguf_model
 from convert.gguf_tensors import weight
 from jaxpaint.engine.model import load
 from jaxpaint.models import FAMILIES, checkpoint, from_huggingface
+from jaxpaint.models.scalings import LongropeScaling
 from jaxpaint.models.tokenizer import load_tokenizer
 from tests.helpers import gguf_models
 from tests.helpers.checkpoints import assert_converted
@@ -66,6 +68,27 @@ def test_config_and_weights_are_those_of_transformers_reading(tmp_path, name):
     manifest = checkpoint.read_manifest(store)
     assert (manifest["source"], manifest["dtype"]) == (str(file), "float32")
     assert manifest["quantisation"].keys() == {"F32", *(kind.name for kind in types)}
+
+
+def test_longrope_and_its_original_context(tmp_path):
+    short, long = np.array([1, 1.25, 1.5, 2], np.float32), np.array([1, 2, 4, 8], np.float32)
+    extra = {"rope_factors_short.weight": (short, Type.F32), "rope_factors_long.weight": (long, Type.F32)}
+    keys = {"rope.scaling.original_context_length": 16}
+    network = tiny_network("phi3", pad_token_id=0)
+    found = from_huggingface(read_gguf_model(write_model(tmp_path / "m.gguf", network, keys=keys, extra=extra)).config)
+    implied = (1 + np.log(64 / 16) / np.log(16)) ** 0.5
+    assert found.rope_scaling == LongropeScaling((1, 1.25, 1.5, 2), pytest.approx(implied), (1, 2, 4, 8), 16)
+    assert found.max_position_embeddings == 64
+
+
+@pytest.mark.slow
+def test_olmo2_which_transformers_reads_from_no_such_file(tmp_path):
+    network = tiny_network("olmo2")
+    store = convert(write_model(tmp_path / "model.gguf", network, types=(Type.F32,)), tmp_path / "store")
+    assert checkpoint.read_config(store) == from_huggingface(json.loads(network.config.to_json_string()))
+    with torch.no_grad():
+        expected = network(torch.tensor(TOKENS)).logits.numpy()
+    np.testing.assert_allclose(load(store).logits(TOKENS), expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
 @pytest.mark.parametrize("name", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in [*MODELS][1:])])

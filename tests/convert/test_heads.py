@@ -283,18 +283,14 @@ def test_a_masked_lm_heads_bias_by_either_name(tmp_path: Path, there: str) -> No
     _close(jp.load(convert(tmp_path / "model", tmp_path / "store"), dtype="float32").logits(TOKENS), theirs)
 
 
-@pytest.mark.parametrize(("kind", "told"), [("dynamic", "64"), ("longrope", "16")])
-@pytest.mark.few(1)
-def test_the_bound_of_a_rope_scaling_is_told(tmp_path: Path, kind: str, told: str) -> None:
+def test_the_bound_of_a_rope_scaling_is_told(tmp_path: Path) -> None:
     make_model(tmp_path / "model")
     file = tmp_path / "model" / "config.json"
     raw = {name: value for name, value in json.loads(file.read_text()).items() if name != "rope_parameters"}
-    factors = {"short_factor": [1.0, 1.5], "long_factor": [1.0, 4.0], "original_max_position_embeddings": 16}
-    scaling = {"type": kind, "factor": 4.0, **(factors if kind == "longrope" else {})}
-    file.write_text(json.dumps({**raw, "rope_scaling": scaling}))
+    file.write_text(json.dumps({**raw, "rope_scaling": {"type": "dynamic", "factor": 4.0}}))
     (line,) = _told(tmp_path / "model", tmp_path / "store")
-    assert f"texts may have {told} tokens" in line
-    assert kind in line
+    assert "texts may have 64 tokens" in line
+    assert "dynamic" in line
     _close(jp.load(tmp_path / "store", dtype="float32").logits(TOKENS), _logits(tmp_path / "model"))
 
 

@@ -139,9 +139,20 @@ BESIDE: dict[str, dict[str, Any]] = {
         **{"model_type": "gpt2", "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": None},
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
     },
+    "falcon": {"model_type": "falcon"},
+    "falcon, new": {"model_type": "falcon", "new_decoder_architecture": True, "bias": True},
     "mixtral": {
         **{"model_type": "mixtral", "sliding_window": WINDOW, "head_dim": 6},
         **{"num_local_experts": 4, "num_experts_per_tok": 2},
+    },
+    "olmo3": {
+        "model_type": "olmo3",
+        "sliding_window": WINDOW,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"] + ["full_attention"] * 2,
+        "rope_parameters": {
+            "full_attention": _LINEAR,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+        },
     },
     "qwen2_moe": {
         **{"model_type": "qwen2_moe", "num_experts": 6, "num_experts_per_tok": 3},
@@ -154,6 +165,10 @@ BESIDE: dict[str, dict[str, Any]] = {
 }
 # Attributes of the sizes that a family has under another name, or not at all.
 _OTHER_NAMES: dict[str, dict[str, str | None]] = {
+    "falcon": {
+        **{"num_key_value_heads": "num_kv_heads", "rms_norm_eps": "layer_norm_epsilon"},
+        **{"intermediate_size": "ffn_hidden_size"},
+    },
     "gpt2": {
         **{"num_key_value_heads": None, "rms_norm_eps": "layer_norm_epsilon", "hidden_size": "n_embd"},
         **{"intermediate_size": "n_inner", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"},
@@ -276,7 +291,7 @@ def stacked_parameters(
     is one and the embedding is the rest; the head lies beside the base module.
     """
     first = next(name for name in state_dict if ".0." in name).split(".0.")[0] + ".0."
-    transposed = first != "transformer.h.0." if transposed is None else transposed
+    transposed = "transformer.h.0.attn.c_attn.weight" not in state_dict if transposed is None else transposed
     flat: dict[str, np.ndarray] = {}
     outside = {name: value for name, value in state_dict.items() if not re.search(r"\.\d+\.", name)}
     embedding = next(value for value in outside.values() if value.ndim == 2)  # the embedding comes first

@@ -36,8 +36,8 @@ from tests.training.test_heal import ALL_WEIGHTS, last_batch, loss_and_gradient,
 
 # Variations of `tests.helpers.decoders`; each is of a family of its own, or of other code.
 FAMILIES = [
-    *("gemma", "gemma2", "gemma3", "gpt2", "mixtral", "olmo2", "phi3", "qwen2, windows in turn", "qwen2_moe"),
-    *("qwen3", "qwen3_moe", "stablelm"),
+    *("falcon", "falcon, new", "gemma", "gemma2", "gemma3", "gpt2", "mixtral", "olmo2", "olmo3", "phi3"),
+    *("qwen2, windows in turn", "qwen2_moe", "qwen3", "qwen3_moe", "stablelm"),
 ]
 LENGTHS = np.array([LONGEST, 3, 15])
 SERIES = ("0-4", "4-0", "0 2 1 3 4", "0 (1 2)*2 4", "2*3")
@@ -156,6 +156,12 @@ def test_silence_is_what_transformers_writes_out(tiny: Tiny) -> None:
         ("qwen3", {"partial_rotary_factor": 0.5}),
         ("olmo2", {"sliding_window": 4}),
         ("olmo2", {"clip_qkv": 8.0}),
+        ("olmo3", {"rope_local_base_freq": 30.0}),
+        ("olmo3", {"sliding_window": None}),
+        ("falcon", {"alibi": True}),
+        ("falcon", {"num_ln_in_parallel_attn": 2}),
+        ("falcon, new", {"parallel_attn": False}),
+        ("falcon, new", {"num_kv_heads": 3}),
         ("phi3", {"attention_bias": True}),
         ("phi3", {"full_attn_mod": 2}),
         ("phi3", {"sliding_window": -1}),
