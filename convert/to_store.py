@@ -119,6 +119,9 @@ def architecture(found: Source) -> Architecture:
 
 def copy(tensor: Tensor, out: np.ndarray, transposed: bool) -> None:
     """Reads a tensor into `out` (its shape, or its transpose's), cast to the dtype of `out`."""
+    if len(tensor.shape) > 2 and transposed:  # of a convolution, all of whose axes turn around: it is small
+        out[...] = tensor.part(0, 0, tensor.shape[0]).T
+        return
     # Along the first axis of `out`, so that each of its pages is written once.
     for place, block in tensor.blocks(axis=1 if transposed else 0):
         out[place] = block.T if transposed else block

@@ -69,12 +69,13 @@ class Source:
         Its tokenizer is read before: the libraries for it take memory that weights then lack. Raises UserError as
         `jaxpaint.engine.model.load`, and where there is no tokenizer.
         """
-        tokenizer = self.tokenizer
+        tokenizer = None if self.config.capabilities.images else self.tokenizer
         how: Any = {"dtype": self.dtype.name, "weights": self.weights, "mesh": self.mesh, "offload": self.offload}
         found = load(self.store, **how)
         if found.manifest != self.manifest:
             raise UserError(f"the store {self.store} was replaced meanwhile; try again")
-        vars(found)["tokenizer"] = tokenizer  # where the cached property keeps it
+        if tokenizer is not None:
+            vars(found)["tokenizer"] = tokenizer  # where the cached property keeps it
         return found
 
     @property
