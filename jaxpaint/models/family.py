@@ -221,9 +221,9 @@ class Names:
 
     `weight` gives the entry of our path. The names of the base model begin with `base` and a dot, where they are not
     saved without it, and then with one of `modules`; beside it we read what begins with one of `kept`, and every other
-    head is left out, and so is what ends as one of `unread`. `buffers` are endings of names that hold no weights. `twice` is a second name of some
-    weights, beside that of the head's where it is tied to the embedding. `canonical` makes one spelling of several, and
-    `adapt` gives the configuration of a checkpoint with these (canonical) names.
+    head is left out, and so is what ends as one of `unread`. `buffers` are endings of names that hold no weights.
+    `twice` is a second name of some weights, beside that of the head's where it is tied to the embedding. `canonical`
+    makes one spelling of several, and `adapt` gives the configuration of a checkpoint with these (canonical) names.
     """
 
     weight: Callable[[str], Weight]

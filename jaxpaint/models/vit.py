@@ -1,4 +1,4 @@
-"""Vision Transformer: images in patches, pre-norm layers. Parity with transformers' `ViTForImageClassification` is tested.
+"""ViT: an encoder of images in patches, pre-norm. Parity with transformers' `ViTForImageClassification` is tested.
 
 Positions are those of images of one size: others, for which transformers interpolates them, are refused. Poolers, which
 image classifiers do not read, and mask tokens are left out.
@@ -191,7 +191,7 @@ BY_THEMSELVES = {
 NEWER = {
     **{
         f"attention.{letter}_proj": f"attention.attention.{name}"
-        for letter, name in zip("qkv", ("query", "key", "value"))
+        for letter, name in zip("qkv", ("query", "key", "value"), strict=True)
     },
     **{"attention.o_proj": "attention.output.dense", "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"},
 }
