@@ -71,7 +71,10 @@ def convert(
         for line in remarks(found, config, read.selected):
             progress(line, 0, 0)
     if progress and not (found.tokenizer_files or texts):
-        progress(f"{found.name} has no tokenizer: the store will take token ids only", 0, 0)
+        lacking, given = (
+            ("image processor", "pixel values") if config.capabilities.images else ("tokenizer", "token ids")
+        )
+        progress(f"{found.name} has no {lacking}: the store will take {given} only", 0, 0)
     if progress and splits_as_gpt2(found.tokenizer_split, texts):
         progress(
             f"{found.name} splits texts as {str(found.tokenizer_split)[:40]!r}, which transformers does not know of "
