@@ -20,6 +20,11 @@ from safetensors.torch import save_file
 import jaxpaint as jp
 from convert import convert, export
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.target import compiling_for
+from jaxpaint.bench.programs import abstract
+from jaxpaint.engine import model as engine
+from jaxpaint.engine.program import Program
+from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import abstract_parameters, from_dict, from_huggingface
 from jaxpaint.models.dropout import Dropout
 from jaxpaint.models.fields import ConfigError
@@ -32,6 +37,7 @@ from jaxpaint.training.images import Images
 from jaxpaint.training.planned import first_parameters, planned_classifier
 from jaxpaint.training.settings import ENCODER
 from jaxpaint.training.tune import tune_encoder
+from tests.bench.test_programs import MESHES
 from tests.helpers.vision_models import (
     CLASSES,
     NUM_LAYERS,
@@ -223,6 +229,26 @@ def test_every_kernel_of_layers_is_split_over_devices(model: jp.Model) -> None:
     parameters = abstract_parameters(model.config, jnp.float32)
     whole = [path for path, leaf in parameters.items() if MODEL not in place(path, leaf.shape).spec]
     assert not [path for path in whole if path.startswith("blocks/") and path.endswith("kernel")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tpu", "gpu"])
+def test_programs_lower_for_accelerators(kind: str) -> None:
+    """Of the shape of ViT-Base, whose 197 positions are odd."""
+    sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    plan, config = Plan.parse("0-3 {4 5 6}*2 7-11"), from_huggingface({"model_type": "vit", **sizes})
+    program = Program.of(plan)
+
+    def array(*sizes: int, dtype: Any = jnp.int32) -> Any:
+        return jax.ShapeDtypeStruct(sizes, dtype)
+
+    with compiling_for(kind):
+        base = abstract(config, MESHES[kind], jnp.bfloat16)
+        inputs = Inputs(array(4, 197, 768, dtype=jnp.float32), array(4), None)
+        data = array(*program.instructions.shape), array()
+        text = engine._pooled.lower(base.graphdef, base.state, *data, program.room, inputs).as_text()
+        assert "tensor<4x768xbf16>" in text
+        assert "dot_general" in engine._hidden_states.lower(base.graphdef, base.state, plan, inputs).as_text()
 
 
 # --- Training ---------------------------------------------------------------------------------------------
