@@ -32,7 +32,7 @@ from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import abstract_model, abstract_parameters
 from jaxpaint.models.decoder import Implementation
-from jaxpaint.models.family import Config, require_lm_head
+from jaxpaint.models.family import Config, require_lm_head, require_texts
 from jaxpaint.models.kernel import Kernel
 from jaxpaint.models.manifest import source_name
 from jaxpaint.models.quantised import weights_of
@@ -127,6 +127,7 @@ class Model:
         """The checkpoint's Hugging Face tokenizer. Raises UserError where the checkpoint brought none."""
         from jaxpaint.models.tokenizer import load_tokenizer
 
+        require_texts(self.config, "this")
         if self.store is None:
             raise UserError("this model was made in memory and has no tokenizer; pass token ids")
         return load_tokenizer(self.store)

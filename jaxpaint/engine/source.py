@@ -19,7 +19,7 @@ from jaxpaint.engine.layers import are_offloaded
 from jaxpaint.engine.model import DType, Model, attention_implementation, load, resolve_dtype
 from jaxpaint.models import abstract_model, abstract_parameters
 from jaxpaint.models.checkpoint import read_config, read_manifest
-from jaxpaint.models.family import Config
+from jaxpaint.models.family import Config, require_texts
 from jaxpaint.models.quantised import stored_bytes
 from jaxpaint.models.tokenizer import load_tokenizer
 from jaxpaint.plans.plan import Plan
@@ -93,6 +93,7 @@ class Source:
     @cached_property
     def tokenizer(self) -> Any:
         """Raises UserError where the checkpoint brought none."""
+        require_texts(self.config, "this")
         return load_tokenizer(self.store)
 
     @cached_property

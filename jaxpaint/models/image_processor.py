@@ -60,9 +60,8 @@ class ImageProcessor:
             )
         pixels = np.asarray(image)
         # In float64 and then float32, as transformers' `rescale`.
-        scaled = (pixels if self.rescale_factor is None else pixels * np.float64(self.rescale_factor)).astype(
-            np.float32
-        )
+        factor = 1.0 if self.rescale_factor is None else self.rescale_factor
+        scaled = (pixels.astype(np.float64) * factor).astype(np.float32)
         if self.mean is not None:
             scaled = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.moveaxis(scaled.reshape(*self.image_size, -1), -1, 0)
@@ -115,7 +114,7 @@ def read_image_processor(raw: Mapping[str, Any], config: Any, where: str = FILE)
         named = ", ".join(f"{number} {name}" for number, name in enumerate(FILTERS))
         raise UserError(f"{where}: resample={shown(resample)} is not handled; known: {named}")
     factor = _number(raw, "rescale_factor", 1 / 255, where) if _switch(raw, "do_rescale", where) else None
-    return ImageProcessor(config.image_size, config.num_channels, size, resample, factor, mean, std)
+    return ImageProcessor(config.image_size, config.num_channels, size, int(resample), factor, mean, std)
 
 
 def _opened(path: str | Path) -> Any:
@@ -143,10 +142,12 @@ def _switch(raw: Mapping[str, Any], name: str, where: str) -> bool:
 def _size(raw: Mapping[str, Any], where: str) -> tuple[int, int]:
     """One number is both height and width."""
     size = 224 if raw.get("size") is None else raw["size"]
-    sides = [size.get("height"), size.get("width")] if isinstance(size, Mapping) and len(size) == 2 else [size, size]
-    if any(isinstance(side, bool) or not isinstance(side, int) or not 0 < side <= 10**5 for side in sides):
+    height, width = size, size
+    if isinstance(size, Mapping) and size.keys() == {"height", "width"}:
+        height, width = size["height"], size["width"]
+    if any(isinstance(side, bool) or not isinstance(side, int) or not 0 < side <= 10**5 for side in (height, width)):
         raise UserError(f"{where}: size={shown(size)} is not handled; give a height and a width")
-    return sides[0], sides[1]
+    return height, width
 
 
 def _number(values: Mapping[str, Any], name: str, silent: float, where: str) -> float:
