@@ -61,7 +61,7 @@ class ImageProcessor:
         pixels = np.asarray(image)
         # In float64 and then float32, as transformers' `rescale`.
         factor = 1.0 if self.rescale_factor is None else self.rescale_factor
-        scaled = (pixels.astype(np.float64) * factor).astype(np.float32)
+        scaled: np.ndarray = (pixels.astype(np.float64) * factor).astype(np.float32)
         if self.mean is not None:
             scaled = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.moveaxis(scaled.reshape(*self.image_size, -1), -1, 0)

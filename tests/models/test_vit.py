@@ -153,6 +153,8 @@ def test_what_is_no_image_of_the_model(model: jp.Model, tmp_path: Path) -> None:
             model.pooled(given)
     with pytest.raises(UserError, match="sees images and says nothing of tokens"):
         model.logits(PIXELS)
+    with pytest.raises(UserError, match=r"needs a model that reads texts, and this one \(vit\) sees images"):
+        _ = model.tokenizer
     with pytest.raises(UserError, match="neither lengths nor token types"):
         model.pooled(PIXELS, lengths=[3, 3, 3])
 
