@@ -17,6 +17,7 @@ TOKENIZER_PATTERNS = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.*",
+    "preprocessor_config.json",  # how images are read, in the place of a tokenizer
     # Vocabularies of tokenizers without a tokenizer.json: byte-level BPE, WordPiece, SentencePiece.
     *("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
 )

@@ -52,7 +52,7 @@ def select(tensors: Mapping[str, Tensor], names: Names, source: str) -> Selectio
     for name, tensor in tensors.items():
         if plain[name].endswith(names.buffers):
             continue
-        ours = _ours(plain[name], prefix, names)
+        ours = None if plain[name].endswith(names.unread) else _ours(plain[name], prefix, names)
         if ours is None:
             left_out.append(name)
             continue

@@ -74,7 +74,10 @@ def convert(
         for line in remarks(found, config, read.selected):
             progress(line, 0, 0)
     if progress and not (found.tokenizer_files or texts):
-        progress(f"{found.name} has no tokenizer: the store will take token ids only", 0, 0)
+        lacking, given = (
+            ("image processor", "pixel values") if config.capabilities.images else ("tokenizer", "token ids")
+        )
+        progress(f"{found.name} has no {lacking}: the store will take {given} only", 0, 0)
     if progress and splits_as_gpt2(found.tokenizer_split, texts):
         progress(
             f"{found.name} splits texts as {str(found.tokenizer_split)[:40]!r}, which transformers does not know of "
@@ -122,6 +125,9 @@ def architecture(found: Source) -> Architecture:
 
 def copy(tensor: Tensor, out: np.ndarray, transposed: bool) -> None:
     """Reads a tensor into `out` (its shape, or its transpose's), cast to the dtype of `out`."""
+    if len(tensor.shape) > 2 and transposed:  # of a convolution, all of whose axes turn around: it is small
+        out[...] = tensor.part(0, 0, tensor.shape[0]).T
+        return
     # Along the first axis of `out`, so that each of its pages is written once.
     for place, block in tensor.blocks(axis=1 if transposed else 0):
         out[place] = block.T if transposed else block

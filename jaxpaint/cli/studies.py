@@ -66,9 +66,11 @@ def carry_out(options: argparse.Namespace, spec, folder: Path | None, work: Call
     return 0
 
 
-def add_training_options(group, *, unit: str, learning_rate: str, epochs: int, batch_size: int) -> None:
+def add_training_options(
+    group, *, unit: str, learning_rate: str, epochs: int, batch_size: int, per: str = " per task"
+) -> None:
     """The defaults are told in the help alone; `jaxpaint.training.settings` has them."""
-    group.add_argument("--limit-train", type=int, metavar="N", help=f"training {unit} per task (default: all)")
+    group.add_argument("--limit-train", type=int, metavar="N", help=f"training {unit}{per} (default: all)")
     group.add_argument(
         "--learning-rate", type=float, metavar="RATE", help=f"falls linearly to 0 (default: {learning_rate})"
     )

@@ -1,19 +1,25 @@
-"""What users give to a model, texts or token ids, as rows of tokens."""
+"""What users give to a model, texts or token ids as rows of tokens, or images as rows of patches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from jax.typing import ArrayLike
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.engine.patches import image_inputs
 from jaxpaint.engine.rows import Inputs, checked_inputs, checked_texts
 from jaxpaint.models.family import Config
 
 Given: TypeAlias = str | Sequence[str] | Sequence[Sequence[int]] | ArrayLike
-"""A text, several, token ids of several, which need not be equally many, or an array of them [B, S]."""
+"""A text, several, token ids of several, which need not be equally many, or an array of them [B, S].
+
+For a model of images: the name of a file, several, or pixel values [B, channels, height, width] as a checkpoint's
+processor gives them.
+"""
 
 
 GivenTexts: TypeAlias = str | Sequence[str] | Sequence[Sequence[int]]
@@ -25,6 +31,13 @@ class HasTokenizer(Protocol):
 
     @property
     def tokenizer(self) -> Any: ...
+
+
+class ReadsInputs(HasTokenizer, Protocol):
+    """A model, whose image processor is asked only for files of images."""
+
+    @property
+    def image_processor(self) -> Any: ...
 
 
 def each_of(texts: GivenTexts) -> list[Any]:
@@ -46,18 +59,26 @@ def token_ids(model: HasTokenizer, texts: GivenTexts) -> list[Sequence[int]]:
 
 
 def inputs_of(
-    model: HasTokenizer,
+    model: ReadsInputs,
     config: Config,
     given: Given,
     lengths: ArrayLike | None = None,
     token_types: ArrayLike | None = None,
 ) -> Inputs:
-    """The rows, right-padded; texts as `token_ids`.
+    """The rows, right-padded; texts as `token_ids`, images as `image_inputs`.
 
     Raises:
         UserError: no text, an empty one, ids beyond the vocabulary, more tokens than the model has positions, lengths
-            or token types that do not fit.
+            or token types that do not fit, an image that cannot be read, or one of another size.
     """
+    if config.capabilities.images:
+        if lengths is not None or token_types is not None:
+            raise UserError("images have neither lengths nor token types; leave them out")
+        if isinstance(given, str | Path):
+            given = [given]  # type: ignore[list-item]
+        if isinstance(given, Sequence) and any(isinstance(each, str | Path) for each in given):
+            given = np.stack([model.image_processor(each) for each in given])
+        return image_inputs(config, given)  # type: ignore[arg-type]
     if isinstance(given, str):
         given = [given]
     if isinstance(given, Sequence) and any(isinstance(each, str) for each in given):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +32,7 @@ from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import abstract_model, abstract_parameters
 from jaxpaint.models.decoder import Implementation
-from jaxpaint.models.family import Config, require_lm_head
+from jaxpaint.models.family import Config, require_lm_head, require_texts
 from jaxpaint.models.kernel import Kernel
 from jaxpaint.models.manifest import source_name
 from jaxpaint.models.quantised import weights_of
@@ -43,6 +44,7 @@ from jaxpaint.plans.plan import Plan
 if TYPE_CHECKING:
     from jaxpaint.engine.interventions import Intervention
     from jaxpaint.engine.run import Kept, Run
+    from jaxpaint.models.image_processor import ImageProcessor
 
 DType: TypeAlias = Literal["auto", "float32", "bfloat16"]
 # Of a group whose layers run at once: tokens of all of its branches together.
@@ -125,6 +127,7 @@ class Model:
         """The checkpoint's Hugging Face tokenizer. Raises UserError where the checkpoint brought none."""
         from jaxpaint.models.tokenizer import load_tokenizer
 
+        require_texts(self.config, "this")
         if self.store is None:
             raise UserError("this model was made in memory and has no tokenizer; pass token ids")
         return load_tokenizer(self.store)
@@ -155,8 +158,17 @@ class Model:
             raise UserError(f"plan is {plan!r}; give a jaxpaint.Plan or its text, such as '0-8 {{9-22}} 23-31'")
         return (plan or self.full_plan).validate(self.num_layers)
 
+    @cached_property
+    def image_processor(self) -> ImageProcessor:
+        """How the checkpoint's images are read. Raises UserError where it brought no processor that is handled."""
+        from jaxpaint.models.image_processor import load_image_processor
+
+        if self.store is None:
+            raise UserError("this model was made in memory and has no image processor; pass pixel values")
+        return load_image_processor(self.store, self.config)
+
     def inputs(self, given: Given, lengths: ArrayLike | None = None, token_types: ArrayLike | None = None) -> Inputs:
-        """Texts or token ids as checked rows (`jaxpaint.engine.given`)."""
+        """Texts, token ids or images as checked rows (`jaxpaint.engine.given`)."""
         return inputs_of(self, self.config, given, lengths, token_types)
 
     def logits(
@@ -193,6 +205,11 @@ class Model:
         """Raises UserError for a model whose states say nothing about tokens."""
         if self.config.capabilities.decoder:
             require_lm_head(self.config, "what comes next")
+        elif self.config.capabilities.images:
+            raise UserError(
+                f"this model ({self.config.model_type}) sees images and says nothing of tokens; take its class_logits, "
+                "pooled or hidden_states"
+            )
         elif not self.config.capabilities.masked_lm_head:
             raise UserError("this checkpoint has no masked-LM head, so it has no logits; take its hidden_states")
 
@@ -239,6 +256,26 @@ class Model:
         plan = self.checked_plan(plan)
         inputs = self.inputs(tokens, lengths, token_types)
         return _pooled(self.graphdef, self.state, *as_data(plan, self.mesh), enough_room([plan]), inputs)
+
+    def class_logits(self, images: Given, plan: Plan | str | None = None) -> Float[Array, "B labels"]:
+        """Logits in float32 of the classes of a model of images, `config.labels`, by the checkpoint's own head.
+
+        `images` are files, or pixel values [B, channels, height, width]. Raises UserError for a model without such a
+        head, and as `logits`.
+        """
+        self.require_classes()
+        return self.own_classes(self.pooled(images, plan))
+
+    def require_classes(self) -> None:
+        """Raises UserError for a model without a head of its own for classes of images."""
+        if not self.config.capabilities.images:
+            raise UserError(f"a {self.config.model_type} model sees no images; labels' heads of texts are not kept")
+        if not getattr(self.config, "labels", ()):
+            raise UserError("this checkpoint was saved without a classifier: it has no class_logits; take pooled")
+
+    def own_classes(self, pooled: ArrayLike) -> Float[Array, "B labels"]:
+        """Logits in float32 of what `pooled` gives, by the checkpoint's own head."""
+        return _class_logits(self.graphdef, self.state, jnp.asarray(pooled, self.dtype))
 
     def hidden_states(
         self,
@@ -403,9 +440,14 @@ def _pooled(graphdef, state, instructions, length, room, inputs):
     return model.pooled(run_rows(model, instructions, length, room, inputs), inputs.lengths)
 
 
+@jit("graphdef")
+def _class_logits(graphdef, state, pooled):
+    return nnx.merge(graphdef, state).class_logits(pooled)
+
+
 @jit("graphdef", "plan", "mesh")
 def static_logits(graphdef, state, plan, inputs, mesh=None):
-    at_once = groups_at_once(plan, state["blocks"], inputs[0].size)
+    at_once = groups_at_once(plan, state["blocks"], math.prod(inputs[0].shape[:2]))
     model = _merge_for(plan, graphdef, state, at_once)
     block, stacked = layer_stack(model)
     return model.logits(compiled.run(block, stacked, plan, *start(model, inputs), at_once=at_once, mesh=mesh))
@@ -413,7 +455,7 @@ def static_logits(graphdef, state, plan, inputs, mesh=None):
 
 @jit("graphdef", "plan", "mesh")
 def _hidden_states(graphdef, state, plan, inputs, mesh=None):
-    at_once = groups_at_once(plan, state["blocks"], inputs[0].size)
+    at_once = groups_at_once(plan, state["blocks"], math.prod(inputs[0].shape[:2]))
     model = _merge_for(plan, graphdef, state, at_once)
     block, stacked = layer_stack(model)
     return compiled.run_with_states(block, stacked, plan, *start(model, inputs), at_once=at_once, mesh=mesh)[1]

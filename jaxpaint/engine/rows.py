@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.models.family import Config
@@ -20,9 +20,12 @@ Tokens = Int[np.ndarray, " tokens"]
 
 
 class Inputs(NamedTuple):
-    """Rows of texts; `token_types`, None where all are 0, tell the two texts of a pair apart (BERT)."""
+    """Rows of texts; `token_types`, None where all are 0, tell the two texts of a pair apart (BERT).
 
-    tokens: Int[np.ndarray, "B S"]
+    Of images `tokens` are the pixels of [CLS] (none: zeros) and of each patch (`jaxpaint.engine.patches`).
+    """
+
+    tokens: Int[np.ndarray, "B S"] | Float[np.ndarray, "B S pixels"]
     lengths: Int[np.ndarray, " B"]
     token_types: Int[np.ndarray, "B S"] | None
 

@@ -53,7 +53,7 @@ class Run:
     _kept: dict[str, Array] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
-        rows, positions = self.inputs.tokens.shape
+        rows, positions = self.inputs.tokens.shape[:2]
         changed = f", {len(self.interventions)} interventions" if self.interventions else ""
         return f"Run(plan={str(self.plan)!r}, {len(self.steps)} steps, tokens {rows} x {positions}{changed})"
 
@@ -270,7 +270,7 @@ class Run:
         self._kept.update({name: _joined(each) for name, each in found.items()})
 
     def _bytes(self, names: Collection[str]) -> int:
-        rows, positions = self.inputs.tokens.shape
+        rows, positions = self.inputs.tokens.shape[:2]
         config, size = self.model.config, self.model.dtype.itemsize
         state = rows * positions * config.hidden_size * size
         each: Mapping[str, int] = {

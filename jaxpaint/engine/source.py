@@ -19,7 +19,7 @@ from jaxpaint.engine.layers import are_offloaded
 from jaxpaint.engine.model import DType, Model, attention_implementation, load, resolve_dtype
 from jaxpaint.models import abstract_model, abstract_parameters
 from jaxpaint.models.checkpoint import read_config, read_manifest
-from jaxpaint.models.family import Config
+from jaxpaint.models.family import Config, require_texts
 from jaxpaint.models.quantised import stored_bytes
 from jaxpaint.models.tokenizer import load_tokenizer
 from jaxpaint.plans.plan import Plan
@@ -69,12 +69,13 @@ class Source:
         Its tokenizer is read before: the libraries for it take memory that weights then lack. Raises UserError as
         `jaxpaint.engine.model.load`, and where there is no tokenizer.
         """
-        tokenizer = self.tokenizer
+        tokenizer = None if self.config.capabilities.images else self.tokenizer
         how: Any = {"dtype": self.dtype.name, "weights": self.weights, "mesh": self.mesh, "offload": self.offload}
         found = load(self.store, **how)
         if found.manifest != self.manifest:
             raise UserError(f"the store {self.store} was replaced meanwhile; try again")
-        vars(found)["tokenizer"] = tokenizer  # where the cached property keeps it
+        if tokenizer is not None:
+            vars(found)["tokenizer"] = tokenizer  # where the cached property keeps it
         return found
 
     @property
@@ -92,6 +93,7 @@ class Source:
     @cached_property
     def tokenizer(self) -> Any:
         """Raises UserError where the checkpoint brought none."""
+        require_texts(self.config, "this")
         return load_tokenizer(self.store)
 
     @cached_property

@@ -30,6 +30,7 @@ from jaxpaint.models import (
     qwen3_moe,
     roberta,
     stablelm,
+    vit,
 )
 from jaxpaint.models.family import Config, Family
 from jaxpaint.models.fields import ConfigError
@@ -61,6 +62,7 @@ FAMILIES: tuple[Family, ...] = (
     qwen3_moe.FAMILY,
     roberta.FAMILY,
     stablelm.FAMILY,
+    vit.FAMILY,
 )
 
 
@@ -123,6 +125,10 @@ def model_class(config: Config) -> Any:
         from jaxpaint.models.decoder import Decoder
 
         return Decoder
+    if config.capabilities.images:
+        from jaxpaint.models.vision_encoder import VisionEncoder
+
+        return VisionEncoder
     if hasattr(config, "traits"):
         from jaxpaint.models.prenorm_encoder import PreNormEncoder
 

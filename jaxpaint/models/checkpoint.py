@@ -6,7 +6,7 @@ A store is a folder:
     config.json              the configuration's `to_dict`
     huggingface_config.json  the source's own config
     generation_config.json   the source's, where it had one
-    tokenizer/               the source's tokenizer files, where it had any
+    tokenizer/               the source's tokenizer files, or its image processor's, where it had any
     manifest.json            format, source, revision, dtype, versions, each tensor's shape, dtype and hash, and the
                              hashes of the other files
 """

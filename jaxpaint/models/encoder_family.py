@@ -27,6 +27,8 @@ class EncoderTraits:
     pooler_activation: Literal["tanh", "relu"] = "tanh"
     drops_attention_output: bool = True
     """In training; else dropout follows the feed-forward alone."""
+    drops_both_outputs: bool = False
+    """In training, of a pre-norm layer: what attention and the feed-forward give, at the rate of the embeddings."""
     drops_pooler_input: bool = False
     """In training, at the rate of the classifier."""
     relative_buckets: int = 0

@@ -26,6 +26,8 @@ class Capabilities:
     token_types: int = 0
     flash_attention: bool = True
     """Whether cuDNN's attention computes the same: it knows no caps on scores."""
+    images: bool = False
+    """Whether it sees images, in the place of texts."""
 
 
 @dataclass(frozen=True)
@@ -220,9 +222,9 @@ class Names:
 
     `weight` gives the entry of our path. The names of the base model begin with `base` and a dot, where they are not
     saved without it, and then with one of `modules`; beside it we read what begins with one of `kept`, and every other
-    head is left out. `buffers` are endings of names that hold no weights of ours. `twice` is a second name of some
-    weights, beside that of the head's where it is tied to the embedding. `canonical` makes one spelling of several, and
-    `adapt` gives the configuration of a checkpoint with these (canonical) names.
+    head is left out, and so is what ends as one of `unread`. `buffers` are endings of names that hold no weights.
+    `twice` is a second name of some weights, beside that of the head's where it is tied to the embedding. `canonical`
+    makes one spelling of several, and `adapt` gives the configuration of a checkpoint with these (canonical) names.
     """
 
     weight: Callable[[str], Weight]
@@ -233,6 +235,7 @@ class Names:
     kept: str | tuple[str, ...]
     buffers: tuple[str, ...]
     twice: tuple[tuple[str, str], ...] = ()
+    unread: tuple[str, ...] = ()
     canonical: Callable[[str], str] = str
     adapt: Callable[[Any, Collection[str]], Any] = lambda config, names: config
 
@@ -295,6 +298,15 @@ class Family:
     names: Names
     num_layers: str = "num_hidden_layers"
     """What config.json calls the number of layers."""
+
+
+def require_texts(config: Config, purpose: str) -> None:
+    """Raises UserError for a model that sees images."""
+    if config.capabilities.images:
+        raise UserError(
+            f"{purpose} needs a model that reads texts, and this one ({config.model_type}) sees images: see jaxpaint "
+            "images"
+        )
 
 
 def require_lm_head(config: Config, purpose: str) -> None:

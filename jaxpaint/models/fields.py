@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxpaint.base.documents import checked, shown, shown_items
@@ -44,14 +44,14 @@ LARGEST = {
 LARGEST_WHOLE, LARGEST_NUMBER = 2**31 - 1, 1e30
 
 
-def sizes(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers that every family's config.json must have. Raises ConfigError for a missing or senseless one."""
-    missing = [name for name in REQUIRED if raw.get(name) is None]
+def sizes(raw: Mapping[str, Any], required: Sequence[str] = REQUIRED) -> dict[str, Any]:
+    """The numbers that a family's config.json must have. Raises ConfigError for a missing or senseless one."""
+    missing = [name for name in required if raw.get(name) is None]
     if missing:
         raise ConfigError(
             f"config.json lacks {', '.join(missing)}: is it the config of a {raw['model_type']} checkpoint?"
         )
-    return {name: number(raw, name) for name in REQUIRED}
+    return {name: number(raw, name) for name in required}
 
 
 def refuse_unhandled(raw: Mapping[str, Any], handled: Iterable[str]) -> None:

@@ -56,6 +56,7 @@ class Block(nnx.Module):
 
     def __init__(self, config: Any, *, dtype, implementation: ops.AttentionImplementation, rngs: nnx.Rngs):
         self.config, traits = config, config.traits
+        self.drops_both_outputs = config.encoder_traits.drops_both_outputs
         self.attention_norm, self.mlp_norm = _norm(config, dtype, rngs), _norm(config, dtype, rngs)
         self.attention = decoder.Attention(config, traits, dtype=dtype, implementation=implementation, rngs=rngs)
         how = {"gated": traits.gated, "use_bias": traits.mlp_bias}
@@ -64,16 +65,20 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "B S D"], context: Context, key: Array | None = None, *, part: Part = "whole"
     ) -> Float[Array, "B S D"]:
-        """With a key the layer trains: it drops attention probabilities and outputs, and the feed-forward's inside."""
-        probabilities = outputs = inside = None
+        """With a key the layer trains: it drops attention probabilities and outputs, and the feed-forward's inside,
+        or its output."""
+        probabilities = outputs = inside = last = None
         if key is not None:
             keys, rate = jax.random.split(key, 3), self.config.attention_probs_dropout_prob
             probabilities, outputs = Dropout(rate, keys[0]), Dropout(rate, keys[1])
-            inside = Dropout(self.config.mlp_dropout, keys[2])
+            if self.drops_both_outputs:
+                outputs, last = (Dropout(self.config.hidden_dropout_prob, own) for own in keys[1:])
+            else:
+                inside = Dropout(self.config.mlp_dropout, keys[2])
         if part != "mlp":
             attended, _ = self.attention(self._read(x, context), context.attention, dropped=probabilities)
             x = x + dropout(attended, outputs)
-        return x if part == "attention" else x + self.mlp(self.mlp_norm(x), inside)
+        return x if part == "attention" else x + dropout(self.mlp(self.mlp_norm(x), inside), last)
 
     def sharing_norm(self, other: Block) -> Block:
         """The layer whose feed-forward reads through a norm with the mean of both layers' gains and biases."""

@@ -22,7 +22,7 @@ from jaxpaint.base.words import digest
 from jaxpaint.engine.model import Model, load
 from jaxpaint.engine.source import Source
 from jaxpaint.models.checkpoint import Progress
-from jaxpaint.models.family import require_pooler
+from jaxpaint.models.family import require_pooler, require_texts
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.results.kinds import FROZEN
@@ -134,6 +134,7 @@ def run_glue(spec: GlueSpec, *, progress: Start = no_bar, converting: Progress |
     started, tasks = time.perf_counter(), []
     config = config_for(spec.model, spec.revision)  # what cannot run is told before anything is loaded or converted
     variants = spec.variants(config.num_hidden_layers)
+    require_texts(config, "GLUE")
     require_pooler(config, trained=not spec.frozen)
     require_positions(config, spec.training.max_length)
     files = spec.files()
@@ -266,7 +267,7 @@ def run_frozen(
     task, train, validation = requests.task, requests.train, requests.validation
     labels = np.concatenate([train.labels, validation.labels])
     both = encode(model, Examples(train.texts + validation.texts, labels), settings.max_length)
-    parts = list(_parts(study, lacking, len(both) * model.config.hidden_size * 4))
+    parts = list(in_parts(study.plans, lacking, len(both) * model.config.hidden_size * 4))
     advance = progress(len(both) * len(parts))
     note = f"{task.name}, {len(lacking)} plans"
     for part in parts:
@@ -284,9 +285,9 @@ def run_frozen(
     return len(lacking)
 
 
-def _parts(study: Study, plans: Sequence[int], plan_bytes: int) -> Iterator[list[int]]:
-    """Plans that begin alike together, as many as memory holds of features, on the host and on the device."""
-    order = sorted(plans, key=lambda number: str(study.plans[number]))
+def in_parts(plans: Sequence[Plan], chosen: Sequence[int], plan_bytes: int) -> Iterator[list[int]]:
+    """Of chosen plans those that begin alike together, as many as memory holds of features, on host and device."""
+    order = sorted(chosen, key=lambda number: str(plans[number]))
     size = max(1, int(FEATURES_SHARE * min(host_memory(), device_memory() or host_memory()) / plan_bytes))
     for start in range(0, len(order), size):
         yield order[start : start + size]

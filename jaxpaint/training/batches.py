@@ -11,12 +11,12 @@ from jaxtyping import Float, Int
 
 from jaxpaint.engine.packing import Request
 from jaxpaint.engine.rows import Inputs
-from jaxpaint.training.features import Encoded
+from jaxpaint.training.features import InRows
+from jaxpaint.training.padded import padded
 
-# Rows of 32, 64, 96, … tokens with answers of 16, 32, 48, …, and of 16, 32, 48, … with a label: each is compiled for.
+# Rows of 32, 64, 96, … tokens with answers of 16, 32, 48, …: each is compiled for.
 REQUEST_STEP = 32
 ANSWER_STEP = 16
-LABELLED_STEP = 16
 
 
 class Batch(NamedTuple):
@@ -68,8 +68,8 @@ def answer_batches(
     answers = np.array([len(request.targets) for request in requests])
 
     def make(part: np.ndarray, whole: np.ndarray, rows: int) -> Batch:
-        tokens, lengths = _padded([requests[example].tokens for example in part], rows, REQUEST_STEP)
-        targets, counts = _padded([requests[example].targets for example in part], rows, ANSWER_STEP)
+        tokens, lengths = padded([requests[example].tokens for example in part], rows, REQUEST_STEP)
+        targets, counts = padded([requests[example].targets for example in part], rows, ANSWER_STEP)
         counts[len(part) :] = 0
         place = np.arange(targets.shape[1])
         is_target = place < counts[:, None]
@@ -81,7 +81,7 @@ def answer_batches(
 
 
 def labelled_batches(
-    encoded: Encoded,
+    examples: InRows,
     labels: np.ndarray,
     order: Int[np.ndarray, "steps batch"],
     weights: Float[np.ndarray, "steps batch"],
@@ -90,14 +90,11 @@ def labelled_batches(
     """Of examples with labels, which count alike (default: a batch is one part)."""
 
     def make(part: np.ndarray, whole: np.ndarray, rows: int) -> Batch:
-        tokens, lengths = _padded([encoded.tokens[example] for example in part], rows, LABELLED_STEP)
-        token_types, _ = _padded([encoded.token_types[example] for example in part], rows, LABELLED_STEP)
         targets, weight = np.zeros(rows, labels.dtype), np.zeros(rows, np.float32)
         targets[: len(part)], weight[: len(part)] = labels[part], 1 / len(whole)
-        return Batch(Inputs(tokens, lengths, token_types), None, targets, weight)
+        return Batch(examples.rows(part, rows), None, targets, weight)
 
-    lengths = np.array([len(text) for text in encoded.tokens])
-    return Batches(make, lengths, order, weights, part_rows or order.shape[1])
+    return Batches(make, examples.lengths, order, weights, part_rows or order.shape[1])
 
 
 def shuffled(
@@ -112,17 +109,3 @@ def shuffled(
         order[epoch, :examples], weight[epoch, :examples] = random.permutation(examples), 1.0
     weight = weight.reshape(-1, batch_size)
     return order.reshape(-1, batch_size), weight / weight.sum(axis=1, keepdims=True)
-
-
-def row_length(longest: int, step: int) -> int:
-    """Tokens of the rows that hold a text of so many."""
-    return -(-longest // step) * step
-
-
-def _padded(texts: Sequence[Sequence[int] | np.ndarray], rows: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Texts in the first of so many rows, and the rows' lengths: 1 of those without a text."""
-    tokens = np.zeros((rows, row_length(max(map(len, texts)), step)), np.int32)
-    lengths = np.ones(rows, np.int32)
-    for row, text in enumerate(texts):
-        tokens[row, : len(text)], lengths[row] = text, len(text)
-    return tokens, lengths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from flax import nnx
@@ -20,8 +21,22 @@ from jaxpaint.engine.walk import endings, shards, start_of_rows
 from jaxpaint.models.family import Config
 from jaxpaint.plans.plan import Plan
 from jaxpaint.tasks.glue import Examples, GlueTask
+from jaxpaint.training.padded import LABELLED_STEP, padded
 
 SHORTEST_ROW = 8  # sentences are short: rows of 8, 16, 24, 32, 48, 64, 96, 128
+
+
+class InRows(Protocol):
+    """Examples that a model reads in rows: texts (`Encoded`), or images (`jaxpaint.training.images`)."""
+
+    def __len__(self) -> int: ...
+    @property
+    def lengths(self) -> Int[np.ndarray, " examples"]: ...
+    def rows(self, examples: np.ndarray, rows: int) -> Inputs:
+        """Some examples in the first of so many rows."""
+
+    def batches(self, budget: int, shards: int, shortest: int) -> Iterator[tuple[TextRows, Inputs]]:
+        """All examples, in rows of at most `budget` positions at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +48,16 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " examples"]:
+        return np.array([len(text) for text in self.tokens])
+
+    def rows(self, examples: np.ndarray, rows: int) -> Inputs:
+        """Some examples in the first of so many rows."""
+        tokens, lengths = padded([self.tokens[example] for example in examples], rows, LABELLED_STEP)
+        token_types, _ = padded([self.token_types[example] for example in examples], rows, LABELLED_STEP)
+        return Inputs(tokens, lengths, token_types)
 
     def batches(self, budget: int, shards: int, shortest: int) -> Iterator[tuple[TextRows, Inputs]]:
         """All examples as rows, as `jaxpaint.engine.rows.right_padded` batches them."""
@@ -89,7 +114,7 @@ def encode(model: Model, examples: Examples, max_length: int) -> Encoded:
 
 def pooled_features(
     model: Model,
-    encoded: Encoded,
+    encoded: InRows,
     plans: Sequence[Plan],
     *,
     batch_tokens: int | None = None,

@@ -30,11 +30,14 @@ from jaxpaint.models.fields import names_of
 from jaxpaint.models.sharding import DATA, parameter_sharding, rows, with_lanes
 from jaxpaint.plans.plan import Plan
 from jaxpaint.training.batches import Batch
-from jaxpaint.training.features import Encoded
+from jaxpaint.training.features import InRows
 from jaxpaint.training.heads import class_logits, classifier_dropout, initial_head, initial_pooler, label_loss
 
 Parameters: TypeAlias = dict[str, Any]
 SHORTEST_ROW = 32
+# Heads that a new classifier takes the place of: how a config says that there is none, and what they are called.
+WITHOUT_HEADS: dict[str, Any] = {"has_masked_lm_head": False, "labels": ()}
+HEADS = ("masked_lm", "classifier")
 RATES = {"hidden_dropout_prob", "attention_probs_dropout_prob", "mlp_dropout", "classifier_dropout"}
 
 
@@ -110,7 +113,8 @@ def planned_classifier(model: Model, plan: Plan, rate: float | None = None, *, r
     encoder: Any = model.config
     names = RATES & names_of(type(encoder)) if rate is not None else ()
     new = {} if encoder.capabilities.pooler else {"has_classifier_dense": True}
-    changes: dict[str, Any] = {"has_masked_lm_head": False, **dict.fromkeys(names, rate), **new}
+    lacking = {name: without for name, without in WITHOUT_HEADS.items() if name in names_of(type(encoder))}
+    changes: dict[str, Any] = {**lacking, **dict.fromkeys(names, rate), **new}
     module = abstract_model(dataclasses.replace(encoder, **changes), jnp.float32)
     as_they_are = not on_cpu() and form == plan  # on a CPU code shared with other orders is worth more
     own = None if as_they_are else layers
@@ -187,7 +191,7 @@ def _class_logits(
 
 
 def first_parameters(model: Model, num_labels: int, seed: int) -> Parameters:
-    """The model's parameters in float32, without a masked-LM head, and a new classifier's; a pooler where it has none.
+    """The model's parameters in float32, without its own head, and a new classifier's; a pooler where it has none.
 
     Those of a model computed in fewer bits are read again from its store, where it has one.
     """
@@ -195,7 +199,7 @@ def first_parameters(model: Model, num_labels: int, seed: int) -> Parameters:
     if model.dtype != jnp.float32 and model.store:
         sharding = parameter_sharding(model.mesh) if model.mesh else None
         encoder = checkpoint.restore(model.store, dtype=jnp.float32, sharding=sharding)
-    encoder = {name: value for name, value in encoder.items() if name != "masked_lm"}
+    encoder = {name: value for name, value in encoder.items() if name not in HEADS}
     encoder = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), encoder)
     width = model.config.hidden_size
     if not model.config.capabilities.pooler:
@@ -204,7 +208,7 @@ def first_parameters(model: Model, num_labels: int, seed: int) -> Parameters:
 
 
 def evaluate(
-    classifier: Planned, parameters: Parameters, encoded: Encoded, mesh: Any = None
+    classifier: Planned, parameters: Parameters, encoded: InRows, mesh: Any = None
 ) -> Float[np.ndarray, "examples labels"]:
     """Logits of examples, without dropout."""
     logits = np.empty((len(encoded), parameters["classifier"]["bias"].size), np.float32)

@@ -26,17 +26,11 @@ from jaxpaint.models.sharding import placed, rows
 from jaxpaint.plans.nodes import map_layers
 from jaxpaint.plans.plan import Plan
 from jaxpaint.training.answers import TrainingExamples
-from jaxpaint.training.batches import (
-    LABELLED_STEP,
-    REQUEST_STEP,
-    answer_batches,
-    labelled_batches,
-    row_length,
-    shuffled,
-)
+from jaxpaint.training.batches import REQUEST_STEP, answer_batches, labelled_batches, shuffled
 from jaxpaint.training.checkpoints import TrainingCheckpoints
-from jaxpaint.training.features import Encoded
+from jaxpaint.training.features import InRows
 from jaxpaint.training.memory import HowToTrain, how_to_train
+from jaxpaint.training.padded import LABELLED_STEP, row_length
 from jaxpaint.training.planned import (
     Parameters,
     Planned,
@@ -120,7 +114,7 @@ class TunedEncoder:
     classifier: Planned
     parameters: Parameters
 
-    def logits(self, encoded: Encoded) -> Float[np.ndarray, "examples labels"]:
+    def logits(self, encoded: InRows) -> Float[np.ndarray, "examples labels"]:
         """Logits of examples, the plan in place."""
         return evaluate(self.classifier, self.parameters, encoded, self.model.mesh)
 
@@ -128,7 +122,7 @@ class TunedEncoder:
 def tune_encoder(
     model: Model,
     plan: Plan,
-    encoded: Encoded,
+    encoded: InRows,
     labels: np.ndarray,
     num_labels: int,
     seed: int,

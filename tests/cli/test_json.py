@@ -16,6 +16,7 @@ from tests.helpers.cli_fixtures import NOUNS, scoring
 from tests.helpers.tiny_glue import pairs, tiny_store
 from tests.helpers.tiny_results import make_store
 from tests.helpers.tiny_tasks import make_task
+from tests.helpers.vision_models import make_images, make_vit
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
 TEXT = ("--text", "the kettle")
@@ -50,7 +51,13 @@ def things(request, tmp_path, monkeypatch):
             (tmp_path / f"{name}.jsonl").write_bytes((files / "arc_challenge.jsonl").read_bytes())
         return tmp_path
 
+    def images(_: Any) -> Path:
+        make_images(tmp_path / "images" / "test", 2, seed=0)
+        return tmp_path / "images"
+
     made = {
+        "vit": lambda _: make_vit(tmp_path / "vit"),
+        "images": images,
         "bert": bert,
         "glue": glue,
         "texts": texts,
@@ -92,6 +99,7 @@ SLOW = {
     "routes": "--model <store>",
     "flow": "--model painter-16 --limit 4 --story 1",
     "masked": "--model <bert> --text-file <texts> --strategies skip --starts 1",
+    "images": "--model <vit> --images <images> --plan 0-3 --limit 6",
     "generate": "--model <store> --prompt kettle --max-new-tokens 2 --plan 0-4 --plan 0-2",
     "study-done": "--model painter-16 --tasks painter_facts --limit 4 --strategies skip --starts 5 --store s.sqlite",
     "demo": "--limit 2",

@@ -32,6 +32,7 @@ LATER = {
     "phi3": {"rope_scaling": LONGROPE, "original_max_position_embeddings": 16, "partial_rotary_factor": 1.0},
     "qwen3": {"rope_scaling": YARN, "use_sliding_window": True, "max_window_layers": 1, "head_dim": 4},
     "stablelm": {"rope_scaling": YARN, "partial_rotary_factor": 1.0, "use_qkv_bias": True},
+    "vit": {"vocab_size": None, "image_size": [8, 12], "patch_size": 4, "id2label": {"0": "cat", "1": "dog"}},
 }
 for model_type, own in LATER.items():
     raw = {"model_type": model_type, **SIZES, **own}
