@@ -302,10 +302,9 @@ class Decoder(nnx.Module):
         return Context(cos, sin, mask)
 
     def _rotary_tables(self, positions: Int[Array, "B S"], turn: Rotary) -> tuple[Array, Array]:
-        if isinstance(turn.scaling, LongropeScaling) and turn.scaling.long_factor is not None:
-            first = turn.scaling.original_max_position_embeddings
-            assert first is not None  # long factors are of a scaling that says where they begin
-            short, long = (replace(turn, scaling=turn.scaling.of(long=long)) for long in (False, True))
+        scaling = turn.scaling
+        if isinstance(scaling, LongropeScaling) and (first := scaling.original_max_position_embeddings) is not None:
+            short, long = (replace(turn, scaling=scaling.of(long=long)) for long in (False, True))
             each = zip(self._rotary_tables(positions - first, long), self._rotary_tables(positions, short), strict=True)
             cos, sin = (jnp.where((positions >= first)[:, :, None, None], *tables) for tables in each)
             return cos, sin

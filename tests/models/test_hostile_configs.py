@@ -26,7 +26,7 @@ SIZES = {
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 LONGROPE = {"type": "su", "short_factor": [1.0], "long_factor": [2.0]}
 LATER = {
-    "falcon": {"rope_scaling": YARN, "new_decoder_architecture": True, "num_kv_heads": 8},
+    "falcon": {"rope_scaling": YARN, "new_decoder_architecture": True, "num_kv_heads": 8, "intermediate_size": None},
     "olmo2": {"rope_scaling": YARN, "attention_bias": True},
     "olmo3": {"rope_scaling": YARN, "sliding_window": 8},
     "phi3": {"rope_scaling": LONGROPE, "original_max_position_embeddings": 16, "partial_rotary_factor": 1.0},
