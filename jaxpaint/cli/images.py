@@ -1,4 +1,4 @@
-"""classify images under plans of a vision transformer, its head or all of it trained
+"""classify images under plans of a vision transformer, or train it for that
 
 examples:
   jaxpaint images --model google/vit-base-patch16-224 --images my-images \\
