@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from typing_extensions import TypedDict
 
@@ -63,10 +64,15 @@ def run(options: argparse.Namespace) -> int:
 def _pushed(options: argparse.Namespace, folder: Path) -> str:
     from convert.uploads import upload
     from jaxpaint.report.card import dataset_card
+    from jaxpaint.results.schema import copy_to
 
-    beside = {"README.md": dataset_card(options.file).encode(), options.file.name: options.file}
-    how = {"private": options.private, "message": "jaxpaint report", "beside": beside}
-    return upload(folder, options.push_to_hub, kind="dataset", **how)
+    with TemporaryDirectory() as own:
+        # The file by itself lacks what a study that goes on has in the log beside it.
+        store = Path(own) / options.file.name
+        copy_to(store, options.file)
+        beside = {"README.md": dataset_card(store).encode(), store.name: store}
+        how = {"private": options.private, "message": "jaxpaint report", "beside": beside}
+        return upload(folder, options.push_to_hub, kind="dataset", **how)
 
 
 def folder_of(store: Path) -> Path:

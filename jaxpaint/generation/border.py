@@ -83,4 +83,9 @@ def beyond(
 
 def _turned_alike(model: Model, *, long: bool) -> Model:
     module = nnx.merge(model.graphdef, model.state).turned_alike(long=long)
-    return replace(model, graphdef=nnx.split(module)[0])
+    found = replace(model, graphdef=nnx.split(module)[0])
+    # Where cached properties keep it: a tokenizer takes seconds to read again.
+    vars(found).update(manifest=model.manifest, layers=model.layers)
+    if model.manifest.get("tokenizer"):
+        vars(found)["tokenizer"] = model.tokenizer
+    return found

@@ -19,6 +19,7 @@ TYPES = ("ViTImageProcessor", "ViTImageProcessorFast", "ViTImageProcessorPil", "
 # What Pillow may open: others' readers are many, and one of them starts another program.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
+WIDE = ("I", "F")  # its modes of 16 and 32 bits
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # as Pillow numbers them
 HANDLED = {
     *("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
@@ -44,11 +45,20 @@ class ImageProcessor:
     std: tuple[float, ...] | None
 
     def __call__(self, image: str | Path | Any) -> Float[np.ndarray, "channels height width"]:
-        """Of a file, or an image of Pillow's. Raises UserError for what cannot be read, or has not the model's size."""
+        """Of a file, or an image of Pillow's.
+
+        Raises UserError for what cannot be read, has more than 8 bits a channel, or has not the model's size.
+        """
         import numpy as np
 
+        named = "an image"
         if isinstance(image, str | Path):
-            image = _opened(image)
+            image, named = _opened(image), str(image)
+        if image.mode.startswith(WIDE):
+            raise UserError(
+                f"{named} has grey values of more than 8 bits (Pillow's mode {image.mode}), which would all be cut to "
+                "255; save it with 8 bits"
+            )
         image = image.convert(MODES[self.num_channels])
         if self.size is not None:
             height, width = self.size

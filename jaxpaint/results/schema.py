@@ -8,7 +8,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,12 @@ def unverified(path: Path) -> Iterator[sqlite3.Connection]:
             yield connection
         finally:
             connection.close()
+
+
+def copy_to(copy: Path, path: Path) -> None:
+    """Copies a store as it is at one moment, whole, while others write. Raises UserError as `unverified`."""
+    with unverified(path) as connection, explained(copy), closing(sqlite3.connect(copy)) as other:
+        connection.backup(other)
 
 
 @contextmanager

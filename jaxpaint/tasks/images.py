@@ -77,4 +77,6 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.rglob("*") if each.suffix.lower() in ENDINGS and each.is_file())
+    """Without hidden ones: other systems put a `._cat.png` beside each cat.png."""
+    found = (each for each in folder.rglob("*") if each.suffix.lower() in ENDINGS and each.is_file())
+    return sorted(each for each in found if not any(part.startswith(".") for part in each.relative_to(folder).parts))

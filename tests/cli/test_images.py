@@ -13,6 +13,7 @@ from PIL import Image
 from convert import convert
 from jaxpaint.models import checkpoint
 from jaxpaint.plans.plan import Plan
+from jaxpaint.tasks.images import read_images
 from tests.helpers.vision_models import CLASSES, make_images, make_vit, torch_logits, torch_processor
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
@@ -118,6 +119,15 @@ def test_folders_that_do_not_fit(refused, vit, tmp_path, monkeypatch) -> None:
     refused(*asked, tmp_path / "other", "--train", "head", expected=("train has one class, dog",))
     make_images(tmp_path / "other" / "train", 1, 0, ("cat",))
     refused(*asked, tmp_path / "other", "--train", "head", expected=("train does not know the class dogs",))
+
+
+def test_hidden_files_are_no_images(tmp_path) -> None:
+    make_images(tmp_path / "test", 1, 0)
+    (tmp_path / "test" / "cat" / "._00.png").write_bytes(b"of a Mac")
+    (tmp_path / "test" / "dog" / ".cache").mkdir()
+    (tmp_path / "test" / "dog" / ".cache" / "00.png").write_bytes(b"of a browser of images")
+    names = [str(file.relative_to(tmp_path / "test")) for file in read_images(tmp_path, "test").files]
+    assert names == ["cat/00.png", "dog/00.png", "fox/00.png"]
 
 
 @pytest.mark.slow

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 import yaml
 
+from jaxpaint.results.store import Store
 from tests.helpers.hub_server import Hub, Repository, serving
 from tests.helpers.tiny_results import make_store
 
@@ -59,7 +63,8 @@ def test_a_study_becomes_a_dataset(run, refused, tmp_path, hub) -> None:
     assert (repository.private, repository.kind) == (True, "dataset")
     there = dict(repository.revisions["main"])
     card = there.pop("README.md").decode()
-    assert there.pop(file.name) == file.read_bytes()
+    (tmp_path / "there.sqlite").write_bytes(there.pop(file.name))
+    assert _rows(tmp_path / "there.sqlite") == _rows(file)
     written = {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
     assert there == {name: content for name, content in written.items() if not name.startswith(".")}
     assert "report.html" in there
@@ -72,6 +77,25 @@ def test_a_study_becomes_a_dataset(run, refused, tmp_path, hub) -> None:
     assert not (tmp_path / "none").exists()
     line = refused("report", file, "-o", folder, "--push-to-hub", "they/study", expected=("may not write",))
     assert f"hf upload they/study {folder} --repo-type dataset" in line
+
+
+def test_a_store_that_is_written_is_uploaded_whole(run, tmp_path, hub) -> None:
+    file = tmp_path / "study.sqlite"
+    make_store(file)
+    task = {"version": "1", "num_fewshot": 0, "bos": "auto", "settings": {}, "main_metric": "acc"}
+    with Store.open(file, create=False) as store:  # a study that goes on keeps what is newest in a log beside the file
+        store.task(name="newest", chance=None, **task)
+        status, _, err = run("report", file, "-o", tmp_path / "out", "--push-to-hub", "me/study")
+    assert status == 0, err
+    there = tmp_path / "there.sqlite"
+    there.write_bytes(hub.repositories["me/study"].revisions["main"][file.name])
+    assert _rows(there) == _rows(file)
+    assert "newest" in str(_rows(there))
+
+
+def _rows(store: Path) -> list[str]:
+    with closing(sqlite3.connect(store)) as connection:
+        return list(connection.iterdump())
 
 
 def test_what_is_wrong_is_a_line_with_what_to_do(refused, store, tmp_path, hub, monkeypatch) -> None:

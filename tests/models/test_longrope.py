@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from jaxpaint.engine import grouping
 from jaxpaint.engine.packing import Request, pack
 from jaxpaint.engine.score import score, sweep
 from jaxpaint.generation import Prompt, generate
+from jaxpaint.generation.border import beyond, parts
+from jaxpaint.generation.settings import NONE
 from jaxpaint.models import from_dict, from_huggingface
 from jaxpaint.models.fields import ConfigError
 from jaxpaint.models.scalings import LongropeScaling
@@ -143,6 +146,18 @@ def test_what_is_written_within_beyond_and_across(tiny: Tiny) -> None:
             whole = np.array([[*prompts[number].tokens, *text.tokens[:-1]]])
             last = tiny.torch_logits(whole, layers=plans[plan].sequence())[0, -1]
             assert text.tokens[-1] == last.argmax()
+
+
+def test_what_is_read_once_is_not_read_again(tiny: Tiny) -> None:
+    model = replace(tiny.model)
+    vars(model).update(manifest={"tokenizer": {"tokenizer.json": ""}}, tokenizer=object())
+    prompts = [Prompt((1,) * length, 8) for length in (20, 30, 33)]
+    turned = [part.model for part in parts(model, prompts, NONE)]
+    turned.append(beyond(model, prompts, NONE, {1: (1, 2, 3)}).model)
+    assert len(turned) == 4
+    for each in turned:
+        assert each.tokenizer is model.tokenizer
+        assert each.layers is model.layers
 
 
 def test_a_mean_cache_does_not_cross(tiny: Tiny) -> None:

@@ -138,6 +138,8 @@ def test_names_in_memory_and_what_is_left_out(tmp_path: Path) -> None:
 def test_what_is_no_image_of_the_model(model: jp.Model, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     (tmp_path / "page.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    Image.fromarray(np.full(SIZE, 3000, np.uint16)).save(tmp_path / "wide.png")
+    Image.fromarray(np.full(SIZE, 0.5, np.float32)).save(tmp_path / "real.tiff")
     for given, told in (
         (
             np.zeros((1, 3, 24, 16), np.float32),
@@ -147,6 +149,8 @@ def test_what_is_no_image_of_the_model(model: jp.Model, tmp_path: Path) -> None:
         (str(tmp_path / "absent.png"), "no file .*absent.png"),
         (tmp_path / "broken.png", "broken.png cannot be read as an image"),
         ([tmp_path / "page.eps"], "page.eps cannot be read as an image"),
+        (tmp_path / "wide.png", r"wide.png has grey values of more than 8 bits \(Pillow's mode I;16\)"),
+        (tmp_path / "real.tiff", "real.tiff has grey values of more than 8 bits"),
         ([5, 6], "pixel values must be floats"),
     ):
         with pytest.raises(UserError, match=told):
