@@ -77,7 +77,7 @@ class Adapter:
 
 def _called(model: str | Path) -> str:
     """A model's own name: of a hub id or a folder the last part."""
-    return Path(model).name.casefold()
+    return Path(model).resolve().name.casefold()
 
 
 def is_adapter(folder: Path) -> bool:

@@ -84,7 +84,8 @@ def _not_uploaded(error: Exception, repository: str, written: Path, kind: str) -
     if reason is None and (is_network(cause) or isinstance(cause, OSError)):
         reason = "the Hugging Face hub cannot be reached, or the connection to it broke"
     reason = reason or f"the Hugging Face hub did not take it ({type(cause).__name__})"
-    again = f"hf upload {repository} {written}{' --repo-type dataset' if kind == 'dataset' else ''}"
+    # Of a dataset there are files beside it, which lie nowhere else.
+    again = f"hf upload {repository} {written}" if kind == "model" else "by the same command"
     return UserError(f"{reason.format(repository)}; {written} is written, and can be uploaded later: {again}")
 
 
