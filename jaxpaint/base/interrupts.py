@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 # By name, because not every system has each. The last comes from `ulimit -t` and batch systems.
 WORDS = {
@@ -48,6 +49,12 @@ def status() -> int:
     return 128 + _Last.signum
 
 
+def again(signum: int) -> NoReturn:
+    """Raises what a signal raises within `handled`, where a library minded it and returned."""
+    _Last.signum, _Last.at = signum, time.monotonic()
+    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(signum)
+
+
 @contextmanager
 def handled() -> Iterator[None]:
     """Within it the signals of `WORDS` raise: Ctrl-C KeyboardInterrupt, the others `Terminated`.
@@ -73,8 +80,7 @@ def _raise(signum: int, _: object) -> None:
     now = time.monotonic()
     if now - _Last.at < ONE_REQUEST:
         return
-    _Last.signum, _Last.at = signum, now
-    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(signum)
+    again(signum)
 
 
 def _as_without() -> None:

@@ -24,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxpaint.base import interrupts
 from jaxpaint.base.documents import read_bytes
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.limits import require
@@ -111,7 +112,10 @@ def _serve(
 
     service = Service(model, plans, Queue(partial(do, model), options.max_queue), options.max_tokens)
     local = options.host if _is_loopback(options.host) else None
-    Server(service, token, local=local).run(sockets=[listening])
+    server = Server(service, token, local=local)
+    server.run(sockets=[listening])
+    if server.ended_by is not None:
+        interrupts.again(server.ended_by)
 
 
 def lines(plans: Sequence[Offered], host: str, port: int, has_token: bool) -> list[str]:

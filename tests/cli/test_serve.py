@@ -13,6 +13,7 @@ from importlib import util
 
 import pytest
 import requests
+import uvicorn
 
 from jaxpaint.cli import serve
 
@@ -94,3 +95,11 @@ def test_the_command(store) -> None:
             process.kill()
     assert (process.returncode, out, err) == (130, "", "jaxpaint: interrupted\n")
     assert "secret-token" not in "".join(printed)
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_the_event_loop_lost(run, store, monkeypatch, signum, status) -> None:
+    """uvicorn raises it again in a coroutine; where nothing comes of that, the command ends as by the signal still."""
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: server.handle_exit(signum, None))
+    ended, _, err = run("serve", "--model", store, "--port", 0)
+    assert (ended, err) == (status, f"jaxpaint: {'interrupted' if status == 130 else 'terminated'}\n")
