@@ -26,8 +26,7 @@ def main() -> None:
     import jax
     import numpy as np
 
-    from jaxpaint.engine import head, walk
-    from jaxpaint.engine import model as model_module
+    from jaxpaint.engine import head, walk, whole
     from jaxpaint.engine.packing import Request
     from jaxpaint.engine.random_weights import random_model
     from jaxpaint.engine.score import score
@@ -59,10 +58,7 @@ def main() -> None:
         f"{len(plans)} different plans, {nested} of them with nested groups, {options.layers} layers, one batch shape"
     )
     print(f"as data: {executables} executable(s), first plan {first:.1f} s with compilation, then {rest:.1f} s in all")
-    print(
-        f"static:  {model_module.static_logits.executables()} executables for {options.static} plans, "
-        f"{static:.1f} s each"
-    )
+    print(f"static:  {whole.static_logits.executables()} executables for {options.static} plans, {static:.1f} s each")
     figures = {"plans": len(plans), "executables": executables, "first": first, "rest": rest, "static_each": static}
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2))

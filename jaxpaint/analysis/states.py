@@ -43,11 +43,12 @@ from jaxpaint.engine import interpreted
 from jaxpaint.engine.given import GivenTexts, token_ids
 from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.layers import layer_stack
-from jaxpaint.engine.model import Model, start
+from jaxpaint.engine.model import Model
 from jaxpaint.engine.program import Program
 from jaxpaint.engine.rows import Inputs, TextRows, Tokens, checked_texts, right_padded
 from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import endings, place, shards, start_of_rows, walk
+from jaxpaint.engine.whole import start
 from jaxpaint.models.family import require_lm_head
 from jaxpaint.plans.plan import Node, Plan
 from jaxpaint.plans.tree import units

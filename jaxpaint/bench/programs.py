@@ -16,10 +16,11 @@ from jaxpaint.base.precision import Weights
 from jaxpaint.base.target import compiling_for
 from jaxpaint.engine.lanes import Lanes, columns_on
 from jaxpaint.engine.layers import Apart, lie_apart
-from jaxpaint.engine.model import Model, attention_implementation, start, static_logits
+from jaxpaint.engine.model import Model, attention_implementation
 from jaxpaint.engine.program import Program, enough_room, padded_size
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.engine.walk import segment
+from jaxpaint.engine.whole import start, static_logits
 from jaxpaint.generation import cache, decode
 from jaxpaint.generation.layout import Shape
 from jaxpaint.models import abstract_model

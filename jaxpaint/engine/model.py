@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,16 +17,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxpaint.base.budgets import on_cpu
-from jaxpaint.base.compilation import enable_persistent_cache, jit
+from jaxpaint.base.compilation import enable_persistent_cache
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.precision import Weights, checked_weights, described
 from jaxpaint.base.target import platform
 from jaxpaint.base.words import quantity
-from jaxpaint.engine import compiled, interpreted
 from jaxpaint.engine import layers as stack
+from jaxpaint.engine import whole
 from jaxpaint.engine.given import Given, inputs_of
 from jaxpaint.engine.lanes import as_data
-from jaxpaint.engine.layers import apart, are_apart, are_offloaded, layer_stack, lie_apart
+from jaxpaint.engine.layers import apart, are_apart, are_offloaded, lie_apart
 from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import abstract_model, abstract_parameters
@@ -38,7 +37,6 @@ from jaxpaint.models.manifest import source_name
 from jaxpaint.models.quantised import weights_of
 from jaxpaint.models.sharding import lanes, parameter_sharding, with_kernels_on_host, with_lanes
 from jaxpaint.plans.names import NamedLayersError, Names
-from jaxpaint.plans.nodes import fold
 from jaxpaint.plans.plan import Plan
 
 if TYPE_CHECKING:
@@ -47,8 +45,6 @@ if TYPE_CHECKING:
     from jaxpaint.models.image_processor import ImageProcessor
 
 DType: TypeAlias = Literal["auto", "float32", "bfloat16"]
-# Of a group whose layers run at once: tokens of all of its branches together.
-AT_ONCE_TOKENS = 16384
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +194,8 @@ class Model:
         plan = self.checked_plan(plan)
         inputs = self.inputs(tokens, lengths, token_types)
         if static:
-            return static_logits(self.graphdef, self.state, plan, inputs, with_lanes(self.mesh))
-        return _logits(self.graphdef, self.state, *as_data(plan, self.mesh), enough_room([plan]), inputs)
+            return whole.static_logits(self.graphdef, self.state, plan, inputs, with_lanes(self.mesh))
+        return whole.logits(self.graphdef, self.state, *as_data(plan, self.mesh), enough_room([plan]), inputs)
 
     def require_logits(self) -> None:
         """Raises UserError for a model whose states say nothing about tokens."""
@@ -216,7 +212,7 @@ class Model:
     def logits_of(self, states: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """Logits in float32 of hidden states taken before the final norm, such as `hidden_states` has."""
         self.require_logits()
-        return _logits_of(self.graphdef, self.state, states)
+        return whole.logits_of(self.graphdef, self.state, states)
 
     def run(
         self,
@@ -255,7 +251,7 @@ class Model:
             raise UserError(f"this {self.config.model_type} checkpoint has no pooler; take its hidden_states")
         plan = self.checked_plan(plan)
         inputs = self.inputs(tokens, lengths, token_types)
-        return _pooled(self.graphdef, self.state, *as_data(plan, self.mesh), enough_room([plan]), inputs)
+        return whole.pooled(self.graphdef, self.state, *as_data(plan, self.mesh), enough_room([plan]), inputs)
 
     def class_logits(self, images: Given, plan: Plan | str | None = None) -> Float[Array, "B labels"]:
         """Logits in float32 of the classes of a model of images, `config.labels`, by the checkpoint's own head.
@@ -275,7 +271,7 @@ class Model:
 
     def own_classes(self, pooled: ArrayLike) -> Float[Array, "B labels"]:
         """Logits in float32 of what `pooled` gives, by the checkpoint's own head."""
-        return _class_logits(self.graphdef, self.state, jnp.asarray(pooled, self.dtype))
+        return whole.class_logits(self.graphdef, self.state, jnp.asarray(pooled, self.dtype))
 
     def hidden_states(
         self,
@@ -291,7 +287,7 @@ class Model:
         """
         plan = self.checked_plan(plan)
         inputs = self.inputs(tokens, lengths, token_types)
-        return _hidden_states(self.graphdef, self.state, plan, inputs, with_lanes(self.mesh))
+        return whole.hidden_states(self.graphdef, self.state, plan, inputs, with_lanes(self.mesh))
 
 
 def load(
@@ -377,85 +373,3 @@ def _has_flash_attention() -> bool:
     device = jax.devices()[0]
     nvidia = device.platform == "gpu" and "cuda" in device.client.platform_version.lower()
     return platform() == "gpu" and nvidia and float(device.compute_capability) >= 8.0
-
-
-def _merge_for(plan: Plan, graphdef: Any, state: Any, at_once: bool) -> Any:
-    """The model to compile a plan into. Kernels are not there under `vmap`: cuDNN's pairs rows with wrong masks."""
-    model, vmapped = nnx.merge(graphdef, state), at_once and not plan.is_series
-    if vmapped and model.config.capabilities.decoder:
-        model.kernel = None
-    for _, module in nnx.iter_modules(model.blocks):
-        if hasattr(module, "products_apart"):
-            module.products_apart = not on_cpu()
-        if vmapped and hasattr(module, "implementation") and module.implementation == "cudnn":
-            module.implementation = "einsum"
-    return model
-
-
-def groups_at_once(plan: Plan, blocks: Any, tokens: int) -> bool:
-    """Whether groups of a compiled plan run at once, by `vmap`, on so many tokens.
-
-    Not on a CPU, which has no room to. Elsewhere the group's weights are copied out of the stack for it: worth it where
-    layers are so small that starting one after the other takes longer.
-    """
-    widest = fold(
-        plan.root,
-        layer=lambda _: 1,
-        series=lambda _, widths: max(widths),
-        parallel=lambda _, widths: sum(widths),
-        repeat=lambda _, width: width,
-        weighted=lambda _, width: width,
-    )
-    if on_cpu() or are_offloaded(blocks):
-        return False
-    return stack.layer_bytes(blocks) <= stack.LARGE_LAYER_BYTES and widest * tokens <= AT_ONCE_TOKENS
-
-
-def run_rows(model: Any, instructions: Array, length: Array, room: int, inputs: Inputs) -> Float[Array, "B S D"]:
-    block, stacked = layer_stack(model)
-    return interpreted.run_program(block, stacked, instructions, length, room, *start(model, inputs))
-
-
-def start(model: Any, inputs: Inputs) -> tuple[Float[Array, "B S D"], Any]:
-    """The first hidden state of a merged `nnx` model, and the context that its layers read."""
-    tokens, lengths, token_types = inputs
-    types = () if token_types is None else (token_types,)
-    return model.embed(tokens, jnp.arange(tokens.shape[1])[None], *types), model.row_context(lengths, tokens.shape[1])
-
-
-@jit("graphdef", "room")
-def _logits(graphdef, state, instructions, length, room, inputs):
-    model = nnx.merge(graphdef, state)
-    return model.logits(run_rows(model, instructions, length, room, inputs))
-
-
-@jit("graphdef")
-def _logits_of(graphdef, state, states):
-    return nnx.merge(graphdef, state).logits(states)
-
-
-@jit("graphdef", "room")
-def _pooled(graphdef, state, instructions, length, room, inputs):
-    model = nnx.merge(graphdef, state)
-    return model.pooled(run_rows(model, instructions, length, room, inputs), inputs.lengths)
-
-
-@jit("graphdef")
-def _class_logits(graphdef, state, pooled):
-    return nnx.merge(graphdef, state).class_logits(pooled)
-
-
-@jit("graphdef", "plan", "mesh")
-def static_logits(graphdef, state, plan, inputs, mesh=None):
-    at_once = groups_at_once(plan, state["blocks"], math.prod(inputs[0].shape[:2]))
-    model = _merge_for(plan, graphdef, state, at_once)
-    block, stacked = layer_stack(model)
-    return model.logits(compiled.run(block, stacked, plan, *start(model, inputs), at_once=at_once, mesh=mesh))
-
-
-@jit("graphdef", "plan", "mesh")
-def _hidden_states(graphdef, state, plan, inputs, mesh=None):
-    at_once = groups_at_once(plan, state["blocks"], math.prod(inputs[0].shape[:2]))
-    model = _merge_for(plan, graphdef, state, at_once)
-    block, stacked = layer_stack(model)
-    return compiled.run_with_states(block, stacked, plan, *start(model, inputs), at_once=at_once, mesh=mesh)[1]

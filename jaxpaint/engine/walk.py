@@ -19,7 +19,6 @@ from jaxpaint.base.budgets import held_state_bytes, on_cpu
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.memory import require_memory
 from jaxpaint.engine import interpreted
-from jaxpaint.engine import model as models
 from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.layers import layer_stack
 from jaxpaint.engine.model import Model
@@ -27,6 +26,7 @@ from jaxpaint.engine.packing import Batch
 from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.engine.source import Source
+from jaxpaint.engine.whole import start
 from jaxpaint.models.sharding import DATA, rows
 from jaxpaint.plans import tree
 from jaxpaint.plans.plan import Plan
@@ -118,7 +118,7 @@ def walk(
 
 @jit("graphdef")
 def _embed_rows(graphdef, state, inputs):
-    return models.start(nnx.merge(graphdef, state), inputs)
+    return start(nnx.merge(graphdef, state), inputs)
 
 
 @jit("graphdef", "lookback")

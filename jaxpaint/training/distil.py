@@ -22,9 +22,10 @@ from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.hosts import on_host
 from jaxpaint.engine.lanes import as_data
-from jaxpaint.engine.model import Model, run_rows
+from jaxpaint.engine.model import Model
 from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs
+from jaxpaint.engine.whole import run_rows
 from jaxpaint.plans.plan import Plan
 
 # A position's logits, teacher's and student's, in float32.

@@ -21,8 +21,9 @@ from jaxpaint.base.compilation import jit
 from jaxpaint.base.hosts import on_host
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine.layers import layer_stack, together
-from jaxpaint.engine.model import Model, start
+from jaxpaint.engine.model import Model
 from jaxpaint.engine.rows import Inputs
+from jaxpaint.engine.whole import start
 from jaxpaint.models import abstract_model, checkpoint
 from jaxpaint.models.dropout import Dropout, dropout
 from jaxpaint.models.family import Config

@@ -20,8 +20,7 @@ from jaxpaint.base.precision import Weights
 from jaxpaint.base.target import compiling_for, platform
 from jaxpaint.bench.programs import What, Work, abstract, lowered
 from jaxpaint.bench.shapes import config_of
-from jaxpaint.engine import head, masked, walk
-from jaxpaint.engine import model as engine
+from jaxpaint.engine import head, masked, walk, whole
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.program import Program
 from jaxpaint.engine.rows import Inputs
@@ -101,12 +100,12 @@ def others(model: Model) -> Iterator[tuple[str, str]]:
     nested = Program.of(Plan.parse("0 {(1 2) 3}"))
     program = array(*nested.instructions.shape), array()
     yield low(walk._embed_rows, inputs)
-    yield low(engine._hidden_states, Plan.parse("0-3 {4 5 6}*2 7"), inputs)
+    yield low(whole.hidden_states, Plan.parse("0-3 {4 5 6}*2 7"), inputs)
     if not config.capabilities.decoder:
-        yield low(engine._pooled, *program, nested.room, inputs)
+        yield low(whole.pooled, *program, nested.room, inputs)
         yield low(masked._at, hidden, array(rows), array(rows))
         return
-    yield low(engine._logits, *program, nested.room, inputs)
+    yield low(whole.logits, *program, nested.room, inputs)
     for lookback in (0, 1):
         start, context = jax.eval_shape(
             partial(walk._embed_stream.__wrapped__, model.graphdef, lookback=lookback), model.state, *layout

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from jaxpaint.engine import compiled as stack
 from jaxpaint.engine import interpreted
 from jaxpaint.engine.layers import layer_stack
-from jaxpaint.engine.model import _logits
 from jaxpaint.engine.program import Program, enough_room
+from jaxpaint.engine.whole import logits
 from jaxpaint.plans.plan import Layer, Node, Parallel, Plan, PlanError, Repeat, Series, Weighted
 from jaxpaint.plans.strategies import STRATEGIES, Variant, family
 from tests.helpers.decoders import LONGEST, NUM_LAYERS, VOCAB_SIZE, make_tiny
@@ -329,13 +329,13 @@ class TestCompilations:
     def test_logits_compile_once_per_shape_for_series_and_once_for_groups(self) -> None:
         model = make_tiny("grouped-query").model
         tokens = np.zeros((3, 11), int)
-        before = _logits.executables()
+        before = logits.executables()
         groups = [variant for variant in _variants(series=False) if not variant.plan.has_sublayers]
         for number, variants in enumerate((_variants(series=True), groups), 1):
             for variant in variants:
                 model.logits(tokens, variant.plan)
                 model.logits(tokens, variant.plan, lengths=[3, 11, 1])
-            assert _logits.executables() == before + number
+            assert logits.executables() == before + number
 
     def test_a_static_plan_traces_each_shape_of_node_once(self) -> None:
         """A long series is one scan, a wide group one vmap: code does not grow with the plan."""

@@ -21,8 +21,8 @@ from jax.sharding import AbstractMesh
 from convert import convert, export
 from jaxpaint.base.precision import ROUTERS
 from jaxpaint.engine.layers import layer_stack
-from jaxpaint.engine.model import start
 from jaxpaint.engine.rows import Inputs
+from jaxpaint.engine.whole import start
 from jaxpaint.generation import Prompt
 from jaxpaint.models import abstract_parameters, from_huggingface
 from jaxpaint.models.fields import ConfigError

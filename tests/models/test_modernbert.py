@@ -16,8 +16,9 @@ import jaxpaint as jp
 from convert import compose, convert, export
 from jaxpaint.base.errors import UserError
 from jaxpaint.engine.layers import layer_stack
-from jaxpaint.engine.model import from_parameters, start
+from jaxpaint.engine.model import from_parameters
 from jaxpaint.engine.rows import Inputs
+from jaxpaint.engine.whole import start
 from jaxpaint.models.checkpoint import read_config
 from jaxpaint.plans.plan import Plan
 from tests.helpers.decoders import randomise

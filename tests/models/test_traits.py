@@ -14,8 +14,9 @@ import torch
 import transformers
 
 from jaxpaint.engine.layers import layer_stack
-from jaxpaint.engine.model import from_parameters, start
+from jaxpaint.engine.model import from_parameters
 from jaxpaint.engine.rows import Inputs
+from jaxpaint.engine.whole import start
 from jaxpaint.models.family import Capabilities, Sizes, Traits
 from jaxpaint.models.parts import OffsetNorm
 from jaxpaint.plans.plan import Plan

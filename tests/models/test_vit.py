@@ -22,7 +22,7 @@ from convert import convert, export
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.target import compiling_for
 from jaxpaint.bench.programs import abstract
-from jaxpaint.engine import model as engine
+from jaxpaint.engine import whole
 from jaxpaint.engine.program import Program
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import abstract_parameters, from_dict, from_huggingface
@@ -252,9 +252,9 @@ def test_programs_lower_for_accelerators(kind: str) -> None:
         base = abstract(config, MESHES[kind], jnp.bfloat16)
         inputs = Inputs(array(4, 197, 768, dtype=jnp.float32), array(4), None)
         data = array(*program.instructions.shape), array()
-        text = engine._pooled.lower(base.graphdef, base.state, *data, program.room, inputs).as_text()
+        text = whole.pooled.lower(base.graphdef, base.state, *data, program.room, inputs).as_text()
         assert "tensor<4x768xbf16>" in text
-        assert "dot_general" in engine._hidden_states.lower(base.graphdef, base.state, plan, inputs).as_text()
+        assert "dot_general" in whole.hidden_states.lower(base.graphdef, base.state, plan, inputs).as_text()
 
 
 # --- Training ---------------------------------------------------------------------------------------------
