@@ -26,7 +26,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "routes": "show the routes by which tokens reach what a plan says next",
         "flow": "see how facts reach the last token: attention to a part of the prompt blocked",
         "masked": "score texts under plans of a BERT, each token masked in turn",
-        "images": "classify images under plans of a vision transformer, its head or all of it trained",
+        "images": "classify images under plans of a vision transformer, or train it for that",
         "generate": "write on from a prompt under a plan",
         "serve": "answer OpenAI's requests for completions under one or several plans",
         "plan": "draw a layer plan and say what it costs",
