@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from jaxpaint.base.documents import checked, shown
@@ -147,7 +148,15 @@ def abstract_model(
     """The model with shapes in place of arrays: nothing is allocated."""
     from flax import nnx
 
-    return nnx.eval_shape(lambda: new_model(config, dtype, attention_implementation, weights))
+    return nnx.merge(*_abstract_parts(config, dtype, attention_implementation, weights))
+
+
+@cache
+def _abstract_parts(config: Config, dtype: Any, attention_implementation: Implementation, weights: Weights) -> Any:
+    """Graph and shapes of it; each is made once, since a command asks for them of one model several times."""
+    from flax import nnx
+
+    return nnx.split(nnx.eval_shape(lambda: new_model(config, dtype, attention_implementation, weights)))
 
 
 def new_model(

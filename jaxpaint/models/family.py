@@ -103,6 +103,8 @@ class Config(Protocol):
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `jaxpaint.models.from_dict` reads them back."""
 
+    def __hash__(self) -> int: ...
+
 
 @dataclass(frozen=True)
 class Rotary:
