@@ -33,7 +33,12 @@ _REFERENCES = {
     "group_members": {"task_group": "task_groups", "task": "tasks"},
 }
 _OF_CELLS = ("scores", "metrics", "document_scores")
-_OBJECTS = {("tasks", "settings"), ("task_groups", "definition"), ("environments", "description"), ("analyses", "settings")}
+_OBJECTS = {
+    ("tasks", "settings"),
+    ("task_groups", "definition"),
+    ("environments", "description"),
+    ("analyses", "settings"),
+}
 _NUMBERS = ("analyses", "value")
 _DEEPEST = "[[[[[[[["  # no analysis has as many axes
 _INDEXED = ("models", "tasks", "task_groups", "requests", "plans", "variants", "environments", "cells", "runs")

@@ -175,12 +175,10 @@ def _columns(connection: sqlite3.Connection, model: int, names: Sequence[str]) -
 
 def _group_columns(connection: sqlite3.Connection, model: int, names: Sequence[str]) -> list[_Column]:
     groups = [each for each in all_scores(connection, model) if not names or each.name in names]
-    settings = [
-        ", ".join(
-            filter(None, (count(len(each.stored.tasks), "task"), _setting(each.num_fewshot or 0, each.bos, each.settings)))
-        )
-        for each in groups
-    ]
+    settings = []
+    for each in groups:
+        setting = _setting(each.num_fewshot or 0, each.bos, each.settings)
+        settings.append(count(len(each.stored.tasks), "task") + (f", {setting}" if setting else ""))
     alike = Counter((each.name, setting) for each, setting in zip(groups, settings, strict=True))
     columns = []
     for scores, setting in zip(groups, settings, strict=True):

@@ -19,7 +19,8 @@ from jaxpaint.results.reading import NOT_FINITE, RUNNING
 from jaxpaint.results.schema import canonical_json
 from jaxpaint.results.scores import MetricRow
 
-MEANS = ("acc_norm", "acc")  # the metric that figures show, as of tasks, or else a group's first; guessing scores both alike
+# What figures show, as of tasks, or else a group's first metric. A guess scores the same in both.
+MEANS = ("acc_norm", "acc")
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def difference(
     members = []
     for task, pair in cells.items():
         if found := connection.execute(_PAIRS, (*pair, row.metric, row.filter)).fetchall():
-            members.append(Member(*zip(*found, strict=True), times[task]))
+            own, of_full = zip(*found, strict=True)
+            members.append(Member(own, of_full, times[task]))
     return group_difference(row.value, other.value, members, by_size=by_size(scores.stored, row.metric))
 
 
@@ -136,7 +138,8 @@ def _cells(connection: sqlite3.Connection, stored: StoredGroup, model: int | Non
     members: dict[tuple[int, int], dict[int, _Cell]] = defaultdict(dict)
     query = f"SELECT model, plan, task, id, status, documents, seconds, finished FROM cells WHERE {where} ORDER BY id"
     for of, plan, task, id, *state in connection.execute(query, values):
-        members[of, plan][task] = _Cell(id, *state, metrics[id])
+        status, documents, seconds, finished = state
+        members[of, plan][task] = _Cell(id, status, documents, seconds, finished, metrics[id])
     return [
         _joined(stored, *key, [own[task] for task in stored.tasks])
         for key, own in members.items()
@@ -215,6 +218,13 @@ def _chance(connection: sqlite3.Connection, stored: StoredGroup, metric: str, fi
         chances.append(chance)
         weights.append(size if by_size(stored, metric) else 1)
     return sum(c * w for c, w in zip(chances, weights, strict=True)) / sum(weights) if weights else None
+
+
+def parts(connection: sqlite3.Connection, scores: GroupScores) -> Counter[int]:
+    """The tasks that have the group's main metric, by their ids, and how often the group has each."""
+    query = "SELECT DISTINCT task FROM metrics JOIN cells ON id = cell WHERE (metric, filter) = (?, ?)"
+    there = {task for (task,) in connection.execute(query, (scores.metric, scores.filter))}
+    return Counter(task for task in scores.stored.tasks if task in there)
 
 
 def by_size(stored: StoredGroup, metric: str) -> bool:

@@ -7,9 +7,7 @@ from types import MappingProxyType
 
 VERSION = 5
 READABLE = (2, 3, 4, VERSION)  # what an older one lacks, whoever writes to it adds
-SINCE: Mapping[str, int] = MappingProxyType(
-    {"checksums": 3, "document_texts": 4, "task_groups": 5, "group_members": 5}
-)
+SINCE: Mapping[str, int] = MappingProxyType({"checksums": 3, "document_texts": 4, "task_groups": 5, "group_members": 5})
 """The version that brought a table, where it was not there from the beginning."""
 APPLICATION_ID = 0x4A505354  # "JPST"
 

@@ -77,7 +77,7 @@ class Selection:
 
 def selected(connection: sqlite3.Connection, selection: Selection, *, main: bool = False) -> list[Row]:
     """A row for each cell, strategy that its plan stands for, and metric, of those that are asked for, in order; of
-    `main` metrics alone where no other is named. Groups of tasks come first, whose `members` are counted; None of tasks.
+    `main` metrics alone where no other is named. Groups of tasks come first: `members` is how many tasks these have.
 
     Rows have all columns, `difference` and its standard error where the selection has `diff` (else None), and `cell`.
     Raises UserError for a task, strategy, metric or order that the store does not have.
@@ -117,7 +117,7 @@ def _of_groups(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Row]
         by_cell.setdefault(row["cell"], {}).setdefault(row["label"], row)
     found = []
     for scores in all_scores(connection):
-        of_group = {"task": scores.name, "version": scores.stored.group.version, "num_fewshot": scores.num_fewshot}
+        of_group: Row = {"task": scores.name, "version": scores.stored.group.version, "num_fewshot": scores.num_fewshot}
         of_group |= {"settings": scores.settings, "chance": scores.chance, "main_metric": scores.metric}
         of_group |= {"members": len(scores.stored.tasks)}
         for cell in scores.cells:

@@ -53,8 +53,8 @@ class StudySummary:
 
     Of `cells` (a plan on a task), `finished` have metrics and `not_finite` have scores that are no numbers. `work` is
     this process's scoring and `written` the texts that it generated, all in `seconds` from beginning to end; `analysed`
-    are the plans it analysed. `in_store` are the cells' numbers there, a task's after the other's, and `groups` those of
-    the groups of tasks, which have no cells.
+    are the plans it analysed. `in_store` are the cells' numbers there, a task's after the other's, and `groups` those
+    of the groups of tasks, which have no cells.
     """
 
     plans: int

@@ -24,7 +24,9 @@ def groups_of(tasks: TaskDict) -> tuple[Group, ...]:
             tuple(group.child_names),
             tuple(task.task_name for task in group.get_all_tasks()),
             tuple(
-                GroupMetric(each.metric, each.weight_by_size, None if each.filter_list is None else tuple(each.filter_list))
+                GroupMetric(
+                    each.metric, each.weight_by_size, None if each.filter_list is None else tuple(each.filter_list)
+                )
                 for each in group.aggregate_metric_list or ()
             ),
         )
