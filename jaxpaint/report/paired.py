@@ -100,7 +100,7 @@ def plan_scores(study: Study, means: Mapping[str, Means]) -> PlanScores:
     averaged = [result for result in study.counted if result.main.higher_is_better]
     average, difference = _together(study, averaged, means)
     others = [column for column in columns if column != study.full]
-    raw = _p_values(study, averaged, means)
+    raw = _p_values(study, averaged, means).tolist()
     tested = [column for column in others if not math.isnan(raw[column])]
     corrected = dict(zip(tested, holm([raw[column] for column in tested]), strict=True))
     named: dict[int, tuple[str, str]] = {}
