@@ -80,8 +80,10 @@ def plans_box(
     columns += [("ms", f"milliseconds to the first new token: {scores.machine}")] * timed
     beside = scores.results[scores.beside]
     tasks = [(result.task.name, f"{result.task.metric}, with its 95 % interval") for result in beside]
-    average = "average" if beside == scores.results else scores.of_average
-    columns += [(average, scores.of_average)] if several else tasks
+    average = "average", scores.of_average
+    if beside != scores.results:
+        average = scores.of_average, f"{scores.results[0].task.metric} of the group, with its 95 % interval"
+    columns += [average] if several else tasks
     columns += [("less full", f"the score ({scores.of_average}) less the full model's on the same documents")]
     columns += [("p (Holm)", f"of no difference, corrected for {_tested(scores)} plans")]
     columns += [("flipped", "documents that only the plan gets right, and that only the full model gets right")]

@@ -26,7 +26,7 @@ from tests.helpers.report_store import FakeModel, FakeTask, write_store
 LAYERS = 8
 OWN = ("0-3 5-7", "0 7")
 # Of 200 and 50 documents; the first plan loses on the larger task and gains on the smaller one.
-ACCURACY = {"large": (0.6, 0.5, 0.1), "small": (0.5, 0.7, 0.2), "other": (0.5, 0.4, 0.45)}
+ACCURACY = {"large": (0.6, 0.5, 0.1), "small": (0.5, 0.8, 0.2), "other": (0.5, 0.35, 0.45)}
 SIZES = {"large": 200, "small": 50, "other": 100}
 PAIR = Group("pair", "1", ("large", "small"), ("large", "small"), (GroupMetric("acc", False, None),))
 ALL = Group("all", "1", ("pair", "other"), ("large", "small", "other"), (GroupMetric("acc", True, ("none",)),))
@@ -34,7 +34,7 @@ ALL = Group("all", "1", ("pair", "other"), ("large", "small", "other"), (GroupMe
 
 def fake_task(name: str) -> FakeTask:
     plans = dict(zip(("0-7", *OWN), ACCURACY[name], strict=True))
-    return FakeTask(name, lambda variant: plans[str(variant.plan)], chance=0.25, documents=SIZES[name], exact=False)
+    return FakeTask(name, lambda variant: plans[str(variant.plan)], chance=0.25, documents=SIZES[name])
 
 
 def make_store(path: Path, *groups: Group, plans: tuple[str, ...] = OWN, tasks: tuple[str, ...] = tuple(SIZES)) -> Path:

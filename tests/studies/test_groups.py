@@ -14,8 +14,6 @@ from jaxpaint.results.damage import reading
 from jaxpaint.results.selection import Selection
 from jaxpaint.results.tables import results_rows, results_text
 from jaxpaint.studies.estimate import describe
-from jaxpaint.tasks.harness import PlanLM
-from jaxpaint.tasks.load import evaluate, load_tasks
 from tests.helpers.tiny_folder import make_folder
 from tests.helpers.tiny_tasks import make_task
 
@@ -61,9 +59,11 @@ def test_a_study_has_lm_evals_scores_of_groups(model: Path, tasks: Path, tmp_pat
     loaded, store = jp.load(model, dtype="float32"), tmp_path / "study.sqlite"
     study = jp.study(loaded, PLAN, tasks="outer", include_path=tasks, store=store, progress=False)
     assert (study.summary.cells, study.summary.finished) == (6, 6)
-    whole = load_tasks(["outer"], include_path=tasks)
     rows = {(row["plan"], row["task"], row["metric"]): row for row in results_rows(store, Selection(diff=True))}
-    found = evaluate(PlanLM(loaded, jp.Plan.parse(PLAN)), whole)
+    alone = loaded.evaluate("outer", PLAN, include_path=tasks, progress=False)
+    found = alone.results  # by lm-eval's own evaluate
+    assert alone["inner"] == found["groups"]["inner"]["acc_norm,none"]
+    assert {*alone.frame()["task"]} == {"outer", "inner", *TASKS}
     for group, metrics in {"outer": ("acc",), "inner": ("acc", "acc_norm")}.items():
         assert [key[2] for key in rows if key[:2] == (PLAN, group)] == [*metrics]
         for metric in metrics:
