@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from jaxpaint.results import kinds
 from jaxpaint.results.groups import GroupMetric, StoredGroup
 from jaxpaint.results.groups import stored as stored_groups
+from jaxpaint.results.metrics import MetricRow
 from jaxpaint.results.paired import Member, group_difference
 from jaxpaint.results.reading import NOT_FINITE, RUNNING
 from jaxpaint.results.schema import canonical_json
-from jaxpaint.results.scores import MetricRow
 
 # What figures show, as of tasks, or else a group's first metric. A guess scores the same in both.
 MEANS = ("acc_norm", "acc")

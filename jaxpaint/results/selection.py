@@ -13,8 +13,8 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.results import kinds
 from jaxpaint.results.group_scores import GroupCell, GroupScores, all_scores, difference
 from jaxpaint.results.groups import counted
+from jaxpaint.results.metrics import MetricRow
 from jaxpaint.results.paired import paired_difference
-from jaxpaint.results.scores import MetricRow
 
 COLUMNS = (
     *("model", "revision", "fingerprint", "dtype", "num_layers", "task", "version", "num_fewshot", "bos", "settings"),

@@ -34,8 +34,8 @@ from jaxpaint.results.keys import PlanRow
 from jaxpaint.results.kinds import LATENCY
 from jaxpaint.results.latency import Latency, LatencyRow, latencies
 from jaxpaint.results.merge import merge
+from jaxpaint.results.metrics import MetricRow
 from jaxpaint.results.schema import LOCK_SECONDS, canonical_json, connect, explained, one, snapshot, transaction
-from jaxpaint.results.scores import MetricRow
 
 __all__ = ["CellState", "MetricRow", "PlanRow", "Store", "Worker", "merge", "reading"]
 

@@ -24,8 +24,8 @@ from jaxpaint.results.group_scores import difference as group_difference
 from jaxpaint.results.group_scores import group_scores
 from jaxpaint.results.groups import stored as stored_groups
 from jaxpaint.results.kinds import preferred
+from jaxpaint.results.metrics import MetricRow
 from jaxpaint.results.paired import paired_difference
-from jaxpaint.results.scores import MetricRow
 from jaxpaint.studies.run import StudySummary, run_study
 from jaxpaint.studies.spec import StudySpec
 from jaxpaint.tasks.local_data import Data, data_options

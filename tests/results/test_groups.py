@@ -51,14 +51,16 @@ def add_groups(path: Path, *groups: Group) -> None:
             store.group(group, ids)
 
 
-def values(path: Path, task: str) -> list[float]:
-    return [row["value"] for row in results_rows(path, Selection(tasks=(task,)))]
+def values(path: Path, task: str, column: str = "value") -> list[float]:
+    return [row[column] for row in results_rows(path, Selection(tasks=(task,)))]
 
 
 def test_a_group_stands_before_its_tasks_and_counts_in_their_place(tmp_path: Path) -> None:
     path = make_store(tmp_path / "s", PAIR)
     large, small, other = (np.array(values(path, name)) for name in SIZES)
     assert values(path, "pair") == pytest.approx((large + small) / 2)
+    errors = [np.array(values(path, name, "stderr")) for name in ("large", "small")]
+    assert values(path, "pair", "stderr") == pytest.approx(np.hypot(*errors) / 2)
     heading = results_text(path, "table").split("\n\n")[1].splitlines()
     assert (heading[0].split(), heading[1].split()[:2]) == (["pair", "large", "other", "small"], ["2", "tasks,"])
     assert results_text(path, "markdown").splitlines()[0].startswith("| label | cost | depth | pair | large |")

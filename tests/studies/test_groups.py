@@ -55,6 +55,7 @@ def by_document(store: Path, task: str, plan: str) -> np.ndarray:
         return np.array(connection.execute(query, (task, plan)).fetchall())[:, 0]
 
 
+@pytest.mark.slow
 def test_a_study_has_lm_evals_scores_of_groups(model: Path, tasks: Path, tmp_path: Path) -> None:
     loaded, store = jp.load(model, dtype="float32"), tmp_path / "study.sqlite"
     study = jp.study(loaded, PLAN, tasks="outer", include_path=tasks, store=store, progress=False)
