@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from jaxpaint.results import document_texts, reading
 from jaxpaint.results.damage import reading as opened
 from jaxpaint.results.document_texts import DocumentText
 from jaxpaint.results.flow import FlowRow, stored_flows
+from jaxpaint.results.group_scores import GroupScores, all_scores, by_size, parts
+from jaxpaint.results.groups import counted
 from jaxpaint.results.latency import Latency, latencies
 from jaxpaint.results.provenance import UNKNOWN, Provenance, provenance
-from jaxpaint.results.reading import Analysis, ModelRow, StoredPlan, TaskRow, VariantRow
+from jaxpaint.results.reading import NOT_FINITE, Analysis, ModelRow, StoredPlan, TaskRow, VariantRow
 from jaxpaint.results.search import SearchResult, stored_searches
 from jaxpaint.results.story import StoryRow, stored_stories
 
@@ -37,8 +39,38 @@ class Measured:
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """A task of a group: its documents' scores in the group's main metric, float64 [P, documents], NaN where there is
+    none; `times` is how often the group has it.
+    """
+
+    task: TaskRow
+    scores: np.ndarray
+    times: int
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a score is the mean of: tasks' means, weighted by their documents or each the same."""
+
+    parts: tuple[Part, ...]
+    by_size: bool
+    tasks: frozenset[int]
+    """Ids of all members, those without the metric too."""
+
+    def shares(self, sizes: np.ndarray) -> np.ndarray:
+        """The weight of each part under each plan, of how many documents each has: [parts, P], NaN where one has none.
+
+        They add up to 1.
+        """
+        weights = np.array([[part.times] for part in self.parts]) * (sizes if self.by_size else np.ones_like(sizes))
+        weights = np.where((sizes == 0).any(axis=0), np.nan, weights)
+        return weights / weights.sum(axis=0)
+
+
+@dataclass(frozen=True, eq=False)
 class TaskResults:
-    """One task under every plan P of a study.
+    """One task, or a group of tasks, under every plan P of a study.
 
     `status` is None where the study has no such cell. `documents` counts those the metrics cover, 0 where there are
     none. `per_document` is the main metric, float64 [P, documents], NaN where a plan was not scored on a document;
@@ -53,10 +85,19 @@ class TaskResults:
     per_document: np.ndarray
     numbers: np.ndarray
     texts: Mapping[int, DocumentText]
+    group: Parts | None = None
+    """Of a group of tasks, whose documents are its members'."""
 
     @property
     def main(self) -> Measured:
         return self.metrics[self.task.metric]
+
+    @property
+    def parts(self) -> Parts:
+        """What the main metric is the mean of: of a task, itself."""
+        if self.group is not None:
+            return self.group
+        return Parts((Part(self.task, self.per_document, 1),), True, frozenset({self.task.id}))
 
 
 @dataclass(frozen=True)
@@ -82,6 +123,27 @@ class Study:
     stories: tuple[StoryRow, ...] = ()
     searches: tuple[SearchResult, ...] = ()
     provenance: Provenance = UNKNOWN
+    of_groups: tuple[TaskResults, ...] = ()
+
+    @cached_property
+    def groups(self) -> tuple[TaskResults, ...]:
+        """Those of groups all of whose tasks are in `results`."""
+        there = {result.task.id for result in self.results}
+        return tuple(each for each in self.of_groups if each.parts.tasks <= there)
+
+    @cached_property
+    def counted(self) -> tuple[TaskResults, ...]:
+        """What counts where tasks are averaged or judged: groups in place of their tasks, and the other tasks."""
+        tasks = {each.task.id: each.parts.tasks for each in self.groups}
+        chosen = counted(tasks)
+        members = frozenset[int]().union(*(tasks[group] for group in chosen))
+        groups = (each for each in self.groups if each.task.id in chosen)
+        return (*groups, *(result for result in self.results if result.task.id not in members))
+
+    @cached_property
+    def shown(self) -> tuple[TaskResults, ...]:
+        """Those that count, then the groups and tasks within them."""
+        return tuple(dict.fromkeys((*self.counted, *self.groups, *self.results)))
 
     @cached_property
     def full(self) -> int | None:
@@ -150,6 +212,9 @@ def _study(connection: sqlite3.Connection, model: ModelRow, bos: str, with_flows
     plans = reading.plans(connection, model.id, bos)
     columns = {plan.id: column for column, plan in enumerate(plans)}
     tasks = reading.tasks(connection, model.id, bos)
+    groups = all_scores(connection, model.id, bos)
+    # Below 0, where no task's id is.
+    rows = reading.named([_group_row(scores) for scores in groups])
     return Study(
         model,
         bos,
@@ -166,7 +231,55 @@ def _study(connection: sqlite3.Connection, model: ModelRow, bos: str, with_flows
         tuple(stored_stories(connection, model.id)) if with_flows else (),
         tuple(stored_searches(connection, model.id)) if with_flows else (),
         provenance(connection, model.id),
+        tuple(_group_results(connection, *each, tasks, columns) for each in zip(rows, groups, strict=True)),
     )
+
+
+def _group_row(scores: GroupScores) -> TaskRow:
+    of_group = scores.stored.group
+    return TaskRow(
+        -scores.stored.id,
+        of_group.name,
+        of_group.name,
+        of_group.version,
+        scores.num_fewshot,
+        scores.bos,
+        scores.settings,
+        scores.chance,
+        scores.metric,
+        scores.filter,
+    )
+
+
+def _group_results(
+    connection: sqlite3.Connection,
+    row: TaskRow,
+    scores: GroupScores,
+    tasks: Sequence[TaskRow],
+    columns: Mapping[int, int],
+) -> TaskResults:
+    """Of the plans that have a column: others have no cell of the study."""
+    status: list[str | None] = [None] * len(columns)
+    documents, seconds = np.zeros(len(columns), np.int64), np.zeros(len(columns))
+    rows = []
+    for cell in scores.cells:
+        column = columns[cell.plan]
+        status[column], documents[column], seconds[column] = cell.status, cell.documents or 0, cell.seconds
+        rows += [
+            (each.metric, cell.plan, each.value, each.stderr, each.higher_is_better is not False)
+            for each in cell.metrics
+            if each.filter == scores.filter and cell.status != NOT_FINITE
+        ]
+    found, model = [], scores.cells[0].model
+    for task, times in parts(connection, scores).items():
+        own = next(each for each in tasks if each.id == task)
+        asked = replace(own, metric=scores.metric, filter=scores.filter)
+        found.append(Part(own, _per_document(connection, asked, model, columns)[0], times))
+    members = Parts(tuple(found), by_size(scores.stored, scores.metric), frozenset(scores.stored.tasks))
+    nothing = np.full((len(columns), 0), np.nan)
+    numbers = np.array([], np.int64)
+    measured = _measured(row, rows, columns)
+    return TaskResults(row, tuple(status), documents, seconds, measured, nothing, numbers, {}, members)
 
 
 def _task_results(connection: sqlite3.Connection, task: TaskRow, model: int, columns: Mapping[int, int]) -> TaskResults:
@@ -174,18 +287,19 @@ def _task_results(connection: sqlite3.Connection, task: TaskRow, model: int, col
     documents, seconds = np.zeros(len(columns), np.int64), np.zeros(len(columns))
     for plan, state, count, duration in reading.cells(connection, model, task.id):
         status[columns[plan]], documents[columns[plan]], seconds[columns[plan]] = state, count, duration
-    metrics = _metrics(connection, task, model, columns)
+    metrics = _measured(task, reading.metrics(connection, model, task), columns)
     scores, numbers = _per_document(connection, task, model, columns)
     texts = document_texts.stored(connection, task.id)
     return TaskResults(task, tuple(status), documents, seconds, metrics, scores, numbers, texts)
 
 
-def _metrics(
-    connection: sqlite3.Connection, task: TaskRow, model: int, columns: Mapping[int, int]
+def _measured(
+    task: TaskRow, rows: Iterable[tuple[str, int, float | None, float | None, bool]], columns: Mapping[int, int]
 ) -> dict[str, Measured]:
+    """Of rows as `reading.metrics` has them."""
     nothing = np.full(len(columns), np.nan)
     found = {task.metric: Measured(nothing, nothing, True)}
-    for metric, plan, value, stderr, better in reading.metrics(connection, model, task):
+    for metric, plan, value, stderr, better in rows:
         if metric not in found or found[metric].higher_is_better != better or found[metric].value is nothing:
             found[metric] = Measured(nothing.copy(), nothing.copy(), better)
         found[metric].value[columns[plan]] = np.nan if value is None else value

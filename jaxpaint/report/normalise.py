@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from jaxpaint.report.bootstrap import DRAWS, Means, generator, resampled_means
-from jaxpaint.report.data import Study, TaskResults
+from jaxpaint.report.data import Parts, Study, TaskResults
 
 ABOVE_CHANCE = 2.0
 """Standard errors by which the full model must beat chance: below that, normalising shows noise blown up."""
@@ -63,7 +63,8 @@ class Scores:
 class Normalised(Scores):
     """Scores that are 1 for the full model, 0 for guessing, and their median; draws resample the documents.
 
-    `means` are not normalised, by task: those of every task whose main metric is a mean over documents.
+    `full` has the tasks that count, groups in place of their members. `means` are not normalised, by task and group:
+    those of each whose main metric is a mean over documents.
     """
 
     full: tuple[FullScore, ...]
@@ -94,11 +95,11 @@ def as_they_are(results: Sequence[TaskResults], name: str) -> Scores:
 
 
 def normalise(study: Study) -> Normalised:
-    """Every plan of a study, on each task whose full model is clearly above chance."""
-    full = tuple(_full_score(study, result) for result in study.results)
+    """Every plan of a study, on each task, or group in place of its tasks, whose full model is clearly above chance."""
+    full = tuple(full_score(study, result) for result in study.counted)
     kept = [
         (result, score.chance)
-        for result, score in zip(study.results, full, strict=True)
+        for result, score in zip(study.counted, full, strict=True)
         if score.left_out is None and score.chance is not None
     ]
     columns = len(study.plans)
@@ -120,21 +121,58 @@ def normalise(study: Study) -> Normalised:
 
 
 def document_means(study: Study) -> dict[str, Means]:
-    """By task, the means of every plan beside the full model's: of tasks whose main metric is a mean over documents."""
-    if study.full is None:
+    """By task and group, the means of every plan beside the full model's: of those whose main metric is a mean over
+    documents.
+
+    Of a group documents are resampled task by task, so that tasks are independent.
+    """
+    full = study.full
+    if full is None:
         return {}
-    return {
-        result.task.name: resampled_means(result.per_document, study.full, result.task.name)
-        for result in study.results
-        if _is_mean(result, study.full)
-    }
+
+    found, of_tasks = {}, {}
+    for result in study.shown:
+        if not _is_mean(result, full):
+            continue
+        means = []
+        for part in result.parts.parts:
+            key = part.task.id, result.task.metric, result.task.filter  # a task and the groups around it draw alike
+            if key not in of_tasks:
+                of_tasks[key] = resampled_means(part.scores, full, part.task.name)
+            means.append(of_tasks[key])
+        found[result.task.name] = means[0] if result.group is None else _weighted(result.group, means, full)
+    return found
+
+
+def _weighted(own: Parts, means: Sequence[Means], full: int) -> Means:
+    """The mean of tasks' means, under each plan weighted by the documents that it shares with the full model."""
+    shares = own.shares(np.array([_shared(part.scores, full) for part in own.parts]))
+
+    def together(of: Callable[[Means], np.ndarray]) -> np.ndarray:
+        return sum((share * of(each) for share, each in zip(shares, means, strict=True)), np.zeros(()))
+
+    return Means(
+        together(lambda each: each.value),
+        together(lambda each: each.reference),
+        together(lambda each: each.draws),
+        together(lambda each: each.reference_draws),
+    )
+
+
+def _shared(scores: np.ndarray, full: int) -> np.ndarray:
+    """How many documents each plan shares with the full model, [P]."""
+    return (~np.isnan(scores) & ~np.isnan(scores[full])).sum(axis=1)
 
 
 def _is_mean(result: TaskResults, column: int) -> bool:
-    """Whether a plan's main metric is the mean of what is stored of its documents."""
-    value, documents = float(result.main.value[column]), result.per_document[column]
-    documents = documents[~np.isnan(documents)]
-    return len(documents) > 1 and math.isclose(value, documents.mean(), rel_tol=1e-6, abs_tol=1e-9)
+    """Whether a plan's main metric is the mean of what is stored of its documents, of a group that of its tasks'."""
+    value, own = float(result.main.value[column]), result.parts
+    documents = [part.scores[column][~np.isnan(part.scores[column])] for part in own.parts]
+    if not documents or min(map(len, documents)) < 2:
+        return False
+    shares = own.shares(np.array([[len(each)] for each in documents]))[:, 0]
+    mean = sum(share * each.mean() for share, each in zip(shares, documents, strict=True))
+    return math.isclose(value, mean, rel_tol=1e-6, abs_tol=1e-9)
 
 
 def _normalised_draws(means: Means, chance: float, point: np.ndarray) -> np.ndarray:
@@ -146,7 +184,8 @@ def _normalised_draws(means: Means, chance: float, point: np.ndarray) -> np.ndar
     return point + change / (means.reference - chance)
 
 
-def _full_score(study: Study, result: TaskResults) -> FullScore:
+def full_score(study: Study, result: TaskResults) -> FullScore:
+    """The full model on a task or group of a study."""
     task, column = result.task, study.full
     missing = "the full model has no result"
     if column is None:
@@ -155,6 +194,8 @@ def _full_score(study: Study, result: TaskResults) -> FullScore:
     documents = documents[~np.isnan(documents)]
     count = len(documents) or int(result.documents[column])
     stderr = float(documents.std(ddof=1) / math.sqrt(count)) if len(documents) > 1 else math.nan
+    if result.group is not None:
+        stderr = float(result.main.stderr[column])
     reason = None
     if math.isnan(value):
         reason = missing

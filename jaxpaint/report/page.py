@@ -17,7 +17,7 @@ from jaxpaint.report import finetuned, glue, tables
 from jaxpaint.report.across import Compared, across_tables
 from jaxpaint.report.analysed import clock_words
 from jaxpaint.report.bootstrap import DRAWS
-from jaxpaint.report.data import Study, model_facts
+from jaxpaint.report.data import Study, TaskResults, model_facts
 from jaxpaint.report.evidence import DOES_NOT_HOLD, OPEN
 from jaxpaint.report.figures import SLUG_CHARACTERS, figures_across, paper_figures, study_figures
 from jaxpaint.report.figures.glue import glue_figures
@@ -231,8 +231,8 @@ def _shown_rows(table: Table, over_tasks: str, looped: int | None = None) -> lis
 def _facts(measured: Measurements) -> tuple[tuple[str, str], ...]:
     study = measured.study
     tasks = "; ".join(
-        f"{score.task} ({', '.join((f'{score.documents} documents', *_how(result.task)))})"
-        for score, result in zip(measured.scores.full, study.results, strict=True)
+        f"{score.task} ({', '.join((*_of(result), f'{score.documents} documents', *_how(result.task)))})"
+        for score, result in zip(measured.scores.full, study.counted, strict=True)
     )
     cells = "; ".join(f"{count} {status}" for status, count in sorted(study.statuses().items()))
     seconds = sum(float(result.seconds.sum()) for result in study.results)
@@ -247,9 +247,15 @@ def _facts(measured: Measurements) -> tuple[tuple[str, str], ...]:
     )
 
 
+def _of(result: TaskResults) -> Iterator[str]:
+    """The tasks of a group."""
+    if result.group is not None:
+        yield f"{len(result.group.tasks)} tasks"
+
+
 def _how(task: TaskRow) -> Iterator[str]:
     """How a task was asked, and its answers read."""
-    yield f"{task.num_fewshot}-shot"
+    yield "several shots" if task.num_fewshot is None else f"{task.num_fewshot}-shot"
     if task.kv:
         yield f"kv={task.kv}"
     if task.filter != "none":
@@ -286,7 +292,7 @@ def _notes(measured: Measurements) -> list[str]:
     ):
         if count:
             notes.append(f"{count} of {counts.total()} results {one if count == 1 else several} {rest}.")
-    benchmarks = [result.task.benchmark for result in study.results if result.task.name in scores.tasks]
+    benchmarks = [result.task.benchmark for result in study.counted if result.task.name in scores.tasks]
     if len(set(benchmarks)) < len(benchmarks):
         notes.append("Some benchmark was run in several settings, each of which counts in the median.")
     return notes

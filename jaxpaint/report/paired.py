@@ -41,7 +41,8 @@ class PlanScore:
 
     `name` is the label of the strategy that it stands for first, or its own text. `p` is that of the difference,
     two-sided, after Holm over all plans beside the full model; NaN where it cannot be had, as for the full model
-    itself. `flips` are None where documents are not right or wrong. `milliseconds` are those to the first new token.
+    itself. `flips` are None where documents are not right or wrong, and of groups, whose tasks have them.
+    `milliseconds` are those to the first new token.
     """
 
     column: int
@@ -57,7 +58,8 @@ class PlanScore:
 
 @dataclass(frozen=True, eq=False)
 class PlanScores:
-    """All plans that have a score, best first. `averaged` are the tasks of the average, whose higher score is better.
+    """All plans that have a score, best first. `averaged` are the tasks of the average, whose higher score is better;
+    groups are in it in place of their tasks.
 
     `machine` is what the plans were timed on, empty where none was.
     """
@@ -69,7 +71,14 @@ class PlanScores:
 
     @property
     def results(self) -> tuple[TaskResults, ...]:
-        return self.study.results
+        """The groups and tasks of `PlanScore.tasks`: those of the average come first."""
+        return self.study.shown
+
+    @property
+    def beside(self) -> slice:
+        """Which of `results` stand beside the average: all, but for a group that is alone in it."""
+        alone = len(self.study.counted) == len(self.averaged) == 1 and self.results[0].group is not None
+        return slice(int(alone), None)
 
     @cached_property
     def full(self) -> PlanScore | None:
@@ -87,11 +96,11 @@ class PlanScores:
 def plan_scores(study: Study, means: Mapping[str, Means]) -> PlanScores:
     """Of a study whose `document_means` are these."""
     columns = [column for column in range(len(study.plans)) if _has_score(study, column)]
-    per_task = [_task_numbers(result, means.get(result.task.name)) for result in study.results]
-    averaged = [result for result in study.results if result.main.higher_is_better]
+    per_task = [_task_numbers(result, means.get(result.task.name)) for result in study.shown]
+    averaged = [result for result in study.counted if result.main.higher_is_better]
     average, difference = _together(study, averaged, means)
     others = [column for column in columns if column != study.full]
-    raw = _p_values(study, averaged, means)
+    raw = _p_values(study, averaged, means).tolist()
     tested = [column for column in others if not math.isnan(raw[column])]
     corrected = dict(zip(tested, holm([raw[column] for column in tested]), strict=True))
     named: dict[int, tuple[str, str]] = {}
@@ -106,7 +115,7 @@ def plan_scores(study: Study, means: Mapping[str, Means]) -> PlanScores:
             average[column],
             difference[column] if column != study.full else NOTHING,
             corrected.get(column, math.nan),
-            tuple(_flips(result, study.full, column) for result in study.results),
+            tuple(_flips(result, study.full, column) for result in study.shown),
             times.get(column, math.nan),
         )
         for column in columns
@@ -175,21 +184,24 @@ def _p_values(study: Study, averaged: Sequence[TaskResults], means: Mapping[str,
     """Of no difference from the full model: two-sided, as if each document's difference had either sign, float64 [P].
 
     McNemar's test with Edwards' correction where documents are right or wrong, over several tasks by the variances of
-    their sums. NaN where there is no paired difference.
+    their sums; a group's tasks are several, weighted as in its score. NaN where there is no paired difference.
     """
     plans = len(study.plans)
     if not averaged or study.full is None or any(result.task.name not in means for result in averaged):
         return np.full(plans, np.nan)
     total, variance, step = np.zeros(plans), np.zeros(plans), math.inf
     for result in averaged:
-        difference = result.per_document - result.per_document[study.full]
-        sizes = (~np.isnan(difference)).sum(axis=1).astype(np.float64)
-        sizes[sizes == 0] = np.nan
-        difference = np.nan_to_num(difference)
-        total += difference.sum(axis=1) / sizes
-        variance += (difference**2).sum(axis=1) / sizes**2
-        whole = bool(np.isin(difference, (-1, 0, 1)).all())
-        step = min(step, 1 / len(result.numbers) if whole else 0.0)
+        own = result.parts
+        differences = [part.scores - part.scores[study.full] for part in own.parts]
+        sizes = np.array([(~np.isnan(each)).sum(axis=1) for each in differences], np.float64)
+        shares = own.shares(sizes)
+        for share, each, size in zip(shares, differences, sizes, strict=True):
+            difference = np.nan_to_num(each)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                total += share * difference.sum(axis=1) / size
+                variance += share**2 * (difference**2).sum(axis=1) / size**2
+            whole = bool(np.isin(difference, (-1, 0, 1)).all())
+            step = min(step, share[study.full] / difference.shape[1] if whole else 0.0)
     missing = np.any([np.isnan(result.main.value) for result in averaged], axis=0)
     distance = np.maximum(np.abs(total) - step, 0)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -78,8 +78,12 @@ def plans_box(
     several = len(scores.results) > 1
     columns = [("cost", "layer applications"), ("depth", "layers on the longest chain")]
     columns += [("ms", f"milliseconds to the first new token: {scores.machine}")] * timed
-    tasks = [(result.task.name, f"{result.task.metric}, with its 95 % interval") for result in scores.results]
-    columns += [("average", scores.of_average)] if several else tasks
+    beside = scores.results[scores.beside]
+    tasks = [(result.task.name, f"{result.task.metric}, with its 95 % interval") for result in beside]
+    average = "average", scores.of_average
+    if beside != scores.results:
+        average = scores.of_average, f"{scores.results[0].task.metric} of the group, with its 95 % interval"
+    columns += [average] if several else tasks
     columns += [("less full", f"the score ({scores.of_average}) less the full model's on the same documents")]
     columns += [("p (Holm)", f"of no difference, corrected for {_tested(scores)} plans")]
     columns += [("flipped", "documents that only the plan gets right, and that only the full model gets right")]
@@ -93,7 +97,7 @@ def plans_box(
         listing,
         cost,
         tuple(maps),
-        len(scores.results),
+        len(beside),
         flipped,
     )
 
@@ -124,7 +128,7 @@ def _tested(scores: PlanScores) -> int:
 def _line(row: PlanScore, scores: PlanScores, timed: bool, several: bool, prefix: str) -> PlanLine:
     study = scores.study
     plan = study.plans[row.column]
-    of_tasks = [(*interval_text(number), number.value) for number in row.tasks]
+    of_tasks = [(*interval_text(number), number.value) for number in row.tasks[scores.beside]]
     cells = [(f"{plan.cost:g}", "", float(plan.cost)), (f"{plan.depth:g}", "", float(plan.depth))]
     if timed:
         cells.append(("" if math.isnan(row.milliseconds) else f"{row.milliseconds:.3g}", "", row.milliseconds))
@@ -151,8 +155,11 @@ def _notes(scores: PlanScores) -> list[str]:
     found = []
     if len(scores.averaged) > 1:
         found.append("The average is that of the tasks' metrics as they are, not normalised.")
-    if left := [result.task.name for result in scores.results if result.task.name not in scores.averaged]:
+    study = scores.study
+    if left := [result.task.name for result in study.counted if result.task.name not in scores.averaged]:
         found.append(f"Not in the average, because lower is better: {', '.join(left)}.")
+    if groups := [result.task.name for result in study.counted if result.group is not None]:
+        found.append(f"{', '.join(groups)}: a group, which counts in place of its tasks, whose scores stand beside it.")
     if _tested(scores):
         found.append(
             "Less full: the paired difference from the full model, document by document, with its 95 % interval by "
@@ -167,7 +174,7 @@ def _notes(scores: PlanScores) -> list[str]:
 def _data(scores: PlanScores, shown: Sequence[PlanScore], prefix: str) -> Mapping[str, Any]:
     study = scores.study
     strategies = dict.fromkeys(row.strategy for row in shown)
-    tasks = [result.task.name for result in scores.results]
+    results = scores.results[scores.beside]
     plans = []
     for row in shown:
         plan = study.plans[row.column]
@@ -180,7 +187,7 @@ def _data(scores: PlanScores, shown: Sequence[PlanScore], prefix: str) -> Mappin
                 "cost": plan.cost,
                 "depth": plan.depth,
                 "ms": _finite(row.milliseconds),
-                "scores": [_triple(number) for number in (row.average, *row.tasks)],
+                "scores": [_triple(number) for number in (row.average, *row.tasks[scores.beside])],
                 "difference": _triple(row.difference),
                 "p": p_text(row.p),
                 "flips": [
@@ -192,7 +199,7 @@ def _data(scores: PlanScores, shown: Sequence[PlanScore], prefix: str) -> Mappin
                         len(flips.lost),
                         _shown(flips.lost),
                     ]
-                    for flips in row.flips
+                    for flips in row.flips[scores.beside]
                 ],
             }
         )
@@ -206,8 +213,8 @@ def _data(scores: PlanScores, shown: Sequence[PlanScore], prefix: str) -> Mappin
     looks = {_words(name): strategy_look(name) for name in strategies}
     return {
         "average": scores.of_average,
-        "tasks": tasks,
-        "texts": [_texts(scores, shown, place) for place in range(len(tasks))],
+        "tasks": [result.task.name for result in results],
+        "texts": [_texts(scores, shown, scores.results.index(result)) for result in results],
         "plans": plans,
         "maps": maps,
         "looks": {name: [colour, _SHAPES.get(marker, "circle")] for name, (colour, marker, _) in looks.items()},

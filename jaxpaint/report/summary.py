@@ -19,7 +19,7 @@ from jaxpaint.report.flow_page import flows_of
 from jaxpaint.report.flow_text import flow_lines
 from jaxpaint.report.glue import GlueStudy
 from jaxpaint.report.measurements import Measurements
-from jaxpaint.report.paired import PlanScores
+from jaxpaint.report.paired import PlanScore, PlanScores
 from jaxpaint.report.plans_page import p_text
 from jaxpaint.report.questions.variants import ranking
 from jaxpaint.results.search import verdict
@@ -27,6 +27,7 @@ from jaxpaint.results.search import verdict
 WIDTH = 80
 MOST_PLANS, FEWER_PLANS = 20, 5  # in the terminal; the fewer beside answers to the paper's questions
 MOST_TASKS, TASK_WIDTH = 3, 12  # that have a column each
+LEAST_NAME = 12  # of a plan beside them
 
 
 def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
@@ -88,22 +89,13 @@ def plan_lines(scores: PlanScores, most: int) -> Iterator[str]:
     told = "; less full: on the same documents, with its 95 % interval" if tested else ""
     holm = f"; p after Holm over {count(tested, 'plan')}" if tested else ""
     yield from _wrapped(f"Plans, best first (score: {scores.of_average}{told}{holm}):")
-    tasks = [result.task.name for result in scores.results]
-    heads = [_clip(name, TASK_WIDTH) for name in tasks] if 1 < len(tasks) <= MOST_TASKS else []
-    rows = [["score", *heads, "less full", "", "p", "cost", "plan"]]
-    for row in shown:
-        interval = (
-            "" if math.isnan(row.difference.low) else f"{row.difference.low:+z.2f} to {row.difference.high:+z.2f}"
-        )
-        of_tasks = [_decimals(number.value) for number in row.tasks] if heads else []
-        difference = "" if math.isnan(row.difference.value) else f"{row.difference.value:+z.3f}"
-        name = "full model" if row is scores.full else row.name
-        cost = f"{scores.study.plans[row.column].cost:g}"
-        score = row.average if scores.averaged else row.tasks[0]
-        rows.append([_decimals(score.value), *of_tasks, difference, interval, p_text(row.p), cost, name])
-    # What no row has takes no room.
-    kept = [place for place in range(len(rows[0])) if any(cells[place] for cells in rows[1:])]
-    rows = [[cells[place] for place in kept] for cells in rows]
+    # A group that is alone stands beside its tasks, others in their place.
+    counted = scores.study.counted
+    places = range(len(counted)) if len(counted) > 1 else range(len(scores.results))[scores.beside]
+    with_tasks = 1 < len(places) <= MOST_TASKS
+    rows = _table(scores, shown, places if with_tasks else ())
+    if with_tasks and _room(rows) < min(LEAST_NAME, max(len(cells[-1]) for cells in rows)):
+        rows = _table(scores, shown, ())
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         line = "  ".join(cell.rjust(width) for cell, width in zip(cells[:-1], widths, strict=False))
@@ -111,6 +103,30 @@ def plan_lines(scores: PlanScores, most: int) -> Iterator[str]:
     if rest:
         yield f"… and {rest:,} more"
     yield ""
+
+
+def _table(scores: PlanScores, shown: Sequence[PlanScore], places: Sequence[int]) -> list[list[str]]:
+    """Headings and rows, the plan's name last; with the scores of the tasks at these places."""
+    heads = [_clip(scores.results[place].task.name, TASK_WIDTH) for place in places]
+    rows = [["score", *heads, "less full", "", "p", "cost", "plan"]]
+    for row in shown:
+        interval = (
+            "" if math.isnan(row.difference.low) else f"{row.difference.low:+z.2f} to {row.difference.high:+z.2f}"
+        )
+        of_tasks = [_decimals(row.tasks[place].value) for place in places]
+        difference = "" if math.isnan(row.difference.value) else f"{row.difference.value:+z.3f}"
+        name = "full model" if row is scores.full else row.name
+        cost = f"{scores.study.plans[row.column].cost:g}"
+        score = row.average if scores.averaged else row.tasks[0]
+        rows.append([_decimals(score.value), *of_tasks, difference, interval, p_text(row.p), cost, name])
+    # What no row has takes no room.
+    kept = [place for place in range(len(rows[0])) if any(cells[place] for cells in rows[1:])]
+    return [[cells[place] for place in kept] for cells in rows]
+
+
+def _room(rows: Sequence[Sequence[str]]) -> int:
+    """What a line has left for the plan's name."""
+    return WIDTH - sum(2 + max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1])
 
 
 def _finetuned(measured: Measurements) -> Iterator[str]:

@@ -21,6 +21,7 @@ from jaxpaint.report.findings import Answer
 from jaxpaint.report.finetuned import TunedTask
 from jaxpaint.report.glue import GlueStudy
 from jaxpaint.report.measurements import Measurements
+from jaxpaint.report.normalise import full_score
 from jaxpaint.report.paired import PlanScores
 from jaxpaint.report.questions.variants import iteration_map
 from jaxpaint.report.timed import timed
@@ -145,8 +146,10 @@ def _answers(answers: Sequence[Answer]) -> Table:
 
 def _tasks(measured: Measurements) -> Table:
     rows: list[tuple[Value, ...]] = []
-    for result, score in zip(measured.study.results, measured.scores.full, strict=True):
-        task, use = result.task, score.left_out or "in the median"
+    counted = dict(zip(measured.study.counted, measured.scores.full, strict=True))
+    for result in measured.study.shown:
+        score, task = counted.get(result) or full_score(measured.study, result), result.task
+        use = (score.left_out or "in the median") if result in counted else "in that of its group"
         metric = score.metric if task.filter == "none" else f"{score.metric}, {task.filter}"
         numbers = (score.documents, score.chance, score.value, score.stderr)
         rows.append((score.task, task.num_fewshot, task.bos, metric, *numbers, use))
@@ -211,10 +214,10 @@ def _beyond(measured: Measurements) -> Table:
     for variant in variants:
         low, high = interval(draws[:, variant.column])
         plan = measured.study.plans[variant.column]
-        raw = [result.main.value[variant.column].item() for result in measured.study.results]
+        raw = [result.main.value[variant.column].item() for result in measured.study.shown]
         value = point[variant.column].item()
         rows.append((variant.strategy, variant.label, plan.depth, plan.cost, value, float(low), float(high), *raw))
-    raw_columns = tuple(f"{result.task.name} {result.task.metric}" for result in measured.study.results)
+    raw_columns = tuple(f"{result.task.name} {result.task.metric}" for result in measured.study.shown)
     columns = ("strategy", "plan", "depth", "cost", "median normalised score", "low", "high", *raw_columns)
     title = "Plans beyond the paper, normalised: other strategies, and plans of one's own"
     return Table("beyond-the-paper", title, columns, tuple(rows))
@@ -295,12 +298,12 @@ def _by_state(measured: Measurements) -> Table:
 
 
 def _cells(measured: Measurements) -> Table:
-    """Everything, a row for each task and strategy's plan."""
+    """Everything, a row for each task or group and strategy's plan."""
     study = measured.study
     rows: list[tuple[Value, ...]] = []
     named = {variant.column for variant in study.variants}
     unnamed = [VariantRow(column, "", "") for column in range(len(study.plans)) if column not in named]
-    for result in study.results:
+    for result in study.shown:
         point, low, high = _normalised(measured, result.task.name)
         for variant in (*study.variants, *unnamed):
             column = variant.column

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 OWNERS: Mapping[str, str] = MappingProxyType(
     {
-        **dict.fromkeys(("models", "tasks", "plans", "environments", "cells", "runs"), "id"),
+        **dict.fromkeys(("models", "tasks", "task_groups", "plans", "environments", "cells", "runs"), "id"),
         **dict.fromkeys(("scores", "metrics", "document_scores"), "cell"),
         **{"requests": "task", "document_texts": "task", "variants": "plan", "analyses": "plan"},
+        "group_members": "task_group",
     }
 )
 """The tables whose rows are summed, and the column that says which rows go together."""

@@ -18,7 +18,7 @@ from jaxpaint.base.words import count
 from jaxpaint.results import checksums
 from jaxpaint.results.kinds import STORY
 from jaxpaint.results.layout import STATEMENTS
-from jaxpaint.results.schema import explained, one, snapshot, transaction, unverified
+from jaxpaint.results.schema import explained, has_table, one, snapshot, transaction, unverified
 
 SHOWN = 3
 MOST_ROUNDS = 3  # a row that names another cell may lie among its own until these are taken out
@@ -30,12 +30,18 @@ _REFERENCES = {
     "analyses": {"model": "models", "plan": "plans"},
     "variants": {"plan": "plans"},
     "requests": {"task": "tasks"},
+    "group_members": {"task_group": "task_groups", "task": "tasks"},
 }
 _OF_CELLS = ("scores", "metrics", "document_scores")
-_OBJECTS = {("tasks", "settings"), ("environments", "description"), ("analyses", "settings")}
+_OBJECTS = {
+    ("tasks", "settings"),
+    ("task_groups", "definition"),
+    ("environments", "description"),
+    ("analyses", "settings"),
+}
 _NUMBERS = ("analyses", "value")
 _DEEPEST = "[[[[[[[["  # no analysis has as many axes
-_INDEXED = ("models", "tasks", "requests", "plans", "variants", "environments", "cells", "runs")
+_INDEXED = ("models", "tasks", "task_groups", "requests", "plans", "variants", "environments", "cells", "runs")
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ class Damage:
 
 def find(connection: sqlite3.Connection) -> Damage:
     """All that is damaged, in the moment that the caller's transaction sees."""
-    torn = {table for table in _INDEXED if one(connection, f"PRAGMA main.integrity_check('{table}')") != "ok"}
+    there = [table for table in _INDEXED if has_table(connection, table)]
+    torn = {table for table in there if one(connection, f"PRAGMA main.integrity_check('{table}')") != "ok"}
     known = checksums.stored(connection)
     bad: dict[str, set[int]] = {part: set() for part in checksums.OWNERS}
     unsealed: dict[str, frozenset[int]] = {}
@@ -70,7 +77,8 @@ def find(connection: sqlite3.Connection) -> Damage:
             bad[part] |= {owner for (owner,) in connection.execute(_misfits()[part])} & unsealed[part]
     bad["cells"] |= _depending(connection, "cells", bad)
     rows = frozenset(bad["cells"])
-    bad["analyses"] |= _depending(connection, "analyses", bad)
+    for part in ("analyses", "group_members"):
+        bad[part] |= _depending(connection, part, bad)
     of_tasks = bad["requests"] | bad["tasks"]
     cells = rows.union(*(bad[part] for part in _OF_CELLS))
     cells |= {cell for cell, task in connection.execute("SELECT id, task FROM main.cells") if task in of_tasks}
@@ -164,6 +172,7 @@ def _take_out(connection: sqlite3.Connection, damage: Damage) -> None:
         gone[part] |= gone["plans"]
     for part in ("requests", "document_texts"):
         gone[part] |= gone["tasks"]
+    gone["group_members"] |= gone["task_groups"]
     for part, owners in gone.items():
         if owners or part in damage.torn:
             _rewrite(connection, part, owners)
@@ -195,7 +204,9 @@ def _rewrite(connection: sqlite3.Connection, table: str, gone: set[int]) -> None
 
 def _depending(connection: sqlite3.Connection, table: str, bad: Mapping[str, set[int]]) -> set[int]:
     """Owners of the table's rows that refer to what is damaged or not there."""
-    found = set()
+    found: set[int] = set()
+    if not has_table(connection, table):
+        return found
     for column, other in _REFERENCES[table].items():
         there = {id for (id,) in connection.execute(f"SELECT id FROM main.{other}")} - bad[other]
         query = f"SELECT DISTINCT {checksums.OWNERS[table]}, {column} FROM main.{table} WHERE {column} IS NOT NULL"

@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from jaxpaint.base.shown import visible_name
 from jaxpaint.base.words import count
 from jaxpaint.results import kinds
+from jaxpaint.results.group_scores import all_scores
 from jaxpaint.results.latency import Spread, latencies
 from jaxpaint.results.reading import RUNNING
+from jaxpaint.results.schema import has_table
 from jaxpaint.results.selection import unknown
 
 WIDTH = 80
@@ -40,11 +43,15 @@ class _Column:
 def grid(
     connection: sqlite3.Connection, width: int = WIDTH, tasks: Sequence[str] = (), strategies: Sequence[str] = ()
 ) -> str:
-    """Lines of at most `width` columns; the tasks that do not fit beside each other follow in blocks of their own.
+    """Lines of at most `width` columns, groups of tasks before tasks; those that do not fit beside each other follow in
+    blocks of their own.
 
     Of all tasks and strategies, or of those that are named. Raises UserError for one that the store does not have.
     """
-    _require(connection, "tasks", "SELECT DISTINCT name FROM tasks", tasks)
+    named = "SELECT DISTINCT name FROM tasks"
+    if has_table(connection, "task_groups"):
+        named += " UNION SELECT name FROM task_groups"
+    _require(connection, "tasks", named, tasks)
     _require(connection, "strategies", "SELECT DISTINCT strategy FROM variants", strategies)
     models = connection.execute(
         "SELECT id, source, revision, fingerprint, dtype, num_layers FROM models "
@@ -58,7 +65,7 @@ def grid(
         name = f"{source or 'model'}{f' at {revision}' if revision else ''}"
         blocks.append(f"{visible_name(name)}\n{dtype}, {num_layers} layers, fingerprint {fingerprint[:16]}")
         plans = _labels(connection, model, num_layers, strategies)
-        columns = _columns(connection, model, tasks)
+        columns = [*_group_columns(connection, model, tasks), *_columns(connection, model, tasks)]
         if not plans or not columns:
             continue
         plans, looked = _without_looked_at(connection, model, plans, columns)
@@ -166,6 +173,26 @@ def _columns(connection: sqlite3.Connection, model: int, names: Sequence[str]) -
     return columns
 
 
+def _group_columns(connection: sqlite3.Connection, model: int, names: Sequence[str]) -> list[_Column]:
+    groups = [each for each in all_scores(connection, model) if not names or each.name in names]
+    settings = []
+    for each in groups:
+        setting = _setting(each.num_fewshot or 0, each.bos, each.settings)
+        settings.append(count(len(each.stored.tasks), "task") + (f", {setting}" if setting else ""))
+    alike = Counter((each.name, setting) for each, setting in zip(groups, settings, strict=True))
+    columns = []
+    for scores, setting in zip(groups, settings, strict=True):
+        if alike[scores.name, setting] > 1:
+            setting = f"{setting}, #{scores.stored.id}"
+        rows = [(cell, scores.main(cell)) for cell in scores.cells]
+        found = [
+            (cell.plan, cell.status, cell.documents, *((None, None) if row is None else (row.value, row.stderr)))
+            for cell, row in rows
+        ]
+        columns.append(_of_rows(scores.name, setting, scores.metric, scores.filter, found))
+    return columns
+
+
 def _setting(num_fewshot: int, bos: str, settings: str) -> str:
     """What is not the default."""
     kv = kinds.kv(settings)
@@ -186,6 +213,11 @@ def _column(connection: sqlite3.Connection, model: int, task: int, name: str, se
         "LEFT JOIN metrics AS m ON m.cell = c.id AND m.metric = ? AND m.filter = ? WHERE c.model = ? AND c.task = ?",
         (metric, filter, model, task),
     ).fetchall()
+    return _of_rows(name, setting, metric, filter, rows)
+
+
+def _of_rows(name: str, setting: str, metric: str, filter: str, rows: Sequence[tuple[Any, ...]]) -> _Column:
+    """Of rows of plan, status, documents, value and standard error."""
     counts = {documents for _, _, documents, *_ in rows if documents is not None}
     if filter != "none":
         setting = f"{setting}, {filter}" if setting else filter

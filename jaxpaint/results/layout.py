@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-VERSION = 4
-READABLE = (2, 3, VERSION)  # what an older one lacks, whoever writes to it adds
-SINCE: Mapping[str, int] = MappingProxyType({"checksums": 3, "document_texts": 4})
+VERSION = 5
+READABLE = (2, 3, 4, VERSION)  # what an older one lacks, whoever writes to it adds
+SINCE: Mapping[str, int] = MappingProxyType({"checksums": 3, "document_texts": 4, "task_groups": 5, "group_members": 5})
 """The version that brought a table, where it was not there from the beginning."""
 APPLICATION_ID = 0x4A505354  # "JPST"
 
@@ -47,6 +47,19 @@ CREATE TABLE document_texts (       -- what people see of a document: the middle
     question TEXT NOT NULL,
     answer TEXT NOT NULL,           -- the right one
     PRIMARY KEY (task, document)
+) WITHOUT ROWID;
+CREATE TABLE task_groups (          -- lm-eval's groups of tasks, whose scores are made of their members' on reading
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    members TEXT NOT NULL,          -- a digest of all that tells them from other tasks
+    definition TEXT NOT NULL,       -- canonical JSON: version, children, metrics with their weights and filters
+    UNIQUE (name, members)
+);
+CREATE TABLE group_members (
+    task_group INTEGER NOT NULL REFERENCES task_groups,
+    place INTEGER NOT NULL,         -- in lm-eval's order
+    task INTEGER NOT NULL REFERENCES tasks,
+    PRIMARY KEY (task_group, place)
 ) WITHOUT ROWID;
 CREATE TABLE plans (
     id INTEGER PRIMARY KEY,

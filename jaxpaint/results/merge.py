@@ -97,6 +97,7 @@ def _add(connection: sqlite3.Connection, source: Path, blame: str) -> None:
         _check(connection, blame)
         _add_scores(connection, newest)
         _add_document_texts(connection)
+        _add_groups(connection)
         _add_analyses(connection)
         _add_runs(connection)
         checksums.seal_all(connection)
@@ -238,6 +239,19 @@ def _add_document_texts(connection: sqlite3.Connection) -> None:
             "SELECT t.here, s.document, s.question, s.answer FROM source.document_texts AS s "
             "JOIN temp.tasks_ids AS t ON t.there = s.task"
         )
+
+
+def _add_groups(connection: sqlite3.Connection) -> None:
+    """The first store's definition, where several have a group of equal members."""
+    if not has_table(connection, "task_groups", "source"):
+        return
+    _add_rows(connection, "task_groups", ("name", "members"), {})
+    connection.execute(
+        "INSERT OR IGNORE INTO main.group_members (task_group, place, task) "
+        "SELECT g.here, s.place, t.here FROM source.group_members AS s "
+        "JOIN temp.task_groups_ids AS g ON g.there = s.task_group JOIN temp.tasks_ids AS t ON t.there = s.task"
+    )
+    connection.execute("DROP TABLE temp.task_groups_ids")
 
 
 def _add_analyses(connection: sqlite3.Connection) -> None:

@@ -33,16 +33,18 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """A task as it was asked; `name` tells it from the study's others, `benchmark` is lm-eval's name for it.
+    """A task as it was asked, or a group of tasks; `name` tells it from the study's others, `benchmark` is lm-eval's
+    name for it.
 
-    `metric` is what figures show, under lm-eval's `filter`. `chance` is the score of guessing, None where unknown.
+    `metric` is what figures show, under lm-eval's `filter`. `chance` is the score of guessing, None where unknown, and
+    `num_fewshot` None of a group whose tasks have several.
     """
 
     id: int
     name: str
     benchmark: str
     version: str
-    num_fewshot: int
+    num_fewshot: int | None
     bos: str
     settings: str
     chance: float | None
@@ -139,7 +141,11 @@ def tasks(connection: sqlite3.Connection, model: int, bos: str) -> list[TaskRow]
         " WHERE bos = ? AND id IN (SELECT task FROM cells WHERE model = ?) ORDER BY name, num_fewshot, id",
         (bos, model),
     ).fetchall()
-    found = [TaskRow(*(*row, kinds.main_filter(connection, row[0], row[-1]))) for row in rows]
+    return named([TaskRow(*(*row, kinds.main_filter(connection, row[0], row[-1]))) for row in rows])
+
+
+def named(found: list[TaskRow]) -> list[TaskRow]:
+    """The same with names that tell them apart."""
     return _told_apart([replace(task, name=_named(task, found)) for task in found], lambda task: f"#{task.id}")
 
 
@@ -148,7 +154,7 @@ def _named(task: TaskRow, found: list[TaskRow]) -> str:
     alike = [other for other in found if other.benchmark == task.benchmark]
     parts = [task.benchmark]
     if len({other.num_fewshot for other in alike}) > 1:
-        parts.append(f"{task.num_fewshot}-shot")
+        parts.append("several shots" if task.num_fewshot is None else f"{task.num_fewshot}-shot")
     if task.kv and len({other.kv for other in alike}) > 1:
         parts.append(f"kv={task.kv}")
     # The task's own name stays what it is where the same model was fine-tuned on it.

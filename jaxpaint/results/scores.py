@@ -9,7 +9,6 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -18,20 +17,10 @@ import numpy as np
 from jaxpaint.results import checksums
 from jaxpaint.results.keys import row_id
 from jaxpaint.results.kinds import main_filter
+from jaxpaint.results.metrics import MetricRow
 from jaxpaint.results.schema import canonical_json, one
 
 DENSE = 8  # reading this many scores in order takes about as long as looking one up
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """One of lm-eval's metrics over a cell's documents; None or NaN where it is unknown or not finite."""
-
-    metric: str
-    filter: str
-    value: float | None
-    stderr: float | None = None
-    higher_is_better: bool | None = None
 
 
 class _Wanted(NamedTuple):

@@ -22,19 +22,20 @@ import numpy as np
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.plans.plan import Plan
-from jaxpaint.results import checksums, document_texts
+from jaxpaint.results import checksums, document_texts, groups
 from jaxpaint.results import claims as results_claims
 from jaxpaint.results import keys as results_keys
 from jaxpaint.results import scores as results_scores
 from jaxpaint.results.claims import Worker
 from jaxpaint.results.damage import mend, reading
 from jaxpaint.results.document_texts import DocumentText
+from jaxpaint.results.groups import Group
 from jaxpaint.results.keys import PlanRow
 from jaxpaint.results.kinds import LATENCY
 from jaxpaint.results.latency import Latency, LatencyRow, latencies
 from jaxpaint.results.merge import merge
+from jaxpaint.results.metrics import MetricRow
 from jaxpaint.results.schema import LOCK_SECONDS, canonical_json, connect, explained, one, snapshot, transaction
-from jaxpaint.results.scores import MetricRow
 
 __all__ = ["CellState", "MetricRow", "PlanRow", "Store", "Worker", "merge", "reading"]
 
@@ -119,6 +120,11 @@ class Store:
         key["settings"] = canonical_json(settings)
         with self._writing() as connection:
             return results_keys.row_id(connection, "tasks", key, chance=chance, main_metric=main_metric)
+
+    def group(self, group: Group, tasks: Mapping[str, int]) -> int:
+        """The id of a group of tasks, whose members' ids these are; what it was said to be before gives way."""
+        with self._writing() as connection:
+            return groups.put(connection, group, tasks)
 
     def requests(self, task: int, entries: Sequence[tuple[int, int, str]]) -> list[int]:
         """The ids of a task's requests, given as (document, number among the document's, hash of its text).

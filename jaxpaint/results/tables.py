@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,8 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.precision import parts
 from jaxpaint.results.damage import reading
 from jaxpaint.results.grid import WIDTH, grid
+from jaxpaint.results.group_scores import GroupCell, GroupScores, all_scores
+from jaxpaint.results.groups import stored
 from jaxpaint.results.layout import READABLE
 from jaxpaint.results.selection import Selection, selected
 
@@ -80,12 +83,16 @@ def _json(connection: sqlite3.Connection) -> str:
             del row["cell"]
     for task in tables["tasks"]:
         task["settings"] = json.loads(task["settings"])
+    groups = [
+        {"id": each.id, **asdict(each.group), "tasks": each.tasks, "settings": json.loads(each.settings)}
+        for each in stored(connection)
+    ]
     for environment in tables["environments"]:
         environment["description"] = json.loads(environment["description"])
     analyses = _rows(connection, "SELECT * FROM analyses ORDER BY model, plan, name, settings")
     for analysis in analyses:
         analysis |= {name: json.loads(analysis[name]) for name in ("settings", "value")}
-    return _dumped({"version": READABLE[0], **tables, "analyses": analyses})
+    return _dumped({"version": READABLE[0], **tables, "groups": groups, "analyses": analyses})
 
 
 def _lm_eval(connection: sqlite3.Connection) -> str:
@@ -107,26 +114,37 @@ def _lm_eval(connection: sqlite3.Connection) -> str:
         key = (cell["model"], cell["plan"], cell["bos"])
         objects.setdefault((*key, seen[*key, cell["task"]]), []).append(cell)
         seen[*key, cell["task"]] += 1
+    groups = all_scores(connection)
     found = []
     for (model, plan, *_), members in objects.items():
         num_layers = models[model]["num_layers"]
         labels = [row["label"] for row in variants.get(plan, []) if row["num_layers"] == num_layers]
-        found.append(_result_object(models[model], plans[plan], labels, members))
+        found.append(_result_object(models[model], plans[plan], labels, members, groups))
     return _dumped(found)
 
 
-def _result_object(model: Row, plan: Row, labels: list[str], cells: list[Row]) -> Row:
+def _result_object(model: Row, plan: Row, labels: list[str], cells: list[Row], groups: Sequence[GroupScores]) -> Row:
     lengths = {cell["settings"].get("max_length") for cell in cells}
     environments = {cell["environment"] for cell in cells}
 
     def by_task(make: Callable[[Row], Any]) -> Row:
         return {cell["task"]: make(cell) for cell in cells}
 
+    here = {cell["id"] for cell in cells}
+    of_groups = {
+        each.name: (each, _group_results(each, cell))
+        for each in groups
+        for cell in each.cells
+        if here >= set(cell.cells)
+    }
+    in_groups = {name: results for name, (_, results) in of_groups.items()}
     return {
-        "results": by_task(_task_results),
-        "group_subtasks": {},
+        "results": by_task(_task_results) | in_groups,
+        **({"groups": in_groups} if in_groups else {}),
+        "group_subtasks": {name: list(each.stored.group.children) for name, (each, _) in of_groups.items()},
         "configs": by_task(_config),
-        "versions": by_task(lambda cell: _version(cell["version"])),
+        "versions": by_task(lambda cell: _version(cell["version"]))
+        | {name: _version(each.stored.group.version) for name, (each, _) in of_groups.items()},
         "n-shot": by_task(lambda cell: cell["num_fewshot"]),
         "higher_is_better": by_task(_higher_is_better),
         "n-samples": by_task(lambda cell: {"effective": cell["documents"]}),
@@ -157,8 +175,16 @@ def _higher_is_better(cell: Row) -> Row:
 
 
 def _task_results(cell: Row) -> Row:
-    values: Row = {"name": cell["task"], "alias": cell["task"], "sample_len": cell["documents"]}
-    for row in cell["metrics"]:
+    return _results(cell["task"], cell["documents"], cell["metrics"])
+
+
+def _group_results(scores: GroupScores, cell: GroupCell) -> Row:
+    return _results(scores.name, cell.documents, [asdict(row) for row in cell.metrics])
+
+
+def _results(name: str, documents: int | None, metrics: Sequence[Row]) -> Row:
+    values: Row = {"name": name, "alias": name, "sample_len": documents}
+    for row in metrics:
         values[f"{row['metric']},{row['filter']}"] = row["value"]
         values[f"{row['metric']}_stderr,{row['filter']}"] = "N/A" if row["stderr"] is None else row["stderr"]
     return values

@@ -6,8 +6,8 @@ import difflib
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,7 +20,11 @@ from jaxpaint.engine.model import Model
 from jaxpaint.engine.source import Source
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.damage import reading
+from jaxpaint.results.group_scores import difference as group_difference
+from jaxpaint.results.group_scores import group_scores
+from jaxpaint.results.groups import stored as stored_groups
 from jaxpaint.results.kinds import preferred
+from jaxpaint.results.metrics import MetricRow
 from jaxpaint.results.paired import paired_difference
 from jaxpaint.studies.run import StudySummary, run_study
 from jaxpaint.studies.spec import StudySpec
@@ -57,14 +61,15 @@ class Study:
     def frame(self) -> pd.DataFrame:
         """The main metric of every plan on every task, a row each: of strategies' plans, then of others, as asked.
 
-        The full model comes first, where it is not among the plans asked for.
-        `difference` is from the full model, with the standard error of the mean difference of the same documents, NaN
-        where a task's score is no mean over them. `cost` and `depth` are in layers. `label` names the strategy.
+        Groups of tasks have rows of their own, beside their members'. The full model comes first, where it is not among
+        the plans asked for. `difference` is from the full model, with the standard error of the mean difference of the
+        same documents, NaN where a task's score is no mean over them. `cost` and `depth` are in layers. `label` names
+        the strategy.
         """
         import pandas as pd
 
         with reading(self.store) as connection:
-            rows = _rows(connection, self.summary.in_store, self.spec.plans, [str(task) for task in self.spec.tasks])
+            rows = _rows(connection, self.summary, self.spec.plans, [str(task) for task in self.spec.tasks])
         return pd.DataFrame(rows, columns=COLUMNS)
 
     def plot(self) -> Figure:
@@ -154,8 +159,9 @@ _DOCUMENTS = "SELECT document, value FROM document_results WHERE cell = ? AND me
 
 
 def _rows(
-    connection: sqlite3.Connection, cells: Sequence[int], plans: Sequence[str], tasks: Sequence[str]
+    connection: sqlite3.Connection, summary: StudySummary, plans: Sequence[str], tasks: Sequence[str]
 ) -> list[tuple[Any, ...]]:
+    cells = summary.in_store
     found: dict[int, dict[str, Any]] = {}
     cursor = connection.execute(_CELLS, (json.dumps(list(cells)),))
     names = [column[0] for column in cursor.description]
@@ -165,6 +171,8 @@ def _rows(
         if row["filter"] == preferred({row["filter"], known["filter"]}):
             found[row["cell"]] = row
     by_task: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in _of_groups(connection, summary.groups, found):
+        by_task[row["task"]].append(row)
     for cell in cells:
         if cell in found:
             by_task[found[cell]["task"]].append(found[cell])
@@ -173,16 +181,32 @@ def _rows(
     return [line for task in ordered for line in _of_task(connection, by_task[task], plans)]
 
 
+def _of_groups(
+    connection: sqlite3.Connection, groups: Sequence[int], found: Mapping[int, Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Of each group and plan a row as those of cells, with what it is made of."""
+    chosen = (each for each in stored_groups(connection) if each.id in groups)
+    for scores in filter(None, (group_scores(connection, each) for each in chosen)):
+        for cell in scores.cells:
+            if cell.cells[0] in found:
+                row = scores.main(cell) or MetricRow(scores.metric, scores.filter, None)
+                of_group = {"task": scores.name, "documents": cell.documents, "of_group": (scores, cell, row)}
+                yield {**found[cell.cells[0]], **of_group, **asdict(row)}
+
+
 def _of_task(connection: sqlite3.Connection, rows: list[dict[str, Any]], asked: Sequence[str]) -> list[tuple[Any, ...]]:
     whole = str(Plan.of(range(rows[0]["num_layers"])))
     full = next((row for row in rows if row["plan"] == whole), None)
     places = {plan: place for place, plan in enumerate(asked)}
     # Plans of strategies come before one's own, as they were registered; the sort is stable.
     rows = sorted(rows, key=lambda row: places.get(row["plan"], -1))
-    own = _documents(connection, full) if full else {}
+    own = _documents(connection, full) if full and "of_group" not in full else {}
     lines = []
     for row in rows:
-        difference, error = _difference(row, full, own, _documents(connection, row))
+        if "of_group" in row:
+            difference, error = _group_difference(connection, row, full)
+        else:
+            difference, error = _difference(row, full, own, _documents(connection, row))
         value, stderr = (np.nan if row[name] is None else row[name] for name in ("value", "stderr"))
         label = row["plan"] if row["plan"] in places else row["label"]
         said = row["plan"], label, row["task"], row["metric"], value, stderr, difference, error
@@ -206,3 +230,16 @@ def _difference(
     pairs = list(own.values()), [of_full[document] for document in own]
     difference, error = paired_difference(row["value"], full["value"], *pairs)
     return difference, np.nan if error is None else error
+
+
+def _group_difference(
+    connection: sqlite3.Connection, row: Mapping[str, Any], full: Mapping[str, Any] | None
+) -> tuple[float, float]:
+    """As `_difference`, of a group."""
+    if full is None or row["value"] is None or full["value"] is None:
+        return np.nan, np.nan
+    if row is full:
+        return 0.0, 0.0
+    scores, cell, metric = row["of_group"]
+    difference, error = group_difference(connection, scores, cell, full["of_group"][1], metric)
+    return np.nan if difference is None else difference, np.nan if error is None else error

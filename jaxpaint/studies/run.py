@@ -27,6 +27,7 @@ from jaxpaint.models.sharding import DATA, device_mesh
 from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.strategies import Variant
 from jaxpaint.report.duration import report_seconds
+from jaxpaint.results.groups import Group
 from jaxpaint.results.store import Store, Worker
 from jaxpaint.studies.analyses import AnalysedTexts, analysis_texts, analysis_tokens, run_analyses
 from jaxpaint.studies.cells import Study, register
@@ -40,6 +41,7 @@ from jaxpaint.studies.spec import StudySpec
 from jaxpaint.studies.spread import Spread
 from jaxpaint.studies.writing import Writing
 from jaxpaint.tasks.encoding import Encoding
+from jaxpaint.tasks.groups import groups_of
 from jaxpaint.tasks.load import load_tasks
 from jaxpaint.tasks.local_data import parse_data_option
 from jaxpaint.tasks.requests import TaskRequests, load_requests
@@ -51,7 +53,8 @@ class StudySummary:
 
     Of `cells` (a plan on a task), `finished` have metrics and `not_finite` have scores that are no numbers. `work` is
     this process's scoring and `written` the texts that it generated, all in `seconds` from beginning to end; `analysed`
-    are the plans it analysed. `in_store` are the cells' numbers there, a task's after the other's.
+    are the plans it analysed. `in_store` are the cells' numbers there, a task's after the other's, and `groups` those
+    of the groups of tasks, which have no cells.
     """
 
     plans: int
@@ -63,6 +66,7 @@ class StudySummary:
     written: int
     seconds: float
     in_store: tuple[int, ...] = ()
+    groups: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """In words, in one line."""
@@ -102,6 +106,7 @@ class Session:
     command: str | None
     pool: Pool | None = None
     reports: bool = False
+    groups: tuple[Group, ...] = ()
 
     def measure(self) -> Mapping[str, Any]:
         """What plans are proposed from (`jaxpaint.studies.proposing`); nothing where no strategy asks for it."""
@@ -123,6 +128,8 @@ class Session:
         environment = self.pool.device.environment if self.pool else None
         study = replace(register(self.store, self.model, variants, scored, environment), finishes=finishes)
         written = register(self.store, self.model, variants, generative, environment)
+        ids = {each.name: id for of in (study, written) for each, id in zip(of.tasks, of.task_ids, strict=True)}
+        groups_of_tasks = tuple(self.store.group(each, ids) for each in self.groups if {*each.members} <= ids.keys())
         if self.spec.kv == "mean" and generative:
             for plan in study.plans:
                 groups(plan, plan.attentions)
@@ -177,6 +184,7 @@ class Session:
             written=writing.written,
             seconds=time.perf_counter() - clock,
             in_store=tuple(cells),
+            groups=groups_of_tasks,
         )
 
     def _asked(self, study: Study, variants: Sequence[Variant]) -> dict[int, Plan]:
@@ -253,7 +261,8 @@ def open_session(
         store = stack.enter_context(Store.open(spec.store, create=True))
         worker = stack.enter_context(Worker(spec.store))
         tell_mended(store, tell)
-        yield Session(spec, model, requests, analysed, store, worker, progress, tell, command, pool, reports)
+        of_tasks = groups_of(tasks) if tasks else ()
+        yield Session(spec, model, requests, analysed, store, worker, progress, tell, command, pool, reports, of_tasks)
 
 
 def _source(store: Path, spec: StudySpec, pool: Pool) -> Source:

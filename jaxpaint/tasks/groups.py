@@ -1,14 +1,60 @@
-"""Groups of tasks: one that comes back to itself, or whose groups multiply, would never be loaded."""
+"""Groups of tasks: what makes one score of them, and those that could never be loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxpaint.base.documents import require_bounded, shown
 from jaxpaint.base.errors import UserError
+from jaxpaint.results.groups import Group, GroupMetric
+
+if TYPE_CHECKING:
+    from lm_eval.tasks.manager import TaskDict
 
 MOST_TASKS = 10_000  # of a group; the largest of lm-eval's own have some thousands, and each is built by itself
+
+
+def groups_of(tasks: TaskDict) -> tuple[Group, ...]:
+    """The groups of loaded tasks (`jaxpaint.tasks.load.load_tasks`), those within groups too, that have a score."""
+    return tuple(
+        Group(
+            group.name,
+            group.version,
+            tuple(group.child_names),
+            tuple(task.task_name for task in group.get_all_tasks()),
+            tuple(
+                GroupMetric(
+                    each.metric, each.weight_by_size, None if each.filter_list is None else tuple(each.filter_list)
+                )
+                for each in group.aggregate_metric_list or ()
+            ),
+        )
+        for group in tasks.get("groups", {}).values()
+        if group.has_aggregation and group.get_all_tasks()
+    )
+
+
+def named_in(names: Iterable[str], index: Mapping[str, Any]) -> set[str]:
+    """The names, and those that the groups among them list, through however many groups of the index."""
+    found: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            if (entry := index.get(name)) is not None and entry.kind.name == "GROUP":
+                todo += _listed((entry.cfg or {}).get("task"))
+    return found
+
+
+def _listed(members: Any) -> Iterator[str]:
+    for item in members if isinstance(members, list) else [members]:
+        name = item.get("group", item.get("task")) if isinstance(item, dict) else item
+        if isinstance(name, str):
+            yield name
+        if isinstance(item, dict) and "group" in item:
+            yield from _listed(item.get("task"))
 
 
 def refuse_endless(names: Iterable[str], index: Mapping[str, Any]) -> None:

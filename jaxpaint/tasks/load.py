@@ -3,7 +3,7 @@
 import math
 import random
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ from jaxpaint.base.memory import require_memory
 from jaxpaint.tasks.asking import USUAL, Asking, refuse_both
 from jaxpaint.tasks.calls import in_tasks, told_of
 from jaxpaint.tasks.files import bundled_tasks, find_task_files, may_be_group_or_tag, near_names
-from jaxpaint.tasks.groups import refuse_endless
+from jaxpaint.tasks.groups import named_in, refuse_endless
 from jaxpaint.tasks.local_data import LocalFiles, check_local_data, with_local_data
 from jaxpaint.tasks.own import OwnTask
 from jaxpaint.tasks.sense import refuse_nonsense
@@ -70,15 +70,11 @@ def load_tasks(
         require_memory(0, "loading lm-eval's tasks", "allow more", addresses=ADDRESSES)
     made = _made(names)
     asked = [str(name) for name in names]
-    own: dict[str, LocalFiles] = {name: files for name, files in bundled_tasks().items() if name in asked}
-    own |= {name: {None: task.path} for name, task in made.items()}
-    data = {**own, **(data or {})}
-    if only_train := [name for name, files in data.items() if name in own and files.keys() == {"train"}]:
-        data |= {name: {**own[name], **data[name]} for name in only_train}
     _set_seeds(asking)
     own_files = bool(include_path) or bool(made) or any(map(_is_file, asked))
     with told_of(asked), in_tasks(), without_code_of_users(trust=trust, own_files=own_files):
         manager, known_names = _manager(asked, include_path, made)
+        data = _with_own_data(data or {}, made, named_in(known_names, manager.task_index))
         for name, files in data.items():
             _use_local_data(manager, name, files, num_fewshot)
         try:
@@ -253,6 +249,17 @@ def _set_seeds(asking: Asking) -> None:
         np.random.seed(seed)
 
 
+def _with_own_data(
+    data: Mapping[str, LocalFiles], made: Mapping[str, OwnTask], named: Collection[str]
+) -> dict[str, LocalFiles]:
+    """The data that was given, and that of tasks of one's own and of those that come along, named or members of groups
+    that are."""
+    own: dict[str, LocalFiles] = {name: files for name, files in bundled_tasks().items() if name in named}
+    own |= {name: {None: task.path} for name, task in made.items()}
+    only_train = [name for name in own.keys() & data.keys() if data[name].keys() == {"train"}]
+    return {**own, **data, **{name: {**own[name], **data[name]} for name in only_train}}
+
+
 def _made(names: Sequence[str | OwnTask]) -> dict[str, OwnTask]:
     """The tasks of one's own, by name. Raises UserError for a name that is asked for twice."""
     made: dict[str, OwnTask] = {}
@@ -276,18 +283,28 @@ def _manager(
     manager = TaskManager(include_defaults=False, include_path=folders)
     refuse_endless([*own, *names], {**manager.task_index, **own})  # told before the whole index is made
     others = [name for name in names if name not in files and name not in made]
-    wanted = [name for name in others if not _is_task(manager.task_index.get(name))]
-    stock = find_task_files([name for name in wanted if name not in manager.task_index])
-    if stock.keys() >= set(wanted) and all(map(_is_task, files.values())):
+    known = {**manager.task_index, **own}
+    members = named_in([*others, *own], known)
+    wanted = [name for name in others if not _is_task(known.get(name))]
+    absent = [name for name in sorted(members) if name not in known]
+    stock = find_task_files(absent)
+    written_out = set(absent) - stock.keys() - set(others)  # within a group's own file, if no other defines them
+    if (
+        all(name in stock or _is_group(known.get(name)) for name in wanted)
+        and not any(known[name].kind.name == "TAG" for name in members & known.keys())
+        and not any(map(may_be_group_or_tag, written_out))
+    ):
         manager.task_index.update({name: _entry(path) for name, path in stock.items()})
     else:
         # Groups and tags gather members over many files and their includes: only the whole index has them.
         # An unknown one is told before that is made, which takes long.
         for name in wanted:
-            known = name in stock or name in manager.task_index
-            if not known and not _is_pattern(name) and not may_be_group_or_tag(name):
+            is_known = name in stock or name in manager.task_index
+            if not is_known and not _is_pattern(name) and not may_be_group_or_tag(name):
                 raise _unknown(name, manager)
         manager = TaskManager(include_path=folders)
+        ours = {name: path for name, path in stock.items() if name in bundled_tasks()}
+        manager.task_index.update({name: _entry(path) for name, path in ours.items()})
     manager.task_index.update(own)
     found = chain.from_iterable([files[name].name] if name in files else _matches(manager, name) for name in names)
     asked = list(dict.fromkeys(found))
@@ -344,6 +361,10 @@ def _is_file(name: str) -> bool:
 
 def _is_task(entry: Any) -> bool:
     return entry is not None and entry.kind.name in ("TASK", "PY_TASK")
+
+
+def _is_group(entry: Any) -> bool:
+    return entry is not None and entry.kind.name == "GROUP"
 
 
 def _is_pattern(name: str) -> bool:

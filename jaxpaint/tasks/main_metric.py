@@ -13,7 +13,7 @@ from jaxpaint.engine.model import Model
 from jaxpaint.engine.score import score_plans
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.kinds import preferred
-from jaxpaint.results.scores import MetricRow
+from jaxpaint.results.metrics import MetricRow
 from jaxpaint.tasks.metrics import task_metrics
 from jaxpaint.tasks.requests import TaskRequests
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from jaxpaint.results.scores import MetricRow
+from jaxpaint.results.metrics import MetricRow
 from jaxpaint.tasks.calls import in_tasks
 from jaxpaint.tasks.requests import TaskRequests
 from jaxpaint.tasks.stderrs import bootstrap_in_process, perplexity_stderrs

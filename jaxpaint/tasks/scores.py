@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.progress import asked_bar
 from jaxpaint.plans.plan import Plan
+from jaxpaint.results.group_scores import MEANS
 from jaxpaint.results.kinds import preferred
 from jaxpaint.tasks.asking import USUAL, Asking
 from jaxpaint.tasks.local_data import Data, data_options, parse_data_option
@@ -29,7 +30,9 @@ COLUMNS = ("task", "metric", "filter", "value", "stderr", "documents")
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """A plan's scores: `scores["arc_easy"]` is a task's main one, `frame()` all; `results` is lm-eval's dictionary."""
+    """A plan's scores: `scores["arc_easy"]` is a task's or a group's main one, `frame()` all; `results` is lm-eval's
+    dictionary.
+    """
 
     plan: Plan
     results: Mapping[str, Any] = field(repr=False)
@@ -54,7 +57,7 @@ class Scores:
         rows = []
         for task in self.main:
             found = self.results["results"][task]
-            documents = self.results["n-samples"][task]["effective"]
+            documents = found["sample_len"]
             for (metric, name), value in self._metrics(task).items():
                 stderr = found.get(f"{metric}_stderr,{name}")
                 rows.append((task, metric, name, value, stderr if isinstance(stderr, float) else None, documents))
@@ -113,4 +116,8 @@ def score_tasks(
         raise KeyboardInterrupt
     if failed := results.get("failed"):
         raise UserError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
-    return Scores(checked, results, {name: main_metric(task) for name, task in loaded["tasks"].items()})
+    main = {name: main_metric(task) for name, task in loaded["tasks"].items()}
+    for name, found in results.get("groups", {}).items():
+        if metrics := [metric for metric, _ in metric_values(found)]:
+            main[name] = next((metric for metric in MEANS if metric in metrics), metrics[0])
+    return Scores(checked, results, main)

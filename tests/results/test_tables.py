@@ -222,6 +222,7 @@ def test_csv_has_a_row_per_metric(whole: Path) -> None:
         "documents": "4",
         "status": "finished",
         "seconds": "1.0",
+        "members": "",
     }
 
 
