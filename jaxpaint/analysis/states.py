@@ -79,7 +79,7 @@ class Analysis(SimpleNamespace):
 def analyse(
     model: Model,
     texts: GivenTexts,
-    plans: Sequence[Plan | str],
+    plans: Plan | str | Sequence[Plan | str],
     *,
     probes: Sequence[Probe] = PROBES,
     batch_tokens: int | None = None,
@@ -102,9 +102,9 @@ def analyse(
         UserError: no text, an empty one, tokens outside the vocabulary, more tokens than the model has positions, a
             plan of more than `MAX_STATES` states, or probes that need a head of a model without one.
     """
-    asked, texts = [model.checked_plan(plan) for plan in plans], token_ids(model, texts)
+    asked, texts = model.checked_plans(plans), token_ids(model, texts)
     checked = checked_texts(texts, model.config)
-    if not plans:
+    if not asked:
         return ()
     if of_lens := [probe.name for probe in probes if probe.reads == "lens"]:
         require_lm_head(model.config, f"the analysis {of_lens[0]}")
@@ -128,7 +128,7 @@ def analyse(
                 done(int(sample.lengths.sum()) * len(ends))
     return tuple(
         _analysis(probes, {probe.name: sums[plan, probe.name] for probe in probes}, fitted)
-        for plan in range(len(plans))
+        for plan in range(len(asked))
     )
 
 

@@ -81,7 +81,7 @@ def encode_texts(model: Model | Source, texts: Sequence[str]) -> EncodedTexts:
 def score_masked(
     model: Model,
     texts: GivenTexts,
-    plans: Sequence[Plan | str],
+    plans: Plan | str | Sequence[Plan | str],
     *,
     mask_token: int,
     special_tokens: Collection[int] = (),
@@ -99,7 +99,7 @@ def score_masked(
             the vocabulary, or more tokens than the model has positions.
     """
     require_masked_head(model.config)
-    asked, checked = [model.checked_plan(plan) for plan in plans], checked_texts(token_ids(model, texts), model.config)
+    asked, checked = model.checked_plans(plans), checked_texts(token_ids(model, texts), model.config)
     places = [
         (number, place)
         for number, text in enumerate(checked)
@@ -111,8 +111,8 @@ def score_masked(
             f"text {masked.argmin() + 1} of {len(checked)} holds special tokens alone; there is nothing to predict"
         )
     rows = [_with_mask(checked[number], place, mask_token) for number, place in places]
-    sums = np.zeros((len(plans), len(checked)))
-    found = np.zeros((len(plans), len(checked)), int)
+    sums = np.zeros((len(asked), len(checked)))
+    found = np.zeros((len(asked), len(checked)), int)
     budget = batch_tokens or budgets().masked_tokens * shards(model)
     for batch in right_padded(rows, budget, shards(model)):
         of_text, where = np.array([places[row] for row in batch.texts]).T
@@ -128,7 +128,7 @@ def score_masked(
                 np.add.at(found[plan], of_text, best[: len(where)])
         if progress:
             progress(len(where))
-    return tuple(MaskedScores(sums[plan], found[plan], masked) for plan in range(len(plans)))
+    return tuple(MaskedScores(sums[plan], found[plan], masked) for plan in range(len(asked)))
 
 
 def require_masked_head(config: Config) -> None:

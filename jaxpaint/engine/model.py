@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -153,6 +154,11 @@ class Model:
         if plan is not None and not isinstance(plan, Plan):
             raise UserError(f"plan is {plan!r}; give a jaxpaint.Plan or its text, such as '0-8 {{9-22}} 23-31'")
         return (plan or self.full_plan).validate(self.num_layers)
+
+    def checked_plans(self, plans: Plan | str | Iterable[Plan | str | None] | None) -> list[Plan]:
+        """One plan or several, each as `checked_plan`."""
+        several = plans if isinstance(plans, Iterable) and not isinstance(plans, str) else [plans]
+        return [self.checked_plan(plan) for plan in several]
 
     @cached_property
     def image_processor(self) -> ImageProcessor:
@@ -312,6 +318,8 @@ def load(
         UserError: no such model, a damaged one, or one of a family that is not known.
     """
     checked_weights(weights)
+    if not model or not isinstance(model, str | os.PathLike):
+        raise UserError(f"model is {model!r}; give a hub id, or the name of a folder or file")
     from convert import store_for
     from jaxpaint.models import checkpoint
 

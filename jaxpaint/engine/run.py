@@ -342,4 +342,5 @@ def run_of(
     own = steps(plan)
     lengths = [int(length) for length in inputs.lengths]
     known = checked(interventions, own, model.config, lengths, inputs.tokens.shape[1])
-    return Run(model, plan, inputs, own, known).keep(*keep)
+    several: Any = [keep] if isinstance(keep, str) else keep
+    return Run(model, plan, inputs, own, known).keep(*several)

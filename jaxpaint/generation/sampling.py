@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,9 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            if not isinstance(value := getattr(self, field.name), Real):
+                raise UserError(f"{field.name} is {value!r}; expected a number")
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature is {self.temperature}; expected 0 (greedy) or more")
         if self.top_k < 0:

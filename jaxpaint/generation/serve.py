@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
@@ -169,6 +170,9 @@ def check_prompts(model: Model, prompts: Sequence[Prompt]) -> None:
     for prompt in prompts:
         if not prompt.tokens:
             raise UserError(EMPTY)
+        if not all(isinstance(number, Integral) for number in (prompt.max_new_tokens, *prompt.tokens)):
+            numbers = f"{prompt.max_new_tokens!r} new tokens after {str(prompt.tokens)[:60]}"
+            raise UserError(f"{numbers}: how many tokens, and their ids, are whole numbers")
         if prompt.max_new_tokens < 1:
             raise UserError(f"{prompt.max_new_tokens} new tokens; expected 1 or more")
         if max(prompt.tokens) >= vocabulary or min(prompt.tokens) < 0:

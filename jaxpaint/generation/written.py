@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
+from numbers import Number
 from typing import Any, TypeAlias
 
 from jaxpaint.base.errors import UserError
@@ -74,10 +75,13 @@ def generate(
         UserError: as `serve.generate`; texts for a model without a tokenizer; a text that broke off because logits
             were no numbers.
     """
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not isinstance(sampling, Sampling):
+        raise UserError(f"sampling is {sampling!r}; give a jaxpaint.Sampling, such as Sampling(temperature=0.8)")
+    stops = (stop,) if isinstance(stop, str) or not isinstance(stop, Iterable) else tuple(stop)
+    if not all(isinstance(each, str) for each in stops):
+        raise UserError(f"stop is {stop!r}; give a text, or several")
     asked = [_prompt(model, each, max_new_tokens, stops) for each in _each(prompts)]
-    chosen = list(plans) if isinstance(plans, Iterable) and not isinstance(plans, str) else [plans]
-    checked = [model.checked_plan(plan) for plan in chosen]
+    checked = model.checked_plans(plans)
     distinct = list(dict.fromkeys(checked))
     how: dict[str, Any] = {"kv": kv, "batch_size": batch_size, "cache_bytes": cache_bytes}
     found = {
@@ -96,12 +100,17 @@ def generate(
 def _each(prompts: Asked | Sequence[Asked]) -> list[Asked]:
     if isinstance(prompts, str | Prompt):
         return [prompts]
-    given: list[Any] = list(prompts)
-    return [given] if given and all(isinstance(each, int) for each in given) else given
+    if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
+        raise UserError(f"prompts is {str(prompts)[:60]}; give a text, token ids, or several of these")
+    given: list[Any] = prompts.tolist() if hasattr(prompts, "tolist") else list(prompts)
+    return [given] if given and all(isinstance(each, Number) for each in given) else given
 
 
 def _prompt(model: Model, asked: Asked, max_new_tokens: int, stop: tuple[str, ...]) -> Prompt:
     if isinstance(asked, Prompt):
         return asked
-    tokens = token_ids(model, [asked])[0]  # type: ignore[arg-type]
-    return Prompt(tuple(map(int, tokens)), max_new_tokens, stop)
+    if isinstance(asked, bytes) or not isinstance(asked, Iterable):
+        raise UserError(f"a prompt is {str(asked)[:60]}; give a text, or token ids")
+    tokens: Any = token_ids(model, [asked])[0]  # type: ignore[arg-type]
+    tokens = tokens.tolist() if hasattr(tokens, "tolist") else tokens
+    return Prompt(tuple(tokens), max_new_tokens, stop)

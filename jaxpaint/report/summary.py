@@ -19,7 +19,7 @@ from jaxpaint.report.flow_page import flows_of
 from jaxpaint.report.flow_text import flow_lines
 from jaxpaint.report.glue import GlueStudy
 from jaxpaint.report.measurements import Measurements
-from jaxpaint.report.paired import PlanScore, PlanScores
+from jaxpaint.report.paired import Number, PlanScore, PlanScores
 from jaxpaint.report.plans_page import p_text
 from jaxpaint.report.questions.variants import ranking
 from jaxpaint.results.search import verdict
@@ -27,7 +27,7 @@ from jaxpaint.results.search import verdict
 WIDTH = 80
 MOST_PLANS, FEWER_PLANS = 20, 5  # in the terminal; the fewer beside answers to the paper's questions
 MOST_TASKS, TASK_WIDTH = 3, 12  # that have a column each
-LEAST_NAME = 12  # of a plan beside them
+PLAN_WIDTH = 16  # of a plan's name at least, however many columns there are beside it
 
 
 def summary(title: str, measured: Measurements, answers: Sequence[Answer]) -> str:
@@ -86,18 +86,13 @@ def plan_lines(scores: PlanScores, most: int) -> Iterator[str]:
         shown.append(scores.full)
     rest = len(scores.rows) - len(shown)
     tested = sum(not math.isnan(row.p) for row in scores.rows)
-    told = "; less full: on the same documents, with its 95 % interval" if tested else ""
+    columns = _columns(scores, shown)
+    interval = ", with its 95 % interval" if "interval" in columns else ""
+    told = f"; less full: on the same documents{interval}" if tested else ""
     holm = f"; p after Holm over {count(tested, 'plan')}" if tested else ""
     yield from _wrapped(f"Plans, best first (score: {scores.of_average}{told}{holm}):")
-    # A group that is alone stands beside its tasks, others in their place.
-    counted = scores.study.counted
-    places = range(len(counted)) if len(counted) > 1 else range(len(scores.results))[scores.beside]
-    with_tasks = 1 < len(places) <= MOST_TASKS
-    rows = _table(scores, shown, places if with_tasks else ())
-    if with_tasks and _room(rows) < min(LEAST_NAME, max(len(cells[-1]) for cells in rows)):
-        rows = _table(scores, shown, ())
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for cells in rows:
+    widths = [max(map(len, column)) for column in columns.values()]
+    for cells in zip(*columns.values(), strict=True):
         line = "  ".join(cell.rjust(width) for cell, width in zip(cells[:-1], widths, strict=False))
         yield f"{line}  {_clip(cells[-1], WIDTH - len(line) - 2)}"
     if rest:
@@ -105,28 +100,41 @@ def plan_lines(scores: PlanScores, most: int) -> Iterator[str]:
     yield ""
 
 
-def _table(scores: PlanScores, shown: Sequence[PlanScore], places: Sequence[int]) -> list[list[str]]:
-    """Headings and rows, the plan's name last; with the scores of the tasks at these places."""
-    heads = [_clip(scores.results[place].task.name, TASK_WIDTH) for place in places]
-    rows = [["score", *heads, "less full", "", "p", "cost", "plan"]]
-    for row in shown:
-        interval = (
-            "" if math.isnan(row.difference.low) else f"{row.difference.low:+z.2f} to {row.difference.high:+z.2f}"
-        )
-        of_tasks = [_decimals(row.tasks[place].value) for place in places]
-        difference = "" if math.isnan(row.difference.value) else f"{row.difference.value:+z.3f}"
-        name = "full model" if row is scores.full else row.name
-        cost = f"{scores.study.plans[row.column].cost:g}"
-        score = row.average if scores.averaged else row.tasks[0]
-        rows.append([_decimals(score.value), *of_tasks, difference, interval, p_text(row.p), cost, name])
-    # What no row has takes no room.
-    kept = [place for place in range(len(rows[0])) if any(cells[place] for cells in rows[1:])]
-    return [[cells[place] for place in kept] for cells in rows]
+def _columns(scores: PlanScores, shown: Sequence[PlanScore]) -> dict[str, list[str]]:
+    """The columns of `plan_lines`, each with its head; where room is lacking without the interval, or without tasks."""
+    averages = [row.average if scores.averaged else row.tasks[0] for row in shown]
+    of_average = {
+        "score": ["score", *(_decimals(score.value) for score in averages)],
+        "less full": ["less full", *(_difference(row.difference.value) for row in shown)],
+        "interval": ["", *(_interval(row.difference) for row in shown)],
+        "p": ["p", *(p_text(row.p) for row in shown)],
+        "cost": ["cost", *(f"{scores.study.plans[row.column].cost:g}" for row in shown)],
+        "plan": ["plan", *("full model" if row is scores.full else row.name for row in shown)],
+    }
+    # A group that is alone stands beside its tasks, others in their place.
+    counted = scores.study.counted
+    places = range(len(counted)) if len(counted) > 1 else range(len(scores.results))[scores.beside]
+    names = {place: scores.results[place].task.name for place in places if 1 < len(places) <= MOST_TASKS}
+    of_tasks = {
+        f"task {place}": [_clip(name, TASK_WIDTH), *(_decimals(row.tasks[place].value) for row in shown)]
+        for place, name in names.items()
+    }
+    both = {"score": of_average["score"], **of_tasks, **of_average}
+    both = {name: cells for name, cells in both.items() if any(cells[1:])}  # what no row has takes no room
+    needed = min(PLAN_WIDTH, max(map(len, both["plan"])))
+    for left_out in ((), ("interval",), tuple(of_tasks)):
+        some = {name: cells for name, cells in both.items() if name not in left_out}
+        if sum(max(map(len, cells)) + 2 for name, cells in some.items() if name != "plan") + needed <= WIDTH:
+            break
+    return some
 
 
-def _room(rows: Sequence[Sequence[str]]) -> int:
-    """What a line has left for the plan's name."""
-    return WIDTH - sum(2 + max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1])
+def _difference(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:+z.3f}"
+
+
+def _interval(difference: Number) -> str:
+    return "" if math.isnan(difference.low) else f"{difference.low:+z.2f} to {difference.high:+z.2f}"
 
 
 def _finetuned(measured: Measurements) -> Iterator[str]:
@@ -143,9 +151,8 @@ def _finetuned(measured: Measurements) -> Iterator[str]:
         )
         yield f"{'before':>6}  {'after':>6}  {'gain':>6}  plan"
         for variant, old, new in found:
-            gain = "" if math.isnan(new - old) else f"{new - old:+z.3f}"
             name = "full model" if variant.column == each.study.full else variant.label
-            yield f"{_decimals(old):>6}  {_decimals(new):>6}  {gain:>6}  {_clip(name, WIDTH - 24)}"
+            yield f"{_decimals(old):>6}  {_decimals(new):>6}  {_difference(new - old):>6}  {_clip(name, WIDTH - 24)}"
         yield ""
 
 

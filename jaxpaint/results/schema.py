@@ -226,6 +226,8 @@ def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
 
 
 def _check_header(connection: sqlite3.Connection, path: Path) -> None:
+    if _is_empty(connection):
+        raise UserError(f"results store {path} is empty: no study has written into it yet")
     if one(connection, "PRAGMA application_id") != APPLICATION_ID:
         raise UserError(f"{path} is an SQLite database of another program, not a results store; give another file name")
     version = one(connection, "PRAGMA user_version")

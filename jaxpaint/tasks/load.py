@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,7 +201,7 @@ def results_table(results: Mapping[str, Any]) -> str:
 
 def _begin_anew(tasks: "TaskDict", limit: int | float | None, asking: Asking) -> None:
     """Checks the limit, and seeds: a second run on the first one's random numbers would draw other examples."""
-    if limit is not None and not 0 < limit < math.inf:
+    if limit is not None and not (isinstance(limit, Real) and 0 < limit < math.inf):
         raise UserError(f"limit is {limit}; expected a number of documents per task, or a fraction below 1")
     refuse_both(limit, asking)
     _set_seeds(asking)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,8 @@ def score_tasks(
     from jaxpaint.tasks.harness import PlanLM
     from jaxpaint.tasks.load import load_tasks
 
+    if not isinstance(tasks, Iterable | OwnTask):
+        raise UserError(f"tasks is {tasks!r}; give names of tasks, task files, or jaxpaint.multiple_choice")
     names = [tasks] if isinstance(tasks, str | OwnTask) else list(tasks)
     how: Any = {"include_path": include_path, "trust": trust_tasks, "asking": asking}
     checked, files = model.checked_plan(plan), parse_data_option(data_options(data))

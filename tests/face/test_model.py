@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -191,7 +192,20 @@ def test_questions_of_ones_own(model: jp.Model, tmp_path: Path) -> None:
         (lambda model: model.evaluate("painter_facts", 3), "plan is 3; give a jaxpaint.Plan or its text"),
         (lambda model: model.evaluate("painter_facts", data=3), "data is 3"),
         (lambda model: model.generate(QUESTION, "0-"), "column"),
+        (lambda model: model.evaluate(None), "tasks is None"),
+        (lambda model: model.evaluate("painter_facts", limit="5"), "limit is 5; expected a number"),
         (lambda model: model.generate(QUESTION, max_new_tokens=0), "0 new tokens"),
+        (lambda model: model.generate(QUESTION, max_new_tokens="2"), "'2' new tokens after"),
+        (lambda model: model.generate(QUESTION, max_new_tokens=2.5), "2.5 new tokens after"),
+        (lambda model: model.generate([[1, 2.5]]), "after (1, 2.5): how many tokens, and their ids, are whole"),
+        (lambda model: model.generate(b"the red"), "prompts is b'the red'; give a text"),
+        (lambda model: model.generate([b"the red"]), "a prompt is b'the red'; give a text"),
+        (lambda model: model.generate(5), "prompts is 5; give a text"),
+        (lambda model: model.generate(QUESTION, stop=5), "stop is 5; give a text"),
+        (lambda model: model.generate(QUESTION, sampling=0.8), "sampling is 0.8; give a jaxpaint.Sampling"),
+        (lambda model: jp.Sampling(temperature="warm"), "temperature is 'warm'; expected a number"),  # type: ignore[arg-type]
+        (lambda model: jp.load(None), "model is None; give a hub id"),  # type: ignore[arg-type]
+        (lambda model: jp.load(""), "model is ''; give a hub id"),
         (lambda model: jp.StudySpec("m", Path("s"), plans=3), "plans is 3; expected a list of texts"),  # type: ignore[arg-type]
     ],
 )
@@ -210,6 +224,21 @@ def test_a_spec_takes_what_python_has() -> None:
 def test_a_model_in_one_line(model: jp.Model) -> None:
     assert repr(model) == "Model('painter-16', llama, 16 layers, hidden size 96, 1.8M parameters, float32, cpu)"
     assert repr(make_tiny("grouped-query").model).startswith("Model('in memory', llama, ")
+
+
+@pytest.mark.slow
+def test_prompts_may_be_arrays(model: jp.Model) -> None:
+    tokens = model.tokenizer.encode(QUESTION)
+    for array in (np.array(tokens), np.array([tokens]), jnp.array(tokens)):
+        (written,) = model.generate(array, max_new_tokens=2)
+        assert (written.prompt.tokens, str(written)) == (tuple(tokens), "hare .")
+
+
+@pytest.mark.slow
+def test_one_name_may_stand_for_a_list(model: jp.Model) -> None:
+    (of_one,), (of_list,) = jp.analyse(model, QUESTION, SKIP), jp.analyse(model, [QUESTION], [SKIP])
+    assert np.array_equal(of_one.similarity, of_list.similarity)
+    assert model.run(QUESTION, keep="states").states.shape[0] == 17  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -127,6 +127,18 @@ def test_two_tasks_have_a_column_each(tmp_path: Path) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_a_plan_keeps_its_name_beside_tasks(tmp_path: Path) -> None:
+    """Of two tasks the interval makes room, three long ones are in the report alone."""
+    names = ("painter_facts", "painter_places", "painter_work")
+    for number in (2, 3):
+        tasks = [FakeTask(name, lambda v: 0.3 + 0.01 * v.plan.cost, chance=0.25, documents=100) for name in names]
+        (study,) = read_store(own_plans(tmp_path / f"{number}", *tasks[:number]))
+        text = summary("tiny", Measurements.of(study), ())
+        assert max(map(len, text.splitlines())) <= 80
+        assert re.search(r"^0\.450  .*  15  0-3 5-15$", text, re.MULTILINE)
+        assert ("painter_fac…" in text, "interval" in text) == (number == 2, number == 3)
+
+
 def test_page_terminal_and_table_have_the_same_verdicts(tmp_path: Path) -> None:
     report = write_report(write_store(tmp_path / "s", model()), tmp_path / "out")
     told = dict(re.findall(r"^(\d)  (\S.*?)  ", (report.parent / SUMMARY).read_text(), re.MULTILINE))

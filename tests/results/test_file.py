@@ -80,6 +80,17 @@ def test_another_programs_database(tmp_path: Path, statement: str) -> None:
         connection.execute(statement)
     connection.close()
     assert_left_alone(path, "is an SQLite database of another program")
+
+
+def test_an_empty_file_is_told_apart_from_other_programs(tmp_path: Path) -> None:
+    path = tmp_path / "made-by-mktemp"
+    path.touch()
+    with pytest.raises(UserError, match=f"results store {path} is empty"), reading(path):
+        pass
+    with Store.open(path, create=True):
+        pass
+    with reading(path) as connection:
+        assert connection.execute("SELECT count(*) FROM models").fetchone() == (0,)
     assert list(tmp_path.iterdir()) == [path]
 
 
