@@ -95,7 +95,7 @@ def similarity_across_models(all_measured: Sequence[Measurements]) -> Iterator[D
         "14",
         "similarity-across-models",
         "Similarity of hidden states, several models",
-        "Mean cosine similarity between the hidden states of each full model.",
+        "Mean cosine similarity between the hidden states of each full model; 0 is the embedding's output.",
         lambda f: _similarities(f, panels),
         (7.6, 0.6 + 3.5 * rows),
     )
@@ -178,9 +178,12 @@ def _similarities(figure: Figure, panels: Sequence[tuple[str, np.ndarray]]) -> N
     columns = 1 if len(panels) == 1 else 2
     all_axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).ravel()
     lowest = min(float(np.nanmin(matrix)) for _, matrix in panels)
-    for axes, (name, matrix) in zip(all_axes, panels, strict=False):
+    for place, (axes, (name, matrix)) in enumerate(zip(all_axes, panels, strict=False)):
         image = _similarity(axes, matrix, lowest)
         axes.set_title(name)
+        if columns > 1:  # where the whole of it would run into the next
+            axes.set_xlabel("hidden state")
+            axes.set_ylabel("" if place % columns else "hidden state")
     for axes in all_axes[len(panels) :]:
         axes.set_axis_off()
     figure.colorbar(image, ax=list(all_axes), label="cosine similarity", shrink=0.8)
