@@ -128,7 +128,7 @@ def test_any_file_name(tmp_path: Path, name: str) -> None:
 def test_a_maker_that_was_killed_leaves_an_empty_file_to_start_from(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite"
     path.touch()
-    assert "not a results store" in refusal(path)
+    assert "is empty" in refusal(path)
     make_store(path)
     assert len(contents(path)["results"]) == 16
 
