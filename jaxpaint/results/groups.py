@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -108,8 +108,3 @@ def counted(groups: Mapping[Key, Collection[Hashable]]) -> list[Key]:
         if not any(set(members) & set(groups[other]) for other in found):
             found.append(name)
     return found
-
-
-def within(tasks: Sequence[int], groups: Sequence[StoredGroup]) -> list[StoredGroup]:
-    """The groups all of whose members are among tasks."""
-    return [each for each in groups if set(each.tasks) <= set(tasks)]

@@ -227,7 +227,7 @@ def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
 
 def _check_header(connection: sqlite3.Connection, path: Path) -> None:
     if _is_empty(connection):
-        raise UserError(f"results store {path} is empty: no study has written into it yet")
+        raise UserError(f"{path} is empty, not a results store yet: no study has written into it")
     if one(connection, "PRAGMA application_id") != APPLICATION_ID:
         raise UserError(f"{path} is an SQLite database of another program, not a results store; give another file name")
     version = one(connection, "PRAGMA user_version")

@@ -44,17 +44,8 @@ def named_in(names: Iterable[str], index: Mapping[str, Any]) -> set[str]:
         if name not in found:
             found.add(name)
             if (entry := index.get(name)) is not None and entry.kind.name == "GROUP":
-                todo += _listed((entry.cfg or {}).get("task"))
+                todo += filter(None, _members((entry.cfg or {}).get("task"), index))
     return found
-
-
-def _listed(members: Any) -> Iterator[str]:
-    for item in members if isinstance(members, list) else [members]:
-        name = item.get("group", item.get("task")) if isinstance(item, dict) else item
-        if isinstance(name, str):
-            yield name
-        if isinstance(item, dict) and "group" in item:
-            yield from _listed(item.get("task"))
 
 
 def refuse_endless(names: Iterable[str], index: Mapping[str, Any]) -> None:
@@ -88,13 +79,12 @@ def refuse_endless(names: Iterable[str], index: Mapping[str, Any]) -> None:
 
 
 def _members(listed: Any, index: Mapping[str, Any]) -> Iterator[str | None]:
-    """The names in a group's list, None for a task without one in the index; a group that is written out within it has
-    its members there, too."""
+    """The names in a group's list, None for a task without one; a group that is written out within it, and not in the
+    index, has its members there, too."""
     for item in listed if isinstance(listed, list) else []:
         name = item.get("group", item.get("task")) if isinstance(item, dict) else item
-        if isinstance(name, str) and name in index:
-            yield name
-        elif isinstance(item, dict) and "group" in item:
+        known = isinstance(name, str) and name in index
+        if isinstance(item, dict) and "group" in item and not known:
             yield from _members(item.get("task"), index)
         else:
-            yield None
+            yield name if isinstance(name, str) else None

@@ -85,7 +85,7 @@ def test_another_programs_database(tmp_path: Path, statement: str) -> None:
 def test_an_empty_file_is_told_apart_from_other_programs(tmp_path: Path) -> None:
     path = tmp_path / "made-by-mktemp"
     path.touch()
-    with pytest.raises(UserError, match=f"results store {path} is empty"), reading(path):
+    with pytest.raises(UserError, match=f"{path} is empty"), reading(path):
         pass
     with Store.open(path, create=True):
         pass
@@ -128,7 +128,7 @@ def test_any_file_name(tmp_path: Path, name: str) -> None:
 def test_a_maker_that_was_killed_leaves_an_empty_file_to_start_from(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite"
     path.touch()
-    assert "is empty" in refusal(path)
+    assert "not a results store" in refusal(path)
     make_store(path)
     assert len(contents(path)["results"]) == 16
 

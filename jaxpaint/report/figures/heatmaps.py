@@ -181,9 +181,8 @@ def _similarities(figure: Figure, panels: Sequence[tuple[str, np.ndarray]]) -> N
     for place, (axes, (name, matrix)) in enumerate(zip(all_axes, panels, strict=False)):
         image = _similarity(axes, matrix, lowest)
         axes.set_title(name)
-        if columns > 1:  # where the whole of it would run into the next
-            axes.set_xlabel("hidden state")
-            axes.set_ylabel("" if place % columns else "hidden state")
+        if columns > 1:
+            _label_beside(axes, first=place % columns == 0)
     for axes in all_axes[len(panels) :]:
         axes.set_axis_off()
     figure.colorbar(image, ax=list(all_axes), label="cosine similarity", shrink=0.8)
@@ -202,6 +201,12 @@ def _similarity(axes: Axes, matrix: np.ndarray, lowest: float) -> AxesImage:
     return image
 
 
+def _label_beside(axes: Axes, *, first: bool) -> None:
+    """Of maps in a row, which have no room for more."""
+    axes.set_xlabel("hidden state")
+    axes.set_ylabel("hidden state" if first else "")
+
+
 def _states(figure: Figure, maps: Sequence[tuple[str, np.ndarray]], lines: dict[str, Numbers]) -> None:
     grid = figure.add_gridspec(2, len(maps))
     lowest = min(float(np.nanmin(matrix)) for _, matrix in maps)
@@ -209,8 +214,7 @@ def _states(figure: Figure, maps: Sequence[tuple[str, np.ndarray]], lines: dict[
     for axes, (name, matrix) in zip(top, maps, strict=True):
         image = _similarity(axes, matrix, lowest)
         axes.set_title(name)
-        axes.set_xlabel("hidden state")
-        axes.set_ylabel("hidden state" if axes is top[0] else "")
+        _label_beside(axes, first=axes is top[0])
     figure.colorbar(image, ax=top, label="cosine similarity", location="bottom", shrink=0.5)
     axes = figure.add_subplot(grid[1, :])
     for strategy, variance in lines.items():
