@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _PAIRS = {
     "wandb_args": "of Weights & Biases, such as project=plans,name=skip8 (pip install wandb)",
     "trackio_args": "of Trackio, such as project=plans (pip install trackio)",
+    "tensorboard_args": "of TensorBoard, such as logdir=runs/skip8 (pip install tensorboardX)",
     "hf_hub_log_args": "of the hub, such as hub_results_org=me,push_results_to_hub=True,public_repo=False",
 }
 
@@ -45,7 +46,8 @@ def wanted_trackers(options: argparse.Namespace) -> Wanted | None:
     from jaxpaint.studies.values import checked, pairs
     from jaxpaint.tasks.trackers import Wanted
 
-    keeps = bool(options.output or options.output_path or options.json or options.wandb_args or options.trackio_args)
+    trackers = options.wandb_args or options.trackio_args or options.tensorboard_args
+    keeps = bool(options.output or options.output_path or options.json or trackers)
     for name in ("log_samples", "predict_only"):
         if getattr(options, name) and not keeps:
             raise UserError(f"--{name.replace('_', '-')} needs --output FILE or --output-path DIR to write to")
@@ -58,4 +60,4 @@ def wanted_trackers(options: argparse.Namespace) -> Wanted | None:
             given[name] = checked(f"--{name.replace('_', '-')}", texts, pairs)
     if folder is None and not any(each is not None for each in given.values()):
         return None
-    return Wanted(folder, given["wandb_args"], given["trackio_args"], given["hf_hub_log_args"])
+    return Wanted(folder, *(given[name] for name in _PAIRS))

@@ -23,7 +23,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.hosts import on_host
 from jaxpaint.engine.grouping import row_length
 from jaxpaint.engine.lanes import as_data
-from jaxpaint.engine.layers import are_apart
+from jaxpaint.engine.layers import SMALL_LAYER_BYTES, are_apart, layer_bytes
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.program import Program
 from jaxpaint.engine.walk import walk
@@ -207,6 +207,9 @@ class _Run:
         self._changes = adjustments(settings, model.config.vocab_size)
         self._drawing = tuple(map(np.asarray, sampling.data)), self._changes
         self._mean, self._static, self._on_tokens = kv == "mean", static, on_tokens
+        stacked = model.state["blocks"]
+        in_stack = not static and not are_apart(stacked) and layer_bytes(stacked) < SMALL_LAYER_BYTES
+        self._layers = None if in_stack else model.layers
         self._room = max(Program.of(plan).room for plan in plans.values())
         self._ends = ending_tokens(model, settings)
         searched = any(any(prompt.stop) for prompt in part.prompts.values())
@@ -245,7 +248,7 @@ class _Run:
         layout = wave.tokens, wave.positions, wave.visible_until, wave.trunk_seen
         chunk = tuple(array[number, None] for array in layout)
         compiled = part if self._static and are_apart(model.state["blocks"]) else None
-        what = model.graphdef, model.state, model.layers, compiled, *as_data(part, model.mesh), self._room
+        what = model.graphdef, model.state, self._layers, compiled, *as_data(part, model.mesh), self._room
         x = self._nothing if x is None else x
         x, self._stored = engine.prefill(*what, before, x, self._stored, number, chunk, room)
         return x
@@ -329,7 +332,7 @@ class _Run:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Decodes all rows for a while: tokens [steps, rows], -1 where there is none, what is left, and if finite."""
         model, layout, program = self._model, self._layout, as_data(plan, self._model.mesh)
-        what = model.graphdef, model.state, model.layers, plan if self._static else None, program, self._room
+        what = model.graphdef, model.state, self._layers, plan if self._static else None, program, self._room
         where = layout.shape, layout.trunk, stored, self._rows
         self._rows, written, finite = engine.decode(*what, *where, stretch, self._ends, self._drawing, first)
         return on_host(written), on_host(self._rows.texts.left), on_host(finite)

@@ -29,7 +29,8 @@ def analysis_texts(model: Model | Source, bos: Bos, tasks: Mapping[str, Any], sa
     """The first texts of the only one of `tasks`, all of them where there are no more than `samples`.
 
     A document's text is its context with what is to be predicted; where there are several to choose from, the first
-    one's context. It is cut to the model's length. An encoder's texts have its special tokens, unless `bos` is off.
+    one's context, and where a text is to be written, what it is written after. It is cut to the model's length. An
+    encoder's texts have its special tokens, unless `bos` is off.
     Raises UserError for documents that the task cannot read.
     """
     ((name, task),) = tasks["tasks"].items()
@@ -38,7 +39,8 @@ def analysis_texts(model: Model | Source, bos: Bos, tasks: Mapping[str, Any], sa
     for instance in task.instances:
         documents.setdefault(instance.doc_id, []).append(instance)
     texts = [
-        "".join(instances[0].args if len(instances) == 1 else instances[0].args[:1]) for instances in documents.values()
+        "".join(first.args if len(others) == 0 and first.request_type != "generate_until" else first.args[:1])
+        for first, *others in documents.values()
     ]
     settings = {"task": name, "samples": len(texts), "bos": bos, "texts": text_digest("\0".join(texts))}
     return as_tokens(model, bos, texts), settings

@@ -1,4 +1,4 @@
-"""Results handed to lm-eval's own loggers: its files, the hub, Weights & Biases, Trackio."""
+"""Results handed to loggers: lm-eval's own, of its files, the hub, Weights & Biases, Trackio; and TensorBoard's."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ PUSHES = ("push_results_to_hub", "push_samples_to_hub")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What lm-eval's loggers are given; None is not asked for. `folder` gets results_*.json and samples_*.jsonl in a
+    """What loggers are given; None is not asked for. `folder` gets results_*.json and samples_*.jsonl in a
     folder of the model's name, as lm-eval writes them."""
 
     folder: Path | None = None
     wandb: Mapping[str, Any] | None = None
     trackio: Mapping[str, Any] | None = None
+    tensorboard: Mapping[str, Any] | None = None
     hub: Mapping[str, Any] | None = None
 
 
@@ -37,9 +38,10 @@ class Trackers:
         from lm_eval.loggers import EvaluationTracker
 
         self._runs: list[Any] = []
-        for name, given in (("wandb", wanted.wandb), ("trackio", wanted.trackio)):
-            if given is not None and find_spec(name) is None:
-                raise UserError(f"--{name}-args needs the package {name}: pip install {name}")
+        of_packages = ("wandb", wanted.wandb, "wandb"), ("trackio", wanted.trackio, "trackio")
+        for name, given, package in (*of_packages, ("tensorboard", wanted.tensorboard, "tensorboardX")):
+            if given is not None and find_spec(package) is None:
+                raise UserError(f"--{name}-args needs the package {package}: pip install {package}")
         hub = dict(wanted.hub or {})
         if any(hub.get(name) for name in PUSHES) and wanted.folder is None:
             raise UserError("the hub gets the files that lm-eval writes; give their folder by --output-path")
@@ -58,6 +60,10 @@ class Trackers:
             from lm_eval.loggers import TrackioLogger
 
             self._runs.append(_made("--trackio-args", lambda: TrackioLogger(dict(wanted.trackio or {}))))
+        if wanted.tensorboard is not None:
+            from jaxpaint.tasks.tensorboard import TensorBoardLogger
+
+            self._runs.append(_made("--tensorboard-args", lambda: TensorBoardLogger(wanted.tensorboard or {})))
 
     def log(self, results: Mapping[str, Any], model: str, asking: Asking, chat_template: str | None) -> None:
         """Gives them `results` (`jaxpaint.tasks.evaluation.evaluate_tasks`), with the samples if it has them.

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from tests.helpers.cli_fixtures import scoring
 
@@ -86,6 +91,31 @@ def test_a_tracker_gets_the_results(run, asked, monkeypatch, fails) -> None:
         assert seen == [{"project": "plans", "step": 3}]
     else:
         assert seen == [{"project": "plans", "step": 3}, json.loads(out)["results"], "results", 3, "end"]
+
+
+def _logged(folder: Path) -> Iterator[Any]:
+    """The values in TensorBoard's files: records of a length, a checksum, an event and one more checksum."""
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        while content:
+            (length,) = struct.unpack_from("<Q", content)
+            yield from Event.FromString(content[12 : 12 + length]).summary.value
+            content = content[16 + length :]
+
+
+def test_a_run_of_tensorboards(run, asked, tmp_path) -> None:
+    status, out, err = run(*asked, "--tensorboard-args", f"logdir={tmp_path / 'skip'}", "--log-samples", "--json")
+    assert status == 0, err
+    values = list(_logged(tmp_path / "skip"))
+    results = json.loads(out)
+    scalars = {value.tag: value.simple_value for value in values if value.WhichOneof("value") == "simple_value"}
+    expected = results["results"]["arc_challenge"]
+    for name in ("acc", "acc_norm"):
+        assert scalars[f"arc_challenge/{name}"] == pytest.approx(expected[f"{name},none"], abs=1e-6)
+    settings = b"".join(value.metadata.plugin_data.content for value in values)
+    assert results["config"]["plan"].encode() in settings
+    texts = [value.tensor.string_val[0].decode() for value in values if value.tag.startswith("arc_challenge/none")]
+    assert ["Which is number" in text for text in texts] == [True] * 3
 
 
 def test_mistakes_are_told_before_the_work(refused, asked, tmp_path) -> None:

@@ -18,6 +18,7 @@ import jaxpaint as jp
 from convert import convert
 from jaxpaint.analysis.states import analyse
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.words import text_digest
 from jaxpaint.results.store import Store
 from jaxpaint.studies import analyses as study_analyses
 from jaxpaint.studies import run
@@ -161,6 +162,15 @@ def test_an_old_analysis_without_an_interval_stays_as_it_is(analysing):
     before = rows(analysing.store, ANALYSES)
     assert run_study(analysing).analysed == 0
     assert rows(analysing.store, ANALYSES) == before
+
+
+def test_of_texts_to_be_written_the_prompts_are_analysed(analysing, tmp_path):
+    task = make_task(tmp_path, "tiny_write")
+    assert run_study(replace(analysing, analysis_task=task, strategies=(), analyses=("variance",))).analysed == 1
+    documents = (tmp_path / "tiny_write.jsonl").read_text().splitlines()
+    prompts = [json.loads(document)["context"] for document in documents[: analysing.analysis_samples]]
+    settings = {row["settings"] for row in rows(analysing.store, "SELECT settings FROM analyses")}
+    assert [json.loads(each)["texts"] for each in settings] == [text_digest("\0".join(prompts))]
 
 
 def test_analyses_have_a_progress_of_their_own(analysing):
