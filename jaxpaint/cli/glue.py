@@ -57,6 +57,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_data_folder_option(tasks)
     tasks.add_argument("--limit", type=int, metavar="N", help="validation examples per task (default: all)")
+    add_setting(tasks, "no-document-texts")
     add_variant_options(parser.add_argument_group("plans"))
     training = parser.add_argument_group("training")
     training.add_argument("--frozen", action="store_true", help="train a classifier alone, the encoder as it is")
@@ -103,5 +104,6 @@ def _spec(options: argparse.Namespace):
     training = replace(HEAD if options.frozen else ENCODER, **given)
     if not settings.setdefault("tasks", PAPER):
         raise UserError(f"--tasks names none; leave it out for the paper's, {','.join(PAPER)}")
-    limits = {"limit": options.limit, "limit_train": options.limit_train}
-    return GlueSpec(training=training, frozen=options.frozen, **limits, **settings)
+    of_examples = {"limit": options.limit, "limit_train": options.limit_train}
+    of_examples["no_document_texts"] = bool(options.no_document_texts)
+    return GlueSpec(training=training, frozen=options.frozen, **of_examples, **settings)

@@ -65,6 +65,7 @@ class GlueSpec:
     data: tuple[str, ...] = ()
     limit: int | None = None
     limit_train: int | None = None
+    no_document_texts: bool = False
     strategies: tuple[str, ...] = ()
     starts: tuple[int, ...] | None = None
     seeds: tuple[int, ...] = tuple(range(10))
@@ -142,7 +143,8 @@ def run_glue(spec: GlueSpec, *, progress: Start = no_bar, converting: Progress |
         train = load_examples(task, TRAIN, local.get(TRAIN), spec.limit_train)
         spec.training.require_few_rows(len(train))
         split = task.validation_split
-        tasks.append(GlueRequests(task, train, load_examples(task, split, local.get(split), spec.limit)))
+        validation = load_examples(task, split, local.get(split), spec.limit)
+        tasks.append(GlueRequests(task, train, validation, keeps_texts=not spec.no_document_texts))
     converted = store_for(spec.model, spec.revision, progress=converting)
     source = Source.of(converted)
     require_pooler(source.config, trained=not spec.frozen)  # which of a hub's model only the weights may say

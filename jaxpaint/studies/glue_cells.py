@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxpaint.base.words import digest
+from jaxpaint.results.document_texts import DocumentText
 from jaxpaint.results.kinds import MAJORITY, TRAINED_ON
 from jaxpaint.results.store import MetricRow, Store
 from jaxpaint.tasks.evaluation import environment
@@ -36,7 +37,7 @@ class GlueRequests:
     bos: str = "auto"
     chance: float | None = None  # of the examples scored, so a metric of each cell: MAJORITY
     main_metric: str = SCORE
-    keeps_texts: bool = False
+    keeps_texts: bool = True
 
     @property
     def name(self) -> str:
@@ -57,6 +58,14 @@ class GlueRequests:
         examples = zip(self.validation.texts, self.validation.labels.tolist(), strict=True)
         return tuple((number, 0, digest(*texts, label)) for number, (texts, label) in enumerate(examples))
 
+    def document_texts(self, documents: Collection[int]) -> list[tuple[int, DocumentText]]:
+        """What people see of some of the examples: their texts, and the right class or number."""
+        texts, labels = self.validation.texts, self.validation.labels.tolist()
+        answers = {number: str(labels[number]) for number in documents}
+        if classes := self.task.classes:
+            answers = {number: classes[labels[number]] for number in documents}
+        return [(number, DocumentText("\n".join(texts[number]), answers[number])) for number in documents]
+
 
 def finish(store: Store, cell: int, requests: GlueRequests, logits: Float[np.ndarray, "seeds examples labels"]) -> None:
     """Keeps the metrics of classifiers that differ by their seed alone.
@@ -73,7 +82,9 @@ def finish(store: Store, cell: int, requests: GlueRequests, logits: Float[np.nda
         metrics = [*_metrics(task, predictions, labels), beaten]
         if not task.is_regression:  # whether each example's class is right, averaged over seeds
             right = (predictions == labels).mean(axis=0).tolist()
-            document_scores = [(document, "accuracy", "none", value) for document, value in enumerate(right)]
+            # Where the score is the accuracy, plans are compared example by example.
+            names = ("accuracy", SCORE) if task.metrics == ("accuracy",) else ("accuracy",)
+            document_scores = [(document, name, "none", value) for name in names for document, value in enumerate(right)]
     store.finish(
         cell,
         documents=len(labels),

@@ -24,34 +24,40 @@ KINDS = (*BUILDERS, *TSV)
 
 @dataclass(frozen=True)
 class GlueTask:
-    """`columns` hold one text or two; `num_labels` counts classes, and is 1 for a number to predict."""
+    """`columns` hold one text or two; `classes` are the labels' names in order, none for a number to predict."""
 
     name: str
     columns: tuple[str, ...]
-    num_labels: int
+    classes: tuple[str, ...]
     metrics: tuple[str, ...]
     validation_split: str = "validation"
 
     @property
+    def num_labels(self) -> int:
+        """How many numbers a classifier gives."""
+        return len(self.classes) or 1
+
+    @property
     def is_regression(self) -> bool:
         """Whether labels are numbers, from 0 to 5."""
-        return self.num_labels == 1
+        return not self.classes
 
 
 _PAIR = ("sentence1", "sentence2")
+_ENTAILED, _INFERRED = ("entailment", "not_entailment"), ("entailment", "neutral", "contradiction")
 TASKS: Mapping[str, GlueTask] = MappingProxyType(
     {
         task.name: task
         for task in (
-            GlueTask("cola", ("sentence",), 2, ("matthews_correlation",)),
-            GlueTask("mnli", ("premise", "hypothesis"), 3, ("accuracy",), "validation_matched"),
-            GlueTask("mrpc", _PAIR, 2, ("f1", "accuracy")),
-            GlueTask("qnli", ("question", "sentence"), 2, ("accuracy",)),
-            GlueTask("qqp", ("question1", "question2"), 2, ("f1", "accuracy")),
-            GlueTask("rte", _PAIR, 2, ("accuracy",)),
-            GlueTask("sst2", ("sentence",), 2, ("accuracy",)),
-            GlueTask("stsb", _PAIR, 1, ("pearson", "spearmanr")),
-            GlueTask("wnli", _PAIR, 2, ("accuracy",)),
+            GlueTask("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation",)),
+            GlueTask("mnli", ("premise", "hypothesis"), _INFERRED, ("accuracy",), "validation_matched"),
+            GlueTask("mrpc", _PAIR, ("not_equivalent", "equivalent"), ("f1", "accuracy")),
+            GlueTask("qnli", ("question", "sentence"), _ENTAILED, ("accuracy",)),
+            GlueTask("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("f1", "accuracy")),
+            GlueTask("rte", _PAIR, _ENTAILED, ("accuracy",)),
+            GlueTask("sst2", ("sentence",), ("negative", "positive"), ("accuracy",)),
+            GlueTask("stsb", _PAIR, (), ("pearson", "spearmanr")),
+            GlueTask("wnli", _PAIR, ("not_entailment", "entailment"), ("accuracy",)),
         )
     }
 )

@@ -90,6 +90,7 @@ def test_frozen_and_then_fine_tuned_in_one_store_and_report(run, bert, data, tmp
         "figure-04-glue-skip.pdf",
         "figure-09-glue-looped-parallel.pdf",
         "figure-glue-all-strategies.pdf",
+        "figure-plans-score-against-cost.pdf",
     }
 
 
@@ -199,3 +200,26 @@ def test_a_report_without_the_full_model_names_this_command(run, bert, data, tmp
     status, _, err = run("report", store, "-o", tmp_path / "report")
     assert status == 2
     assert "run `jaxpaint glue --model" in err
+
+
+@pytest.mark.parametrize(
+    ("kept", "more"), [(True, ()), pytest.param(False, ("--no-document-texts",), marks=pytest.mark.slow)]
+)
+def test_examples_are_kept_as_people_read_them(run, bert, data, tmp_path, kept, more) -> None:
+    store, out = tmp_path / "glue.sqlite", tmp_path / "report"
+    words = ["glue", "--model", bert, "--dtype", "float32", "--store", store, "--training-seeds", 1, "--max-length", 16]
+    words += [*data[:4], "--tasks", "rte", "--frozen", "--strategies", "skip,looped-parallel", "--report", out, *more]
+    status, _, err = run(*words)
+    assert status == 0, err
+    examples = pairs(1, 20)
+    with closing(sqlite3.connect(store)) as connection:
+        texts = connection.execute("SELECT question, answer FROM document_texts ORDER BY document").fetchall()
+    expected = [
+        ("\n".join(pair), ("entailment", "not_entailment")[label])
+        for pair, label in zip(examples.texts, examples.labels, strict=True)
+    ]
+    assert texts == (expected if kept else [])
+    with (out / "tables" / "flipped.csv").open() as file:
+        flipped = list(csv.DictReader(file))
+    assert flipped
+    assert all(row["question"] == (expected[int(row["document"])][0] if kept else "") for row in flipped)
