@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any
 
+from jaxpaint.base.errors import UserError
+
 
 def count(number: int, noun: str) -> str:
     """ "1 plan", "2 plans", "1,234 plans"."""
@@ -28,6 +30,18 @@ def digest(*parts: Any, sort_keys: bool = False) -> str:
 def text_digest(text: str) -> str:
     """128 bits that tell a text apart from others, in hexadecimal."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def require_characters(text: str, where: str) -> None:
+    """Raises UserError for a text with half of a surrogate pair, which no file, JSON or tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode-escape").decode()
+        raise UserError(
+            f"{where} has half of a surrogate pair, {half}, which is no character; leave it out, or decode the text "
+            "with errors='replace'"
+        ) from None
 
 
 def gigabytes(size: int | None) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.words import require_characters
 from jaxpaint.engine.patches import image_inputs
 from jaxpaint.engine.rows import Inputs, checked_inputs, checked_texts
 from jaxpaint.models.family import Config
@@ -48,9 +49,12 @@ def each_of(texts: GivenTexts) -> list[Any]:
 def token_ids(model: HasTokenizer, texts: GivenTexts) -> list[Sequence[int]]:
     """The texts as the tokenizer encodes them, with its own special tokens; token ids are left as they are.
 
-    Raises UserError for an empty text.
+    Raises UserError for an empty text, or one that is no text.
     """
     several = each_of(texts)
+    for number, text in enumerate(several, 1):
+        if isinstance(text, str):
+            require_characters(text, f"text {number} of {len(several)}")
     found = [model.tokenizer.encode(text, verbose=False) if isinstance(text, str) else text for text in several]
     for number, (text, tokens) in enumerate(zip(several, found, strict=True), 1):
         if isinstance(text, str) and not tokens:

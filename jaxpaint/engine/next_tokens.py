@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.hosts import on_host
+from jaxpaint.base.words import require_characters
 from jaxpaint.engine.head import ModelOutputError
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.source import Source
@@ -54,7 +55,8 @@ def require_count(count: int) -> None:
 
 
 def encoded(model: Model | Source, text: str) -> list[int]:
-    """The text's tokens. Raises UserError for none, or more than the model's context holds."""
+    """The text's tokens. Raises UserError for none, for what is no text, or more than the model's context holds."""
+    require_characters(text, "the text")
     tokens, positions = model.tokenizer.encode(text, verbose=False), model.config.max_position_embeddings
     if not tokens:
         raise UserError("the text is empty; give at least one token to continue")

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.memory import require_memory
+from jaxpaint.base.words import require_characters
 from jaxpaint.engine import lens as lenses
 from jaxpaint.engine.attribution import Attribution, along, by_head_and_source, directions
 from jaxpaint.engine.interventions import Intervention, Knockout, checked
@@ -312,6 +313,7 @@ class Run:
 
     def _token(self, token: int | str) -> int:
         if isinstance(token, str):
+            require_characters(token, "the token")
             tokens = self.model.tokenizer.encode(token, add_special_tokens=False)
             if len(tokens) != 1:
                 raise UserError(

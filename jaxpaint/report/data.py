@@ -18,7 +18,7 @@ from jaxpaint.results import document_texts, reading
 from jaxpaint.results.damage import reading as opened
 from jaxpaint.results.document_texts import DocumentText
 from jaxpaint.results.flow import FlowRow, stored_flows
-from jaxpaint.results.group_scores import GroupScores, all_scores, by_size, parts
+from jaxpaint.results.group_scores import GroupScores, all_scores, parts
 from jaxpaint.results.groups import counted
 from jaxpaint.results.latency import Latency, latencies
 from jaxpaint.results.provenance import UNKNOWN, Provenance, provenance
@@ -213,8 +213,7 @@ def _study(connection: sqlite3.Connection, model: ModelRow, bos: str, with_flows
     columns = {plan.id: column for column, plan in enumerate(plans)}
     tasks = reading.tasks(connection, model.id, bos)
     groups = all_scores(connection, model.id, bos)
-    # Below 0, where no task's id is.
-    rows = reading.named([_group_row(scores) for scores in groups])
+    rows = reading.named([scores.task for scores in groups])
     return Study(
         model,
         bos,
@@ -232,22 +231,6 @@ def _study(connection: sqlite3.Connection, model: ModelRow, bos: str, with_flows
         tuple(stored_searches(connection, model.id)) if with_flows else (),
         provenance(connection, model.id),
         tuple(_group_results(connection, *each, tasks, columns) for each in zip(rows, groups, strict=True)),
-    )
-
-
-def _group_row(scores: GroupScores) -> TaskRow:
-    of_group = scores.stored.group
-    return TaskRow(
-        -scores.stored.id,
-        of_group.name,
-        of_group.name,
-        of_group.version,
-        scores.num_fewshot,
-        scores.bos,
-        scores.settings,
-        scores.chance,
-        scores.metric,
-        scores.filter,
     )
 
 
@@ -275,7 +258,7 @@ def _group_results(
         own = next(each for each in tasks if each.id == task)
         asked = replace(own, metric=scores.metric, filter=scores.filter)
         found.append(Part(own, _per_document(connection, asked, model, columns)[0], times))
-    members = Parts(tuple(found), by_size(scores.stored, scores.metric), frozenset(scores.stored.tasks))
+    members = Parts(tuple(found), scores.stored.group.by_size(scores.metric), frozenset(scores.stored.tasks))
     nothing = np.full((len(columns), 0), np.nan)
     numbers = np.array([], np.int64)
     measured = _measured(row, rows, columns)

@@ -16,7 +16,7 @@ from jaxpaint.results.groups import GroupMetric, StoredGroup
 from jaxpaint.results.groups import stored as stored_groups
 from jaxpaint.results.metrics import MetricRow
 from jaxpaint.results.paired import Member, group_difference
-from jaxpaint.results.reading import NOT_FINITE, RUNNING
+from jaxpaint.results.reading import NOT_FINITE, RUNNING, TaskRow
 from jaxpaint.results.schema import canonical_json
 
 # What figures show, as of tasks, or else a group's first metric. A guess scores the same in both.
@@ -63,6 +63,12 @@ class GroupScores:
     def name(self) -> str:
         return self.stored.group.name
 
+    @property
+    def task(self) -> TaskRow:
+        """The group as a task of the store, of an id below 0, where no task's is."""
+        group, asked = self.stored.group, (self.num_fewshot, self.bos, self.settings, self.chance)
+        return TaskRow(-self.stored.id, group.name, group.name, group.version, *asked, self.metric, self.filter)
+
     def main(self, cell: GroupCell) -> MetricRow | None:
         """What figures show of a cell."""
         return next((row for row in cell.metrics if (row.metric, row.filter) == (self.metric, self.filter)), None)
@@ -103,7 +109,7 @@ def difference(
         if found := connection.execute(_PAIRS, (*pair, row.metric, row.filter)).fetchall():
             own, of_full = zip(*found, strict=True)
             members.append(Member(own, of_full, times[task]))
-    return group_difference(row.value, other.value, members, by_size=by_size(scores.stored, row.metric))
+    return group_difference(row.value, other.value, members, by_size=scores.stored.group.by_size(row.metric))
 
 
 _PAIRS = """
@@ -216,7 +222,7 @@ def _chance(connection: sqlite3.Connection, stored: StoredGroup, metric: str, fi
         if chance is None or (main != metric and not {main, metric} <= {*MEANS}):
             return None
         chances.append(chance)
-        weights.append(size if by_size(stored, metric) else 1)
+        weights.append(size if stored.group.by_size(metric) else 1)
     return sum(c * w for c, w in zip(chances, weights, strict=True)) / sum(weights) if weights else None
 
 
@@ -225,8 +231,3 @@ def parts(connection: sqlite3.Connection, scores: GroupScores) -> Counter[int]:
     query = "SELECT DISTINCT task FROM metrics JOIN cells ON id = cell WHERE (metric, filter) = (?, ?)"
     there = {task for (task,) in connection.execute(query, (scores.metric, scores.filter))}
     return Counter(task for task in scores.stored.tasks if task in there)
-
-
-def by_size(stored: StoredGroup, metric: str) -> bool:
-    """Whether a metric of a group weights members by their documents."""
-    return next(each.weight_by_size for each in stored.group.metrics if each.metric == metric)

@@ -44,6 +44,10 @@ class Group:
     members: tuple[str, ...]
     metrics: tuple[GroupMetric, ...]
 
+    def by_size(self, metric: str) -> bool:
+        """Whether a metric of the group weights members by their documents."""
+        return next(each.weight_by_size for each in self.metrics if each.metric == metric)
+
 
 @dataclass(frozen=True)
 class StoredGroup:

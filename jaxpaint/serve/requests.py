@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jaxpaint.base.documents import checked, shown
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.words import require_characters
 
 Whole: TypeAlias = Annotated[int, Field(ge=0)]
 Tokens: TypeAlias = list[Whole]
@@ -128,11 +129,7 @@ def chat_request(body: Any) -> ChatRequest:
 def _asked(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise UserError(f"the request is {shown(body)}; expected a JSON object")
-    try:
-        json.dumps(body, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        half = str(error.object[error.start]).encode("unicode-escape").decode()
-        raise UserError(f"the request has half of a surrogate pair, {half}, which is no character") from None
+    require_characters(json.dumps(body, ensure_ascii=False), "the request")
     for name, (nothing, words) in NOT_DONE.items():
         value = body.get(name)
         if value is not None and value not in nothing:

@@ -118,7 +118,6 @@ def study(
     """
     _require_settings(settings)
     temporary = TemporaryDirectory(prefix="jaxpaint-study-") if store is None else None
-    kept = Path(store if store is not None else Path(temporary.name, STORE))  # type: ignore[union-attr]
     source = Source.of_loaded(model) if isinstance(model, Model) else None
     if source is not None:
         for name in settings.keys() & {"dtype", "weights", "revision", "offload", "tensor_parallel", "layer_parallel"}:
@@ -126,7 +125,7 @@ def study(
         settings |= {"dtype": str(source.dtype), "weights": source.weights}
     spec = StudySpec(
         model=str(source.store if source is not None else model),
-        store=kept,
+        store=Path(temporary.name, STORE) if temporary is not None else store,  # type: ignore[arg-type]
         tasks=tasks,  # type: ignore[arg-type]  # StudySpec converts what people write
         plans=tuple(plans) if isinstance(plans, Iterable) and not isinstance(plans, str) else (plans,),  # type: ignore[arg-type]
         strategies=strategies,  # type: ignore[arg-type]
@@ -139,7 +138,7 @@ def study(
     with asked_bar(progress, "study") as bar:
         summary = run_study(spec, progress=bar, source=source)
     name = source.loaded.name if source is not None else str(model)
-    return Study(spec, summary, name, kept, temporary)
+    return Study(spec, summary, name, spec.store, temporary)
 
 
 def _require_settings(settings: Mapping[str, Any]) -> None:

@@ -84,7 +84,7 @@ def finish(store: Store, cell: int, requests: GlueRequests, logits: Float[np.nda
             right = (predictions == labels).mean(axis=0).tolist()
             # Where the score is the accuracy, plans are compared example by example.
             names = ("accuracy", SCORE) if task.metrics == ("accuracy",) else ("accuracy",)
-            document_scores = [(document, name, "none", value) for name in names for document, value in enumerate(right)]
+            document_scores = [(example, name, "none", value) for name in names for example, value in enumerate(right)]
     store.finish(
         cell,
         documents=len(labels),

@@ -52,7 +52,11 @@ def _either(*schemas: Schema) -> Callable[[Callable[[Any], Any]], Kind]:
 
 
 class _Unfit(Exception):
-    """What was expected in place of a value."""
+    """What was expected in place of a value, and this as it is shown where that is not as it is."""
+
+    def __init__(self, expected: str, *given: Any) -> None:
+        super().__init__(expected)
+        self.given = given
 
 
 def checked(where: str, value: Any, kind: Callable[[Any], Any]) -> Any:
@@ -60,7 +64,7 @@ def checked(where: str, value: Any, kind: Callable[[Any], Any]) -> Any:
     try:
         return kind(value)
     except _Unfit as expected:
-        raise UserError(f"{where} is {_shown(value)}; expected {expected}") from None
+        raise UserError(f"{where} is {_shown(*expected.given or (value,))}; expected {expected}") from None
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
@@ -82,7 +86,11 @@ def text(value: Any) -> str:
 
 @_kind(**TEXT)
 def path(value: Any) -> Path:
-    return value if isinstance(value, Path) else Path(text(value)).expanduser()
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value.strip():
+        raise _Unfit("the name of a file or folder")
+    return Path(value).expanduser()
 
 
 def choice(*choices: str) -> Kind:
@@ -120,7 +128,9 @@ def whole(least: int) -> Kind:
 )
 def limit(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise _Unfit("a number of documents per task, or a fraction below 1")
+        # The command line reads any number as a float.
+        given = (int(value),) if isinstance(value, float) and value.is_integer() else ()
+        raise _Unfit("a number of documents per task, or a fraction below 1", *given)
     if value >= 1 and value != int(value):
         raise _Unfit("a whole number of documents per task, or a fraction below 1")
     if value > LARGEST:

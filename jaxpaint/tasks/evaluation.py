@@ -58,6 +58,7 @@ def evaluate_plans(
     All but the first plan's have `differences` from the first's (`jaxpaint.tasks.paired`). `timing` is that of all
     plans together. What is interrupted is missing of all; a plan that fails does not stop the others.
     """
+    from jaxpaint.tasks.groups import groups_of
     from jaxpaint.tasks.paired import differences
 
     started = time.perf_counter()
@@ -67,6 +68,7 @@ def evaluate_plans(
     # A group's own score needs its members together.
     portions = [tasks] if tasks.get("groups") else [{"tasks": {name: task}} for name, task in tasks["tasks"].items()]
     paired = len(lms) > 1
+    groups = groups_of(tasks)  # type: ignore[arg-type]
     how: Any = {"limit": limit, "log_samples": log_samples or paired, "asking": asking}
     try:
         for portion in portions:
@@ -96,7 +98,7 @@ def evaluate_plans(
         of_plan |= {"config": {**whole.get("config", {}), **_setting(lm)}, "environment": environment()}
         of_plan["timing"] = timing
         if paired and whole is not merged[0]:
-            of_plan["differences"] = differences(whole, merged[0])
+            of_plan["differences"] = differences(whole, merged[0], groups)
         found.append(of_plan)
     if paired and not log_samples:
         for of_plan in found:

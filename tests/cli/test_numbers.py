@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("nothing_of_the_users")
         ("finetune --learning-rate nan", "--learning-rate: nan is not a finite number"),
         (f"logits --top {'9' * 5000}", "--top: 999"),
         ("generate --model m --prompt a --max-new-tokens -5", "--max-new-tokens is -5; expected 1 or more"),
-        ("eval --model painter-16 --tasks painter_facts --limit 0", "--limit is 0.0"),
+        ("eval --model painter-16 --tasks painter_facts --limit 0", "--limit is 0; expected a number"),
         (
             "eval --model painter-16 --tasks painter_facts --num-fewshot 999999",
             "num_fewshot is 999999, and painter_facts",

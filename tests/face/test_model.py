@@ -189,6 +189,7 @@ def test_questions_of_ones_own(model: jp.Model, tmp_path: Path) -> None:
             "dtype is of a model that is to be",
         ),
         (lambda model: model.study("0-9", tasks=[]), "a study needs tasks"),
+        (lambda model: model.study("0-9", tasks="painter_facts", store=5), "store is 5; expected the name of a file"),
         (lambda model: model.evaluate("painter_facts", 3), "plan is 3; give a jaxpaint.Plan or its text"),
         (lambda model: model.evaluate("painter_facts", data=3), "data is 3"),
         (lambda model: model.generate(QUESTION, "0-"), "column"),
@@ -201,6 +202,9 @@ def test_questions_of_ones_own(model: jp.Model, tmp_path: Path) -> None:
         (lambda model: model.generate(b"the red"), "prompts is b'the red'; give a text"),
         (lambda model: model.generate([b"the red"]), "a prompt is b'the red'; give a text"),
         (lambda model: model.generate(5), "prompts is 5; give a text"),
+        (lambda model: model.generate("the \ud83d"), "text 1 of 1 has half of a surrogate pair, \\ud83d, which is no"),
+        (lambda model: model.logits(["the", "\udc80"]), "text 2 of 2 has half of a surrogate pair, \\udc80"),
+        (lambda model: jp.most_likely_next(model, model.full_plan, "\ud83d"), "the text has half of a surrogate pair"),
         (lambda model: model.generate(QUESTION, stop=5), "stop is 5; give a text"),
         (lambda model: model.generate(QUESTION, sampling=0.8), "sampling is 0.8; give a jaxpaint.Sampling"),
         (lambda model: jp.Sampling(temperature="warm"), "temperature is 'warm'; expected a number"),  # type: ignore[arg-type]

@@ -18,6 +18,8 @@ from jaxpaint.report.measurements import Measurements
 from jaxpaint.report.summary import summary
 from jaxpaint.report.tables import flipped_table, plans_table, study_tables
 from jaxpaint.results.groups import Group, GroupMetric
+from jaxpaint.results.per_document import per_document_text
+from jaxpaint.results.plan_scores import plan_scores
 from jaxpaint.results.selection import Selection
 from jaxpaint.results.store import Store, merge
 from jaxpaint.results.tables import results_rows, results_text
@@ -150,3 +152,49 @@ def test_a_group_that_was_changed_or_damaged(tmp_path: Path) -> None:
         results_text(path, "csv")
     add_groups(path, PAIR)
     assert values(path, "pair") == equal
+
+
+def test_the_best_plan_of_each_document_of_a_group(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "s", PAIR)
+    query = "SELECT value FROM document_results WHERE task = ? AND plan = ? ORDER BY document"
+    right = {}
+    with closing(sqlite3.connect(path)) as connection:
+        for task in PAIR.members:
+            rows = [connection.execute(query, (task, plan)).fetchall() for plan in ("0-7", *OWN)]
+            right[task] = np.array(rows)[..., 0] == 1  # [plans, documents], the full model first
+    whole = np.concatenate([*right.values()], axis=1)
+    wrong = ~whole[0]
+    rescued = int((wrong & whole[1:].any(axis=0)).sum())
+    # Of each task's wrong answers what luck gives: a plan's score there is that of the task, and so is a guess's.
+    lucky = sum((~own[0]).sum() * (1 - np.prod(1 - own[1:].mean(axis=1))) for own in right.values())
+    text = per_document_text(path)
+    (row,) = [line for line in text.splitlines() if line.startswith("pair")]
+    assert row.split()[:5] == ["pair,", "2", "tasks,", "n=250", "2"]
+    assert row.split()[5:8] == [f"{each:.3f}" for each in (*_scores(whole), 1 - (wrong.sum() - rescued) / 250)]
+    assert row.split()[8:11] == [str(rescued), "of", str(wrong.sum())]
+    shares = (rescued / wrong.sum(), lucky / wrong.sum(), 1 - 0.75**2)
+    assert row.split()[11:14] == [f"{each:.1%}" for each in shares]
+    shorter = int((whole[0] & whole[1:].any(axis=0)).sum())
+    assert row.split()[14:] == [str(shorter), "of", str(whole[0].sum())]
+    assert "a group of tasks: all documents" in text
+    assert "a group of tasks" not in per_document_text(make_store(tmp_path / "without"))
+
+
+def _scores(right: np.ndarray) -> tuple[float, float]:
+    """The full model's, and that of the best one plan."""
+    scores = right.mean(axis=1)
+    return scores[0], scores.max()
+
+
+def test_a_plans_scores_have_those_of_groups(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "s", PAIR, plans=OWN[:1])
+    found = plan_scores(path, "f" * 64, OWN[0], "0-7")
+    assert [each.task for each in found] == ["pair", *SIZES]
+    rows = {row["plan"]: row for row in results_rows(path, Selection(tasks=("pair",)))}
+    own, full = rows[OWN[0]], rows["0-7"]
+    assert own["value"] != full["value"]
+    for name in ("metric", "value", "stderr", "documents"):
+        assert getattr(found[0], name) == own[name]
+    assert (found[0].full, found[0].full_stderr) == (full["value"], full["stderr"])
+    with pytest.raises(UserError, match="has no score of the plan 7"):
+        plan_scores(path, "f" * 64, "7", "0-7")
