@@ -24,6 +24,7 @@ from jaxpaint.analysis.runs import batches
 from jaxpaint.base.memory import require_memory
 from jaxpaint.engine.lens import most_likely
 from jaxpaint.engine.model import Model
+from jaxpaint.engine.source import Source
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.flow import ROLES, Clocked, Mean, Verdict
 from jaxpaint.results.kinds import LEAST_R2
@@ -88,9 +89,9 @@ class Role:
         depths = np.linspace(0, 1, len(fit.states))
         of_depth = [np.repeat(depths, each.states.shape[1])[:, None] for each in (fit, held)]
         scaled = [_scaled(each.states).reshape(-1, each.states.shape[-1]) for each in (fit, held)]
-        clock = _regression(scaled[0], of_depth[0], scaled[1], of_depth[1])
+        clock = regression(scaled[0], of_depth[0], scaled[1], of_depth[1])
         ends = fit.states[-1], held.states[-1]
-        maps = tuple(_regression(x, ends[0], y, ends[1]) for x, y in zip(fit.states, held.states, strict=True))
+        maps = tuple(regression(x, ends[0], y, ends[1]) for x, y in zip(fit.states, held.states, strict=True))
         role = cls(clock, maps, np.zeros(0), np.zeros(0))
         errors = np.square(role._unbounded(held.states) - depths[:, None]).sum(axis=0)
         prompts = np.unique(held.prompt)
@@ -110,15 +111,20 @@ class Clocks:
 
 def clocks_of(model: Model, to_ask: Asked) -> Clocks:
     """Fitted on the full model. Raises UserError where the memory of the host does not hold the states of all roles."""
-    held = _held_out(to_ask)
-    tokens = sum(len(each) for prompt in to_ask.prompts for each in _places(prompt))
-    needed = 8 * tokens * (model.num_layers + 1) * model.config.hidden_size
+    held = held_out_facts(to_ask)
+    tokens = sum(len(each) for prompt in to_ask.prompts for each in places_of(prompt))
+    needed = states_bytes(model, tokens)
     require_memory(needed, "the clock of facts", "ask for fewer facts (--limit), or leave the clock out")
     roles = []
     for each in _samples(model, to_ask.prompts, model.full_plan):
         halves = (held[each.prompt] == half for half in (False, True))
         roles.append(Role.fitted(*(Samples(each.states[:, own], each.prompt[own]) for own in halves)))
     return Clocks(tuple(roles), tuple(prompt for prompt, own in zip(to_ask.prompts, held, strict=True) if own))
+
+
+def states_bytes(model: Model | Source, tokens: int) -> int:
+    """What the full model's states of so many tokens take on the host: all, and in halves."""
+    return 2 * 4 * tokens * (model.num_layers + 1) * model.config.hidden_size
 
 
 def clocked(model: Model, clocks: Clocks, plan: Plan) -> tuple[Clocked, list[Verdict]]:
@@ -145,14 +151,14 @@ def clocked(model: Model, clocks: Clocks, plan: Plan) -> tuple[Clocked, list[Ver
     return Clocked(*means), judged
 
 
-def _held_out(to_ask: Asked) -> Bool[np.ndarray, " facts"]:
+def held_out_facts(to_ask: Asked) -> Bool[np.ndarray, " facts"]:
     """Half of the subjects, with all of their facts: a subject's states are much alike in all of its prompts."""
     subjects = sorted({fact.subject for fact in to_ask.facts})
     held = {subject for subject, own in zip(subjects, held_out(len(subjects)), strict=True) if own}
     return np.array([fact.subject in held for fact in to_ask.facts])
 
 
-def _places(prompt: Prompt) -> tuple[tuple[int, ...], ...]:
+def places_of(prompt: Prompt) -> tuple[tuple[int, ...], ...]:
     """As `ROLES`; a beginning-of-sequence token has none."""
     subject, rest, last = prompt.sets
     return subject[-1:], last, (*subject[:-1], *rest)
@@ -166,7 +172,7 @@ def _samples(model: Model, prompts: Sequence[Prompt], plan: Plan) -> list[Sample
     for part, run in batches(model, prompts, plan):
         found = np.asarray(run.states, np.float32)
         for role in range(len(ROLES)):
-            where = [(row, at) for row, prompt in enumerate(part) for at in _places(prompt)[role]]
+            where = [(row, at) for row, prompt in enumerate(part) for at in places_of(prompt)[role]]
             rows, places = np.array(where).T
             states[role].append(found[:, rows, places])
             owners[role] += [done + row for row in rows.tolist()]
@@ -179,7 +185,7 @@ def _scaled(x: Float[np.ndarray, "*at D"]) -> Float[np.ndarray, "*at D"]:
     return x / np.sqrt(np.maximum(np.square(x).mean(axis=-1, keepdims=True), FLOOR))
 
 
-def _regression(
+def regression(
     x: Float[np.ndarray, "samples D"],
     y: Float[np.ndarray, "samples E"],
     held_x: Float[np.ndarray, "held D"],

@@ -17,11 +17,15 @@ STATES_KEPT = 5  # of each event: its read, both sublayers' outputs, its values,
 
 def rows_at_once(model: Model | Source, prompts: Sequence[Prompt], plan: Plan) -> int:
     """How many of the prompts a batch holds."""
+    return max(1, min(len(prompts), budgets().analysis_bytes // row_bytes(model, prompts, plan)))
+
+
+def row_bytes(model: Model | Source, prompts: Sequence[Prompt], plan: Plan) -> int:
+    """What is kept of a run of one of the prompts."""
     longest = max(len(prompt.tokens) for prompt in prompts)
     state = model.config.hidden_size * model.dtype.itemsize
     weights = 4 * model.config.num_attention_heads * longest
-    row_bytes = plan.applications * longest * (STATES_KEPT * state + weights)
-    return max(1, min(len(prompts), budgets().analysis_bytes // row_bytes))
+    return plan.applications * longest * (STATES_KEPT * state + weights)
 
 
 def batches(

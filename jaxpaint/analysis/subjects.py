@@ -32,8 +32,7 @@ def what_subjects_tell(
     model: Model, to_ask: Asked, plan: Plan
 ) -> tuple[Enriched | None, Silenced | None, list[Verdict]]:
     """Of each subject once, at `PLACES`, after each step and at the end of each branch. None of one subject alone."""
-    firsts = {fact.subject: number for number, fact in reversed(list(enumerate(to_ask.facts)))}
-    numbers = sorted(firsts.values())
+    numbers = first_facts(to_ask)
     if len(numbers) < 2 or not (to_ask.attributes or to_ask.words):
         return None, None, []
     whole = _shares(model, to_ask, plan, numbers, None)
@@ -50,16 +49,27 @@ def what_subjects_tell(
         return enriched, None, verdicts
 
     def without(what: Literal["attention", "mlp"]) -> Float[np.ndarray, "windows subjects"]:
-        return np.stack([_late_without(model, to_ask, plan, numbers, what, start) for start in range(last)])
+        starts = windows_without(model.num_layers)
+        return np.stack([late_without(model, to_ask, plan, numbers, what, start) for start in starts])
 
-    last = max(1, round(LAST_SILENCED * model.num_layers))
     attention, mlp = without("attention"), without("mlp")
     verdicts.append(Verdict.of("built", mlp[0] - attention[0]))
     means = (Mean.of(each.T[..., None]) for each in (own[0, at : at + 1], attention, mlp))
     return enriched, Silenced(*means), verdicts
 
 
-def _late_without(
+def first_facts(to_ask: Asked) -> list[int]:
+    """Of each subject the number of its first fact."""
+    firsts = {fact.subject: number for number, fact in reversed(list(enumerate(to_ask.facts)))}
+    return sorted(firsts.values())
+
+
+def windows_without(num_layers: int) -> range:
+    """The first layers of those without a sublayer at once."""
+    return range(max(1, round(LAST_SILENCED * num_layers)))
+
+
+def late_without(
     model: Model, to_ask: Asked, plan: Plan, numbers: Sequence[int], what: Literal["attention", "mlp"], start: int
 ) -> Float[np.ndarray, " subjects"]:
     """What subjects' last tokens tell late in the plan, were a run of layers without a sublayer."""

@@ -304,10 +304,15 @@ def _memory(model: Source, plans: PlanWork, batch: Batch) -> MemoryUse:
 
 
 def _memory_text(used: MemoryUse) -> str:
-    parts = f"parameters {_bytes(used.parameters)}, hidden states {_bytes(used.held_states)}"
-    text = f"{_bytes(used.total)} ({parts}, logits {_bytes(used.logits)}), and a layer's own"
+    parts = f"parameters {memory_size(used.parameters)}, hidden states {memory_size(used.held_states)}"
+    text = f"{memory_size(used.total)} ({parts}, logits {memory_size(used.logits)}), and a layer's own"
+    return text + more_than_left(used.total)
+
+
+def more_than_left(needed: int) -> str:
+    """Words where this machine has less memory left than the bytes needed."""
     left = memory_left() if on_cpu() else None
-    return text if left is None or used.total <= left else f"{text}: more than the {_bytes(left)} left here"
+    return "" if left is None or needed <= left else f": more than the {memory_size(left)} left here"
 
 
 def device() -> str:
@@ -335,7 +340,8 @@ def _size(number: float) -> str:
     return tqdm.format_sizeof(number)
 
 
-def _bytes(number: int) -> str:
+def memory_size(number: int) -> str:
+    """Bytes, for reading."""
     return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
 
 

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from jaxpaint.analysis.asking import CLOCK, PATCHES, SUBLAYERS, Asked
+from jaxpaint.analysis.asking import Asked
 from jaxpaint.analysis.flow import read_off, windows_of
 from jaxpaint.analysis.knockouts import batch_shape, knock_out
-from jaxpaint.analysis.runs import rows_at_once
+from jaxpaint.analysis.runs import row_bytes, rows_at_once
+from jaxpaint.base.budgets import held_state_bytes, on_cpu
 from jaxpaint.base.words import count
-from jaxpaint.engine.random_weights import random_model
 from jaxpaint.engine.source import Source
-from jaxpaint.models import with_layers
-from jaxpaint.plans.plan import Plan, Repeat
+from jaxpaint.engine.walk import LIVE_STATES
+from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.tree import prefix_tree
 from jaxpaint.results.damage import reading
 from jaxpaint.results.flow import settings_of
 from jaxpaint.results.kinds import FLOW
 from jaxpaint.results.reading import analysed
-from jaxpaint.studies.estimate import Line, device, duration, instead
+from jaxpaint.studies.estimate import Line, device, duration, instead, memory_size, more_than_left
 from jaxpaint.studies.flow import PLANS_AT_ONCE
-
-# Layer applications of the two plans whose times tell a layer's from the rest.
-FEW, MANY = 2, 10
-NOT_TIMED = (PATCHES, SUBLAYERS, CLOCK)
+from jaxpaint.studies.flow_extras_estimate import ExtraWork
+from jaxpaint.studies.flow_timing import Piece, timed
 
 
 @dataclass(frozen=True)
@@ -74,65 +71,45 @@ def describe_flow(model: Source, to_ask: Asked, plans: Sequence[Plan], store: Pa
     distinct, separate = sum(prefix_tree(part).cost for part in parts), sum(plan.applications for plan in ordered)
     told = instead(distinct, separate, "applications a position", "plan by plan")
     yield Line("layers", told, {"applications": distinct, "separate_applications": separate})
+    work = ExtraWork.of(model, to_ask, ordered, len(parts))
+    yield from work.lines()
     height, width = batch_shape(model, to_ask.prompts, len(windows))
+    yield _memory(model, to_ask, parts, height * width * model.config.hidden_size * model.dtype.itemsize, work)
     positions = height * width * -(-facts // height)
-    rates = flow_rates(model, to_ask, windows, height)
+    piece = Piece.of(model, to_ask)
+    rates = flow_rates(model, piece, to_ask, windows, height)
     knocked = distinct * positions * rates.layer + len(ordered) * facts * rates.leaves
     read = facts * (separate * rates.applied + len(ordered) * rates.read)
-    told = f"{duration(knocked + read)} (from one batch on this {device()}), were all facts known; and compiling"
-    yield Line("time", told, {"seconds": knocked + read})
-    if more := [name for name in NOT_TIMED if name in to_ask.setting.extras]:
-        options = " and ".join(f"--{name}" for name in more)
-        yield Line("", f"not counted: what {options} {'ask' if len(more) > 1 else 'asks'} on top", {})
+    extra = work.seconds(piece)
+    whole = knocked + read + sum(extra.values())
+    shares = "".join(f"--{name} {duration(each).removeprefix('about ')}, " for name, each in extra.items())
+    told = f"{duration(whole)} ({shares}from one batch on this {device()}), were all facts known; and compiling"
+    yield Line("time", told, {"seconds": whole} | {f"{name}_seconds": each for name, each in extra.items()})
 
 
-def flow_rates(model: Source, to_ask: Asked, windows: Sequence, height: int) -> FlowRates:
-    """Times one batch through two layers of random weights, of the model's sizes, on this machine's device."""
-    config = with_layers(model.config, range(2))
-    small = random_model(config, dtype=str(model.dtype), weights=model.weights)  # type: ignore[arg-type]
-    small = replace(small, store=model.store)  # whose tokenizer it is
-    full = Plan.of(range(model.num_layers))
-    few_facts = _first(to_ask, rows_at_once(model, to_ask.prompts, full))
+def flow_rates(model: Source, piece: Piece, to_ask: Asked, windows: Sequence, height: int) -> FlowRates:
+    """Times one batch through the piece, on this machine's device."""
 
     def blocked(plan: Plan) -> None:
-        knock_out(small, to_ask.prompts[:height], [plan], windows)
+        knock_out(piece.model, to_ask.prompts[:height], [plan], windows)
 
     def read(plan: Plan) -> None:
-        read_off(small, few_facts, plan)
+        read_off(piece.model, piece.facts, plan)
 
     positions = height * batch_shape(model, to_ask.prompts, len(windows))[1]
-    layer, rest = _timed(blocked)
-    applied, once = (each / len(few_facts.facts) for each in _timed(read))
-    return FlowRates(layer / positions, rest / height, applied, once)
+    knocked, once = timed(blocked), timed(read).each(len(piece.facts.facts))
+    return FlowRates(knocked.layer / positions, knocked.rest / height, once.layer, once.rest)
 
 
-def _first(to_ask: Asked, number: int) -> Asked:
-    """The first of the facts, two at least where there are as many, and nothing asked on top."""
-    number = max(2, number)
-    return replace(
-        to_ask,
-        facts=to_ask.facts[:number],
-        prompts=to_ask.prompts[:number],
-        answers=to_ask.answers[:number],
-        attributes=to_ask.attributes[:number],
-        words=to_ask.words[:number],
-        setting=replace(to_ask.setting, extras=()),
-    )
-
-
-def _timed(work: Callable[[Plan], None]) -> tuple[float, float]:
-    """Seconds of a layer application, and of all else."""
-    pair = Plan.of(0, 1).root
-    found = []
-    for applications in (FEW, MANY):
-        plan = Plan.of(Repeat(pair, applications // 2))
-        work(plan)  # compiles
-        times = []
-        for _ in range(2):
-            start = time.perf_counter()
-            work(plan)
-            times.append(time.perf_counter() - start)
-        found.append(min(times))
-    few, many = found
-    layer = max(many - few, 0.0) / (MANY - FEW)
-    return layer, max(few - FEW * layer, 0.0)
+def _memory(model: Source, to_ask: Asked, parts: Sequence[Sequence[Plan]], state_bytes: int, work: ExtraWork) -> Line:
+    """Parameters, states held where plans part or kept of a batch's run, and what the clock takes."""
+    held = max(prefix_tree(part).held for part in parts) * state_bytes
+    longest = max((plan for part in parts for plan in part), key=lambda plan: plan.applications)
+    kept = rows_at_once(model, to_ask.prompts, longest) * row_bytes(model, to_ask.prompts, longest)
+    states = max(min(held, held_state_bytes()) + (1 + LIVE_STATES) * state_bytes, kept * (2 if on_cpu() else 1))
+    clock = 0 if work.clock is None else work.clock.bytes
+    whole = model.parameter_bytes + states + clock
+    also = f", clock {memory_size(clock)}" if clock else ""
+    told = f"{memory_size(whole)} (parameters {memory_size(model.parameter_bytes)}, states {memory_size(states)}{also})"
+    numbers = {"memory_bytes": whole} | ({"clock_bytes": clock} if clock else {})
+    return Line("memory", f"{told}, and a layer's own{more_than_left(whole)}", numbers)
