@@ -81,10 +81,10 @@ def describe_flow(model: Source, to_ask: Asked, plans: Sequence[Plan], store: Pa
     knocked = distinct * positions * rates.layer + len(ordered) * facts * rates.leaves
     read = facts * (separate * rates.applied + len(ordered) * rates.read)
     extra = work.seconds(piece)
-    whole = knocked + read + sum(extra.values())
+    seconds = knocked + read + sum(extra.values())
     shares = "".join(f"--{name} {duration(each).removeprefix('about ')}, " for name, each in extra.items())
-    told = f"{duration(whole)} ({shares}from one batch on this {device()}), were all facts known; and compiling"
-    yield Line("time", told, {"seconds": whole} | {f"{name}_seconds": each for name, each in extra.items()})
+    told = f"{duration(seconds)} ({shares}from one batch on this {device()}), were all facts known; and compiling"
+    yield Line("time", told, {"seconds": seconds} | {f"{name}_seconds": each for name, each in extra.items()})
 
 
 def flow_rates(model: Source, piece: Piece, to_ask: Asked, windows: Sequence, height: int) -> FlowRates:
