@@ -74,33 +74,29 @@ def _is_known(option: str) -> bool:
 
 
 def jit(
-    *static_argnames: str, donate: tuple[str, ...] = (), few_rows: bool = False, sums_in_order: bool = False
+    *static_argnames: str,
+    donate: tuple[str, ...] = (),
+    few_rows: bool | Callable[..., bool] = False,
+    sums_in_order: bool = False,
 ) -> Callable[[Callable[..., Any]], Any]:
     """`jax.jit` with `compiler_options`, made at the first call: the backend is not known, nor started, before.
 
     `donate` names arguments whose memory the result takes over. With `few_rows`, products of few rows with many
-    weights, matrix products are left to XLA's default library, which reads weights faster (docs/log.md). With
+    weights, matrix products are left to XLA's default library; a function says so of a call by its arguments. With
     `sums_in_order` a number among zeros gives a sum the same rounding wherever it stands, and sums take longer.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        @functools.cache
-        def compiled_for(target: str) -> Any:
-            import jax
+        made: dict[tuple[str, bool], Any] = {}
 
-            @functools.wraps(function)
-            def own(*arguments: Any) -> Any:  # one for each target: JAX keeps what it traced by function
-                return function(*arguments)
+        def compiled(arguments: tuple[Any, ...]) -> Any:
+            few = few_rows if isinstance(few_rows, bool) else few_rows(*arguments)
+            if (kind := (platform(), few)) not in made:
+                made[kind] = _compiling(function, static_argnames, donate, compiler_options(few, sums_in_order))
+            return made[kind]
 
-            return jax.jit(
-                own,
-                static_argnames=static_argnames,
-                donate_argnames=donate,
-                compiler_options=compiler_options(few_rows, sums_in_order),
-            )
-
-        def compiled() -> Any:
-            return compiled_for(platform())
+        def here() -> list[Any]:
+            return [each for (target, _), each in made.items() if target == platform()]
 
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
@@ -108,9 +104,9 @@ def jit(
 
             # Accelerators multiply float32 in fewer bits unless asked; bfloat16 is not affected.
             with jax.default_matmul_precision("highest"):
-                result = compiled()(*arguments)
-            if compiled()._cache_size() > MOST_LOADED:
-                compiled().clear_cache()
+                result = (own := compiled(arguments))(*arguments)
+            if own._cache_size() > MOST_LOADED:
+                own.clear_cache()
             return result
 
         def lower(*arguments: Any) -> Any:
@@ -118,11 +114,26 @@ def jit(
 
             kind = {"gpu": "cuda"}.get(platform(), platform())
             with jax.default_matmul_precision("highest"):
-                return compiled().trace(*arguments).lower(lowering_platforms=(kind,))
+                return compiled(arguments).trace(*arguments).lower(lowering_platforms=(kind,))
 
         call.lower = lower  # type: ignore[attr-defined]
-        call.executables = lambda: compiled()._cache_size()  # type: ignore[attr-defined]
-        call.clear_cache = lambda: compiled().clear_cache()  # type: ignore[attr-defined]
+        call.executables = lambda: sum(each._cache_size() for each in here())  # type: ignore[attr-defined]
+        call.clear_cache = lambda: [each.clear_cache() for each in here()]  # type: ignore[attr-defined]
         return call
 
     return decorate
+
+
+def _compiling(
+    function: Callable[..., Any],
+    static_argnames: tuple[str, ...],
+    donate: tuple[str, ...],
+    options: dict[str, str] | None,
+) -> Any:
+    import jax
+
+    @functools.wraps(function)
+    def own(*arguments: Any) -> Any:  # one for each target: JAX keeps what it traced by function
+        return function(*arguments)
+
+    return jax.jit(own, static_argnames=static_argnames, donate_argnames=donate, compiler_options=options)

@@ -6,7 +6,7 @@ that no loop copies a cache.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,12 @@ def _prefill(
     return x, Stored(*written)
 
 
-@jit("graphdef", "plan", "room", "shape", donate=("rows",), few_rows=True)
+def _in_bfloat16(*arguments: Any) -> bool:
+    """Of `decode`'s arguments. Eigen, fast with few rows in float32, turns every weight into it (docs/log.md)."""
+    return arguments[8].key.dtype == jnp.bfloat16
+
+
+@jit("graphdef", "plan", "room", "shape", donate=("rows",), few_rows=_in_bfloat16)
 def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, rows, stretch, ends, drawing, first):
     """`(rows, tokens [STRETCH, B], finite [B])` after a stretch; -1 where none was written.
 

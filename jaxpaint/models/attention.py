@@ -199,6 +199,8 @@ def _einsum_attention(
 
 # Queries whose keys are cut off together, where tokens see none that come after them.
 CAUSAL_BLOCK = 256
+# Queries of a row that share keys, up to which a CPU is measured to read these sooner for one after the other.
+FEW_QUERIES = 16
 
 
 class Past(NamedTuple):
@@ -237,7 +239,7 @@ def attention_with_past(
         own = Past(
             key[:, :stop].transpose(0, 2, 1, 3), value[:, :stop].transpose(0, 2, 1, 3), mask[:, :, start:stop, :stop]
         )
-        mixed.append(_attention_to_parts(query[:, start:stop], [*seen, own], cap))
+        mixed.append(_attention_to_parts(query[:, start:stop], [*seen, own], implementation, cap))
     return jnp.concatenate(mixed, axis=1)
 
 
@@ -250,16 +252,24 @@ def _joined_attention(query: Float[Array, "1 T N H"], parts: Sequence[Past]) -> 
 
 
 def _attention_to_parts(
-    query: Float[Array, "B T N H"], parts: Sequence[Past], cap: float | None
+    query: Float[Array, "B T N H"], parts: Sequence[Past], implementation: AttentionImplementation, cap: float | None
 ) -> Float[Array, "B T N H"]:
     batch, length, heads, head_dim = query.shape
     groups = parts[0].key.shape[1]
     query = query.transpose(0, 2, 1, 3).reshape(batch, groups, heads // groups * length, head_dim)
     shared = query.transpose(1, 0, 2, 3).reshape(1, groups, -1, head_dim)
+    # A CPU reads keys sooner, and with all its cores, for a few queries one by one (docs/log.md).
+    by_query = length == 1 and query.shape[2] <= FEW_QUERIES and implementation == "matmul"
 
     def scores(part: Past) -> Float[Array, "B N T keys"]:
         if part.key.shape[2] == 1 and part.key.shape[0] == batch:  # not worth a product
             found = (query.astype(jnp.float32) * part.key).sum(axis=-1, keepdims=True)
+        elif part.key.shape[0] == batch and by_query:
+            one_by_one = [
+                jnp.einsum("bkh,bksh->bks", query[:, :, one], part.key, preferred_element_type=jnp.float32)
+                for one in range(query.shape[2])
+            ]
+            found = jnp.stack(one_by_one, axis=2)
         elif part.key.shape[0] == batch:
             found = jnp.einsum("bkqh,bksh->bkqs", query, part.key, preferred_element_type=jnp.float32)
         else:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxpaint.base import compilation
@@ -52,3 +54,23 @@ def test_no_function_holds_more_executables_than_a_process_may(monkeypatch):
         loaded.append(times.executables())
     assert max(loaded) == 3
     assert times(2.0, 11) == 22.0
+
+
+def test_the_library_for_products_is_chosen_by_a_calls_arguments() -> None:
+    def narrow(x: jax.Array, _: jax.Array) -> bool:
+        return x.dtype == jnp.bfloat16
+
+    @compilation.jit(few_rows=narrow)
+    def product(x: jax.Array, weights: jax.Array) -> jax.Array:
+        return jnp.matmul(x, weights, preferred_element_type=jnp.float32)
+
+    x, weights = jnp.ones((8, 64)), jnp.ones((64, 128))
+    assert "ynn_fusion" not in product.lower(x, weights).compile().as_text()
+    x, weights = x.astype(jnp.bfloat16), weights.astype(jnp.bfloat16)
+    assert "ynn_fusion" in product.lower(x, weights).compile().as_text()
+    assert product(x, weights)[0, 0] == 64
+    assert product.executables() == 1
+    product(x.astype(jnp.float32), weights.astype(jnp.float32))
+    assert product.executables() == 2
+    product.clear_cache()
+    assert product.executables() == 0
