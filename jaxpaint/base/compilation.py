@@ -49,14 +49,14 @@ def enable_persistent_cache() -> None:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_SECONDS)
 
 
-def compiler_options(few_rows: bool = False, sums_in_order: bool = False) -> dict[str, str] | None:
+def compiler_options(default_products: bool = False, sums_in_order: bool = False) -> dict[str, str] | None:
     """`compiler_options` for `jax.jit` on the target, those that XLA knows; None for an accelerator.
 
     Arguments as of `jit`.
     """
     if platform() != "cpu":
         return None
-    matmul, reductions = {} if few_rows else EIGEN_MATMUL, {} if sums_in_order else PLAIN_REDUCTIONS
+    matmul, reductions = {} if default_products else EIGEN_MATMUL, {} if sums_in_order else PLAIN_REDUCTIONS
     wanted = {**matmul, **reductions, **WHOLE_VECTORS}
     return {name: value for name, value in wanted.items() if _is_known(name)}
 
@@ -76,23 +76,23 @@ def _is_known(option: str) -> bool:
 def jit(
     *static_argnames: str,
     donate: tuple[str, ...] = (),
-    few_rows: bool | Callable[..., bool] = False,
+    default_products: bool | Callable[..., bool] = False,
     sums_in_order: bool = False,
 ) -> Callable[[Callable[..., Any]], Any]:
     """`jax.jit` with `compiler_options`, made at the first call: the backend is not known, nor started, before.
 
-    `donate` names arguments whose memory the result takes over. With `few_rows`, products of few rows with many
-    weights, matrix products are left to XLA's default library; a function says so of a call by its arguments. With
-    `sums_in_order` a number among zeros gives a sum the same rounding wherever it stands, and sums take longer.
+    `donate` names arguments whose memory the result takes over. With `default_products` matrix products are left to
+    XLA's default library; a function says so of a call by its arguments. With `sums_in_order` a number among zeros
+    gives a sum the same rounding wherever it stands, and sums take longer.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
         made: dict[tuple[str, bool], Any] = {}
 
         def compiled(arguments: tuple[Any, ...]) -> Any:
-            few = few_rows if isinstance(few_rows, bool) else few_rows(*arguments)
-            if (kind := (platform(), few)) not in made:
-                made[kind] = _compiling(function, static_argnames, donate, compiler_options(few, sums_in_order))
+            default = default_products if isinstance(default_products, bool) else default_products(*arguments)
+            if (kind := (platform(), default)) not in made:
+                made[kind] = _compiling(function, static_argnames, donate, compiler_options(default, sums_in_order))
             return made[kind]
 
         def here() -> list[Any]:

@@ -209,7 +209,9 @@ def _abstract(trained: Any, data: Arms, model: Model, training: Training) -> Sta
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)
 
 
-@jit("model", "training", "mesh", donate=("state",), few_rows=True)  # XLA's library is faster here (docs/birth.md)
+@jit(
+    "model", "training", "mesh", donate=("state",), default_products=True
+)  # XLA's library is faster here (docs/birth.md)
 def _chunk(model, training, mesh, data, frozen, state):
     """Steps until the next measurement."""
     return each(mesh, partial(_trained_on, model, training))(data, frozen, (), state)
@@ -288,7 +290,7 @@ def _measures(model: Model, parameters: Parameters, events: Events, batch: Batch
     return told | attended | model.memories(parameters, stored, triggers, bigrams), maps
 
 
-@jit("model", "training", "mesh", donate=("state",), few_rows=True)
+@jit("model", "training", "mesh", donate=("state",), default_products=True)
 def _measured(model, training, mesh, data, frozen, tests, state):
     """The state with its next record."""
     return each(mesh, partial(_measured_on, model, training))(data, frozen, tests, state)

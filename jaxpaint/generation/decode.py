@@ -104,7 +104,7 @@ def _in_bfloat16(*arguments: Any) -> bool:
     return arguments[8].key.dtype == jnp.bfloat16
 
 
-@jit("graphdef", "plan", "room", "shape", donate=("rows",), few_rows=_in_bfloat16)
+@jit("graphdef", "plan", "room", "shape", donate=("rows",), default_products=_in_bfloat16)
 def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, rows, stretch, ends, drawing, first):
     """`(rows, tokens [STRETCH, B], finite [B])` after a stretch; -1 where none was written.
 

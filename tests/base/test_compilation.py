@@ -60,7 +60,7 @@ def test_the_library_for_products_is_chosen_by_a_calls_arguments() -> None:
     def narrow(x: jax.Array, _: jax.Array) -> bool:
         return x.dtype == jnp.bfloat16
 
-    @compilation.jit(few_rows=narrow)
+    @compilation.jit(default_products=narrow)
     def product(x: jax.Array, weights: jax.Array) -> jax.Array:
         return jnp.matmul(x, weights, preferred_element_type=jnp.float32)
 
