@@ -209,9 +209,8 @@ def _abstract(trained: Any, data: Arms, model: Model, training: Training) -> Sta
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)
 
 
-@jit(
-    "model", "training", "mesh", donate=("state",), default_products=True
-)  # XLA's library is faster here (docs/birth.md)
+# XLA's library is faster here (docs/birth.md).
+@jit("model", "training", "mesh", donate=("state",), default_products=True)
 def _chunk(model, training, mesh, data, frozen, state):
     """Steps until the next measurement."""
     return each(mesh, partial(_trained_on, model, training))(data, frozen, (), state)
