@@ -28,6 +28,22 @@ def on_host(array: Any) -> np.ndarray:
     return np.asarray(process_allgather(array, tiled=True))
 
 
+def all_on_host(arrays: Any) -> Any:
+    """As `on_host`, of all arrays in a tree."""
+    import jax
+
+    if all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(arrays)):
+        return jax.device_get(arrays)  # all on their way at once
+    return jax.tree.map(on_host, arrays)
+
+
+def are_several() -> bool:
+    """Whether this process computes together with others."""
+    import jax
+
+    return jax.process_count() > 1
+
+
 def is_first() -> bool:
     """Whether this process is the first of those that compute together, or alone: it writes for all."""
     import jax
