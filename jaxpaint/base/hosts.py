@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 TOGETHER = 120  # seconds that processes may end apart
 WAIT = 300  # seconds in which all must have come
+
+
+class ProcessLost(UserError):
+    """Another process ended without a word: there is no waiting for it."""
 
 
 def on_host(array: Any) -> np.ndarray:
@@ -80,12 +85,17 @@ def joined(
         _await_first(coordinator)
     import jax
 
+    before = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(*given, initialization_timeout=WAIT, shutdown_timeout_seconds=TOGETHER)
     except (RuntimeError, ValueError) as error:  # JaxRuntimeError of time-outs is a RuntimeError
         raise UserError(f"--coordinator {coordinator}: no computation together: {first_line(error)}") from error
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, before)  # JAX's own handler notes it, and goes on
     try:
         yield
+    except ProcessLost:
+        raise
     except UserError:
         with suppress(RuntimeError):  # a mistake of one alone
             jax.distributed.shutdown()

@@ -22,6 +22,7 @@ from convert import store_for
 from convert.cache import require_converted
 from jaxpaint.base import __version__, interrupts
 from jaxpaint.base.errors import UserError, first_line
+from jaxpaint.base.hosts import ProcessLost
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.source import Source
 from jaxpaint.models.sharding import device_mesh
@@ -64,7 +65,8 @@ class Hosts:
         """How it ended in all of the processes, of which this one does `work` and the others what the message says.
 
         A request to end this process waits until all are done, for they compute together; a second one does not, and
-        JAX ends the others. Raises UserError where another process was asked to end, and the bug that ended the work.
+        JAX ends the others. Raises UserError where another process was asked to end or is lost, and the bug that ended
+        the work.
         """
         packed = pickle.dumps(message)
         with interrupts.held():
@@ -136,7 +138,7 @@ def follow() -> None:
     with interrupts.held() as is_asked_to_end:
         while not isinstance(message := pickle.loads(_shared()), _Over):
             ended = _ended(partial(_load if isinstance(message, _Load) else _compute, message, model))
-            _agreed(*(("interrupted", f"it was {interrupts.word()}") if is_asked_to_end() else ended))
+            _agreed(*(("interrupted", interrupts.word()) if is_asked_to_end() else ended))
             del ended
         jax.distributed.shutdown()
     if not message.is_well:
@@ -174,7 +176,8 @@ def _agreed(kind: str, value: Any) -> tuple[Any, Any]:
     text = b"" if kind == "done" else (first_line(value) if kind == "bug" else value).encode()[:WORDS]
     own = np.zeros(1 + WORDS, np.uint8)
     own[: 1 + len(text)] = ENDINGS.index(kind), *text
-    endings = process_allgather(own).reshape(-1, 1 + WORDS)
+    with _together(value if kind == "bug" else None):
+        endings = process_allgather(own).reshape(-1, 1 + WORDS)
     worst = int(endings[:, 0].argmax())
     if endings[worst, 0] <= ENDINGS.index(kind):
         return kind, value
@@ -185,7 +188,21 @@ def _agreed(kind: str, value: Any) -> tuple[Any, Any]:
 
 def _shared(message: bytes = b"") -> bytes:
     """The first process's message, in all of them."""
-    size = int(broadcast_one_to_all(np.int32(len(message))))
-    room = np.zeros(max(SMALLEST, 1 << (size - 1).bit_length()), np.uint8)
-    room[: len(message)] = np.frombuffer(message, np.uint8)
-    return broadcast_one_to_all(room)[:size].tobytes()
+    with _together():
+        size = int(broadcast_one_to_all(np.int32(len(message))))
+        room = np.zeros(max(SMALLEST, 1 << (size - 1).bit_length()), np.uint8)
+        room[: len(message)] = np.frombuffer(message, np.uint8)
+        return broadcast_one_to_all(room)[:size].tobytes()
+
+
+@contextmanager
+def _together(before: Exception | None = None) -> Iterator[None]:
+    """Within it processes exchange something. Raises ProcessLost where one is not there, which an error of `before`
+    may have said first.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # of JAX, by the collectives that it uses
+        raise ProcessLost(
+            f"the processes lost one another ({first_line(before or error)}); the same command continues"
+        ) from error
