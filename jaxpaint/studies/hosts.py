@@ -36,8 +36,8 @@ SMALLEST = 1 << 12  # bytes of a message: each power of two from here on is one 
 
 
 @dataclass(frozen=True)
-class _Load:
-    """The model of a study, and which one that is; whose version of jaxpaint says so."""
+class _Open:
+    """A study's model, and which one that is; whose version of jaxpaint says so."""
 
     spec: StudySpec
     fingerprint: str
@@ -61,7 +61,7 @@ class Hosts:
         """They with a study's model, which the first reads from `source`."""
         return Pool(self, spec, source)
 
-    def ask(self, message: _Load | Job, work: Callable[[], Any]) -> tuple[Any, Any]:
+    def ask(self, message: _Open | Job, work: Callable[[], Any]) -> tuple[Any, Any]:
         """How it ended in all of the processes, of which this one does `work` and the others what the message says.
 
         A request to end this process waits until all are done, for they compute together; a second one does not, and
@@ -101,20 +101,21 @@ class Pool:
         return environment()
 
     def load(self) -> None:
-        """Reads the weights, where they have not been. Raises UserError, whichever process cannot."""
+        """Has all processes read the weights, where they have not. Raises UserError, whichever cannot."""
         if self._is_loaded:
             return
-        wanted = _Load(self._spec, self._source.manifest["fingerprint"])
-        given(self._hosts.ask(wanted, self._model), 0)
+        # Reading waits for all of them: which cannot begin, is said before.
+        given(self._hosts.ask(_Open(self._spec, self._source.manifest["fingerprint"]), lambda: None), 0)
+        given(self._asked(_nothing), 0)
         self._is_loaded = True
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
         for number, job in enumerate(jobs):
             self.load()
-            yield number, given(self._hosts.ask(job, partial(job, self._model())), number)
+            yield number, given(self._asked(job), number)
 
-    def _model(self) -> Model:
-        return self._source.loaded
+    def _asked(self, job: Job) -> tuple[Any, Any]:
+        return self._hosts.ask(job, lambda: job(self._source.loaded))
 
 
 @contextmanager
@@ -134,10 +135,10 @@ def follow() -> None:
     Raises UserError where the first ended otherwise than well; KeyboardInterrupt at the end where one was asked for,
     which the first is told of.
     """
-    model: list[Model] = []  # that of the study at hand
+    opened: list[Source] = []  # that of the study at hand
     with interrupts.held() as is_asked_to_end:
         while not isinstance(message := pickle.loads(_shared()), _Over):
-            ended = _ended(partial(_load if isinstance(message, _Load) else _compute, message, model))
+            ended = _ended(partial(_open if isinstance(message, _Open) else _compute, message, opened))
             _agreed(*(("interrupted", interrupts.word()) if is_asked_to_end() else ended))
             del ended
         jax.distributed.shutdown()
@@ -145,9 +146,9 @@ def follow() -> None:
         raise UserError("the first process ended before all was done, and says why")
 
 
-def _load(wanted: _Load, model: list[Model]) -> None:
+def _open(wanted: _Open, opened: list[Source]) -> None:
     """Raises UserError where the model is not the first process's."""
-    model.clear()  # before another takes its place
+    opened.clear()  # before another takes its place
     spec = wanted.spec
     if wanted.version != __version__:
         raise UserError(f"it has jaxpaint {__version__}, and the first process {wanted.version}; install the same")
@@ -156,12 +157,16 @@ def _load(wanted: _Load, model: list[Model]) -> None:
     source = Source.of(store, spec.dtype, spec.weights, mesh=mesh, offload=spec.offload)  # type: ignore[arg-type]
     if source.manifest["fingerprint"] != wanted.fingerprint:
         raise UserError(f"{spec.model} is another model here than where the first process is; convert the same")
-    model.append(source.loaded)
+    opened.append(source)
 
 
-def _compute(job: Job, model: list[Model]) -> None:
+def _compute(job: Job, opened: list[Source]) -> None:
     """What it gives, the first process has, too."""
-    job(model[0])
+    job(opened[0].loaded)
+
+
+def _nothing(model: Model) -> None:
+    """The job that has the weights read."""
 
 
 def _ended(work: Callable[[], Any]) -> tuple[str, Any]:
