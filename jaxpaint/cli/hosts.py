@@ -24,23 +24,28 @@ def together(options: argparse.Namespace) -> Iterator[None]:
     from jaxpaint.base.progress import say
 
     if options.coordinator is not None:
-        from convert.cache import require_converted
-
-        if getattr(options, "ray", None) is not None:
-            raise UserError(
-                "--ray has many workers compute, each with a whole model, and --coordinator several processes with one "
-                "model; leave one of the two away"
-            )
-        if getattr(options, "dry_run", False):
-            raise UserError("--dry-run computes nothing, and needs no other process; leave --coordinator away")
-        if options.model is not None:  # that of a study may stand in a file, which the first process reads
-            require_converted(options.model, options.revision)
+        _check(options)
     with joined(options.coordinator, options.num_processes, options.process_id, tell=say):
         if options.coordinator is None or is_first():
             yield
             return
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             yield
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises UserError for what each process can say before it waits for the others."""
+    if not hasattr(options, "ray"):
+        from convert.cache import require_converted
+
+        require_converted(options.model, options.revision)
+    elif options.ray is not None:  # of a study or search, of which the first process looks at all else: see `led`
+        raise UserError(
+            "--ray has many workers compute, each with a whole model, and --coordinator several processes with one "
+            "model; leave one of the two away"
+        )
+    elif getattr(options, "dry_run", False):
+        raise UserError("--dry-run computes nothing, and needs no other process; leave --coordinator away")
 
 
 def led(options: argparse.Namespace, command: Callable[[Hosts | None], int]) -> int:

@@ -121,6 +121,7 @@ class Pool:
 @contextmanager
 def leading() -> Iterator[Hosts]:
     """Within it the first process has the others compute, which `follow` and end with it."""
+    _shared()  # they connect now: of that JAX waits for half a minute only, of a message as long as it takes
     hosts, is_well = Hosts(), False
     try:
         yield hosts
@@ -136,6 +137,7 @@ def follow() -> None:
     which the first is told of.
     """
     opened: list[Source] = []  # that of the study at hand
+    _shared()  # as `leading`
     with interrupts.held() as is_asked_to_end:
         while not isinstance(message := pickle.loads(_shared()), _Over):
             ended = _ended(partial(_open if isinstance(message, _Open) else _compute, message, opened))
