@@ -90,7 +90,7 @@ def joined(
         jax.distributed.initialize(*given, initialization_timeout=WAIT, shutdown_timeout_seconds=TOGETHER)
     except (RuntimeError, ValueError) as error:  # JaxRuntimeError of time-outs is a RuntimeError
         raise UserError(f"--coordinator {coordinator}: no computation together: {first_line(error)}") from error
-    with suppress(ValueError):  # not in the main thread
+    with suppress(ValueError, TypeError):  # not in the main thread, or no handler of Python's
         signal.signal(signal.SIGTERM, before)  # JAX's own handler notes it, and goes on
     try:
         yield

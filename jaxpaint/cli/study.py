@@ -22,7 +22,9 @@ continues where it stopped, by Ctrl-C or otherwise; more plans, tasks or
 documents compute what is missing. Several processes may work on one store. In
 a job array every job has --shard I/N and a store of its own; jaxpaint results
 --merge joins them. With --ray HOST:PORT the workers of a Ray cluster compute,
-lost ones' parts run again, and this process alone keeps the store.
+each with a whole model, lost ones' parts run again, and this process alone
+keeps the store. With --coordinator several processes compute together, for one
+model that no single host holds; the first keeps the store.
 
 NUMBERS are 4, or 0,2,4, or 0-14, or 0-14/2. A FILE.toml (or .yaml) has the same
 names as the options, which go before it; jaxpaint init writes one:
