@@ -154,20 +154,21 @@ def test_options_that_do_not_go_together(refused, option: tuple[str, ...], words
 
 @pytest.mark.slow
 def test_memory_that_ends(spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In all of the processes: here of one alone."""
+    """In all of the processes, which here are one."""
     told: list[str] = []
-    spec = replace(spec, tasks=spec.tasks[:1], strategies=(), analyses=(), batch_tokens=256)
+    tasks = (make_task(tmp_path / "more", "tiny_choice", documents=30),)
+    spec = replace(spec, tasks=tasks, strategies=(), analyses=(), batch_tokens=256)
     sweep = engine.sweep
 
     def within(model: Any, batches: Any, plans: Any) -> Any:
-        if batches[0].tokens.size > 64:
+        if batches[0].tokens.size > 128:
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
         return sweep(model, batches, plans)
 
     monkeypatch.setattr(engine, "sweep", within)
     with leading() as hosts:
         summary = run_study(spec, cluster=hosts, tell=told.append, progress=False)
-    assert "going on with --batch-tokens 64" in told[0]
+    assert "going on with --batch-tokens 128" in told[0]
     assert (summary.finished, summary.cells, len(told)) == (1, 1, 1)
 
 
@@ -179,7 +180,7 @@ def _mistake() -> None:
     raise UserError("a mistake")
 
 
-def test_what_ends_a_job(nothing_of_the_users) -> None:
+def test_what_ends_a_job() -> None:
     hosts = Hosts()
     assert hosts.ask(_mistake, _mistake) == ("mistake", "a mistake")
     with pytest.raises(KeyError, match="a bug"):
