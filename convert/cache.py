@@ -61,6 +61,15 @@ def is_converted(model: str | Path, revision: str | None = None) -> bool:
     return _place(*parted(model, revision)).is_there
 
 
+def require_converted(model: str | Path, revision: str | None = None) -> None:
+    """Raises UserError for a model that `store_for` would convert, where several processes would at the same time."""
+    if not is_converted(model, revision):
+        raise UserError(
+            f"{model} is not converted yet, which one process does: first run jaxpaint convert {model} STORE, and give "
+            "--model STORE"
+        )
+
+
 def config_for(model: str | Path, revision: str | None = None) -> Config:
     """The architecture of a model, by which plans and settings can be refused before it is converted, or downloaded.
 

@@ -48,8 +48,9 @@ def measure(
         PERPLEXITY: [skip_one(model.num_layers, layer) for layer in layers],
         SUBLAYER_PERPLEXITY: without_halves(model.num_layers),
     }
-    for name in without.keys() & {*names}:
-        found[name] = _perplexities(model, texts, without[name], batch_tokens)
+    for name, plans in without.items():  # in this order, in all processes that compute together
+        if name in names:
+            found[name] = _perplexities(model, texts, plans, batch_tokens)
     for name, value in found.items():
         if not _is_finite(value):
             raise UserError(

@@ -38,6 +38,7 @@ from jaxpaint.analysis.whole_states import SIMILARITY, VARIANCE
 from jaxpaint.base.budgets import budgets
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.hosts import all_on_host, on_host
 from jaxpaint.base.memory import require_memory
 from jaxpaint.engine import interpreted
 from jaxpaint.engine.given import GivenTexts, token_ids
@@ -117,7 +118,7 @@ def analyse(
     for text_rows in batches(model, checked, asked, batch_tokens):
         sample = Sample(text_rows.lengths[: text_rows.real_rows], held[list(text_rows.texts)])
         for ends, path, _ in _paths(model, asked, tuple(probes), text_rows, progress, parameters):
-            read = jax.device_get([step.read for step in path])
+            read = all_on_host([step.read for step in path])
             del path
             for probe in probes:
                 values = probe.of_texts(_of_texts(probe, read, text_rows.real_rows))
@@ -178,7 +179,7 @@ def _fit_sums(
     sums: dict[tuple[str, int, bool], Moments] = {}
     for text_rows in batches(model, texts, [plan], batch_tokens):
         ((_, path, _),) = _paths(model, [plan], (), text_rows, None, {})
-        states = [np.asarray(step.state[: text_rows.real_rows], np.float32) for step in path]
+        states = [on_host(step.state[: text_rows.real_rows]).astype(np.float32, copy=False) for step in path]
         del path
         is_held, lengths = held[list(text_rows.texts)], text_rows.lengths[: text_rows.real_rows]
         for half in (False, True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxpaint.base.hosts import are_several
 from jaxpaint.base.machine import machine
 from jaxpaint.base.memory import memory_left
 from jaxpaint.base.target import platform
@@ -62,8 +63,11 @@ def budgets() -> Budgets:
 
 
 def held_state_bytes() -> int:
-    """Bytes of hidden states held where plans part: the table's, on a CPU at most half of the memory that is left."""
-    left = memory_left() if on_cpu() else None
+    """Bytes of hidden states held where plans part: the table's, on a CPU at most half of the memory that is left.
+
+    Processes that compute together must all hold the same: the table's.
+    """
+    left = memory_left() if on_cpu() and not are_several() else None
     return budgets().state_bytes if left is None else min(CPU.state_bytes, left // 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ TOGETHER = 120  # seconds that processes may end apart
 WAIT = 300  # seconds in which all must have come
 
 
+class ProcessLost(UserError):
+    """Another process ended without a word: there is no waiting for it."""
+
+
 def on_host(array: Any) -> np.ndarray:
     """An array's numbers, whole, also where its parts lie on devices of other processes: then all must call it."""
     import numpy as np
@@ -26,6 +31,22 @@ def on_host(array: Any) -> np.ndarray:
     from jax.experimental.multihost_utils import process_allgather
 
     return np.asarray(process_allgather(array, tiled=True))
+
+
+def all_on_host(arrays: Any) -> Any:
+    """As `on_host`, of all arrays in a tree."""
+    import jax
+
+    if all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(arrays)):
+        return jax.device_get(arrays)  # all on their way at once
+    return jax.tree.map(on_host, arrays)
+
+
+def are_several() -> bool:
+    """Whether this process computes together with others."""
+    import jax
+
+    return jax.process_count() > 1
 
 
 def is_first() -> bool:
@@ -64,12 +85,17 @@ def joined(
         _await_first(coordinator)
     import jax
 
+    before = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(*given, initialization_timeout=WAIT, shutdown_timeout_seconds=TOGETHER)
     except (RuntimeError, ValueError) as error:  # JaxRuntimeError of time-outs is a RuntimeError
         raise UserError(f"--coordinator {coordinator}: no computation together: {first_line(error)}") from error
+    with suppress(ValueError, TypeError):  # not in the main thread, or no handler of Python's
+        signal.signal(signal.SIGTERM, before)  # JAX's own handler notes it, and goes on
     try:
         yield
+    except ProcessLost:
+        raise
     except UserError:
         with suppress(RuntimeError):  # a mistake of one alone
             jax.distributed.shutdown()

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -32,6 +32,13 @@ class _Last:
 
     signum = int(signal.SIGINT)
     at = float("-inf")
+
+
+class _Held:
+    """Whether signals wait for the end of `held`, and the one that does."""
+
+    is_on = False
+    signum: int | None = None
 
 
 def received() -> bool:
@@ -76,9 +83,28 @@ def handled() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+@contextmanager
+def held() -> Iterator[Callable[[], bool]]:
+    """Within it a signal of `handled` waits, and raises at the end; gives whether one waits. A second raises at once.
+
+    For what others would wait for in vain if it were left in the middle.
+    """
+    _Held.is_on, _Held.signum = True, None
+    try:
+        yield lambda: _Held.signum is not None
+    finally:
+        _Held.is_on = False
+    if _Held.signum is not None:
+        again(_Held.signum)
+
+
 def _raise(signum: int, _: object) -> None:
     now = time.monotonic()
     if now - _Last.at < ONE_REQUEST:
+        return
+    if _Held.is_on and _Held.signum is None:
+        _Held.signum = _Last.signum = signum
+        _Last.at = now
         return
     again(signum)
 

@@ -28,6 +28,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     report = options.report or study.DEMO_REPORT
     settings = {"limit": options.limit, "store": options.store, "report": report}
-    none = dict.fromkeys(("file", "compile_for", "ray", "ray_worker"))
+    none = dict.fromkeys(("file", "compile_for", "ray", "ray_worker", "coordinator"))
     printed = {"json": options.json, "document_stream": getattr(options, "document_stream", None)}
     return study.run(argparse.Namespace(preset="demo", dry_run=False, **none, **settings, **printed))

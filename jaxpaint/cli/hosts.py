@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING
 
 from jaxpaint.base.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxpaint.studies.hosts import Hosts
 
 
 @contextmanager
@@ -20,16 +24,39 @@ def together(options: argparse.Namespace) -> Iterator[None]:
     from jaxpaint.base.progress import say
 
     if options.coordinator is not None:
-        from convert.cache import is_converted
-
-        if not is_converted(options.model, options.revision):
-            raise UserError(
-                f"{options.model} is not converted yet, which one process does: first run "
-                f"jaxpaint convert {options.model} STORE, and give --model STORE"
-            )
+        _check(options)
     with joined(options.coordinator, options.num_processes, options.process_id, tell=say):
         if options.coordinator is None or is_first():
             yield
             return
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             yield
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises UserError for what each process can say before it waits for the others."""
+    if not hasattr(options, "ray"):
+        from convert.cache import require_converted
+
+        require_converted(options.model, options.revision)
+    elif options.ray is not None:  # of a study or search, of which the first process looks at all else: see `led`
+        raise UserError(
+            "--ray has many workers compute, each with a whole model, and --coordinator several processes with one "
+            "model; leave one of the two away"
+        )
+    elif getattr(options, "dry_run", False):
+        raise UserError("--dry-run computes nothing, and needs no other process; leave --coordinator away")
+
+
+def led(options: argparse.Namespace, command: Callable[[Hosts | None], int]) -> int:
+    """The status of a command that the first process of `--coordinator` runs, and the others compute for."""
+    if options.coordinator is None:
+        return command(None)
+    from jaxpaint.base.hosts import is_first
+    from jaxpaint.studies.hosts import follow, leading
+
+    if not is_first():
+        follow()
+        return 0
+    with leading() as hosts:
+        return command(hosts)

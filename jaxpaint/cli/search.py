@@ -34,6 +34,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +42,14 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.files import check_writable
 from jaxpaint.cli import studies
 from jaxpaint.cli.clusters import add_cluster_options, chosen_cluster
-from jaxpaint.cli.options import add_model_options, add_setting, add_task_options
+from jaxpaint.cli.hosts import led
+from jaxpaint.cli.options import add_host_options, add_model_options, add_setting, add_task_options
 from jaxpaint.cli.studies import carry_out, check
 
 if TYPE_CHECKING:
     from jaxpaint.report.search import SearchSummary
     from jaxpaint.search.spec import SearchSpec
+    from jaxpaint.studies.hosts import Hosts
 
 _OF_A_STUDY = (
     *("model", "revision", "dtype", "weights", "tensor_parallel", "layer_parallel", "offload", "tasks", "limit"),
@@ -109,12 +112,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     ):
         latency.add_argument(f"--{name}", type=int, metavar="N", help=what)
     add_cluster_options(parser)
+    add_host_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    return led(options, partial(_run, options))
+
+
+def _run(options: argparse.Namespace, hosts: Hosts | None) -> int:
     spec = _spec(options)
     check(spec.study, options.report)
-    cluster = chosen_cluster(options)
+    cluster = hosts or chosen_cluster(options)
     if options.csv is not None:
         check_writable(options.csv, "a CSV file", "--csv")
 

@@ -22,7 +22,9 @@ continues where it stopped, by Ctrl-C or otherwise; more plans, tasks or
 documents compute what is missing. Several processes may work on one store. In
 a job array every job has --shard I/N and a store of its own; jaxpaint results
 --merge joins them. With --ray HOST:PORT the workers of a Ray cluster compute,
-lost ones' parts run again, and this process alone keeps the store.
+each with a whole model, lost ones' parts run again, and this process alone
+keeps the store. With --coordinator several processes compute together, for one
+model that no single host holds; the first keeps the store.
 
 NUMBERS are 4, or 0,2,4, or 0-14, or 0-14/2. A FILE.toml (or .yaml) has the same
 names as the options, which go before it; jaxpaint init writes one:
@@ -55,6 +57,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +69,10 @@ from jaxpaint.cli import studies
 from jaxpaint.cli.answers import give
 from jaxpaint.cli.asking import add_asking_options
 from jaxpaint.cli.clusters import add_cluster_options, chosen_cluster
+from jaxpaint.cli.hosts import led
 from jaxpaint.cli.loading import model_config, model_store
 from jaxpaint.cli.options import (
+    add_host_options,
     add_measured_options,
     add_model_options,
     add_setting,
@@ -80,6 +85,7 @@ from jaxpaint.studies.settings import DEMO, DEMO_REPORT, report_from, specs_from
 from jaxpaint.studies.spec import StudySpec
 
 if TYPE_CHECKING:
+    from jaxpaint.studies.hosts import Hosts
     from jaxpaint.studies.run import StudySummary
 
 # What may be given beside nothing else: it is still the demo.
@@ -122,6 +128,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do and how long it may take")
     parser.add_argument("--compile-for", metavar="DEVICE", help="with --dry-run: whether it fits v5e, h100:4, …")
     add_cluster_options(parser)
+    add_host_options(parser)
     add_settings(parser)
 
 
@@ -143,6 +150,10 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    return led(options, partial(_run, options))
+
+
+def _run(options: argparse.Namespace, hosts: Hosts | None) -> int:
     settings = study_options(options)
     given = {name for name, value in settings.items() if value is not None}
     if options.file is None and given <= _OF_THE_DEMO:
@@ -156,7 +167,7 @@ def run(options: argparse.Namespace) -> int:
         check(each, folder)
     if options.dry_run and options.ray is not None:
         raise UserError("--dry-run computes nothing, and needs no cluster; leave --ray away")
-    cluster = chosen_cluster(options)
+    cluster = hosts or chosen_cluster(options)
     if options.dry_run:
         return _dry_run(options, specs, folder is not None)
     if options.compile_for is not None:

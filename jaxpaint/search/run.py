@@ -34,6 +34,7 @@ from jaxpaint.search.spec import SearchSpec
 from jaxpaint.search.timing import clock_of, sizes, timed
 from jaxpaint.studies.cells import register
 from jaxpaint.studies.cluster import Cluster
+from jaxpaint.studies.hosts import Hosts
 from jaxpaint.studies.run import Session, open_session
 from jaxpaint.tasks.requests import TaskRequests
 
@@ -49,7 +50,7 @@ def run_search(
     progress: Start = no_bar,
     converting: Any = None,
     command: str | None = None,
-    cluster: Cluster | None = None,
+    cluster: Cluster | Hosts | None = None,
 ) -> SearchResult:
     """Searches, confirms what was found on held-out documents, and keeps the outcome in the store.
 
@@ -72,13 +73,14 @@ def run_search(
         return _outcome(spec, search, splits, references)
 
 
-def _check_budget(spec: SearchSpec, cluster: Cluster | None) -> None:
+def _check_budget(spec: SearchSpec, cluster: Cluster | Hosts | None) -> None:
     """What needs no model. Raises UserError."""
     config = config_for(spec.study.model, spec.study.revision)
     if spec.budget.kind != "latency":
         spec.budget.limit(config.num_hidden_layers)
     elif cluster is not None:
-        raise UserError("a latency is measured on the device here; leave --ray away, or search by cost or depth")
+        option = "--ray" if isinstance(cluster, Cluster) else "--coordinator"
+        raise UserError(f"a latency is measured on the device here; leave {option} away, or search by cost or depth")
     else:
         sizes(spec.timing).check(config)
 

@@ -17,17 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from jaxpaint.base import __version__
 from jaxpaint.base.errors import UserError, first_line
+from jaxpaint.studies.pools import Ended, Job, attempted, given
 from jaxpaint.studies.spec import StudySpec
-
-if TYPE_CHECKING:
-    from jaxpaint.engine.model import Model
-
-Job: TypeAlias = "Callable[[Model], Any]"
-"""A part of the work, on any machine: a function that can be pickled, of the worker's model."""
 
 LOOK_SECONDS = 2.0  # between looks at the cluster's size while nothing else happens
 ROOM_SECONDS = 20.0  # in which a worker should have found room, before it is said that none does
@@ -85,16 +80,9 @@ class Machine:
         fingerprint = model.manifest["fingerprint"]
         return Device(platform(), shards(model), model.computed_in, fingerprint, dict(environment()))
 
-    def compute(self, job: Job) -> tuple[Literal["done", "mistake", "memory"], Any]:
+    def compute(self, job: Job) -> Ended:
         """What the job gives, or why it does not."""
-        try:
-            return "done", job(self.model)
-        except UserError as error:
-            return "mistake", str(error)
-        except RuntimeError as error:  # jax.errors.JaxRuntimeError
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            return "memory", first_line(error)
+        return attempted(lambda: job(self.model))
 
 
 @dataclass(eq=False)
@@ -126,6 +114,15 @@ class Pool:
         return self._device
 
     @property
+    def environment(self) -> Mapping[str, Any]:
+        """The workers', as `device`."""
+        return self.device.environment
+
+    def load(self) -> None:
+        """Waits for the first, as `device` does."""
+        _ = self.device
+
+    @property
     def size(self) -> int:
         """How many workers the cluster has room for now."""
         whole = self._ray.cluster_resources()
@@ -154,11 +151,7 @@ class Pool:
                                 "their memory is too small, lower --batch-tokens, or give each more with --ray-worker"
                             )
                         continue
-                    kind, value = outcome
-                    if kind == "mistake":
-                        raise UserError(value)
-                    if kind == "memory":
-                        raise OutOfMemory(f"RESOURCE_EXHAUSTED: {value}", number)
+                    value = given(outcome, number)
                     done += 1
                     yield number, value
         finally:  # what is still under way is nobody's
@@ -260,14 +253,6 @@ class Pool:
         self._said_full = True
         what = " ".join(f"{name}={amount:g}" for name, amount in self._resources.items())
         self._tell(f"waiting for the cluster to have room for a worker with {what}")
-
-
-class OutOfMemory(RuntimeError):
-    """Of a worker's device; `job` is the number of the job that it computed."""
-
-    def __init__(self, text: str, job: int) -> None:
-        super().__init__(text)
-        self.job = job
 
 
 @contextmanager

@@ -15,12 +15,13 @@ import jax
 from jax.sharding import AbstractMesh
 
 from convert import config_for, store_for
+from convert.cache import require_converted
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.progress import Start, asked_bar, no_bar
 from jaxpaint.base.target import compiling_for
 from jaxpaint.base.words import count
 from jaxpaint.engine.model import Model
-from jaxpaint.engine.source import Source
+from jaxpaint.engine.source import Source, with_weights
 from jaxpaint.generation.cache import groups
 from jaxpaint.models.checkpoint import Progress
 from jaxpaint.models.sharding import DATA, device_mesh
@@ -31,10 +32,12 @@ from jaxpaint.results.groups import Group
 from jaxpaint.results.store import Store, Worker
 from jaxpaint.studies.analyses import AnalysedTexts, analysis_texts, analysis_tokens, run_analyses
 from jaxpaint.studies.cells import Study, register
-from jaxpaint.studies.cluster import Cluster, Job, Pool, joined, require_reachable
+from jaxpaint.studies.cluster import Cluster, Device, joined, require_reachable
 from jaxpaint.studies.early import require_fitting, require_writable
+from jaxpaint.studies.hosts import Hosts
 from jaxpaint.studies.loop import Loop
 from jaxpaint.studies.phases import SCORED_PER_WRITTEN, Phases
+from jaxpaint.studies.pools import Job, Pool
 from jaxpaint.studies.proposing import calibration_texts, measured
 from jaxpaint.studies.scoring import Scoring, Work
 from jaxpaint.studies.spec import StudySpec
@@ -125,7 +128,7 @@ class Session:
         started, clock = datetime.now(UTC), time.perf_counter()
         generative = [task for task in self.requests if task.is_generative]
         scored = [task for task in self.requests if task not in generative]
-        environment = self.pool.device.environment if self.pool else None
+        environment = self.pool.environment if self.pool else None
         study = replace(register(self.store, self.model, variants, scored, environment), finishes=finishes)
         written = register(self.store, self.model, variants, generative, environment)
         ids = {each.name: id for of in (study, written) for each, id in zip(of.tasks, of.task_ids, strict=True)}
@@ -223,41 +226,36 @@ def open_session(
     progress: Start = no_bar,
     converting: Progress | None = None,
     command: str | None = None,
-    cluster: Cluster | None = None,
+    cluster: Cluster | Hosts | None = None,
     source: Source | None = None,
     reports: bool = False,
 ) -> Iterator[Session]:
     """Loads the spec's tasks, and opens its model and store. Arguments and errors as `run_study`."""
-    if cluster is not None:
+    if isinstance(cluster, Hosts):
+        require_converted(spec.model, spec.revision)
+    elif cluster is not None:
         require_reachable(cluster)
         jax.config.update("jax_platforms", "cpu")  # a device here, if there is one, is a worker's
     config = config_for(spec.model, spec.revision)  # what cannot run is told before anything is loaded or converted
     require_fitting(spec, config)
     if spec.measurements:
         calibration_texts(spec.calibration)
-    mesh = device_mesh(spec.tensor_parallel, spec.layer_parallel) if cluster is None and source is None else None
+    is_here = source is None and not isinstance(cluster, Cluster)
+    mesh = device_mesh(spec.tensor_parallel, spec.layer_parallel) if is_here else None
     # The texts to analyse are needed last: that they are not there is told now, and not after all else is done.
     to_analyse = analysis_tasks(spec) if spec.analyses else None
     tasks = spec_tasks(spec)
     require_writable(spec, config, tasks)
     converted = source.store if source else store_for(spec.model, spec.revision, progress=converting)
     with ExitStack() as stack:
-        pool = None if cluster is None else stack.enter_context(joined(cluster, spec, tell))
-        if source is not None:
-            model = source
-        elif pool is None:
-            how: Any = {"mesh": mesh, "offload": spec.offload}
-            model = Source.of(converted, spec.dtype, spec.weights, **how)  # type: ignore[arg-type]
-        else:
-            stack.enter_context(compiling_for(pool.device.platform))
-            model = _source(converted, spec, pool)
+        model, pool = (source, None) if source else _computing(stack, spec, converted, mesh, cluster, tell)
         requests = spec_requests(spec, model, tasks) if tasks else ()
         analysed = _texts(spec, model, to_analyse) if to_analyse else None
         if (writing := next((task for task in requests if task.is_generative), None)) is not None:
             for line in writing.encoding.generation.lines(model.tokenizer.eos_token_id):
                 tell(line)
-        if pool is None and not spec.store.exists():
-            _ = model.loaded  # all has to be computed: what the weights lack is told before anything is made
+        if not spec.store.exists():  # all has to be computed: what the weights lack is told before anything is made
+            pool.load() if pool else with_weights(model)
         store = stack.enter_context(Store.open(spec.store, create=True))
         worker = stack.enter_context(Worker(spec.store))
         tell_mended(store, tell)
@@ -265,9 +263,26 @@ def open_session(
         yield Session(spec, model, requests, analysed, store, worker, progress, tell, command, pool, reports, of_tasks)
 
 
-def _source(store: Path, spec: StudySpec, pool: Pool) -> Source:
-    """The model as the pool's workers compute it. Raises UserError where theirs is another one."""
-    device, source = pool.device, Source.of(store, spec.dtype, spec.weights)  # type: ignore[arg-type]
+def _computing(
+    stack: ExitStack,
+    spec: StudySpec,
+    store: Path,
+    mesh: Any,
+    cluster: Cluster | Hosts | None,
+    tell: Callable[..., None],
+) -> tuple[Source, Pool | None]:
+    """The model, and who computes in place of this process alone."""
+    if isinstance(cluster, Cluster):
+        workers = stack.enter_context(joined(cluster, spec, tell))
+        stack.enter_context(compiling_for(workers.device.platform))
+        return _source(store, spec, workers.device), workers
+    model = Source.of(store, spec.dtype, spec.weights, mesh=mesh, offload=spec.offload)  # type: ignore[arg-type]
+    return model, None if cluster is None else cluster.pool(spec, model)
+
+
+def _source(store: Path, spec: StudySpec, device: Device) -> Source:
+    """The model as a cluster's workers compute it. Raises UserError where theirs is another one."""
+    source = Source.of(store, spec.dtype, spec.weights)  # type: ignore[arg-type]
     if (device.fingerprint, device.computed_in) != (source.manifest["fingerprint"], source.computed_in):
         raise UserError(f"the cluster's workers have another model under the name {spec.model} than this machine")
     return replace(source, mesh=AbstractMesh((device.rows,), (DATA,))) if device.rows > 1 else source
@@ -294,7 +309,7 @@ def run_study(
     tell: Callable[[str], None] = _to_stderr,
     converting: Progress | None = None,
     command: str | None = None,
-    cluster: Cluster | None = None,
+    cluster: Cluster | Hosts | None = None,
     source: Source | None = None,
     reports: bool = False,
 ) -> StudySummary:
@@ -304,9 +319,9 @@ def run_study(
     the work, and each returns when all of it is done. `progress` says whether to show a bar (default: in notebooks
     and on terminals), or opens one of the caller's own, which counts tokens under each plan; `tell` gets lines that the
     user should read (default: to stderr); `converting` is told of a first use's conversion; `command` is what the user
-    typed, for the record; with a `cluster` its workers compute, and this process keeps the store; `source` is the
-    spec's model where its weights may be there already; `reports` says that a report comes after it, whose time counts
-    in the time left.
+    typed, for the record; with a `cluster` its workers compute, or all of the processes together
+    (`jaxpaint.studies.hosts`), and this process keeps the store; `source` is the spec's model where its weights may be
+    there already; `reports` says that a report comes after it, whose time counts in the time left.
 
     Raises:
         UserError: a model, task, plan or cluster that cannot be used; a store that cannot be written, or that knows

@@ -1,4 +1,4 @@
-"""What a study misses, spread over a cluster's workers: batches, each under subtrees of the plans' tree."""
+"""What a study misses, spread over a pool's workers: batches, each under subtrees of the plans' tree."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jaxpaint.plans.plan import Plan
 from jaxpaint.plans.shards import shard_of
 from jaxpaint.results.store import Store
 from jaxpaint.studies.cells import Study
-from jaxpaint.studies.cluster import Job, OutOfMemory, Pool
 from jaxpaint.studies.loop import Found, Portion, Work
+from jaxpaint.studies.pools import Job, OutOfMemory, Pool
 
 PARTS_A_WORKER = 4  # at least, so that all end at about the same time, and a lost one loses little
 PLANS_A_PART = 32  # at most; each cut runs one path of the tree again

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from jaxpaint.base import hosts
+from tests.helpers.side_by_side import ROOT, free_port, side_by_side
 
-ROOT = Path(__file__).parents[2]
 COMPUTED = """
 import json
 import sys
@@ -57,26 +52,6 @@ with joined(*((f"127.0.0.1:{port}", 2, process) if process >= 0 else (None,))):
     numbers = *logits, scores, tuned.logits(encoded)
     print(json.dumps({"texts": texts, "numbers": [np.asarray(each).ravel().tolist() for each in numbers]}))
 """
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def environment(devices: int) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
-
-
-def side_by_side(*commands: list[object], devices: int) -> list[tuple[int, str, str]]:
-    """Commands side by side: of each the status and what it said."""
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = [subprocess.Popen([*map(str, each)], env=environment(devices), **pipes) for each in commands]
-    with ThreadPoolExecutor() as waiting:  # all are read at once: one that can't write would keep the others waiting
-        said = list(waiting.map(lambda each: each.communicate(timeout=300), started))
-    return [(each.returncode, *texts) for each, texts in zip(started, said, strict=True)]
 
 
 @pytest.mark.slow

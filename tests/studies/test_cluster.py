@@ -21,7 +21,7 @@ import pytest
 
 from jaxpaint.base import __version__
 from jaxpaint.base.errors import UserError
-from jaxpaint.studies import cluster
+from jaxpaint.studies import cluster, pools
 from jaxpaint.studies.settings import spec_from
 from tests.helpers.study_store import assert_equal_stores, rows, scores
 
@@ -311,7 +311,7 @@ def test_workers_that_start_on_a_lost_machine_are_no_failure() -> None:
 def test_a_mistake_and_the_end_of_memory_are_told() -> None:
     with pytest.raises(UserError, match=r"^so wrong$"):
         list(pool([], 1, [HERE, DEVICE, ("mistake", "so wrong")]).run([len]))
-    with pytest.raises(cluster.OutOfMemory, match="RESOURCE_EXHAUSTED") as found:
+    with pytest.raises(pools.OutOfMemory, match="RESOURCE_EXHAUSTED") as found:
         list(pool([], 1, [HERE, DEVICE, ("done", 1), ("memory", "no room")]).run([len, len]))
     assert found.value.job == 1
 
