@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from jaxpaint.base.errors import UserError
 
@@ -26,11 +27,28 @@ def together(options: argparse.Namespace) -> Iterator[None]:
     if options.coordinator is not None:
         _check(options)
     with joined(options.coordinator, options.num_processes, options.process_id, tell=say):
-        if options.coordinator is None or is_first():
+        if options.coordinator is None:
             yield
             return
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        with (
+            _native_words_aside() as own,
+            open(os.devnull, "w") as nowhere,
+            redirect_stdout(own if is_first() else nowhere),
+        ):
             yield
+
+
+@contextmanager
+def _native_words_aside() -> Iterator[TextIO]:
+    """Standard output, as which native code has standard error: Gloo says there who is connected."""
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors) as own:
+        os.dup2(2, 1)
+        try:
+            yield own
+        finally:
+            own.flush()
+            os.dup2(own.fileno(), 1)
 
 
 def _check(options: argparse.Namespace) -> None:
