@@ -31,19 +31,19 @@ def together(options: argparse.Namespace) -> Iterator[None]:
             yield
             return
         with (
-            _native_words_aside() as own,
             open(os.devnull, "w") as nowhere,
+            _without_native_words(nowhere) as own,
             redirect_stdout(own if is_first() else nowhere),
         ):
             yield
 
 
 @contextmanager
-def _native_words_aside() -> Iterator[TextIO]:
-    """Standard output, as which native code has standard error: Gloo says there who is connected."""
+def _without_native_words(nowhere: TextIO) -> Iterator[TextIO]:
+    """Standard output for the command alone: native code's goes nowhere, where Gloo says who is connected."""
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors) as own:
-        os.dup2(2, 1)
+        os.dup2(nowhere.fileno(), 1)
         try:
             yield own
         finally:
