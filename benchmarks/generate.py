@@ -3,7 +3,7 @@
     python benchmarks/generate.py --model FOLDER --data gsm8k=F --data gsm8k:train=F [--num-fewshot 5] [--rounds 3]
     python benchmarks/generate.py --random llama2-7b --device gpu --batch 32     (random weights, bfloat16)
 
-With --model, the first --batch GSM8K prompts with --num-fewshot examples are continued by --new tokens, in float32, and
+With --model, the first --batch GSM8K prompts with --num-fewshot examples are continued by --new tokens, in --dtype, and
 the texts are compared. With --random, random prompts of 128 tokens. Two figures each: of the whole call, reading the
 prompts included, and of decoding alone (the call less one that writes a single token). Rounds are interleaved; figures
 are medians, ratios are taken round by round.
@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--num-fewshot", type=int, default=5, help="examples in a prompt (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=8, help="prompts, all at once (default: %(default)s)")
     parser.add_argument("--new", type=int, default=64, help="tokens to write (default: %(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of --model (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--random", choices=SHAPES, help="random weights at these shapes in place of a model")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="for --random (default: %(default)s)")
@@ -118,10 +119,10 @@ def _real(options):
     torch.set_num_threads(os.cpu_count() or 1)
     tasks = load_tasks(["gsm8k"], data=parse_data_option(options.data), num_fewshot=options.num_fewshot)
     build_instances(tasks, limit=options.batch)
-    model = load(options.model, dtype="float32")
+    model = load(options.model, dtype=options.dtype)
     encoding = Encoding.of(model, bos="off")
     texts = [encoding.encode_prompt(instance).prompt.tokens for instance in tasks["tasks"]["gsm8k"].instances]
-    return model, AutoModelForCausalLM.from_pretrained(options.model, dtype="float32").eval(), texts
+    return model, AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype).eval(), texts
 
 
 def _random(options):

@@ -4,7 +4,7 @@
     python benchmarks/throughput.py --model FOLDER --lengths 16,256,1000,8000 [--rounds 5]
     python benchmarks/throughput.py --random llama2-7b --device gpu      (random weights at real shapes, bfloat16)
 
-With --model, lm-eval's own hf backend (batch size 8, float32, its full logits) and jaxpaint score the same lm-eval
+With --model, lm-eval's own hf backend (batch size 8, --dtype, its full logits) and jaxpaint score the same lm-eval
 requests, in turn, and every log-likelihood is compared. With --random, transformers' SDPA forward pass, which computes
 logits at every position, and jaxpaint's scoring of the last 16 run the same random sequences. With --lengths, each
 scores all tokens of one text of so many tokens (transformers: SDPA, float32 log-softmax of its logits), in turn, each
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--data", action="append", default=[], metavar="TASK=FILE", help="local data of a task")
     parser.add_argument("--limit", type=int, default=50, help="documents per task (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: %(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads (default: all cores)")
     parser.add_argument("--random", choices=SHAPES, help="random weights at these shapes in place of a model")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="for --random (default: %(default)s)")
@@ -79,7 +80,7 @@ def _peers(options, instances=None):
         import jaxpaint as jp
         from jaxpaint.tasks.harness import PlanLM
 
-        model = jp.load(options.model, dtype="float32")
+        model = jp.load(options.model, dtype=options.dtype)
         lm = PlanLM(model, model.full_plan, bos="off")
         return lambda: lm.loglikelihood(instances)
 
@@ -88,7 +89,8 @@ def _peers(options, instances=None):
         from lm_eval.models.huggingface import HFLM
 
         torch.set_num_threads(options.threads)
-        lm = HFLM(pretrained=str(options.model), dtype="float32", device="cpu", batch_size=8, add_bos_token=False)
+        how = {"dtype": options.dtype, "device": "cpu", "batch_size": 8, "add_bos_token": False}
+        lm = HFLM(pretrained=str(options.model), **how)
         return lambda: lm.loglikelihood(instances, disable_tqdm=True)
 
     if options.memory_of:
@@ -162,7 +164,7 @@ def _of_length(options, length: int):
         from jaxpaint.engine.packing import Request
         from jaxpaint.engine.score import score
 
-        model = jp.load(options.model, dtype="float32")
+        model = jp.load(options.model, dtype=options.dtype)
         request = Request.of(tokens[:1], tokens[1:], length)
         return lambda: float(score(model, [request]).loglikelihoods[0])
 
@@ -170,7 +172,7 @@ def _of_length(options, length: int):
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(options.threads)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype, attn_implementation="sdpa")
     inputs = torch.tensor([tokens])
 
     def run() -> float:

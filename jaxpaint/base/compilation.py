@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxpaint.base.caches import compiled_folder
+from jaxpaint.base.machine import multiplies_bfloat16
 from jaxpaint.base.target import platform
 
 # XLA's default library for matrix products on a CPU (YNNPACK) adds up the whole inner dimension in one chain; Eigen
@@ -82,8 +83,9 @@ def jit(
     """`jax.jit` with `compiler_options`, made at the first call: the backend is not known, nor started, before.
 
     `donate` names arguments whose memory the result takes over. With `default_products` matrix products are left to
-    XLA's default library; a function says so of a call by its arguments. With `sums_in_order` a number among zeros
-    gives a sum the same rounding wherever it stands, and sums take longer.
+    XLA's default library; a function says so of a call by its arguments, and of bfloat16 they are wherever a processor
+    has instructions for it, which Eigen does not use. With `sums_in_order` a number among
+    zeros gives a sum the same rounding wherever it stands, and sums take longer.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -91,6 +93,7 @@ def jit(
 
         def compiled(arguments: tuple[Any, ...]) -> Any:
             default = default_products if isinstance(default_products, bool) else default_products(*arguments)
+            default = default or (multiplies_bfloat16() and _hold_bfloat16(arguments))
             if (kind := (platform(), default)) not in made:
                 made[kind] = _compiling(function, static_argnames, donate, compiler_options(default, sums_in_order))
             return made[kind]
@@ -122,6 +125,13 @@ def jit(
         return call
 
     return decorate
+
+
+def _hold_bfloat16(arguments: tuple[Any, ...]) -> bool:
+    import jax
+
+    dtypes = (getattr(leaf, "dtype", None) for leaf in jax.tree.leaves(arguments))
+    return any(dtype == jax.numpy.bfloat16 for dtype in dtypes)
 
 
 def _compiling(

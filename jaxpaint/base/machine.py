@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
@@ -49,6 +50,21 @@ def processor() -> str:
     except OSError:  # not Linux
         models = []
     return next(filter(None, models), platform.processor() or platform.machine() or "unknown processor")
+
+
+@functools.cache
+def instructions() -> frozenset[str]:
+    """What the processor has beyond the least of its kind, as Linux names it (`avx512f`); empty where nothing says."""
+    try:
+        rows = (line.partition(":") for line in CPUINFO.read_text().splitlines())
+        return frozenset(next((value.split() for name, _, value in rows if name.strip() == "flags"), []))
+    except OSError:  # not Linux
+        return frozenset()
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor is known to have instructions for products of bfloat16."""
+    return not instructions().isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
 def _cores() -> int:

@@ -130,7 +130,7 @@ def _decode(model: Model, work: Work) -> Any:
     length, trunk, under_way, *others = _on(mesh, others)
     what = model.graphdef, model.state, model.layers, None, (_instructions(model, work), length)
     caches = trunk, stored, under_way._replace(key=key, value=value)
-    return decode.decode.lower(*what, Program.of(work.plan).room, shape, *caches, *others, None)
+    return decode.decode.lower(*what, Program.of(work.plan).room, shape, *caches, *others, None, False)
 
 
 def _by_lane(mesh: Mesh, tree: Any) -> Any:

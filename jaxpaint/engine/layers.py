@@ -19,7 +19,9 @@ from jaxtyping import Array, Int
 
 from jaxpaint.base.part import WHOLE, Part, Portion
 from jaxpaint.base.target import platform
+from jaxpaint.models import narrow
 from jaxpaint.models.family import Config
+from jaxpaint.models.transposed import transposed_kernels
 
 Parameters: TypeAlias = Any
 Result = TypeVar("Result")
@@ -41,6 +43,11 @@ class Apart:
 
 def _is_apart(leaf: Any) -> bool:
     return isinstance(leaf, Apart)
+
+
+def with_transposed_kernels(stacked: Parameters) -> Parameters:
+    """The layers' parameters, apart or in stacks, with kernels as [out, in] (`jaxpaint.models.transposed`)."""
+    return transposed_kernels(stacked, _is_apart)
 
 
 def are_apart(stacked: Parameters) -> bool:
@@ -124,7 +131,7 @@ def layer_parameters(stacked: Parameters, index: int | Int[Array, ""]) -> Parame
     def taken(leaf: Any) -> Any:
         if _is_apart(leaf):
             return _brought(leaf.layers[index])
-        return _brought(jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False))
+        return _brought(narrow.taken(leaf, index))
 
     return jax.tree.map(taken, stacked, is_leaf=_is_apart)
 

@@ -20,6 +20,8 @@ from jaxtyping import Array, Float
 from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import enable_persistent_cache
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.machine import instructions, multiplies_bfloat16
+from jaxpaint.base.memory import memory_left
 from jaxpaint.base.precision import Weights, checked_weights, described
 from jaxpaint.base.target import platform
 from jaxpaint.base.words import quantity
@@ -27,7 +29,7 @@ from jaxpaint.engine import layers as stack
 from jaxpaint.engine import whole
 from jaxpaint.engine.given import Given, inputs_of
 from jaxpaint.engine.lanes import as_data
-from jaxpaint.engine.layers import apart, are_apart, are_offloaded, lie_apart
+from jaxpaint.engine.layers import LARGE_LAYER_BYTES, apart, are_apart, are_offloaded, layer_bytes, lie_apart
 from jaxpaint.engine.program import enough_room
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.models import abstract_model, abstract_parameters
@@ -37,6 +39,7 @@ from jaxpaint.models.kernel import Kernel
 from jaxpaint.models.manifest import source_name
 from jaxpaint.models.quantised import weights_of
 from jaxpaint.models.sharding import lanes, parameter_sharding, with_kernels_on_host, with_lanes
+from jaxpaint.models.transposed import with_transposed_kernels
 from jaxpaint.plans.names import NamedLayersError, Names
 from jaxpaint.plans.plan import Plan
 
@@ -142,6 +145,21 @@ class Model:
         # NumPy has no packed int4 to share memory with.
         stacked = jax.tree.map(lambda leaf: leaf if leaf.dtype == jnp.int4 else np.asarray(leaf), self.state["blocks"])
         return jax.tree.map(lambda leaf: stack.Apart(tuple(map(jax.device_put, leaf))), stacked)
+
+    @cached_property
+    def transposed(self) -> tuple[Any, Any] | None:
+        """`(graphdef, layers)` with the layers' kernels as [out, in], for decoding; None where it is no faster.
+
+        A copy of the kernels, where memory has room for it; `jaxpaint.models.transposed` says what it is for.
+        """
+        if not on_cpu() or self.layers is None or self.weights != "float":
+            return None
+        each, left = layer_bytes(self.state["blocks"]), memory_left()
+        wide = multiplies_bfloat16() if self.dtype == jnp.bfloat16 else "avx512f" in instructions()
+        pays = wide or (self.dtype == jnp.float32 and each > LARGE_LAYER_BYTES)
+        if not pays or left is None or 2 * each * self.num_layers > left:
+            return None
+        return with_transposed_kernels(self.graphdef, self.state), stack.with_transposed_kernels(self.layers)
 
     def checked_plan(self, plan: Plan | str | None) -> Plan:
         """The plan, or that of a text, or the full plan for None. Raises PlanError for a layer that the model lacks."""

@@ -18,6 +18,7 @@ from jaxpaint.engine.model import Model
 from jaxpaint.generation.layout import Layout
 from jaxpaint.generation.settings import GenerationSettings
 from jaxpaint.models.scalings import border
+from jaxpaint.models.transposed import with_transposed_kernels
 
 if TYPE_CHECKING:
     from jaxpaint.generation.serve import Prompt
@@ -86,6 +87,8 @@ def _turned_alike(model: Model, *, long: bool) -> Model:
     found = replace(model, graphdef=nnx.split(module)[0])
     # Where cached properties keep it: a tokenizer takes seconds to read again.
     vars(found).update(manifest=model.manifest, layers=model.layers)
+    if (transposed := vars(model).get("transposed")) is not None:
+        vars(found)["transposed"] = with_transposed_kernels(found.graphdef, found.state), transposed[1]
     if model.manifest.get("tokenizer"):
         vars(found)["tokenizer"] = model.tokenizer
     return found

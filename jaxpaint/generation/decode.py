@@ -6,6 +6,7 @@ that no loop copies a cache.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from jaxpaint.generation.adjust import adjusted
 from jaxpaint.generation.cache import Rows, Slots, Stored, Texts, averaged
 from jaxpaint.generation.sampling import next_tokens
 from jaxpaint.models.attention import Past, within
+from jaxpaint.models.narrow import moved, taken
 
 # Tokens written between two looks of the host, at most.
 STRETCH = 32
@@ -76,7 +78,8 @@ def _prefill(
     x = jnp.where(before == 0, model.embed(tokens, positions), x)
     context = model.context(positions, visible_until)
     size = tokens.shape[1]
-    here = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, number * size, size, 2), stored)
+    piece = partial(jax.lax.dynamic_slice_in_dim, slice_size=size, axis=2)
+    here = jax.tree.map(lambda array: moved(piece, array, number * size), stored)
     index = jnp.arange(trunk_room)
     visible = jnp.broadcast_to(index < trunk_seen, (*positions.shape, trunk_room))
     seen = jnp.expand_dims(within(model.windows, visible, positions[..., None] - index), -3)
@@ -94,25 +97,42 @@ def _prefill(
     else:
         x, here = interpreted.follow_plan(layer, part, x, here)
     written = [
-        jax.lax.dynamic_update_slice_in_dim(old, new, number * size, 2) for old, new in zip(stored, here, strict=True)
+        moved(partial(jax.lax.dynamic_update_slice_in_dim, axis=2), old, new, number * size)
+        for old, new in zip(stored, here, strict=True)
     ]
     return x, Stored(*written)
 
 
-def _in_bfloat16(*arguments: Any) -> bool:
+def _by_default_library(*arguments: Any) -> bool:
     """Of `decode`'s arguments. Eigen, fast with few rows in float32, turns every weight into it (docs/log.md)."""
-    return arguments[8].key.dtype == jnp.bfloat16
+    return arguments[-1] or arguments[8].key.dtype == jnp.bfloat16
 
 
-@jit("graphdef", "plan", "room", "shape", donate=("rows",), default_products=_in_bfloat16)
-def decode(graphdef, state, layers, plan, program, room, shape, trunk, stored, rows, stretch, ends, drawing, first):
+@jit("graphdef", "plan", "room", "shape", "transposed", donate=("rows",), default_products=_by_default_library)
+def decode(
+    graphdef,
+    state,
+    layers,
+    plan,
+    program,
+    room,
+    shape,
+    trunk,
+    stored,
+    rows,
+    stretch,
+    ends,
+    drawing,
+    first,
+    transposed,
+):
     """`(rows, tokens [STRETCH, B], finite [B])` after a stretch; -1 where none was written.
 
     Ends early when all rows are done, or when one is and a prompt waits for it. A row whose logits are not finite is
     done. `program` are instructions and their number; with a `plan`, it is compiled, and they play no part. `trunk`
     counts the shared tokens, `ends` are the token ids that end a text (padded with -1), `drawing` is how a token is
     chosen (`Sampling.data`, and `Adjustments` or None), and `first` groups the slots of a mean cache, None for an
-    exact one.
+    exact one. `transposed` says whether graphdef and layers are a `jaxpaint.engine.model.Model.transposed`.
     """
     instructions, length = program
     if not isinstance(instructions, Lanes):
@@ -270,17 +290,19 @@ def _layers(model, layers):
 def _admit(rows: Rows, stored: Stored, stretch: Stretch, own_room: int) -> Rows:
     rows = rows._replace(texts=rows.texts._replace(left=jnp.where(stretch.stop, 0, rows.texts.left)))
 
+    own = partial(jax.lax.dynamic_slice_in_dim, slice_size=own_room, axis=2)
+
     def admit(i, rows):
         row = stretch.rows[i]
 
         def copied(cache, store):
-            part = jax.lax.dynamic_slice_in_dim(store, stretch.starts[i], own_room, 2)
+            part = moved(own, store, stretch.starts[i])
             if isinstance(cache, tuple):
                 return tuple(
-                    jax.lax.dynamic_update_slice_in_dim(each, part[slot, None], row, 0)
+                    moved(partial(jax.lax.dynamic_update_slice_in_dim, axis=0), each, part[slot, None], row)
                     for slot, each in enumerate(cache)
                 )
-            return jax.lax.dynamic_update_slice_in_dim(cache, part[:, None], row, 1)
+            return moved(partial(jax.lax.dynamic_update_slice_in_dim, axis=1), cache, part[:, None], row)
 
         return rows._replace(
             key=copied(rows.key, stored.key),
@@ -297,24 +319,25 @@ def _of_slot(stored: Stored, slot: Array, size: int, seen: Bool[Array, "B 1 T si
     """The first `size` tokens of a slot, shared by all rows."""
 
     def read(array: Float[Array, "slots K stored H"]) -> Float[Array, "1 K size H"]:
-        return jax.lax.dynamic_slice(array, (slot, 0, 0, 0), (1, array.shape[1], size, array.shape[3]))
+        sizes = 1, array.shape[1], size, array.shape[3]
+        return moved(lambda x, slot: jax.lax.dynamic_slice(x, (slot, 0, 0, 0), sizes), array, slot)
 
     return Past(read(stored.key), read(stored.value), seen)
 
 
 def _at(cache: Slots, slot: int | Array) -> Float[Array, "rows K tokens H"]:
-    return cache[slot] if isinstance(cache, tuple) else jax.lax.dynamic_index_in_dim(cache, slot, keepdims=False)
+    return cache[slot] if isinstance(cache, tuple) else taken(cache, slot)
 
 
 def _in_column(cache: Slots, new: Slots, column: Array) -> Slots:
     """The cache with a token's keys or values of all slots in a column."""
     if isinstance(cache, tuple):
         written = [
-            jax.lax.dynamic_update_slice_in_dim(each, new[slot], column, 2)
+            moved(partial(jax.lax.dynamic_update_slice_in_dim, axis=2), each, new[slot], column)
             for slot, each in enumerate(cache[: len(new)])
         ]
         return (*written, *cache[len(new) :])
-    return jax.lax.dynamic_update_slice_in_dim(cache, jnp.asarray(new), column, 3)
+    return moved(partial(jax.lax.dynamic_update_slice_in_dim, axis=3), cache, jnp.asarray(new), column)
 
 
 def _added(memory: Slots, new: Float[Array, "B 1 K H"], slot: int | Array) -> Slots:
@@ -324,4 +347,4 @@ def _added(memory: Slots, new: Float[Array, "B 1 K H"], slot: int | Array) -> Sl
 
 def _put(memory: Float[Array, "slots ..."], new: Float[Array, "... S K H"], slot: int | Array) -> Array:
     """The memory with one layer's keys or values, heads before tokens, in a slot."""
-    return jax.lax.dynamic_update_index_in_dim(memory, jnp.swapaxes(new, -3, -2), slot, 0)
+    return moved(partial(jax.lax.dynamic_update_index_in_dim, axis=0), memory, jnp.swapaxes(new, -3, -2), slot)

@@ -210,6 +210,9 @@ class _Run:
         stacked = model.state["blocks"]
         in_stack = not static and not are_apart(stacked) and layer_bytes(stacked) < SMALL_LAYER_BYTES
         self._layers = None if in_stack else model.layers
+        # A single row is read as fast as it lies, in float32.
+        few = layout.shape.rows == 1 and model.dtype == jnp.float32
+        self._transposed = None if in_stack or few else model.transposed
         self._room = max(Program.of(plan).room for plan in plans.values())
         self._ends = ending_tokens(model, settings)
         searched = any(any(prompt.stop) for prompt in part.prompts.values())
@@ -332,9 +335,11 @@ class _Run:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Decodes all rows for a while: tokens [steps, rows], -1 where there is none, what is left, and if finite."""
         model, layout, program = self._model, self._layout, as_data(plan, self._model.mesh)
-        what = model.graphdef, model.state, self._layers, plan if self._static else None, program, self._room
+        graphdef, layers = self._transposed or (model.graphdef, self._layers)
+        what = graphdef, model.state, layers, plan if self._static else None, program, self._room
         where = layout.shape, layout.trunk, stored, self._rows
-        self._rows, written, finite = engine.decode(*what, *where, stretch, self._ends, self._drawing, first)
+        how = stretch, self._ends, self._drawing, first, self._transposed is not None
+        self._rows, written, finite = engine.decode(*what, *where, *how)
         return on_host(written), on_host(self._rows.texts.left), on_host(finite)
 
     def _begin_with_means(

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxpaint.models.dropout import Dropout, dropout
+from jaxpaint.models.narrow import in_float32, multiplies_as_is, product, widened
 
 AttentionImplementation = Literal["matmul", "einsum", "cudnn"]
 # Float32 attention scores in memory at once.
@@ -32,7 +33,7 @@ def activation(name: str) -> Callable[[Array], Array]:
         "gelu_fast": jax.nn.gelu,
         "gelu_pytorch_tanh": jax.nn.gelu,
     }
-    return known[name]
+    return in_float32(known[name])
 
 
 @jax.custom_vjp
@@ -160,16 +161,36 @@ def _matmul_attention(
     query = query.transpose(0, 2, 1, 3).reshape(batch * groups, heads // groups * queries, head_dim)
     key = key.transpose(0, 2, 1, 3).reshape(batch * groups, length, head_dim)
     value = value.transpose(0, 2, 1, 3).reshape(batch * groups, length, head_dim)
-    scores = jnp.einsum("bqh,bkh->bqk", query, key, preferred_element_type=jnp.float32) * head_dim**-0.5
+    scores = _scores(query, key) * head_dim**-0.5
     scores = capped(scores, cap).reshape(batch, heads, queries, length)
     scores = scores if bias is None else scores + bias
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     # The softmax's division comes after the product, where there is less to divide.
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = weights.sum(axis=-1).reshape(batch * groups, -1, 1)
-    weights = dropout(weights.astype(value.dtype), dropped).reshape(batch * groups, -1, length)
-    mixed = jnp.einsum("bqk,bkh->bqh", weights, value, preferred_element_type=jnp.float32) / total
+    mixed, total = _mixed(weights.reshape(batch * groups, -1, length), value, dropped)
+    mixed = mixed / total
     return mixed.astype(value.dtype).reshape(batch, heads, queries, head_dim).transpose(0, 2, 1, 3)
+
+
+def _scores(query: Float[Array, "*batch T H"], key: Float[Array, "*batch S H"]) -> Float[Array, "*batch T S"]:
+    """Products of each query with each key, in float32."""
+    if multiplies_as_is(query, key) and query.shape[-2] <= FEW_QUERIES:  # the larger side is not turned
+        return jnp.swapaxes(product(key, jnp.swapaxes(query, -1, -2)), -1, -2)
+    if multiplies_as_is(query, key):
+        return product(query, jnp.swapaxes(key, -1, -2))
+    return jnp.einsum("...qh,...kh->...qk", query, key, preferred_element_type=jnp.float32)
+
+
+def _mixed(
+    weights: Float[Array, "*batch T S"], value: Float[Array, "*batch S H"], dropped: Dropout | None = None
+) -> tuple[Float[Array, "*batch T H"], Float[Array, "*batch T 1"]]:
+    """`(sums of values by their weights, sums of weights)` in float32."""
+    narrow = weights.astype(value.dtype)
+    if dropped is None and weights.shape[-2] > FEW_QUERIES and multiplies_as_is(value):
+        # The product sums the weights too: they are never written in float32.
+        found = product(narrow, jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1))
+        return found[..., :-1], found[..., -1:]
+    return product(dropout(narrow, dropped), value), weights.sum(axis=-1, keepdims=True)
 
 
 def _einsum_attention(
@@ -192,7 +213,7 @@ def _einsum_attention(
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1)
     weights = dropout(weights.astype(value.dtype), dropped)
-    mixed = jnp.einsum("bkgts,bskh->btkgh", weights, value, preferred_element_type=jnp.float32)
+    mixed = jnp.einsum("bkgts,bskh->btkgh", *widened(weights, value), preferred_element_type=jnp.float32)
     mixed = mixed / jnp.moveaxis(total, 3, 1)[..., None]
     return mixed.astype(value.dtype).reshape(batch, queries, heads, head_dim)
 
@@ -260,38 +281,39 @@ def _attention_to_parts(
     shared = query.transpose(1, 0, 2, 3).reshape(1, groups, -1, head_dim)
     # A CPU reads keys sooner, and with all its cores, for a few queries one by one (docs/log.md).
     by_query = length == 1 and query.shape[2] <= FEW_QUERIES and implementation == "matmul"
+    as_is = multiplies_as_is(query, parts[0].key)
 
     def scores(part: Past) -> Float[Array, "B N T keys"]:
         if part.key.shape[2] == 1 and part.key.shape[0] == batch:  # not worth a product
             found = (query.astype(jnp.float32) * part.key).sum(axis=-1, keepdims=True)
-        elif part.key.shape[0] == batch and by_query:
+        elif part.key.shape[0] == batch and by_query and not as_is:
             one_by_one = [
                 jnp.einsum("bkh,bksh->bks", query[:, :, one], part.key, preferred_element_type=jnp.float32)
                 for one in range(query.shape[2])
             ]
             found = jnp.stack(one_by_one, axis=2)
         elif part.key.shape[0] == batch:
-            found = jnp.einsum("bkqh,bksh->bkqs", query, part.key, preferred_element_type=jnp.float32)
+            found = _scores(query, part.key)
         else:
-            found = jnp.einsum("bkqh,bksh->bkqs", shared, part.key, preferred_element_type=jnp.float32)
+            found = _scores(shared, part.key)
             found = found.reshape(groups, batch, -1, part.key.shape[2]).transpose(1, 0, 2, 3)
         found = capped(found.reshape(batch, heads, length, -1) * head_dim**-0.5, cap)
         return jnp.where(part.mask, found, jnp.finfo(jnp.float32).min)
 
-    def mixed(part: Past, weights: Float[Array, "B N T keys"]) -> Float[Array, "B K queries H"]:
-        weights = weights.astype(part.value.dtype).reshape(batch, groups, -1, part.value.shape[2])
+    def mixed(part: Past, weights: Float[Array, "B N T keys"]) -> tuple[Array, Array]:
+        weights = weights.reshape(batch, groups, -1, part.value.shape[2])
         if part.value.shape[2] == 1 and part.value.shape[0] == batch:
-            return weights.astype(jnp.float32) * part.value
+            return weights.astype(part.value.dtype).astype(jnp.float32) * part.value, weights
         if part.value.shape[0] == batch:
-            return jnp.einsum("bkqs,bksh->bkqh", weights, part.value, preferred_element_type=jnp.float32)
+            return _mixed(weights, part.value)
         weights = weights.transpose(1, 0, 2, 3).reshape(1, groups, -1, part.value.shape[2])
-        found = jnp.einsum("bkqs,bksh->bkqh", weights, part.value, preferred_element_type=jnp.float32)
-        return found.reshape(groups, batch, -1, head_dim).transpose(1, 0, 2, 3)
+        found, total = (each.reshape(groups, batch, -1, each.shape[-1]) for each in _mixed(weights, part.value))
+        return found.transpose(1, 0, 2, 3), total.transpose(1, 0, 2, 3)
 
     each = [scores(part) for part in parts]
     largest = jnp.stack([found.max(axis=-1) for found in each]).max(axis=0)[..., None]
     weights = [jnp.exp(found - largest) for found in each]
-    total = jnp.stack([found.sum(axis=-1) for found in weights]).sum(axis=0).reshape(batch, groups, -1, 1)
-    whole = jnp.stack([mixed(part, found) for part, found in zip(parts, weights, strict=True)]).sum(axis=0) / total
+    sums, totals = zip(*(mixed(part, found) for part, found in zip(parts, weights, strict=True)), strict=True)
+    whole = jnp.stack(sums).sum(axis=0) / jnp.stack(totals).sum(axis=0)
     whole = whole.astype(query.dtype).reshape(batch, heads, length, head_dim)
     return whole.transpose(0, 2, 1, 3)

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.models.attention import capped
+from jaxpaint.models.narrow import moved, product
 
 # Tokens of a block; blocks of keys that are multiplied at once where all of them are seen by all of the queries; and
 # heads at a time where each has keys of its own: scores that a core's cache holds. Heads that share keys are one
@@ -121,24 +122,33 @@ def blockwise_attention(
     values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
     number = queries.shape[1]
 
+    def of_part(stacked: Array, part: Int[Array, ""], start: Any, *, axis: int, width: int) -> Array:
+        """`width` of a part's heads, keys or queries along an axis of it."""
+
+        def cut(stacked: Array, part: Int[Array, ""], start: Any) -> Array:
+            own = jax.lax.dynamic_index_in_dim(stacked, part, keepdims=False)
+            return jax.lax.dynamic_slice_in_dim(own, start, width, axis)
+
+        return moved(cut, stacked, part, start)
+
     def attended(i: Int[Array, ""]) -> Float[Array, "together queries H"]:
         part, block = i // number, i % number
-        own = queries[part, block]
+        own = of_part(queries, part, block, axis=0, width=1)[0]
         place = block * BLOCK + jnp.arange(BLOCK)
 
         def visit(visits: Visits, width: int, masked: bool, n, found):
             largest, mixed = found
             start = visits.order[block, n] * width
-            near = jax.lax.dynamic_slice(keys, (part, 0, 0, start), (1, together, head_dim, width))[0]
-            scores = jnp.einsum("gqh,ghk->gqk", own, near, preferred_element_type=jnp.float32)
+            near = of_part(keys, part, start, axis=2, width=width)
+            scores = product(own, near)
             scores = capped(scores * after, cap)
             if masked:
                 visible = jnp.tile(_visible(layout, start, width, place), (shared, 1))
                 scores = jnp.where(visible, scores, _LOWEST)
             most = jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
             weights = jnp.exp(scores - most).astype(value.dtype)
-            near = jax.lax.dynamic_slice(values, (part, 0, start, 0), (1, together, width, head_dim + 1))[0]
-            more = jnp.einsum("gqk,gkh->gqh", weights, near, preferred_element_type=jnp.float32)
+            near = of_part(values, part, start, axis=1, width=width)
+            more = product(weights, near)
             return most, mixed * jnp.exp(largest - most) + more
 
         size = together, shared * BLOCK

@@ -26,6 +26,7 @@ from jaxpaint.models.dropout import Dropout
 from jaxpaint.models.experts import Mixture
 from jaxpaint.models.family import Rotary, Traits
 from jaxpaint.models.kernel import Kernel, Seen, kernel_attention, seen
+from jaxpaint.models.narrow import Linear, moved, multiplies_as_is, product, rows_of
 from jaxpaint.models.observed import Asked, Edges, Edits, edited, observed_attention, only
 from jaxpaint.models.parts import MLP, norm, stacked, with_mean_norm
 from jaxpaint.models.scalings import LongropeScaling, border
@@ -71,7 +72,7 @@ class Embeddings(nnx.Embed):
         self.position = nnx.Embed(config.max_position_embeddings, **embed) if traits.rotary_dim is None else None
 
     def __call__(self, tokens: Int[Array, "B S"], positions: Int[Array, "#B S"]) -> Float[Array, "B S D"]:  # type: ignore[override]
-        x = super().__call__(tokens)
+        x = rows_of(self.embedding[...], tokens)
         if self.scale is not None:
             x = x * jnp.asarray(self.scale, x.dtype)
         if self.position is not None:
@@ -86,7 +87,7 @@ class Attention(nnx.Module):
     def __init__(self, config: Any, traits: Traits, *, dtype, implementation: Implementation, rngs):
         self.config, self.traits, self.implementation = config, traits, implementation
         self.products_apart = False
-        linear = partial(nnx.Linear, param_dtype=dtype, rngs=rngs)
+        linear = partial(Linear, param_dtype=dtype, rngs=rngs)
         width, narrow = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
         *inputs, output = traits.projections
         sizes = [width, narrow, narrow] if traits.query_key_value == "apart" else [width + 2 * narrow]
@@ -270,7 +271,7 @@ class Decoder(nnx.Module):
         self.lm_head = (
             None
             if config.tie_word_embeddings or not config.capabilities.lm_head
-            else nnx.Linear(config.hidden_size, config.vocab_size, use_bias=False, param_dtype=dtype, rngs=rngs)
+            else Linear(config.hidden_size, config.vocab_size, use_bias=False, param_dtype=dtype, rngs=rngs)
         )
 
     def context(
@@ -343,10 +344,13 @@ class Decoder(nnx.Module):
         fastest.
         """
         if self.lm_head is None:
-            kernel = jax.lax.dynamic_slice_in_dim(self.embed.embedding[...], first, size)
+            embedding = self.embed.embedding[...]
+            logits = product(moved(partial(jax.lax.dynamic_slice_in_dim, slice_size=size), embedding, first), normed.T)
         else:
-            kernel = jax.lax.dynamic_slice_in_dim(self.lm_head.kernel[...], first, size, axis=1).T
-        logits = jnp.matmul(kernel, normed.T, preferred_element_type=jnp.float32)
+            kernel = self.lm_head.kernel[...]
+            kernel = moved(partial(jax.lax.dynamic_slice_in_dim, slice_size=size, axis=1), kernel, first)
+            as_is = multiplies_as_is(normed, kernel)  # then it is not turned
+            logits = product(normed, kernel).T if as_is else product(kernel.T, normed.T)
         return ops.capped(logits, self.traits.logit_cap)
 
 

@@ -20,6 +20,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.part import Part
 from jaxpaint.models import attention as ops
 from jaxpaint.models.dropout import Dropout, dropout
+from jaxpaint.models.narrow import Linear, products_with_rows
 from jaxpaint.models.observed import Asked, Edges, Edits, edited, observed_attention, only
 from jaxpaint.models.parts import MLP, norm, stacked
 
@@ -63,7 +64,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Any, *, dtype, implementation: ops.AttentionImplementation, rngs: nnx.Rngs):
         self.config, self.implementation = config, implementation
-        linear = partial(nnx.Linear, config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
+        linear = partial(Linear, config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
         self.query, self.key, self.value, self.output = linear(), linear(), linear(), linear()
 
     def __call__(
@@ -137,14 +138,13 @@ class MaskedLMHead(nnx.Module):
     def __init__(self, config: Any, *, dtype, rngs: nnx.Rngs):
         traits = config.encoder_traits
         self.activation = traits.head_activation
-        self.transform = nnx.Linear(config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
+        self.transform = Linear(config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
         self.norm = norm("layer", config.hidden_size, traits.epsilon, dtype, rngs)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size, dtype))
 
     def __call__(self, hidden: Float[Array, "*batch D"], word: nnx.Embed) -> Float[Array, "*batch V"]:
         x = self.norm(ops.activation(self.activation)(self.transform(hidden)))
-        logits = jnp.matmul(x, word.embedding[...].T, preferred_element_type=jnp.float32)
-        return logits + self.bias[...].astype(jnp.float32)
+        return products_with_rows(x, word.embedding[...]) + self.bias[...].astype(jnp.float32)
 
 
 class RelativeBias(nnx.Embed):
@@ -191,7 +191,7 @@ class Encoder(nnx.Module):
         buckets = self.traits.relative_buckets
         self.relative = RelativeBias(buckets, config.num_attention_heads, dtype, rngs) if buckets else None
         self.blocks = stacked(make, config.num_hidden_layers, rngs.params())
-        dense = partial(nnx.Linear, config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
+        dense = partial(Linear, config.hidden_size, config.hidden_size, param_dtype=dtype, rngs=rngs)
         self.pooler = dense() if getattr(config, "has_pooler", False) else None
         self.classifier_dense = dense() if getattr(config, "has_classifier_dense", False) else None
         self.masked_lm = MaskedLMHead(config, dtype=dtype, rngs=rngs) if config.has_masked_lm_head else None

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxpaint.models.family import Config, Experts
+from jaxpaint.models.narrow import Linear, taken
 from jaxpaint.models.parts import MLP, stacked
 
 # A block is as long as what experts get on average, up to this: beyond it a CPU's products become no faster, and what
@@ -34,7 +35,7 @@ class Mixture(nnx.Module):
     ):
         self.traits = traits
         mlp = partial(MLP, config, names, dtype=dtype, **how)
-        linear = partial(nnx.Linear, config.hidden_size, use_bias=False, param_dtype=dtype, rngs=rngs)
+        linear = partial(Linear, config.hidden_size, use_bias=False, param_dtype=dtype, rngs=rngs)
         self.gate = linear(traits.count)
         self.experts = stacked(partial(mlp, width=traits.width), traits.count, rngs.params())
         if traits.shared_width is not None:
@@ -47,7 +48,7 @@ class Mixture(nnx.Module):
         graphdef, parameters = nnx.split(self.experts)
 
         def expert(index: Int[Array, ""], rows: Array) -> Array:
-            own = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), parameters)
+            own = jax.tree.map(partial(taken, index=index), parameters)
             return nnx.merge(graphdef, own)(rows)
 
         found = by_expert(expert, tokens, chosen, self.traits.count)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxpaint.models.attention import capped
+from jaxpaint.models.narrow import widened
 
 Found: TypeAlias = Literal["reads", "attention", "values", "attention_out", "mlp_out"]
 """What a layer reads [B, S, D]; its attention's weights [B, N, S, S] in float32 and values [B, S, K, H]; and what its
@@ -70,6 +71,6 @@ def observed_attention(
     weights = jax.nn.softmax(jnp.where(visible, scores, jnp.finfo(jnp.float32).min), axis=-1)
     weights = jnp.where(visible, weights, 0.0)
     shared = weights.astype(value.dtype).reshape(batch, key.shape[2], -1, length, length)
-    mixed = jnp.einsum("bkgts,bskh->btkgh", shared, value, preferred_element_type=jnp.float32)
+    mixed = jnp.einsum("bkgts,bskh->btkgh", *widened(shared, value), preferred_element_type=jnp.float32)
     mixed = mixed.astype(value.dtype).reshape(batch, length, heads, head_dim)
     return mixed, only(asked, attention=weights, values=value)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from jaxpaint.models.attention import activation
 from jaxpaint.models.dropout import Dropout, dropout
 from jaxpaint.models.family import Config
+from jaxpaint.models.narrow import Linear
 
 
 def norm(
@@ -72,7 +73,7 @@ class MLP(nnx.Module):
         width: int | None = None,
     ):
         self.names, self.activation, self.gated = names, config.hidden_act, gated
-        linear = partial(nnx.Linear, use_bias=use_bias, param_dtype=dtype, rngs=rngs)
+        linear = partial(Linear, use_bias=use_bias, param_dtype=dtype, rngs=rngs)
         width = config.intermediate_size if width is None else width
         joined = 2 if gated and len(names) == 2 else 1
         for name in names[:-1]:

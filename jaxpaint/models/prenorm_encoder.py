@@ -19,6 +19,7 @@ from jaxpaint.base.part import Part
 from jaxpaint.models import attention as ops
 from jaxpaint.models import decoder, rotary
 from jaxpaint.models.dropout import Dropout, dropout
+from jaxpaint.models.narrow import Linear, products_with_rows
 from jaxpaint.models.observed import Asked, Edits, edited, only
 from jaxpaint.models.parts import MLP, norm, stacked, with_mean_norm
 
@@ -105,7 +106,7 @@ class Head(nnx.Module):
 
     def __init__(self, config: Any, *, dtype, rngs: nnx.Rngs):
         size, self.activation = config.hidden_size, config.encoder_traits.head_activation
-        self.dense = nnx.Linear(size, size, use_bias=config.classifier_bias, param_dtype=dtype, rngs=rngs)
+        self.dense = Linear(size, size, use_bias=config.classifier_bias, param_dtype=dtype, rngs=rngs)
         self.norm = _norm(config, dtype, rngs)
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
@@ -182,8 +183,7 @@ class PreNormEncoder(nnx.Module):
         assert self.classifier_dense is not None
         assert self.masked_lm is not None
         x = self.classifier_dense(self.norm(hidden))
-        logits = jnp.matmul(x, self.embed.word.embedding[...].T, preferred_element_type=jnp.float32)
-        return logits + self.masked_lm.bias[...].astype(jnp.float32)
+        return products_with_rows(x, self.embed.word.embedding[...]) + self.masked_lm.bias[...].astype(jnp.float32)
 
 
 def _norm(config: Any, dtype: Any, rngs: nnx.Rngs) -> Any:

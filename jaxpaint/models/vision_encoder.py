@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from jaxpaint.models import attention as ops
 from jaxpaint.models import decoder
 from jaxpaint.models.dropout import Dropout, dropout
+from jaxpaint.models.narrow import Linear
 from jaxpaint.models.parts import norm, stacked
 from jaxpaint.models.prenorm_encoder import Block, Context
 
@@ -68,7 +69,7 @@ class VisionEncoder(nnx.Module):
         self.blocks = stacked(make, config.num_hidden_layers, rngs.params())
         self.norm = norm("layer", config.hidden_size, self.traits.epsilon, dtype, rngs)
         count = len(config.labels)
-        self.classifier = nnx.Linear(config.hidden_size, count, param_dtype=dtype, rngs=rngs) if count else None
+        self.classifier = Linear(config.hidden_size, count, param_dtype=dtype, rngs=rngs) if count else None
 
     def row_context(self, lengths: Int[Array, " B"], size: int) -> Context:
         """The context of rows of `size` that each hold one image: every patch sees all of it."""

@@ -57,20 +57,36 @@ def test_no_function_holds_more_executables_than_a_process_may(monkeypatch):
 
 
 def test_the_library_for_products_is_chosen_by_a_calls_arguments() -> None:
-    def narrow(x: jax.Array, _: jax.Array) -> bool:
-        return x.dtype == jnp.bfloat16
+    def of_many(x: jax.Array, _: jax.Array) -> bool:
+        return len(x) > 8
 
-    @compilation.jit(default_products=narrow)
+    @compilation.jit(default_products=of_many)
     def product(x: jax.Array, weights: jax.Array) -> jax.Array:
         return jnp.matmul(x, weights, preferred_element_type=jnp.float32)
 
     x, weights = jnp.ones((8, 64)), jnp.ones((64, 128))
     assert "ynn_fusion" not in product.lower(x, weights).compile().as_text()
-    x, weights = x.astype(jnp.bfloat16), weights.astype(jnp.bfloat16)
-    assert "ynn_fusion" in product.lower(x, weights).compile().as_text()
-    assert product(x, weights)[0, 0] == 64
+    many = jnp.ones((16, 64))
+    assert "ynn_fusion" in product.lower(many, weights).compile().as_text()
+    assert product(many, weights)[0, 0] == 64
     assert product.executables() == 1
-    product(x.astype(jnp.float32), weights.astype(jnp.float32))
+    product(x, weights)
     assert product.executables() == 2
     product.clear_cache()
+
+
+@pytest.mark.parametrize("has_them", [False, True])
+def test_products_of_bfloat16_are_of_the_library_that_knows_a_processors_instructions_for_it(
+    has_them: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "multiplies_bfloat16", lambda: has_them)
+
+    @compilation.jit()
+    def product(parameters: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return jnp.matmul(x, parameters["kernel"], preferred_element_type=jnp.float32)
+
+    x, parameters = jnp.ones((8, 64), jnp.bfloat16), {"kernel": jnp.ones((64, 128), jnp.bfloat16)}
+    assert ("ynn_fusion" in product.lower(parameters, x).compile().as_text()) == has_them
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), parameters)
+    assert "ynn_fusion" not in product.lower(wide, x.astype(jnp.float32)).compile().as_text()
     assert product.executables() == 0
