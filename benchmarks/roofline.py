@@ -3,10 +3,10 @@
     python benchmarks/roofline.py [--rounds 7] [--threads 1,2] [--rows 1,8,64,512,2048] [--types float32,bfloat16]
 
 A product is rows @ weights with as many weights in turn as exceed caches, each library's laid out as its models keep
-them: torch [out, in], XLA [in, out]. Every library has a process of its own (in one process the threads of the one keep
-those of the other waiting); they take turns, round by round, and figures are medians: GFLOP/s of products, GB/s read
-and written of memory. bfloat16 is added up in float32 and rounded once. "ynnpack" is XLA's own choice, "eigen" what
-jaxpaint scores with in float32 (jaxpaint/base/compilation.py).
+them: torch [out, in], XLA [in, out]. Each has a process of its own (in one process the threads of the one keep those of
+the other waiting); they take turns, round by round, and figures are medians: GFLOP/s of products, GB/s read and written
+of memory. bfloat16 is added up in float32 and rounded once. "ynnpack" is XLA's own choice, "eigen" what jaxpaint scores
+with in float32 (jaxpaint/base/compilation.py), "transposed" YNNPACK with weights [out, in] on the left, as it decodes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ ARRAY_BYTES = 256 << 20  # of the memory's rates
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
 XLA_OPTIONS = {
     "ynnpack": {},
+    "transposed": {},
     "eigen": {"xla_cpu_experimental_ynn_fusion_type": ""},
 }
 LIBRARIES = ("torch", *XLA_OPTIONS)
@@ -121,7 +122,7 @@ class _Turns:
 def _answer(library: str, threads: int) -> None:
     """In a process of its own: the seconds of each case that is read, null where the library cannot."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # before the library counts cores
-    make = _of_torch(threads) if library == "torch" else _of_xla(XLA_OPTIONS[library])
+    make = _of_torch(threads) if library == "torch" else _of_xla(XLA_OPTIONS[library], library == "transposed")
     known: tuple[object, Callable[[], object] | None] = (None, None)
     for line in sys.stdin:
         case = json.loads(line)
@@ -173,9 +174,11 @@ def _of_torch(threads: int) -> Callable[..., Callable[[], object]]:
     return make
 
 
-def _of_xla(options: dict[str, str]) -> Callable[..., Callable[[], object]]:
+def _of_xla(options: dict[str, str], transposed: bool) -> Callable[..., Callable[[], object]]:
     import jax
     import jax.numpy as jnp
+
+    from jaxpaint.models.narrow import product, product_by_rows
 
     def make(dtype: str, rows: int, width: int, out: int) -> Callable[[], object]:
         if not rows:
@@ -188,13 +191,14 @@ def _of_xla(options: dict[str, str]) -> Callable[..., Callable[[], object]]:
             return in_place
         keys = jax.random.split(jax.random.key(0), _count(dtype, rows, width, out) + 1)
         x = jax.random.normal(keys[0], (rows, width), dtype)
-        weights = [jax.random.normal(key, (width, out), dtype) for key in keys[1:]]
+        weights = [jax.random.normal(key, (out, width) if transposed else (width, out), dtype) for key in keys[1:]]
 
         @jax.jit
         def products(x, weights):
             y = x
             for weight in weights:
-                y = jnp.matmul(x + y[:1, :1] * 0, weight, preferred_element_type=jnp.float32).astype(dtype)
+                y = x + y[:1, :1] * 0
+                y = (product_by_rows(weight, y.T).T if transposed else product(y, weight)).astype(dtype)
             return y
 
         compiled = products.lower(x, weights).compile(compiler_options=options)
