@@ -21,8 +21,11 @@ from tests.helpers.decoders import make_tiny
 
 PLANS = [Plan.parse(text) for text in ("0-4", "0 {1-3}*2 4", "0 1a {2m 3a (1 2m)} 4")]
 PROMPTS = [Prompt((1, 2, 3), 4), Prompt((7, 5), 5), Prompt((9, 4, 4, 2, 8), 3)]
-SOME = ["grouped-query", "attention bias", "neox"]
-SOME += [pytest.param(each, marks=pytest.mark.slow) for each in ("gpt2", "mixtral", "gemma3", "qwen2_moe", "falcon")]
+SOME = ["attention bias"]
+SOME += [
+    pytest.param(each, marks=pytest.mark.slow)
+    for each in ("grouped-query", "neox", "gpt2", "mixtral", "gemma3", "qwen2_moe", "falcon")
+]
 
 pytestmark = pytest.mark.skipif(not on_cpu(), reason="kernels are transposed for a CPU")
 

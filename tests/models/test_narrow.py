@@ -118,8 +118,8 @@ def in_both(variation: str) -> tuple[Model, Model]:
     return from_parameters(model.config, rounded), from_parameters(model.config, wide)
 
 
-SOME = ["grouped-query", "gemma2", pytest.param("gpt2", marks=pytest.mark.slow)]
-SOME += [pytest.param(each, marks=pytest.mark.slow) for each in ("neox", "phi3", "tied embeddings")]
+SOME = ["grouped-query"]
+SOME += [pytest.param(each, marks=pytest.mark.slow) for each in ("gemma2", "gpt2", "neox", "phi3", "tied embeddings")]
 
 
 @pytest.mark.parametrize("variation", SOME)
