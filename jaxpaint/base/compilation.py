@@ -84,8 +84,8 @@ def jit(
 
     `donate` names arguments whose memory the result takes over. With `default_products` matrix products are left to
     XLA's default library; a function says so of a call by its arguments, and of bfloat16 they are wherever a processor
-    has instructions for it, which Eigen does not use. With `sums_in_order` a number among
-    zeros gives a sum the same rounding wherever it stands, and sums take longer.
+    has instructions for it, which Eigen does not use. With `sums_in_order` a number among zeros gives a sum the same
+    rounding wherever it stands, and sums take longer.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
