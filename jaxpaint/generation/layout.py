@@ -132,8 +132,8 @@ def _chunk(trunk: int, sizes: Sequence[int], most: int) -> int:
 
 
 def _rounded(tokens: int) -> int:
-    """Up by at most an eighth, or to 16: few different sizes, for few executables."""
-    step = max(16, 1 << max((tokens - 1).bit_length() - 4, 0)) if tokens else 16
+    """Up by at most a sixteenth, or to 16: few different sizes, for few executables."""
+    step = max(16, 1 << max((tokens - 1).bit_length() - 5, 0)) if tokens else 16
     return max(16, -(-tokens // step) * step)
 
 

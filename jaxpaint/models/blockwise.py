@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpaint.models.attention import capped
-from jaxpaint.models.narrow import moved, product
+from jaxpaint.models.narrow import moved, product, rounded
 
 # Tokens of a block; blocks of keys that are multiplied at once where all of them are seen by all of the queries; and
 # heads at a time where each has keys of its own: scores that a core's cache holds. Heads that share keys are one
@@ -111,9 +111,9 @@ def blockwise_attention(
     shared = heads // groups
     together = max(n for n in range(1, HEADS + 1) if groups % n == 0) if shared == 1 else 1
     count = groups // together
-    # There are fewer queries than scores to scale; only those in bfloat16 would lose digits.
-    before, after = (head_dim**-0.5, 1.0) if query.dtype == jnp.float32 else (1.0, head_dim**-0.5)
-    query = query * before
+    # Scores are scaled with what is taken from them before their exponential, which costs no pass of its own.
+    scale = head_dim**-0.5
+    after = scale if cap is None else 1.0
     # [parts, together, tokens, H]: parts of the heads run one after the other.
     queries = _padded(query, BLOCK).reshape(-1, BLOCK, count, together, shared, head_dim)
     queries = queries.transpose(2, 0, 3, 4, 1, 5).reshape(count, -1, together, shared * BLOCK, head_dim)
@@ -141,24 +141,25 @@ def blockwise_attention(
             start = visits.order[block, n] * width
             near = of_part(keys, part, start, axis=2, width=width)
             scores = product(own, near)
-            scores = capped(scores * after, cap)
+            scores = scores if cap is None else capped(scores * scale, cap)
             if masked:
                 visible = jnp.tile(_visible(layout, start, width, place), (shared, 1))
                 scores = jnp.where(visible, scores, _LOWEST)
             most = jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
-            weights = jnp.exp(scores - most).astype(value.dtype)
+            weights = rounded(jnp.exp((scores - most) * after), value.dtype)
             near = of_part(values, part, start, axis=1, width=width)
             more = product(weights, near)
-            return most, mixed * jnp.exp(largest - most) + more
+            return most, mixed * jnp.exp((largest - most) * after) + more
 
         size = together, shared * BLOCK
         found = jnp.full((*size, 1), _LOWEST), jnp.zeros((*size, head_dim + 1))
         for visits, width, masked in ((layout.single, BLOCK, True), (layout.wide, BLOCK * WIDE, False)):
             found = jax.lax.fori_loop(0, visits.counts[block], partial(visit, visits, width, masked), found)
         mixed = found[1]
-        return (mixed[..., :-1] / mixed[..., -1:]).astype(value.dtype)
+        return mixed[..., :-1] / mixed[..., -1:]
 
-    mixed = jax.lax.map(attended, jnp.arange(count * number))
+    # In float32: a loop turns all that it has written so far when it writes bfloat16.
+    mixed = rounded(jax.lax.map(attended, jnp.arange(count * number)), value.dtype)
     mixed = mixed.reshape(count, number, together, shared, BLOCK, head_dim).transpose(1, 4, 0, 2, 3, 5)
     return mixed.reshape(-1, heads, head_dim)[: query.shape[0] * query.shape[1]].reshape(query.shape)
 

@@ -70,7 +70,11 @@ def apply_rope(
 ) -> Float[Array, "B S heads H"]:
     """Rotates each head's halves against each other (transformers' `rotate_half` layout)."""
     first, second = jnp.split(x, 2, axis=-1)
-    return (x * cos + jnp.concatenate([-second, first], axis=-1) * sin).astype(x.dtype)
+    if x.dtype == jnp.float32:  # rounded as transformers does; a CPU and a TPU turn halves sooner (docs/log.md)
+        return x * cos + jnp.concatenate([-second, first], axis=-1) * sin
+    half = x.shape[-1] // 2
+    cos, sin = cos[..., :half], sin[..., :half]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
 def turned(

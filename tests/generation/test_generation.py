@@ -333,6 +333,14 @@ def test_chunks_shrink_where_memory_is_short():
         assert sorted(prompt for wave in found.waves for prompt in wave.prompts) == list(range(9))
 
 
+@pytest.mark.parametrize("tokens", [1, 17, 129, 513, 1025, 1086, 4000])
+def test_a_prompt_is_topped_up_by_at_most_a_sixteenth(tokens):
+    sizes = {"slots": 32, "chunk_tokens": 512, "batch_size": 8, "token_bytes": 1}
+    shape = layout.lay_out([(1,) * tokens], 6, **sizes, cache_bytes=32 * 10**6).shape
+    for size in (shape.chunk, shape.own):
+        assert 0 <= size - tokens < max(16, tokens / 16)
+
+
 def test_layout_wastes_little():
     sizes = np.random.default_rng(0).integers(40, 250, 300)
     prompts = [[1] * 900 + [2] + [3] * int(size) for size in sizes]

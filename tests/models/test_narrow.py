@@ -19,7 +19,7 @@ from jaxpaint.engine.model import Model, from_parameters
 from jaxpaint.engine.packing import Request
 from jaxpaint.engine.score import score
 from jaxpaint.generation import Prompt, generate
-from jaxpaint.models import narrow
+from jaxpaint.models import narrow, rotary
 from jaxpaint.plans.plan import Plan
 from tests.helpers.decoders import make_tiny
 
@@ -108,6 +108,35 @@ def test_what_is_moved_has_the_gradient_of_what_it_was(move: str) -> None:
     expected = jax.grad(sum_of_squares)(table.astype(jnp.float32))
     assert expected.any()
     np.testing.assert_allclose(jax.grad(sum_of_squares)(table).astype(jnp.float32), expected, rtol=1e-2)
+
+
+BITS = np.arange(1 << 16, dtype=np.uint32) << 16
+# Every bfloat16, and beside it what is nearest to it from either side, halfway to the next, or beside that.
+NEAR = np.concatenate([BITS, BITS + 1, BITS + 0x7FFF, BITS + 0x8000, BITS + 0x8001, BITS + 0xFFFF]).view(np.float32)
+
+
+@pytest.mark.parametrize("before", [lambda x: x, jnp.exp, lambda x: -x], ids=["alone", "exponential", "negative"])
+def test_a_number_is_rounded_to_the_nearest_one_and_a_tie_to_the_even_one(before: Callable[[Any], Any]) -> None:
+    wide = np.asarray(jax.jit(before)(NEAR))
+    found = np.asarray(jax.jit(lambda x: narrow.rounded(before(x), jnp.bfloat16))(NEAR))
+    normal = (np.abs(wide) > np.finfo(np.float32).tiny) | np.isnan(wide)  # XLA takes smaller ones for 0, or not
+    with np.errstate(invalid="ignore"):
+        expected = wide.astype(jnp.bfloat16)
+    np.testing.assert_array_equal(found.astype(np.float32)[normal], expected.astype(np.float32)[normal])
+
+
+def test_what_is_rounded_has_the_gradient_of_what_it_was() -> None:
+    x = jnp.linspace(-2, 2, 7)
+    found = jax.grad(lambda x: (narrow.rounded(jnp.exp(x), jnp.bfloat16).astype(jnp.float32) ** 2).sum())(x)
+    np.testing.assert_allclose(found, 2 * np.exp(2 * x), rtol=2e-2)
+
+
+def test_heads_in_bfloat16_turn_as_in_float32() -> None:
+    x = jnp.array(np.random.default_rng(0).normal(size=(1, 9, 2, 16)), jnp.bfloat16)
+    cos, sin = rotary.rope_tables(jnp.arange(9)[None] * 50, rotary.rope_frequencies(12, 10000.0))
+    found, wide = rotary.turned(x, cos, sin), rotary.turned(x.astype(jnp.float32), cos, sin)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), wide, rtol=2**-8, atol=1e-6)
 
 
 def in_both(variation: str) -> tuple[Model, Model]:
