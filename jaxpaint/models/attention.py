@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jaxpaint.base.target import platform
 from jaxpaint.models.dropout import Dropout, dropout
 from jaxpaint.models.narrow import in_float32, multiplies_as_is, product, widened
 
@@ -174,6 +175,8 @@ def _matmul_attention(
 
 def _scores(query: Float[Array, "*batch T H"], key: Float[Array, "*batch S H"]) -> Float[Array, "*batch T S"]:
     """Products of each query with each key, in float32."""
+    if platform() == "tpu" and query.shape[-2] < FULL_QUERIES:
+        return _scores(_topped_up(query), key)[..., : query.shape[-2], :]
     if multiplies_as_is(query, key) and query.shape[-2] <= FEW_QUERIES:  # the larger side is not turned
         return jnp.swapaxes(product(key, jnp.swapaxes(query, -1, -2)), -1, -2)
     if multiplies_as_is(query, key):
@@ -186,11 +189,17 @@ def _mixed(
 ) -> tuple[Float[Array, "*batch T H"], Float[Array, "*batch T 1"]]:
     """`(sums of values by their weights, sums of weights)` in float32."""
     narrow = weights.astype(value.dtype)
+    if dropped is None and platform() == "tpu" and weights.shape[-2] < FULL_QUERIES:
+        return product(_topped_up(narrow), value)[..., : weights.shape[-2], :], weights.sum(axis=-1, keepdims=True)
     if dropped is None and weights.shape[-2] > FEW_QUERIES and multiplies_as_is(value):
         # The product sums the weights too: they are never written in float32.
         found = product(narrow, jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1))
         return found[..., :-1], found[..., -1:]
     return product(dropout(narrow, dropped), value), weights.sum(axis=-1, keepdims=True)
+
+
+def _topped_up(x: Float[Array, "*batch T width"]) -> Float[Array, "*batch queries width"]:
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, FULL_QUERIES - x.shape[-2]), (0, 0)])
 
 
 def _einsum_attention(
@@ -222,6 +231,8 @@ def _einsum_attention(
 CAUSAL_BLOCK = 256
 # Queries of a row that share keys, up to which a CPU is measured to read these sooner for one after the other.
 FEW_QUERIES = 16
+# Queries below which a TPU's compiler makes sums of a product, number by number; its matrix units take as many at once.
+FULL_QUERIES = 8
 
 
 class Past(NamedTuple):

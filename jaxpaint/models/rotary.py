@@ -69,12 +69,20 @@ def apply_rope(
     x: Float[Array, "B S heads H"], cos: Float[Array, "B S 1 H"], sin: Float[Array, "B S 1 H"]
 ) -> Float[Array, "B S heads H"]:
     """Rotates each head's halves against each other (transformers' `rotate_half` layout)."""
-    first, second = jnp.split(x, 2, axis=-1)
-    if x.dtype == jnp.float32:  # rounded as transformers does; a CPU and a TPU turn halves sooner (docs/log.md)
-        return x * cos + jnp.concatenate([-second, first], axis=-1) * sin
+    if x.dtype == jnp.float32:
+        return _whole_heads(x, cos, sin)
+    # Sooner than whole heads on a CPU and on a TPU; in float32 not rounded as transformers does (docs/log.md).
     half = x.shape[-1] // 2
+    first, second = jnp.split(x, 2, axis=-1)
     cos, sin = cos[..., :half], sin[..., :half]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def _whole_heads(
+    x: Float[Array, "B S heads H"], cos: Float[Array, "B S 1 H"], sin: Float[Array, "B S 1 H"]
+) -> Float[Array, "B S heads H"]:
+    first, second = jnp.split(x, 2, axis=-1)
+    return (x * cos + jnp.concatenate([-second, first], axis=-1) * sin).astype(x.dtype)
 
 
 def turned(
@@ -84,4 +92,5 @@ def turned(
     if x.shape[-1] == cos.shape[-1]:
         return apply_rope(x, cos, sin)
     turning, still = jnp.split(x, [cos.shape[-1]], axis=-1)
-    return jnp.concatenate([apply_rope(turning, cos, sin), still], axis=-1)
+    # Halves of a part of a head are so narrow that a TPU takes longer for them.
+    return jnp.concatenate([_whole_heads(turning, cos, sin), still], axis=-1)

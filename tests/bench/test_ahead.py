@@ -84,6 +84,8 @@ class TestTPU:
         found = figures("v5e", "--program", "decode", "--rows", 16, "--length", 640, "--weights", weights)
         assert found["peak"] < 12.5 * GIB
         assert found["weight_copies"] == []
+        # With attention of sums in place of products it was 2.9 and 3.2 times the ideal.
+        assert found["layer_cycles"] < 2.2 * found["ideal_cycles"]
 
     @pytest.mark.parametrize(
         "shape",

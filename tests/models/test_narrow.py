@@ -131,9 +131,10 @@ def test_what_is_rounded_has_the_gradient_of_what_it_was() -> None:
     np.testing.assert_allclose(found, 2 * np.exp(2 * x), rtol=2e-2)
 
 
-def test_heads_in_bfloat16_turn_as_in_float32() -> None:
+@pytest.mark.parametrize("turning", [16, 12])
+def test_heads_in_bfloat16_turn_as_in_float32(turning: int) -> None:
     x = jnp.array(np.random.default_rng(0).normal(size=(1, 9, 2, 16)), jnp.bfloat16)
-    cos, sin = rotary.rope_tables(jnp.arange(9)[None] * 50, rotary.rope_frequencies(12, 10000.0))
+    cos, sin = rotary.rope_tables(jnp.arange(9)[None] * 50, rotary.rope_frequencies(turning, 10000.0))
     found, wide = rotary.turned(x, cos, sin), rotary.turned(x.astype(jnp.float32), cos, sin)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(jnp.float32), wide, rtol=2**-8, atol=1e-6)
