@@ -4,7 +4,7 @@
     python benchmarks/generate.py --random llama2-7b --device gpu --batch 32     (random weights, bfloat16)
 
 With --model, the first --batch GSM8K prompts with --num-fewshot examples are continued by --new tokens, in --dtype, and
-the texts are compared. With --random, random prompts of 128 tokens. Two figures each: of the whole call, reading the
+the texts are compared; no text ends before, so both do the same work where their texts differ. With --random, random prompts of 128 tokens. Two figures each: of the whole call, reading the
 prompts included, and of decoding alone (the call less one that writes a single token). Rounds are interleaved; figures
 are medians, ratios are taken round by round.
 """
@@ -41,17 +41,21 @@ def main() -> None:
     import jax
 
     from jaxpaint.generation import Prompt, generate
+    from jaxpaint.generation.settings import GenerationSettings
 
     print(f"{len(texts)} prompts of {min(map(len, texts))} to {max(map(len, texts))} tokens, {options.new} new ones")
+
+    ends = () if model.store is None else (model.tokenizer.eos_token_id,)
 
     def ours(new: int) -> list[list[int]]:
         found = [[]] * len(texts)
         prompts = [Prompt(text, new) for text in texts]
-        for each in generate(model, prompts, [model.full_plan], batch_size=options.batch):
+        whole = GenerationSettings(ends, min_new_tokens=new)
+        for each in generate(model, prompts, [model.full_plan], settings=whole, batch_size=options.batch):
             found[each.prompt] = list(each.tokens)
         return found
 
-    peers = {"jaxpaint": ours, "transformers": _transformers(torch_model, texts, model)}
+    peers = {"jaxpaint": ours, "transformers": _transformers(torch_model, texts)}
     seconds: dict[str, dict[int, list[float]]] = {name: {1: [], options.new: []} for name in peers}
     written: dict[str, list[list[int]]] = {}
     for number in range(options.rounds + 1):
@@ -86,7 +90,7 @@ def main() -> None:
         options.json.write_text(json.dumps(figures, indent=2))
 
 
-def _transformers(torch_model, texts, model):
+def _transformers(torch_model, texts):
     import torch
 
     width = max(map(len, texts))
@@ -98,11 +102,10 @@ def _transformers(torch_model, texts, model):
 
     def run(new: int) -> list[list[int]]:
         with torch.inference_mode():
-            found = torch_model.generate(
-                ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0, use_cache=True
+            lengths = {"max_new_tokens": new, "min_new_tokens": new}
+            return torch_model.generate(
+                ids, attention_mask=mask, **lengths, do_sample=False, pad_token_id=0, use_cache=True
             )[:, width:].tolist()
-        end = None if model.store is None else model.tokenizer.eos_token_id
-        return [row[: row.index(end)] if end in row else row for row in found]
 
     return run
 

@@ -182,6 +182,10 @@ def _decode(
     if plan is not None:
         shared = jax.tree.map(lambda array: tuple(array[slot] for slot in range(plan.attentions)), shared)
 
+    # Computed in the loop, cosines and sines would be anew in every layer of a plan that is compiled.
+    positions = rows.texts.position[:, None] + jnp.arange(STRETCH)
+    turns = model.context(positions, jnp.ones_like(positions))
+
     def more(carry):
         i, rows, _, _ = carry
         freed = ((rows.texts.left == 0) & ~was_free).any()
@@ -192,6 +196,7 @@ def _decode(
         texts = rows.texts
         position = texts.position[:, None]
         context = model.context(position, jnp.ones_like(position))
+        context = context._replace(cos=_of_step(turns.cos, i), sin=_of_step(turns.sin, i))
         age = (rows.column - 1 - jnp.arange(ring)) % ring
 
         def seen(visible, distance):
@@ -269,6 +274,10 @@ def _chosen(logits, seen, texts: Texts, drawing) -> Int[Array, " B"]:
     if changes is not None:
         logits = adjusted(logits, seen, texts.position + 1, texts.prompt_length, texts.left, changes)
     return next_tokens(logits, texts.prompt, texts.position, sampling)
+
+
+def _of_step(table, i):
+    return None if table is None else jax.lax.dynamic_slice_in_dim(table, i, 1, axis=-3)
 
 
 def _layers(model, layers):

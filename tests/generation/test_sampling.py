@@ -36,6 +36,17 @@ def test_one_candidate_is_greedy():
     assert greedy == generated(tiny, prompts, plans, sampling=Sampling(temperature=5.0, top_p=1e-6))
 
 
+def test_greedy_is_the_first_of_the_largest_and_a_token_even_of_no_number():
+    logits = np.zeros((4, 5), np.float32)
+    logits[0, [1, 3]] = 2.0
+    logits[1] = -np.inf
+    logits[2, 4] = np.inf
+    logits[3, 2] = np.nan
+    found = jax.jit(next_tokens)(logits, jnp.arange(4), jnp.zeros(4, int), Sampling().data)
+    assert found[:3].tolist() == np.argmax(logits[:3], axis=-1).tolist()
+    assert 0 <= found[3] < 5
+
+
 @pytest.mark.parametrize(
     "sampling",
     [Sampling(0.7), Sampling(1.0, top_k=5), Sampling(2.0, top_p=0.6), Sampling(1.3, top_k=8, top_p=0.7)],
