@@ -4,9 +4,9 @@
     python benchmarks/generate.py --random llama2-7b --device gpu --batch 32     (random weights, bfloat16)
 
 With --model, the first --batch GSM8K prompts with --num-fewshot examples are continued by --new tokens, in --dtype, and
-the texts are compared; no text ends before, so both do the same work where their texts differ. With --random, random prompts of 128 tokens. Two figures each: of the whole call, reading the
-prompts included, and of decoding alone (the call less one that writes a single token). Rounds are interleaved; figures
-are medians, ratios are taken round by round.
+the texts are compared; none ends before, so that both write as much. With --random, random prompts of 128 tokens. Two
+figures each: of the whole call, reading the prompts included, and of decoding alone (the call less one that writes a
+single token). Rounds are interleaved; figures are medians, ratios are taken round by round.
 """
 
 from __future__ import annotations
