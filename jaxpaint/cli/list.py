@@ -86,7 +86,7 @@ def _models() -> Rows:
     from jaxpaint.models.checkpoint import is_store, read_config, read_manifest
 
     rows: Rows = [
-        {"name": MODEL, "source": "comes with jaxpaint", "revision": None, "dtype": "float32", "num_layers": 16}
+        {"name": MODEL, "source": "comes with jaxpaint", "revision": None, "dtype": "bfloat16", "num_layers": 16}
         | {"bytes": None, "path": None}
     ]
     for each in everything():

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from jaxpaint.base.bundled import FOLDER
 from jaxpaint.base.locks import held
 from jaxpaint.plans.strategies import EVERY
 from tests.helpers.cli_fixtures import in_process
@@ -104,6 +105,7 @@ def test_models_and_strategies(kept, run) -> None:
     rows = json.loads(run("list", "models", "--json")[1])["rows"]
     assert [row["name"] for row in rows] == [NAME, NAME]
     assert [row["num_layers"] for row in rows] == [16, 16]
+    assert rows[0]["dtype"] == json.loads((FOLDER / "config.json").read_text())["torch_dtype"]
     assert rows[1]["path"] == str(kept.store)
     rows = json.loads(run("list", "strategies", "--json")[1])["rows"]
     assert [row["name"] for row in rows] == list(EVERY)
