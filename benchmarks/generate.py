@@ -50,7 +50,7 @@ def main() -> None:
     def ours(new: int) -> list[list[int]]:
         found = [[]] * len(texts)
         prompts = [Prompt(text, new) for text in texts]
-        whole = GenerationSettings(ends, min_new_tokens=new)
+        whole = GenerationSettings(ends, min_new_tokens=new if ends else None)
         for each in generate(model, prompts, [model.full_plan], settings=whole, batch_size=options.batch):
             found[each.prompt] = list(each.tokens)
         return found
