@@ -46,8 +46,10 @@ class Stretch(NamedTuple):
     seen: Bool[Array, "B V"] | None = None
 
 
-@jit("graphdef", "part", "room", "trunk_room", donate=("stored",))
-def prefill(graphdef, state, layers, part, instructions, length, room, before, x, stored, number, chunk, trunk_room):
+@jit("graphdef", "part", "room", "trunk_room", "lookback", donate=("stored",))
+def prefill(
+    graphdef, state, layers, part, instructions, length, room, before, x, stored, number, chunk, trunk_room, lookback
+):
     """The hidden state of a chunk after a part of a plan, and the store with that part's keys and values in it.
 
     Args:
@@ -57,50 +59,61 @@ def prefill(graphdef, state, layers, part, instructions, length, room, before, x
         x: The chunk's hidden state [1, chunk, D] before the part.
         number: The chunk's, which is its place in the store.
         chunk: Its tokens, positions, visible_until and trunk_seen, as in `jaxpaint.generation.layout.Wave`.
+        lookback: 0, or None for attention block by block, where there is no trunk.
     """
+    assert not (trunk_room and lookback is None)
     if isinstance(instructions, Lanes):
 
         def of_lane(instructions, gather, stored, state, length, before, x, number, chunk):
             what = graphdef, state, None, None, instructions, length, room
-            return _prefill(*what, before, x, stored, number, chunk, trunk_room, gather)
+            return _prefill(*what, before, x, stored, number, chunk, trunk_room, lookback, gather)
 
         return follow_each_with(instructions, of_lane, stored, state, length, before, x, number, chunk)
     what = graphdef, state, layers, part, instructions, length, room
-    return _prefill(*what, before, x, stored, number, chunk, trunk_room, None)
+    return _prefill(*what, before, x, stored, number, chunk, trunk_room, lookback, None)
 
 
 def _prefill(
-    graphdef, state, layers, part, instructions, length, room, before, x, stored, number, chunk, trunk_room, gather
+    graphdef,
+    state,
+    layers,
+    part,
+    instructions,
+    length,
+    room,
+    before,
+    x,
+    stored,
+    number,
+    chunk,
+    trunk_room,
+    lookback,
+    gather,
 ):
     model = nnx.merge(graphdef, state)
     tokens, positions, visible_until, trunk_seen = chunk
     run = _layers(model, layers)
     x = jnp.where(before == 0, model.embed(tokens, positions), x)
-    context = model.context(positions, visible_until)
-    size = tokens.shape[1]
-    piece = partial(jax.lax.dynamic_slice_in_dim, slice_size=size, axis=2)
-    here = jax.tree.map(lambda array: moved(piece, array, number * size), stored)
+    context = model.context(positions, visible_until, lookback)
+    place = number * tokens.shape[1]
     index = jnp.arange(trunk_room)
     visible = jnp.broadcast_to(index < trunk_seen, (*positions.shape, trunk_room))
     seen = jnp.expand_dims(within(model.windows, visible, positions[..., None] - index), -3)
+    # Apart from what layers write to, so that no loop copies it.
+    trunk = jax.tree.map(lambda array: array[:, :, :trunk_room], stored)
 
-    def layer(index, ran, portion, x, memory):
+    def layer(index, ran, portion, x, stored):
         if portion.part == "mlp":
-            return run(index, portion, x, context, [])[0], memory
+            return run(index, portion, x, context, [])[0], stored
         slot = before + ran
-        pasts = [_of_slot(stored, slot, trunk_room, seen)] if trunk_room else []
-        x, (key, value) = run(index, portion, x, context, pasts)
-        return x, Stored(_put(memory.key, key[0], slot), _put(memory.value, value[0], slot))
+        pasts = [_of_slot(trunk, slot, seen)] if trunk_room else []
+        x, keys_values = run(index, portion, x, context, pasts)
+        each = zip(stored, keys_values, strict=True)
+        return x, Stored(*(_put(memory, new[0], slot, place) for memory, new in each))
 
     if part is None:
-        x, here = interpreted.follow(layer, instructions, length, room, x, here, gather)
-    else:
-        x, here = interpreted.follow_plan(layer, part, x, here)
-    written = [
-        moved(partial(jax.lax.dynamic_update_slice_in_dim, axis=2), old, new, number * size)
-        for old, new in zip(stored, here, strict=True)
-    ]
-    return x, Stored(*written)
+        return interpreted.follow(layer, instructions, length, room, x, stored, gather)
+    return interpreted.follow_plan(layer, part, x, stored)
 
 
 def _by_default_library(*arguments: Any) -> bool:
@@ -324,14 +337,9 @@ def _admit(rows: Rows, stored: Stored, stretch: Stretch, own_room: int) -> Rows:
     return jax.lax.fori_loop(0, stretch.number, admit, rows)
 
 
-def _of_slot(stored: Stored, slot: Array, size: int, seen: Bool[Array, "B 1 T size"]) -> Past:
-    """The first `size` tokens of a slot, shared by all rows."""
-
-    def read(array: Float[Array, "slots K stored H"]) -> Float[Array, "1 K size H"]:
-        sizes = 1, array.shape[1], size, array.shape[3]
-        return moved(lambda x, slot: jax.lax.dynamic_slice(x, (slot, 0, 0, 0), sizes), array, slot)
-
-    return Past(read(stored.key), read(stored.value), seen)
+def _of_slot(stored: Stored, slot: Array, seen: Bool[Array, "B 1 T trunk"]) -> Past:
+    """The tokens of a slot, shared by all rows."""
+    return Past(taken(stored.key, slot)[None], taken(stored.value, slot)[None], seen)
 
 
 def _at(cache: Slots, slot: int | Array) -> Float[Array, "rows K tokens H"]:
@@ -354,6 +362,10 @@ def _added(memory: Slots, new: Float[Array, "B 1 K H"], slot: int | Array) -> Sl
     return (*memory, jnp.swapaxes(new, -3, -2)) if isinstance(memory, tuple) else _put(memory, new, slot)
 
 
-def _put(memory: Float[Array, "slots ..."], new: Float[Array, "... S K H"], slot: int | Array) -> Array:
-    """The memory with one layer's keys or values, heads before tokens, in a slot."""
-    return moved(partial(jax.lax.dynamic_update_index_in_dim, axis=0), memory, jnp.swapaxes(new, -3, -2), slot)
+def _put(memory: Float[Array, "slots ..."], new: Float[Array, "... S K H"], slot: int | Array, place: Any = 0) -> Array:
+    """The memory with one layer's keys or values, heads before tokens, in a slot from a place on."""
+
+    def put(memory: Array, new: Array, slot: Any, place: Any) -> Array:
+        return jax.lax.dynamic_update_slice(memory, new[None], (slot, *[0] * (new.ndim - 2), place, 0))
+
+    return moved(put, memory, jnp.swapaxes(new, -3, -2), slot, place)

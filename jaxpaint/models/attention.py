@@ -191,8 +191,9 @@ def _mixed(
     narrow = weights.astype(value.dtype)
     if dropped is None and platform() == "tpu" and weights.shape[-2] < FULL_QUERIES:
         return product(_topped_up(narrow), value)[..., : weights.shape[-2], :], weights.sum(axis=-1, keepdims=True)
-    if dropped is None and weights.shape[-2] > FEW_QUERIES and multiplies_as_is(value):
-        # The product sums the weights too: they are never written in float32.
+    summed = multiplies_as_is(value) or (platform() == "cpu" and value.dtype == jnp.float32)
+    if dropped is None and weights.shape[-2] > FEW_QUERIES and summed:
+        # The product sums the weights too: no pass of its own, and of bfloat16 they are never written in float32.
         found = product(narrow, jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1))
         return found[..., :-1], found[..., -1:]
     return product(dropout(narrow, dropped), value), weights.sum(axis=-1, keepdims=True)
@@ -227,8 +228,10 @@ def _einsum_attention(
     return mixed.astype(value.dtype).reshape(batch, queries, heads, head_dim)
 
 
-# Queries whose keys are cut off together, where tokens see none that come after them.
+# Queries whose keys are cut off together, where tokens see none that come after them; a CPU's caches hold the scores
+# of fewer.
 CAUSAL_BLOCK = 256
+CPU_CAUSAL_BLOCK = 128
 # Queries of a row that share keys, up to which a CPU is measured to read these sooner for one after the other.
 FEW_QUERIES = 16
 # Queries below which a TPU's compiler makes sums of a product, number by number; its matrix units take as many at once.
@@ -265,8 +268,9 @@ def attention_with_past(
         own = Past(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3), mask)
         return _joined_attention(query, [*pasts, own])
     mixed = []
-    for start in range(0, length, CAUSAL_BLOCK):
-        stop = min(start + CAUSAL_BLOCK, length)
+    block = CPU_CAUSAL_BLOCK if platform() == "cpu" else CAUSAL_BLOCK
+    for start in range(0, length, block):
+        stop = min(start + block, length)
         seen = [past._replace(mask=past.mask[:, :, start:stop]) for past in pasts]
         own = Past(
             key[:, :stop].transpose(0, 2, 1, 3), value[:, :stop].transpose(0, 2, 1, 3), mask[:, :, start:stop, :stop]

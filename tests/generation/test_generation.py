@@ -20,6 +20,7 @@ from jaxpaint.engine import model as models
 from jaxpaint.generation import Prompt, generate, layout, serve
 from jaxpaint.generation import decode as engine
 from jaxpaint.models import attention as ops
+from jaxpaint.models import blockwise
 from jaxpaint.plans.plan import Layer, Plan, PlanError
 from jaxpaint.plans.tree import units
 from tests.helpers.decoders import NUM_LAYERS, VOCAB_SIZE, Tiny, make_tiny
@@ -111,6 +112,24 @@ def test_full_plan_equals_transformers(tiny):
         assert tokens == tuple(theirs[0, len(prompt.tokens) :].tolist())
 
 
+@pytest.mark.parametrize("tiny", ["grouped-query", "sliding window", "gemma3"], indirect=True)
+@pytest.mark.few(1)
+def test_long_prompts_are_read_block_by_block(tiny, monkeypatch):
+    monkeypatch.setattr(serve, "LONG_CHUNK", 32)
+    monkeypatch.setattr(blockwise, "BLOCK", 16)
+    lookbacks, original = [], engine.prefill
+
+    def noted(*arguments):
+        lookbacks.append(arguments[-1])
+        return original(*arguments)
+
+    monkeypatch.setattr(engine, "prefill", noted)
+    prompts, plan = random_prompts(5, 5, longest=55), Plan.parse("0 {1-3}*2 4")
+    for (_, prompt), tokens in generated(tiny, prompts, [plan]).items():
+        assert tokens == by_full_passes(tiny, prompts[prompt], plan)
+    assert set(lookbacks) == {None}
+
+
 @pytest.mark.slow
 @settings(max_examples=8)
 @given(
@@ -149,8 +168,8 @@ def test_one_plan_as_data_and_compiled(plan, static):
 
 @pytest.mark.parametrize(("kv", "of_means"), [("exact", 0), ("mean", 1)])
 @pytest.mark.slow
-def test_two_executables_for_any_number_of_plans(kv, of_means):
-    """A mean cache has a third, which averages it once the prompts are read."""
+def test_three_executables_for_any_number_of_plans(kv, of_means):
+    """Two read prompts, series of layers and groups. A mean cache has one more, which averages it after that."""
     tiny = make_tiny("multi-head")
     for executable in (engine.prefill, engine.decode, engine.begin_with_means):
         executable.clear_cache()
@@ -162,7 +181,7 @@ def test_two_executables_for_any_number_of_plans(kv, of_means):
     several = [Plan.parse("0 {1-3} 4"), *series] if kv == "mean" else [*whole, *series]
     generated(tiny, prompts, several, batch_size=4, kv=kv)
     generated(tiny, prompts, [Plan.parse("{0-4}*3"), *series], batch_size=4, kv=kv)
-    assert engine.prefill.executables() == engine.decode.executables() == 1
+    assert (engine.prefill.executables(), engine.decode.executables()) == (2, 1)
     assert engine.begin_with_means.executables() == of_means
 
 
