@@ -125,7 +125,7 @@ def others(model: Model) -> Iterator[tuple[str, str]]:
     stored = Stored(*[array(8, heads, 256, config.head_dim, dtype=jnp.bfloat16)] * 2)
     x = array(1, 64, config.hidden_size, dtype=jnp.bfloat16)
     for part in (None, Plan.parse("0-7")):
-        yield low(decode.prefill, model.layers, part, *program, nested.room, array(), x, stored, array(), chunk, 64)
+        yield low(decode.prefill, model.layers, part, *program, nested.room, array(), x, stored, array(), chunk, 64, 0)
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
