@@ -44,7 +44,7 @@ Ending: TypeAlias = Literal["end", "stop", "length", "not finite"]
 # A plan compiled layer by layer takes a quarter of a second for each.
 MOST_STATIC_LAYERS = 64
 EMPTY = "the prompt is empty; give at least one token to go on from"
-# Tokens of a chunk beyond which a CPU attends block by block: as fast to 1,500, then faster, and sooner compiled.
+# Tokens of a chunk beyond which a CPU attends block by block: as fast there, and compiled in less time (docs/log.md).
 LONG_CHUNK = 1024
 # Tokens between two searches for stop strings: what is written after one is thrown away.
 SEARCH_EVERY = 8
