@@ -26,7 +26,7 @@ import numpy as np
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="a Hugging Face folder of a decoder")
+    parser.add_argument("--model", type=Path, required=True, help="a Hugging Face folder, Llama-like")
     parser.add_argument("--tokens", type=int, default=1000, help="of a prompt (default: %(default)s)")
     parser.add_argument("--prompts", type=int, default=1, help="read in one call (default: %(default)s)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
