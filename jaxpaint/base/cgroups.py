@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxpaint.base.kernel_files import read_kernel_file
+
 ENDLESS = 1 << 60  # bytes; the first generation says "no limit" with a number beyond any memory
 
 
@@ -19,7 +21,7 @@ class Cgroup:
     def number(self, name: str) -> int | None:
         """A file's number; None where there is no such file, or no limit."""
         try:
-            text = (self.folder / name).read_text().strip()
+            text = read_kernel_file(self.folder / name).strip()
         except OSError:
             return None
         return int(text) if text.isdigit() and int(text) < ENDLESS else None  # the second generation says "max"
@@ -27,7 +29,7 @@ class Cgroup:
     def numbers(self, name: str) -> dict[str, int]:
         """A file of names and numbers, empty where there is none."""
         try:
-            rows = [line.split() for line in (self.folder / name).read_text().splitlines()]
+            rows = [line.split() for line in read_kernel_file(self.folder / name).splitlines()]
         except OSError:
             return {}
         return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
@@ -41,7 +43,7 @@ class Cgroup:
 def memory_cgroups(own: Path, root: Path) -> Iterator[Cgroup]:
     """The process's own, which the file `own` (`/proc/self/cgroup`) names, and all around it up to `root`."""
     try:
-        lines = own.read_text().splitlines()
+        lines = read_kernel_file(own).splitlines()
     except OSError:
         return
     for line in lines:

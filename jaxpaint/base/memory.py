@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jaxpaint.base.cgroups import Cgroup, memory_cgroups
 from jaxpaint.base.errors import UserError
+from jaxpaint.base.kernel_files import read_kernel_file
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -70,7 +71,7 @@ def _cgroup_left(cgroup: Cgroup, swap: int) -> Iterator[int]:
 def _kibibytes(file: Path) -> dict[str, int]:
     """The rows of a file that end in kB, in bytes."""
     try:
-        rows = [line.split() for line in file.read_text().splitlines()]
+        rows = [line.split() for line in read_kernel_file(file).splitlines()]
     except OSError:
         return {}
     return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) == 3 and row[2] == "kB"}
@@ -78,7 +79,7 @@ def _kibibytes(file: Path) -> dict[str, int]:
 
 def _soft_limit(file: Path, name: str) -> int | None:
     try:
-        lines = file.read_text().splitlines()
+        lines = read_kernel_file(file).splitlines()
     except OSError:
         return None
     words = next((line.removeprefix(name).split() for line in lines if line.startswith(name)), ["unlimited"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from jaxpaint.base import memory
 from jaxpaint.base.errors import UserError
-from jaxpaint.base.memory import memory_left, require_memory
+from jaxpaint.base.memory import left_alive, memory_left, require_memory
 
 MACHINE = {"proc/meminfo": "MemTotal: 16000 kB\nMemAvailable: 8000 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n"}
 UNLIMITED = {
@@ -117,3 +120,31 @@ def test_reserved_addresses_count_where_they_are_limited(tmp_path, monkeypatch) 
         require_memory(600_000, "loading", "free some", addresses=400_001)
     tree(tmp_path, UNLIMITED)
     require_memory(600_000, "loading", "free some", addresses=400_001)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what is left")
+def test_no_other_thread_runs_during_a_look(tmp_path) -> None:
+    """Else one that takes memory took much of what is left between the question and the answer."""
+    rounds, over = 0, threading.Event()
+
+    def count() -> None:
+        nonlocal rounds
+        while not over.is_set():
+            rounds += 1
+
+    files = MACHINE | {"proc/self/cgroup": "0::/a\n"} | second("a/", "5000", 1000) | second("", "max", 1000)
+    system = tree(tmp_path, files)
+    before = sys.getswitchinterval()
+    other = threading.Thread(target=count)
+    other.start()
+    try:
+        sys.setswitchinterval(0.5)  # the other would go on for as long, once it were let in
+        time.sleep(0.001)  # it waited with the interval before: now it has run, and waits anew
+        first = rounds
+        left = left_alive(*system)
+        assert rounds == first
+    finally:
+        over.set()
+        sys.setswitchinterval(before)
+        other.join()
+    assert left == 4000
