@@ -5,11 +5,11 @@
     python benchmarks/throughput.py --random llama2-7b --device gpu      (random weights at real shapes, bfloat16)
 
 With --model, lm-eval's own hf backend (batch size 8, --dtype, its full logits) and jaxpaint score the same lm-eval
-requests, in turn, and every log-likelihood is compared. With --random, transformers' SDPA forward pass, which computes
-logits at every position, and jaxpaint's scoring of the last 16 run the same random sequences. With --lengths, each
-scores all tokens of one text of so many tokens (transformers: SDPA, float32 log-softmax of its logits), in turn, each
-in a process of its own: in one process the threads of the one keep those of the other waiting. Figures are medians of
-the rounds; the ratio is taken round by round.
+requests and every log-likelihood is compared; with --lengths each scores all tokens of one text of so many tokens
+(transformers: SDPA, float32 log-softmax of its logits). They take turns, each in a process of its own: in one process
+the threads of the one keep those of the other waiting. With --random, transformers' SDPA forward pass, which computes
+logits at every position, and jaxpaint's scoring of the last 16 run the same random sequences, in one process. Figures
+are medians of the rounds; the ratio is taken round by round.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from pathlib import Path
 
 from random_weights import SHAPES, random_models
 
+PEERS = ("jaxpaint", "transformers")
+TOLD = "told: "  # what a peer says, among what its libraries print
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -40,16 +43,11 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="for --random (default: %(default)s)")
     parser.add_argument("--sequences", type=int, default=64, help="for --random (default: %(default)s)")
     parser.add_argument("--lengths", type=lambda text: [int(n) for n in text.split(",")], help="with --model: tokens")
-    parser.add_argument("--memory-of", choices=("jaxpaint", "transformers"), help=argparse.SUPPRESS)
-    parser.add_argument("--take-turns", choices=("jaxpaint", "transformers"), help=argparse.SUPPRESS)
+    parser.add_argument("--take-turns", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     if bool(options.model) == bool(options.random):
         parser.error("give --model FOLDER or --random SHAPE")
-    if options.memory_of:
-        _peers(options)[options.memory_of]()
-        print(_own_peak_memory())
-        return
     if options.take_turns:
         _take_turns(options)
         return
@@ -60,23 +58,20 @@ def main() -> None:
 
 
 def _requests(options):
-    """lm-eval's log-likelihood requests of the tasks, as it would hand them to a model."""
+    """lm-eval's log-likelihood requests of the task, as it would hand them to a model."""
     from jaxpaint.tasks.load import load_tasks
     from jaxpaint.tasks.local_data import parse_data_option
 
     data = parse_data_option(options.data)
-    requests = []
-    for name, task in load_tasks(list(data), data=data)["tasks"].items():
-        task.build_all_requests(limit=options.limit, rank=0, world_size=1)
-        requests += [(name, instance) for instance in task.instances]
-    return requests
+    (task,) = load_tasks(list(data), data=data)["tasks"].values()
+    task.build_all_requests(limit=options.limit, rank=0, world_size=1)
+    return task.instances
 
 
-def _peers(options, instances=None):
-    """{name: function that scores every request and returns (log-likelihood, greedy) pairs}."""
-    instances = instances or [instance for _, instance in _requests(options)]
-
-    def jaxpaint_peer():
+def _of_requests(options):
+    """The function that scores every request and returns (log-likelihood, greedy) pairs, by one peer."""
+    instances = _requests(options)
+    if options.take_turns == "jaxpaint":
         import jaxpaint as jp
         from jaxpaint.tasks.harness import PlanLM
 
@@ -84,74 +79,55 @@ def _peers(options, instances=None):
         lm = PlanLM(model, model.full_plan, bos="off")
         return lambda: lm.loglikelihood(instances)
 
-    def transformers_peer():
-        import torch
-        from lm_eval.models.huggingface import HFLM
+    import torch
+    from lm_eval.models.huggingface import HFLM
 
-        torch.set_num_threads(options.threads)
-        how = {"dtype": options.dtype, "device": "cpu", "batch_size": 8, "add_bos_token": False}
-        lm = HFLM(pretrained=str(options.model), **how)
-        return lambda: lm.loglikelihood(instances, disable_tqdm=True)
-
-    if options.memory_of:
-        return {options.memory_of: (jaxpaint_peer if options.memory_of == "jaxpaint" else transformers_peer)()}
-    return {"jaxpaint": jaxpaint_peer(), "transformers": transformers_peer()}
+    torch.set_num_threads(options.threads)
+    how = {"dtype": options.dtype, "device": "cpu", "batch_size": 8, "add_bos_token": False}
+    lm = HFLM(pretrained=str(options.model), **how)
+    return lambda: lm.loglikelihood(instances, disable_tqdm=True)
 
 
 def _measure(options) -> dict:
-    requests = _requests(options)
     figures: dict = {"machine": _machine(options), "limit": options.limit, "rounds": options.rounds, "tasks": {}}
-    print(f"{'task':<16} {'requests':>8} {'tokens':>8} {'jaxpaint':>10} {'hf':>10} {'ratio':>6} {'difference':>11}")
-    for task in dict.fromkeys(name for name, _ in requests):
-        instances = [instance for name, instance in requests if name == task]
-        peers = _peers(options, instances)
-        answers = {name: peer() for name, peer in peers.items()}  # warm-up: compilation, caches
-        tokens = sum(len(peers_tokens) for peers_tokens in _encoded(options, instances))
-        seconds: dict[str, list[float]] = {name: [] for name in peers}
-        for _ in range(options.rounds):
-            for name, peer in peers.items():
-                started = time.perf_counter()
-                answers[name] = peer()
-                seconds[name].append(time.perf_counter() - started)
-        difference = max(
-            abs(ours[0] - theirs[0]) for ours, theirs in zip(answers["jaxpaint"], answers["transformers"], strict=True)
-        )
-        ratio = statistics.median(
-            theirs / ours for ours, theirs in zip(seconds["jaxpaint"], seconds["transformers"], strict=True)
-        )
+    print(
+        f"{'task':<16} {'requests':>8} {'tokens':>7} {'jaxpaint':>9} {'hf':>9} {'ratio':>6} {'difference':>10} "
+        f"{'peak GiB':>10}"
+    )
+    for data in options.data:
+        task = data.partition("=")[0]
+        turns = _turns(options, "--data", data)
+        ours, theirs = turns[-1]
+        tokens = _tokens(options, data)
+        difference = max(abs(a[0] - b[0]) for a, b in zip(ours["answer"], theirs["answer"], strict=True))
+        ratio = statistics.median(theirs["seconds"] / ours["seconds"] for ours, theirs in turns)
+        seconds = {name: [turn[peer]["seconds"] for turn in turns] for peer, name in enumerate(PEERS)}
         rates = {name: tokens / statistics.median(values) for name, values in seconds.items()}
         figures["tasks"][task] = {
-            "requests": len(instances),
+            "requests": len(ours["answer"]),
             "tokens": tokens,
             "seconds": seconds,
             "tokens_per_second": rates,
             "ratio": ratio,
             "largest_difference": difference,
+            "peak_memory_gib": {name: turns[-1][peer]["memory"] for peer, name in enumerate(PEERS)},
         }
         print(
-            f"{task:<16} {len(instances):>8} {tokens:>8} {rates['jaxpaint']:>8.0f}/s {rates['transformers']:>8.0f}/s "
-            f"{ratio:>6.2f} {difference:>11.1e}"
+            f"{task:<16} {len(ours['answer']):>8} {tokens:>7} {rates['jaxpaint']:>7.0f}/s "
+            f"{rates['transformers']:>7.0f}/s {ratio:>6.2f} {difference:>10.1e} "
+            f"{ours['memory']:>5.2f} {theirs['memory']:>4.2f}",
+            flush=True,
         )
-    figures["peak_memory_gib"] = {name: _peak_memory(name) for name in ("jaxpaint", "transformers")}
-    print(
-        "peak memory, a process each: " + ", ".join(f"{n} {g:.2f} GiB" for n, g in figures["peak_memory_gib"].items())
-    )
     return figures
 
 
-def _encoded(options, instances):
-    """The tokens that each request runs, by the tokenizer alone."""
+def _tokens(options, data: str) -> int:
+    """Those that all requests of a task run, by the tokenizer alone."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    return [tokenizer.encode("".join(instance.args), add_special_tokens=False)[:-1] for instance in instances]
-
-
-def _peak_memory(name: str) -> float:
-    """Of a whole process that loads the model and scores the requests once, in GiB."""
-    command = [sys.executable, *sys.argv, "--memory-of", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.strip().splitlines()[-1])
+    instances = _requests(argparse.Namespace(data=[data], limit=options.limit))
+    return sum(len(tokenizer.encode("".join(each.args), add_special_tokens=False)) - 1 for each in instances)
 
 
 def _of_length(options, length: int):
@@ -185,13 +161,14 @@ def _of_length(options, length: int):
 
 def _take_turns(options) -> None:
     """In a process of its own: a run for each line that is read, told as its answer, seconds and the peak memory."""
-    run = _of_length(options, *options.lengths)
+    run = _of_length(options, *options.lengths) if options.lengths else _of_requests(options)
     run()  # compilation, caches
     for _ in sys.stdin:
         started = time.perf_counter()
         answer = run()
         seconds = time.perf_counter() - started
-        print(json.dumps({"answer": answer, "seconds": seconds, "memory": _own_peak_memory()}), flush=True)
+        told = {"answer": answer, "seconds": seconds, "memory": _own_peak_memory()}
+        print(TOLD, json.dumps(told), sep="", flush=True)
 
 
 def _own_peak_memory() -> float:
@@ -200,19 +177,30 @@ def _own_peak_memory() -> float:
 
 
 @contextmanager
-def _taking_turns(name: str, length: int):
+def _taking_turns(options, name: str, *what: str):
     """A process of one peer, as a function that lets it run once and gives what it tells."""
-    command = [sys.executable, *sys.argv, "--take-turns", name, "--lengths", str(length)]
+    shared = ("model", "limit", "dtype", "threads")
+    command = [sys.executable, __file__, *(f"--{each}={getattr(options, each)}" for each in shared), *what]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, text=True, **pipes) as peer:
+    with subprocess.Popen([*command, "--take-turns", name], text=True, **pipes) as peer:
 
         def turn() -> dict:
             peer.stdin.write("\n")
             peer.stdin.flush()
-            return json.loads(peer.stdout.readline())
+            while line := peer.stdout.readline():
+                if line.startswith(TOLD):
+                    return json.loads(line.removeprefix(TOLD))
+            raise SystemExit(f"{' '.join(map(str, peer.args))} ended; run it to see why")
 
         yield turn
         peer.stdin.close()
+
+
+def _turns(options, *what: str) -> list[tuple[dict, dict]]:
+    """What both peers tell of each round."""
+    with _taking_turns(options, PEERS[0], *what) as ours, _taking_turns(options, PEERS[1], *what) as theirs:
+        ours(), theirs()  # both are ready
+        return [(ours(), theirs()) for _ in range(options.rounds)]
 
 
 def _lengths(options) -> dict:
@@ -221,9 +209,7 @@ def _lengths(options) -> dict:
         f"{'tokens':>7} {'jaxpaint':>10} {'transformers':>13} {'time':>6} {'difference':>11} {'peak memory, GiB':>18}"
     )
     for length in options.lengths:
-        with _taking_turns("jaxpaint", length) as jaxpaint, _taking_turns("transformers", length) as transformers:
-            jaxpaint(), transformers()  # both are ready
-            turns = [(jaxpaint(), transformers()) for _ in range(options.rounds)]
+        turns = _turns(options, "--lengths", str(length))
         share = statistics.median(ours["seconds"] / theirs["seconds"] for ours, theirs in turns)
         ours, theirs = turns[-1]
         difference = abs(ours["answer"] - theirs["answer"]) / abs(theirs["answer"])
