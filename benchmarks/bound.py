@@ -13,15 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from turns import answer, turns
 
 
 def main() -> None:
@@ -35,41 +34,17 @@ def main() -> None:
     parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peer:
-        _answer(PEERS[options.peer](options))
+        answer(PEERS[options.peer](options))
         return
     with ExitStack() as stack:
-        asked = [stack.enter_context(_started(peer)) for peer in PEERS]
-        rounds = [[_seconds(process) for process in asked] for _ in range(options.rounds + 1)][1:]  # the first compiles
+        peers = [stack.enter_context(turns(__file__, *sys.argv[1:], "--peer", peer)) for peer in PEERS]
+        rounds = [[peer()["seconds"] for peer in peers] for _ in range(options.rounds + 1)][1:]  # the first compiles
     seconds = dict(zip(PEERS, zip(*rounds, strict=True), strict=True))
     for peer, each in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(seconds["transformers"], each, strict=True))
         print(f"{peer:20} {statistics.median(each):7.3f} s ({min(each):.3f} to {max(each):.3f})  {ratio:.2f}")
     if options.json:
         options.json.write_text(json.dumps({"seconds": seconds}, indent=2))
-
-
-def _started(peer: str) -> subprocess.Popen[str]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--peer", peer]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, text=True, **pipes)
-
-
-def _seconds(process: subprocess.Popen[str]) -> float:
-    assert process.stdin
-    assert process.stdout
-    process.stdin.write("\n")
-    process.stdin.flush()
-    while not (line := process.stdout.readline()).startswith("took "):
-        if not line:
-            raise SystemExit(f"{' '.join(map(str, process.args))} ended; run it to see why")  # type: ignore[arg-type]
-    return float(line.split()[1])
-
-
-def _answer(run: Callable[[], Any]) -> None:
-    for _ in sys.stdin:
-        started = time.perf_counter()
-        run()
-        print("took", time.perf_counter() - started, flush=True)
 
 
 def _texts(options: Any, vocabulary: int) -> Sequence[tuple[int, ...]]:
@@ -99,7 +74,7 @@ def _transformers(options: Any) -> Callable[[], Any]:
     model = _torch_model(options)
     ids = torch.tensor(_texts(options, model.config.vocab_size))
     how = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 1, "do_sample": False, "pad_token_id": 0}
-    return lambda: model.generate(ids, **how)
+    return lambda: model.generate(ids, **how)[:, options.tokens :].tolist()
 
 
 def _torch_products(options: Any) -> Callable[[], Any]:
@@ -110,10 +85,11 @@ def _torch_products(options: Any) -> Callable[[], Any]:
     inputs = {each.in_features: torch.randn(rows, each.in_features).to(each.weight.dtype) for each in linears}
 
     @torch.inference_mode()
-    def run() -> None:
+    def run() -> float:
         y = inputs[linears[0].in_features]
         for each in linears:  # each product waits for the one before
             y = each(inputs[each.in_features] + y[:1, :1] * 0)
+        return float(y[0, 0])
 
     return run
 
@@ -124,7 +100,7 @@ def _jaxpaint(options: Any) -> Callable[[], Any]:
 
     model = load(options.model, dtype=options.dtype)
     prompts = [Prompt(text, 1) for text in _texts(options, model.config.vocab_size)]
-    return lambda: list(generate(model, prompts, [model.full_plan]))
+    return lambda: [list(each.tokens) for each in generate(model, prompts, [model.full_plan])]
 
 
 def _xla_products(options: Any) -> Callable[[], Any]:
@@ -149,7 +125,7 @@ def _xla_products(options: Any) -> Callable[[], Any]:
 
     how = compiler_options(default_products=options.dtype == "bfloat16")
     compiled = jax.jit(products, compiler_options=how).lower(inputs, kernels).compile()
-    return lambda: [jax.block_until_ready(compiled(inputs, kernels)) for _ in range(options.prompts)]
+    return lambda: [float(compiled(inputs, kernels)[0, 0]) for _ in range(options.prompts)]
 
 
 PEERS: dict[str, Callable[[Any], Callable[[], Any]]] = {

@@ -4,9 +4,10 @@
     python benchmarks/generate.py --random llama2-7b --device gpu --batch 32     (random weights, bfloat16)
 
 With --model, the first --batch GSM8K prompts with --num-fewshot examples are continued by --new tokens, in --dtype, and
-the texts are compared; none ends before, so that both write as much. With --random, random prompts of 128 tokens. Two
-figures each: of the whole call, reading the prompts included, and of decoding alone (the call less one that writes a
-single token). Rounds are interleaved; figures are medians, ratios are taken round by round.
+the texts are compared; none ends before, so that both write as much. The peers take turns, each in a process of its
+own. With --random, random prompts of 128 tokens, and both in one process. Two figures each: of the whole call, reading
+the prompts included, and of decoding alone (the call less one that writes a single token). Figures are medians, ratios
+are taken round by round.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import argparse
 import json
 import os
 import statistics
-import time
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from random_weights import SHAPES, random_models
+from turns import answer, timed, turns
 
 
 def main() -> None:
@@ -32,39 +35,38 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--random", choices=SHAPES, help="random weights at these shapes in place of a model")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="for --random (default: %(default)s)")
-    parser.add_argument("--bandwidth", type=float, metavar="GB/s", help="of the device's memory, to relate to")
+    parser.add_argument("--bandwidth", type=float, metavar="GB/s", help="of the device's memory, with --random")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--take-turns", choices=("jaxpaint", "transformers"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if bool(options.model) == bool(options.random):
         parser.error("give --model FOLDER or --random SHAPE")
-    model, torch_model, texts = _random(options) if options.random else _real(options)
+    if options.take_turns:
+        answer(_peer(options))
+        return
     import jax
 
-    from jaxpaint.generation import Prompt, generate
-    from jaxpaint.generation.settings import GenerationSettings
-
-    print(f"{len(texts)} prompts of {min(map(len, texts))} to {max(map(len, texts))} tokens, {options.new} new ones")
-
-    ends = () if model.store is None else (model.tokenizer.eos_token_id,)
-
-    def ours(new: int) -> list[list[int]]:
-        found = [[]] * len(texts)
-        prompts = [Prompt(text, new) for text in texts]
-        whole = GenerationSettings(ends, min_new_tokens=new if ends else None)
-        for each in generate(model, prompts, [model.full_plan], settings=whole, batch_size=options.batch):
-            found[each.prompt] = list(each.tokens)
-        return found
-
-    peers = {"jaxpaint": ours, "transformers": _transformers(torch_model, texts)}
-    seconds: dict[str, dict[int, list[float]]] = {name: {1: [], options.new: []} for name in peers}
-    written: dict[str, list[list[int]]] = {}
-    for number in range(options.rounds + 1):
-        for name, peer in peers.items():
-            for new in (1, options.new):
-                started = time.perf_counter()
-                written[name] = peer(new)
-                if number:  # the first round compiles
-                    seconds[name][new].append(time.perf_counter() - started)
+    with ExitStack() as stack:
+        if options.random:
+            models = random_models(options.random, options.device)
+            peers = {name: timed(peer(model)) for (name, peer), model in zip(PEERS.items(), models, strict=True)}
+            texts = _random_texts(models[0], options.batch)
+        else:
+            processes = {name: turns(__file__, *sys.argv[1:], "--take-turns", name) for name in PEERS}
+            peers = {name: stack.enter_context(process) for name, process in processes.items()}
+            texts = _gsm8k(options)
+        print(
+            f"{len(texts)} prompts of {min(map(len, texts))} to {max(map(len, texts))} tokens, {options.new} new ones"
+        )
+        seconds: dict[str, dict[int, list[float]]] = {name: {1: [], options.new: []} for name in peers}
+        written: dict[str, list[list[int]]] = {}
+        for number in range(options.rounds + 1):
+            for name, peer in peers.items():
+                for new in (1, options.new):
+                    told = peer(texts, new)
+                    written[name] = told["answer"]
+                    if number:  # in the first round peers become ready
+                        seconds[name][new].append(told["seconds"])
     equal = sum(a == b for a, b in zip(written["jaxpaint"], written["transformers"], strict=True))
     tokens = len(texts) * options.new
     figures: dict = {"equal texts": equal, "seconds": seconds, "jax": jax.__version__}
@@ -80,8 +82,8 @@ def main() -> None:
         figures[what] = {"tokens_per_second": rates, "ratio": ratio}
         ours_rate, their_rate = rates["jaxpaint"], rates["transformers"]
         print(f"{what:<11} jaxpaint {ours_rate:.0f} tokens/s, transformers {their_rate:.0f}: {ratio:.2f}")
-        if what == "decoding" and options.bandwidth:
-            size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(model.state))
+        if what == "decoding" and options.bandwidth and options.random:
+            size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(models[0].state))
             share = size * rates["jaxpaint"] / len(texts) / (options.bandwidth * 1e9)
             figures["share of bandwidth"] = share
             print(f"weights alone, read once a step: {share:.0%} of {options.bandwidth:.0f} GB/s")
@@ -90,51 +92,75 @@ def main() -> None:
         options.json.write_text(json.dumps(figures, indent=2))
 
 
-def _transformers(torch_model, texts):
+def _peer(options):
+    """That of --take-turns, of a model of its own."""
+    if options.take_turns == "jaxpaint":
+        from jaxpaint.engine.model import load
+
+        return _jaxpaint(load(options.model, dtype=options.dtype))
+
     import torch
+    from transformers import AutoModelForCausalLM
 
-    width = max(map(len, texts))
-    ids, mask = torch.zeros(len(texts), width, dtype=torch.long), torch.zeros(len(texts), width, dtype=torch.long)
-    for row, text in enumerate(texts):
-        ids[row, width - len(text) :] = torch.tensor(text)
-        mask[row, width - len(text) :] = 1
-    ids, mask = ids.to(torch_model.device), mask.to(torch_model.device)
+    torch.set_num_threads(os.cpu_count() or 1)
+    return _transformers(AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype).eval())
 
-    def run(new: int) -> list[list[int]]:
-        with torch.inference_mode():
-            lengths = {"max_new_tokens": new, "min_new_tokens": new}
-            return torch_model.generate(
-                ids, attention_mask=mask, **lengths, do_sample=False, pad_token_id=0, use_cache=True
-            )[:, width:].tolist()
+
+def _jaxpaint(model):
+    from jaxpaint.generation import Prompt, generate
+    from jaxpaint.generation.settings import GenerationSettings
+
+    ends = () if model.store is None else (model.tokenizer.eos_token_id,)
+
+    def run(texts: list[list[int]], new: int) -> list[list[int]]:
+        found = [[]] * len(texts)
+        prompts = [Prompt(tuple(text), new) for text in texts]
+        whole = GenerationSettings(ends, min_new_tokens=new if ends else None)
+        for each in generate(model, prompts, [model.full_plan], settings=whole, batch_size=len(texts)):
+            found[each.prompt] = list(each.tokens)
+        return found
 
     return run
 
 
-def _real(options):
+def _transformers(model):
     import torch
-    from transformers import AutoModelForCausalLM
 
-    from jaxpaint.engine.model import load
+    def run(texts: list[list[int]], new: int) -> list[list[int]]:
+        width = max(map(len, texts))
+        ids, mask = torch.zeros(len(texts), width, dtype=torch.long), torch.zeros(len(texts), width, dtype=torch.long)
+        for row, text in enumerate(texts):
+            ids[row, width - len(text) :] = torch.tensor(text)
+            mask[row, width - len(text) :] = 1
+        how = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0, "use_cache": True}
+        with torch.inference_mode():
+            written = model.generate(ids.to(model.device), attention_mask=mask.to(model.device), **how)
+            return written[:, width:].tolist()
+
+    return run
+
+
+PEERS = {"jaxpaint": _jaxpaint, "transformers": _transformers}
+
+
+def _gsm8k(options) -> list[list[int]]:
+    from jaxpaint.cli.loading import model_store
+    from jaxpaint.engine.source import Source
     from jaxpaint.tasks.encoding import Encoding
     from jaxpaint.tasks.load import build_instances, load_tasks
     from jaxpaint.tasks.local_data import parse_data_option
 
-    torch.set_num_threads(os.cpu_count() or 1)
     tasks = load_tasks(["gsm8k"], data=parse_data_option(options.data), num_fewshot=options.num_fewshot)
     build_instances(tasks, limit=options.batch)
-    model = load(options.model, dtype=options.dtype)
-    encoding = Encoding.of(model, bos="off")
-    texts = [encoding.encode_prompt(instance).prompt.tokens for instance in tasks["tasks"]["gsm8k"].instances]
-    return model, AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype).eval(), texts
+    encoding = Encoding.of(Source.of(model_store(str(options.model))), bos="off")
+    return [list(encoding.encode_prompt(each).prompt.tokens) for each in tasks["tasks"]["gsm8k"].instances]
 
 
-def _random(options):
+def _random_texts(model, batch: int) -> list[list[int]]:
     import numpy as np
 
-    model, torch_model = random_models(options.random, options.device)
     rng = np.random.default_rng(0)
-    texts = [tuple(rng.integers(0, model.config.vocab_size, 128).tolist()) for _ in range(options.batch)]
-    return model, torch_model, texts
+    return [rng.integers(0, model.config.vocab_size, 128).tolist() for _ in range(batch)]
 
 
 if __name__ == "__main__":

@@ -19,16 +19,14 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from random_weights import SHAPES, random_models
+from turns import answer, turns
 
 PEERS = ("jaxpaint", "transformers")
-TOLD = "told: "  # what a peer says, among what its libraries print
 
 
 def main() -> None:
@@ -49,7 +47,7 @@ def main() -> None:
     if bool(options.model) == bool(options.random):
         parser.error("give --model FOLDER or --random SHAPE")
     if options.take_turns:
-        _take_turns(options)
+        answer(_of_length(options, *options.lengths) if options.lengths else _of_requests(options))
         return
     measure = _random if options.random else _lengths if options.lengths else _measure
     figures = measure(options)
@@ -96,12 +94,12 @@ def _measure(options) -> dict:
     )
     for data in options.data:
         task = data.partition("=")[0]
-        turns = _turns(options, "--data", data)
-        ours, theirs = turns[-1]
+        rounds = _turns(options, "--data", data)
+        ours, theirs = rounds[-1]
         tokens = _tokens(options, data)
         difference = max(abs(a[0] - b[0]) for a, b in zip(ours["answer"], theirs["answer"], strict=True))
-        ratio = statistics.median(theirs["seconds"] / ours["seconds"] for ours, theirs in turns)
-        seconds = {name: [turn[peer]["seconds"] for turn in turns] for peer, name in enumerate(PEERS)}
+        ratio = statistics.median(theirs["seconds"] / ours["seconds"] for ours, theirs in rounds)
+        seconds = {name: [turn[peer]["seconds"] for turn in rounds] for peer, name in enumerate(PEERS)}
         rates = {name: tokens / statistics.median(values) for name, values in seconds.items()}
         figures["tasks"][task] = {
             "requests": len(ours["answer"]),
@@ -110,7 +108,7 @@ def _measure(options) -> dict:
             "tokens_per_second": rates,
             "ratio": ratio,
             "largest_difference": difference,
-            "peak_memory_gib": {name: turns[-1][peer]["memory"] for peer, name in enumerate(PEERS)},
+            "peak_memory_gib": {name: rounds[-1][peer]["memory"] for peer, name in enumerate(PEERS)},
         }
         print(
             f"{task:<16} {len(ours['answer']):>8} {tokens:>7} {rates['jaxpaint']:>7.0f}/s "
@@ -159,48 +157,13 @@ def _of_length(options, length: int):
     return run
 
 
-def _take_turns(options) -> None:
-    """In a process of its own: a run for each line that is read, told as its answer, seconds and the peak memory."""
-    run = _of_length(options, *options.lengths) if options.lengths else _of_requests(options)
-    run()  # compilation, caches
-    for _ in sys.stdin:
-        started = time.perf_counter()
-        answer = run()
-        seconds = time.perf_counter() - started
-        told = {"answer": answer, "seconds": seconds, "memory": _own_peak_memory()}
-        print(TOLD, json.dumps(told), sep="", flush=True)
-
-
-def _own_peak_memory() -> float:
-    """Of this process, in GiB."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**20
-
-
-@contextmanager
-def _taking_turns(options, name: str, *what: str):
-    """A process of one peer, as a function that lets it run once and gives what it tells."""
-    shared = ("model", "limit", "dtype", "threads")
-    command = [sys.executable, __file__, *(f"--{each}={getattr(options, each)}" for each in shared), *what]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([*command, "--take-turns", name], text=True, **pipes) as peer:
-
-        def turn() -> dict:
-            peer.stdin.write("\n")
-            peer.stdin.flush()
-            while line := peer.stdout.readline():
-                if line.startswith(TOLD):
-                    return json.loads(line.removeprefix(TOLD))
-            raise SystemExit(f"{' '.join(map(str, peer.args))} ended; run it to see why")
-
-        yield turn
-        peer.stdin.close()
-
-
 def _turns(options, *what: str) -> list[tuple[dict, dict]]:
     """What both peers tell of each round."""
-    with _taking_turns(options, PEERS[0], *what) as ours, _taking_turns(options, PEERS[1], *what) as theirs:
-        ours(), theirs()  # both are ready
-        return [(ours(), theirs()) for _ in range(options.rounds)]
+    shared = [f"--{each}={getattr(options, each)}" for each in ("model", "limit", "dtype", "threads")]
+    with ExitStack() as stack:
+        peers = [stack.enter_context(turns(__file__, *shared, *what, "--take-turns", name)) for name in PEERS]
+        rounds = [tuple(peer() for peer in peers) for _ in range(options.rounds + 1)]
+    return rounds[1:]  # in the first they become ready
 
 
 def _lengths(options) -> dict:
@@ -209,12 +172,12 @@ def _lengths(options) -> dict:
         f"{'tokens':>7} {'jaxpaint':>10} {'transformers':>13} {'time':>6} {'difference':>11} {'peak memory, GiB':>18}"
     )
     for length in options.lengths:
-        turns = _turns(options, "--lengths", str(length))
-        share = statistics.median(ours["seconds"] / theirs["seconds"] for ours, theirs in turns)
-        ours, theirs = turns[-1]
+        rounds = _turns(options, "--lengths", str(length))
+        share = statistics.median(ours["seconds"] / theirs["seconds"] for ours, theirs in rounds)
+        ours, theirs = rounds[-1]
         difference = abs(ours["answer"] - theirs["answer"]) / abs(theirs["answer"])
-        figures["lengths"][length] = {"time_share": share, "difference": difference, "turns": turns}
-        medians = [statistics.median(turn[peer]["seconds"] for turn in turns) for peer in (0, 1)]
+        figures["lengths"][length] = {"time_share": share, "difference": difference, "turns": rounds}
+        medians = [statistics.median(turn[peer]["seconds"] for turn in rounds) for peer in (0, 1)]
         print(
             f"{length:>7} {medians[0]:>9.3f}s {medians[1]:>12.3f}s {share:>6.2f} {difference:>11.1e} "
             f"{ours['memory']:>8.2f} {theirs['memory']:>9.2f}",
