@@ -64,8 +64,9 @@ def _in_chunks(
 
     What remains after the last whole chunk runs in quarters of one.
     """
-    vocab_size = model.config.vocab_size
-    block = vocabulary_block(vocab_size)
+    block = vocabulary_block(model.config.vocab_size)
+    # No slice is all there is: what a loop computes alike in each round XLA computes before it, were it to run or not.
+    scored, targets = (jnp.pad(each, [(0, chunk), *[(0, 0)] * (each.ndim - 1)]) for each in (scored, targets))
 
     def step(size: int, first, i, outputs):
         start = first + i * size
@@ -83,12 +84,12 @@ def _in_chunks(
 
     outputs = jnp.zeros(targets.shape, jnp.float32), jnp.zeros(targets.shape, bool)
     part = -(-chunk // 4)
-    # More than three parts cost as much as a chunk. A slice that would reach beyond the end starts earlier and computes
-    # positions again, to the same result.
-    whole = (count + chunk - 3 * part - 1) // chunk
+    # More than two parts cost as much as a chunk: each reads the whole vocabulary.
+    whole = (count + chunk - 2 * part - 1) // chunk
     outputs = jax.lax.fori_loop(0, whole, partial(step, chunk, 0), outputs)
     parts = jnp.maximum(0, -(-(count - whole * chunk) // part))
-    return jax.lax.fori_loop(0, parts, partial(step, part, whole * chunk), outputs)
+    logprobs, greedy = jax.lax.fori_loop(0, parts, partial(step, part, whole * chunk), outputs)
+    return logprobs[:-chunk], greedy[:-chunk]
 
 
 def _over_vocabulary(

@@ -131,6 +131,17 @@ def test_the_head_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     _assert_scores(score(tiny.model, requests, batch_tokens=128), _by_transformers(tiny, requests))
 
 
+def test_the_head_computes_no_chunk_in_vain() -> None:
+    """A single position runs as a part of a chunk: XLA must not compute the whole chunk before the loop over chunks."""
+    model = make_tiny("tied embeddings").model
+    scored, targets = jnp.zeros(64, jnp.int32), jnp.zeros((64, 4), jnp.int32)
+    hidden = jnp.zeros((2, 32, model.config.hidden_size))
+    lowered = head._at_scored.lower(model.graphdef, model.state, 64, None, hidden, scored, targets, 1)
+    in_any_case = lowered.compile().as_text().split("\nENTRY ")[1]
+    assert in_any_case.count(" while(") == 2  # over chunks, and over parts
+    assert " dot(" not in in_any_case
+
+
 @pytest.mark.parametrize("largest", [1, 20, 30, 60])
 @pytest.mark.parametrize("variation", ["grouped-query", "tied embeddings"])
 @pytest.mark.few(1)
