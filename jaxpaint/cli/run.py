@@ -81,14 +81,16 @@ def run(options: argparse.Namespace) -> int:
         name: parse_numbers(text) for name in ("layers", "steps") if (text := getattr(options, name)) is not None
     }
     require(computing=True)
-    from jaxpaint.engine.interventions import Knockout, Scale
+    from jaxpaint.engine.interventions import Knockout, Scale, Where, require_event
     from jaxpaint.engine.next_tokens import encoded, require_count
     from jaxpaint.models.family import require_lm_head
+    from jaxpaint.plans.events import steps
 
     require_count(options.top)
     options.tensor_parallel = options.layer_parallel = 1
     options.offload = False
     source, plan = source_with_plan(options, lambda config, _: require_lm_head(config, "what comes next"))
+    require_event(Where(**where), steps(plan))
     tokens = encoded(source, options.text)  # what cannot be read is told before the weights are
     model = source.loaded
     plain = model.run([tokens], plan)

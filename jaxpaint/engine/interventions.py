@@ -146,7 +146,7 @@ def checked(
     for each in interventions:
         if not isinstance(each, Knockout | Scale | Replace):
             raise UserError(f"{each!r} is no intervention; give a Knockout, a Scale or a Replace")
-        _check_where(each, steps)
+        require_event(each, steps)
         rows = range(len(lengths)) if each.rows is None else listed(each.rows)
         if not set(rows) <= set(range(len(lengths))):
             raise UserError(f"rows {list(rows)} are not among the batch's {len(lengths)}, from 0")
@@ -174,7 +174,8 @@ def _check_edges(each: Knockout, length: int, only_back: bool) -> None:
         )
 
 
-def _check_where(each: Where, steps: Sequence[Step]) -> None:
+def require_event(each: Where, steps: Sequence[Step]) -> None:
+    """Raises UserError where the plan of these steps has no event, or state, that is chosen."""
     if getattr(each, "what", None) == "state":
         if not set(listed(each.steps or ())) & set(range(len(steps) + 1)):
             raise UserError(f"steps {each.steps} are not among the plan's: 0 (the embeddings) to {len(steps)}")

@@ -133,6 +133,13 @@ def test_mistakes(refused, store) -> None:
     refused(*common, "--off", "mlp", "--layers", "x", expected=("x",))
 
 
+def test_layers_that_no_plan_runs_are_told_before_weights_are_read(refused, store, monkeypatch) -> None:
+    monkeypatch.setattr("jaxpaint.engine.source.load", lambda *_, **__: pytest.fail("the weights were read"))
+    common = ("run", "--model", store, "--text", "She put", "--plan", "0-2")
+    refused(*common, "--block", "put", "--layers", "3", expected=("layers [3]", "3 layers from 0 to 2"))
+    refused(*common, "--off", "mlp", "--steps", "4", expected=("steps [4]", "steps 1 to 3"))
+
+
 @pytest.mark.slow
 def test_flow(run, tmp_path) -> None:
     common = ("flow", "--model", "painter-16", "--limit", 12, "--plan", "0-3 {4-11}*2 12-15", "--plan", "15-0")
