@@ -41,6 +41,8 @@ def main() -> None:
     options = parser.parse_args()
     if bool(options.model) == bool(options.random):
         parser.error("give --model FOLDER or --random SHAPE")
+    if options.bandwidth and options.model:
+        parser.error("--bandwidth is for --random: a model of --model is in another process")
     if options.take_turns:
         answer(_peer(options))
         return
@@ -55,9 +57,8 @@ def main() -> None:
             processes = {name: turns(__file__, *sys.argv[1:], "--take-turns", name) for name in PEERS}
             peers = {name: stack.enter_context(process) for name, process in processes.items()}
             texts = _gsm8k(options)
-        print(
-            f"{len(texts)} prompts of {min(map(len, texts))} to {max(map(len, texts))} tokens, {options.new} new ones"
-        )
+        shortest, longest = min(map(len, texts)), max(map(len, texts))
+        print(f"{len(texts)} prompts of {shortest} to {longest} tokens, {options.new} new ones")
         seconds: dict[str, dict[int, list[float]]] = {name: {1: [], options.new: []} for name in peers}
         written: dict[str, list[list[int]]] = {}
         for number in range(options.rounds + 1):
@@ -82,7 +83,7 @@ def main() -> None:
         figures[what] = {"tokens_per_second": rates, "ratio": ratio}
         ours_rate, their_rate = rates["jaxpaint"], rates["transformers"]
         print(f"{what:<11} jaxpaint {ours_rate:.0f} tokens/s, transformers {their_rate:.0f}: {ratio:.2f}")
-        if what == "decoding" and options.bandwidth and options.random:
+        if what == "decoding" and options.bandwidth:
             size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(models[0].state))
             share = size * rates["jaxpaint"] / len(texts) / (options.bandwidth * 1e9)
             figures["share of bandwidth"] = share
