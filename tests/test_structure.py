@@ -14,10 +14,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    *("base", "plans", "results", "report", "models", "convert", "engine", "analysis", "generation", "tasks"),
+    *("base", "plans", "results", "report", "tiles", "models", "convert", "engine", "analysis", "generation", "tasks"),
     *("training", "bench", "studies", "search", "face", "serve", "painter", "birth", "cli"),
 )
-HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "torch", "transformers", "lm_eval", "datasets", "matplotlib"}
+HEAVY = {
+    *("jax", "jaxlib", "flax", "optax", "orbax", "torch", "transformers", "lm_eval", "datasets", "matplotlib"),
+    *("numba", "llvmlite"),
+}
 
 
 def _modules() -> dict[str, Path]:

@@ -39,6 +39,7 @@ from jaxpaint.models.kernel import Kernel
 from jaxpaint.models.manifest import source_name
 from jaxpaint.models.quantised import weights_of
 from jaxpaint.models.sharding import lanes, parameter_sharding, with_kernels_on_host, with_lanes
+from jaxpaint.models.tiled import gain_by_tiles, use_tiles
 from jaxpaint.models.transposed import with_transposed_kernels
 from jaxpaint.plans.names import NamedLayersError, Names
 from jaxpaint.plans.plan import Plan
@@ -364,7 +365,10 @@ def from_parameters(
     dtype, weights = _dtype(parameters), weights_of(parameters)
     if lie_apart(config, dtype) and not are_offloaded(parameters["blocks"]):
         parameters = {**parameters, "blocks": apart(parameters["blocks"])}
-    graphdef, state = nnx.split(abstract_model(config, dtype, attention_implementation(config, dtype, mesh), weights))
+    model = abstract_model(config, dtype, attention_implementation(config, dtype, mesh), weights)
+    if mesh is None and on_cpu() and gain_by_tiles(parameters["blocks"]):
+        use_tiles(model.blocks)
+    graphdef, state = nnx.split(model)
     nnx.replace_by_pure_dict(state, parameters)
     return Model(config, graphdef, state, store, mesh)
 

@@ -152,7 +152,8 @@ def _narrow(*arrays: Array) -> bool:
     return {jnp.result_type(array) for array in arrays} == {jnp.dtype(jnp.bfloat16)} and platform() == "cpu"
 
 
-def _dot_general(left: Array, right: Array, dimensions: Any, **how: Any) -> Array:
+def dot_general(left: Array, right: Array, dimensions: Any, **how: Any) -> Array:
+    """`jax.lax.dot_general` of rows and a kernel, by `product` where it is one of bfloat16 as it is."""
     if not multiplies_as_is(left, right):
         return jax.lax.dot_general(left, right, dimensions, **how)
     rows = left.reshape(-1, left.shape[-1])
@@ -160,4 +161,4 @@ def _dot_general(left: Array, right: Array, dimensions: Any, **how: Any) -> Arra
 
 
 # `flax.nnx.Linear` by `product`.
-Linear: Any = partial(nnx.Linear, dot_general=_dot_general)
+Linear: Any = partial(nnx.Linear, dot_general=dot_general)

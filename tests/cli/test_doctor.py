@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from jaxpaint import tiles
 from jaxpaint.base import machine
 from jaxpaint.cli import doctor
 from tests.helpers.cli_fixtures import in_process
@@ -112,6 +113,16 @@ def test_a_gpu_that_jax_does_not_use(run, monkeypatch, tmp_path, platforms, expe
     assert status == 0
     assert "faster There is an NVIDIA GPU" in sentences(out)
     assert expected in sentences(out)
+
+
+def test_tiles_that_nothing_compiles_for(run, monkeypatch) -> None:
+    for has_them, are_here, expected in [(False, False, None), (True, False, False), (True, True, True)]:
+        monkeypatch.setattr(tiles, "have_processor", lambda has_them=has_them: has_them)
+        monkeypatch.setattr(tiles, "are_here", lambda are_here=are_here: are_here)
+        said = sentences(run("doctor")[1])
+        assert ("pip install 'jaxpaint[amx]'" in said) == (expected is False)
+        assert ("products by tiles (AMX)" in said) == (expected is True)
+        assert json.loads(run("doctor", "--json")[1])["tiles"] is expected
 
 
 def test_few_cores(run, monkeypatch) -> None:

@@ -1,0 +1,148 @@
+"""AMX's tiles and vectors of AVX-512, as functions that numba compiles to one instruction or a few.
+
+A tile is sixteen rows of 64 bytes: 16 x 16 numbers of float32, or 16 x 32 of bfloat16. There are eight: sums in 0 to 3,
+of the left side 4 and 5, of the right side 6 and 7. Addresses are integers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+I8, I16, I32, I64, VOID = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.VoidType()
+FLOATS = ir.VectorType(ir.FloatType(), 16)
+WORDS = ir.VectorType(I32, 16)
+HALVES = ir.VectorType(I16, 16)
+
+
+def _function(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    return builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def _at(builder: Any, address: Any, kind: Any) -> Any:
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+def _loaded(builder: Any, address: Any, kind: Any) -> Any:
+    return builder.load(_at(builder, address, kind), align=2)
+
+
+def _all(number: int) -> ir.Constant:
+    return ir.Constant(WORDS, [number] * 16)
+
+
+def _of_tiles(name: str, *tiles: int) -> Any:
+    @intrinsic
+    def instruction(_: Any) -> Any:
+        def generate(context: Any, builder: Any, *__: Any) -> Any:
+            called = _function(builder, f"llvm.x86.{name}", VOID, [I8] * len(tiles))
+            builder.call(called, [ir.Constant(I8, tile) for tile in tiles])
+            return context.get_dummy_value()
+
+        return types.void(), generate
+
+    return instruction
+
+
+def _of_memory(name: str, tile: int) -> Any:
+    """A function of an address and of the bytes from one row to the next."""
+
+    @intrinsic
+    def instruction(_: Any, address: Any, stride: Any) -> Any:
+        def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
+            called = _function(builder, f"llvm.x86.{name}", VOID, [I8, I8.as_pointer(), I64])
+            builder.call(called, [ir.Constant(I8, tile), _at(builder, values[0], I8), values[1]])
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), generate
+
+    return instruction
+
+
+release = _of_tiles("tilerelease")
+clear = tuple(_of_tiles("tilezero", tile) for tile in range(4))
+store = tuple(_of_memory("tilestored64", tile) for tile in range(4))
+load_left = tuple(_of_memory("tileloadd64", tile) for tile in (4, 5))
+load_right = tuple(_of_memory("tileloadd64", tile) for tile in (6, 7))
+# Sums 0 to 3 are of left 4 and 5 by right 6 and 7.
+multiply = tuple(_of_tiles("tdpbf16ps", sums, 4 + sums // 2, 6 + sums % 2) for sums in range(4))
+
+
+@intrinsic
+def configure(_: Any, address: Any) -> Any:
+    """Takes the shapes of tiles from 64 bytes there."""
+
+    def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
+        builder.call(_function(builder, "llvm.x86.ldtilecfg", VOID, [I8.as_pointer()]), [_at(builder, values[0], I8)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+def _piece(builder: Any, x: Any, number: int) -> tuple[Any, Any]:
+    """Of sixteen numbers their first, second or third bfloat16, as words whose lower halves are nothing; the rest.
+
+    The three add up to the number: each leaves a rest of eight digits less, the third none of a finite number.
+    """
+    for each in range(number + 1):
+        bits = builder.bitcast(x, WORDS)
+        if each < 2:  # to the nearest; the last is cut, which keeps NaN what it is
+            odd = builder.and_(builder.lshr(bits, _all(16)), _all(1))
+            bits = builder.add(bits, builder.add(_all(0x7FFF), odd))
+        piece = builder.and_(bits, _all(0xFFFF0000))
+        x = builder.fsub(x, builder.bitcast(piece, FLOATS))
+    return piece, x
+
+
+@intrinsic
+def split(_: Any, source: Any, target: Any, step: Any) -> Any:
+    """Writes the three pieces of sixteen numbers, `step` bytes from one piece to the next."""
+
+    def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
+        address, target, step = values
+        x = _loaded(builder, address, FLOATS)
+        for number in range(3):
+            piece, _ = _piece(builder, x, number)
+            halves = builder.trunc(builder.lshr(piece, _all(16)), HALVES)
+            builder.store(halves, _at(builder, target, HALVES), align=2)
+            target = builder.add(target, step)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+def _weave(number: int) -> Any:
+    """Writes piece `number` of two rows of sixteen numbers, by turns; not zero where something is left after it."""
+
+    @intrinsic
+    def instruction(_: Any, upper: Any, lower: Any, target: Any) -> Any:
+        def generate(__: Any, builder: Any, ___: Any, values: Any) -> Any:
+            rows = (_loaded(builder, address, FLOATS) for address in values[:2])
+            (first, rest), (second, other) = (_piece(builder, row, number) for row in rows)
+            woven = builder.or_(builder.lshr(first, _all(16)), second)
+            builder.store(woven, _at(builder, values[2], WORDS), align=2)
+            left = builder.or_(builder.bitcast(rest, WORDS), builder.bitcast(other, WORDS))
+            reduce = _function(builder, "llvm.vector.reduce.or.v16i32", I32, [WORDS])
+            return builder.zext(builder.call(reduce, [left]), I64)
+
+        return types.int64(types.int64, types.int64, types.int64), generate
+
+    return instruction
+
+
+weave_first, weave_second, weave_third = (_weave(number) for number in range(3))
+
+
+@intrinsic
+def add_row(_: Any, source: Any, target: Any) -> Any:
+    """Sixteen numbers to sixteen."""
+
+    def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
+        total = builder.fadd(*(_loaded(builder, address, FLOATS) for address in values))
+        builder.store(total, _at(builder, values[1], FLOATS), align=2)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
