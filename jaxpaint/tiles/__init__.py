@@ -9,9 +9,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import importlib.util
 import os
 import platform
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,26 @@ def are_here() -> bool:
     """Whether this process may use tiles, and has what compiles for them."""
     return (
         have_processor()
-        and importlib.util.find_spec("numba") is not None
+        and _calls_are_known()
+        and _compiles()
         and ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST, TILE_DATA) == 0
     )
+
+
+def _calls_are_known() -> bool:
+    """Whether XLA's foreign calls are of the version that `jaxpaint.tiles.handler` knows; their layout follows it."""
+    header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
+    return (
+        header.is_file() and re.search(r"^#define XLA_FFI_API_MAJOR 0$", header.read_text(), re.MULTILINE) is not None
+    )
+
+
+def _compiles() -> bool:
+    try:
+        from numba.core import config
+    except ImportError:  # it is not there, or not for this NumPy
+        return False
+    return not config.DISABLE_JIT
 
 
 @jax.custom_jvp

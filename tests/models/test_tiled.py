@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -71,7 +73,18 @@ def test_a_prompt_is_read_by_tiles_and_continued_as_without(model: Model, monkey
     assert texts[0] == texts[1]
 
 
-def test_without_numba_nothing_changes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+@pytest.mark.parametrize("lacks", ["numba", "a compiler", "calls that are known"])
+def test_where_something_lacks_nothing_changes(
+    model: Model, lacks: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if lacks == "numba":
+        monkeypatch.setitem(sys.modules, "numba.core", None)
+    elif lacks == "a compiler":
+        monkeypatch.setattr("numba.core.config.DISABLE_JIT", 1)
+    else:
+        (tmp_path / "xla/ffi/api").mkdir(parents=True)
+        (tmp_path / "xla/ffi/api/c_api.h").write_text("#define XLA_FFI_API_MAJOR 1\n")
+        monkeypatch.setattr("jax.ffi.include_dir", lambda: str(tmp_path))
     monkeypatch.setattr(tiles, "are_here", tiles.are_here.__wrapped__)
+    assert not tiles.are_here()
     assert calls(from_parameters(model.config, rounded(model, jnp.bfloat16))) == 0
