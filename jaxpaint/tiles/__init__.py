@@ -27,7 +27,8 @@ from jaxpaint.base.machine import instructions
 TARGET = "jaxpaint_tiles_product"
 NEEDED = {"amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512vl"}
 MULTIPLE = 32  # of sizes that tiles take
-LEAST_ROWS = 64  # of what gains: a kernel is laid out anew for each product
+# Rows from which it gains, with kernels of so many numbers, and with others: each is laid out anew for a product.
+LEAST_ROWS, SMALL, LEAST_ROWS_OF_LARGE = 32, 4 << 20, 64
 # x86-64's arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA): Linux gives tiles to a process that asks.
 ARCH_PRCTL, REQUEST, TILE_DATA = 158, 0x1023, 18
 
@@ -36,9 +37,10 @@ _lock = threading.Lock()
 
 def multiplies(x: Array, kernel: Array) -> bool:
     """Whether `product(x, kernel)` can be and gains: float32, many rows, sizes that tiles take, such a processor."""
+    least = LEAST_ROWS if kernel.size <= SMALL else LEAST_ROWS_OF_LARGE
     return (
         x.dtype == kernel.dtype == jnp.float32
-        and x.size >= LEAST_ROWS * x.shape[-1]
+        and x.size >= least * x.shape[-1]
         and not any(size % MULTIPLE for size in kernel.shape)
         and target.platform() == "cpu"
         and are_here()
