@@ -16,6 +16,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.engine.model import Model
 from jaxpaint.engine.packing import Batch
 from jaxpaint.models.sharding import DATA, rows
+from jaxpaint.tiles import MULTIPLE
 
 # The head runs over scored positions in chunks and, where caches are small, over the vocabulary in blocks.
 MOST_POSITIONS = 4096  # per chunk
@@ -41,8 +42,11 @@ def head_chunk(vocab_size: int, positions: int) -> int:
 
 
 def vocabulary_block(vocab_size: int) -> int:
-    """Tokens whose logits are computed at once: an equal part of the vocabulary that caches hold."""
-    return -(-vocab_size // -(-vocab_size // budgets().vocabulary_block))
+    """Tokens whose logits are computed at once: an equal part of the vocabulary that caches hold, and tiles take."""
+    most = budgets().vocabulary_block
+    part = -(-vocab_size // -(-vocab_size // most))
+    tiled = -(-part // MULTIPLE) * MULTIPLE
+    return tiled if tiled <= min(most, vocab_size) else part
 
 
 @jit("graphdef", "chunk", "mesh")

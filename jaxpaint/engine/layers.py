@@ -21,7 +21,9 @@ from jaxpaint.base.part import WHOLE, Part, Portion
 from jaxpaint.base.target import platform
 from jaxpaint.models import narrow
 from jaxpaint.models.family import Config
+from jaxpaint.models.tiled import OfStack
 from jaxpaint.models.transposed import transposed_kernels
+from jaxpaint.tiles import is_packed
 
 Parameters: TypeAlias = Any
 Result = TypeVar("Result")
@@ -131,6 +133,8 @@ def layer_parameters(stacked: Parameters, index: int | Int[Array, ""]) -> Parame
     def taken(leaf: Any) -> Any:
         if _is_apart(leaf):
             return _brought(leaf.layers[index])
+        if is_packed(leaf):
+            return OfStack(leaf, jnp.asarray(index, jnp.int32))
         return _brought(narrow.taken(leaf, index))
 
     return jax.tree.map(taken, stacked, is_leaf=_is_apart)

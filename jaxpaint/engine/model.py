@@ -39,7 +39,7 @@ from jaxpaint.models.kernel import Kernel
 from jaxpaint.models.manifest import source_name
 from jaxpaint.models.quantised import weights_of
 from jaxpaint.models.sharding import lanes, parameter_sharding, with_kernels_on_host, with_lanes
-from jaxpaint.models.tiled import gain_by_tiles, use_tiles
+from jaxpaint.models.tiled import are_tiled, stored_tiles, with_tiles, without_tiles
 from jaxpaint.models.transposed import with_transposed_kernels
 from jaxpaint.plans.names import NamedLayersError, Names
 from jaxpaint.plans.plan import Plan
@@ -57,6 +57,8 @@ class Model:
     """Architecture (`graphdef`, static) and parameters (`state`, a pytree), as `flax.nnx.split` gives them.
 
     Layers are stacked in `state["blocks"]`, or apart where they are large and a GPU's (`jaxpaint.engine.layers`).
+    Where a processor's tiles multiply, kernels lie as these read them (`jaxpaint.models.tiled`); `plain_parameters`
+    gives all as `jaxpaint.models.checkpoint.restore` does.
     `store` is the converted store the parameters came from, None for a model made in memory; `mesh` the devices they
     lie on, None for one device.
     """
@@ -153,7 +155,7 @@ class Model:
 
         A copy of the kernels, where memory has room for it; `jaxpaint.models.transposed` says what it is for.
         """
-        if not on_cpu() or self.layers is None or self.weights != "float":
+        if not on_cpu() or self.layers is None or self.weights != "float" or are_tiled(self.state["blocks"]):
             return None
         each, left = layer_bytes(self.state["blocks"]), memory_left()
         wide = multiplies_bfloat16() if self.dtype == jnp.bfloat16 else "avx512f" in instructions()
@@ -351,7 +353,10 @@ def load(
         one = jnp.zeros(()).sharding
         sharding = with_kernels_on_host(sharding or (lambda path, shape: one))
     keep = stack.known_on_host if offload else stack.apart_blocks if lie_apart(config, chosen) else None
-    parameters = checkpoint.restore(store, dtype=chosen, weights=weights, sharding=sharding, keep=keep)
+    how: Any = {"dtype": chosen, "weights": weights, "sharding": sharding, "keep": keep}
+    if weights == "float" and mesh is None and on_cpu() and not offload and keep is None:
+        how |= stored_tiles(abstract_model(config, chosen), manifest["tensors"])
+    parameters = checkpoint.restore(store, **how)
     loaded = from_parameters(config, parameters, store=store, mesh=mesh)
     if loaded.manifest != manifest:  # read once more, for good
         raise UserError(f"the store {store} was replaced while it was loaded; try again")
@@ -366,11 +371,16 @@ def from_parameters(
     if lie_apart(config, dtype) and not are_offloaded(parameters["blocks"]):
         parameters = {**parameters, "blocks": apart(parameters["blocks"])}
     model = abstract_model(config, dtype, attention_implementation(config, dtype, mesh), weights)
-    if mesh is None and on_cpu() and gain_by_tiles(parameters["blocks"]):
-        use_tiles(model.blocks)
+    if mesh is None and on_cpu() and not are_apart(parameters["blocks"]) and not are_offloaded(parameters["blocks"]):
+        parameters = with_tiles(model, parameters)
     graphdef, state = nnx.split(model)
     nnx.replace_by_pure_dict(state, parameters)
     return Model(config, graphdef, state, store, mesh)
+
+
+def plain_parameters(model: Model) -> dict[str, Any]:
+    """A model's parameters as nested dictionaries: layers in stacks, and no kernels as tiles read them."""
+    return without_tiles(stack.together(nnx.to_pure_dict(model.state)))
 
 
 def _dtype(parameters: Any) -> jnp.dtype:

@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -79,6 +79,8 @@ def restore(
     weights: Weights = "float",
     sharding: Sharding | Callable[[str, tuple[int, ...]], Sharding] | None = None,
     keep: Callable[[str, jax.Array], Any] | None = None,
+    packed: Collection[str] = (),
+    beside: int = 0,
 ) -> dict[str, Any]:
     """The parameters as nested dictionaries of `jax.Array`, cast to `dtype` (default: as stored).
 
@@ -86,26 +88,33 @@ def restore(
     each as it is read: the whole model in floating point is never there. `sharding` is one sharding for every array
     (default: the default device), or a function of a parameter's path (`blocks/mlp/up_proj/kernel`) and its shape. Each
     device's part is read and placed on its own. `keep` makes of a parameter, by its path, what stays of it: large ones
-    come one by one, so that no two are there twice.
+    come one by one, so that no two are there twice. Kernels at the paths `packed`, of bfloat16, come
+    as `jaxpaint.tiles.packed` lays them out. `beside` are bytes that the host will need besides.
 
     Raises:
         UserError: no such store, a damaged one, or one that the memory of the host does not hold, where that is what
             it is restored to.
     """
+    import jax
     import jax.numpy as jnp
     from flax.traverse_util import unflatten_dict
 
+    from jaxpaint import tiles
     from jaxpaint.models.quantised import quantised_at
 
     default = jnp.zeros(()).sharding if sharding is None else sharding
-    _require_memory(path, dtype, weights, default)
+    _require_memory(path, dtype, weights, default, packed, beside)
     restored: dict[str, Any] = {}
     with verified(path) as manifest:
-        for names in _in_turn(manifest["tensors"], weights):
+        for names in _in_turn(manifest["tensors"], weights, packed):
             tensors = {name: manifest["tensors"][name] for name in names}
             if is_quantised(names[0], weights):  # made of what is stored, whatever is computed in
                 (kernel,) = _read(path, tensors, None, default).values()
                 read = quantised_at(names[0], kernel, weights, default)
+                del kernel
+            elif names[0] in packed:
+                (kernel,) = _read(path, tensors, jnp.bfloat16, default).values()
+                read = {names[0]: jax.block_until_ready(tiles.packed(kernel))}
                 del kernel
             else:
                 read = _read(path, tensors, dtype, default)
@@ -151,18 +160,21 @@ def _read(path: str | Path, tensors: Mapping[str, Any], dtype: Any, sharding: An
     return flat
 
 
-def _in_turn(tensors: Mapping[str, Any], weights: Weights) -> list[list[str]]:
+def _in_turn(tensors: Mapping[str, Any], weights: Weights, packed: Collection[str]) -> list[list[str]]:
     """The names of tensors that are read at once: small ones together, last, after large ones, the largest first.
 
-    Reading holds a second copy, which so finds the room that later ones will take. What is quantised is read by itself.
+    Reading holds a second copy, which so finds the room that later ones will take. What is quantised or packed is read
+    by itself.
     """
     sizes = {name: math.prod(tensor["shape"]) for name, tensor in tensors.items()}
-    alone = {name for name in tensors if sizes[name] >= LARGE or is_quantised(name, weights)}
+    alone = {name for name in tensors if sizes[name] >= LARGE or name in packed or is_quantised(name, weights)}
     small = [name for name in tensors if name not in alone]
     return [*([name] for name in sorted(alone, key=lambda name: (-sizes[name], name))), *([small] if small else [])]
 
 
-def _require_memory(path: str | Path, dtype: Any, weights: Weights, sharding: Any) -> None:
+def _require_memory(
+    path: str | Path, dtype: Any, weights: Weights, sharding: Any, packed: Collection[str], beside: int
+) -> None:
     """Raises UserError where the part of the parameters that lies on the host does not fit into its memory."""
     import jax.numpy as jnp
 
@@ -170,7 +182,7 @@ def _require_memory(path: str | Path, dtype: Any, weights: Weights, sharding: An
 
     kept = needed = 0
     tensors = read_manifest(path)["tensors"]
-    for names in _in_turn(tensors, weights):
+    for names in _in_turn(tensors, weights, packed):
         part = copies = 0
         for name in names:
             shape = tuple(tensors[name]["shape"])
@@ -184,6 +196,10 @@ def _require_memory(path: str | Path, dtype: Any, weights: Weights, sharding: An
                 needed = max(needed, kept + 2 * numbers * stored.itemsize)
                 part += kernel_bytes(shape, weights) * numbers // math.prod(shape)
                 continue
+            if name in packed:
+                needed = max(needed, kept + numbers * (2 + max(2, stored.itemsize)))
+                part += 2 * numbers
+                continue
             part += numbers * jnp.dtype(dtype or stored).itemsize
             copies += numbers * max(jnp.dtype(dtype or stored).itemsize, stored.itemsize)
         kept += part
@@ -193,7 +209,7 @@ def _require_memory(path: str | Path, dtype: Any, weights: Weights, sharding: An
     shown = described(jnp.dtype(dtype or next(iter(tensors.values()))["dtype"]), weights)
     # Not fewer bits: a CPU computes in float32, and XLA holds the layers' copies in it beside them.
     advice = "allow the container or the job more (ulimit -v), or take a machine or a model that suits it"
-    needed = max(needed + READING, kept + min(kept, LEFT_BEHIND) + BESIDE_PARAMETERS)
+    needed = max(needed + READING, kept + beside + min(kept, LEFT_BEHIND) + BESIDE_PARAMETERS)
     require_memory(needed, f"loading the parameters of {path} in {shown}", advice, addresses=ADDRESSES)
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxpaint import tiles
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.part import Part
 from jaxpaint.models import attention as ops
@@ -30,6 +31,7 @@ from jaxpaint.models.narrow import Linear, moved, multiplies_as_is, product, row
 from jaxpaint.models.observed import Asked, Edges, Edits, edited, observed_attention, only
 from jaxpaint.models.parts import MLP, norm, stacked, with_mean_norm
 from jaxpaint.models.scalings import LongropeScaling, border
+from jaxpaint.models.tiled import columns_product
 
 # Of one layer's tokens, each [B, S, K, H].
 KeysValues: TypeAlias = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
@@ -273,6 +275,7 @@ class Decoder(nnx.Module):
             if config.tie_word_embeddings or not config.capabilities.lm_head
             else Linear(config.hidden_size, config.vocab_size, use_bias=False, param_dtype=dtype, rngs=rngs)
         )
+        self.tiled_head = None  # or what multiplies as the head does (`jaxpaint.models.tiled`)
 
     def context(
         self, positions: Int[Array, "B S"], visible_until: Int[Array, "B S"], lookback: int | None = 0
@@ -341,9 +344,11 @@ class Decoder(nnx.Module):
         """Logits in float32 of `size` tokens from id `first` on, of hidden states after the final norm.
 
         Without a head, the embedding is it. The vocabulary is the leading axis: the layout in which CPUs multiply it
-        fastest.
+        fastest. Where `size` is a multiple of 32, `first` is.
         """
-        if self.lm_head is None:
+        if self.tiled_head is not None and size % tiles.MULTIPLE == 0:
+            logits = columns_product(normed, self.tiled_head[...], first, size).T
+        elif self.lm_head is None:
             embedding = self.embed.embedding[...]
             logits = product(moved(partial(jax.lax.dynamic_slice_in_dim, slice_size=size), embedding, first), normed.T)
         else:

@@ -1,7 +1,7 @@
 """Matrix products on processors with AMX, whose tiles multiply bfloat16 at many times the rate of float32's vectors.
 
-Compiled by numba where it is installed (`pip install 'jaxpaint[amx]'`), called by XLA on its threads. Float32 that is
-whole in bfloat16, as kernels are that a checkpoint stores so, takes half of the products that other float32 takes.
+Compiled by numba where it is installed (`pip install 'jaxpaint[amx]'`), called by XLA on its threads. Of float32 by
+kernels that are whole in bfloat16, as those are that a checkpoint stores so: exact, and read from half of the memory.
 """
 
 from __future__ import annotations
@@ -13,38 +13,75 @@ import os
 import platform
 import re
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int, UInt16
 
-from jaxpaint.base import target
 from jaxpaint.base.compilation import persistent_cache
 from jaxpaint.base.machine import instructions
 
 TARGET = "jaxpaint_tiles_product"
 NEEDED = {"amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512vl"}
 MULTIPLE = 32  # of sizes that tiles take
-# Rows from which it gains, with kernels of so many numbers, and with others: each is laid out anew for a product.
-LEAST_ROWS, SMALL, LEAST_ROWS_OF_LARGE = 32, 4 << 20, 64
+UNSAID = 0xFFFF  # of a float32's bits, those that bfloat16 has no room for
 # x86-64's arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA): Linux gives tiles to a process that asks.
 ARCH_PRCTL, REQUEST, TILE_DATA = 158, 0x1023, 18
+
+Packed = UInt16[Array, "*layers columns_of_32 inner_of_32 2 16 32"]
 
 _lock = threading.Lock()
 
 
-def multiplies(x: Array, kernel: Array) -> bool:
-    """Whether `product(x, kernel)` can be and gains: float32, many rows, sizes that tiles take, such a processor."""
-    least = LEAST_ROWS if kernel.size <= SMALL else LEAST_ROWS_OF_LARGE
+def packs(kernel: Any) -> bool:
+    """Whether a kernel [*layers, inner, columns], or its shape, can be `packed` where it is whole in bfloat16."""
+    sizes = kernel.shape[-2:]
     return (
-        x.dtype == kernel.dtype == jnp.float32
-        and x.size >= least * x.shape[-1]
-        and not any(size % MULTIPLE for size in kernel.shape)
-        and target.platform() == "cpu"
-        and are_here()
+        kernel.dtype in (jnp.float32, jnp.bfloat16) and len(sizes) == 2 and not any(size % MULTIPLE for size in sizes)
     )
+
+
+@jax.jit
+def is_whole(numbers: Float[Array, "*shape"]) -> Bool[Array, ""]:
+    """Whether bfloat16 has room for all digits of all numbers, which are float32."""
+    return (jax.lax.bitcast_convert_type(numbers, jnp.uint32) & UNSAID == 0).all()
+
+
+@jax.jit
+def packed(kernel: Float[Array, "*layers inner columns"]) -> Packed:
+    """A kernel that is whole in bfloat16, as tiles read it.
+
+    For each 32 columns and each 32 of the inner numbers there are two tiles, of 16 columns each, whose rows are of two
+    inner numbers: those of the first column, of the second one, and so on.
+    """
+    *layers, inner, columns = kernel.shape
+    if kernel.dtype == jnp.bfloat16:
+        bits = jax.lax.bitcast_convert_type(kernel, jnp.uint16)
+    else:
+        bits = jax.lax.shift_right_logical(jax.lax.bitcast_convert_type(kernel, jnp.uint32), jnp.uint32(16))
+    apart = bits.astype(jnp.uint16).reshape(*layers, inner // MULTIPLE, 16, 2, columns // MULTIPLE, 2, 16)
+    return _turned(apart, (3, 0, 4, 1, 5, 2)).reshape(*layers, columns // MULTIPLE, inner // MULTIPLE, 2, 16, MULTIPLE)
+
+
+def is_packed(kernel: Any) -> bool:
+    """Whether it, or such a shape, is one that was `packed`."""
+    return kernel.dtype == jnp.uint16
+
+
+def unpacked(kernel: Packed) -> Float[Array, "*layers inner columns"]:
+    """What was `packed`, in float32."""
+    *layers, columns, inner = kernel.shape[:-3]
+    bits = _turned(kernel.reshape(*kernel.shape[:-1], 16, 2), (1, 3, 5, 0, 2, 4))
+    wide = jax.lax.shift_left(bits.astype(jnp.uint32), jnp.uint32(16))
+    return jax.lax.bitcast_convert_type(wide, jnp.float32).reshape(*layers, inner * MULTIPLE, columns * MULTIPLE)
+
+
+def _turned(apart: Array, order: tuple[int, ...]) -> Array:
+    before = apart.ndim - len(order)
+    return apart.transpose(*range(before), *(before + axis for axis in order))
 
 
 @functools.cache
@@ -80,20 +117,26 @@ def _compiles() -> bool:
     return not config.DISABLE_JIT
 
 
-@jax.custom_jvp
-def product(x: Float[Array, "*batch inner"], kernel: Float[Array, "inner columns"]) -> Float[Array, "*batch columns"]:
-    """`x @ kernel`, of arrays that `multiplies`; in float32, as exact as its own. What is not finite gives NaN."""
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def product(
+    x: Float[Array, "*batch inner"], kernels: Packed, index: Int[Array, ""], dtype: Any = jnp.float32
+) -> Float[Array, "*batch columns"]:
+    """`x @ kernels[index]` as `dtype`, added up in float32: of x in float32 as exact as its own, or in bfloat16.
+
+    The result may be bfloat16 where x is. What is not finite in float32 gives NaN.
+    """
     _register()
     rows = x.reshape(-1, x.shape[-1])
-    kind = jax.ShapeDtypeStruct((len(rows), kernel.shape[1]), jnp.float32)
-    found = jax.ffi.ffi_call(TARGET, kind, vmap_method="sequential")(rows, kernel)
+    kind = jax.ShapeDtypeStruct((len(rows), kernels.shape[1] * MULTIPLE), dtype)
+    found = jax.ffi.ffi_call(TARGET, kind, vmap_method="sequential")(rows, kernels, index)
     return found.reshape(*x.shape[:-1], -1)
 
 
 @product.defjvp
-def _(arguments: tuple[Array, Array], changes: tuple[Array, Array]) -> tuple[Array, Array]:
-    (x, kernel), (of_x, of_kernel) = arguments, changes
-    return product(x, kernel), of_x @ kernel + x @ of_kernel
+def _(dtype: Any, arguments: tuple[Array, Packed, Array], changes: tuple[Array, Any, Any]) -> tuple[Array, Array]:
+    x, kernels, index = arguments
+    kernel = unpacked(kernels[index]).astype(x.dtype)
+    return product(x, kernels, index, dtype), jnp.matmul(changes[0], kernel, preferred_element_type=dtype)
 
 
 def _register() -> None:

@@ -31,16 +31,17 @@ EXTENSION, API, CONTEXT, STAGE, ARGUMENTS, RESULTS = 8, 16, 24, 32, 72, 112
 # XLA_FFI_Extension_Base, XLA_FFI_Metadata_Extension, XLA_FFI_Metadata
 EXTENSION_TYPE, ITS_METADATA, MAJOR_VERSION, MINOR_VERSION = 8, 24, 24, 28
 # XLA_FFI_Buffer
-DATA, DIMENSIONS = 24, 40
+DTYPE, DATA, DIMENSIONS = 16, 24, 40
+BFLOAT16 = 16  # of XLA_FFI_DataType
 # XLA_FFI_Api
 CREATE_ERROR, SCHEDULE, NUMBER_OF_THREADS = 48, 136, 144
 
 # What threads share, eight bytes each: the next share, those done, threads that still look at this; then what is fixed.
 # After it comes memory for each share.
-NEXT, DONE, HOLDERS, X, KERNEL, OUT, ROWS, INNER, COLUMNS, HIGH, WIDE, SCRATCH = range(0, 96, 8)
+NEXT, DONE, HOLDERS, X, KERNEL, OUT, ROWS, INNER, COLUMNS, HIGH, WIDE, SCRATCH, ITEM, OUT_ITEM = range(0, 112, 8)
 JOB_BYTES = 128
 ARGUMENTS_BYTES = 64
-LEAST_COLUMNS = 128  # of a share: fewer are laid out, and rows taken, for too few products
+LEAST_COLUMNS = 128  # of a share: for fewer, rows are taken for too few products
 LEAST_ROWS = 64
 PAIR = 32  # of tiles: rows and columns of a share are multiples
 
@@ -64,8 +65,10 @@ def _do_shares(job: int) -> None:
         row, column = share // across * high, share % across * wide
         multiply_share(
             read(job + X),
+            read(job + ITEM),
             read(job + KERNEL),
             read(job + OUT),
+            read(job + OUT_ITEM),
             read(job + INNER),
             columns,
             row,
@@ -114,25 +117,34 @@ def _error(frame: int, asked: int) -> int:
     return call(read(read(frame + API) + CREATE_ERROR), asked)
 
 
+@compiled(types.int64, result=types.int64)
+def _item(buffer: int) -> int:
+    """Bytes of a number."""
+    return 2 if read_word(buffer + DTYPE) == BFLOAT16 else 4
+
+
 @compiled(types.int64, types.int64, result=types.int64)
 def _job(frame: int, threads: int) -> int:
     """What the frame asks for, in shares of about equal size, one a thread where that is worth it; 0 without memory."""
     arguments = read(frame + ARGUMENTS)
-    x, kernel, out = read(arguments), read(arguments + 8), read(read(frame + RESULTS))
+    x, kernels, index, out = read(arguments), read(arguments + 8), read(arguments + 16), read(read(frame + RESULTS))
     rows, inner = read(read(x + DIMENSIONS)), read(read(x + DIMENSIONS) + 8)
-    columns = read(read(kernel + DIMENSIONS) + 8)
+    count, columns = read(read(kernels + DIMENSIONS)), PAIR * read(read(kernels + DIMENSIONS) + 8)
+    kernel = read(kernels + DATA) + max(0, min(count - 1, read_word(read(index + DATA)))) * inner * columns * 2
     across = max(1, min(threads, columns // LEAST_COLUMNS))
     down = max(1, min(threads // across, rows // LEAST_ROWS))
     high, wide = -(-rows // (PAIR * down)) * PAIR, -(-columns // (PAIR * across)) * PAIR
-    scratch = scratch_bytes(inner, wide)
+    scratch = scratch_bytes(inner)
     job = allocate(64, JOB_BYTES + across * down * scratch)
     if job == 0:
         return job
     write(job + NEXT, 0)
     write(job + DONE, 0)
     write(job + X, read(x + DATA))
-    write(job + KERNEL, read(kernel + DATA))
+    write(job + ITEM, _item(x))
+    write(job + KERNEL, kernel)
     write(job + OUT, read(out + DATA))
+    write(job + OUT_ITEM, _item(out))
     write(job + ROWS, rows)
     write(job + INNER, inner)
     write(job + COLUMNS, columns)
@@ -159,7 +171,7 @@ def _call_others(frame: int, job: int, asked: int) -> None:
 
 @cfunc(types.int64(types.int64), cache=KEPT)
 def handler(frame: int) -> int:
-    """An `XLA_FFI_Handler` of [rows, inner] and [inner, columns], giving their product in float32."""
+    """An `XLA_FFI_Handler` of x [rows, inner], kernels that lie as tiles read them, and which: its product with x."""
     extension = read(frame + EXTENSION)
     if extension != 0 and read_word(extension + EXTENSION_TYPE) == METADATA:
         metadata = read(extension + ITS_METADATA)

@@ -114,28 +114,6 @@ def split(_: Any, source: Any, target: Any, step: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64), generate
 
 
-def _weave(number: int) -> Any:
-    """Writes piece `number` of two rows of sixteen numbers, by turns; not zero where something is left after it."""
-
-    @intrinsic
-    def instruction(_: Any, upper: Any, lower: Any, target: Any) -> Any:
-        def generate(__: Any, builder: Any, ___: Any, values: Any) -> Any:
-            rows = (_loaded(builder, address, FLOATS) for address in values[:2])
-            (first, rest), (second, other) = (_piece(builder, row, number) for row in rows)
-            woven = builder.or_(builder.lshr(first, _all(16)), second)
-            builder.store(woven, _at(builder, values[2], WORDS), align=2)
-            left = builder.or_(builder.bitcast(rest, WORDS), builder.bitcast(other, WORDS))
-            reduce = _function(builder, "llvm.vector.reduce.or.v16i32", I32, [WORDS])
-            return builder.zext(builder.call(reduce, [left]), I64)
-
-        return types.int64(types.int64, types.int64, types.int64), generate
-
-    return instruction
-
-
-weave_first, weave_second, weave_third = (_weave(number) for number in range(3))
-
-
 @intrinsic
 def add_row(_: Any, source: Any, target: Any) -> Any:
     """Sixteen numbers to sixteen."""
@@ -146,3 +124,33 @@ def add_row(_: Any, source: Any, target: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def narrow_row(_: Any, source: Any, target: Any) -> Any:
+    """Sixteen numbers as bfloat16, each to the nearest."""
+
+    def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
+        x = _loaded(builder, values[0], FLOATS)
+        nearest, _ = _piece(builder, x, 0)
+        kept = builder.select(builder.fcmp_unordered("uno", x, x), _all(0x7FC00000), nearest)
+        halves = builder.trunc(builder.lshr(kept, _all(16)), HALVES)
+        builder.store(halves, _at(builder, values[1], HALVES), align=2)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def fetch(_: Any, address: Any) -> Any:
+    """Asks for the 2,048 bytes there, which will be read soon: for the second cache."""
+
+    def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
+        of_reads, near, of_data = ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)
+        asked = _function(builder, "llvm.prefetch.p0i8", VOID, [I8.as_pointer(), I32, I32, I32])
+        for line in range(0, 2048, 64):
+            at = _at(builder, builder.add(values[0], ir.Constant(I64, line)), I8)
+            builder.call(asked, [at, of_reads, near, of_data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate

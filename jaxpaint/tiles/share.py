@@ -1,9 +1,8 @@
 """One thread's share of a matrix product, by AMX's tiles.
 
 A number of float32 is the sum of three of bfloat16, which the tiles multiply exactly and add up in float32, at many
-times the rate of float32's own instructions. Of the nine products of two numbers' pieces the three smallest are left
-out, each at most 2^-26 of the whole: less than float32 rounds off. Kernels that a checkpoint stores in bfloat16 are
-one piece each and take three products; which they are is seen while they are laid out.
+times the rate of float32's own instructions. Kernels are bfloat16, so that three products are all of it. Rows of
+bfloat16 take one, and are read where they lie.
 """
 
 from __future__ import annotations
@@ -14,25 +13,25 @@ from jaxpaint.tiles.instructions import (
     add_row,
     clear,
     configure,
+    fetch,
     load_left,
     load_right,
     multiply,
+    narrow_row,
     release,
     split,
     store,
-    weave_first,
-    weave_second,
-    weave_third,
 )
 from jaxpaint.tiles.native import compiled, write, write_word
 
 TILE = 16  # rows, and columns of float32
 DEPTH = 32  # of bfloat16 in a tile's row
 BYTES = 1024  # of a tile
-ITEM = 4  # bytes of a float32
+ITEM, NARROW = 4, 2  # bytes of a float32, of a bfloat16
 PIECES = 3
 SHAPES_BYTES = 64
-# Of the right side's numbers, laid out: what the second cache holds beside all else, of two threads that share one.
+AHEAD = 16 << 10  # bytes that a kernel is asked for before it is read, where reading takes longest
+# Of a kernel, read for all rows before what follows: what the second cache holds beside all else.
 BLOCK_BYTES = 1 << 20
 DEEPEST = 1536  # of numbers that are added up in one sum: more round more, and take a cache's room
 
@@ -55,33 +54,6 @@ def _shape_tiles(rows: int, shapes: int) -> None:
     configure(shapes)
 
 
-@compiled(*[types.int64] * 5, result=types.int64)
-def _lay_out(kernel: int, stride: int, depth: int, width: int, target: int) -> int:
-    """Columns as tiles of 16, 32 numbers deep, by pairs of rows; piece after piece, whose number it returns."""
-    panel_bytes = depth * 2 * TILE
-    pieces = 0
-    left = 1
-    while left and pieces < PIECES:
-        left = 0
-        for pair in range(depth // 2):
-            upper = kernel + 2 * pair * stride
-            lower = upper + stride
-            at = target + pair * 64
-            for _ in range(width // TILE):
-                if pieces == 0:
-                    left |= weave_first(upper, lower, at)
-                elif pieces == 1:
-                    left |= weave_second(upper, lower, at)
-                else:
-                    weave_third(upper, lower, at)
-                upper += TILE * ITEM
-                lower += TILE * ITEM
-                at += panel_bytes
-        target += width * depth * 2
-        pieces += 1
-    return pieces
-
-
 @compiled(*[types.int64] * 5)
 def _take_rows(x: int, stride: int, depth: int, rows: int, target: int) -> None:
     """Three tiles of rows for each 32 numbers of them, one for each piece, 2 x `BYTES` apart."""
@@ -95,63 +67,94 @@ def _take_rows(x: int, stride: int, depth: int, rows: int, target: int) -> None:
             at += 2 * BYTES * PIECES
 
 
-@compiled(*[types.int64] * 5)
-def _multiply(left: int, right: int, depth: int, pieces: int, piece_bytes: int) -> None:
-    """Sums of two tiles of rows by two of columns, left in their tiles."""
-    panel_bytes = depth * 2 * TILE
+@compiled(*[types.int64] * 8)
+def _multiply(left: int, lower: int, stride: int, step: int, piece: int, pieces: int, right: int, depth: int) -> None:
+    """Sums of two tiles of rows by two of columns, left in their tiles.
+
+    The lower rows are `lower` bytes from the upper ones, the next 32 numbers `step`, the next piece of all `piece`.
+    """
     clear_0()
     clear_1()
     clear_2()
     clear_3()
     for _ in range(depth // DEPTH):
-        for piece in range(pieces):
-            load_right_0(right + piece * piece_bytes, 64)
-            load_right_1(right + piece * piece_bytes + panel_bytes, 64)
-            for other in range(PIECES - piece):
-                load_left_0(left + other * 2 * BYTES, 64)
-                load_left_1(left + other * 2 * BYTES + BYTES, 64)
-                multiply_0()
-                multiply_1()
-                multiply_2()
-                multiply_3()
-        left += 2 * BYTES * PIECES
-        right += BYTES
+        load_right_0(right, 64)
+        load_right_1(right + BYTES, 64)
+        at = left
+        for _ in range(pieces):
+            load_left_0(at, stride)
+            load_left_1(at + lower, stride)
+            multiply_0()
+            multiply_1()
+            multiply_2()
+            multiply_3()
+            at += piece
+        left += step
+        right += 2 * BYTES
 
 
-@compiled(*[types.int64] * 3)
-def _write(at: int, lower: int, stride: int) -> None:
-    """The four sums to two times 16 rows of 32 columns, `lower` bytes apart."""
+@compiled(*[types.int64] * 7)
+def _multiply_few(left: int, stride: int, step: int, piece: int, pieces: int, right: int, depth: int) -> None:
+    """As `_multiply`, of the upper tile of rows alone."""
+    clear_0()
+    clear_1()
+    for _ in range(depth // DEPTH):
+        fetch(right + AHEAD)
+        load_right_0(right, 64)
+        load_right_1(right + BYTES, 64)
+        at = left
+        for _ in range(pieces):
+            load_left_0(at, stride)
+            multiply_0()
+            multiply_1()
+            at += piece
+        left += step
+        right += 2 * BYTES
+
+
+@compiled(*[types.int64] * 4)
+def _store(at: int, lower: int, stride: int, both: int) -> None:
+    """The sums to 16 rows of 32 columns, and of both tiles of rows to those `lower` bytes from there."""
     store_0(at, stride)
     store_1(at + TILE * ITEM, stride)
-    store_2(at + lower, stride)
-    store_3(at + lower + TILE * ITEM, stride)
+    if both:
+        store_2(at + lower, stride)
+        store_3(at + lower + TILE * ITEM, stride)
 
 
 @compiled(*[types.int64] * 5)
 def _add_rows(source: int, at: int, stride: int, first: int, last: int) -> None:
     for row in range(first, last):
-        for half in range(0, 2 * TILE * ITEM, TILE * ITEM):
-            add_row(source + row * 2 * TILE * ITEM + half, at + row * stride + half)
+        for half in range(2):
+            add_row(source + (2 * row + half) * TILE * ITEM, at + row * stride + half * TILE * ITEM)
+
+
+@compiled(*[types.int64] * 4)
+def _narrow_rows(source: int, at: int, stride: int, rows: int) -> None:
+    for row in range(rows):
+        for half in range(2):
+            narrow_row(source + (2 * row + half) * TILE * ITEM, at + row * stride + half * TILE * NARROW)
 
 
 @compiled(types.int64, types.int64, result=types.int64)
 def _block(depth: int, width: int) -> int:
-    """Columns that are laid out at once."""
+    """Columns that are multiplied with all rows before others."""
     return min(width, max(2 * TILE, BLOCK_BYTES // 2 // depth // (2 * TILE) * 2 * TILE))
 
 
-@compiled(types.int64, types.int64, result=types.int64)
-def scratch_bytes(inner: int, width: int) -> int:
-    """What `multiply_share` needs for so many columns."""
-    depth = min(inner, DEEPEST)
-    return PIECES * (_block(depth, width) + 2 * TILE) * depth * 2 + 4 * BYTES + SHAPES_BYTES
+@compiled(types.int64, result=types.int64)
+def scratch_bytes(inner: int) -> int:
+    """What `multiply_share` needs."""
+    return 4 * BYTES + SHAPES_BYTES + PIECES * 2 * TILE * max(DEPTH, min(inner, DEEPEST)) * NARROW
 
 
-@compiled(*[types.int64] * 10)
+@compiled(*[types.int64] * 12)
 def multiply_share(
     x: int,
+    item: int,
     kernel: int,
     out: int,
+    out_item: int,
     inner: int,
     columns: int,
     first_row: int,
@@ -160,23 +163,28 @@ def multiply_share(
     last: int,
     scratch: int,
 ) -> None:
-    """Writes `out[first_row:last_row, first:last]` of `x @ kernel`, [rows, inner] by [inner, columns], in float32.
+    """Writes `out[first_row:last_row, first:last]` of `x @ kernel`, [rows, inner] by [inner, columns].
 
-    `inner` and the columns are multiples of 32, `scratch` begins a cache line. What is not finite gives NaN.
+    Numbers of x have `item` bytes, those of the result `out_item`: 4 of float32, 2 of bfloat16. The kernel lies as
+    `jaxpaint.tiles.packed` says. `inner` and the columns are multiples of 32, `scratch` begins a cache line. Float32
+    that is not finite gives NaN.
     """
-    deepest = min(inner, DEEPEST)
+    narrow = out_item != ITEM
+    deepest = inner if narrow else min(inner, DEEPEST)
     block = _block(deepest, last - first)
-    right = scratch
-    left = right + PIECES * block * deepest * 2
-    sums = left + PIECES * 2 * TILE * deepest * 2
+    sums = scratch
     shapes = sums + 4 * BYTES
+    left = shapes + SHAPES_BYTES
     shaped = 0
-    x_stride, stride = inner * ITEM, columns * ITEM
+    x_stride, stride = inner * item, columns * out_item
+    pieces, piece, left_stride, step = PIECES, 2 * BYTES, 64, 2 * BYTES * PIECES
+    if item != ITEM:
+        pieces, left_stride, step = 1, x_stride, 64
     for start in range(first, last, block):
         width = min(block, last - start)
         for above in range(0, inner, deepest):
             depth = min(deepest, inner - above)
-            pieces = _lay_out(kernel + above * stride + start * ITEM, stride, depth, width, right)
+            right = kernel + (start * inner + above * 2 * TILE) * 2
             for row in range(first_row, last_row, 2 * TILE):
                 rows = min(TILE, last_row - row)
                 if rows != shaped:
@@ -184,17 +192,30 @@ def multiply_share(
                     shaped = rows
                 # Of the last rows the lower tile may do again what the upper does.
                 apart = min(TILE, last_row - rows - row)
-                source = x + row * x_stride + above * ITEM
-                _take_rows(source, x_stride, depth, rows, left)
-                _take_rows(source + apart * x_stride, x_stride, depth, rows, left + BYTES)
-                at = out + row * stride + start * ITEM
-                for panel in range(0, width // TILE, 2):
-                    _multiply(left, right + panel * depth * 2 * TILE, depth, pieces, width * depth * 2)
-                    if above:  # sums of sums round less than one sum of all
-                        _write(sums, 2 * BYTES, 2 * TILE * ITEM)
-                        _add_rows(sums, at, stride, 0, rows)
-                        _add_rows(sums + 2 * BYTES, at + apart * stride, stride, rows - apart, rows)
+                upper, lower = x + row * x_stride + above * item, apart * x_stride
+                if item == ITEM:
+                    _take_rows(upper, x_stride, depth, rows, left)
+                    if apart:
+                        _take_rows(upper + lower, x_stride, depth, rows, left + BYTES)
+                    upper, lower = left, BYTES
+                at = out + row * stride + start * out_item
+                for pair in range(width // TILE // 2):
+                    of_pair = right + pair * inner * 4 * TILE
+                    if apart:
+                        _multiply(upper, lower, left_stride, step, piece, pieces, of_pair, depth)
                     else:
-                        _write(at, apart * stride, stride)
-                    at += 2 * TILE * ITEM
+                        _multiply_few(upper, left_stride, step, piece, pieces, of_pair, depth)
+                    if above or narrow:
+                        _store(sums, 2 * BYTES, 2 * TILE * ITEM, apart)
+                    else:
+                        _store(at, apart * stride, stride, apart)
+                    if narrow:
+                        _narrow_rows(sums, at, stride, rows)
+                        if apart:
+                            _narrow_rows(sums + 2 * BYTES, at + apart * stride, stride, rows)
+                    elif above:  # sums of sums round less than one sum of all
+                        _add_rows(sums, at, stride, 0, rows)
+                        if apart:
+                            _add_rows(sums + 2 * BYTES, at + apart * stride, stride, rows - apart, rows)
+                    at += 2 * TILE * out_item
     release()

@@ -30,13 +30,13 @@ from jaxpaint.base.memory import require_memory
 from jaxpaint.base.precision import require_float_weights
 from jaxpaint.base.words import text_digest
 from jaxpaint.engine.given import GivenTexts, each_of
-from jaxpaint.engine.layers import together
-from jaxpaint.engine.model import Model, from_parameters
+from jaxpaint.engine.model import Model, from_parameters, plain_parameters
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.engine.source import Source
 from jaxpaint.models import abstract_model, checkpoint, with_layers
 from jaxpaint.models.derived import save_derived
 from jaxpaint.models.family import require_lm_head
+from jaxpaint.models.tiled import without_tiles
 from jaxpaint.plans.plan import Plan
 from jaxpaint.results.search import Estimate
 from jaxpaint.training.adapters import adapted_model, beside_kernels, first_adapters, merged_kernels
@@ -190,10 +190,11 @@ def distillation(
     own, layers = own_layers(plan)
     config, rank = with_layers(model.config, layers), settings.rank
     if rank:
-        frozen = of_layers(together(nnx.to_pure_dict(model.state)), layers)
+        frozen = of_layers(plain_parameters(model), layers)
         first = first_adapters(config, rank, settings.seed)
     else:
         frozen = {name: leaf for name, leaf in nnx.to_pure_dict(model.state).items() if name != "blocks"}
+        frozen = without_tiles(frozen)
         first = {"blocks": of_layers(host_parameters(model), layers)["blocks"]}
     module = adapted_model(config, rank, model.dtype) if rank else None
     planned = planned_decoder(config, model.dtype, own, module=module, remat=remat)
@@ -288,7 +289,7 @@ def _in_dtype(model: Model, changed: Mapping[str, np.ndarray]) -> dict[str, np.n
 
 def _with(model: Model, layers: tuple[int, ...], changed: Mapping[str, np.ndarray]) -> Model:
     """The model with these parameters in the place of its own."""
-    parameters = flatten_dict(together(nnx.to_pure_dict(model.state)), sep="/")
+    parameters = flatten_dict(plain_parameters(model), sep="/")
     for path, leaf in changed.items():
         parameters[path] = parameters[path].at[np.array(layers)].set(jnp.asarray(leaf, model.dtype))
     healed = from_parameters(model.config, unflatten_dict(parameters, sep="/"))

@@ -20,8 +20,8 @@ from jaxpaint.base.budgets import budgets, on_cpu
 from jaxpaint.base.compilation import jit
 from jaxpaint.base.hosts import on_host
 from jaxpaint.engine import compiled as stack
-from jaxpaint.engine.layers import layer_stack, together
-from jaxpaint.engine.model import Model
+from jaxpaint.engine.layers import layer_stack
+from jaxpaint.engine.model import Model, plain_parameters
 from jaxpaint.engine.rows import Inputs
 from jaxpaint.engine.whole import start
 from jaxpaint.models import abstract_model, checkpoint
@@ -196,7 +196,7 @@ def first_parameters(model: Model, num_labels: int, seed: int) -> Parameters:
 
     Those of a model computed in fewer bits are read again from its store, where it has one.
     """
-    encoder = together(nnx.to_pure_dict(model.state))
+    encoder = plain_parameters(model)
     if model.dtype != jnp.float32 and model.store:
         sharding = parameter_sharding(model.mesh) if model.mesh else None
         encoder = checkpoint.restore(model.store, dtype=jnp.float32, sharding=sharding)

@@ -10,14 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Float
 
 from jaxpaint.base.errors import UserError
 from jaxpaint.base.hosts import on_host
 from jaxpaint.base.precision import require_float_weights
-from jaxpaint.engine.layers import together
-from jaxpaint.engine.model import Model, from_parameters
+from jaxpaint.engine.model import Model, from_parameters, plain_parameters
 from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import shards
 from jaxpaint.models import checkpoint, with_layers
@@ -203,9 +201,7 @@ def host_parameters(model: Model | Source) -> dict[str, Any]:
     Raises UserError for a damaged store.
     """
     if isinstance(model, Model) and model.store is None:
-        return jax.tree.map(
-            lambda leaf: on_host(leaf).astype(np.float32, copy=False), together(nnx.to_pure_dict(model.state))
-        )
+        return jax.tree.map(lambda leaf: on_host(leaf).astype(np.float32, copy=False), plain_parameters(model))
     assert model.store is not None
     try:
         place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
