@@ -13,11 +13,10 @@ from jaxpaint.analysis.fits import fit_bytes, passes
 from jaxpaint.analysis.probes import Probe
 from jaxpaint.analysis.states import BY_NAME, MAX_STATES, analyse, batches, fit
 from jaxpaint.base.words import count
-from jaxpaint.engine.random_weights import random_model
+from jaxpaint.engine.random_weights import random_pair
 from jaxpaint.engine.rows import TextRows, checked_texts
 from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import shards
-from jaxpaint.models import with_layers
 from jaxpaint.plans.plan import Plan, Repeat
 from jaxpaint.plans.tree import Branch, prefix_tree, units
 from jaxpaint.results.damage import reading
@@ -129,8 +128,7 @@ def _states(tree: Branch) -> tuple[int, int]:
 
 def analysis_rates(model: Source, work: AnalysisWork) -> AnalysisRates:
     """Times rows of the largest batch through two layers of random weights, of the model's sizes, on this machine."""
-    config = with_layers(model.config, range(2))
-    small = random_model(config, dtype=str(model.dtype), weights=model.weights)  # type: ignore[arg-type]
+    small = random_pair(model)
     tokens = work.largest.tokens
     height = max(shards(model), min(work.largest.real_rows, TIMED_POSITIONS // tokens.shape[1]))
     tokens = tokens[:height]

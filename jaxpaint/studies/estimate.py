@@ -15,11 +15,10 @@ from jaxpaint.base.memory import memory_left
 from jaxpaint.base.words import count
 from jaxpaint.engine.head import head_chunk, vocabulary_block
 from jaxpaint.engine.packing import Batch, Request
-from jaxpaint.engine.random_weights import random_model
+from jaxpaint.engine.random_weights import random_pair
 from jaxpaint.engine.score import pack_for, sweep
 from jaxpaint.engine.source import Source
 from jaxpaint.engine.walk import LIVE_STATES
-from jaxpaint.models import with_layers
 from jaxpaint.plans.plan import Plan, Repeat
 from jaxpaint.plans.shards import shard_of
 from jaxpaint.plans.tree import Branch, prefix_tree
@@ -254,8 +253,7 @@ def unfinished(spec: StudySpec, model: Source, tasks: Sequence[TaskRequests]) ->
 
 def measured_rates(model: Source, batch: Batch) -> Rates:
     """Times one batch through two layers of random weights, of the model's sizes, on this machine's device."""
-    config = with_layers(model.config, range(2))
-    small = random_model(config, dtype=str(model.dtype), weights=model.weights)  # type: ignore[arg-type]
+    small = random_pair(model)
     pair = Plan.of(0, 1).root
     plans = [Plan.of(Repeat(pair, count // 2)) for count in (FEW, MANY)]
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from jaxpaint.analysis.asking import Asked
 from jaxpaint.analysis.runs import rows_at_once
 from jaxpaint.engine.model import Model
-from jaxpaint.engine.random_weights import random_model
+from jaxpaint.engine.random_weights import random_pair
 from jaxpaint.engine.source import Source
-from jaxpaint.models import with_layers
 from jaxpaint.plans.plan import Plan, Repeat
 
 # Layer applications of the two plans whose times tell a layer's from the rest.
@@ -28,8 +27,7 @@ class Piece:
     @classmethod
     def of(cls, model: Source, to_ask: Asked) -> Piece:
         """No weights are read; nothing is asked on top."""
-        config = with_layers(model.config, range(2))
-        small = random_model(config, dtype=str(model.dtype), weights=model.weights)  # type: ignore[arg-type]
+        small = random_pair(model)
         number = max(2, rows_at_once(model, to_ask.prompts, Plan.of(range(model.num_layers))))
         first = replace(
             to_ask,

@@ -125,11 +125,13 @@ def product(
 
     The result may be bfloat16 where x is. What is not finite in float32 gives NaN.
     """
+    shape = *x.shape[:-1], kernels.shape[1] * MULTIPLE
+    if not x.size:
+        return jnp.zeros(shape, dtype)
     _register()
     rows = x.reshape(-1, x.shape[-1])
-    kind = jax.ShapeDtypeStruct((len(rows), kernels.shape[1] * MULTIPLE), dtype)
-    found = jax.ffi.ffi_call(TARGET, kind, vmap_method="sequential")(rows, kernels, index)
-    return found.reshape(*x.shape[:-1], -1)
+    kind = jax.ShapeDtypeStruct((len(rows), shape[-1]), dtype)
+    return jax.ffi.ffi_call(TARGET, kind, vmap_method="sequential")(rows, kernels, index).reshape(shape)
 
 
 @product.defjvp

@@ -18,8 +18,11 @@ from jaxpaint.engine import whole
 from jaxpaint.engine.lanes import as_data
 from jaxpaint.engine.model import Model, from_parameters, load, plain_parameters
 from jaxpaint.engine.program import enough_room
+from jaxpaint.engine.random_weights import random_pair
+from jaxpaint.engine.source import Source
 from jaxpaint.generation import Prompt, generate
 from jaxpaint.models import checkpoint
+from jaxpaint.models.tiled import are_tiled
 from jaxpaint.plans.plan import Plan
 from tests.helpers.decoders import PLANS, SIZES, tiny_like
 
@@ -145,6 +148,7 @@ def test_a_store_in_bfloat16_is_read_as_tiles_read_it(
     assert calls(loaded) == 8
     narrow = from_parameters(model.config, in_bfloat16(model))
     jax.tree.map(np.testing.assert_array_equal, load(store, dtype="bfloat16").state, narrow.state)
+    assert are_tiled(random_pair(Source.of(store, "float32")).state["blocks"])  # what takes as long is timed
     quantised = load(store, dtype="float32", weights="int8")
     assert not any(map(tiles.is_packed, jax.tree.leaves(quantised.state["blocks"])))
 

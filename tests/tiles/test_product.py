@@ -112,6 +112,11 @@ def test_what_is_packed_is_all_there(dtype: jnp.dtype) -> None:
     np.testing.assert_array_equal(tiles.unpacked(packed), kernel.astype(jnp.float32))
 
 
+def test_no_rows() -> None:
+    packed = tiles.packed(jnp.ones((1, 64, 96)))
+    assert tiles.product(jnp.ones((2, 0, 64)), packed, jnp.int32(0)).shape == (2, 0, 96)
+
+
 def test_what_cannot_be_packed() -> None:
     for other in (jnp.ones((32, 33)), jnp.ones((48, 32)), jnp.ones(32), jnp.ones((32, 32), jnp.int8)):
         assert not tiles.packs(other)
