@@ -38,7 +38,7 @@ from jaxpaint.generation.settings import GenerationSettings, generation_settings
 from jaxpaint.generation.text import stopped
 from jaxpaint.models.family import require_lm_head
 from jaxpaint.models.sharding import lanes
-from jaxpaint.models.tiled import are_tiled
+from jaxpaint.models.tiled import all_tiled
 from jaxpaint.plans.plan import Plan
 
 Ending: TypeAlias = Literal["end", "stop", "length", "not finite"]
@@ -125,7 +125,7 @@ def generate(
             f"{what} is not written with over lanes of devices; leave layer_parallel at 1, or kv and static"
         )
     if static is None:
-        in_place = (are_tiled(model.state["blocks"]) or model.layers is not None) and lanes(model.mesh) == 1
+        in_place = (all_tiled(model.state["blocks"]) or model.layers is not None) and lanes(model.mesh) == 1
         static = len(plans) == 1 and plans[0].applications <= MOST_STATIC_LAYERS and in_place
     settings = generation_settings(model) if settings is None else settings
     budget = cache_bytes or budgets().cache_bytes
@@ -212,7 +212,7 @@ class _Run:
         self._mean, self._static, self._on_tokens = kv == "mean", static, on_tokens
         stacked = model.state["blocks"]
         small = not static and not are_apart(stacked) and layer_bytes(stacked) < SMALL_LAYER_BYTES
-        in_stack = small or are_tiled(stacked)  # which reads kernels where they lie
+        in_stack = small or all_tiled(stacked)  # which reads kernels where they lie
         self._layers = None if in_stack else model.layers
         # A single row is read as fast as it lies, in float32.
         few = layout.shape.rows == 1 and model.dtype == jnp.float32

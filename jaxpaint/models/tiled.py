@@ -97,6 +97,12 @@ def are_tiled(layers: Any) -> bool:
     return any(map(tiles.is_packed, jax.tree.leaves(layers)))
 
 
+def all_tiled(layers: Any) -> bool:
+    """Whether all kernels of layers in stacks are packed: then a layer is read where it lies in them."""
+    leaves = jax.tree.leaves(layers)
+    return are_tiled(leaves) and all(tiles.is_packed(leaf) for leaf in leaves if leaf.ndim > 2)
+
+
 def without_tiles(parameters: dict[str, Any]) -> dict[str, Any]:
     """What `with_tiles` was given."""
     plain = {name: value for name, value in parameters.items() if name != HEAD}

@@ -22,7 +22,7 @@ from jaxpaint.engine.random_weights import random_pair
 from jaxpaint.engine.source import Source
 from jaxpaint.generation import Prompt, generate
 from jaxpaint.models import checkpoint
-from jaxpaint.models.tiled import are_tiled
+from jaxpaint.models.tiled import all_tiled, are_tiled
 from jaxpaint.plans.plan import Plan
 from tests.helpers.decoders import PLANS, SIZES, tiny_like
 
@@ -66,13 +66,21 @@ def test_kernels_that_are_whole_in_bfloat16_are_multiplied_by_tiles(model: Model
         assert calls(others) == 0
 
 
-def test_a_kernel_of_which_a_number_is_not_whole_stays(model: Model) -> None:
+def test_a_kernel_of_which_a_number_is_not_whole_stays(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of both kinds lie apart where texts are written."""
     parameters = rounded(model, jnp.bfloat16)
     kernel = parameters["blocks"]["mlp"]["up_proj"]["kernel"]
     parameters["blocks"]["mlp"]["up_proj"]["kernel"] = kernel.at[-1, -1, -1].set(1 + 2**-9)
     found = from_parameters(model.config, parameters)
     assert calls(found) == 7
     assert found.transposed is None
+    assert are_tiled(found.state["blocks"])
+    assert not all_tiled(found.state["blocks"])
+    assert all_tiled(from_parameters(model.config, rounded(model, jnp.bfloat16)).state["blocks"])
+    prompts = [Prompt(tuple(map(int, row)), max_new_tokens=8) for row in TOKENS]
+    both = found, plain(model, parameters, monkeypatch)
+    written, expected = (list(generate(each, prompts, PLANS[:2])) for each in both)
+    assert written == expected
 
 
 def test_parameters_are_given_back(model: Model) -> None:
