@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
@@ -42,6 +42,7 @@ from jaxpaint.cli.exits import BROKEN
 REQUIRED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "datasets", "lm-eval")
 OPTIONAL = ("torch",)  # only tests and benchmarks compare with it
 FEW_CORES = 8
+Products = Literal["tiles", "vectors", "XLA"]
 # A cache of many files is not counted to its end: the command is to be quick.
 COUNTING_SECONDS = 0.5
 
@@ -55,7 +56,7 @@ class Examined(TypedDict):
     versions: dict[str, str | None]
     machine: dict[str, Any]
     devices: dict[str, Any]
-    tiles: bool | None
+    products: Products | None
     caches: dict[str, dict[str, Any]]
     compiling_kept: bool
     hub_token: str
@@ -117,8 +118,8 @@ def _paragraphs(found: Diagnosis, problems: Sequence[str], advice: Sequence[str]
     yield "devices", f"none: {devices.failure}" if devices.failure is not None else f"{devices.backend} ({kinds})"
     if devices.failure is None:
         twice = "; float32 takes twice the memory" if devices.dtype == "bfloat16" else ""
-        by_tiles = "; products by tiles (AMX)" if found.tiles else ""
-        yield "dtype", f"{devices.dtype} (--dtype auto){twice}{by_tiles}"
+        by_what = f"; products by {found.products}" if found.products else ""
+        yield "dtype", f"{devices.dtype} (--dtype auto){twice}{by_what}"
     memory = gigabytes(machine.memory)
     if machine.memory_available is not None:
         memory += f", {gigabytes(machine.memory_available)} of it free"
@@ -180,7 +181,7 @@ class Cache:
 class Diagnosis:
     """All that `jaxpaint doctor` knows. `versions` are None for packages that are not installed.
 
-    `tiles` says whether matrix products are by a processor's tiles (`jaxpaint.tiles`), None where it has none.
+    `products` says what multiplies by kernels in bfloat16 on a CPU (`jaxpaint.tiles`).
     """
 
     python: str
@@ -188,7 +189,7 @@ class Diagnosis:
     versions: dict[str, str | None]
     machine: Machine
     devices: Devices
-    tiles: bool | None
+    products: Products | None
     caches: dict[str, Cache]
     compiling_kept: bool
     hub_token: str
@@ -212,7 +213,7 @@ def examine() -> Diagnosis:
         versions={name: _version(name) for name in (*REQUIRED, *OPTIONAL)},
         machine=machine(),
         devices=devices,
-        tiles=_tiles() if devices.backend == "cpu" else None,
+        products=_products() if devices.backend == "cpu" else None,
         caches={key: _cache(name, folder) for key, (name, folder) in folders.items()},
         compiling_kept=compiled is not None,
         hub_token=_hub_token(Path(constants.HF_TOKEN_PATH)),
@@ -251,11 +252,10 @@ def _advice(found: Diagnosis) -> Iterator[str]:
             yield "There is an NVIDIA GPU, and JAX computes on the CPU: pip install 'jaxpaint[gpu]'"
     elif on_cpu and found.machine.cores < FEW_CORES:
         yield f"JAX computes on {count(found.machine.cores, 'CPU core')}: more cores, or a GPU, would help most."
-    if on_cpu and found.tiles is False:
+    if on_cpu and found.products == "XLA" and _lacks_compiler():
         yield (
-            "This processor multiplies matrices by tiles (AMX), by which checkpoints in bfloat16 run faster and in "
-            "less memory: "
-            "pip install 'jaxpaint[amx]'"
+            "numba is not installed, or not for this NumPy: with it (pip install numba) checkpoints in bfloat16 run "
+            "faster here and in half of the memory."
         )
     compiled = found.caches["compiled"]
     if not found.compiling_kept:
@@ -289,10 +289,16 @@ def _devices() -> Devices:
     )
 
 
-def _tiles() -> bool | None:
+def _products() -> Products:
     from jaxpaint import tiles
 
-    return tiles.are_here() if tiles.have_processor() else None
+    return (tiles.multiplied_by() if tiles.are_here() else None) or "XLA"
+
+
+def _lacks_compiler() -> bool:
+    from jaxpaint import tiles
+
+    return tiles.multiplied_by() is not None and not tiles.are_here()
 
 
 def _cache(name: str, folder: Path) -> Cache:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxpaint import tiles
 from jaxpaint.base.budgets import on_cpu
 from jaxpaint.base.compilation import enable_persistent_cache
 from jaxpaint.base.errors import UserError
@@ -397,9 +398,9 @@ def resolve_dtype(dtype: DType) -> jnp.dtype:
 
 
 def attention_implementation(config: Config, dtype: jnp.dtype, mesh: Mesh | None = None) -> Implementation:
-    """A kernel where one serves: this project's on TPUs, cuDNN's on NVIDIA GPUs that are here; both in bfloat16."""
+    """A kernel where one serves: this project's on TPUs and CPUs, cuDNN's on NVIDIA GPUs; these in bfloat16."""
     if on_cpu():
-        return "matmul"
+        return "vectors" if mesh is None and config.head_dim % tiles.HEADS == 0 and tiles.are_here() else "matmul"
     of_tpus = dtype == jnp.bfloat16 and platform() == "tpu" and config.capabilities.decoder
     # Over lanes it would be one mapped function in another.
     if of_tpus and lanes(mesh) == 1 and Kernel.serves(config.head_dim, config.num_key_value_heads, mesh):

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jaxpaint import tiles
 from jaxpaint.base.target import platform
 from jaxpaint.models.dropout import Dropout, dropout
 from jaxpaint.models.narrow import in_float32, multiplies_as_is, product, widened
 
-AttentionImplementation = Literal["matmul", "einsum", "cudnn"]
+AttentionImplementation = Literal["matmul", "einsum", "cudnn", "vectors"]
 # Float32 attention scores in memory at once.
 SCORES_BYTES = 1 << 30
 
@@ -114,11 +115,12 @@ def attention(
 ) -> Float[Array, "B S N H"]:
     """Scaled dot-product attention with grouped key/value heads, softmax in float32, as far back as `mask` reaches.
 
-    `cudnn` is cuDNN's flash attention (NVIDIA GPUs, bfloat16). The others are plain matrix products, by blocks of
-    queries where the scores of all would take more than `SCORES_BYTES`: `matmul` multiplies [B*K, N/K*S, H] with
-    [B*K, keys, H], the form that runs fastest on a CPU; `einsum` never joins batch and heads, so that heads which are
-    split over devices stay split. `dropped` says which of the softmax's probabilities to drop, `cap` bounds scores
-    softly, and `bias` is added to them: not in `cudnn`.
+    `cudnn` is cuDNN's flash attention (NVIDIA GPUs, bfloat16), `vectors` this project's on CPUs (`jaxpaint.tiles`)
+    where it serves, else `matmul`. The others are plain matrix products, by blocks of queries where the scores of all
+    would take more than `SCORES_BYTES`: `matmul` multiplies [B*K, N/K*S, H] with [B*K, keys, H], the form that runs
+    fastest on a CPU; `einsum` never joins batch and heads, so that heads which are split over devices stay split.
+    `dropped` says which of the softmax's probabilities to drop, `cap` bounds scores softly, and `bias` is added to
+    them: not in `cudnn` and `vectors`.
     """
     batch, length, heads, _ = query.shape
     lookback = mask.shape[-1] // length - 1
@@ -128,6 +130,8 @@ def attention(
         assert cap is None
         assert bias is None
         return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+    if implementation == "vectors" and dropped is None and cap is None and bias is None:
+        return vector_attention(query, [_own(key, value, mask)])
     blocks = 1
     while batch * heads * (length // blocks) * mask.shape[-1] * 4 > SCORES_BYTES and length % (blocks * 2) == 0:
         blocks *= 2
@@ -265,18 +269,35 @@ def attention_with_past(
     """
     length = query.shape[1]
     if implementation == "cudnn" and len(query) == 1 and length > 1:
-        own = Past(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3), mask)
-        return _joined_attention(query, [*pasts, own])
+        return _joined_attention(query, [*pasts, _own(key, value, mask)])
+    if implementation == "vectors" and length > 1 and cap is None:
+        return vector_attention(query, [*pasts, _own(key, value, mask)])
     mixed = []
     block = CPU_CAUSAL_BLOCK if platform() == "cpu" else CAUSAL_BLOCK
     for start in range(0, length, block):
         stop = min(start + block, length)
         seen = [past._replace(mask=past.mask[:, :, start:stop]) for past in pasts]
-        own = Past(
-            key[:, :stop].transpose(0, 2, 1, 3), value[:, :stop].transpose(0, 2, 1, 3), mask[:, :, start:stop, :stop]
-        )
+        own = _own(key[:, :stop], value[:, :stop], mask[:, :, start:stop, :stop])
         mixed.append(_attention_to_parts(query[:, start:stop], [*seen, own], implementation, cap))
     return jnp.concatenate(mixed, axis=1)
+
+
+def _own(key: Float[Array, "B S K H"], value: Float[Array, "B S K H"], mask: Bool[Array, "B 1 T S"]) -> Past:
+    return Past(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3), mask)
+
+
+@jax.custom_jvp
+def vector_attention(query: Float[Array, "B T N H"], parts: Sequence[Past]) -> Float[Array, "B T N H"]:
+    """Attention to all parts by a processor's vectors, scores never in memory; derivatives are of plain products."""
+    return tiles.attention(query, parts, query.shape[-1] ** -0.5)
+
+
+@vector_attention.defjvp
+def _(arguments: Any, changes: Any) -> tuple[Array, Array]:
+    def plain(query: Array, parts: Sequence[Past]) -> Array:
+        return _attention_to_parts(query, parts, "matmul", None)
+
+    return jax.jvp(plain, arguments, changes)
 
 
 def _joined_attention(query: Float[Array, "1 T N H"], parts: Sequence[Past]) -> Float[Array, "1 T N H"]:
@@ -295,7 +316,7 @@ def _attention_to_parts(
     query = query.transpose(0, 2, 1, 3).reshape(batch, groups, heads // groups * length, head_dim)
     shared = query.transpose(1, 0, 2, 3).reshape(1, groups, -1, head_dim)
     # A CPU reads keys sooner, and with all its cores, for a few queries one by one (docs/log.md).
-    by_query = length == 1 and query.shape[2] <= FEW_QUERIES and implementation == "matmul"
+    by_query = length == 1 and query.shape[2] <= FEW_QUERIES and implementation in ("matmul", "vectors")
     as_is = multiplies_as_is(query, parts[0].key)
 
     def scores(part: Past) -> Float[Array, "B N T keys"]:

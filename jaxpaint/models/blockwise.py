@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxpaint import tiles
 from jaxpaint.models.attention import capped
 from jaxpaint.models.narrow import moved, product, rounded
 
@@ -162,6 +163,19 @@ def blockwise_attention(
     mixed = rounded(jax.lax.map(attended, jnp.arange(count * number)), value.dtype)
     mixed = mixed.reshape(count, number, together, shared, BLOCK, head_dim).transpose(1, 4, 0, 2, 3, 5)
     return mixed.reshape(-1, heads, head_dim)[: query.shape[0] * query.shape[1]].reshape(query.shape)
+
+
+def stream_attention(
+    query: Float[Array, "B S N H"], key: Float[Array, "B S K H"], value: Float[Array, "B S K H"], layout: Blocks
+) -> Float[Array, "B S N H"]:
+    """As `blockwise_attention`, by a processor's vectors (`jaxpaint.tiles`)."""
+    tokens = query.shape[0] * query.shape[1]
+    window = jnp.iinfo(jnp.int32).max if layout.window is None else layout.window
+    rows = [layout.ends, layout.positions, jnp.full_like(layout.ends, window)]
+    seen = jnp.stack([row[:tokens] for row in rows]).astype(jnp.int32)
+    keys, values = (each.reshape(1, tokens, *each.shape[2:]).transpose(0, 2, 1, 3) for each in (key, value))
+    found = tiles.attention(query.reshape(1, tokens, *query.shape[2:]), [(keys, values, seen)], query.shape[-1] ** -0.5)
+    return found.reshape(query.shape)
 
 
 def _visible(layout: Blocks, start, width: int, place: Int[Array, " queries"]) -> Bool[Array, "queries keys"]:

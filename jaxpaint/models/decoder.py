@@ -22,7 +22,7 @@ from jaxpaint.base.errors import UserError
 from jaxpaint.base.part import Part
 from jaxpaint.models import attention as ops
 from jaxpaint.models import rotary
-from jaxpaint.models.blockwise import Blocks, blocks, blockwise_attention
+from jaxpaint.models.blockwise import Blocks, blocks, blockwise_attention, stream_attention
 from jaxpaint.models.dropout import Dropout
 from jaxpaint.models.experts import Mixture
 from jaxpaint.models.family import Rotary, Traits
@@ -111,10 +111,12 @@ class Attention(nnx.Module):
 
         `dropped` is what training drops of attention's probabilities, where a mask says what is seen.
         """
-        few = pasts is not None and x.shape[1] == 1 and self.implementation != "matmul"
+        few = pasts is not None and x.shape[1] == 1 and self.implementation not in ("matmul", "vectors")
         query, key, value = self._turned(x, context, apart=few or self.products_apart)
         cap = self.traits.attention_cap
-        if isinstance(context.mask, Blocks):
+        if isinstance(context.mask, Blocks) and self.implementation == "vectors" and cap is None:
+            mixed = stream_attention(query, key, value, context.mask)
+        elif isinstance(context.mask, Blocks):
             mixed = blockwise_attention(query, key, value, context.mask, cap)
         elif isinstance(context.mask, Seen):
             assert isinstance(self.implementation, Kernel)

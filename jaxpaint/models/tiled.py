@@ -68,7 +68,7 @@ def stored_tiles(model: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
     linears = {path: linear.kernel.get_value() for path, _, _, linear in _linears(model)}
     narrow = {path for path, leaf in linears.items() if "bfloat16" in (leaf.dtype.name, tensors[path]["dtype"])}
     packed = {path for path in narrow if tiles.packs(linears[path])}
-    if not packed or not tiles.have_processor() or not tiles.are_here():
+    if not packed or not tiles.are_here():
         return {}
     head = next((tensors[path]["shape"] for path in HEADS if path in tensors), ())
     return {"packed": packed, "beside": 2 * math.prod(head) if hasattr(model, HEAD) else 0}
@@ -112,7 +112,7 @@ def without_tiles(parameters: dict[str, Any]) -> dict[str, Any]:
 
 def _gains(kernel: Any) -> bool:
     """A kernel's first layer is looked at before others: most tell by it."""
-    if not tiles.packs(kernel) or not tiles.have_processor():
+    if not tiles.packs(kernel) or tiles.multiplied_by() is None:
         return False
     if kernel.dtype == jnp.bfloat16:
         return tiles.are_here()

@@ -1,7 +1,8 @@
-"""Matrix products on processors with AMX, whose tiles multiply bfloat16 at many times the rate of float32's vectors.
+"""Matrix products by packed kernels, and attention, on a CPU: by its tiles (AMX) or its vectors (AVX-512, AVX2).
 
-Compiled by numba where it is installed (`pip install 'jaxpaint[amx]'`), called by XLA on its threads. Of float32 by
-kernels that are whole in bfloat16, as those are that a checkpoint stores so: exact, and read from half of the memory.
+Compiled by numba for the processor that is here, called by XLA on its threads. A kernel that is whole in bfloat16, as
+those are that a checkpoint stores so, multiplies float32 exactly, and is read from half of the memory. Tiles multiply
+bfloat16 at many times the rate of float32's vectors: there a number of float32 is three of bfloat16.
 """
 
 from __future__ import annotations
@@ -13,20 +14,23 @@ import os
 import platform
 import re
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt16
 
+from jaxpaint.base import machine
 from jaxpaint.base.compilation import persistent_cache
-from jaxpaint.base.machine import instructions
 
-TARGET = "jaxpaint_tiles_product"
-NEEDED = {"amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512vl"}
+TARGET, ATTENTION = "jaxpaint_tiles_product", "jaxpaint_tiles_attention"
+TILES = {"amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512vl"}
+VECTORS = {"avx2", "fma"}
 MULTIPLE = 32  # of sizes that tiles take
+HEADS = 16  # of what a head has numbers, for `attention`
 UNSAID = 0xFFFF  # of a float32's bits, those that bfloat16 has no room for
 # x86-64's arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA): Linux gives tiles to a process that asks.
 ARCH_PRCTL, REQUEST, TILE_DATA = 158, 0x1023, 18
@@ -85,20 +89,19 @@ def _turned(apart: Array, order: tuple[int, ...]) -> Array:
 
 
 @functools.cache
-def have_processor() -> bool:
-    """Whether the processor has tiles; what uses them may be missing."""
-    return instructions() >= NEEDED and platform.machine() == "x86_64"
+def multiplied_by() -> Literal["tiles", "vectors"] | None:
+    """What this process may multiply packed kernels by; what compiles for it may be missing."""
+    if platform.machine() != "x86_64":
+        return None
+    if machine.instructions() >= TILES and ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST, TILE_DATA) == 0:
+        return "tiles"
+    return "vectors" if machine.instructions() >= VECTORS else None
 
 
 @functools.cache
 def are_here() -> bool:
-    """Whether this process may use tiles, and has what compiles for them."""
-    return (
-        have_processor()
-        and _calls_are_known()
-        and _compiles()
-        and ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST, TILE_DATA) == 0
-    )
+    """Whether packed kernels can be multiplied: by the processor, and by what is installed."""
+    return multiplied_by() is not None and _calls_are_known() and _compiles()
 
 
 def _calls_are_known() -> bool:
@@ -123,7 +126,7 @@ def product(
 ) -> Float[Array, "*batch columns"]:
     """`x @ kernels[index]` as `dtype`, added up in float32: of x in float32 as exact as its own, or in bfloat16.
 
-    The result may be bfloat16 where x is. What is not finite in float32 gives NaN.
+    The result may be bfloat16 where x is. By tiles, what is not finite in float32 gives NaN.
     """
     shape = *x.shape[:-1], kernels.shape[1] * MULTIPLE
     if not x.size:
@@ -141,6 +144,28 @@ def _(dtype: Any, arguments: tuple[Array, Packed, Array], changes: tuple[Array, 
     return product(x, kernels, index, dtype), jnp.matmul(changes[0], kernel, preferred_element_type=dtype)
 
 
+def attention(
+    query: Float[Array, "B T N H"], parts: Sequence[tuple[Array, Array, Array]], scale: float
+) -> Float[Array, "B T N H"]:
+    """Attention of all queries to parts of keys and values [rows, K, P, H], each seen by a mask [B, 1, T, P].
+
+    One softmax is over all parts. Where a part has one row, all of the batch reads it. H is a multiple of 16. Of one
+    row of queries to keys of their own the mask may be three rows [3, P] of integers in its place: key j is seen by
+    query i when `j <= i < rows[0, j]` and `rows[1, i] - rows[1, j]` is less than `rows[2, 0]`.
+    """
+    batch, length = query.shape[:2]
+    told = [jnp.float32(scale)]
+    for key, value, seen in parts:
+        key, value = (each.astype(query.dtype) for each in (key, value))
+        told += [key, value, seen if seen.ndim == 2 else jnp.broadcast_to(seen, (batch, 1, length, key.shape[2]))]
+    if not query.size:
+        return query
+    _register()
+    return jax.ffi.ffi_call(ATTENTION, jax.ShapeDtypeStruct(query.shape, query.dtype), vmap_method="sequential")(
+        query, *told
+    )
+
+
 def _register() -> None:
     with _lock:
         _registered()
@@ -150,11 +175,13 @@ def _register() -> None:
 def _registered() -> None:
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    jax.ffi.register_ffi_target(TARGET, capsule(_compiled().address, None, None), platform="cpu")
+    handler = _compiled()
+    for target in (TARGET, ATTENTION):
+        jax.ffi.register_ffi_target(target, capsule(handler.address, None, None), platform="cpu")
 
 
 def _compiled() -> Any:
-    """The handler. What numba compiles is kept, where JAX's is, for the sources that it was compiled from."""
+    """The handler of both. What numba compiles is kept, where JAX's is, for the sources that it was compiled from."""
     from numba.core import config
 
     before, config.CACHE_DIR = config.CACHE_DIR, _kept_in()
@@ -170,7 +197,7 @@ def _kept_in() -> str:
     sources = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
     if (compiled := persistent_cache()) is None:
         return ""
-    folder = Path(compiled) / f"tiles-{hashlib.sha256(sources).hexdigest()[:12]}"
+    folder = Path(compiled) / f"{multiplied_by()}-{hashlib.sha256(sources).hexdigest()[:12]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -18,19 +18,19 @@ WORDS = ir.VectorType(I32, 16)
 HALVES = ir.VectorType(I16, 16)
 
 
-def _function(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+def function(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     return builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
 
 
-def _at(builder: Any, address: Any, kind: Any) -> Any:
+def at(builder: Any, address: Any, kind: Any) -> Any:
     return builder.inttoptr(address, kind.as_pointer())
 
 
-def _loaded(builder: Any, address: Any, kind: Any) -> Any:
-    return builder.load(_at(builder, address, kind), align=2)
+def loaded(builder: Any, address: Any, kind: Any) -> Any:
+    return builder.load(at(builder, address, kind), align=2)
 
 
-def _all(number: int) -> ir.Constant:
+def all_words(number: int) -> ir.Constant:
     return ir.Constant(WORDS, [number] * 16)
 
 
@@ -38,7 +38,7 @@ def _of_tiles(name: str, *tiles: int) -> Any:
     @intrinsic
     def instruction(_: Any) -> Any:
         def generate(context: Any, builder: Any, *__: Any) -> Any:
-            called = _function(builder, f"llvm.x86.{name}", VOID, [I8] * len(tiles))
+            called = function(builder, f"llvm.x86.{name}", VOID, [I8] * len(tiles))
             builder.call(called, [ir.Constant(I8, tile) for tile in tiles])
             return context.get_dummy_value()
 
@@ -53,8 +53,8 @@ def _of_memory(name: str, tile: int) -> Any:
     @intrinsic
     def instruction(_: Any, address: Any, stride: Any) -> Any:
         def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
-            called = _function(builder, f"llvm.x86.{name}", VOID, [I8, I8.as_pointer(), I64])
-            builder.call(called, [ir.Constant(I8, tile), _at(builder, values[0], I8), values[1]])
+            called = function(builder, f"llvm.x86.{name}", VOID, [I8, I8.as_pointer(), I64])
+            builder.call(called, [ir.Constant(I8, tile), at(builder, values[0], I8), values[1]])
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64), generate
@@ -76,7 +76,7 @@ def configure(_: Any, address: Any) -> Any:
     """Takes the shapes of tiles from 64 bytes there."""
 
     def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
-        builder.call(_function(builder, "llvm.x86.ldtilecfg", VOID, [I8.as_pointer()]), [_at(builder, values[0], I8)])
+        builder.call(function(builder, "llvm.x86.ldtilecfg", VOID, [I8.as_pointer()]), [at(builder, values[0], I8)])
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
@@ -90,9 +90,9 @@ def _piece(builder: Any, x: Any, number: int) -> tuple[Any, Any]:
     for each in range(number + 1):
         bits = builder.bitcast(x, WORDS)
         if each < 2:  # to the nearest; the last is cut, which keeps NaN what it is
-            odd = builder.and_(builder.lshr(bits, _all(16)), _all(1))
-            bits = builder.add(bits, builder.add(_all(0x7FFF), odd))
-        piece = builder.and_(bits, _all(0xFFFF0000))
+            odd = builder.and_(builder.lshr(bits, all_words(16)), all_words(1))
+            bits = builder.add(bits, builder.add(all_words(0x7FFF), odd))
+        piece = builder.and_(bits, all_words(0xFFFF0000))
         x = builder.fsub(x, builder.bitcast(piece, FLOATS))
     return piece, x
 
@@ -103,11 +103,11 @@ def split(_: Any, source: Any, target: Any, step: Any) -> Any:
 
     def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
         address, target, step = values
-        x = _loaded(builder, address, FLOATS)
+        x = loaded(builder, address, FLOATS)
         for number in range(3):
             piece, _ = _piece(builder, x, number)
-            halves = builder.trunc(builder.lshr(piece, _all(16)), HALVES)
-            builder.store(halves, _at(builder, target, HALVES), align=2)
+            halves = builder.trunc(builder.lshr(piece, all_words(16)), HALVES)
+            builder.store(halves, at(builder, target, HALVES), align=2)
             target = builder.add(target, step)
         return context.get_dummy_value()
 
@@ -119,11 +119,33 @@ def add_row(_: Any, source: Any, target: Any) -> Any:
     """Sixteen numbers to sixteen."""
 
     def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
-        total = builder.fadd(*(_loaded(builder, address, FLOATS) for address in values))
-        builder.store(total, _at(builder, values[1], FLOATS), align=2)
+        total = builder.fadd(*(loaded(builder, address, FLOATS) for address in values))
+        builder.store(total, at(builder, values[1], FLOATS), align=2)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def copy_row(_: Any, source: Any, target: Any) -> Any:
+    """Sixteen numbers."""
+
+    def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
+        builder.store(loaded(builder, values[0], FLOATS), at(builder, values[1], FLOATS), align=2)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def clear_row(_: Any, target: Any) -> Any:
+    """Sixteen zeros."""
+
+    def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
+        builder.store(ir.Constant(FLOATS, [0.0] * 16), at(builder, values[0], FLOATS), align=2)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
 
 
 @intrinsic
@@ -131,11 +153,11 @@ def narrow_row(_: Any, source: Any, target: Any) -> Any:
     """Sixteen numbers as bfloat16, each to the nearest."""
 
     def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
-        x = _loaded(builder, values[0], FLOATS)
+        x = loaded(builder, values[0], FLOATS)
         nearest, _ = _piece(builder, x, 0)
-        kept = builder.select(builder.fcmp_unordered("uno", x, x), _all(0x7FC00000), nearest)
-        halves = builder.trunc(builder.lshr(kept, _all(16)), HALVES)
-        builder.store(halves, _at(builder, values[1], HALVES), align=2)
+        kept = builder.select(builder.fcmp_unordered("uno", x, x), all_words(0x7FC00000), nearest)
+        halves = builder.trunc(builder.lshr(kept, all_words(16)), HALVES)
+        builder.store(halves, at(builder, values[1], HALVES), align=2)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
@@ -147,10 +169,10 @@ def fetch(_: Any, address: Any) -> Any:
 
     def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
         of_reads, near, of_data = ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)
-        asked = _function(builder, "llvm.prefetch.p0i8", VOID, [I8.as_pointer(), I32, I32, I32])
+        asked = function(builder, "llvm.prefetch.p0i8", VOID, [I8.as_pointer(), I32, I32, I32])
         for line in range(0, 2048, 64):
-            at = _at(builder, builder.add(values[0], ir.Constant(I64, line)), I8)
-            builder.call(asked, [at, of_reads, near, of_data])
+            place = at(builder, builder.add(values[0], ir.Constant(I64, line)), I8)
+            builder.call(asked, [place, of_reads, near, of_data])
         return context.get_dummy_value()
 
     return types.void(types.int64), generate

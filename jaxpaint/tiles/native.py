@@ -11,7 +11,7 @@ from numba.core import config
 from numba.core.typing import signature
 from numba.extending import intrinsic
 
-I32, I64, VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
+I8, I32, I64, VOID = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.VoidType()
 
 
 # Whether what is compiled is kept: only where it was said for whom (`jaxpaint.tiles`).
@@ -48,6 +48,16 @@ def read_word(_: Any, address: Any) -> Any:
 
 
 @intrinsic
+def read_byte(_: Any, address: Any) -> Any:
+    """One byte as an integer that is not negative."""
+
+    def generate(__: Any, builder: Any, ___: Any, values: Any) -> Any:
+        return builder.zext(builder.load(_at(builder, values[0], I8)), I64)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
 def write(_: Any, address: Any, number: Any) -> Any:
     """Eight bytes."""
 
@@ -64,6 +74,17 @@ def write_word(_: Any, address: Any, number: Any) -> Any:
 
     def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
         builder.store(builder.trunc(values[1], I32), _at(builder, values[0], I32))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def write_byte(_: Any, address: Any, number: Any) -> Any:
+    """One byte."""
+
+    def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
+        builder.store(builder.trunc(values[1], I8), _at(builder, values[0], I8))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate

@@ -115,14 +115,15 @@ def test_a_gpu_that_jax_does_not_use(run, monkeypatch, tmp_path, platforms, expe
     assert expected in sentences(out)
 
 
-def test_tiles_that_nothing_compiles_for(run, monkeypatch) -> None:
-    for has_them, are_here, expected in [(False, False, None), (True, False, False), (True, True, True)]:
-        monkeypatch.setattr(tiles, "have_processor", lambda has_them=has_them: has_them)
+def test_what_multiplies(run, monkeypatch) -> None:
+    """And what would do so faster."""
+    for by, are_here, expected in [(None, False, "XLA"), ("vectors", False, "XLA"), ("tiles", True, "tiles")]:
+        monkeypatch.setattr(tiles, "multiplied_by", lambda by=by: by)
         monkeypatch.setattr(tiles, "are_here", lambda are_here=are_here: are_here)
         said = sentences(run("doctor")[1])
-        assert ("pip install 'jaxpaint[amx]'" in said) == (expected is False)
-        assert ("products by tiles (AMX)" in said) == (expected is True)
-        assert json.loads(run("doctor", "--json")[1])["tiles"] is expected
+        assert ("pip install numba" in said) == (by == "vectors")
+        assert f"products by {expected}" in said
+        assert json.loads(run("doctor", "--json")[1])["products"] == expected
 
 
 def test_few_cores(run, monkeypatch) -> None:

@@ -26,7 +26,7 @@ from jaxpaint.models.tiled import all_tiled, are_tiled
 from jaxpaint.plans.plan import Plan
 from tests.helpers.decoders import PLANS, SIZES, tiny_like
 
-pytestmark = pytest.mark.skipif(not tiles.are_here(), reason="no AMX, or no numba to compile for it")
+pytestmark = pytest.mark.skipif(not tiles.are_here(), reason="no processor with AVX2, or no numba to compile for it")
 
 WIDE = {"num_key_value_heads": 4, "intermediate_size": 64, "mlp_bias": True, "vocab_size": 96}
 TOKENS = np.random.default_rng(0).integers(0, WIDE["vocab_size"], (4, 24))

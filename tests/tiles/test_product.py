@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from jaxpaint import tiles
 
-pytestmark = pytest.mark.skipif(not tiles.are_here(), reason="no AMX, or no numba to compile for it")
+pytestmark = pytest.mark.skipif(not tiles.are_here(), reason="no processor with AVX2, or no numba to compile for it")
 
 ROWS = [1, 2, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 131]
 
@@ -131,7 +131,9 @@ def test_numbers_that_are_not_finite_spoil_their_row_alone() -> None:
     x[3, 5], x[40, 63], x[69, 0] = np.nan, np.inf, np.uint32(0xFFFFFFFF).view(np.float32)
     found = product(x, kernel)
     spoilt = [3, 40, 69]
-    assert np.isnan(found[spoilt]).all()
+    assert np.isnan(found[[3, 69]]).all()
+    # Pieces of what is infinite are not numbers; vectors take it whole.
+    assert np.isnan(found[40]).all() if tiles.multiplied_by() == "tiles" else (found[40] == np.inf).all()
     assert (np.delete(found, spoilt, axis=0) == 64).all()
 
 
@@ -198,11 +200,11 @@ def test_without_memory_left_it_is_an_error_that_says_so() -> None:
     """The shares of 600 threads need more than allocators keep at hand."""
     code = """
 import resource
-tall, wide = jnp.ones((1152, 1536)), tiles.packed(jnp.ones((1, 1536, 4096)))
+tall, wide = jnp.ones((1152, 4608)), tiles.packed(jnp.ones((1, 4608, 4096)))
 large = jax.jit(product).lower(tall, wide).compile()
 assert (product(x) == exact).all()
 pages = int(open("/proc/self/statm").read().split()[0])
-resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (64 << 20),) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (8 << 20),) * 2)
 try:
     large(tall, wide).block_until_ready()
 except Exception as error:
