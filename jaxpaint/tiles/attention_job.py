@@ -8,7 +8,21 @@ from __future__ import annotations
 
 from numba import types
 
-from jaxpaint.tiles.attention_vectors import ROWS, VECTORS, divide, fill, mix, score, soften, widen_row
+from jaxpaint.tiles.attention_vectors import (
+    OF_PAIRS,
+    ROWS,
+    VECTORS,
+    divide,
+    fill,
+    mix,
+    mix_pairs,
+    pair_rows,
+    pair_weights,
+    score,
+    score_pairs,
+    soften,
+    widen_row,
+)
 from jaxpaint.tiles.frame import argument, arguments, axes, data, item, result, size
 from jaxpaint.tiles.instructions import clear_row, copy_row, narrow_row
 from jaxpaint.tiles.job import ATTENTION, OWN, new_job
@@ -20,7 +34,7 @@ OWN_BYTES = 88
 # Of a part. What its keys are seen by is a mask, or where each is last seen, their positions and a window.
 KEY, VALUE, SEEN_BY, BY_MASK, ROWS_OF_KEYS, KEYS = range(0, 48, 8)
 PART_BYTES = 48
-FLOAT, WORD, VECTOR, LINE = 4, 4, 16, 64  # bytes of numbers, numbers of a vector, its bytes
+FLOAT, NARROW, WORD, VECTOR, LINE = 4, 2, 4, 16, 64  # bytes of numbers, numbers of a vector, its bytes
 LANES = VECTORS * VECTOR  # queries of a block
 MASK_AXES = 4
 BLOCK = 96  # keys
@@ -103,6 +117,28 @@ def _side_by_side(
             at, apart = some, head_dim * FLOAT
         for start in range(0, head_dim, VECTOR):
             turn(at + start * FLOAT, apart, target + start * step + row * FLOAT, step)
+
+
+@compiled(*[types.int64] * 4)
+def _pair_rows(source: int, rows: int, count: int, target: int) -> None:
+    """Of rows of bfloat16 words of two, from one row and the next; the last may be its own next."""
+    for row in range(0, rows, 2):
+        one = source + row * count * NARROW
+        other = source + min(row + 1, rows - 1) * count * NARROW
+        for start in range(0, count, VECTOR):
+            at = target + (row // 2 * count + start) * WORD
+            pair_rows(one + start * NARROW, other + start * NARROW, at)
+
+
+@compiled(*[types.int64] * 3)
+def _pair_weights(scores: int, step: int, keys: int) -> None:
+    """Words of two weights, in place; beyond the last is none."""
+    for lane in range(0, step, LINE):
+        if keys % 2:
+            clear_row(scores + keys * step + lane)
+        for key in range(0, keys, 2):
+            at = scores + key * step + lane
+            pair_weights(at, at + step, scores + key // 2 * step + lane)
 
 
 @compiled(*[types.int64] * 5)
@@ -203,6 +239,11 @@ def attend(job: int, share: int, scratch: int) -> None:
         read(job + GROUPS),
     )
     high, item, scale = read(job + HIGH), read(job + ITEM), read(job + SCALE)
+    # Numbers of a row that are multiplied at once with one another, and bytes of each: words of two where vectors can.
+    pairs = OF_PAIRS and item != FLOAT and head_dim % (2 * VECTOR) == 0
+    width, kind = head_dim, item
+    if pairs:
+        width, kind = head_dim // 2, WORD
     across = -(-length // high)
     first = (across - 1 - share // (read(job + BATCH) * groups)) * high
     batch, group = share % (read(job + BATCH) * groups) // groups, share % groups
@@ -226,7 +267,7 @@ def attend(job: int, share: int, scratch: int) -> None:
         inside = min(LANES, count - block * LANES)
         step = -(-inside // VECTOR) * LINE
         own += block * LANES * query_stride
-        _side_by_side(own, query_stride, inside, head_dim, item, turned + number * block_bytes, step, some)
+        _side_by_side(own, query_stride, inside, width, kind, turned + number * block_bytes, step, some)
         for lane in range(0, LANES * FLOAT, LINE):
             fill(states + number * state_bytes + lane)
             clear_row(states + number * state_bytes + LANES * FLOAT + lane)
@@ -255,10 +296,12 @@ def attend(job: int, share: int, scratch: int) -> None:
             at = read(part + KEY) + offset + start * head_dim * item
             for key in range(0, near, ROWS):
                 few = min(ROWS, near - key)
-                own = keys + key * head_dim * FLOAT
-                _side_by_side(at + key * head_dim * item, head_dim * item, few, head_dim, item, own, ROWS * FLOAT, some)
+                own = keys + key * width * FLOAT
+                _side_by_side(at + key * head_dim * item, head_dim * item, few, width, kind, own, ROWS * FLOAT, some)
             values_at = read(part + VALUE) + offset + start * head_dim * item
-            if item != FLOAT:
+            if pairs:
+                _pair_rows(values_at, near, head_dim, values)
+            elif item != FLOAT:
                 _read_row(values_at, values, near * head_dim, item)
                 values_at = values
             for each in range(shared * blocks):
@@ -271,8 +314,11 @@ def attend(job: int, share: int, scratch: int) -> None:
                 step = vectors * LINE
                 own, state = turned + each * block_bytes, states + each * state_bytes
                 for key in range(0, keys_seen, ROWS):
-                    left = keys + (low + key) * head_dim * FLOAT
-                    score(vectors, left, ROWS * FLOAT, own, head_dim, scores + key * step, 0)
+                    left = keys + (low + key) * width * FLOAT
+                    if pairs:
+                        score_pairs(vectors, left, ROWS * FLOAT, own, width, scores + key * step, 0)
+                    else:
+                        score(vectors, left, ROWS * FLOAT, own, width, scores + key * step, 0)
                 for vector in range(vectors):
                     visible = 0
                     if not read(seen + WHOLE):
@@ -282,9 +328,17 @@ def attend(job: int, share: int, scratch: int) -> None:
                         scores + lane, step, visible, vectors * VECTOR, keys_seen, scale, state + lane, LANES * FLOAT
                     )
                 shrunk, to = state + 2 * LANES * FLOAT, mixed + each * block_bytes
-                own = values_at + low * head_dim * FLOAT
-                for place in range(0, head_dim, ROWS):
-                    mix(vectors, own + place * FLOAT, head_dim * FLOAT, scores, keys_seen, to + place * step, shrunk)
+                if pairs:
+                    _pair_weights(scores, step, keys_seen)
+                    own, deep = values + low // 2 * head_dim * WORD, (keys_seen + 1) // 2
+                    for place in range(0, head_dim, ROWS):
+                        left = own + place * WORD
+                        mix_pairs(vectors, left, head_dim * WORD, scores, deep, to + place * step, shrunk)
+                else:
+                    own = values_at + low * head_dim * FLOAT
+                    for place in range(0, head_dim, ROWS):
+                        left = own + place * FLOAT
+                        mix(vectors, left, head_dim * FLOAT, scores, keys_seen, to + place * step, shrunk)
     out = read(job + OUT) + (batch * length + first) * query_stride + group * shared * head_dim * item
     for number in range(shared * blocks):
         block = number % blocks

@@ -15,7 +15,7 @@ from jaxpaint.base.machine import instructions
 from jaxpaint.tiles.instructions import FLOATS, HALVES, I8, WORDS, all_words, at, function, loaded
 from jaxpaint.tiles.vectors import WORD_BYTES, added, after, repeat, repeated
 
-WIDE = "avx512f" in instructions()
+WIDE, OF_PAIRS = "avx512f" in instructions(), "avx512_bf16" in instructions()
 ROWS, VECTORS = (8, 3) if WIDE else (4, 1)  # of keys or of a head's numbers, and of queries: as many as registers hold
 VECTOR_BYTES = 64
 LOWEST = -1e30
@@ -28,14 +28,14 @@ def _all(number: float) -> ir.Constant:
     return ir.Constant(FLOATS, [number] * 16)
 
 
-def _products(builder: Any, vectors: int, left: Any, step: Any, right: Any, depth: Any) -> list[Any]:
-    """Sums over the depth of `ROWS` numbers on the left, each by all queries' on the right."""
+def _products(builder: Any, vectors: int, kind: Any, left: Any, step: Any, right: Any, depth: Any) -> list[Any]:
+    """Sums over the depth of `ROWS` numbers on the left, or words of two, each by all queries' on the right."""
 
     def of_one(values: list[Any]) -> list[Any]:
         left, right, *found = values
-        parts = [loaded(builder, after(builder, right, each * VECTOR_BYTES), FLOATS) for each in range(vectors)]
+        parts = [loaded(builder, after(builder, right, each * VECTOR_BYTES), kind) for each in range(vectors)]
         for row in range(ROWS):
-            number = repeated(builder, after(builder, left, row * WORD_BYTES), FLOATS)
+            number = repeated(builder, after(builder, left, row * WORD_BYTES), kind)
             for each in range(vectors):
                 own = row * vectors + each
                 found[own] = added(builder, found[own], number, parts[each])
@@ -44,7 +44,7 @@ def _products(builder: Any, vectors: int, left: Any, step: Any, right: Any, dept
     return repeat(builder, depth, [left, right, *[_all(0.0)] * (ROWS * vectors)], of_one)[2:]
 
 
-def _by_vectors(generate: Any) -> Any:
+def _by_vectors(generate: Any, kind: Any) -> Any:
     """A function of how many vectors of queries there are, and of six addresses or numbers."""
 
     @intrinsic
@@ -56,7 +56,7 @@ def _by_vectors(generate: Any) -> Any:
                 case = builder.append_basic_block(f"vectors_{count}")
                 choice.add_case(ir.Constant(values[0].type, count), case)
                 builder.position_at_end(case)
-                generate(builder, count, _products(builder, count, *values[1:5]), *values[5:])
+                generate(builder, count, _products(builder, count, kind, *values[1:5]), *values[5:])
                 builder.branch(end)
             builder.position_at_end(end)
             return context.get_dummy_value()
@@ -80,9 +80,11 @@ def _mixed(builder: Any, vectors: int, found: list[Any], out: Any, shrunk: Any) 
 
 
 # Products of `ROWS` numbers, from one step of the depth to the next `step` bytes, with those of all queries, to `out`.
-score = _by_vectors(_written)
+score = _by_vectors(_written, FLOATS)
 # As `score`, added to what is there times a factor for each query.
-mix = _by_vectors(_mixed)
+mix = _by_vectors(_mixed, FLOATS)
+# The same of two numbers of bfloat16 in a word.
+score_pairs, mix_pairs = (_by_vectors(generate, WORDS if OF_PAIRS else FLOATS) for generate in (_written, _mixed))
 
 
 @intrinsic
@@ -184,6 +186,32 @@ def fill(_: Any, target: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
+
+
+@intrinsic
+def pair_weights(_: Any, first: Any, second: Any, target: Any) -> Any:
+    """Of two times sixteen numbers, none below 0, words of two of bfloat16, the nearest to them."""
+
+    def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
+        one, other = (builder.add(loaded(builder, each, WORDS), all_words(0x8000)) for each in values[:2])
+        words = builder.or_(builder.lshr(one, all_words(16)), builder.and_(other, all_words(0xFFFF0000)))
+        builder.store(words, at(builder, values[2], WORDS), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def pair_rows(_: Any, first: Any, second: Any, target: Any) -> Any:
+    """Of two times sixteen numbers of bfloat16 words of two."""
+
+    def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
+        one, other = (builder.zext(loaded(builder, each, HALVES), WORDS) for each in values[:2])
+        words = builder.or_(one, builder.shl(other, all_words(16)))
+        builder.store(words, at(builder, values[2], WORDS), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
 
 
 @intrinsic
