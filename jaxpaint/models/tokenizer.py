@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from pydantic import StrictFloat
 from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
 from jaxpaint.base.documents import read_json
@@ -35,7 +36,7 @@ class Special(TypedDict, total=False):
     added_tokens_decoder: dict[int, Token] | None
     add_bos_token: bool | None
     add_eos_token: bool | None
-    model_max_length: float | None
+    model_max_length: StrictFloat | None  # what it is compared with is a number
     tokenizer_class: str | None
     chat_template: str | list[dict[str, str]] | dict[str, str] | None
 

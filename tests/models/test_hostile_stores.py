@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from convert import export
+from jaxpaint.base.errors import UserError
 from jaxpaint.models import checkpoint, from_dict
 from jaxpaint.models.tokenizer import load_tokenizer
 from jaxpaint.plans.plan import Plan
@@ -97,6 +98,16 @@ def test_any_tokenizer(changed, file) -> None:
         refused(lambda: load_tokenizer(changed).encode("where she had found the kettle"))
 
     check()
+
+
+def test_a_greatest_length_that_is_no_number(changed) -> None:
+    """transformers compares it with a number only once a text is longer."""
+    as_first_stores(changed)
+    path = changed / "tokenizer" / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | {"model_max_length": "3"}
+    path.write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="model_max_length: input should be a valid number, not '3'"):
+        load_tokenizer(changed)
 
 
 def test_any_dictionary_of_a_config(store) -> None:
