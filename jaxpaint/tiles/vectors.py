@@ -19,17 +19,19 @@ TILE_BYTES, ROW_BYTES, WORD_BYTES = 1024, 64, 4
 UNROLLED = 2  # words of a column in one round of the loop
 
 
-class _BFloat(ir.types._BaseFloatType):
-    null, intrinsic_name = "0.0", "bf16"
+class _BFloat(ir.Type):
+    """LLVM's bfloat16, which llvmlite does not name."""
 
     def __str__(self) -> str:
         return "bfloat"
 
-    def format_constant(self, value: Any) -> str:
-        raise NotImplementedError
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
 
 
-_BFloat._create_instance()
 PAIRS = ir.VectorType(_BFloat(), 32)
 
 
